@@ -1,0 +1,3 @@
+//! The `diskstore` program. Thin: everything is in the library.
+
+fn main() {}

@@ -1,0 +1,100 @@
+//! The one error type of this crate. A variant is something a caller can act on.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Result of every fallible operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong below the node.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the operating system failed. The file is poisoned if it was a write or a sync.
+    #[error("{operation} of {} failed at byte {offset}", path.display())]
+    Io {
+        /// The call, in the present tense: `write`, `sync`, `open`.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Byte offset in the file; 0 where the call has none.
+        offset: u64,
+        /// The operating system's word.
+        source: io::Error,
+    },
+    /// The file system cannot hold what is to be reserved.
+    #[error("no space for {bytes} bytes in {}", path.display())]
+    NoSpace {
+        /// The file that was to grow.
+        path: PathBuf,
+        /// Bytes that were asked for.
+        bytes: u64,
+    },
+    /// Bytes that were once written whole are wrong now.
+    #[error("{} is corrupt at byte {offset}: {what}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Byte offset of the damaged structure.
+        offset: u64,
+        /// What was checked and did not hold.
+        what: &'static str,
+    },
+    /// A batch of the log that a later batch claims durable is damaged.
+    #[error(
+        "acknowledged log data is damaged: {} at byte {offset}, batch {sequence}, from log index \
+         {index}; restore this member from the others (stop it, move its directory away, start it \
+         with -join)", path.display()
+    )]
+    CorruptLog {
+        /// The segment.
+        path: PathBuf,
+        /// Byte offset of the batch.
+        offset: u64,
+        /// Sequence number of the damaged batch.
+        sequence: u64,
+        /// First log index that is lost with it.
+        index: u64,
+    },
+    /// Written by a newer or unknown version; nothing was touched.
+    #[error("{} has format version {version}, this program knows up to {known}", path.display())]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// Version found.
+        version: u32,
+        /// Newest version known.
+        known: u32,
+    },
+    /// Another process works in this directory.
+    #[error("{} is in use by another process", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A write or sync of this file failed before; nothing is retried.
+    #[error("{} failed before and takes no more writes", path.display())]
+    Poisoned {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The directory belongs to something else than what was asked for.
+    #[error("{} has {field} {actual}, but {expected} was asked for", path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// What differs: `slots`, `value-size`, `cluster id`.
+        field: &'static str,
+        /// What the caller wants.
+        expected: String,
+        /// What the file says.
+        actual: String,
+    },
+    /// A file that should be there is not.
+    #[error("{} is missing: {what}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Why it should be there and what to do.
+        what: &'static str,
+    },
+}

@@ -1,0 +1,12 @@
+//! Files and bytes of diskstore: the write-ahead log, the slots and their checkpoints.
+//!
+//! This crate starts no thread, reads no clock, and knows neither sockets nor Raft. Every byte
+//! that can survive a crash passes through [`disk::File::write_at`] and [`disk::File::sync`], so
+//! that a simulated disk can lose, tear or refuse it. `docs/format.md` defines the bytes.
+
+pub mod disk;
+mod error;
+mod types;
+
+pub use error::{Error, Result};
+pub use types::{LogId, Vote};
