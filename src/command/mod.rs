@@ -2,14 +2,42 @@
 //!
 //! A [`Command`] is laid out once (`docs/format.md`, "Command") and travels unchanged from the
 //! session to the wire, the log and the machine that applies it. All decoding is bounded.
+//!
+//! Called by everything above the machine; calls nothing. Here are the types and their limits;
+//! `layout.rs` has the bytes of a command, `reply.rs` those of replies and failures.
+
+mod layout;
+mod reply;
+
+use std::fmt;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+
+pub use layout::{BuildError, Command, CommandBuilder, Operations, slot_key, slot_of};
+pub use reply::{decode_result, encode_result};
 
 /// Most operations that one command (one log entry) may hold.
 pub const OPERATION_COUNT_MAX: usize = 4096;
 /// Most bytes that one command may take.
 pub const COMMAND_BYTES_MAX: usize = 8 << 20;
+/// Most bytes that one key may take.
+pub const KEY_BYTES_MAX: usize = 65_535;
+/// Most bytes of a reason that travels in a [`Failure`]; what is longer is cut.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+/// What a command answers: its reply, or why there is none.
+pub type CommandResult = Result<Reply, Failure>;
+
+/// Bytes from outside that are no command, reply or failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {offset}")]
+pub struct DecodeError {
+    /// What was checked and did not hold.
+    pub what: &'static str,
+    /// Byte offset of the structure that holds it.
+    pub offset: usize,
+}
 
 /// When an operation that writes is to take effect. It may look at its own slot alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +69,38 @@ pub enum Action<'a> {
     /// Reads the value.
     Get,
     /// Replaces the value.
-    Set { value: &'a [u8], condition: Condition<'a>, answer: Answer },
+    Set {
+        /// The new value.
+        value: &'a [u8],
+        /// When to do it.
+        condition: Condition<'a>,
+        /// What to answer.
+        answer: Answer,
+    },
     /// Removes the value; the slot keeps its version.
-    Delete { condition: Condition<'a>, answer: Answer },
+    Delete {
+        /// When to do it.
+        condition: Condition<'a>,
+        /// What to answer.
+        answer: Answer,
+    },
     /// Adds to the decimal integer that the slot holds (absent counts as 0).
-    Increment { by: i64 },
+    Increment {
+        /// What is added; negative to take away.
+        by: i64,
+    },
     /// Adds bytes at the end of the value.
-    Append { value: &'a [u8] },
+    Append {
+        /// The bytes added.
+        value: &'a [u8],
+    },
     /// Overwrites bytes from an offset, padding with zeros.
-    SetRange { offset: u64, value: &'a [u8] },
+    SetRange {
+        /// Where the bytes go, in bytes from the start of the value.
+        offset: u64,
+        /// The bytes written.
+        value: &'a [u8],
+    },
 }
 
 /// One operation of a command: an action on one key.
@@ -95,9 +146,17 @@ pub enum Refusal {
     /// The result does not fit a signed 64-bit integer.
     Overflow,
     /// The value would be longer than a slot holds.
-    TooLarge { bytes: u64, bytes_max: u64 },
+    TooLarge {
+        /// Bytes that the value would have.
+        bytes: u64,
+        /// Most bytes that a slot holds.
+        bytes_max: u64,
+    },
     /// The key is no slot of this store.
-    OutOfRange { slot_count: u64 },
+    OutOfRange {
+        /// Number of slots that there are.
+        slot_count: u64,
+    },
 }
 
 /// The reply to a command: one outcome for each operation, in order.
@@ -114,28 +173,47 @@ pub struct Reply {
 pub enum Failure {
     /// No leader is known or reachable; nothing was proposed.
     #[error("no leader: {reason}")]
-    NoLeader { reason: String },
+    NoLeader {
+        /// Why, in words for the caller.
+        reason: String,
+    },
     /// This node does not lead and the command may not be forwarded.
     #[error("not the leader; the leader is {leader}")]
-    NotLeader { leader: String },
+    NotLeader {
+        /// Client address of the leader.
+        leader: String,
+    },
     /// The disk has no room for more log.
     #[error("no space left for the log on this member")]
     NoSpace,
     /// A bound on memory or work under way is reached; try again later.
     #[error("busy: {reason}")]
-    Busy { reason: String },
+    Busy {
+        /// The bound that is reached.
+        reason: String,
+    },
     /// The command was refused before it was proposed.
-    #[error("{0:?}")]
+    #[error("{0}")]
     Refused(Refusal),
     /// The slot's bytes are damaged on this member.
     #[error("slot {slot} is damaged on this member")]
-    Damaged { slot: u64 },
+    Damaged {
+        /// The slot's number.
+        slot: u64,
+    },
     /// The node is stopping.
     #[error("this node is stopping")]
     Stopping,
     /// The command may have been applied once, or not at all.
     #[error("outcome unknown (term {term}, log index {index}): {reason}")]
-    Unknown { term: u64, index: u64, reason: String },
+    Unknown {
+        /// Term in which it was proposed; 0 if not even that is known.
+        term: u64,
+        /// Log index of its entry; 0 if not known.
+        index: u64,
+        /// What was lost: the connection, the leadership, the time.
+        reason: String,
+    },
 }
 
 /// How fresh a read must be.
@@ -151,8 +229,57 @@ pub enum ReadLevel {
     Log,
 }
 
-/// What a client asks for, in its final bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Command {
-    bytes: Bytes,
+impl Action<'_> {
+    /// True for an action that never changes its slot.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Action::Get)
+    }
+}
+
+impl fmt::Display for Operation<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.action {
+            Action::Get => "get",
+            Action::Set { .. } => "set",
+            Action::Delete { .. } => "delete",
+            Action::Increment { .. } => "increment",
+            Action::Append { .. } => "append",
+            Action::SetRange { .. } => "set-range",
+        };
+        match slot_of(self.key) {
+            Some(slot) => write!(formatter, "{name} {slot}"),
+            None => write!(formatter, "{name} {}", self.key.escape_ascii()),
+        }?;
+        match self.action {
+            Action::Set { value, .. }
+            | Action::Append { value }
+            | Action::SetRange { value, .. } => write!(formatter, " ({} bytes)", value.len()),
+            Action::Increment { by } => write!(formatter, " by {by}"),
+            Action::Get | Action::Delete { .. } => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotAnInteger => formatter.write_str("value is not an integer or out of range"),
+            Refusal::Overflow => formatter.write_str("increment or decrement would overflow"),
+            Refusal::TooLarge { bytes, bytes_max } => {
+                write!(formatter, "value is {bytes} bytes, a slot holds at most {bytes_max}")
+            }
+            Refusal::OutOfRange { slot_count } => {
+                let last = slot_count.saturating_sub(1);
+                write!(formatter, "key must be a slot number 0..{last}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changed = self.outcomes.iter().filter(|outcome| outcome.changed).count();
+        write!(formatter, "index {}: {} outcomes", self.index, self.outcomes.len())?;
+        write!(formatter, ", {changed} changed")
+    }
 }

@@ -1,0 +1,602 @@
+//! The bytes of a command (`docs/format.md`, "Command").
+//!
+//! Called by sessions (build), peers and the log (decode), and machines (walk). Calls nothing.
+//!
+//! Invariants:
+//! - I1: the bytes of a [`Command`] are valid from its construction on: it is built by
+//!   [`CommandBuilder`] or checked once, as a whole, by [`Command::decode`].
+//! - I2: a command has one encoding: every field that its kind does not use is zero.
+//! - I3: no length is trusted before it is compared with the bytes that are there.
+
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    Action, Answer, COMMAND_BYTES_MAX, Condition, DecodeError, KEY_BYTES_MAX, OPERATION_COUNT_MAX,
+    Operation,
+};
+
+/// Version of the layout; another one is refused.
+const VERSION: u8 = 1;
+/// version u8, reserved u8, operation count u16.
+const HEADER_BYTES: usize = 4;
+/// Offset of the operation count in the header.
+const COUNT_OFFSET: usize = 2;
+/// kind, condition, answer, reserved u8; key bytes u16; reserved u16; value bytes u32; compare
+/// bytes u32; argument u64.
+const OPERATION_BYTES: usize = 24;
+/// The command without operations.
+const EMPTY: [u8; HEADER_BYTES] = [VERSION, 0, 0, 0];
+
+const _: () = assert!(OPERATION_COUNT_MAX <= u16::MAX as usize);
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(COMMAND_BYTES_MAX <= u32::MAX as usize);
+
+const KIND_GET: u8 = 1;
+const KIND_SET: u8 = 2;
+const KIND_DELETE: u8 = 3;
+const KIND_INCREMENT: u8 = 4;
+const KIND_APPEND: u8 = 5;
+const KIND_SET_RANGE: u8 = 6;
+
+const CONDITION_ALWAYS: u8 = 0;
+const CONDITION_ABSENT: u8 = 1;
+const CONDITION_PRESENT: u8 = 2;
+const CONDITION_VERSION: u8 = 3;
+const CONDITION_EQUAL: u8 = 4;
+
+const ANSWER_STATUS: u8 = 0;
+const ANSWER_PREVIOUS: u8 = 1;
+
+/// A slot number as the bytes of a key: 8 bytes, little-endian.
+pub fn slot_key(slot: u64) -> [u8; 8] {
+    slot.to_le_bytes()
+}
+
+/// The slot number that a key's bytes name; `None` if they are not 8 bytes.
+pub fn slot_of(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// What a client asks for, in its final bytes: operations that take effect together, as one entry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Command {
+    bytes: Bytes,
+}
+
+impl Command {
+    /// Takes `bytes` as a command, after checking all of them once.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for bytes that are no command of this version, or one beyond the limits.
+    pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
+        let fail = |what, offset| Err(DecodeError { what, offset });
+        if bytes.len() > COMMAND_BYTES_MAX {
+            return fail("command longer than allowed", 0);
+        }
+        let Some((header, mut rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+            return fail("command header cut off", 0);
+        };
+        let [version, reserved, count_low, count_high] = *header;
+        if version != VERSION {
+            return fail("unknown command version", 0);
+        }
+        if reserved != 0 {
+            return fail("reserved byte of the command is not zero", 0);
+        }
+        let count = usize::from(u16::from_le_bytes([count_low, count_high]));
+        if count > OPERATION_COUNT_MAX {
+            return fail("more operations than allowed", 0);
+        }
+        for _ in 0..count {
+            let offset = bytes.len() - rest.len();
+            if let Err(what) = split_operation(&mut rest) {
+                return fail(what, offset);
+            }
+        }
+        if !rest.is_empty() {
+            return fail("bytes behind the last operation", bytes.len() - rest.len());
+        }
+        Ok(Command { bytes })
+    }
+
+    /// A command of one operation.
+    ///
+    /// # Errors
+    /// [`BuildError`] if key or value is longer than a command may be.
+    pub fn single(operation: &Operation<'_>) -> Result<Command, BuildError> {
+        Ok(CommandBuilder::new().push(operation)?.finish())
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the key is too long.
+    pub fn get(key: &[u8]) -> Result<Command, BuildError> {
+        Command::single(&Operation { key, action: Action::Get })
+    }
+
+    /// Sets one key, always, answering the status alone.
+    ///
+    /// # Errors
+    /// [`BuildError`] if key or value is too long.
+    pub fn set(key: &[u8], value: &[u8]) -> Result<Command, BuildError> {
+        let (condition, answer) = (Condition::Always, Answer::Status);
+        Command::single(&Operation { key, action: Action::Set { value, condition, answer } })
+    }
+
+    /// Deletes one key, always, answering the status alone.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the key is too long.
+    pub fn delete(key: &[u8]) -> Result<Command, BuildError> {
+        let (condition, answer) = (Condition::Always, Answer::Status);
+        Command::single(&Operation { key, action: Action::Delete { condition, answer } })
+    }
+
+    /// The bytes as they go to wire and log.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The operations in their order.
+    pub fn operations(&self) -> Operations<'_> {
+        let rest = self.bytes.get(HEADER_BYTES..).unwrap_or_default();
+        Operations { rest, remaining: self.operation_count() }
+    }
+
+    /// How many operations there are.
+    pub fn operation_count(&self) -> usize {
+        header_count(&self.bytes)
+    }
+
+    /// True if every operation is a get, so that no entry is needed.
+    pub fn is_read(&self) -> bool {
+        self.operations().all(|operation| operation.action.is_read())
+    }
+}
+
+impl Default for Command {
+    /// The command without operations.
+    fn default() -> Command {
+        Command { bytes: Bytes::from_static(&EMPTY) }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.operations()).finish()
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.operations().next(), self.operation_count()) {
+            (None, _) => formatter.write_str("nothing"),
+            (Some(first), 1) => write!(formatter, "{first}"),
+            (Some(first), count) => write!(formatter, "{first} and {} more", count - 1),
+        }
+    }
+}
+
+/// The operation count in the header of a command.
+fn header_count(bytes: &[u8]) -> usize {
+    let Some(&[_, _, low, high]) = bytes.first_chunk::<HEADER_BYTES>() else {
+        unreachable!("invariant I1: a command has its header");
+    };
+    usize::from(u16::from_le_bytes([low, high]))
+}
+
+/// The operations of a command, in order.
+#[derive(Debug, Clone)]
+pub struct Operations<'a> {
+    rest: &'a [u8],
+    remaining: usize,
+}
+
+impl<'a> Iterator for Operations<'a> {
+    type Item = Operation<'a>;
+
+    fn next(&mut self) -> Option<Operation<'a>> {
+        self.remaining = self.remaining.checked_sub(1)?;
+        let operation = split_operation(&mut self.rest);
+        Some(operation.expect("invariant I1: the bytes of a command are valid"))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.remaining, Some(self.remaining))
+    }
+}
+
+impl ExactSizeIterator for Operations<'_> {}
+
+/// A command that would be beyond its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// One operation too many.
+    #[error("a command holds at most {OPERATION_COUNT_MAX} operations")]
+    TooManyOperations,
+    /// One byte too many.
+    #[error("a command holds at most {COMMAND_BYTES_MAX} bytes")]
+    TooManyBytes,
+    /// A key that is too long.
+    #[error("a key holds at most {KEY_BYTES_MAX} bytes")]
+    KeyTooLong,
+}
+
+/// Lays out a command, operation by operation.
+#[derive(Debug, Default)]
+pub struct CommandBuilder {
+    bytes: BytesMut,
+    count: u16,
+}
+
+impl CommandBuilder {
+    /// Begins a command.
+    pub fn new() -> CommandBuilder {
+        CommandBuilder::default()
+    }
+
+    /// Adds one operation. After an error the command is as it was before the call.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the command would be beyond its limits.
+    pub fn push(&mut self, operation: &Operation<'_>) -> Result<&mut CommandBuilder, BuildError> {
+        let Operation { key, action } = operation;
+        let fields = Fields::of(action);
+        if usize::from(self.count) >= OPERATION_COUNT_MAX {
+            return Err(BuildError::TooManyOperations);
+        }
+        let key_bytes = u16::try_from(key.len()).map_err(|_| BuildError::KeyTooLong)?;
+        let value_bytes = field_bytes(fields.value)?;
+        let compare_bytes = field_bytes(fields.compare)?;
+        let operation_bytes =
+            OPERATION_BYTES + key.len() + fields.value.len() + fields.compare.len();
+        let bytes_before = self.bytes.len().max(HEADER_BYTES);
+        if operation_bytes > COMMAND_BYTES_MAX - bytes_before {
+            return Err(BuildError::TooManyBytes);
+        }
+        if self.bytes.is_empty() {
+            self.bytes.reserve(HEADER_BYTES + operation_bytes);
+            self.bytes.put_slice(&EMPTY);
+        }
+        self.bytes.reserve(operation_bytes);
+        self.bytes.put_slice(&[fields.kind, fields.condition, fields.answer, 0]);
+        self.bytes.put_u16_le(key_bytes);
+        self.bytes.put_u16_le(0);
+        self.bytes.put_u32_le(value_bytes);
+        self.bytes.put_u32_le(compare_bytes);
+        self.bytes.put_u64_le(fields.argument);
+        self.bytes.put_slice(key);
+        self.bytes.put_slice(fields.value);
+        self.bytes.put_slice(fields.compare);
+        self.count += 1;
+        Ok(self)
+    }
+
+    /// How many operations have been added.
+    pub fn operation_count(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Ends the command; the builder is empty again and may begin the next.
+    pub fn finish(&mut self) -> Command {
+        if self.count == 0 {
+            return Command::default();
+        }
+        for (position, byte) in std::mem::take(&mut self.count).to_le_bytes().iter().enumerate() {
+            if let Some(field) = self.bytes.get_mut(COUNT_OFFSET + position) {
+                *field = *byte;
+            }
+        }
+        Command { bytes: self.bytes.split().freeze() }
+    }
+}
+
+/// Length of one part, if a command can hold it at all.
+fn field_bytes(part: &[u8]) -> Result<u32, BuildError> {
+    if part.len() > COMMAND_BYTES_MAX {
+        return Err(BuildError::TooManyBytes);
+    }
+    u32::try_from(part.len()).map_err(|_| BuildError::TooManyBytes)
+}
+
+/// The fields of one operation as they are laid out, the key apart.
+struct Fields<'a> {
+    kind: u8,
+    condition: u8,
+    answer: u8,
+    value: &'a [u8],
+    compare: &'a [u8],
+    argument: u64,
+}
+
+impl<'a> Fields<'a> {
+    fn of(action: &Action<'a>) -> Fields<'a> {
+        let plain = Fields {
+            kind: KIND_GET,
+            condition: CONDITION_ALWAYS,
+            answer: ANSWER_STATUS,
+            value: &[],
+            compare: &[],
+            argument: 0,
+        };
+        match *action {
+            Action::Get => plain,
+            Action::Set { value, condition, answer } => {
+                Fields { kind: KIND_SET, value, ..plain.under(condition, answer) }
+            }
+            Action::Delete { condition, answer } => {
+                Fields { kind: KIND_DELETE, ..plain.under(condition, answer) }
+            }
+            Action::Increment { by } => {
+                Fields { kind: KIND_INCREMENT, argument: by.cast_unsigned(), ..plain }
+            }
+            Action::Append { value } => Fields { kind: KIND_APPEND, value, ..plain },
+            Action::SetRange { offset, value } => {
+                Fields { kind: KIND_SET_RANGE, value, argument: offset, ..plain }
+            }
+        }
+    }
+
+    fn under(self, condition: Condition<'a>, answer: Answer) -> Fields<'a> {
+        let answer = match answer {
+            Answer::Status => ANSWER_STATUS,
+            Answer::Previous => ANSWER_PREVIOUS,
+        };
+        let fields = Fields { answer, ..self };
+        match condition {
+            Condition::Always => fields,
+            Condition::IfAbsent => Fields { condition: CONDITION_ABSENT, ..fields },
+            Condition::IfPresent => Fields { condition: CONDITION_PRESENT, ..fields },
+            Condition::IfVersion(version) => {
+                Fields { condition: CONDITION_VERSION, argument: version, ..fields }
+            }
+            Condition::IfEqual(compare) => Fields { condition: CONDITION_EQUAL, compare, ..fields },
+        }
+    }
+
+    /// The action that these fields stand for, if there is one (I2).
+    fn action(&self) -> Result<Action<'a>, &'static str> {
+        let &Fields { kind, value, argument, .. } = self;
+        let action = match kind {
+            KIND_GET => Action::Get,
+            KIND_SET => Action::Set { value, condition: self.condition()?, answer: self.answer()? },
+            KIND_DELETE => Action::Delete { condition: self.condition()?, answer: self.answer()? },
+            KIND_INCREMENT => Action::Increment { by: argument.cast_signed() },
+            KIND_APPEND => Action::Append { value },
+            KIND_SET_RANGE => Action::SetRange { offset: argument, value },
+            _ => return Err("unknown kind of operation"),
+        };
+        if !self.same_fields(&Fields::of(&action)) {
+            return Err("a field that the operation does not use is not zero");
+        }
+        Ok(action)
+    }
+
+    fn condition(&self) -> Result<Condition<'a>, &'static str> {
+        match self.condition {
+            CONDITION_ALWAYS => Ok(Condition::Always),
+            CONDITION_ABSENT => Ok(Condition::IfAbsent),
+            CONDITION_PRESENT => Ok(Condition::IfPresent),
+            CONDITION_VERSION => Ok(Condition::IfVersion(self.argument)),
+            CONDITION_EQUAL => Ok(Condition::IfEqual(self.compare)),
+            _ => Err("unknown condition"),
+        }
+    }
+
+    fn answer(&self) -> Result<Answer, &'static str> {
+        match self.answer {
+            ANSWER_STATUS => Ok(Answer::Status),
+            ANSWER_PREVIOUS => Ok(Answer::Previous),
+            _ => Err("unknown answer"),
+        }
+    }
+
+    /// Whether `other` is laid out alike: parts are compared by length, their bytes are shared.
+    fn same_fields(&self, other: &Fields<'_>) -> bool {
+        (self.condition, self.answer, self.argument)
+            == (other.condition, other.answer, other.argument)
+            && self.value.len() == other.value.len()
+            && self.compare.len() == other.compare.len()
+    }
+}
+
+/// Takes one operation off the front of `rest` (I3).
+fn split_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
+    let Some((header, parts)) = rest.split_first_chunk::<OPERATION_BYTES>() else {
+        return Err("operation header cut off");
+    };
+    let (head, lengths) = header.split_at(8);
+    let &[kind, condition, answer, reserved, key_low, key_high, pad_low, pad_high] = head else {
+        unreachable!("eight bytes were split off");
+    };
+    if (reserved, pad_low, pad_high) != (0, 0, 0) {
+        return Err("reserved byte of the operation is not zero");
+    }
+    let &[v0, v1, v2, v3, c0, c1, c2, c3, ref argument @ ..] = lengths else {
+        unreachable!("sixteen bytes were left");
+    };
+    let argument = argument.try_into().map(u64::from_le_bytes);
+    let argument = argument.map_err(|_| "argument cut off")?;
+    let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
+    let compare_bytes = u32::from_le_bytes([c0, c1, c2, c3]);
+    let mut parts = parts;
+    let key = split_part(&mut parts, u32::from(u16::from_le_bytes([key_low, key_high])));
+    let key = key.ok_or("key cut off")?;
+    let value = split_part(&mut parts, value_bytes).ok_or("value cut off")?;
+    let compare = split_part(&mut parts, compare_bytes).ok_or("compared bytes cut off")?;
+    let action = Fields { kind, condition, answer, value, compare, argument }.action()?;
+    *rest = parts;
+    Ok(Operation { key, action })
+}
+
+/// Takes `count` bytes off the front of `rest`; `None` if there are fewer.
+fn split_part<'a>(rest: &mut &'a [u8], count: u32) -> Option<&'a [u8]> {
+    let (part, behind) = rest.split_at_checked(usize::try_from(count).ok()?)?;
+    *rest = behind;
+    Some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each action, condition and answer.
+    fn sample() -> Vec<Operation<'static>> {
+        let key = b"12345678".as_slice();
+        let set = |condition, answer| Action::Set { value: b"a\nb", condition, answer };
+        let actions = [
+            Action::Get,
+            set(Condition::Always, Answer::Status),
+            set(Condition::IfAbsent, Answer::Previous),
+            set(Condition::IfPresent, Answer::Status),
+            set(Condition::IfVersion(u64::MAX), Answer::Status),
+            set(Condition::IfEqual(b"old"), Answer::Previous),
+            Action::Delete { condition: Condition::IfEqual(b""), answer: Answer::Previous },
+            Action::Increment { by: i64::MIN },
+            Action::Append { value: b"" },
+            Action::SetRange { offset: 1 << 40, value: b"zz" },
+        ];
+        actions.into_iter().map(|action| Operation { key, action }).collect()
+    }
+
+    fn built(operations: &[Operation<'_>]) -> Command {
+        let mut builder = CommandBuilder::new();
+        for operation in operations {
+            builder.push(operation).unwrap();
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn golden_bytes_pin_the_layout() {
+        let command = built(&[
+            Operation {
+                key: &slot_key(42),
+                action: Action::Set {
+                    value: b"hello",
+                    condition: Condition::IfEqual(b"old"),
+                    answer: Answer::Previous,
+                },
+            },
+            Operation { key: b"k", action: Action::Increment { by: -2 } },
+        ]);
+        #[rustfmt::skip]
+        let expected: &[u8] = &[
+            1, 0, 2, 0,
+            2, 4, 1, 0, 8, 0, 0, 0, 5, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            42, 0, 0, 0, 0, 0, 0, 0, b'h', b'e', b'l', b'l', b'o', b'o', b'l', b'd',
+            4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 254, 255, 255, 255, 255, 255, 255, 255,
+            b'k',
+        ];
+        assert_eq!(command.bytes().as_ref(), expected);
+        assert_eq!(Command::default().bytes().as_ref(), &[1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn operations_come_back_as_they_were_pushed() {
+        let operations = sample();
+        let command = Command::decode(built(&operations).bytes().clone()).unwrap();
+        assert_eq!(command.operations().collect::<Vec<_>>(), operations);
+        assert_eq!(command.operation_count(), operations.len());
+        assert!(!command.is_read());
+        assert!(built(&operations[..1]).is_read());
+    }
+
+    #[test]
+    fn every_cut_and_every_addition_is_refused() {
+        let bytes = built(&sample()).bytes().clone();
+        for end in 0..bytes.len() {
+            assert!(Command::decode(bytes.slice(..end)).is_err(), "cut at {end}");
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert!(Command::decode(longer.into()).is_err());
+    }
+
+    #[test]
+    fn whatever_is_accepted_is_its_own_only_encoding() {
+        let bytes = built(&sample()).bytes().to_vec();
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[position] ^= 1 << bit;
+                if let Ok(command) = Command::decode(changed.clone().into()) {
+                    let again = built(&command.operations().collect::<Vec<_>>());
+                    assert_eq!(again.bytes().as_ref(), changed, "byte {position} bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..100_000 {
+            let length = next() % 96;
+            let mut bytes: Vec<u8> = (0..length).map(|_| next().to_le_bytes()[3] % 9).collect();
+            if let Some(first) = bytes.first_mut() {
+                *first = VERSION;
+            }
+            if let Ok(command) = Command::decode(bytes.into()) {
+                assert_eq!(command.operations().count(), command.operation_count());
+            }
+        }
+    }
+
+    #[test]
+    fn limits_hold_and_leave_the_builder_as_it_was() {
+        let mut builder = CommandBuilder::new();
+        let long = vec![0; COMMAND_BYTES_MAX];
+        let key = vec![0; KEY_BYTES_MAX + 1];
+        let append = Operation { key: b"k", action: Action::Append { value: &long } };
+        assert_eq!(builder.push(&append).unwrap_err(), BuildError::TooManyBytes);
+        let read = Operation { key: &key, action: Action::Get };
+        assert_eq!(builder.push(&read).unwrap_err(), BuildError::KeyTooLong);
+        let get = Operation { key: b"k", action: Action::Get };
+        for _ in 0..OPERATION_COUNT_MAX {
+            builder.push(&get).unwrap();
+        }
+        assert_eq!(builder.push(&get).unwrap_err(), BuildError::TooManyOperations);
+        let command = builder.finish();
+        assert_eq!(command.operation_count(), OPERATION_COUNT_MAX);
+        assert_eq!(Command::decode(command.bytes().clone()).unwrap(), command);
+        assert_eq!(builder.finish(), Command::default());
+    }
+
+    #[test]
+    fn the_longest_value_that_fits_is_taken() {
+        let value = vec![7; COMMAND_BYTES_MAX - HEADER_BYTES - OPERATION_BYTES - 8];
+        let command = Command::set(&slot_key(1), &value).unwrap();
+        assert_eq!(command.bytes().len(), COMMAND_BYTES_MAX);
+        assert!(Command::decode(command.bytes().clone()).is_ok());
+    }
+
+    #[test]
+    fn commands_say_what_they_are() {
+        assert_eq!(Command::set(&slot_key(42), b"hello").unwrap().to_string(), "set 42 (5 bytes)");
+        assert_eq!(Command::get(b"key\n").unwrap().to_string(), "get key\\n");
+        assert_eq!(
+            built(&sample()[7..]).to_string(),
+            format!("increment {} by {} and 2 more", u64::from_le_bytes(*b"12345678"), i64::MIN)
+        );
+        assert_eq!(Command::default().to_string(), "nothing");
+    }
+
+    #[test]
+    fn slot_keys_come_back() {
+        assert_eq!(slot_of(&slot_key(u64::MAX - 1)), Some(u64::MAX - 1));
+        assert_eq!(slot_of(b"1234567"), None);
+        assert_eq!(slot_of(b"123456789"), None);
+    }
+}
