@@ -65,6 +65,16 @@ pub enum Error {
         /// Newest version known.
         known: u32,
     },
+    /// An entry does not fit a batch of the log; nothing was appended.
+    #[error("entry {index} has {bytes} bytes, but the log takes {bytes_max} at most")]
+    EntryTooLarge {
+        /// Log index of the entry.
+        index: u64,
+        /// Bytes of its payload.
+        bytes: usize,
+        /// Most bytes of a payload.
+        bytes_max: usize,
+    },
     /// Another process works in this directory.
     #[error("{} is in use by another process", path.display())]
     Locked {

@@ -7,6 +7,7 @@
 pub mod disk;
 mod error;
 mod types;
+pub mod wal;
 
 pub use error::{Error, Result};
 pub use types::{LogId, Vote};

@@ -1,0 +1,221 @@
+//! A batch: what one sync makes durable. `docs/format.md`, "Segment and batch", defines the bytes.
+//!
+//! Called by the log (fill, seal), the writer (finish) and recovery (decode). Invariants:
+//!
+//! - I1: the CRC is seeded with the segment's id and covers all bytes of the batch up to the end
+//!   of its padding, so neither a batch of a segment's earlier life nor a damaged padding passes.
+//! - I2: a batch takes whole blocks, so that no later batch rewrites one of its blocks.
+//! - I3: a batch in memory has a block before it, where the header of a segment that it opens goes.
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+use super::buffer::AlignedBuffer;
+use super::fields::Fields;
+use super::record;
+use super::segment::Carried;
+use crate::disk::BLOCK_BYTES;
+
+/// First bytes of every batch.
+pub(super) const BATCH_MAGIC: u64 = u64::from_le_bytes(*b"dstbatch");
+/// Bytes of a batch before its first record.
+pub(super) const BATCH_HEADER_BYTES: usize = 48;
+/// Where the CRC stands in the header.
+const CRC_OFFSET: usize = 40;
+/// Most bytes of a batch, padding included, whatever the size of its segment.
+pub(super) const BATCH_BYTES_LIMIT: usize = 32 << 20;
+/// Where the first record stands in a batch in memory (I3).
+pub(super) const RECORDS_START: usize = BLOCK_BYTES + BATCH_HEADER_BYTES;
+/// Of this many identifying fields of a batch header, ...
+const MARKS: [fn(&BatchHeader, u64, u64) -> bool; 3] = [
+    |header, _, _| header.magic == BATCH_MAGIC,
+    |header, segment, _| header.segment == segment,
+    |header, _, sequence| header.sequence == sequence,
+];
+/// ... this many must be right for a damaged batch to be told from bytes of another origin.
+const MARKS_MIN: usize = 2;
+
+/// The fixed fields at the front of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchHeader {
+    pub(super) magic: u64,
+    /// The segment that it was written to.
+    pub(super) segment: u64,
+    /// Its place in the stream, counted from 1.
+    pub(super) sequence: u64,
+    /// The last batch that was known durable when this one was written.
+    pub(super) durable_sequence: u64,
+    /// Bytes of its records.
+    pub(super) records_bytes: u32,
+    pub(super) record_count: u32,
+    crc: u32,
+}
+
+impl BatchHeader {
+    /// The fields, whatever they say; `None` if there are too few bytes.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        let header = BatchHeader {
+            magic: fields.u64()?,
+            segment: fields.u64()?,
+            sequence: fields.u64()?,
+            durable_sequence: fields.u64()?,
+            records_bytes: fields.u32()?,
+            record_count: fields.u32()?,
+            crc: fields.u32()?,
+        };
+        fields.u32()?;
+        Some(header)
+    }
+
+    /// Whether these are the magic and the segment of a batch of this segment: worth its CRC.
+    pub(super) fn is_of(&self, segment: u64) -> bool {
+        self.magic == BATCH_MAGIC && self.segment == segment
+    }
+
+    /// Whether this was batch `sequence` of `segment` before it was torn or damaged.
+    pub(super) fn resembles(&self, segment: u64, sequence: u64) -> bool {
+        MARKS.iter().filter(|mark| mark(self, segment, sequence)).count() >= MARKS_MIN
+    }
+
+    /// Bytes of the whole batch with its padding.
+    pub(super) fn batch_bytes(&self) -> Option<usize> {
+        padded_bytes(usize::try_from(self.records_bytes).ok()?)
+    }
+}
+
+/// Bytes of a batch with `records_bytes` of records, padding included.
+pub(super) fn padded_bytes(records_bytes: usize) -> Option<usize> {
+    records_bytes.checked_add(BATCH_HEADER_BYTES)?.checked_next_multiple_of(BLOCK_BYTES)
+}
+
+/// Whether the CRC of a batch, given whole with its padding, holds in this segment.
+pub(super) fn is_whole(batch: &[u8], segment: u64) -> bool {
+    BatchHeader::decode(batch).is_some_and(|header| {
+        header.is_of(segment)
+            && header.batch_bytes() == Some(batch.len())
+            && crc_of(batch, segment) == Some(header.crc)
+    })
+}
+
+/// The records of a whole batch.
+pub(super) fn records_of(batch: &[u8]) -> Option<&[u8]> {
+    let header = BatchHeader::decode(batch)?;
+    batch.get(BATCH_HEADER_BYTES..)?.get(..usize::try_from(header.records_bytes).ok()?)
+}
+
+fn crc_of(batch: &[u8], segment: u64) -> Option<u32> {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&segment.to_le_bytes());
+    crc.update(batch.get(..CRC_OFFSET)?);
+    crc.update(batch.get(CRC_OFFSET + 4..)?);
+    Some(crc.finalize())
+}
+
+/// A batch that is being filled.
+#[derive(Debug)]
+pub(super) struct OpenBatch {
+    pub(super) sequence: u64,
+    buffer: AlignedBuffer,
+    record_count: u32,
+}
+
+impl OpenBatch {
+    /// An empty batch in a buffer that may have been used before.
+    pub(super) fn new(sequence: u64, mut buffer: AlignedBuffer) -> Self {
+        buffer.clear();
+        buffer.resize_zeroed(RECORDS_START);
+        OpenBatch { sequence, buffer, record_count: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.record_count == 0
+    }
+
+    /// Bytes of records so far.
+    pub(super) fn records_bytes(&self) -> usize {
+        self.buffer.len() - RECORDS_START
+    }
+
+    /// Appends an entry and gives its offset from the beginning of the batch, in bytes.
+    pub(super) fn push_entry(&mut self, entry: &record::Entry) -> u32 {
+        let offset = self.buffer.len() - BLOCK_BYTES;
+        record::encode_entry(&mut self.buffer, entry);
+        self.record_count += 1;
+        u32::try_from(offset).expect("invariant: a batch is smaller than 4 GiB")
+    }
+
+    /// Appends a record of fixed size.
+    pub(super) fn push(&mut self, record: [u8; record::RECORD_BYTES]) {
+        self.buffer.extend_from_slice(&record);
+        self.record_count += 1;
+    }
+
+    /// Ends the batch. `carried` is the state of the log at its end.
+    pub(super) fn seal(self, carried: Carried) -> SealedBatch {
+        let records_bytes = self.records_bytes();
+        let mut buffer = self.buffer;
+        buffer.pad_to_block();
+        let record_count = self.record_count;
+        let (sequence, is_claim) = (self.sequence, false);
+        SealedBatch { sequence, records_bytes, carried, is_claim, record_count, buffer }
+    }
+}
+
+/// A batch that takes no more records and waits for its place on the disk.
+#[derive(Debug)]
+pub struct SealedBatch {
+    pub(super) sequence: u64,
+    pub(super) records_bytes: usize,
+    pub(super) carried: Carried,
+    /// It holds nothing that itself waits to be claimed.
+    pub(super) is_claim: bool,
+    record_count: u32,
+    buffer: AlignedBuffer,
+}
+
+impl SealedBatch {
+    /// Bytes that it takes on the disk.
+    pub fn bytes(&self) -> usize {
+        self.buffer.len() - BLOCK_BYTES
+    }
+
+    pub(super) fn into_claim(self) -> Self {
+        SealedBatch { is_claim: true, ..self }
+    }
+
+    /// Writes the header for a place in `segment`, behind `durable_sequence`.
+    pub(super) fn finish(&mut self, segment: u64, durable_sequence: u64) {
+        assert!(durable_sequence < self.sequence, "a batch cannot claim itself");
+        let records_bytes =
+            u32::try_from(self.records_bytes).expect("invariant: a batch is smaller than 4 GiB");
+        let (_, batch) = self.buffer.as_mut_slice().split_at_mut(BLOCK_BYTES);
+        let words = [BATCH_MAGIC, segment, self.sequence, durable_sequence].map(u64::to_le_bytes);
+        put(batch, 0, words.as_flattened());
+        put(batch, 32, &records_bytes.to_le_bytes());
+        put(batch, 36, &self.record_count.to_le_bytes());
+        let crc = crc_of(batch, segment).expect("invariant: a batch has a header");
+        put(batch, CRC_OFFSET, &crc.to_le_bytes());
+    }
+
+    /// The batch as it goes to the disk.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        self.buffer.as_slice().split_at(BLOCK_BYTES).1
+    }
+
+    /// The batch with the header of the segment that it opens before it.
+    pub(super) fn as_slice_behind(&mut self, header: &[u8; BLOCK_BYTES]) -> &[u8] {
+        put(self.buffer.as_mut_slice(), 0, header);
+        self.buffer.as_slice()
+    }
+
+    pub(super) fn into_buffer(self) -> AlignedBuffer {
+        self.buffer
+    }
+}
+
+/// Copies `bytes` to `offset`; both are constants of the format.
+pub(super) fn put(target: &mut [u8], offset: usize, bytes: &[u8]) {
+    target
+        .get_mut(offset..offset + bytes.len())
+        .expect("invariant: the field lies inside")
+        .copy_from_slice(bytes);
+}

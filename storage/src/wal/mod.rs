@@ -1,0 +1,471 @@
+//! The write-ahead log: one stream of records for entries, votes, committed, truncate and purge.
+//!
+//! Called by the log store of the Raft core (append, read), by one syncer thread (seal, write), by
+//! a background thread (prepare) and by the checkpoint (purge points). Calls `disk`. Starts no
+//! thread: a sync is a ticket that the caller runs. Invariants:
+//!
+//! - I1: records reach the disk in the order of the calls that made them. Votes and log writes are
+//!   never reordered.
+//! - I2: at most one batch is in flight. A batch takes the blocks behind the one before and never
+//!   touches a block that is already durable.
+//! - I3: durability is counted by position in the stream, never by log index.
+//! - I4: after the first failed write the log writes no more, and `durable` never rises again.
+//! - I5: locks are taken in the order writer, store, log; the log's lock is never held over I/O.
+
+mod batch;
+mod buffer;
+mod fields;
+mod index;
+mod log;
+mod read;
+mod record;
+mod recover;
+mod scan;
+mod segment;
+mod store;
+mod tail;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+pub use batch::SealedBatch;
+pub use record::{Entry, EntryKind};
+pub use recover::{Cut, Recovery};
+pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
+
+use crate::disk::{BLOCK_BYTES, Disk};
+use crate::{Error, LogId, Result, Vote};
+use batch::{BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES};
+use index::Segment;
+use log::Log;
+use recover::Current;
+use segment::{Carried, Follows, SEGMENT_HEADER_BYTES, SegmentHeader, name_of};
+use store::Store;
+
+/// Least bytes of a segment: a header and batches of two blocks.
+pub const SEGMENT_BYTES_MIN: u64 = 8 * BLOCK_BYTES as u64;
+/// Most bytes of a segment: offsets in it take 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 31;
+
+/// Bounds of the log.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bytes of a segment: a multiple of the block, in
+    /// [`SEGMENT_BYTES_MIN`]`..=`[`SEGMENT_BYTES_MAX`].
+    pub segment_bytes: u64,
+    /// Bytes of entries that are kept in memory; those not durable or not released are kept beyond.
+    pub tail_bytes_max: usize,
+    /// Bytes of records at which [`Wal::is_over_bound`] asks callers to wait for the disk.
+    pub unsynced_bytes_max: usize,
+    /// Old segments that are kept to be used again; the others are removed.
+    pub recycle_count_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: 64 << 20,
+            tail_bytes_max: 64 << 20,
+            unsynced_bytes_max: 32 << 20,
+            recycle_count_max: 4,
+        }
+    }
+}
+
+/// What the options come to.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    records_bytes_max: usize,
+    tail_bytes_max: usize,
+}
+
+impl Bounds {
+    fn of(options: &Options) -> Self {
+        assert!(
+            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes)
+                && options.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "a segment cannot have {} bytes",
+            options.segment_bytes
+        );
+        let half = usize::try_from(options.segment_bytes / 2)
+            .expect("invariant: a segment is below 4 GiB");
+        let batch_bytes_max = half.min(BATCH_BYTES_LIMIT) / BLOCK_BYTES * BLOCK_BYTES;
+        Bounds {
+            records_bytes_max: batch_bytes_max - BATCH_HEADER_BYTES,
+            tail_bytes_max: options.tail_bytes_max,
+        }
+    }
+}
+
+/// A position in the stream: the sequence number of the batch that holds (or will hold) a record.
+/// A record is durable when [`Wal::durable`] has reached its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position(pub u64);
+
+/// What the log says at this moment, durable or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The last vote.
+    pub vote: Option<Vote>,
+    /// Entries known committed, never beyond `last`.
+    pub committed: Option<LogId>,
+    /// Entries up to here were dropped.
+    pub purged: Option<LogId>,
+    /// The last log id; the purge point if the log is empty.
+    pub last: Option<LogId>,
+    /// The first index that the log holds, or would hold if it is empty.
+    pub first_index: u64,
+}
+
+/// The writer: where the next batch goes.
+#[derive(Debug)]
+struct Writer {
+    /// `None` if the next batch begins a segment.
+    current: Option<Current>,
+    /// The last batch that is durable.
+    last: Follows,
+    /// The state of the log at its end.
+    carried: Carried,
+    is_failed: bool,
+}
+
+/// The write-ahead log.
+#[derive(Debug)]
+pub struct Wal {
+    writer: Mutex<Writer>,
+    store: Store,
+    log: Mutex<Log>,
+    durable: AtomicU64,
+    unsynced_bytes_max: usize,
+    records_bytes_max: usize,
+}
+
+impl Wal {
+    /// Opens the log in `directory`, which is made if it is not there, and recovers it. Bytes of a
+    /// torn end are kept in a file `cut-*` in `aside`. After `Ok` all that the log says is durable,
+    /// and the next segment is there.
+    ///
+    /// # Errors
+    /// [`Error::CorruptLog`] if a batch is damaged that a later one claims durable,
+    /// [`Error::Corrupt`] and [`Error::Missing`] if the segments contradict each other,
+    /// [`Error::UnknownVersion`] (nothing was touched), [`Error::NoSpace`], [`Error::Io`].
+    ///
+    /// # Panics
+    /// If the options are out of bounds.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        aside: &Path,
+        options: &Options,
+    ) -> Result<(Wal, Recovery)> {
+        let bounds = Bounds::of(options);
+        disk.create_dir_all(directory)?;
+        disk.create_dir_all(aside)?;
+        if let Some(parent) = directory.parent() {
+            disk.sync_dir(parent)?;
+        }
+        let recovered = recover::recover(&*disk, directory, aside)?;
+        let writer = Writer {
+            current: recovered.current,
+            last: recovered.last,
+            carried: recovered.index.carried,
+            is_failed: false,
+        };
+        let store = Store::new(
+            disk,
+            directory.to_path_buf(),
+            recovered.next_id,
+            options.segment_bytes,
+            options.recycle_count_max,
+        );
+        store.recycle(recovered.unused)?;
+        store.prepare()?;
+        let wal = Wal {
+            writer: Mutex::new(writer),
+            store,
+            log: Mutex::new(Log::new(recovered.index, recovered.last.sequence, bounds)),
+            durable: AtomicU64::new(recovered.last.sequence),
+            unsynced_bytes_max: options.unsynced_bytes_max,
+            records_bytes_max: bounds.records_bytes_max,
+        };
+        Ok((wal, recovered.report))
+    }
+
+    /// What the log says now.
+    pub fn state(&self) -> State {
+        let log = self.log.lock();
+        let Carried { vote, purged, last, .. } = log.index.carried;
+        State {
+            vote,
+            committed: log.committed(),
+            purged,
+            last,
+            first_index: log.index.live().start,
+        }
+    }
+
+    /// Appends entries. They are readable when this returns, and durable once [`Wal::durable`]
+    /// reaches the position that it gives.
+    ///
+    /// # Errors
+    /// [`Error::EntryTooLarge`] if one of them does not fit a batch; then none was appended.
+    ///
+    /// # Panics
+    /// If an index does not follow the one before.
+    pub fn append(&self, entries: impl IntoIterator<Item = Entry>) -> Result<Position> {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let payload_bytes_max = self.payload_bytes_max();
+        for Entry { log_id, payload, .. } in &entries {
+            if payload.len() > payload_bytes_max {
+                return Err(Error::EntryTooLarge {
+                    index: log_id.index,
+                    bytes: payload.len(),
+                    bytes_max: payload_bytes_max,
+                });
+            }
+        }
+        let mut log = self.log.lock();
+        for entry in entries {
+            log.append(entry);
+        }
+        Ok(Position(log.last_sequence()))
+    }
+
+    /// Most bytes of an entry's payload.
+    pub fn payload_bytes_max(&self) -> usize {
+        // Beside the entry the batch must hold a `committed` record.
+        let bytes = self.records_bytes_max - record::entry_bytes(0) - record::RECORD_BYTES;
+        bytes / 8 * 8
+    }
+
+    /// Records a vote. It is durable at the position that this gives.
+    pub fn save_vote(&self, vote: Vote) -> Position {
+        let mut log = self.log.lock();
+        log.save_vote(vote);
+        Position(log.last_sequence())
+    }
+
+    /// Notes that entries up to here are committed. It goes out with the next batch and asks for no
+    /// batch of its own; see [`Wal::barrier`].
+    pub fn save_committed(&self, committed: LogId) {
+        self.log.lock().save_committed(committed);
+    }
+
+    /// Drops the entries behind `last`, or all of them, but none up to the purge point.
+    pub fn truncate_after(&self, last: Option<LogId>) -> Position {
+        let mut log = self.log.lock();
+        log.truncate_after(last);
+        Position(log.last_sequence())
+    }
+
+    /// Drops the entries up to `upto`, inclusive. Beyond the last entry the log is empty then and
+    /// goes on after `upto`. A lower purge point than the present one changes nothing. The files go
+    /// with [`Wal::reclaim`], once this is durable.
+    pub fn purge(&self, upto: LogId) -> Position {
+        let mut log = self.log.lock();
+        log.purge(upto);
+        Position(log.last_sequence())
+    }
+
+    /// Drops the whole log, which contradicts a checkpoint, and goes on after `upto`.
+    ///
+    /// # Panics
+    /// If the log is already purged beyond `upto`: its entries are gone for good.
+    pub fn drop_all_and_purge_to(&self, upto: LogId) -> Position {
+        let mut log = self.log.lock();
+        let purged = log.index.carried.purged;
+        assert!(purged <= Some(upto), "the log was purged to {purged:?}, beyond {upto}");
+        log.truncate_after(None);
+        log.purge(upto);
+        Position(log.last_sequence())
+    }
+
+    /// Everything appended so far is durable at this position.
+    pub fn position(&self) -> Position {
+        Position(self.log.lock().last_sequence())
+    }
+
+    /// Like [`Wal::position`], with the latest `committed` too: it goes into the next batch, and
+    /// asks for one.
+    pub fn barrier(&self) -> Position {
+        let mut log = self.log.lock();
+        log.push_committed();
+        Position(log.last_sequence())
+    }
+
+    /// Everything up to this position survives power loss.
+    pub fn durable(&self) -> Position {
+        Position(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Position of the entry that stands at `index` now.
+    pub fn position_of(&self, index: u64) -> Option<Position> {
+        self.log.lock().index.sequence_of(index).map(Position)
+    }
+
+    /// Bytes of records that are not durable.
+    pub fn unsynced_bytes(&self) -> usize {
+        self.log.lock().unsynced_bytes
+    }
+
+    /// Whether so much is not durable that appending should wait for the disk.
+    pub fn is_over_bound(&self) -> bool {
+        self.unsynced_bytes() >= self.unsynced_bytes_max
+    }
+
+    /// Entries up to `index` are applied, so memory needs not hold them.
+    pub fn release(&self, index: u64) {
+        self.log.lock().release(index);
+    }
+
+    /// Bytes of records since the log was opened.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.lock().appended_bytes
+    }
+
+    /// The highest index that can be purged so that at least `bytes` of the log stay.
+    pub fn purge_point_keeping(&self, bytes: u64) -> Option<u64> {
+        let log = self.log.lock();
+        log.index.purge_point_keeping(bytes, log.unsynced_bytes as u64)
+    }
+
+    /// The log id at `index`, if the log holds that entry or was purged to it. Reads no disk.
+    pub fn log_id_at(&self, index: u64) -> Option<LogId> {
+        self.log.lock().index.log_id_at(index)
+    }
+
+    /// Takes what is to be written as one batch, or `None` if there is nothing. The syncer's.
+    ///
+    /// # Panics
+    /// If the batch before was not written yet.
+    pub fn seal(&self) -> Option<SealedBatch> {
+        self.log.lock().seal()
+    }
+
+    /// Whether the last batch waits for a later one that claims it, with nothing on its way. An
+    /// idle node then writes [`Wal::seal_claim`] within 10 ms.
+    pub fn claim_due(&self) -> bool {
+        self.log.lock().is_claim_due()
+    }
+
+    /// Takes a batch without entries that claims the last one, if that is due.
+    pub fn seal_claim(&self) -> Option<SealedBatch> {
+        self.log.lock().seal_claim()
+    }
+
+    /// Writes a batch with one direct, data-synced write, at the end of the segment or as the first
+    /// of the next one. After `Ok` the batch survives power loss, and [`Wal::durable`] says so.
+    ///
+    /// # Errors
+    /// Whatever the disk says; [`Error::Poisoned`] after a failure. Nothing is retried.
+    pub fn write(&self, batch: SealedBatch) -> Result<Position> {
+        let mut writer = self.writer.lock();
+        if writer.is_failed {
+            return Err(Error::Poisoned { path: self.store.directory.clone() });
+        }
+        writer.is_failed = true; // until it went well (I4)
+        let position = self.write_with(&mut writer, batch)?;
+        writer.is_failed = false;
+        Ok(position)
+    }
+
+    fn write_with(&self, writer: &mut Writer, mut batch: SealedBatch) -> Result<Position> {
+        let sequence = batch.sequence;
+        assert_eq!(sequence, writer.last.sequence + 1, "batches are written in order");
+        let bytes = batch.bytes() as u64;
+        let fits = |current: &Current| current.end + bytes <= current.bytes;
+        let begun = match writer.current.as_mut().filter(|current| fits(current)) {
+            Some(current) => {
+                batch.finish(current.id, writer.last.sequence);
+                current.writer.write_at(batch.as_slice(), current.end)?;
+                current.end += bytes;
+                None
+            }
+            None => Some(self.begin_segment(writer, &mut batch)?),
+        };
+        let current = writer.current.as_ref().expect("invariant: there is one now");
+        let offset = offset_in_segment(current.end - bytes);
+        writer.last = Follows { segment: current.id, sequence };
+        writer.carried = batch.carried;
+        let mut log = self.log.lock();
+        log.index.segments.extend(begun);
+        log.finish(batch, offset);
+        self.durable.store(sequence, Ordering::Release);
+        Ok(Position(sequence))
+    }
+
+    /// Writes a batch together with the header of the segment that it begins.
+    fn begin_segment(&self, writer: &mut Writer, batch: &mut SealedBatch) -> Result<Segment> {
+        let next = self.store.take_next()?;
+        let header = SegmentHeader {
+            id: next.id,
+            first_sequence: batch.sequence,
+            bytes: next.bytes,
+            follows: writer.last,
+            carried: writer.carried,
+        };
+        batch.finish(next.id, writer.last.sequence);
+        next.writer.write_at(batch.as_slice_behind(&header.encode()), 0)?;
+        let start = SEGMENT_HEADER_BYTES as u64;
+        let end = start + batch.bytes() as u64;
+        let segment = Segment::new(next.id, next.reader, batch.sequence, offset_in_segment(start));
+        writer.current = Some(Current { writer: next.writer, id: next.id, end, bytes: next.bytes });
+        Ok(segment)
+    }
+
+    /// Makes the next segment if it is not there: reserved, filled with zeros once, synced and
+    /// named durably. Takes long; belongs on a background thread. True if it made one.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] or another error of the disk; it may be tried again.
+    pub fn prepare(&self) -> Result<bool> {
+        self.store.prepare()
+    }
+
+    /// Whether [`Wal::prepare`] has something to do.
+    pub fn is_prepare_due(&self) -> bool {
+        self.store.lacks_next()
+    }
+
+    /// False while the next segment is missing because it could not be made: the leader answers
+    /// NO_SPACE, and a follower reads no append frames.
+    pub fn has_next_segment(&self) -> bool {
+        self.store.has_next()
+    }
+
+    /// Takes the segments wholly at or below the durable purge point out of the log, to be used
+    /// again or removed, and says how many.
+    ///
+    /// # Errors
+    /// An error of the disk. What was not removed is found again at the next start.
+    pub fn reclaim(&self) -> Result<usize> {
+        let gone = {
+            let mut log = self.log.lock();
+            let Some(upto) = log.purged_durable else { return Ok(0) };
+            log.index.take_purged(upto)
+        };
+        let mut old = Vec::with_capacity(gone.len());
+        for segment in gone {
+            old.push((name_of(segment.id), segment.file.len()?));
+        }
+        self.store.recycle(old)
+    }
+
+    /// The entries of `range` that the log holds, in order, until `bytes_max` bytes of payload: at
+    /// least one if there is any. From memory where the tail has them, else from the disk.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if an entry's CRC does not hold; [`Error::Io`].
+    pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
+        read::read(&self.log, range, bytes_max)
+    }
+}
+
+/// Checked when the segment was made: see [`SEGMENT_BYTES_MAX`].
+fn offset_in_segment(offset: u64) -> u32 {
+    u32::try_from(offset).expect("invariant: a segment is below 4 GiB")
+}

@@ -1,0 +1,424 @@
+//! Recovery: from the files of the log to its state in memory, and the torn end cut off.
+//!
+//! Called by `Wal::open` alone. Invariants:
+//!
+//! - I1: nothing on the disk changes before all of the log was read and found sound.
+//! - I2: a bad batch that no later batch claims durable ends the log; one that a later batch claims
+//!   is damage of acknowledged data, and the log is refused.
+//! - I3: what lies behind the point that a later segment follows is dead: never read.
+//! - I4: the last batch may have reached the page cache only, so it is written again, byte for
+//!   byte, before it counts as durable. Doing all this twice, or half and then again, is the same.
+//! - I5: memory is bounded by the index, one batch and one piece of a segment.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::batch::{self, BATCH_BYTES_LIMIT, BatchHeader};
+use super::buffer::AlignedBuffer;
+use super::index::{Index, Segment};
+use super::record::{self, Record};
+use super::scan::Window;
+use super::segment::{
+    Begun, Follows, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of, name_of,
+};
+use crate::disk::{BLOCK_BYTES, Disk, File, WriteMode};
+use crate::{Error, Result};
+
+/// A torn end that was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment that held it.
+    pub path: PathBuf,
+    /// Where it began there, in bytes.
+    pub offset: u64,
+    /// Sequence number of the batch that was torn.
+    pub sequence: u64,
+    /// Bytes that were cut and kept aside.
+    pub bytes: u64,
+    /// The file that holds them now.
+    pub kept_in: PathBuf,
+}
+
+/// What was recovered, for one line of the operator's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// Segments that hold the log.
+    pub segments: u64,
+    /// Batches that were read.
+    pub batches: u64,
+    /// Entries that were read, purged and truncated ones included.
+    pub entries: u64,
+    /// Bytes of the batches that were read.
+    pub bytes: u64,
+    /// The torn end, if there was one.
+    pub cut: Option<Cut>,
+}
+
+/// A segment in the directory.
+#[derive(Debug)]
+struct Found {
+    id: u64,
+    file: Arc<dyn File>,
+    bytes: u64,
+    begun: Begun,
+}
+
+/// The segment that takes the next batch.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) writer: Arc<dyn File>,
+    pub(super) id: u64,
+    pub(super) end: u64,
+    pub(super) bytes: u64,
+}
+
+/// The log as it was found.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) index: Index,
+    /// `None` if the log goes on in a fresh segment.
+    pub(super) current: Option<Current>,
+    /// The last valid batch.
+    pub(super) last: Follows,
+    /// Name and bytes of the files that hold nothing of the log.
+    pub(super) unused: Vec<(String, u64)>,
+    pub(super) next_id: u64,
+    pub(super) report: Recovery,
+}
+
+/// The place where the first batch that is not valid stands or would stand.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    segment: u64,
+    offset: u64,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Replay {
+    index: Index,
+    report: Recovery,
+    /// The last valid batch, and its place.
+    last: Follows,
+    last_offset: u64,
+    last_bytes: usize,
+}
+
+/// Reads the log in `directory`; the bytes of a torn end go to a file in `aside`.
+pub(super) fn recover(disk: &dyn Disk, directory: &Path, aside: &Path) -> Result<Recovered> {
+    let found = scan(disk, directory)?;
+    let chain = chain_of(&found, directory)?;
+    let mut replay = Replay::new(&chain);
+    let end = replay.run(&chain)?;
+    replay.check_base(&chain, directory)?;
+    let cut = match find_claim(&found, end, &replay, directory)? {
+        Some(error) => return Err(error),
+        None => find_cut(&found, end)?,
+    };
+    let (last_offset, last_bytes) = (replay.last_offset, replay.last_bytes);
+    let mut recovered = Recovered {
+        current: None,
+        last: replay.last,
+        unused: unused_of(&found, &replay.index),
+        next_id: found.last().map_or(0, |found| found.id) + 1,
+        index: replay.index,
+        report: replay.report,
+    };
+    if let Some(torn) = &cut {
+        recovered.report.cut = Some(keep(disk, aside, torn, end.sequence)?);
+    }
+    if last_bytes > 0 {
+        let writer =
+            disk.open(&directory.join(name_of(recovered.last.segment)), WriteMode::DirectDurable)?;
+        write_again(&*writer, last_offset, last_bytes)?; // I4
+        let goes_on = cut.is_none() && recovered.last.segment == end.segment;
+        recovered.current = current_of(&chain, writer, end).filter(|_| goes_on);
+    }
+    recovered.report.segments = recovered.index.segments.len() as u64;
+    Ok(recovered)
+}
+
+fn scan(disk: &dyn Disk, directory: &Path) -> Result<Vec<Found>> {
+    let mut ids: Vec<u64> = disk.list(directory)?.iter().filter_map(|name| id_of(name)).collect();
+    ids.sort_unstable();
+    ids.into_iter().map(|id| inspect(disk, &directory.join(name_of(id)), id)).collect()
+}
+
+fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {
+    let file = disk.open(path, WriteMode::Buffered)?;
+    let bytes = file.len()?;
+    let mut block = [0; BLOCK_BYTES];
+    if bytes >= BLOCK_BYTES as u64 {
+        file.read_at(&mut block, 0)?;
+    }
+    let begun = SegmentHeader::decode(&block, id);
+    if let Begun::Unknown(version) = begun {
+        return Err(Error::UnknownVersion {
+            path: path.to_path_buf(),
+            version,
+            known: SEGMENT_VERSION,
+        });
+    }
+    Ok(Found { id, file, bytes, begun })
+}
+
+/// The begun segments that hold the log, oldest first. Found from the newest backwards, because a
+/// segment names the one that it follows: those between the two are dead (I3).
+fn chain_of<'a>(found: &'a [Found], directory: &Path) -> Result<Vec<(&'a Found, SegmentHeader)>> {
+    let mut chain = Vec::new();
+    let mut wanted = found.iter().rev().find(|found| matches!(found.begun, Begun::Yes(_)));
+    while let Some(segment) = wanted {
+        let Begun::Yes(header) = segment.begun else {
+            let follows = chain.last().map(|(_, header): &(_, SegmentHeader)| header.follows);
+            let first = chain.last().and_then(|(_, header)| header.carried.purged);
+            return Err(Error::CorruptLog {
+                path: directory.join(name_of(segment.id)),
+                offset: 0,
+                sequence: follows.unwrap_or_default().sequence,
+                index: first.map_or(0, |purged| purged.index + 1),
+            });
+        };
+        chain.push((segment, header));
+        let before = header.follows.segment;
+        wanted = found.iter().find(|found| found.id == before && before < segment.id);
+    }
+    chain.reverse();
+    Ok(chain)
+}
+
+impl Replay {
+    fn new(chain: &[(&Found, SegmentHeader)]) -> Self {
+        let header = chain.first().map(|(_, header)| header);
+        Replay {
+            index: Index::new(header.map(|header| header.carried).unwrap_or_default()),
+            report: Recovery::default(),
+            last: header.map(|header| header.follows).unwrap_or_default(),
+            last_offset: 0,
+            last_bytes: 0,
+        }
+    }
+
+    /// Replays all valid batches and says where they end.
+    fn run(&mut self, chain: &[(&Found, SegmentHeader)]) -> Result<End> {
+        let mut end = End { segment: 0, offset: 0, sequence: 1 };
+        for (ordinal, (found, header)) in chain.iter().enumerate() {
+            let follower = chain.get(ordinal + 1).map(|(_, follower)| follower.follows.sequence);
+            if header.carried != self.index.carried
+                || header.first_sequence != self.last.sequence + 1
+            {
+                let what = "the segment does not go on where the one before it ends";
+                return Err(Error::Corrupt { path: found.file.path(), offset: 0, what });
+            }
+            end = self.replay_segment(found, header, follower)?;
+        }
+        Ok(end)
+    }
+
+    fn replay_segment(
+        &mut self,
+        found: &Found,
+        header: &SegmentHeader,
+        until: Option<u64>,
+    ) -> Result<End> {
+        let start = u32::try_from(SEGMENT_HEADER_BYTES).expect("invariant: a block is small");
+        let file = Arc::clone(&found.file);
+        self.index.segments.push_back(Segment::new(found.id, file, header.first_sequence, start));
+        let mut window = Window::new(&*found.file, found.bytes);
+        let mut end =
+            End { segment: found.id, offset: u64::from(start), sequence: header.first_sequence };
+        while until.is_none_or(|until| end.sequence <= until) {
+            let Some(batch) = window.batch(end.offset, found.id)?.filter(|batch| {
+                BatchHeader::decode(batch).is_some_and(|header| header.sequence == end.sequence)
+            }) else {
+                break;
+            };
+            self.replay_batch(batch, found, end)?;
+            end.offset += batch.len() as u64;
+            end.sequence += 1;
+        }
+        if until.is_some_and(|until| end.sequence <= until) {
+            return Err(self.damage(found.file.path(), end));
+        }
+        if end.sequence == header.first_sequence {
+            self.index.segments.pop_back(); // its first batch never became valid
+        }
+        Ok(end)
+    }
+
+    fn replay_batch(&mut self, batch: &[u8], found: &Found, at: End) -> Result<()> {
+        let corrupt = |what| Error::Corrupt { path: found.file.path(), offset: at.offset, what };
+        let mut records =
+            batch::records_of(batch).ok_or_else(|| corrupt("a batch without its records"))?;
+        let start = u32::try_from(at.offset).map_err(|_| corrupt("a segment beyond 4 GiB"))?;
+        let mut offset = batch::BATCH_HEADER_BYTES;
+        while !records.is_empty() {
+            let (record, bytes) =
+                record::decode(records).ok_or_else(|| corrupt("a record of no known kind"))?;
+            let place =
+                start + u32::try_from(offset).map_err(|_| corrupt("a batch beyond 4 GiB"))?;
+            self.replay_record(record, place).ok_or_else(|| corrupt("the log has a hole"))?;
+            offset += bytes;
+            records = records.get(bytes..).ok_or_else(|| corrupt("a record without its end"))?;
+        }
+        let end =
+            start + u32::try_from(batch.len()).map_err(|_| corrupt("a batch beyond 4 GiB"))?;
+        self.index.locate(at.sequence, start, end);
+        self.last = Follows { segment: found.id, sequence: at.sequence };
+        (self.last_offset, self.last_bytes) = (at.offset, batch.len());
+        self.report.batches += 1;
+        self.report.bytes += batch.len() as u64;
+        Ok(())
+    }
+
+    /// `None` if the record cannot follow those before it.
+    fn replay_record(&mut self, record: Record<'_>, offset: u32) -> Option<()> {
+        match record {
+            Record::Entry(entry) => {
+                let next = self.index.next().unwrap_or(entry.log_id.index);
+                (next == entry.log_id.index).then_some(())?;
+                self.report.entries += 1;
+                self.index.append_located(entry.log_id, offset);
+            }
+            Record::Vote(vote) => self.index.carried.vote = Some(vote),
+            Record::Committed(committed) => self.index.carried.committed = Some(committed),
+            Record::Truncate(last) => self.index.truncate_after(last),
+            Record::Purge(upto) => self.index.purge(upto),
+        }
+        Some(())
+    }
+
+    /// A log whose oldest segments are gone must have been purged up to there.
+    fn check_base(&self, chain: &[(&Found, SegmentHeader)], directory: &Path) -> Result<()> {
+        let Some((_, header)) = chain.first().filter(|(_, header)| header.follows.segment != 0)
+        else {
+            return Ok(());
+        };
+        let purged_next = self.index.carried.purged.map_or(0, |purged| purged.index + 1);
+        if self.index.live().start <= purged_next {
+            return Ok(());
+        }
+        let what = "it holds entries that were not purged; restore this member from the others";
+        Err(Error::Missing { path: directory.join(name_of(header.follows.segment)), what })
+    }
+
+    fn damage(&self, path: PathBuf, at: End) -> Error {
+        Error::CorruptLog {
+            path,
+            offset: at.offset,
+            sequence: at.sequence,
+            index: self.index.next().unwrap_or(0),
+        }
+    }
+}
+
+/// Looks at every block boundary behind the end for a batch that claims the one that should stand
+/// there (I2).
+fn find_claim(
+    found: &[Found],
+    end: End,
+    replay: &Replay,
+    directory: &Path,
+) -> Result<Option<Error>> {
+    for segment in found.iter().filter(|found| found.id >= end.segment) {
+        let is_end = segment.id == end.segment;
+        let start = if is_end { end.offset } else { SEGMENT_HEADER_BYTES as u64 };
+        let mut window = Window::new(&*segment.file, segment.bytes);
+        let Some(_) = window.claim(start, segment.id, end.sequence)? else { continue };
+        let place = if is_end || matches!(segment.begun, Begun::Yes(_)) {
+            end
+        } else {
+            End { segment: segment.id, offset: 0, sequence: end.sequence } // its header is bad
+        };
+        return Ok(Some(replay.damage(directory.join(name_of(place.segment)), place)));
+    }
+    Ok(None)
+}
+
+/// A torn end: the file and the range of its bytes.
+#[derive(Debug)]
+struct Torn<'a> {
+    found: &'a Found,
+    offset: u64,
+    bytes: u64,
+}
+
+/// Tells the remains of the batch that was in flight from zeros and bytes of another origin.
+fn find_cut(found: &[Found], end: End) -> Result<Option<Torn<'_>>> {
+    for segment in found.iter().rev().filter(|found| found.id >= end.segment) {
+        let is_end = segment.id == end.segment;
+        let offset = if is_end { end.offset } else { SEGMENT_HEADER_BYTES as u64 };
+        let rest = segment.bytes.saturating_sub(offset);
+        let mut window = Window::new(&*segment.file, segment.bytes);
+        let header = window.header(offset)?;
+        let torn = header.filter(|header| header.resembles(segment.id, end.sequence));
+        let is_short = match segment.begun {
+            Begun::Yes(header) => segment.bytes < header.bytes && rest > 0,
+            Begun::No | Begun::Damaged | Begun::Unknown(_) => false,
+        };
+        // A segment is begun by one write: the header alone is the beginning of a torn one.
+        let is_header_alone = is_end && offset == SEGMENT_HEADER_BYTES as u64;
+        let is_damaged = !is_end && segment.begun == Begun::Damaged;
+        if torn.is_none() && !is_short && !is_damaged && !is_header_alone {
+            continue;
+        }
+        let bytes = torn
+            .and_then(|header| header.batch_bytes())
+            .map_or(u64::MAX, |bytes| bytes as u64)
+            .min(rest)
+            .min(BATCH_BYTES_LIMIT as u64);
+        // The header of a segment goes with its first batch.
+        let start = if offset == SEGMENT_HEADER_BYTES as u64 { 0 } else { offset };
+        let bytes = (bytes + offset - start).min(segment.bytes - start);
+        return Ok(Some(Torn { found: segment, offset: start, bytes }));
+    }
+    Ok(None)
+}
+
+fn unused_of(found: &[Found], index: &Index) -> Vec<(String, u64)> {
+    found
+        .iter()
+        .filter(|found| index.segments.iter().all(|segment| segment.id != found.id))
+        .map(|found| (name_of(found.id), found.bytes))
+        .collect()
+}
+
+/// The last segment, if batches can go on at its end.
+fn current_of(
+    chain: &[(&Found, SegmentHeader)],
+    writer: Arc<dyn File>,
+    end: End,
+) -> Option<Current> {
+    let (found, header) = chain.last()?;
+    let is_whole = found.bytes >= header.bytes;
+    is_whole.then(|| Current { writer, id: found.id, end: end.offset, bytes: header.bytes })
+}
+
+fn write_again(file: &dyn File, offset: u64, bytes: usize) -> Result<()> {
+    let mut buffer = AlignedBuffer::with_capacity(bytes);
+    buffer.resize_zeroed(bytes);
+    file.read_at(buffer.as_mut_slice(), offset)?;
+    file.write_at(buffer.as_slice(), offset)
+}
+
+/// Copies the torn end to a file of its own, durably, before anything else changes.
+fn keep(disk: &dyn Disk, aside: &Path, torn: &Torn<'_>, sequence: u64) -> Result<Cut> {
+    let name = format!("cut-{:016x}-{sequence:016x}", torn.found.id);
+    let kept_in = aside.join(name);
+    if disk.exists(&kept_in)? {
+        disk.remove(&kept_in)?; // of a recovery that was cut off itself
+    }
+    let length = usize::try_from(torn.bytes).expect("invariant: bounded by a batch");
+    let mut bytes = vec![0; length];
+    torn.found.file.read_at(&mut bytes, torn.offset)?;
+    let file = disk.create(&kept_in, WriteMode::Buffered)?;
+    file.write_at(&bytes, 0)?;
+    file.sync()?;
+    disk.sync_dir(aside)?;
+    Ok(Cut {
+        path: torn.found.file.path(),
+        offset: torn.offset,
+        sequence,
+        bytes: torn.bytes,
+        kept_in,
+    })
+}

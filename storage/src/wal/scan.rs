@@ -1,0 +1,79 @@
+//! Batches of a segment, read in pieces.
+//!
+//! Called by recovery. I1: memory is one piece or one batch. I2: what lies behind the end of the
+//! file is not there; no length read from the file is trusted before it was compared with it.
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+use super::batch::{self, BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES, BatchHeader};
+use crate::Result;
+use crate::disk::{BLOCK_BYTES, File};
+
+/// Bytes of one read.
+const PIECE_BYTES: usize = 2 << 20;
+
+/// The part of a segment that is in memory.
+#[derive(Debug)]
+pub(super) struct Window<'a> {
+    file: &'a dyn File,
+    file_bytes: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    pub(super) fn new(file: &'a dyn File, file_bytes: u64) -> Self {
+        Window { file, file_bytes, start: 0, bytes: Vec::new() }
+    }
+
+    /// `length` bytes at `offset`, if the file has them.
+    fn get(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>> {
+        let rest = self.file_bytes.saturating_sub(offset);
+        if rest < length as u64 {
+            return Ok(None);
+        }
+        if offset < self.start || self.start + (self.bytes.len() as u64) < offset + length as u64 {
+            let wanted = u64::try_from(length.max(PIECE_BYTES)).unwrap_or(u64::MAX).min(rest);
+            let wanted = usize::try_from(wanted).unwrap_or(length);
+            self.bytes.resize(wanted, 0);
+            self.start = offset;
+            self.file.read_at(&mut self.bytes, offset)?;
+        }
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        Ok(self.bytes.get(from..).and_then(|bytes| bytes.get(..length)))
+    }
+
+    /// The header of the batch at `offset`, whatever it says.
+    pub(super) fn header(&mut self, offset: u64) -> Result<Option<BatchHeader>> {
+        Ok(self.get(offset, BATCH_HEADER_BYTES)?.and_then(BatchHeader::decode))
+    }
+
+    /// The valid batch of `segment` at `offset`, padding included.
+    pub(super) fn batch(&mut self, offset: u64, segment: u64) -> Result<Option<&[u8]>> {
+        let Some(header) = self.header(offset)?.filter(|header| header.is_of(segment)) else {
+            return Ok(None);
+        };
+        let Some(bytes) = header.batch_bytes().filter(|&bytes| bytes <= BATCH_BYTES_LIMIT) else {
+            return Ok(None);
+        };
+        Ok(self.get(offset, bytes)?.filter(|batch| batch::is_whole(batch, segment)))
+    }
+
+    /// Whether any valid batch of `segment` at a block boundary from `offset` on claims batch
+    /// `sequence` durable: the offset of the first.
+    pub(super) fn claim(
+        &mut self,
+        offset: u64,
+        segment: u64,
+        sequence: u64,
+    ) -> Result<Option<u64>> {
+        let mut offset = offset;
+        while let Some(header) = self.header(offset)? {
+            let is_claiming = header.is_of(segment) && header.durable_sequence >= sequence;
+            if is_claiming && self.batch(offset, segment)?.is_some() {
+                return Ok(Some(offset));
+            }
+            offset += BLOCK_BYTES as u64;
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,188 @@
+//! The files of the log: the next segment made ahead, and old ones kept to be used again.
+//!
+//! Called by the writer (take the next one), by a background thread (make it) and by `reclaim`.
+//! Invariants:
+//!
+//! - I1: a segment is filled with zeros, synced and named durably before anything is written to
+//!   it, so that a write into it changes no file metadata and cannot run out of space.
+//! - I2: a file gets a new id, durably, before it is used again, so nothing in it looks alive.
+//! - I3: ids only rise.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::buffer::AlignedBuffer;
+use super::segment::name_of;
+use crate::Result;
+use crate::disk::{Disk, File, WriteMode};
+
+/// Name of a segment that is being made.
+const MAKING_NAME: &str = "next.tmp";
+/// Zeros are written in pieces of this many bytes.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// A segment that takes its first batch.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) id: u64,
+    pub(super) bytes: u64,
+    /// For batches.
+    pub(super) writer: Arc<dyn File>,
+    /// For reads of any alignment.
+    pub(super) reader: Arc<dyn File>,
+}
+
+#[derive(Debug)]
+struct Spares {
+    next: Option<Prepared>,
+    next_id: u64,
+    /// Names of old segments, all of the right size.
+    reusable: VecDeque<String>,
+    /// The last attempt to make the next segment failed.
+    is_refused: bool,
+}
+
+/// The directory of the log.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) directory: PathBuf,
+    segment_bytes: u64,
+    recycle_count_max: usize,
+    /// Held while a segment is made, which takes long; `spares` is held for moments only.
+    making: Mutex<()>,
+    spares: Mutex<Spares>,
+}
+
+impl Store {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        next_id: u64,
+        segment_bytes: u64,
+        recycle_count_max: usize,
+    ) -> Self {
+        let spares = Spares { next: None, next_id, reusable: VecDeque::new(), is_refused: false };
+        Store {
+            disk,
+            directory,
+            segment_bytes,
+            recycle_count_max,
+            making: Mutex::new(()),
+            spares: Mutex::new(spares),
+        }
+    }
+
+    /// False if there is no next segment and the last attempt to make it failed.
+    pub(super) fn has_next(&self) -> bool {
+        let spares = self.spares.lock();
+        spares.next.is_some() || !spares.is_refused
+    }
+
+    /// Whether the next segment waits to be made.
+    pub(super) fn lacks_next(&self) -> bool {
+        self.spares.lock().next.is_none()
+    }
+
+    /// Makes the next segment if there is none. True if it made one.
+    pub(super) fn prepare(&self) -> Result<bool> {
+        let _making = self.making.lock();
+        let (id, reusable) = {
+            let mut spares = self.spares.lock();
+            if spares.next.is_some() {
+                return Ok(false);
+            }
+            spares.next_id += 1;
+            (spares.next_id - 1, spares.reusable.pop_front())
+        };
+        let made = match reusable {
+            Some(name) => self.reuse(&name, id),
+            None => self.make(id),
+        };
+        let mut spares = self.spares.lock();
+        spares.is_refused = made.is_err();
+        spares.next = Some(made?);
+        Ok(true)
+    }
+
+    /// The next segment, made here and now if it is not there yet.
+    pub(super) fn take_next(&self) -> Result<Prepared> {
+        loop {
+            if let Some(next) = self.spares.lock().next.take() {
+                return Ok(next);
+            }
+            self.prepare()?;
+        }
+    }
+
+    fn reuse(&self, name: &str, id: u64) -> Result<Prepared> {
+        let path = self.directory.join(name_of(id));
+        self.disk.rename(&self.directory.join(name), &path)?;
+        self.disk.sync_dir(&self.directory)?; // I2
+        self.open(id)
+    }
+
+    fn make(&self, id: u64) -> Result<Prepared> {
+        let making = self.directory.join(MAKING_NAME);
+        self.remove_leftover()?;
+        let file = self.disk.create(&making, WriteMode::Direct)?;
+        if let Err(error) = self.fill(&*file) {
+            drop(file);
+            // The space goes back; what failed first is what the caller must hear.
+            return self.remove_leftover().and(Err(error));
+        }
+        self.disk.rename(&making, &self.directory.join(name_of(id)))?;
+        self.disk.sync_dir(&self.directory)?;
+        self.open(id)
+    }
+
+    fn fill(&self, file: &dyn File) -> Result<()> {
+        file.reserve(self.segment_bytes)?;
+        let mut zeros = AlignedBuffer::with_capacity(ZERO_BYTES);
+        zeros.resize_zeroed(ZERO_BYTES);
+        let mut offset = 0;
+        while offset < self.segment_bytes {
+            let rest = usize::try_from(self.segment_bytes - offset).unwrap_or(usize::MAX);
+            let (piece, _) = zeros.as_slice().split_at(rest.min(ZERO_BYTES));
+            file.write_at(piece, offset)?;
+            offset += piece.len() as u64;
+        }
+        file.sync()
+    }
+
+    fn remove_leftover(&self) -> Result<()> {
+        let making = self.directory.join(MAKING_NAME);
+        if self.disk.exists(&making)? { self.disk.remove(&making) } else { Ok(()) }
+    }
+
+    fn open(&self, id: u64) -> Result<Prepared> {
+        let path = self.directory.join(name_of(id));
+        let writer = self.disk.open(&path, WriteMode::DirectDurable)?;
+        let reader = self.disk.open(&path, WriteMode::Buffered)?;
+        Ok(Prepared { id, bytes: self.segment_bytes, writer, reader })
+    }
+
+    /// Keeps old segments to be used again, and removes those of another size or beyond the bound.
+    pub(super) fn recycle(&self, old: Vec<(String, u64)>) -> Result<usize> {
+        let count = old.len();
+        let mut removed = false;
+        for (name, bytes) in old {
+            {
+                let mut spares = self.spares.lock();
+                if bytes == self.segment_bytes && spares.reusable.len() < self.recycle_count_max {
+                    spares.reusable.push_back(name);
+                    continue;
+                }
+            }
+            self.disk.remove(&self.directory.join(name))?;
+            removed = true;
+        }
+        if removed {
+            self.disk.sync_dir(&self.directory)?;
+        }
+        Ok(count)
+    }
+}
