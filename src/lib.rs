@@ -2,4 +2,7 @@
 //!
 //! `docs/architecture.md` is the map of the house.
 
+pub mod cli;
 pub mod command;
+pub mod config;
+pub mod status;

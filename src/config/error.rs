@@ -1,0 +1,129 @@
+//! What can be wrong with a configuration. Every message names the flag and the way out.
+
+use std::path::PathBuf;
+
+use super::Address;
+
+/// A configuration that cannot be run. The program exits with code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A node's name has characters that a file name or a log line could not take.
+    #[error(
+        "-id `{value}`: a name is 1 to 64 letters, digits, `-`, `_` or `.`, and begins with a \
+         letter, a digit or `_`"
+    )]
+    Name {
+        /// What was given.
+        value: String,
+    },
+    /// A word that is not one of a few.
+    #[error("-{flag} `{value}`: give one of {}", allowed.join(", "))]
+    Word {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        allowed: Vec<&'static str>,
+    },
+    /// A number (or a count of list items) out of bounds.
+    #[error("-{flag} {value}: give {min} to {max}")]
+    Bounds {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: u64,
+        /// Least.
+        min: u64,
+        /// Most.
+        max: u64,
+    },
+    /// Text that is no address.
+    #[error("-{flag} `{value}`: {reason}; give :PORT or HOST:PORT")]
+    Address {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An address that others reach, without leave.
+    #[error(
+        "-{flag} {address} is reachable from other machines, and whoever reaches it may read and \
+         write everything; use 127.0.0.1:{}, or add -insecure if the network is trusted",
+        address.port
+    )]
+    Exposed {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// Where it would listen.
+        address: Address,
+    },
+    /// Listening on every address tells nobody which one to use.
+    #[error(
+        "-{flag} {address} listens on every address of this machine, but the other members must \
+         be told one: add -advertise HOST"
+    )]
+    NoHost {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// Where it would listen.
+        address: Address,
+    },
+    /// An address to connect to that is no address of a machine.
+    #[error("{address} is no address that a member can be reached at; give its host name or IP")]
+    NoTarget {
+        /// What was given.
+        address: Address,
+    },
+    /// One port for two purposes.
+    #[error("-{first} and -{second} both use port {port}; give each its own")]
+    SamePort {
+        /// A flag, without dashes.
+        first: &'static str,
+        /// Another.
+        second: &'static str,
+        /// The port.
+        port: u16,
+    },
+    /// The configuration file cannot be read.
+    #[error("-config {}: the file cannot be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
+    /// The configuration file is longer than any could be.
+    #[error("-config {}: {bytes} bytes are too long, the limit is {bytes_max}", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The configuration file is no TOML, or a value has the wrong type.
+    #[error("-config {}: not valid", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A name in the configuration file that is no flag.
+    #[error(
+        "-config {}: `{key}` is no flag{}", path.display(),
+        nearest.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The name found.
+        key: String,
+        /// The flag that is spelled most like it.
+        nearest: Option<String>,
+    },
+}

@@ -1,0 +1,327 @@
+//! The one validated configuration of a node. The programs build it from what was typed
+//! ([`Settings`]) and from a configuration file; the node reads it and nothing else.
+//!
+//! 1. A [`Config`] that exists is valid: every bound, address and name was checked here.
+//! 2. A flag on the command line wins over the same name in the file.
+//! 3. Closed by default: an address beyond this machine needs `-insecure`.
+//! 4. What a joining node must adopt from its cluster is `None` unless it was asked for.
+
+mod address;
+mod error;
+mod file;
+
+use std::path::PathBuf;
+
+use crate::cli::{Invocation, Settings};
+use crate::command::ReadLevel;
+
+pub use address::Address;
+pub use error::ConfigError;
+
+/// One mebibyte.
+const MIB: u64 = 1 << 20;
+/// Slots of a new cluster unless told otherwise.
+pub const SLOT_COUNT_DEFAULT: u64 = 1 << 20;
+/// Most slots that a cluster may have.
+pub const SLOT_COUNT_MAX: u64 = 1 << 40;
+/// Bytes of a value in a new cluster unless told otherwise.
+pub const VALUE_BYTES_DEFAULT: u32 = 1024;
+/// Most bytes that a slot may hold.
+pub const VALUE_BYTES_MAX: u32 = 1 << 20;
+/// Log kept behind a checkpoint unless told otherwise.
+const KEEP_MIB_DEFAULT: u64 = 64;
+/// Most MiB that a flag may ask for: 16 TiB.
+const MIB_MAX: u64 = 1 << 24;
+/// Bounds of the default distance between two checkpoints.
+const CHECKPOINT_BYTES_MIN: u64 = 64 * MIB;
+const CHECKPOINT_BYTES_MAX: u64 = 1024 * MIB;
+/// Least memory that slots get by default.
+const MEMORY_BYTES_MIN: u64 = 256 * MIB;
+/// Most characters of a node's name.
+const NAME_BYTES_MAX: usize = 64;
+/// Most members to ask when joining, and most key prefixes.
+const LIST_COUNT_MAX: u64 = 64;
+
+/// When the log is synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Before anything is acknowledged.
+    Always,
+    /// When the system likes: a power loss may take acknowledged writes.
+    Never,
+}
+
+/// What is logged on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// Failures.
+    Error,
+    /// And what an operator should look at.
+    Warn,
+    /// And what happens once in a while.
+    Info,
+    /// And what helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Everything that a node runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Name of the node: letters, digits, `-`, `_` and `.`.
+    pub id: String,
+    /// Where clients come in.
+    pub client_address: Address,
+    /// Where the other members come in.
+    pub raft_address: Address,
+    /// Where joining nodes come in, if apart from the raft address.
+    pub join_address: Option<Address>,
+    /// Members to ask for admission, in this order; empty: this node makes a cluster or restarts.
+    pub join_targets: Vec<Address>,
+    /// Host that others reach this node by, where it differs from the ones it listens on.
+    pub advertise_host: Option<String>,
+    /// True if addresses beyond this machine are allowed.
+    pub insecure: bool,
+    /// Directory of the node's files.
+    pub data_dir: PathBuf,
+    /// Number of slots, if asked for.
+    pub slot_count: Option<u64>,
+    /// Most bytes of a value, if asked for.
+    pub value_bytes: Option<u32>,
+    /// How fresh reads are that do not say.
+    pub read_level: ReadLevel,
+    /// When the log is synced.
+    pub sync: SyncPolicy,
+    /// Bytes of log between two checkpoints, if asked for; see [`Config::checkpoint_bytes_for`].
+    pub checkpoint_bytes: Option<u64>,
+    /// Bytes of log kept behind a checkpoint.
+    pub keep_bytes: u64,
+    /// Bytes of memory for slots, if asked for; see [`Config::memory_bytes_for`].
+    pub memory_bytes: Option<u64>,
+    /// Prefixes that are cut off keys.
+    pub key_prefixes: Vec<String>,
+    /// Directory of the application log.
+    pub log_folder: Option<PathBuf>,
+    /// Where a CPU profile goes at a clean stop.
+    pub cpu_profile: Option<PathBuf>,
+    /// Where a heap profile goes at a clean stop.
+    pub mem_profile: Option<PathBuf>,
+    /// What is logged on stderr.
+    pub log_level: LogLevel,
+}
+
+impl Config {
+    /// The configuration that was asked for on the command line and in its `-config` file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and every wrong value, with the name of the flag.
+    pub fn load(invocation: &Invocation) -> Result<Config, ConfigError> {
+        let from_file = match &invocation.config {
+            Some(path) => file::read(path)?,
+            None => Settings::default(),
+        };
+        Config::new(file::merge(invocation.settings.clone(), from_file))
+    }
+
+    /// Checks settings and fills in defaults.
+    ///
+    /// # Errors
+    /// The first wrong value, with the name of the flag and what would be right.
+    pub fn new(settings: Settings) -> Result<Config, ConfigError> {
+        let id = settings.id.unwrap_or_else(|| "node0".to_owned());
+        check_name(&id)?;
+        let config = Config {
+            client_address: listen_address("port", settings.port.as_deref().unwrap_or(":11000"))?,
+            raft_address: listen_address("raft", settings.raft.as_deref().unwrap_or(":12000"))?,
+            join_address: optional(settings.hjoin, |text| listen_address("hjoin", &text))?,
+            join_targets: optional(settings.join, |text| join_targets(&text))?.unwrap_or_default(),
+            advertise_host: optional(settings.advertise, |text| advertised(&text))?,
+            insecure: settings.insecure.unwrap_or(false),
+            data_dir: settings.data.unwrap_or_else(|| PathBuf::from("./diskstore-data").join(&id)),
+            slot_count: optional(settings.slots, |n| bounded("slots", n, 1, SLOT_COUNT_MAX))?,
+            value_bytes: optional(settings.value_size, value_bytes)?,
+            read_level: read_level(settings.read.as_deref().unwrap_or("linearizable"))?,
+            sync: sync_policy(settings.sync.as_deref().unwrap_or("always"))?,
+            checkpoint_bytes: optional(settings.checkpoint_mib, |n| mib("checkpoint-mib", n, 1))?,
+            keep_bytes: mib("keep-mib", settings.keep_mib.unwrap_or(KEEP_MIB_DEFAULT), 0)?,
+            memory_bytes: optional(settings.memory_mib, |n| mib("memory-mib", n, 16))?,
+            key_prefixes: optional(settings.key_prefixes, |text| key_prefixes(&text))?
+                .unwrap_or_default(),
+            log_folder: settings.logfolder,
+            cpu_profile: settings.cpuprofile,
+            mem_profile: settings.memprofile,
+            log_level: log_level(settings.log.as_deref().unwrap_or("info"))?,
+            id,
+        };
+        config.check_addresses()?;
+        Ok(config)
+    }
+
+    /// Bytes of log between two checkpoints of a data file of this size: random writes dirty
+    /// nearly every page, so a short distance would write the file over and over.
+    pub fn checkpoint_bytes_for(&self, data_file_bytes: u64) -> u64 {
+        self.checkpoint_bytes
+            .unwrap_or_else(|| data_file_bytes.clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX))
+    }
+
+    /// Bytes of memory for the slots of a data file of this size on a machine with this much.
+    pub fn memory_bytes_for(&self, data_file_bytes: u64, machine_bytes: u64) -> u64 {
+        self.memory_bytes
+            .unwrap_or_else(|| data_file_bytes.min(machine_bytes / 4).max(MEMORY_BYTES_MIN))
+    }
+
+    /// Where others reach the client port.
+    pub fn advertised_client(&self) -> Address {
+        self.advertised(&self.client_address)
+    }
+
+    /// Where others reach the raft port.
+    pub fn advertised_raft(&self) -> Address {
+        self.advertised(&self.raft_address)
+    }
+
+    fn advertised(&self, address: &Address) -> Address {
+        match &self.advertise_host {
+            Some(host) => Address { host: host.clone(), port: address.port },
+            None => address.clone(),
+        }
+    }
+
+    /// What must hold between addresses: no port twice, none exposed or unreachable unawares.
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        let mut listening = vec![("port", &self.client_address), ("raft", &self.raft_address)];
+        listening.extend(self.join_address.as_ref().map(|address| ("hjoin", address)));
+        let mut seen: Vec<(&'static str, &Address)> = Vec::new();
+        for (flag, address) in listening {
+            if let Some((first, _)) = seen.iter().find(|(_, other)| other.overlaps(address)) {
+                let (second, port) = (flag, address.port);
+                return Err(ConfigError::SamePort { first, second, port });
+            }
+            if !address.is_loopback() && !self.insecure {
+                return Err(ConfigError::Exposed { flag, address: address.clone() });
+            }
+            if address.is_wildcard() && self.advertise_host.is_none() {
+                return Err(ConfigError::NoHost { flag, address: address.clone() });
+            }
+            seen.push((flag, address));
+        }
+        Ok(())
+    }
+}
+
+/// Applies a check to a value that may be absent.
+fn optional<T, U>(
+    value: Option<T>,
+    check: impl FnOnce(T) -> Result<U, ConfigError>,
+) -> Result<Option<U>, ConfigError> {
+    value.map(check).transpose()
+}
+
+/// A name becomes a directory, a file name and a line of the log.
+fn check_name(id: &str) -> Result<(), ConfigError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let good = (1..=NAME_BYTES_MAX).contains(&id.len())
+        && id.bytes().all(allowed)
+        && !id.starts_with(['.', '-']);
+    if good { Ok(()) } else { Err(ConfigError::Name { value: id.to_owned() }) }
+}
+
+fn listen_address(flag: &'static str, text: &str) -> Result<Address, ConfigError> {
+    Address::parse(text).map_err(|reason| ConfigError::Address {
+        flag,
+        value: text.to_owned(),
+        reason,
+    })
+}
+
+fn join_targets(text: &str) -> Result<Vec<Address>, ConfigError> {
+    let targets: Vec<Address> =
+        text.split(',').map(|target| listen_address("join", target)).collect::<Result<_, _>>()?;
+    for target in &targets {
+        if target.is_wildcard() {
+            return Err(ConfigError::NoTarget { address: target.clone() });
+        }
+    }
+    bounded("join", u64::try_from(targets.len()).unwrap_or(u64::MAX), 1, LIST_COUNT_MAX)?;
+    Ok(targets)
+}
+
+fn advertised(text: &str) -> Result<String, ConfigError> {
+    let address = listen_address("advertise", &format!("{text}:1"))?;
+    if text.is_empty() || address.is_wildcard() {
+        return Err(ConfigError::NoTarget { address });
+    }
+    Ok(address.host)
+}
+
+fn key_prefixes(text: &str) -> Result<Vec<String>, ConfigError> {
+    let prefixes: Vec<String> =
+        text.split(',').filter(|prefix| !prefix.is_empty()).map(str::to_owned).collect();
+    let count = u64::try_from(prefixes.len()).unwrap_or(u64::MAX);
+    bounded("key-prefixes", count, 1, LIST_COUNT_MAX)?;
+    Ok(prefixes)
+}
+
+fn value_bytes(value: u64) -> Result<u32, ConfigError> {
+    let value = bounded("value-size", value, 1, u64::from(VALUE_BYTES_MAX))?;
+    Ok(u32::try_from(value).expect("invariant: just bounded by a u32"))
+}
+
+fn mib(flag: &'static str, value: u64, min: u64) -> Result<u64, ConfigError> {
+    Ok(bounded(flag, value, min, MIB_MAX)? * MIB)
+}
+
+fn bounded(flag: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError::Bounds { flag, value, min, max })
+    }
+}
+
+fn read_level(text: &str) -> Result<ReadLevel, ConfigError> {
+    let words = &[
+        ("linearizable", ReadLevel::Linearizable),
+        ("lease", ReadLevel::Lease),
+        ("local", ReadLevel::Local),
+        ("log", ReadLevel::Log),
+    ];
+    word("read", text, words)
+}
+
+fn sync_policy(text: &str) -> Result<SyncPolicy, ConfigError> {
+    word("sync", text, &[("always", SyncPolicy::Always), ("never", SyncPolicy::Never)])
+}
+
+fn log_level(text: &str) -> Result<LogLevel, ConfigError> {
+    let words = &[
+        ("off", LogLevel::Off),
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    word("log", text, words)
+}
+
+/// One of a few words.
+fn word<T: Copy>(
+    flag: &'static str,
+    text: &str,
+    words: &'static [(&'static str, T)],
+) -> Result<T, ConfigError> {
+    words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        ConfigError::Word {
+            flag,
+            value: text.to_owned(),
+            allowed: words.iter().map(|(name, _)| *name).collect(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::cli;
+
+fn typed(arguments: &[&str]) -> Result<Config, ConfigError> {
+    let line = std::iter::once("diskstore").chain(arguments.iter().copied()).map(OsString::from);
+    Config::load(&cli::parse(line).expect("usage is right"))
+}
+
+fn complaint(arguments: &[&str]) -> String {
+    typed(arguments).expect_err("is to be refused").to_string()
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn with_file(text: &str, arguments: &[&str]) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut all = vec!["-config", path.to_str().unwrap()];
+    all.extend_from_slice(arguments);
+    typed(&all)
+}
+
+#[test]
+fn nothing_typed_gives_the_documented_defaults() {
+    let config = typed(&[]).unwrap();
+    assert_eq!(config.id, "node0");
+    assert_eq!(config.client_address, address("127.0.0.1:11000"));
+    assert_eq!(config.raft_address, address("127.0.0.1:12000"));
+    assert_eq!(config.join_address, None);
+    assert_eq!(config.join_targets, vec![]);
+    assert_eq!(config.data_dir, Path::new("./diskstore-data/node0"));
+    assert_eq!((config.slot_count, config.value_bytes), (None, None));
+    assert_eq!(config.read_level, ReadLevel::Linearizable);
+    assert_eq!(config.sync, SyncPolicy::Always);
+    assert_eq!(config.keep_bytes, 64 << 20);
+    assert_eq!(config.log_level, LogLevel::Info);
+    assert!(!config.insecure);
+}
+
+#[test]
+fn every_flag_arrives_in_the_configuration() {
+    let line = "-id a -port :1 -raft 2 -hjoin localhost:3 -join :4,b.example:5 -data /d -slots 7 \
+                -value-size 8 -read lease -sync never -checkpoint-mib 9 -keep-mib 10 \
+                -memory-mib 16 -key-prefixes key:,user -advertise h.example -cpuprofile c \
+                -memprofile m -logfolder l -log warn";
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let expected = Config {
+        id: "a".to_owned(),
+        client_address: address("127.0.0.1:1"),
+        raft_address: address("127.0.0.1:2"),
+        join_address: Some(address("localhost:3")),
+        join_targets: vec![address("127.0.0.1:4"), address("b.example:5")],
+        advertise_host: Some("h.example".to_owned()),
+        insecure: false,
+        data_dir: PathBuf::from("/d"),
+        slot_count: Some(7),
+        value_bytes: Some(8),
+        read_level: ReadLevel::Lease,
+        sync: SyncPolicy::Never,
+        checkpoint_bytes: Some(9 << 20),
+        keep_bytes: 10 << 20,
+        memory_bytes: Some(16 << 20),
+        key_prefixes: vec!["key:".to_owned(), "user".to_owned()],
+        log_folder: Some(PathBuf::from("l")),
+        cpu_profile: Some(PathBuf::from("c")),
+        mem_profile: Some(PathBuf::from("m")),
+        log_level: LogLevel::Warn,
+    };
+    assert_eq!(typed(&words).unwrap(), expected);
+    assert_eq!(expected.advertised_raft(), address("h.example:2"));
+    assert_eq!(expected.advertised_client(), address("h.example:1"));
+}
+
+#[test]
+fn the_data_directory_follows_the_name() {
+    assert_eq!(typed(&["-id", "b"]).unwrap().data_dir, Path::new("./diskstore-data/b"));
+}
+
+#[test]
+fn names_that_a_file_could_not_have_are_refused() {
+    for name in ["", "a/b", "..", "-x", "a b", "\u{e9}", &"n".repeat(65)] {
+        let text = complaint(&["-id", name]);
+        assert!(text.starts_with(&format!("-id `{name}`")), "{text}");
+    }
+    assert!(typed(&["-id", &"n".repeat(64)]).is_ok());
+}
+
+#[test]
+fn an_unknown_word_is_answered_with_the_known_ones() {
+    let expected = "-read `fast`: give one of linearizable, lease, local, log";
+    assert_eq!(complaint(&["-read", "fast"]), expected);
+    assert_eq!(complaint(&["-sync", "os"]), "-sync `os`: give one of always, never");
+    let expected = "-log `loud`: give one of off, error, warn, info, debug, trace";
+    assert_eq!(complaint(&["-log", "loud"]), expected);
+}
+
+#[test]
+fn numbers_out_of_bounds_are_refused_with_the_bounds() {
+    assert_eq!(complaint(&["-slots", "0"]), "-slots 0: give 1 to 1099511627776");
+    assert_eq!(complaint(&["-value-size", "0"]), "-value-size 0: give 1 to 1048576");
+    assert_eq!(complaint(&["-value-size", "1048577"]), "-value-size 1048577: give 1 to 1048576");
+    assert_eq!(complaint(&["-checkpoint-mib", "0"]), "-checkpoint-mib 0: give 1 to 16777216");
+    assert_eq!(complaint(&["-memory-mib", "15"]), "-memory-mib 15: give 16 to 16777216");
+    assert_eq!(complaint(&["-keep-mib", "99999999"]), "-keep-mib 99999999: give 0 to 16777216");
+    assert_eq!(complaint(&["-key-prefixes", ","]), "-key-prefixes 0: give 1 to 64");
+}
+
+#[test]
+fn text_that_is_no_address_is_refused_with_the_reason() {
+    for (flag, value, reason) in [
+        ("-port", "x", "the port is no number"),
+        ("-port", "70000", "the port is no number"),
+        ("-raft", ":0", "port 0"),
+        ("-hjoin", "::1:5", "needs brackets"),
+        ("-hjoin", "[::1:5", "a bracket is missing"),
+        ("-raft", "[x]:5", "no IPv6 address"),
+        ("-join", "a b:5", "the host is no name"),
+        ("-join", ":13000,", "the port is no number"),
+    ] {
+        let text = complaint(&[flag, value]);
+        assert!(text.starts_with(flag) && text.contains(reason), "{text}");
+        assert!(text.ends_with("give :PORT or HOST:PORT"), "{text}");
+    }
+}
+
+#[test]
+fn an_address_beyond_this_machine_needs_leave() {
+    for (flag, value) in [("-port", "0.0.0.0:1"), ("-raft", "10.0.0.1:1"), ("-hjoin", "db:1")] {
+        let text = complaint(&[flag, value]);
+        assert!(text.starts_with(&format!("{flag} {value} is reachable")), "{text}");
+        assert!(text.contains("use 127.0.0.1:1, or add -insecure"), "{text}");
+        assert!(typed(&[flag, value, "-insecure", "-advertise", "db"]).is_ok());
+    }
+    for loopback in ["127.0.0.2:1", "localhost:1", "[::1]:1", "1"] {
+        assert!(typed(&["-port", loopback]).is_ok(), "{loopback}");
+    }
+}
+
+#[test]
+fn listening_everywhere_needs_a_host_to_tell_others() {
+    let text = complaint(&["-raft", "0.0.0.0:12000", "-insecure"]);
+    assert!(text.ends_with("add -advertise HOST"), "{text}");
+    assert!(complaint(&["-join", "0.0.0.0:1"]).contains("no address that a member"));
+    assert!(complaint(&["-advertise", "0.0.0.0"]).contains("no address that a member"));
+    assert!(complaint(&["-advertise", ""]).contains("no address that a member"));
+}
+
+#[test]
+fn one_port_for_two_purposes_is_refused() {
+    let expected = "-port and -raft both use port 12000; give each its own";
+    assert_eq!(complaint(&["-port", ":12000"]), expected);
+    let expected = "-raft and -hjoin both use port 12000; give each its own";
+    assert_eq!(complaint(&["-hjoin", ":12000"]), expected);
+    assert!(typed(&["-port", "127.0.0.2:12000"]).is_ok());
+}
+
+#[test]
+fn defaults_that_follow_the_data_file_stay_in_their_bounds() {
+    let config = typed(&[]).unwrap();
+    let mib = 1 << 20;
+    assert_eq!(config.checkpoint_bytes_for(mib), 64 * mib);
+    assert_eq!(config.checkpoint_bytes_for(100 * mib), 100 * mib);
+    assert_eq!(config.checkpoint_bytes_for(9000 * mib), 1024 * mib);
+    assert_eq!(config.memory_bytes_for(mib, 8192 * mib), 256 * mib);
+    assert_eq!(config.memory_bytes_for(1000 * mib, 8192 * mib), 1000 * mib);
+    assert_eq!(config.memory_bytes_for(9000 * mib, 8192 * mib), 2048 * mib);
+    let asked = typed(&["-memory-mib", "20", "-checkpoint-mib", "2"]).unwrap();
+    assert_eq!(asked.memory_bytes_for(9000 * mib, 8192 * mib), 20 * mib);
+    assert_eq!(asked.checkpoint_bytes_for(9000 * mib), 2 * mib);
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let text = "id = \"f\"\nslots = 9\nread = \"local\"\ninsecure = true\nport = \"10.0.0.1:1\"";
+    let config = with_file(text, &["-slots", "5"]).unwrap();
+    assert_eq!((config.id.as_str(), config.slot_count), ("f", Some(5)));
+    assert_eq!(config.read_level, ReadLevel::Local);
+    assert!(config.insecure);
+    assert!(with_file(text, &["-insecure=false"]).is_err());
+}
+
+#[test]
+fn an_unknown_name_in_the_file_is_answered_with_the_nearest() {
+    let text = with_file("valuesize = 5", &[]).unwrap_err().to_string();
+    assert!(text.ends_with("`valuesize` is no flag; did you mean `value-size`?"), "{text}");
+    let text = with_file("[cluster]\nid = 1", &[]).unwrap_err().to_string();
+    assert!(text.ends_with("`cluster` is no flag"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_has_a_wrong_type_is_refused_with_the_line() {
+    for text in ["id = ", "id = 5", "slots = -1", "slots = \"many\""] {
+        let error = with_file(text, &[]).unwrap_err();
+        assert!(error.to_string().ends_with("node.toml: not valid"), "{error}");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("line 1"), "{source}");
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_or_endless_is_refused() {
+    assert!(complaint(&["-config", "/nowhere/x"]).contains("/nowhere/x: the file cannot be read"));
+    let long = "#".repeat((1 << 20) + 1);
+    assert!(with_file(&long, &[]).unwrap_err().to_string().contains("too long"));
+}
+
+#[test]
+fn addresses_print_as_they_are_read() {
+    for text in ["127.0.0.1:5", "[::1]:5", "node1.example:12000"] {
+        assert_eq!(address(text).to_string(), text);
+    }
+}

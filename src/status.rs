@@ -1,0 +1,138 @@
+//! What a node says about itself. `Node::status` fills it in, the RESP command `DISKSTORE STATUS`
+//! carries it as one JSON value, and `diskstore status` prints it. Depends on nothing.
+//!
+//! 1. Fields are only ever added, so that programs of different versions understand each other: a
+//!    field that is missing reads as its default, one that is unknown is passed over.
+
+use serde::{Deserialize, Serialize};
+
+/// The state of a node as it sees itself and its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Name of the node.
+    pub name: String,
+    /// Member id, hexadecimal: 16 digits.
+    pub member_id: String,
+    /// Cluster id, hexadecimal: 32 digits.
+    pub cluster_id: String,
+    /// `leader`, `follower`, `candidate`, `learner` or `stopping`.
+    pub role: String,
+    /// Election term.
+    pub term: u64,
+    /// Name of the leader, if one is known.
+    pub leader: Option<String>,
+    /// Every member, sorted by name.
+    pub members: Vec<MemberStatus>,
+    /// Highest log index known to be committed.
+    pub committed: u64,
+    /// Highest log index applied to the slots.
+    pub applied: u64,
+    /// Highest log index in this node's log.
+    pub last_log: u64,
+    /// Log index of the last checkpoint.
+    pub checkpoint: u64,
+    /// Highest log index purged from this node's log.
+    pub purged: u64,
+    /// Log index that must be applied before this node serves local reads.
+    pub readable_from: u64,
+    /// Number of slots.
+    pub slots: u64,
+    /// Most bytes that a slot holds.
+    pub value_size: u32,
+    /// Slots that hold a value; absent until they have been counted after a start.
+    pub live: Option<u64>,
+    /// Syncs of the log since the start.
+    pub sync: SyncStatus,
+    /// Flags in force that weaken a promise: `-sync never`, `-read local`, `-insecure`.
+    pub unsafe_flags: Vec<String>,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberStatus {
+    /// Member id, hexadecimal: 16 digits.
+    pub id: String,
+    /// Name of the node.
+    pub name: String,
+    /// `leader`, `voter` or `learner`.
+    pub role: String,
+    /// Where clients reach it.
+    pub client: String,
+    /// Where members reach it.
+    pub raft: String,
+    /// Highest log index that it holds durably; only the leader knows.
+    pub matched: Option<u64>,
+    /// Entries of the leader's log that it lacks; only the leader knows.
+    pub lag: Option<u64>,
+}
+
+/// How long syncs of the log took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SyncStatus {
+    /// Syncs since the start.
+    pub count: u64,
+    /// Half of them took at most this many microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 took at most this many microseconds.
+    pub p99_us: u64,
+    /// The longest one, in microseconds.
+    pub max_us: u64,
+}
+
+impl Status {
+    /// The status as JSON, on one line.
+    ///
+    /// # Panics
+    /// Never: every field is a string, a number or a list of them.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("invariant: strings and numbers always have a JSON form")
+    }
+
+    /// Reads a status of this or another version.
+    ///
+    /// # Errors
+    /// Text that is no JSON, or a field of another type.
+    pub fn from_json(text: &[u8]) -> serde_json::Result<Status> {
+        serde_json::from_slice(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Status {
+        let member = MemberStatus {
+            id: "0000000000000001".to_owned(),
+            name: "node0".to_owned(),
+            matched: Some(7),
+            ..MemberStatus::default()
+        };
+        Status { name: "node0".to_owned(), term: 3, members: vec![member], ..Status::default() }
+    }
+
+    #[test]
+    fn a_status_comes_back_from_json_as_it_was() {
+        assert_eq!(Status::from_json(sample().to_json().as_bytes()).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_status_of_another_version_is_understood() {
+        let text = br#"{"name":"n","sync":{"count":2,"new":1},"later":[1]}"#;
+        let status = Status::from_json(text).unwrap();
+        assert_eq!((status.name.as_str(), status.sync.count, status.term), ("n", 2, 0));
+    }
+
+    #[test]
+    fn text_that_is_no_status_is_an_error() {
+        assert!(Status::from_json(b"").is_err());
+        assert!(Status::from_json(br#"{"term":"x"}"#).is_err());
+    }
+}
