@@ -1,7 +1,7 @@
 //! The one error type of this crate. A variant is something a caller can act on.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of every fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -107,4 +107,22 @@ pub enum Error {
         /// Why it should be there and what to do.
         what: &'static str,
     },
+}
+
+impl Error {
+    /// `Io`, or `NoSpace` if that is what the operating system said.
+    pub(crate) fn io(operation: &'static str, path: &Path, offset: u64, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { path, bytes: offset }
+            }
+            _ => Self::Io { operation, path, offset, source },
+        }
+    }
+
+    /// True if a file or directory was not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }

@@ -1,9 +1,183 @@
 //! A private, copy-on-write view of a file's bytes; the only file with `unsafe`.
 //!
-//! The bytes are shared between threads. They are read and written as relaxed atomic words, so a
-//! race that a caller's lock failed to prevent gives wrong bytes, never undefined behaviour.
+//! Made by [`File::map`](super::File::map), used by `slots`. Invariants:
+//!
+//! - I1: the memory is seen as relaxed atomic words and in no other way, so a race that a
+//!   caller's lock failed to prevent gives wrong bytes, never undefined behaviour.
+//! - I2: no reference into the memory leaves this file.
+//! - I3: nothing that is written here reaches the file.
+//! - I4: the file is never shortened while it is mapped (a fault beyond its end is `SIGBUS`).
+#![expect(unsafe_code, reason = "a memory map cannot be made or read without it")]
+#![expect(clippy::disallowed_types, reason = "a map is made from the real file")]
 
-/// A private map of a file (or plain memory, for the simulated disk). Offsets and lengths are
-/// multiples of 8 bytes. Nothing written here reaches the file.
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+
+use super::{BLOCK_BYTES, File};
+use crate::{Error, Result};
+
+/// Bytes of one atomic word: offsets are multiples of it.
+const WORD_BYTES: usize = 8;
+
+const _: () = assert!(size_of::<AtomicU64>() == WORD_BYTES);
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(align_of::<AtomicU64>()));
+
+/// A private map of a file (or plain memory, for the simulated disk). Offsets are multiples of
+/// 8 bytes. Nothing written here reaches the file, and bytes that others write into the file
+/// after it was mapped may or may not be seen here.
 #[derive(Debug)]
-pub struct Map {}
+pub struct Map {
+    path: PathBuf,
+    bytes: u64,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// Pages of the file, copied by the kernel when they are first written.
+    Mapped(MmapRaw),
+    /// A copy of the file, and the file to read it again from.
+    Copied { words: Box<[AtomicU64]>, file: Arc<dyn File> },
+}
+
+impl Map {
+    /// Maps a whole file privately, without reserving swap for it.
+    pub(super) fn of_file(file: &std::fs::File, path: &Path) -> Result<Self> {
+        let failed = |source| Error::io("map", path, 0, source);
+        let bytes = file.metadata().map_err(failed)?.len();
+        let mut options = MmapOptions::new();
+        options.no_reserve_swap();
+        // SAFETY: the mapping is private, and it is only seen as atomic words (I1), for which
+        // a change of the file by others is a change of value and nothing worse. That the file
+        // is not shortened is I4, upheld by the directory lock.
+        let map = unsafe { options.map_copy(file) }.map_err(failed)?;
+        let memory = Memory::Mapped(MmapRaw::from(map));
+        Ok(Self { path: path.to_owned(), bytes, memory })
+    }
+
+    /// Memory that holds a copy of `file`, which [`Map::drop_pages`] reads again.
+    pub(super) fn of_copy(file: Arc<dyn File>) -> Result<Self> {
+        let bytes = file.len()?;
+        let words = (0..bytes.div_ceil(WORD_BYTES as u64)).map(|_| AtomicU64::new(0)).collect();
+        let path = file.path();
+        let map = Self { path, bytes, memory: Memory::Copied { words, file } };
+        let length = usize::try_from(bytes).expect("invariant: the copy was allocated");
+        map.copy_from_file(0, length)?;
+        Ok(map)
+    }
+
+    /// Size in bytes: that of the file when it was mapped.
+    pub fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    /// True for the map of an empty file.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Fills `buffer` from `offset`. Each word is read whole; the caller's lock makes the rest
+    /// of it consistent.
+    ///
+    /// # Panics
+    /// If `offset` is not a multiple of 8, or the range ends beyond the map.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) {
+        let words = self.words_of(offset, buffer.len());
+        let (whole, rest) = buffer.as_chunks_mut::<WORD_BYTES>();
+        let (words, last) = words.split_at(whole.len());
+        for (bytes, word) in whole.iter_mut().zip(words) {
+            *bytes = bytes_of(word);
+        }
+        if let Some(word) = last.first() {
+            rest.copy_from_slice(&bytes_of(word)[..rest.len()]);
+        }
+    }
+
+    /// Copies `bytes` to `offset`, in memory only.
+    ///
+    /// # Panics
+    /// If `offset` or the length is not a multiple of 8, or the range ends beyond the map.
+    pub fn write(&self, bytes: &[u8], offset: u64) {
+        let words = self.words_of(offset, bytes.len());
+        let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
+        assert!(rest.is_empty(), "a map is written in words, not {} bytes", bytes.len());
+        for (bytes, word) in whole.iter().zip(words) {
+            // The map keeps bytes in the order of the file: on a little-endian machine both
+            // conversions are nothing.
+            word.store(u64::from_le_bytes(*bytes).to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets what was written to these pages, so that they hold the file's content again and
+    /// cost no memory. The caller holds the locks of everything on them.
+    ///
+    /// # Errors
+    /// `Io` if the kernel refuses, or if the file cannot be read (simulated disk).
+    ///
+    /// # Panics
+    /// If `offset` is no multiple of [`BLOCK_BYTES`], or the range ends beyond the map, or in
+    /// the middle of a page that is not the last.
+    pub fn drop_pages(&self, offset: u64, bytes: usize) -> Result<()> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64), "page offset {offset}");
+        let end = offset + bytes as u64;
+        assert!(end <= self.bytes, "pages end at {end}, the map at {}", self.bytes);
+        assert!(end == self.bytes || end.is_multiple_of(BLOCK_BYTES as u64), "page end {end}");
+        match &self.memory {
+            Memory::Mapped(map) => {
+                let start = usize::try_from(offset).expect("invariant: inside the map");
+                // SAFETY: the range lies inside the mapping (asserted above). The mapping is
+                // private to this value, and what the advice does to its words, a return to the
+                // file's content, is a change of value under I1.
+                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes) }
+                    .map_err(|source| Error::io("drop pages", &self.path, offset, source))
+            }
+            Memory::Copied { .. } => self.copy_from_file(offset, bytes),
+        }
+    }
+
+    fn copy_from_file(&self, offset: u64, bytes: usize) -> Result<()> {
+        let Memory::Copied { file, .. } = &self.memory else {
+            unreachable!("only a copy is read again");
+        };
+        let mut content = vec![0; bytes];
+        file.read_at(&mut content, offset)?;
+        content.resize(bytes.next_multiple_of(WORD_BYTES), 0);
+        self.write(&content, offset);
+        Ok(())
+    }
+
+    /// The words that hold `bytes` bytes from `offset`.
+    fn words_of(&self, offset: u64, bytes: usize) -> &[AtomicU64] {
+        let offset = usize::try_from(offset).expect("invariant: a map fits in memory");
+        assert!(offset.is_multiple_of(WORD_BYTES), "a map has offsets of words, not {offset}");
+        let first = offset / WORD_BYTES;
+        let words = self.words();
+        let count = bytes.div_ceil(WORD_BYTES);
+        assert!(first <= words.len(), "offset {offset} is beyond {} words", words.len());
+        assert!(count <= words.len() - first, "{bytes} bytes at {offset}: beyond the map");
+        &words[first..first + count]
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        match &self.memory {
+            Memory::Copied { words, .. } => words,
+            Memory::Mapped(map) => {
+                #[expect(clippy::cast_ptr_alignment, reason = "asserted on the next line")]
+                let start = map.as_mut_ptr().cast::<AtomicU64>();
+                assert!(start.is_aligned(), "the kernel maps at page boundaries");
+                // SAFETY: the mapping is readable, writable and aligned (asserted above), lives
+                // as long as `self`, and holds `map.len()` bytes rounded up to a page, so the
+                // last word is whole. Every access goes through these atomics (I1, I2).
+                unsafe { std::slice::from_raw_parts(start, map.len().div_ceil(WORD_BYTES)) }
+            }
+        }
+    }
+}
+
+/// The bytes of a word in the order in which they lie in the file.
+fn bytes_of(word: &AtomicU64) -> [u8; WORD_BYTES] {
+    u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes()
+}
