@@ -107,6 +107,16 @@ pub enum Error {
         /// Why it should be there and what to do.
         what: &'static str,
     },
+    /// A number from outside is beyond its limit; nothing was done.
+    #[error("{what} {value} is out of range, {limit} is the most")]
+    OutOfRange {
+        /// What was asked for: `slot`, `slots`, `value-size`.
+        what: &'static str,
+        /// The number given.
+        value: u64,
+        /// The largest that is possible.
+        limit: u64,
+    },
 }
 
 impl Error {

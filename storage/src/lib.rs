@@ -6,6 +6,7 @@
 
 pub mod disk;
 mod error;
+pub mod slots;
 mod types;
 pub mod wal;
 

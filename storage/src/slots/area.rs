@@ -1,0 +1,117 @@
+//! The slots in memory: the private map of the data file, and what is known about its pages.
+//!
+//! Called by `slots`, which holds the lock of every slot that it names here; calls `disk::Map`.
+//! Invariants:
+//!
+//! - I1: bytes of a slot change only in [`Area::store`], which marks their pages first.
+//! - I2: nothing is taken for a value before its CRC was checked.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::disk::Map;
+use crate::slots::geometry::{DATA_OFFSET, Geometry, HEADER_BYTES, PAGE_BYTES};
+use crate::slots::header::Header;
+use crate::slots::pages::Pages;
+use crate::{Error, Result};
+
+/// Memory is written in words of this many bytes.
+const WORD_BYTES: usize = 8;
+
+/// All slots of a data file.
+#[derive(Debug)]
+pub(crate) struct Area {
+    pub(crate) path: PathBuf,
+    pub(crate) geometry: Geometry,
+    pub(crate) pages: Pages,
+    pub(crate) map: Map,
+}
+
+/// A slot as read: header and value, which belong together only if [`Loaded::is_right`].
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) key: u64,
+    pub(crate) header: Header,
+    pub(crate) value: Vec<u8>,
+}
+
+impl Loaded {
+    /// Whether the CRC is right.
+    pub(crate) fn is_right(&self) -> bool {
+        self.header.matches(self.key, &self.value)
+    }
+
+    /// The value, `None` if the slot is empty.
+    pub(crate) fn into_value(self) -> Option<Bytes> {
+        self.header.is_live().then(|| Bytes::from(self.value))
+    }
+}
+
+impl Area {
+    /// The header of a slot, unchecked.
+    pub(crate) fn header(&self, key: u64) -> Header {
+        let mut bytes = [0; 16];
+        self.map.read(&mut bytes, self.geometry.offset_of(key));
+        Header::decode(bytes)
+    }
+
+    /// Reads a slot into `value` (emptied first), and returns its header. A length that no slot
+    /// has leaves the value empty, and so the CRC wrong.
+    pub(crate) fn load(&self, key: u64, value: &mut Vec<u8>) -> Header {
+        let header = self.header(key);
+        value.clear();
+        if header.is_live() && header.length() <= self.geometry.value_bytes() {
+            let length = usize::try_from(header.length()).expect("invariant: at most 1 MiB");
+            value.resize(length, 0);
+            self.map.read(value, self.geometry.offset_of(key) + HEADER_BYTES);
+        }
+        header
+    }
+
+    /// Reads a slot into memory of its own.
+    pub(crate) fn load_owned(&self, key: u64) -> Loaded {
+        let mut value = Vec::new();
+        let header = self.load(key, &mut value);
+        Loaded { key, header, value }
+    }
+
+    /// Writes a slot (`None`: deleted). The value fits: the caller checked.
+    pub(crate) fn store(&self, key: u64, index: u64, value: Option<&[u8]>) {
+        let header = Header::new(key, index, value);
+        let value = value.unwrap_or_default();
+        let offset = self.geometry.offset_of(key);
+        let first_byte = offset - DATA_OFFSET;
+        let last_byte = first_byte + HEADER_BYTES + value.len().saturating_sub(1) as u64;
+        // I1: the marks come first.
+        self.pages.mark(first_byte / PAGE_BYTES, last_byte / PAGE_BYTES);
+        self.map.write(&header.encode(), offset);
+        let (words, rest) = value.split_at(value.len() - value.len() % WORD_BYTES);
+        self.map.write(words, offset + HEADER_BYTES);
+        if !rest.is_empty() {
+            let mut word = [0; WORD_BYTES];
+            word[..rest.len()].copy_from_slice(rest);
+            self.map.write(&word, offset + HEADER_BYTES + words.len() as u64);
+        }
+        let live = header.is_live();
+        self.pages.note(first_byte / PAGE_BYTES, key, index, live);
+    }
+
+    /// The error that names a damaged slot.
+    pub(crate) fn damaged(&self, key: u64) -> Error {
+        Error::Corrupt {
+            path: self.path.clone(),
+            offset: self.geometry.offset_of(key),
+            what: "checksum of a slot",
+        }
+    }
+
+    /// `OutOfRange` if a value is longer than a slot holds.
+    pub(crate) fn check_value(&self, value: &[u8]) -> Result<()> {
+        let limit = u64::from(self.geometry.value_bytes());
+        if value.len() as u64 <= limit {
+            return Ok(());
+        }
+        Err(Error::OutOfRange { what: "value bytes", value: value.len() as u64, limit })
+    }
+}

@@ -1,0 +1,155 @@
+//! The slot rule: the one way in which entries and images change slots.
+//!
+//! Called by the machine above; calls `area` and `locks`. Invariants:
+//!
+//! - I1: the rule is asked once per slot and entry, and all effects of the entry on the slot are
+//!   written with one store: a second `apply` of the same entry to the same slot is skipped.
+//! - I2: only the locks of a guard's slots are held, all of them, from its making to its drop.
+
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
+
+use crate::Result;
+use crate::slots::area::Area;
+use crate::slots::header::Header;
+use crate::slots::locks::Held;
+use crate::slots::{SlotImage, Slots};
+
+/// The locks of some slots; drop it to let others at them.
+#[derive(Debug)]
+pub struct Guard<'a> {
+    slots: &'a Slots,
+    held: Held<'a>,
+    /// Kept from one `apply` to the next; taken only by changes that look at what was there.
+    scratch: Vec<u8>,
+}
+
+/// What an entry does to a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Nothing: value and index stay.
+    Keep,
+    /// The slot holds this value.
+    Set(Cow<'a, [u8]>),
+    /// The slot is empty.
+    Delete,
+}
+
+/// What became of an entry's effect on a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The slot holds the effect of this entry, or of a later one, already.
+    Skipped,
+    /// The change was [`Change::Keep`].
+    Kept,
+    /// The slot was written and carries the entry's index.
+    Written,
+}
+
+/// What a slot holds before a change.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Current<'a> {
+    /// The checksum is right.
+    Value {
+        /// Log index of the last set or delete; 0 if the slot was never written.
+        index: u64,
+        /// The value; `None` if there is none.
+        value: Option<&'a [u8]>,
+    },
+    /// The checksum is wrong: a full set or a delete mends the slot, anything else must wait for a
+    /// repair.
+    Damaged,
+}
+
+/// The version that a change starts from, read only if the change asks for it.
+#[derive(Debug)]
+pub struct Base<'a> {
+    area: &'a Area,
+    key: u64,
+    scratch: &'a mut Vec<u8>,
+    /// Set once the slot was read.
+    header: Option<Header>,
+}
+
+impl Base<'_> {
+    /// Reads what the slot holds, and checks it.
+    pub fn read(&mut self) -> Current<'_> {
+        let header = match self.header {
+            Some(header) => header,
+            None => self.area.load(self.key, self.scratch),
+        };
+        self.header = Some(header);
+        if !header.matches(self.key, self.scratch) {
+            return Current::Damaged;
+        }
+        let value = header.is_live().then_some(self.scratch.as_slice());
+        Current::Value { index: header.index, value }
+    }
+}
+
+impl Slots {
+    /// Takes the locks of all these slots, in order; repeated ones are taken once. A thread that
+    /// holds a guard takes no second one and calls no other method of `Slots`.
+    pub fn lock(&self, keys: impl Iterator<Item = u64>) -> Guard<'_> {
+        Guard { slots: self, held: self.locks.lock(keys), scratch: Vec::new() }
+    }
+
+    /// Installs a slot that came from another member, or from a backup, if it is newer than what
+    /// is here or if what is here is damaged. True if it was installed. Raises
+    /// [`Slots::readable_from`] to its index first; durable with the next checkpoint or install.
+    ///
+    /// # Errors
+    /// `OutOfRange` if the key or the value does not fit the geometry.
+    pub fn merge(&self, image: &SlotImage) -> Result<bool> {
+        self.area.geometry.check_key(image.key)?;
+        self.area.check_value(image.value.as_deref().unwrap_or_default())?;
+        if image.index == 0 {
+            return Ok(false); // never written: there is nothing to bring
+        }
+        let _lock = self.locks.lock_one(image.key);
+        let loaded = self.area.load_owned(image.key);
+        if loaded.is_right() && loaded.header.index >= image.index {
+            return Ok(false);
+        }
+        self.readable_from.fetch_max(image.index, Ordering::AcqRel);
+        self.area.store(image.key, image.index, image.value.as_deref());
+        Ok(true)
+    }
+}
+
+impl Guard<'_> {
+    /// Applies what entry `index` does to a slot, by the slot rule: `compute` is asked only if the
+    /// slot does not hold the effect yet. All effects of the entry on the slot are in the one
+    /// change that it returns. In memory only; durable with the next checkpoint (or with the log).
+    ///
+    /// # Errors
+    /// `OutOfRange` if the key is beyond the last slot or the value too long; nothing was changed.
+    ///
+    /// # Panics
+    /// If the guard does not hold the slot's lock, or `index` is 0.
+    pub fn apply<'c>(
+        &mut self,
+        key: u64,
+        index: u64,
+        compute: impl FnOnce(&mut Base<'_>) -> Change<'c>,
+    ) -> Result<Applied> {
+        let area = &self.slots.area;
+        area.geometry.check_key(key)?;
+        assert!(self.held.covers(key), "slot {key} is not locked by this guard");
+        assert!(index > 0, "index 0 means never written");
+        let mut base = Base { area, key, scratch: &mut self.scratch, header: None };
+        // A damaged slot has no index, so a high one is believed only with its checksum.
+        if area.header(key).index >= index && base.read() != Current::Damaged {
+            return Ok(Applied::Skipped);
+        }
+        match compute(&mut base) {
+            Change::Keep => return Ok(Applied::Kept),
+            Change::Set(value) => {
+                area.check_value(&value)?;
+                area.store(key, index, Some(&value));
+            }
+            Change::Delete => area.store(key, index, None),
+        }
+        Ok(Applied::Written)
+    }
+}

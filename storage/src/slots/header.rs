@@ -1,0 +1,153 @@
+//! The 16 bytes before every value. See `docs/format.md`, "slots.dat".
+//!
+//! Called by `slots`; calls nothing. Invariants:
+//!
+//! - I1: bytes that are all zero are a slot that was never written; nothing else has index 0.
+//! - I2: the CRC covers the key, so a slot written to the wrong place is a damaged slot.
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+use crate::slots::geometry::HEADER_BYTES;
+
+/// The bit of the length word that says that the slot holds a value.
+const LIVE: u32 = 1 << 31;
+
+/// The bytes of a header.
+pub(crate) type HeaderBytes = [u8; 16];
+
+const _: () = assert!(size_of::<HeaderBytes>() as u64 == HEADER_BYTES);
+
+/// What stands before a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Header {
+    /// Log index of the last set or delete; 0 = never written.
+    pub(crate) index: u64,
+    /// Bytes of the value, and the live bit.
+    length_word: u32,
+    /// CRC-32 over key, index, length word and value.
+    crc: u32,
+}
+
+impl Header {
+    /// The header of a value (`None`: deleted) that entry `index` leaves in slot `key`.
+    pub(crate) fn new(key: u64, index: u64, value: Option<&[u8]>) -> Self {
+        let length_word = match value {
+            Some(value) => {
+                let length = u32::try_from(value.len()).expect("invariant: checked by the caller");
+                assert!(length < LIVE, "value of {length} bytes");
+                length | LIVE
+            }
+            None => 0,
+        };
+        let crc = checksum(key, index, length_word, value.unwrap_or_default());
+        Self { index, length_word, crc }
+    }
+
+    /// Reads the fields; says nothing about whether they are right.
+    pub(crate) fn decode(bytes: HeaderBytes) -> Self {
+        let word = u128::from_le_bytes(bytes);
+        Self { index: low64(word), length_word: low32(word >> 64), crc: low32(word >> 96) }
+    }
+
+    /// The bytes on disk.
+    pub(crate) fn encode(self) -> HeaderBytes {
+        let word = u128::from(self.index)
+            | u128::from(self.length_word) << 64
+            | u128::from(self.crc) << 96;
+        word.to_le_bytes()
+    }
+
+    /// True for a slot that was never written.
+    pub(crate) fn is_unwritten(self) -> bool {
+        self == Self::default()
+    }
+
+    /// True if the slot says that it holds a value.
+    pub(crate) fn is_live(self) -> bool {
+        self.length_word & LIVE != 0
+    }
+
+    /// Bytes that the value claims to have; any number up to 2 GiB in a damaged slot.
+    pub(crate) fn length(self) -> u32 {
+        self.length_word & !LIVE
+    }
+
+    /// Whether these fields and this value belong together in slot `key`.
+    pub(crate) fn matches(self, key: u64, value: &[u8]) -> bool {
+        if self.is_unwritten() {
+            return value.is_empty();
+        }
+        self.index != 0
+            && (self.is_live() || self.length_word == 0)
+            && usize::try_from(self.length()) == Ok(value.len())
+            && self.crc == checksum(key, self.index, self.length_word, value)
+    }
+}
+
+fn checksum(key: u64, index: u64, length_word: u32, value: &[u8]) -> u32 {
+    let mut prefix = [0_u8; 20];
+    let fields = u128::from(key) | u128::from(index) << 64;
+    let (ids, length) = prefix.split_at_mut(16);
+    ids.copy_from_slice(&fields.to_le_bytes());
+    length.copy_from_slice(&length_word.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&prefix);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+fn low64(word: u128) -> u64 {
+    u64::try_from(word & u128::from(u64::MAX)).expect("invariant: masked to 64 bits")
+}
+
+fn low32(word: u128) -> u32 {
+    u32::try_from(word & u128::from(u32::MAX)).expect("invariant: masked to 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_header_are_pinned() {
+        let header = Header::new(42, 7, Some(b"hello"));
+        assert_eq!(header.encode(), [7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x80, 254, 137, 11, 97]);
+        assert_eq!(Header::decode(header.encode()), header);
+        assert_eq!(
+            Header::new(42, 9, None).encode(),
+            [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 41, 81, 149, 223]
+        );
+    }
+
+    #[test]
+    fn a_header_matches_only_its_own_key_and_value() {
+        let header = Header::new(42, 7, Some(b"hello"));
+        assert!(header.matches(42, b"hello"));
+        assert!(!header.matches(43, b"hello"));
+        assert!(!header.matches(42, b"hellp"));
+        assert!(!header.matches(42, b""));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed() {
+        for (value, header) in [
+            (&b"hello"[..], Header::new(3, 7, Some(b"hello"))),
+            (&b""[..], Header::new(3, 7, None)),
+            (&b""[..], Header::default()),
+        ] {
+            for bit in 0..128 {
+                let mut bytes = header.encode();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(!Header::decode(bytes).matches(3, value), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_are_a_slot_that_was_never_written() {
+        let header = Header::decode([0; 16]);
+        assert!(header.is_unwritten());
+        assert!(header.matches(5, b""));
+        assert_eq!(header.index, 0);
+        assert!(!header.is_live());
+    }
+}

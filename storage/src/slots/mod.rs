@@ -1,0 +1,176 @@
+//! The slots: the data file, its superblocks, and the checkpoints that bring memory to the disk.
+//!
+//! Called by the machine above the log; calls `disk`. A slot knows the log index that wrote it, and
+//! *applying an entry to a slot whose CRC is right and whose index is not below the entry's does
+//! nothing* (the slot rule). Commands work on a private map of the file; bytes reach the disk only
+//! in checkpoint rounds. Invariants:
+//!
+//! - I1: a slot changes only under its lock, through [`Guard::apply`], [`Slots::merge`] or
+//!   [`Slots::lower_indexes_above`].
+//! - I2: no page goes to the disk before everything that was in the log when it was copied is
+//!   durable there (log before data).
+//! - I3: no crash tears a slot: rounds hold whole slots, and go through `double.dat`.
+//! - I4: the superblock never names a checkpoint below one that it named before.
+//! - I5: a slot that came from another member reaches the disk only after a superblock whose
+//!   `readable_from` covers it.
+
+mod area;
+mod checkpoint;
+mod double;
+mod geometry;
+mod guard;
+mod header;
+mod locks;
+mod memory;
+mod open;
+mod pages;
+mod round;
+mod scan;
+mod superblock;
+
+pub use checkpoint::{Outcome, Target};
+pub use double::DoubleFound;
+pub use geometry::{
+    DATA_OFFSET, FILE_BYTES_MAX, Geometry, HEADER_BYTES, PAGE_BYTES, SLOT_ALIGN_BYTES,
+    SLOT_COUNT_MAX, VALUE_BYTES_MAX,
+};
+pub use guard::{Applied, Base, Change, Current, Guard};
+pub use open::{New, Opening, Options};
+pub use round::ROUND_PAGES_DEFAULT;
+pub use scan::Learned;
+pub use superblock::{MEMBERSHIP_BYTES_MAX, Membership, SUPERBLOCK_STRIDE, Superblock};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::Result;
+use crate::disk::File;
+use area::Area;
+use checkpoint::Writer;
+use locks::Locks;
+
+/// Name of the data file in a node's directory.
+pub const SLOTS_FILE: &str = "slots.dat";
+/// Name of the double write file in a node's directory.
+pub const DOUBLE_FILE: &str = "double.dat";
+
+/// What a read gives.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// Log index of the last set or delete; 0 if the slot was never written.
+    pub index: u64,
+    /// The value; `None` if there is none.
+    pub value: Option<Bytes>,
+}
+
+/// A slot as a snapshot carries it, deleted ones included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotImage {
+    /// The slot's number.
+    pub key: u64,
+    /// Log index of the last set or delete.
+    pub index: u64,
+    /// The value; `None` if it was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// All slots of a node. Shared between threads; every method takes `&self`.
+#[derive(Debug)]
+pub struct Slots {
+    area: Area,
+    locks: Locks,
+    file: Arc<dyn File>,
+    /// The newest superblock that is durable.
+    superblock: Mutex<Superblock>,
+    /// Held while a superblock is written; never waited for by readers.
+    superblock_write: Mutex<()>,
+    /// Counts at once; the superblock follows before any merged page is written (I5).
+    readable_from: AtomicU64,
+    /// Held by the one checkpoint that runs.
+    writer: Mutex<Writer>,
+    options: Options,
+}
+
+impl Slots {
+    /// The newest superblock that survives power loss.
+    pub fn superblock(&self) -> Superblock {
+        self.superblock.lock().clone()
+    }
+
+    /// Number and size of the slots.
+    pub fn geometry(&self) -> Geometry {
+        self.area.geometry
+    }
+
+    /// The slots are a state that ever was once every entry up to here is applied. Rises at once
+    /// when a slot is merged, before the superblock does.
+    pub fn readable_from(&self) -> u64 {
+        self.readable_from.load(Ordering::Acquire)
+    }
+
+    /// Reads one slot.
+    ///
+    /// # Errors
+    /// `OutOfRange` for a key beyond the last slot; `Corrupt`, which names the slot's offset, if
+    /// its checksum is wrong.
+    pub fn read(&self, key: u64) -> Result<Slot> {
+        self.area.geometry.check_key(key)?;
+        let lock = self.locks.lock_one(key);
+        let loaded = self.area.load_owned(key);
+        drop(lock);
+        self.slot_of(loaded)
+    }
+
+    /// Reads several slots as they were at one moment.
+    ///
+    /// # Errors
+    /// As [`Slots::read`], for the first slot that fails.
+    pub fn read_many(&self, keys: &[u64]) -> Result<Vec<Slot>> {
+        for key in keys {
+            self.area.geometry.check_key(*key)?;
+        }
+        let held = self.locks.lock(keys.iter().copied());
+        let loaded: Vec<_> = keys.iter().map(|key| self.area.load_owned(*key)).collect();
+        drop(held);
+        loaded.into_iter().map(|loaded| self.slot_of(loaded)).collect()
+    }
+
+    /// Reads one slot as a snapshot or a repair carries it.
+    ///
+    /// # Errors
+    /// As [`Slots::read`].
+    pub fn image(&self, key: u64) -> Result<SlotImage> {
+        let Slot { index, value } = self.read(key)?;
+        Ok(SlotImage { key, index, value })
+    }
+
+    /// Number of slots that hold a value; `None` until every page was learned since the start.
+    pub fn live_count(&self) -> Option<u64> {
+        self.area.pages.live_count()
+    }
+
+    /// Pages that differ from the disk.
+    pub fn dirty_pages(&self) -> u64 {
+        self.area.pages.dirty_count()
+    }
+
+    /// Bytes of memory that changed pages take, written back or not.
+    pub fn modified_bytes(&self) -> u64 {
+        self.area.pages.modified_count() * PAGE_BYTES
+    }
+
+    /// Whether changed pages take as much memory as they may: new commands wait for a checkpoint.
+    pub fn over_budget(&self) -> bool {
+        self.modified_bytes() >= self.options.memory_bytes_max
+    }
+
+    fn slot_of(&self, loaded: area::Loaded) -> Result<Slot> {
+        if !loaded.is_right() {
+            return Err(self.area.damaged(loaded.key));
+        }
+        Ok(Slot { index: loaded.header.index, value: loaded.into_value() })
+    }
+}

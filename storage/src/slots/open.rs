@@ -1,0 +1,224 @@
+//! Making a data file, and opening one.
+//!
+//! Called by the machine above; calls `disk`, `superblock`, `double`. Invariants:
+//!
+//! - I1: a data file gets its name only when it and its `double.dat` are whole and durable.
+//! - I2: nothing is written to files that a newer program wrote or that another cluster owns.
+//! - I3: the last round is played back before the file is mapped, so no torn slot is ever seen.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, File, WriteMode};
+use crate::slots::area::Area;
+use crate::slots::checkpoint::Writer;
+use crate::slots::double::{self, Double, DoubleFound, Round};
+use crate::slots::locks::Locks;
+use crate::slots::pages::Pages;
+use crate::slots::round::ROUND_PAGES_DEFAULT;
+use crate::slots::{DOUBLE_FILE, Geometry, SLOTS_FILE, Slots, Superblock, superblock};
+use crate::{Error, Result};
+
+/// What a file is called until it is whole.
+const NEW_SUFFIX: &str = ".new";
+/// Space is reserved in steps of this many bytes, so that progress can be shown.
+const RESERVE_STEP_BYTES: u64 = 64 << 20;
+
+/// What a new data file is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct New {
+    /// Number and size of the slots.
+    pub geometry: Geometry,
+    /// The cluster that the data belongs to.
+    pub cluster_id: u128,
+    /// As for [`Slots::open`].
+    pub options: Options,
+}
+
+/// How slots are worked with; nothing of it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Bytes of memory that changed pages may take.
+    pub memory_bytes_max: u64,
+    /// Pages of a checkpoint round, at least 1; [`ROUND_PAGES_DEFAULT`] is a good number. A round
+    /// takes so much memory while a checkpoint runs, and a cancelled checkpoint ends after one.
+    pub round_pages: u64,
+}
+
+impl Options {
+    /// This much memory, and otherwise the defaults.
+    pub fn new(memory_bytes_max: u64) -> Self {
+        Self { memory_bytes_max, round_pages: ROUND_PAGES_DEFAULT }
+    }
+}
+
+/// What opening found, for the one line in the log that says what was recovered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// The superblock copy (0 or 1) that was bad or older and has been written again.
+    pub superblock_repaired: Option<u64>,
+    /// What was found in `double.dat`.
+    pub double: DoubleFound,
+}
+
+impl Slots {
+    /// Makes `slots.dat` and `double.dat` in a directory that has neither. All space is reserved;
+    /// `progress` hears (bytes done, bytes in all) meanwhile. After `Ok` both survive power loss.
+    ///
+    /// # Errors
+    /// `NoSpace` if the disk cannot hold them (nothing is left behind); `Io` with `AlreadyExists`
+    /// if there is a data file.
+    pub fn create(
+        disk: &dyn Disk,
+        directory: &Path,
+        new: New,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        let path = directory.join(SLOTS_FILE);
+        if disk.exists(&path)? {
+            let source = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(Error::Io { operation: "create", path, offset: 0, source });
+        }
+        let made = make_files(disk, directory, &new, progress);
+        if made.is_err() {
+            for name in [SLOTS_FILE, DOUBLE_FILE] {
+                // The error that matters is the one that led here.
+                match disk.remove(&new_path(directory, name)) {
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        made?;
+        let superblock = Superblock::new(new.geometry, new.cluster_id);
+        let slots = disk.open(&path, WriteMode::Direct)?;
+        let double = disk.open(&directory.join(DOUBLE_FILE), WriteMode::Direct)?;
+        let pages = Pages::zeroed(new.geometry.page_count(), new.geometry.slot_count());
+        Self::assemble(
+            slots,
+            Double::new(double, new.cluster_id, 0),
+            (superblock, pages),
+            new.options,
+        )
+    }
+
+    /// Opens the slots of a directory. A round that was cut off is put into place, a bad superblock
+    /// copy is written again; after `Ok` that survives power loss.
+    ///
+    /// # Errors
+    /// `Missing` if there is no data file or no `double.dat`; `Corrupt` if both superblocks are bad
+    /// or a file is too short; `UnknownVersion` if a newer program wrote either file (nothing is
+    /// touched); `Mismatch` if `double.dat` is that of another cluster.
+    pub fn open(disk: &dyn Disk, directory: &Path, options: Options) -> Result<(Self, Opening)> {
+        let file = open_file(disk, directory.join(SLOTS_FILE), "there are no slots here")?;
+        let what = "rounds cut off by a crash cannot be mended without it; \
+                    restore this member from the others";
+        let double_file = open_file(disk, directory.join(DOUBLE_FILE), what)?;
+        let found = superblock::read(file.as_ref())?;
+        let superblock = found.superblock.clone();
+        let geometry = superblock.geometry;
+        let bytes = file.len()?;
+        if bytes < geometry.file_bytes() {
+            let what = "length of the data file";
+            return Err(Error::Corrupt { path: file.path(), offset: bytes, what });
+        }
+        let round = double::read(double_file.as_ref(), geometry)?;
+        if let Round::Complete { cluster_id, .. } = &round
+            && *cluster_id != superblock.cluster_id
+        {
+            return Err(Error::Mismatch {
+                path: double_file.path(),
+                field: "cluster id",
+                expected: format!("{:032x}", superblock.cluster_id),
+                actual: format!("{cluster_id:032x}"),
+            });
+        }
+        // From here on files are written (I2).
+        let (double_found, sequence) = match round {
+            Round::Empty => (DoubleFound::Empty, 0),
+            Round::Incomplete => (DoubleFound::Incomplete, 0),
+            Round::Complete { sequence, image, .. } => {
+                let restored = double::replay(&image, file.as_ref())?;
+                let pages = image.pages.len() as u64;
+                (DoubleFound::Complete { pages, restored }, sequence)
+            }
+        };
+        found.repair(file.as_ref())?;
+        let opening = Opening { superblock_repaired: found.stale_copy, double: double_found };
+        let pages = Pages::unknown(geometry.page_count(), geometry.slot_count());
+        let double = Double::new(double_file, superblock.cluster_id, sequence);
+        Ok((Self::assemble(file, double, (superblock, pages), options)?, opening))
+    }
+
+    fn assemble(
+        file: Arc<dyn File>,
+        double: Double,
+        (superblock, pages): (Superblock, Pages),
+        options: Options,
+    ) -> Result<Self> {
+        let map = file.map()?;
+        let area = Area { path: file.path(), geometry: superblock.geometry, pages, map };
+        Ok(Self {
+            area,
+            locks: Locks::new(),
+            file,
+            readable_from: AtomicU64::new(superblock.readable_from),
+            superblock: Mutex::new(superblock),
+            superblock_write: Mutex::new(()),
+            writer: Mutex::new(Writer::new(double)),
+            options,
+        })
+    }
+}
+
+fn make_files(
+    disk: &dyn Disk,
+    directory: &Path,
+    new: &New,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let double_bytes = double::file_bytes(new.geometry);
+    let total = double_bytes + new.geometry.file_bytes();
+    let double = create_file(disk, &new_path(directory, DOUBLE_FILE))?;
+    double.reserve(double_bytes)?;
+    double.sync()?;
+    progress(double_bytes, total);
+    let slots = create_file(disk, &new_path(directory, SLOTS_FILE))?;
+    let mut bytes = 0;
+    while bytes < new.geometry.file_bytes() {
+        bytes = (bytes + RESERVE_STEP_BYTES).min(new.geometry.file_bytes());
+        slots.reserve(bytes)?;
+        progress(double_bytes + bytes, total);
+    }
+    Superblock::new(new.geometry, new.cluster_id).write(slots.as_ref())?;
+    // I1, and double.rs I4: an old double.dat is gone before the data file has its name.
+    for name in [DOUBLE_FILE, SLOTS_FILE] {
+        disk.rename(&new_path(directory, name), &directory.join(name))?;
+        disk.sync_dir(directory)?;
+    }
+    Ok(())
+}
+
+/// Creates a file in place of what a creation that was cut off may have left.
+fn create_file(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>> {
+    if disk.exists(path)? {
+        disk.remove(path)?;
+    }
+    disk.create(path, WriteMode::Direct)
+}
+
+fn open_file(disk: &dyn Disk, path: PathBuf, what: &'static str) -> Result<Arc<dyn File>> {
+    match disk.open(&path, WriteMode::Direct) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(Error::Missing { path, what })
+        }
+        opened => opened,
+    }
+}
+
+fn new_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}{NEW_SUFFIX}"))
+}

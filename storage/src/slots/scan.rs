@@ -1,0 +1,138 @@
+//! Walks over many slots: snapshots, learning what a file holds, lowering indexes.
+//!
+//! Called by the machine above; calls `area` and `locks`. Slots are taken one by one, or page by
+//! page, each under its lock; commands go on meanwhile. Invariants:
+//!
+//! - I1: a walk that meets a damaged slot says so: a snapshot is never finished over one.
+//! - I2: a page is skipped only if no slot that begins in it can have an index above the one asked
+//!   for.
+
+use crate::Result;
+use crate::slots::area::Loaded;
+use crate::slots::{SlotImage, Slots};
+
+/// Most pages that one call of [`Slots::scan`] reads.
+const SCAN_PAGES_MAX: u64 = 1024;
+/// What an image counts beside its value, in bytes.
+const IMAGE_BYTES: usize = 32;
+
+/// What [`Slots::learn_pages`] saw.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Learned {
+    /// The page to go on with; `None` at the end of the file.
+    pub next_page: Option<u64>,
+    /// Slots whose checksum is wrong, ascending.
+    pub damaged: Vec<u64>,
+}
+
+impl Slots {
+    /// Appends the slots from `from_key` on whose index is above `changed_after` to `out`, until
+    /// their values make `bytes_max` bytes or a bounded number of pages was read. Deleted slots are
+    /// among them, those never written are not. Returns the key to go on with, `None` at the end.
+    ///
+    /// # Errors
+    /// `Corrupt` at a damaged slot, which it names by its offset ([`super::Geometry::key_at`]): have
+    /// it repaired and go on there. What was appended before it is good.
+    pub fn scan(
+        &self,
+        from_key: u64,
+        changed_after: u64,
+        bytes_max: usize,
+        out: &mut Vec<SlotImage>,
+    ) -> Result<Option<u64>> {
+        let geometry = self.area.geometry;
+        let (mut key, mut bytes) = (from_key, 0);
+        let (mut pages_read, mut last_page) = (0, None);
+        while key < geometry.slot_count() {
+            let page = geometry.pages_of(key).0;
+            if self.area.pages.is_at_most(page, changed_after) {
+                key = geometry.first_key_from(page + 1); // I2
+                continue;
+            }
+            if last_page != Some(page) {
+                pages_read += 1;
+                last_page = Some(page);
+            }
+            if bytes >= bytes_max || pages_read > SCAN_PAGES_MAX {
+                return Ok(Some(key));
+            }
+            let loaded = self.load_locked(key);
+            if !loaded.is_right() {
+                return Err(self.area.damaged(key)); // I1
+            }
+            let index = loaded.header.index;
+            if index > changed_after {
+                bytes += IMAGE_BYTES + loaded.value.len();
+                out.push(SlotImage { key, index, value: loaded.into_value() });
+            }
+            key += 1;
+        }
+        Ok(None)
+    }
+
+    /// Reads and checks all slots that begin in some pages, so that later scans may skip these
+    /// pages and live slots can be counted. Run over the whole file after a start, and again to
+    /// scrub it.
+    pub fn learn_pages(&self, from_page: u64, pages: u64) -> Learned {
+        let page_count = self.area.geometry.page_count();
+        let end = from_page.saturating_add(pages).min(page_count);
+        let mut damaged = Vec::new();
+        for page in from_page..end {
+            self.learn_page(page, &mut damaged);
+        }
+        Learned { next_page: (end < page_count).then_some(end), damaged }
+    }
+
+    fn learn_page(&self, page: u64, damaged: &mut Vec<u64>) {
+        let geometry = self.area.geometry;
+        let (first, end) = (geometry.first_key_from(page), geometry.first_key_from(page + 1));
+        if first == end {
+            self.area.pages.learn(page, Some(0)); // the middle of a large slot
+            return;
+        }
+        let _held = self.locks.lock_range(first, end - 1);
+        let mut highest = Some(0);
+        let mut value = Vec::new();
+        for key in first..end {
+            let header = self.area.load(key, &mut value);
+            let right = header.matches(key, &value);
+            if right {
+                highest = highest.map(|highest: u64| highest.max(header.index));
+            } else {
+                damaged.push(key);
+                highest = None;
+            }
+            self.area.pages.note_live(key, right && header.is_live());
+        }
+        self.area.pages.learn(page, highest);
+    }
+
+    /// Gives every slot whose index is above `index` that index instead. For a recovery that gives
+    /// up the log behind `index`, before anything is appended in its place; call
+    /// [`Slots::write_back`] next. Returns how many slots were changed. Damaged slots have no index
+    /// and stay.
+    ///
+    /// # Panics
+    /// If `index` is 0, which no written slot can have.
+    pub fn lower_indexes_above(&self, index: u64) -> u64 {
+        assert!(index > 0, "index 0 means never written");
+        let mut lowered = 0;
+        for key in 0..self.area.geometry.slot_count() {
+            if self.area.header(key).index <= index {
+                continue;
+            }
+            let _lock = self.locks.lock_one(key);
+            let Loaded { header, value, .. } = self.area.load_owned(key);
+            if header.index > index && header.matches(key, &value) {
+                self.area.store(key, index, header.is_live().then_some(value.as_slice()));
+                lowered += 1;
+            }
+        }
+        lowered
+    }
+
+    fn load_locked(&self, key: u64) -> Loaded {
+        let _lock = self.locks.lock_one(key);
+        self.area.load_owned(key)
+    }
+}
