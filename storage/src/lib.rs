@@ -6,6 +6,8 @@
 
 pub mod disk;
 mod error;
+pub mod identity;
+pub mod meta;
 pub mod slots;
 mod types;
 pub mod wal;

@@ -154,7 +154,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new() -> Self {
-        let roots = [PathBuf::from("/"), PathBuf::new()];
+        let roots = ["/", "", "."].map(PathBuf::from);
         Self { files: BTreeMap::new(), directories: roots.into() }
     }
 
