@@ -5,4 +5,5 @@
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod oplog;
 pub mod status;
