@@ -6,4 +6,5 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod oplog;
+pub mod profile;
 pub mod status;
