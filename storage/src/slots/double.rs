@@ -44,7 +44,12 @@ const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 
 /// Bytes of the whole file: room for the largest round that such a data file can have.
 pub(crate) fn file_bytes(geometry: Geometry) -> u64 {
-    PREFIX_BYTES as u64 + geometry.page_count().min(ROUND_PAGES_MAX as u64) * PAGE_BYTES
+    (PREFIX_BYTES + round_pages_max(geometry) * PAGE) as u64
+}
+
+fn round_pages_max(geometry: Geometry) -> usize {
+    usize::try_from(geometry.page_count())
+        .map_or(ROUND_PAGES_MAX, |count| count.min(ROUND_PAGES_MAX))
 }
 
 /// The file, and the number of the round that it is to hold next.
@@ -198,7 +203,7 @@ pub(crate) fn read(file: &dyn File, geometry: Geometry) -> Result<Round> {
     let sequence = fields.get_u64_le();
     let cluster_id = fields.get_u128_le();
     let count = usize::try_from(fields.get_u32_le()).unwrap_or(usize::MAX);
-    if *magic != MAGIC || count > ROUND_PAGES_MAX {
+    if *magic != MAGIC || count > round_pages_max(geometry) {
         return Ok(Round::Incomplete);
     }
     let list = prefix.get(FIXED_BYTES..FIXED_BYTES + count * 8).unwrap_or_default();

@@ -8,5 +8,7 @@
 )]
 
 mod crash;
+mod faults;
 mod model;
+mod pitfalls;
 mod script;
