@@ -8,11 +8,11 @@
 //! - I3: a batch in memory has a block before it, where the header of a segment that it opens goes.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use super::buffer::AlignedBuffer;
+use super::Position;
 use super::fields::Fields;
 use super::record;
 use super::segment::Carried;
-use crate::disk::BLOCK_BYTES;
+use crate::disk::{AlignedBuffer, BLOCK_BYTES};
 
 /// First bytes of every batch.
 pub(super) const BATCH_MAGIC: u64 = u64::from_le_bytes(*b"dstbatch");
@@ -173,6 +173,11 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
+    /// The position that is durable once this is written.
+    pub fn position(&self) -> Position {
+        Position(self.sequence)
+    }
+
     /// Bytes that it takes on the disk.
     pub fn bytes(&self) -> usize {
         self.buffer.len() - BLOCK_BYTES

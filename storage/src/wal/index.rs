@@ -7,7 +7,8 @@
 //!   place in a segment, the others only the sequence of the batch that will hold them.
 //! - I2: within a segment offsets rise with the index, so four bytes an entry are enough: batch and
 //!   sequence follow from the offset, the term from the runs of equal terms.
-//! - I3: `highest` of a segment never falls, so a segment whose entries a truncate that is not yet
+//! - I3: `committed` never exceeds the log, also when a truncate takes what it named.
+//! - I4: `highest` of a segment never falls, so a segment whose entries a truncate that is not yet
 //!   durable dropped is not taken for empty.
 
 use std::collections::VecDeque;
@@ -33,7 +34,7 @@ pub(super) struct Segment {
     first_index: u64,
     /// Offset of every entry, in bytes.
     offsets: Vec<u32>,
-    /// Highest index that ever stood here, live or not (I3).
+    /// Highest index that ever stood here, live or not (I4).
     highest: Option<u64>,
 }
 
@@ -223,6 +224,7 @@ impl Index {
             self.first = last.map(|last| last.index + 1);
         }
         self.carried.last = last;
+        self.carried.committed = clamp(self.carried.committed, last);
     }
 
     /// Drops the entries up to `upto`, inclusive; a purge point never falls.
@@ -337,5 +339,14 @@ impl Index {
             return Some(highest).filter(|highest| live.contains(highest));
         }
         None
+    }
+}
+
+/// `committed`, but not beyond `last`.
+pub(super) fn clamp(committed: Option<LogId>, last: Option<LogId>) -> Option<LogId> {
+    match (committed, last) {
+        (Some(committed), Some(last)) if committed.index <= last.index => Some(committed),
+        (Some(_), last) => last,
+        (None, _) => None,
     }
 }

@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 
 use super::Bounds;
 use super::batch::{OpenBatch, RECORDS_START, SealedBatch};
-use super::buffer::AlignedBuffer;
-use super::index::Index;
+use super::index::{Index, clamp};
 use super::record::{self, Entry, RECORD_BYTES};
 use super::tail::Tail;
+use crate::disk::AlignedBuffer;
 use crate::{LogId, Vote};
 
 /// Buffers that are kept for the next batches: one is filled while another is written.
@@ -46,6 +46,7 @@ pub(super) struct Log {
     is_unclaimed: bool,
     /// Applied up to here: the tail may let go of it.
     released: Option<u64>,
+    is_failed: bool,
 }
 
 impl Log {
@@ -66,6 +67,7 @@ impl Log {
             purged_durable,
             is_unclaimed: last_sequence > 0,
             released: None,
+            is_failed: false,
         }
     }
 
@@ -121,17 +123,15 @@ impl Log {
     }
 
     pub(super) fn save_committed(&mut self, committed: LogId) {
-        let latest = self.committed.or(self.index.carried.committed);
-        if latest != Some(committed) {
-            self.committed = Some(committed);
+        let committed = clamp(Some(committed), self.index.carried.last);
+        if committed != self.committed() {
+            self.committed = committed;
         }
     }
 
-    /// The newest `committed`, clamped to the log.
+    /// The newest `committed`; never beyond the log.
     pub(super) fn committed(&self) -> Option<LogId> {
-        let committed = self.committed.or(self.index.carried.committed)?;
-        let last = self.index.carried.last?;
-        Some(if committed.index > last.index { last } else { committed })
+        self.committed.or(self.index.carried.committed)
     }
 
     /// Puts a `committed` that waits for a batch into the open one.
@@ -146,6 +146,7 @@ impl Log {
         let last = last.max(self.index.carried.purged);
         self.push(record::encode_truncate(last));
         self.index.truncate_after(last);
+        self.committed = clamp(self.committed, last);
         self.tail.truncate_from(last.map_or(0, |last| last.index + 1));
     }
 
@@ -159,11 +160,19 @@ impl Log {
         self.tail.drop_below(upto.index + 1);
     }
 
+    /// A write failed: nothing is sealed any more.
+    pub(super) fn fail(&mut self) {
+        self.is_failed = true;
+    }
+
     /// Takes the oldest batch that is to be written.
     ///
     /// # Panics
     /// If a batch is in flight (I3).
     pub(super) fn seal(&mut self) -> Option<SealedBatch> {
+        if self.is_failed {
+            return None;
+        }
         assert_eq!(self.in_flight, None, "at most one batch is in flight");
         let batch = match self.closed.pop_front() {
             Some(batch) => batch,
@@ -177,6 +186,7 @@ impl Log {
     /// Whether the last batch waits to be claimed and nothing that would do so is under way.
     pub(super) fn is_claim_due(&self) -> bool {
         self.is_unclaimed
+            && !self.is_failed
             && self.in_flight.is_none()
             && self.closed.is_empty()
             && self.open.is_empty()

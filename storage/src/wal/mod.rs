@@ -13,7 +13,6 @@
 //! - I5: locks are taken in the order writer, store, log; the log's lock is never held over I/O.
 
 mod batch;
-mod buffer;
 mod fields;
 mod index;
 mod log;
@@ -165,7 +164,7 @@ impl Wal {
         let bounds = Bounds::of(options);
         disk.create_dir_all(directory)?;
         disk.create_dir_all(aside)?;
-        if let Some(parent) = directory.parent() {
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent)?;
         }
         let recovered = recover::recover(&*disk, directory, aside)?;
@@ -183,7 +182,11 @@ impl Wal {
             options.recycle_count_max,
         );
         store.recycle(recovered.unused)?;
-        store.prepare()?;
+        match store.prepare() {
+            // The present segment takes some more; see `has_next_segment`.
+            Err(Error::NoSpace { .. }) if writer.current.is_some() => {}
+            made => drop(made?),
+        }
         let wal = Wal {
             writer: Mutex::new(writer),
             store,
@@ -338,7 +341,8 @@ impl Wal {
         self.log.lock().index.log_id_at(index)
     }
 
-    /// Takes what is to be written as one batch, or `None` if there is nothing. The syncer's.
+    /// Takes what is to be written as one batch, or `None` if there is nothing or a write failed.
+    /// The syncer's.
     ///
     /// # Panics
     /// If the batch before was not written yet.
@@ -367,10 +371,12 @@ impl Wal {
         if writer.is_failed {
             return Err(Error::Poisoned { path: self.store.directory.clone() });
         }
-        writer.is_failed = true; // until it went well (I4)
-        let position = self.write_with(&mut writer, batch)?;
-        writer.is_failed = false;
-        Ok(position)
+        let written = self.write_with(&mut writer, batch);
+        if written.is_err() {
+            writer.is_failed = true; // I4
+            self.log.lock().fail();
+        }
+        written
     }
 
     fn write_with(&self, writer: &mut Writer, mut batch: SealedBatch) -> Result<Position> {

@@ -9,8 +9,8 @@
 
 use bytes::Bytes;
 
-use super::buffer::AlignedBuffer;
 use super::fields::Fields;
+use crate::disk::AlignedBuffer;
 use crate::{LogId, Vote};
 
 /// Bytes of every record but the entry, and of the part of an entry that its CRC follows.

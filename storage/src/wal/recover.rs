@@ -14,14 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::batch::{self, BATCH_BYTES_LIMIT, BatchHeader};
-use super::buffer::AlignedBuffer;
 use super::index::{Index, Segment};
 use super::record::{self, Record};
 use super::scan::Window;
 use super::segment::{
     Begun, Follows, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of, name_of,
 };
-use crate::disk::{BLOCK_BYTES, Disk, File, WriteMode};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
 use crate::{Error, Result};
 
 /// A torn end that was cut off.
@@ -145,7 +144,7 @@ fn scan(disk: &dyn Disk, directory: &Path) -> Result<Vec<Found>> {
 }
 
 fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {
-    let file = disk.open(path, WriteMode::Buffered)?;
+    let file = disk.open(path, WriteMode::ReadOnly)?;
     let bytes = file.len()?;
     let mut block = [0; BLOCK_BYTES];
     if bytes >= BLOCK_BYTES as u64 {

@@ -34,7 +34,9 @@ impl<'a> Window<'a> {
         if offset < self.start || self.start + (self.bytes.len() as u64) < offset + length as u64 {
             let wanted = u64::try_from(length.max(PIECE_BYTES)).unwrap_or(u64::MAX).min(rest);
             let wanted = usize::try_from(wanted).unwrap_or(length);
-            self.bytes.resize(wanted, 0);
+            if self.bytes.len() != wanted {
+                self.bytes = vec![0; wanted];
+            }
             self.start = offset;
             self.file.read_at(&mut self.bytes, offset)?;
         }

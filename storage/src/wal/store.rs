@@ -14,10 +14,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::buffer::AlignedBuffer;
 use super::segment::name_of;
 use crate::Result;
-use crate::disk::{Disk, File, WriteMode};
+use crate::disk::{AlignedBuffer, Disk, File, WriteMode};
 
 /// Name of a segment that is being made.
 const MAKING_NAME: &str = "next.tmp";
@@ -141,12 +140,13 @@ impl Store {
 
     fn fill(&self, file: &dyn File) -> Result<()> {
         file.reserve(self.segment_bytes)?;
-        let mut zeros = AlignedBuffer::with_capacity(ZERO_BYTES);
-        zeros.resize_zeroed(ZERO_BYTES);
+        let piece_bytes = usize::try_from(self.segment_bytes).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
+        let mut zeros = AlignedBuffer::with_capacity(piece_bytes);
+        zeros.resize_zeroed(piece_bytes);
         let mut offset = 0;
         while offset < self.segment_bytes {
             let rest = usize::try_from(self.segment_bytes - offset).unwrap_or(usize::MAX);
-            let (piece, _) = zeros.as_slice().split_at(rest.min(ZERO_BYTES));
+            let (piece, _) = zeros.as_slice().split_at(rest.min(piece_bytes));
             file.write_at(piece, offset)?;
             offset += piece.len() as u64;
         }
@@ -161,7 +161,7 @@ impl Store {
     fn open(&self, id: u64) -> Result<Prepared> {
         let path = self.directory.join(name_of(id));
         let writer = self.disk.open(&path, WriteMode::DirectDurable)?;
-        let reader = self.disk.open(&path, WriteMode::Buffered)?;
+        let reader = self.disk.open(&path, WriteMode::ReadOnly)?;
         Ok(Prepared { id, bytes: self.segment_bytes, writer, reader })
     }
 

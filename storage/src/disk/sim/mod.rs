@@ -11,14 +11,10 @@
 //!   page cache of Linux does it.
 //! - I5: the same seed and the same calls give the same bytes.
 //!
-//! `state` answers the calls, `inode` and `names` hold the tree with its volatile layer, `image`
-//! makes what a crash leaves of it, `craft` is for tests that damage it.
+//! `state` holds the tree and its volatile layer, `image` makes what a crash leaves of it.
 
-mod craft;
 mod file;
 mod image;
-mod inode;
-mod names;
 mod random;
 mod state;
 #[cfg(test)]

@@ -1,0 +1,54 @@
+//! The log against a `BTreeMap`: any steps give the same content, reopened or not.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod wal_model;
+
+use diskstore_storage::disk::{CrashMode, SimDisk};
+use proptest::prelude::*;
+use wal_model::{Driver, Model, Step, check_after_crash, open, options};
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..6_u64, 0..3000_usize).prop_map(|(count, bytes)| Step::Append { count, bytes }),
+        1 => (1..4_u64, 8000..12_000_usize)
+            .prop_map(|(count, bytes)| Step::Append { count, bytes }),
+        1 => Just(Step::Vote),
+        1 => Just(Step::Commit),
+        2 => (0..8_u64).prop_map(|count| Step::Truncate { count }),
+        2 => (0..20_u64).prop_map(|keep| Step::Purge { keep }),
+        1 => (0..3_u64).prop_map(|by| Step::PurgeBeyond { by }),
+        1 => (0..3_u64).prop_map(|by| Step::DropAll { by }),
+        2 => Just(Step::Seal),
+        6 => Just(Step::Sync),
+        1 => Just(Step::Claim),
+        2 => Just(Step::Prepare),
+        2 => Just(Step::Reclaim),
+        2 => Just(Step::Release),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_steps_give_what_the_model_says(
+        steps in prop::collection::vec(step(), 1..80),
+        seed in any::<u64>(),
+    ) {
+        let disk = SimDisk::new(seed);
+        let mut driver = Driver::new(&disk, &options()).unwrap();
+        for &step in &steps {
+            driver.run(step).unwrap();
+            driver.check();
+        }
+        // A killed process and a power failure leave what was acknowledged.
+        for mode in [CrashMode::Lost, CrashMode::All, CrashMode::Torn { seed }, CrashMode::Reordered { seed }] {
+            check_after_crash(&disk.crash(mode), &driver.acknowledged, None);
+        }
+        driver.run(Step::Sync).unwrap();
+        let (wal, recovery) = open(&disk.copy()).unwrap();
+        prop_assert_eq!(Model::of(&wal).unwrap(), driver.acknowledged.as_read());
+        prop_assert_eq!(recovery.cut, None);
+    }
+}
