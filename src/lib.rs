@@ -5,4 +5,10 @@
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod fault;
+pub mod machine;
+pub mod metrics;
+pub mod oplog;
+pub mod profile;
+pub mod raft;
 pub mod status;

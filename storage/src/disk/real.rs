@@ -196,6 +196,12 @@ impl RealFile {
 
     /// Grows the file to `bytes` with blocks of its own.
     fn grow(&self, from: u64, bytes: u64) -> io::Result<()> {
+        // Some file systems fill up before they find out, and others would see it.
+        let space = rustix::fs::fstatvfs(&self.buffered)?;
+        let is_bounded = space.f_blocks > 0;
+        if is_bounded && space.f_bavail.saturating_mul(space.f_frsize) < bytes - from {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let magic = rustix::fs::fstatfs(&self.buffered)?.f_type;
         if COPY_ON_WRITE.contains(&magic) {
             return self.write_zeros(from, bytes);

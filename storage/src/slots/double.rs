@@ -44,7 +44,12 @@ const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 
 /// Bytes of the whole file: room for the largest round that such a data file can have.
 pub(crate) fn file_bytes(geometry: Geometry) -> u64 {
-    PREFIX_BYTES as u64 + geometry.page_count().min(ROUND_PAGES_MAX as u64) * PAGE_BYTES
+    (PREFIX_BYTES + round_pages_max(geometry) * PAGE) as u64
+}
+
+fn round_pages_max(geometry: Geometry) -> usize {
+    usize::try_from(geometry.page_count())
+        .map_or(ROUND_PAGES_MAX, |count| count.min(ROUND_PAGES_MAX))
 }
 
 /// The file, and the number of the round that it is to hold next.
@@ -198,7 +203,8 @@ pub(crate) fn read(file: &dyn File, geometry: Geometry) -> Result<Round> {
     let sequence = fields.get_u64_le();
     let cluster_id = fields.get_u128_le();
     let count = usize::try_from(fields.get_u32_le()).unwrap_or(usize::MAX);
-    if *magic != MAGIC || count > ROUND_PAGES_MAX {
+    let reserved = fields.get_u32_le();
+    if *magic != MAGIC || reserved != 0 || count > round_pages_max(geometry) {
         return Ok(Round::Incomplete);
     }
     let list = prefix.get(FIXED_BYTES..FIXED_BYTES + count * 8).unwrap_or_default();
@@ -248,4 +254,97 @@ fn checksum(bytes: &[u8], page_count: usize) -> Option<u32> {
     hasher.update(bytes.get(CRC_OFFSET + 4..FIXED_BYTES + page_count * 8)?);
     hasher.update(bytes.get(PREFIX_BYTES..PREFIX_BYTES + page_count * PAGE)?);
     Some(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::disk::{Disk, SimDisk, WriteMode};
+
+    const CLUSTER: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
+
+    fn geometry() -> Geometry {
+        Geometry::new(20, 1024).unwrap()
+    }
+
+    fn file() -> Arc<dyn File> {
+        let disk = SimDisk::new(1);
+        let file = disk.create(Path::new("/double.dat"), WriteMode::Direct).unwrap();
+        file.reserve(file_bytes(geometry())).unwrap();
+        file
+    }
+
+    fn example() -> Image {
+        let mut image = Image::new();
+        image.push(1).fill(0xaa);
+        image.push(4).fill(0xbb);
+        image
+    }
+
+    #[test]
+    fn the_bytes_of_a_round_are_pinned() {
+        let file = file();
+        Double::new(Arc::clone(&file), CLUSTER, 6).write(&mut example()).unwrap();
+        let mut bytes = vec![0; PREFIX_BYTES + 2 * PAGE];
+        file.read_at(&mut bytes, 0).unwrap();
+        let mut golden = Vec::new();
+        golden.extend_from_slice(b"DSTDOUBL");
+        golden.extend_from_slice(&[1, 0, 0, 0]);
+        golden.extend_from_slice(&[85, 92, 28, 59]); // CRC
+        golden.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&(0..16).collect::<Vec<u8>>());
+        golden.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(PREFIX_BYTES, 36_864);
+        golden.resize(36_864, 0);
+        golden.resize(36_864 + 4096, 0xaa);
+        golden.resize(36_864 + 8192, 0xbb);
+        assert_eq!(bytes, golden);
+    }
+
+    #[test]
+    fn a_round_is_read_as_it_was_written() {
+        let file = file();
+        assert!(matches!(read(file.as_ref(), geometry()).unwrap(), Round::Empty));
+        let mut double = Double::new(Arc::clone(&file), CLUSTER, 0);
+        double.write(&mut example()).unwrap();
+        double.write(&mut example()).unwrap();
+        let Round::Complete { sequence, cluster_id, image } =
+            read(file.as_ref(), geometry()).unwrap()
+        else {
+            panic!("not complete");
+        };
+        assert_eq!((sequence, cluster_id), (2, CLUSTER));
+        assert_eq!(image.pages, [1, 4]);
+        assert_eq!(
+            image.buffer.as_slice()[PREFIX_BYTES..],
+            example().buffer.as_slice()[PREFIX_BYTES..]
+        );
+    }
+
+    #[test]
+    fn a_shorter_round_over_a_longer_one_is_complete() {
+        let file = file();
+        let mut double = Double::new(Arc::clone(&file), CLUSTER, 0);
+        double.write(&mut example()).unwrap();
+        let mut short = Image::new();
+        short.push(2).fill(0xcc);
+        double.write(&mut short).unwrap();
+        let round = read(file.as_ref(), geometry()).unwrap();
+        assert!(matches!(round, Round::Complete { image, .. } if image.pages == [2]));
+    }
+
+    #[test]
+    fn pages_out_of_order_or_beyond_the_file_make_a_round_incomplete() {
+        for pages in [[4, 1], [1, 1], [1, geometry().page_count()]] {
+            let file = file();
+            let mut image = example();
+            image.pages = pages.to_vec();
+            Double::new(Arc::clone(&file), CLUSTER, 0).write(&mut image).unwrap();
+            assert!(matches!(read(file.as_ref(), geometry()).unwrap(), Round::Incomplete));
+        }
+    }
 }

@@ -236,7 +236,9 @@ fn decode_body(bytes: &[u8]) -> Option<Superblock> {
     let readable_from = fixed.get_u64_le();
     let membership = LogId { term: fixed.get_u64_le(), index: fixed.get_u64_le() };
     let length = usize::try_from(fixed.get_u32_le()).ok()?;
-    if length > MEMBERSHIP_BYTES_MAX {
+    let reserved = fixed.get_u32_le();
+    let unknown_flags = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP);
+    if length > MEMBERSHIP_BYTES_MAX || reserved != 0 || unknown_flags != 0 {
         return None;
     }
     let body = bytes.get(FIXED_BYTES..FIXED_BYTES + length)?;

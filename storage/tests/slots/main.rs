@@ -7,6 +7,10 @@
     reason = "the numbers of a test are small, and a test may fail"
 )]
 
+mod compat;
 mod crash;
+mod faults;
 mod model;
+mod pitfalls;
+mod real;
 mod script;

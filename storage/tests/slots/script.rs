@@ -102,6 +102,14 @@ pub(crate) fn apply(slots: &Slots, index: u64, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
+/// Sets one slot, as entry `index`.
+pub(crate) fn set(slots: &Slots, key: u64, index: u64, value: &[u8]) -> Result<()> {
+    slots
+        .lock([key].into_iter())
+        .apply(key, index, |_| Change::Set(Cow::Borrowed(value)))
+        .map(|_| ())
+}
+
 fn compute(base: &mut Base<'_>, effects: &[&Effect], value_bytes: usize) -> Change<'static> {
     let old = match base.read() {
         Current::Value { value, .. } => value.map(<[u8]>::to_vec),

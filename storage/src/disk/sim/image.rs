@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::SECTOR_BYTES;
+use super::inode::{Content, Inode, PendingWrite, grow, index_of, overlay};
 use super::random::Random;
-use super::state::{Content, Inode, Names, PendingWrite, State, grow, index_of, overlay};
+use super::state::State;
 
 /// What survives of that which was not durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +40,10 @@ pub(super) fn after_crash(state: &State, mode: CrashMode) -> State {
         CrashMode::All => u64::MAX,
         CrashMode::Torn { .. } | CrashMode::Reordered { .. } => choose_cut(state, &mut random),
     };
-    let names = names_before(state, cut);
+    let names = state.names.before(cut);
     let mut image = State::new(random.next());
     for (path, id) in &names.files {
-        let inode = state.inodes.get(id).expect("invariant: inodes are never removed");
+        let inode = state.inode(*id);
         let content = match mode {
             CrashMode::Lost => inode.durable.clone(),
             CrashMode::All => inode.current.clone(),
@@ -51,8 +52,8 @@ pub(super) fn after_crash(state: &State, mode: CrashMode) -> State {
         };
         image.write_file(path, &content);
     }
-    for durable in [&mut image.names, &mut image.durable_names] {
-        durable.directories.extend(names.directories.iter().cloned());
+    for tree in [&mut image.names.current, &mut image.names.durable] {
+        tree.directories.extend(names.directories.iter().cloned());
     }
     image
 }
@@ -60,20 +61,12 @@ pub(super) fn after_crash(state: &State, mode: CrashMode) -> State {
 /// The number of an operation that did not become durable, or one that is beyond all.
 fn choose_cut(state: &State, random: &mut Random) -> u64 {
     let mut orders = Vec::new();
-    orders.extend(state.name_changes.iter().map(|(order, _)| *order));
+    orders.extend(state.names.pending.iter().map(|(order, _)| *order));
     orders.extend(state.inodes.values().flat_map(|inode| &inode.pending).map(|write| write.order));
     orders.sort_unstable();
     orders.dedup();
     let chosen = random.up_to(orders.len() as u64);
     orders.get(index_of(chosen)).copied().unwrap_or(u64::MAX)
-}
-
-fn names_before(state: &State, cut: u64) -> Names {
-    let mut names = state.durable_names.clone();
-    for (_, change) in state.name_changes.iter().filter(|(order, _)| *order < cut) {
-        names.apply(change);
-    }
-    names
 }
 
 fn content_before(inode: &Inode, cut: u64, random: &mut Random) -> Vec<u8> {

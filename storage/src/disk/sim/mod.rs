@@ -11,10 +11,14 @@
 //!   page cache of Linux does it.
 //! - I5: the same seed and the same calls give the same bytes.
 //!
-//! `state` holds the tree and its volatile layer, `image` makes what a crash leaves of it.
+//! `state` answers the calls, `inode` and `names` hold the tree with its volatile layer, `image`
+//! makes what a crash leaves of it, `craft` is for tests that damage it.
 
+mod craft;
 mod file;
 mod image;
+mod inode;
+mod names;
 mod random;
 mod state;
 #[cfg(test)]

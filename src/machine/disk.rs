@@ -1,0 +1,233 @@
+//! The machine of the disk store: commands applied to slots.
+//!
+//! Called by the state machine (apply, in log order, on its own thread) and by readers; calls
+//! `storage::slots`. Invariants:
+//!
+//! - I1: every committed command has the same effect and reply on every replica: what is refused is
+//!   refused by looking at the command, the geometry and the command's own slots only.
+//! - I2: the locks of all slots of a command are held from its first write to its last.
+//! - I3: the slot rule is asked once per slot and entry, for all operations of the entry on it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskstore_storage::slots::{Applied, Change, Current, Slot, Slots};
+use smallvec::{SmallVec, smallvec};
+
+use super::effect::{Draft, Limits, is_blind, run};
+use crate::command::{Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply, slot_of};
+
+/// Why the node cannot apply an entry. It is this node's trouble, so the node stops.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The slot's old content is needed and its checksum is wrong.
+    #[error(
+        "slot {slot} is damaged on this member and log entry {index} needs its content; \
+         restore this member from the others (stop it, move its directory away, start it with -join)"
+    )]
+    Damaged {
+        /// The slot.
+        slot: u64,
+        /// Log index of the entry.
+        index: u64,
+    },
+    /// The slots refused what the machine had checked.
+    #[error(transparent)]
+    Storage(#[from] diskstore_storage::Error),
+}
+
+/// Applies commands to slots and reads from them.
+#[derive(Debug, Clone)]
+pub struct DiskMachine {
+    slots: Arc<Slots>,
+}
+
+impl DiskMachine {
+    /// A machine over open slots.
+    pub fn new(slots: Arc<Slots>) -> DiskMachine {
+        DiskMachine { slots }
+    }
+
+    /// The slots underneath.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// Applies the command of log entry `index`.
+    ///
+    /// # Errors
+    /// Only for a sick node; a command that is refused has a reply.
+    pub fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
+        let mut operations = command.operations();
+        let outcomes = match (operations.next(), command.operation_count()) {
+            (Some(operation), 1) => {
+                let mut outcomes = smallvec![];
+                self.apply_group(index, &[operation], &mut |_, outcome| outcomes.push(outcome))?;
+                outcomes
+            }
+            _ => self.apply_many(index, command)?,
+        };
+        Ok(Reply { index, outcomes })
+    }
+
+    fn apply_many(
+        &self,
+        index: u64,
+        command: &Command,
+    ) -> Result<SmallVec<[Outcome; 1]>, ApplyError> {
+        let operations: Vec<Operation<'_>> = command.operations().collect();
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; operations.len()];
+        let mut order: Vec<usize> = (0..operations.len()).collect();
+        order.sort_by_key(|position| operations.get(*position).map(|operation| operation.key));
+        let keys = operations.iter().filter_map(|operation| self.key_of(operation));
+        let mut guard = self.slots.lock(keys);
+        for group in order.chunk_by(|a, b| key_at(&operations, *a) == key_at(&operations, *b)) {
+            let members: Vec<Operation<'_>> =
+                group.iter().filter_map(|position| operations.get(*position).copied()).collect();
+            let mut record = |nth: usize, outcome| {
+                let place = group.get(nth).and_then(|position| outcomes.get_mut(*position));
+                if let Some(place) = place {
+                    *place = Some(outcome);
+                }
+            };
+            self.apply_locked(&mut guard, index, &members, &mut record)?;
+        }
+        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| nothing(index))).collect())
+    }
+
+    /// Applies operations that all have one key.
+    fn apply_group(
+        &self,
+        index: u64,
+        operations: &[Operation<'_>],
+        record: &mut dyn FnMut(usize, Outcome),
+    ) -> Result<(), ApplyError> {
+        let keys = operations.first().and_then(|operation| self.key_of(operation));
+        let mut guard = self.slots.lock(keys.into_iter());
+        self.apply_locked(&mut guard, index, operations, record)
+    }
+
+    fn apply_locked(
+        &self,
+        guard: &mut diskstore_storage::slots::Guard<'_>,
+        index: u64,
+        operations: &[Operation<'_>],
+        record: &mut dyn FnMut(usize, Outcome),
+    ) -> Result<(), ApplyError> {
+        let Some(key) = operations.first().and_then(|operation| self.key_of(operation)) else {
+            let slot_count = self.slots.geometry().slot_count();
+            for nth in 0..operations.len() {
+                record(nth, refused(Refusal::OutOfRange { slot_count }));
+            }
+            return Ok(());
+        };
+        let limits =
+            Limits { value_bytes_max: u64::from(self.slots.geometry().value_bytes()), index };
+        let mut is_damaged = false;
+        let applied = guard.apply(key, index, |base| {
+            if let [Operation { action: plain @ Action::Set { value, .. }, .. }] = operations
+                && is_blind(plain)
+                && value.len() as u64 <= limits.value_bytes_max
+            {
+                record(0, Outcome { changed: true, ..nothing(index) }); // the slot is not even read
+                return Change::Set(Cow::Borrowed(value));
+            }
+            let needs_base = !operations.iter().all(|operation| is_blind(&operation.action));
+            let mut draft = match base.read() {
+                Current::Value { index, value } => {
+                    Draft { version: index, value: value.map(Cow::Borrowed), changed: false }
+                }
+                Current::Damaged if needs_base => {
+                    is_damaged = true;
+                    return Change::Keep;
+                }
+                // A delete has to leave its mark on a slot that nobody can read.
+                Current::Damaged => {
+                    Draft { version: 0, value: Some(Cow::Borrowed(&[])), changed: false }
+                }
+            };
+            for (nth, operation) in operations.iter().enumerate() {
+                record(nth, run(&mut draft, &operation.action, limits));
+            }
+            change_of(draft, operations)
+        })?;
+        if is_damaged {
+            return Err(ApplyError::Damaged { slot: key, index });
+        }
+        if applied == Applied::Skipped {
+            for nth in 0..operations.len() {
+                record(nth, nothing(index)); // a replayed entry: its reply is never sent
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what a command of nothing but reads asks for, at one moment.
+    ///
+    /// # Errors
+    /// [`Failure::Damaged`] if a slot's checksum is wrong.
+    pub fn read(&self, command: &Command) -> Result<Reply, Failure> {
+        let slot_count = self.slots.geometry().slot_count();
+        let keys: SmallVec<[Option<u64>; 1]> =
+            command.operations().map(|operation| self.key_of(&operation)).collect();
+        let wanted: SmallVec<[u64; 1]> = keys.iter().copied().flatten().collect();
+        let slots = match wanted.as_slice() {
+            [] => Vec::new(),
+            [key] => vec![self.slots.read(*key).map_err(|_| Failure::Damaged { slot: *key })?],
+            keys => self.slots.read_many(keys).map_err(|_| self.first_damaged(keys))?,
+        };
+        let mut slots = slots.into_iter();
+        let outcomes = keys.iter().map(|key| match key.and_then(|_| slots.next()) {
+            Some(Slot { index, value }) => Outcome {
+                version: index,
+                changed: false,
+                existed: value.is_some(),
+                body: Body::Value(value),
+            },
+            None => refused(Refusal::OutOfRange { slot_count }),
+        });
+        Ok(Reply { index: 0, outcomes: outcomes.collect() })
+    }
+
+    /// The value that a key's slot holds now; `None` also for a damaged slot.
+    pub fn value(&self, key: &[u8]) -> Option<Bytes> {
+        self.slots.read(slot_of(key)?).ok()?.value
+    }
+
+    fn first_damaged(&self, keys: &[u64]) -> Failure {
+        let damaged = keys.iter().find(|key| self.slots.read(**key).is_err());
+        Failure::Damaged { slot: damaged.or(keys.first()).copied().unwrap_or_default() }
+    }
+
+    fn key_of(&self, operation: &Operation<'_>) -> Option<u64> {
+        slot_of(operation.key).filter(|slot| *slot < self.slots.geometry().slot_count())
+    }
+}
+
+fn key_at<'a>(operations: &[Operation<'a>], position: usize) -> Option<&'a [u8]> {
+    operations.get(position).map(|operation| operation.key)
+}
+
+/// The change that a finished draft comes to. Owned values only: what the draft borrows from the
+/// slot itself must not outlive the closure.
+fn change_of<'a>(draft: Draft<'_>, operations: &[Operation<'a>]) -> Change<'a> {
+    if !draft.changed {
+        return Change::Keep;
+    }
+    match (draft.value, operations) {
+        (None, _) => Change::Delete,
+        (Some(_), [Operation { action: Action::Set { value, .. }, .. }]) => {
+            Change::Set(Cow::Borrowed(value))
+        }
+        (Some(value), _) => Change::Set(Cow::Owned(value.into_owned())),
+    }
+}
+
+fn refused(refusal: Refusal) -> Outcome {
+    Outcome { version: 0, changed: false, existed: false, body: Body::Refused(refusal) }
+}
+
+fn nothing(index: u64) -> Outcome {
+    Outcome { version: index, changed: false, existed: false, body: Body::Empty }
+}

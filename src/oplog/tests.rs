@@ -1,0 +1,222 @@
+use super::*;
+use crate::command::{Answer, CommandBuilder, Condition, slot_key};
+
+/// Records one entry that sets slots to a value.
+fn record_sets(log: &mut OpLog, index: u64, slots: &[u64], value: &[u8]) {
+    let mut builder = CommandBuilder::new();
+    for slot in slots {
+        let action = Action::Set { value, condition: Condition::Always, answer: Answer::Status };
+        builder.push(&Operation { key: &slot_key(*slot), action }).unwrap();
+    }
+    let outcomes = slots.iter().map(|_| outcome(true, Body::Empty)).collect();
+    log.record(index, &builder.finish(), &Reply { index, outcomes }, &mut |_| None).unwrap();
+}
+
+fn outcome(changed: bool, body: Body) -> Outcome {
+    Outcome { version: 1, changed, existed: false, body }
+}
+
+/// Records one entry with one operation.
+fn record_one(log: &mut OpLog, index: u64, action: Action<'_>, outcome: Outcome) {
+    let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
+    let reply = Reply { index, outcomes: [outcome].into_iter().collect() };
+    let mut value_of = |_: &[u8]| Some(Bytes::from_static(b"whole"));
+    log.record(index, &command, &reply, &mut value_of).unwrap();
+}
+
+/// One file, in its own directory.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn open(&self) -> Result<OpLog, OpLogError> {
+        OpLog::open(self.0.path(), "n")
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        std::fs::read(self.path()).unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("log-file-n.log")
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        std::fs::write(self.path(), bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_set_is_recorded_in_the_bytes_of_the_original() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    record_sets(&mut log, 300, &[42], b"hi");
+    log.sync().unwrap();
+    // Length 13; Id 300; Op SET; Key "42"; Value "hi".
+    let expected = b"\0\0\0\x0d\x08\xac\x02\x18\x01\x22\x0242\x2a\x02hi";
+    assert_eq!(place.bytes(), expected);
+}
+
+#[test]
+fn every_kind_of_command_is_recorded_as_get_set_or_delete() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    let delete = Action::Delete { condition: Condition::Always, answer: Answer::Status };
+    record_one(&mut log, 1, Action::Get, outcome(false, Body::Value(None)));
+    record_one(&mut log, 2, delete, outcome(true, Body::Empty));
+    record_one(&mut log, 3, Action::Increment { by: 5 }, outcome(true, Body::Integer(12)));
+    record_one(&mut log, 4, Action::Append { value: b"x" }, outcome(true, Body::Integer(5)));
+    record_one(&mut log, 5, delete, outcome(false, Body::Empty));
+    log.sync().unwrap();
+    let mut expected = Vec::new();
+    let kinds: [(Kind, &[u8]); 4] =
+        [(Kind::Get, b""), (Kind::Delete, b""), (Kind::Set, b"12"), (Kind::Set, b"whole")];
+    for (index, (kind, value)) in (1..).zip(kinds) {
+        Record { index, mark: "", kind, key: b"7", value }.encode(&mut expected);
+    }
+    assert_eq!(place.bytes(), expected);
+    assert_eq!(log.last_index(), 5);
+}
+
+#[test]
+fn entries_in_the_file_are_not_recorded_again_after_a_restart() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    record_sets(&mut log, 5, &[1], b"a");
+    record_sets(&mut log, 6, &[1], b"b");
+    log.sync().unwrap();
+    drop(log);
+    let before = place.bytes();
+    let mut log = place.open().unwrap();
+    assert_eq!(log.last_index(), 6);
+    record_sets(&mut log, 5, &[1], b"a");
+    record_sets(&mut log, 6, &[1], b"b");
+    log.sync().unwrap();
+    assert_eq!(place.bytes(), before);
+    record_sets(&mut log, 7, &[1], b"c");
+    log.sync().unwrap();
+    assert!(place.bytes().starts_with(&before) && place.bytes().len() > before.len());
+}
+
+#[test]
+fn a_file_cut_at_any_byte_goes_on_behind_its_last_whole_entry() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    let mut ends = vec![(0, 0)];
+    for index in 1..=4 {
+        // Entries of one, two, three and four records.
+        let slots: Vec<u64> = (0..index).collect();
+        record_sets(&mut log, index, &slots, b"value");
+        log.sync().unwrap();
+        ends.push((place.bytes().len(), index));
+    }
+    drop(log);
+    let whole = place.bytes();
+    for cut in 0..=whole.len() {
+        place.put(&whole[..cut]);
+        let log = place.open().unwrap();
+        let (bytes, index) = *ends.iter().rfind(|(bytes, _)| *bytes <= cut).unwrap();
+        assert_eq!(log.last_index(), index, "cut at {cut}");
+        assert_eq!(place.bytes().len(), bytes, "cut at {cut}");
+    }
+}
+
+#[test]
+fn zeros_behind_the_end_are_cut() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    record_sets(&mut log, 1, &[1], b"a");
+    log.sync().unwrap();
+    drop(log);
+    let whole = place.bytes();
+    for zeros in [1, 3, 4, 5, 10_000] {
+        let mut longer = whole.clone();
+        longer.resize(whole.len() + zeros, 0);
+        place.put(&longer);
+        assert_eq!(place.open().unwrap().last_index(), 1);
+        assert_eq!(place.bytes(), whole);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_application_log_is_refused_and_left_alone() {
+    let place = Place::new();
+    let falling = b"\0\0\0\x02\x08\x05\0\0\0\x02\x08\x04";
+    let samples: [&[u8]; 5] = [
+        b"text, not a log at all",
+        b"\0\0\0\x02\xff\xffrest",
+        b"\0\0\0\x02\x18\x09",
+        b"\0\0\0\0\0\0\0\x01",
+        falling,
+    ];
+    for bytes in samples {
+        place.put(bytes);
+        let error = place.open().unwrap_err();
+        assert!(matches!(error, OpLogError::Corrupt { .. }), "{bytes:?}: {error}");
+        assert_eq!(place.bytes(), bytes);
+    }
+}
+
+#[test]
+fn a_gap_by_snapshot_is_marked_once() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    record_sets(&mut log, 3, &[1], b"a");
+    log.mark_gap(50).unwrap();
+    log.mark_gap(50).unwrap();
+    log.mark_gap(2).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let mut gap = Vec::new();
+    Record { index: 50, mark: GAP, kind: Kind::Get, key: b"0", value: b"" }.encode(&mut gap);
+    assert!(place.bytes().ends_with(&gap));
+    assert_eq!(place.bytes().windows(GAP.len()).filter(|bytes| bytes == b"gap").count(), 1);
+    assert_eq!(place.open().unwrap().last_index(), 50);
+}
+
+#[test]
+fn a_second_writer_is_refused() {
+    let place = Place::new();
+    let _first = place.open().unwrap();
+    assert!(matches!(place.open().unwrap_err(), OpLogError::Locked { .. }));
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_written_any_more() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    record_sets(&mut log, 1, &[1], b"a");
+    // A file opened for reading refuses the write.
+    let writable = std::mem::replace(&mut log.file, File::open(place.path()).unwrap());
+    assert!(matches!(log.sync().unwrap_err(), OpLogError::Io { operation: "write", .. }));
+    log.file = writable;
+    record_sets(&mut log, 2, &[1], b"b");
+    assert!(matches!(log.sync().unwrap_err(), OpLogError::Poisoned { .. }));
+    assert_eq!(place.bytes(), b"");
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let place = Place::new();
+    place.put(b"");
+    let error = OpLog::open(&place.path(), "n").unwrap_err();
+    assert!(error.to_string().contains("log-file-n.log failed"), "{error}");
+}
+
+#[test]
+fn heads_survive_garbage() {
+    let mut state = 1_u64;
+    for _ in 0..100_000 {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let bytes = state.to_le_bytes();
+        let length = usize::try_from(state >> 61).unwrap();
+        // Whatever comes, it is answered.
+        let _head: Option<record::Head> = record::decode_head(&bytes[..length]);
+    }
+    assert_eq!(record::decode_head(&[0x22, 0xff, 0xff, 0xff, 0xff, 0x0f]), None);
+    assert_eq!(record::decode_head(&[0x08; 11]), None);
+}

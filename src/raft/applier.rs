@@ -1,0 +1,140 @@
+//! The thread that applies committed entries.
+//!
+//! Called by the state machine; calls `machine`. A page fault of the data file, or a wait for the
+//! memory budget, holds up this thread and nothing else.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use openraft::entry::{EntryPayload, RaftEntry};
+use openraft::storage::ApplyResponder;
+use tokio::sync::oneshot;
+
+use diskstore_storage::wal::Wal;
+
+use super::state_machine::MachineShared;
+use super::types::{Entry, StoredMembership, TypeConfig};
+use crate::command::Reply;
+use crate::fault::{Faults, chain};
+use crate::oplog::OpLog;
+
+/// One entry to apply, and whoever waits for its reply.
+pub(super) struct Job {
+    /// The entry.
+    pub entry: Entry,
+    /// Where the reply goes, if it was proposed here.
+    pub responder: Option<ApplyResponder<TypeConfig>>,
+}
+
+struct Work {
+    jobs: Vec<Job>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// Handle on the thread; it ends when the handle is dropped.
+#[derive(Debug)]
+pub(super) struct Applier {
+    sender: mpsc::Sender<Work>,
+}
+
+/// What the thread works with.
+pub(super) struct Setup {
+    /// The machine and the applied position.
+    pub shared: Arc<MachineShared>,
+    /// The log, told what memory needs no longer hold.
+    pub wal: Arc<Wal>,
+    /// The application log of `-logfolder`.
+    pub oplog: Option<OpLog>,
+    /// Where trouble is reported.
+    pub faults: Faults,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Setup").finish_non_exhaustive()
+    }
+}
+
+impl Applier {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The operating system starts no more threads.
+    pub(super) fn start(mut setup: Setup) -> io::Result<Applier> {
+        let (sender, receiver) = mpsc::channel::<Work>();
+        std::thread::Builder::new().name("apply".into()).spawn(move || {
+            while let Ok(work) = receiver.recv() {
+                let result = apply_all(&mut setup, work.jobs);
+                if let Err(error) = &result {
+                    setup.faults.report(format!("an entry cannot be applied: {}", chain(error)));
+                }
+                // The other end is gone if Raft is stopping.
+                let _ = work.done.send(result).is_ok();
+            }
+        })?;
+        Ok(Applier { sender })
+    }
+
+    /// Applies entries in order; returns once all of them are applied and answered.
+    ///
+    /// # Errors
+    /// This node is sick; its faults have the reason.
+    pub(super) async fn apply(&self, jobs: Vec<Job>) -> io::Result<()> {
+        let (done, receiver) = oneshot::channel();
+        let gone = |_| io::Error::other("the apply thread is gone");
+        self.sender
+            .send(Work { jobs, done })
+            .map_err(|_| io::Error::other("apply thread ended"))?;
+        receiver.await.map_err(gone)?
+    }
+}
+
+fn apply_all(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
+    let mut replies = Vec::with_capacity(jobs.len());
+    let mut last = None;
+    let mut membership = None;
+    for Job { entry, responder } in jobs {
+        wait_for_memory(setup)?;
+        let log_id = entry.log_id();
+        let reply = match &entry.payload {
+            EntryPayload::Blank => Reply { index: log_id.index, ..Reply::default() },
+            EntryPayload::Normal(command) => {
+                let machine = &setup.shared.machine;
+                let reply = machine.apply(log_id.index, command).map_err(io::Error::other)?;
+                if let Some(oplog) = &mut setup.oplog {
+                    oplog
+                        .record(log_id.index, command, &reply, &mut |key| machine.value(key))
+                        .map_err(io::Error::other)?;
+                }
+                reply
+            }
+            EntryPayload::Membership(body) => {
+                membership = Some(StoredMembership::new(Some(log_id), body.clone()));
+                Reply { index: log_id.index, ..Reply::default() }
+            }
+        };
+        last = Some(log_id);
+        if let Some(responder) = responder {
+            replies.push((responder, reply));
+        }
+    }
+    if let Some(oplog) = &mut setup.oplog {
+        oplog.sync().map_err(io::Error::other)?; // before anyone hears that it was applied
+    }
+    if let Some(log_id) = last {
+        setup.shared.set_applied(log_id, membership);
+        setup.wal.release(log_id.index);
+    }
+    for (responder, reply) in replies {
+        responder.send(reply);
+    }
+    Ok(())
+}
+
+/// At the memory budget applying waits until changed pages were written back and dropped.
+fn wait_for_memory(setup: &Setup) -> io::Result<()> {
+    if !setup.shared.machine.slots().over_budget() {
+        return Ok(());
+    }
+    setup.shared.write_back().map_err(io::Error::other)
+}

@@ -1,0 +1,536 @@
+//! Consensus: the only folder that names openraft.
+//!
+//! Called by `node` and `cluster`; calls `machine` and `storage`. [`Consensus`] is what they see:
+//! propose commands, make sure that a read is fresh, change the membership, hand over, stop.
+
+mod applier;
+mod channel;
+mod connection;
+mod cursor;
+mod log_store;
+mod network;
+mod peers;
+mod reads;
+mod requests;
+mod snapshot;
+mod state_machine;
+mod syncer;
+mod types;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use diskstore_storage::wal::Wal;
+use futures_util::StreamExt;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::metrics::RaftMetrics;
+use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+pub use channel::{CallError, Channel, Method};
+pub use connection::{FrameReader, FrameWriter, bad_frame, split};
+pub use peers::{Incoming, Zone};
+pub use requests::{decode_commands, decode_results, encode_commands, encode_results};
+pub use state_machine::MachineShared;
+pub use syncer::Syncer;
+pub use types::{Member, Role};
+pub use wire::{Hello, JoinReply, JoinRequest, Kind, Purpose, Welcome};
+
+use crate::command::{Command, Failure, Reply};
+use crate::fault::Faults;
+use crate::machine::DiskMachine;
+use crate::oplog::OpLog;
+use applier::Applier;
+use log_store::LogStore;
+use network::Network;
+use peers::Peers;
+use reads::ReadRounds;
+use snapshot::Sender;
+use state_machine::StateMachine;
+use types::{LogId, TypeConfig, log_id_to};
+
+/// Heartbeats of a leader come this often, in ms.
+pub const HEARTBEAT_MS: u64 = 250;
+/// Least time without a leader before a member campaigns, in ms.
+pub const ELECTION_MS_MIN: u64 = 1500;
+/// Most time without a leader before a member campaigns, in ms.
+pub const ELECTION_MS_MAX: u64 = 3000;
+/// Entries that one append frame holds at most.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+/// Requests of peers that wait for the layers above.
+const INCOMING_MAX: usize = 1024;
+
+type RaftHandle = openraft::Raft<TypeConfig, StateMachine>;
+
+/// Why consensus did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error("the consensus settings are wrong")]
+    Config(#[from] openraft::ConfigError),
+    /// The stores could not be read.
+    #[error("the log or the slots cannot be read")]
+    Storage(#[source] openraft::errors::Fatal<TypeConfig>),
+    /// A thread or a file failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// What consensus is started with.
+#[derive(Debug)]
+pub struct Setup {
+    /// The cluster.
+    pub cluster_id: u128,
+    /// This member.
+    pub member_id: u64,
+    /// The open log.
+    pub wal: Arc<Wal>,
+    /// The open machine.
+    pub machine: DiskMachine,
+    /// The application log of `-logfolder`.
+    pub oplog: Option<OpLog>,
+    /// Where trouble is reported.
+    pub faults: Faults,
+    /// True if this member may have given a vote or a lease before it was started.
+    pub is_restart: bool,
+}
+
+/// One member's part in the cluster's agreement.
+#[derive(Debug)]
+pub struct Consensus {
+    raft: RaftHandle,
+    wal: Arc<Wal>,
+    syncer: Arc<Syncer>,
+    shared: Arc<MachineShared>,
+    sender: Arc<Sender>,
+    network: Network,
+    peers: Arc<Peers>,
+    reads: ReadRounds,
+    member_id: u64,
+}
+
+/// Who this member is to the cluster, and what it knows of it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Election term.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<u64>,
+    /// True if this member leads.
+    pub is_leader: bool,
+    /// All members.
+    pub members: BTreeMap<u64, MemberView>,
+    /// True while a membership change is half way (joint).
+    pub is_joint: bool,
+    /// Index of the last entry in the log; `None` in an empty one.
+    pub last_log: Option<u64>,
+    /// Index of the last entry known committed.
+    pub committed: Option<u64>,
+    /// Index of the checkpoint.
+    pub checkpoint: Option<u64>,
+    /// The log is purged up to here.
+    pub purged: Option<u64>,
+}
+
+/// What is known of one member.
+#[derive(Debug, Clone)]
+pub struct MemberView {
+    /// Its record.
+    pub member: Member,
+    /// True if it counts in elections and majorities.
+    pub is_voter: bool,
+    /// On the leader: the last index that the member is known to hold durably.
+    pub matched: Option<u64>,
+    /// On the leader: time since the member answered last; `None` if it never did.
+    pub silent_for: Option<Duration>,
+}
+
+/// Why a command was not answered.
+#[derive(Debug, Clone)]
+pub enum ProposeError {
+    /// Not proposed here: another member leads, or none is known.
+    NotLeader {
+        /// The leader and its record, if known.
+        leader: Option<(u64, Member)>,
+    },
+    /// For the client as it is.
+    Failed(Failure),
+}
+
+fn config() -> Result<Arc<Config>, openraft::ConfigError> {
+    let config = Config {
+        cluster_name: "diskstore".into(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS_MIN,
+        election_timeout_max: ELECTION_MS_MAX,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        install_snapshot_timeout: 10_000,
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        broadcast_submitted_on_append: Some(true),
+        enable_elect: false,
+        ..Config::default()
+    };
+    Ok(Arc::new(config.validate()?))
+}
+
+impl Consensus {
+    /// Starts the threads and openraft. Nothing is served and no election held before
+    /// [`Consensus::serve`] and [`Consensus::allow_elections`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        setup: Setup,
+    ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
+        let Setup { cluster_id, member_id, wal, machine, oplog, faults, is_restart } = setup;
+        let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
+        let shared = Arc::new(MachineShared::open(machine, syncer.clone())?);
+        let applier = Applier::start(applier::Setup {
+            shared: shared.clone(),
+            wal: wal.clone(),
+            oplog,
+            faults: faults.clone(),
+        })?;
+        let has_started = Arc::new(AtomicBool::new(false));
+        let state_machine = StateMachine::new(shared.clone(), applier, has_started.clone());
+        let sender = Arc::new(Sender::new(shared.clone()));
+        let network = Network::new(cluster_id, member_id, sender.clone());
+        let log_store = LogStore::new(wal.clone(), syncer.clone());
+        let raft = RaftHandle::new(member_id, config()?, network.clone(), log_store, state_machine)
+            .await
+            .map_err(StartError::Storage)?;
+        has_started.store(true, Ordering::Release);
+        let (incoming, requests) = mpsc::channel(INCOMING_MAX);
+        let silence = if is_restart { ELECTION_MS_MAX } else { 0 };
+        let peers = Arc::new(Peers {
+            cluster_id,
+            member_id,
+            wal: wal.clone(),
+            syncer: syncer.clone(),
+            shared: shared.clone(),
+            raft: raft.clone(),
+            faults: faults.clone(),
+            silent_until: Instant::now() + Duration::from_millis(silence),
+            incoming,
+        });
+        let reads = ReadRounds::start(raft.clone(), shared.clone());
+        tokio::spawn(watch_fatal(raft.clone(), faults));
+        let consensus =
+            Consensus { raft, wal, syncer, shared, sender, network, peers, reads, member_id };
+        Ok((Arc::new(consensus), requests))
+    }
+
+    /// Serves peers on a listener, for as long as the returned task lives.
+    pub fn serve(&self, listener: TcpListener, zone: Zone) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(self.peers.clone().serve(listener, zone))
+    }
+
+    /// Lets this member campaign: at once if nobody else could, otherwise after the silence that a
+    /// restarted voter keeps.
+    pub async fn allow_elections(&self) {
+        let view = self.view();
+        let voters = view.members.values().filter(|member| member.is_voter).count();
+        if voters > 1 {
+            tokio::time::sleep_until(self.peers.silent_until).await;
+        }
+        self.raft.runtime_config().elect(true);
+        let is_sole_voter =
+            voters == 1 && view.members.get(&self.member_id).is_some_and(|member| member.is_voter);
+        if is_sole_voter && let Err(error) = self.raft.trigger().elect(false).await {
+            tracing::warn!(%error, "cannot ask for an election");
+        }
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> u64 {
+        self.member_id
+    }
+
+    /// The machine and the applied position.
+    pub fn shared(&self) -> &Arc<MachineShared> {
+        &self.shared
+    }
+
+    /// The log.
+    pub fn wal(&self) -> &Arc<Wal> {
+        &self.wal
+    }
+
+    /// The thread that syncs the log.
+    pub fn syncer(&self) -> &Arc<Syncer> {
+        &self.syncer
+    }
+
+    /// Slots sent to other members since the start.
+    pub fn slots_sent(&self) -> u64 {
+        self.sender.slots_sent()
+    }
+
+    /// A channel for requests to another member.
+    pub fn channel(&self, to: u64, member: &Member) -> Channel {
+        Channel::new(member.raft_address.clone(), self.network.hello(to, Purpose::Requests))
+    }
+
+    /// What this member knows of the cluster now.
+    pub fn view(&self) -> View {
+        view_of(&self.raft.metrics().borrow_watched(), self.member_id)
+    }
+
+    /// Waits until what [`Consensus::view`] gives has changed, or `bound` has passed.
+    pub async fn changed(&self, bound: Duration) {
+        let mut metrics = self.raft.server_metrics();
+        let _ = tokio::time::timeout(bound, metrics.changed()).await.is_ok();
+    }
+
+    /// Proposes commands together; answers in order. `Unknown` for those without an answer within
+    /// `bound`.
+    pub async fn propose(
+        &self,
+        commands: Vec<Command>,
+        bound: Duration,
+    ) -> Vec<Result<Reply, ProposeError>> {
+        let count = commands.len();
+        let mut results = Vec::with_capacity(count);
+        let deadline = Instant::now() + bound;
+        let proposed = self.raft.client_write_many(commands).await;
+        let mut answers = match proposed {
+            Ok(answers) => answers,
+            Err(_) => return vec![Err(ProposeError::Failed(Failure::Stopping)); count],
+        };
+        while results.len() < count {
+            let Ok(answer) = tokio::time::timeout_at(deadline, answers.next()).await else {
+                break;
+            };
+            let Some(Ok(answer)) = answer else { break };
+            results.push(match answer {
+                Ok(written) => Ok(written.response),
+                Err(error) => Err(self.propose_error(error)),
+            });
+        }
+        let missing = || Err(ProposeError::Failed(self.unknown("no answer from a majority")));
+        results.resize_with(count, missing);
+        results
+    }
+
+    fn propose_error(&self, error: ClientWriteError<TypeConfig>) -> ProposeError {
+        match error {
+            ClientWriteError::ForwardToLeader(ForwardToLeader {
+                leader_id, leader_node, ..
+            }) => ProposeError::NotLeader { leader: leader_id.zip(leader_node) },
+            ClientWriteError::LogEntryDiscarded(_) => {
+                ProposeError::Failed(self.unknown("the leader changed"))
+            }
+            other => ProposeError::Failed(self.unknown(&other.to_string())),
+        }
+    }
+
+    fn unknown(&self, reason: &str) -> Failure {
+        let view = self.view();
+        Failure::Unknown {
+            term: view.term,
+            index: view.last_log.unwrap_or_default(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Returns once a read sees every write that was acknowledged before this call.
+    ///
+    /// # Errors
+    /// This member does not lead, or cannot prove in time that it does.
+    pub async fn read_index(&self, bound: Duration) -> Result<(), ProposeError> {
+        self.reads.join(bound).await
+    }
+
+    /// As [`Consensus::read_index`], relying on the lease: clocks must drift within bounds.
+    ///
+    /// # Errors
+    /// This member does not lead, or its lease has run out.
+    pub async fn read_lease(&self) -> Result<(), ProposeError> {
+        reads::lease(&self.raft, &self.shared).await
+    }
+
+    /// Founds a cluster of this one member, unless the log names one already.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub async fn found(&self, member: Member) -> Result<(), Failure> {
+        let founded = self.raft.initialize(BTreeMap::from([(self.member_id, member)])).await;
+        match founded {
+            Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => {
+                Ok(())
+            }
+            Err(error) => Err(self.unknown(&error.to_string())),
+        }
+    }
+
+    /// Adds a member that does not count yet, or sets the record of one.
+    ///
+    /// # Errors
+    /// As for commands.
+    pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), ProposeError> {
+        let added = self.raft.add_learner(id, member, false).await;
+        self.changed_membership(added.map(|_| ()))
+    }
+
+    /// Makes these members the voters; a voter that is not among them leaves the cluster.
+    ///
+    /// # Errors
+    /// As for commands.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ProposeError> {
+        let change = ChangeMembers::ReplaceAllVoters(voters);
+        let changed = self.raft.change_membership(change, false).await;
+        self.changed_membership(changed.map(|_| ()))
+    }
+
+    /// Takes a member that does not count out of the cluster.
+    ///
+    /// # Errors
+    /// As for commands.
+    pub async fn remove_learner(&self, id: u64) -> Result<(), ProposeError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        let changed = self.raft.change_membership(change, true).await;
+        self.changed_membership(changed.map(|_| ()))
+    }
+
+    fn changed_membership(
+        &self,
+        result: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+    ) -> Result<(), ProposeError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(self.propose_error(error)),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
+        }
+    }
+
+    /// Writes a checkpoint; returns its index once it survives power loss.
+    pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
+        let wanted = self.shared.applied().log_id.map(|log_id| log_id.index);
+        self.raft.trigger().snapshot().await.ok()?;
+        let wait = self.raft.wait(Some(bound));
+        let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.snapshot.as_ref().map(|log_id| log_id.index) >= wanted
+        };
+        let metrics = wait.metrics(is_done, "checkpoint").await.ok()?;
+        metrics.snapshot.map(|log_id| log_id.index)
+    }
+
+    /// Asks for a checkpoint and does not wait for it.
+    pub async fn trigger_checkpoint(&self) {
+        if let Err(error) = self.raft.trigger().snapshot().await {
+            tracing::warn!(%error, "cannot ask for a checkpoint");
+        }
+    }
+
+    /// Purges the log behind the checkpoint, keeping at least `keep_bytes` of it and what running
+    /// snapshots need.
+    pub async fn purge(&self, keep_bytes: u64) {
+        let view = self.view();
+        let bounds = [
+            view.checkpoint,
+            self.wal.purge_point_keeping(keep_bytes),
+            Some(self.sender.purge_bound()),
+        ];
+        let Some(upto) = bounds.into_iter().min().flatten() else { return };
+        if view.purged < Some(upto)
+            && let Err(error) = self.raft.trigger().purge_log(upto).await
+        {
+            tracing::warn!(%error, "cannot purge the log");
+        }
+    }
+
+    /// Hands leadership to the voter that is furthest; returns once another leads, or after
+    /// `bound`.
+    pub async fn hand_over(&self, bound: Duration) {
+        let deadline = Instant::now() + bound;
+        while Instant::now() < deadline {
+            let view = self.view();
+            if !view.is_leader {
+                return;
+            }
+            let others = view.members.iter().filter(|(id, member)| {
+                **id != self.member_id && member.is_voter && member.matched.is_some()
+            });
+            let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { return };
+            if self.raft.trigger().transfer_leader(*heir).await.is_err() {
+                return;
+            }
+            let step = (deadline - Instant::now()).min(Duration::from_millis(500));
+            let me = self.member_id;
+            let wait = self.raft.wait(Some(step));
+            let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+                metrics.current_leader.is_some_and(|leader| leader != me)
+            };
+            if wait.metrics(is_done, "another leads").await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Stops openraft and then the log's threads; what was appended is on disk afterwards.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not end well");
+        }
+        let syncer = self.syncer.clone();
+        if tokio::task::spawn_blocking(move || syncer.stop()).await.is_err() {
+            tracing::warn!("the log's threads did not end well");
+        }
+    }
+}
+
+/// A storage error is fatal to openraft; the node must not live on without it (C15).
+async fn watch_fatal(raft: RaftHandle, faults: Faults) {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            match fatal {
+                openraft::errors::Fatal::Stopped => {}
+                other => faults.report(format!("consensus stopped: {other}")),
+            }
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let index = |log_id: &Option<LogId>| log_id.as_ref().map(|log_id| log_id_to(log_id).index);
+    let members = membership.nodes().map(|(id, member)| {
+        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(id));
+        let heard = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(id));
+        let view = MemberView {
+            member: member.clone(),
+            is_voter: voters.contains(id),
+            matched: matched.and_then(index),
+            silent_for: heard.copied().flatten().map(|instant| instant.elapsed()),
+        };
+        (*id, view)
+    });
+    View {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        is_leader: metrics.state == ServerState::Leader
+            && metrics.current_leader == Some(member_id),
+        members: members.collect(),
+        is_joint: membership.get_joint_config().len() > 1,
+        last_log: metrics.last_log_index,
+        committed: index(&metrics.local_committed),
+        checkpoint: index(&metrics.snapshot),
+        purged: index(&metrics.purged),
+    }
+}

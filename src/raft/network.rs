@@ -1,0 +1,346 @@
+//! What openraft calls to reach other members: append streams, votes, snapshots.
+//!
+//! Called by openraft; calls `connection`, `channel`, `snapshot`. Each of append, votes and
+//! snapshots has its own connection, so that votes never wait behind bulk data. Invariants:
+//!
+//! - I1: a connection is used only after the other side confirmed cluster and member ids (C17).
+//! - I2: answers come in the order of the requests; the first answer that is missing, late or out
+//!   of order ends the connection.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::channel::{CallError, Channel, Method};
+use super::connection::{FrameReader, FrameWriter, dial};
+use super::requests;
+use super::snapshot::{self, Sender};
+use super::state_machine::SlotsSnapshot;
+use super::types::{LogId, Member, TypeConfig, Vote, log_id_to, vote_to};
+use super::wire::{Hello, Kind, Purpose, put_append, read_append_reply};
+
+type Append = AppendEntriesRequest<TypeConfig>;
+type RpcError = RPCError<TypeConfig>;
+type AppendResult = Result<Result<Option<LogId>, StreamAppendError<TypeConfig>>, RpcError>;
+type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SlotsSnapshot>;
+
+/// A stream without an answer to an outstanding frame for this long is broken.
+const APPEND_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Most append frames on their way to one member.
+const APPEND_WINDOW: usize = 64;
+/// How long a vote may take.
+const VOTE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Pause before a member that cannot be reached is tried again.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// The highest log id that each member acknowledged, and under which vote: told to a member when
+/// it is dialled, so that it notices a log that went backwards (C16).
+#[derive(Debug, Default)]
+pub(super) struct Acknowledged {
+    members: Mutex<BTreeMap<u64, (Vote, LogId)>>,
+}
+
+impl Acknowledged {
+    fn note(&self, member: u64, vote: Vote, log_id: LogId) {
+        let mut members = self.members.lock();
+        let entry = members.entry(member).or_insert((vote, log_id));
+        if entry.0 != vote {
+            *entry = (vote, log_id);
+        } else if entry.1 < log_id {
+            entry.1 = log_id;
+        }
+    }
+
+    fn of(&self, member: u64) -> Option<(Vote, LogId)> {
+        self.members.lock().get(&member).copied()
+    }
+}
+
+/// Makes the connections of this member to the others.
+#[derive(Debug, Clone)]
+pub(super) struct Network {
+    cluster_id: u128,
+    member_id: u64,
+    acknowledged: Arc<Acknowledged>,
+    sender: Arc<Sender>,
+}
+
+impl Network {
+    /// A network of a member of a cluster.
+    pub(super) fn new(cluster_id: u128, member_id: u64, sender: Arc<Sender>) -> Network {
+        Network { cluster_id, member_id, acknowledged: Arc::default(), sender }
+    }
+
+    /// The hello of this member to another.
+    pub(super) fn hello(&self, to: u64, purpose: Purpose) -> Hello {
+        Hello { cluster_id: self.cluster_id, from: self.member_id, to, purpose, acknowledged: None }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
+        let address = member.raft_address.clone();
+        Peer {
+            channel: Channel::new(address.clone(), self.hello(target, Purpose::Requests)),
+            network: self.clone(),
+            target,
+            address,
+            append: Arc::default(),
+        }
+    }
+}
+
+/// An append connection between two streams.
+type Idle = Arc<Mutex<Option<(FrameReader, FrameWriter)>>>;
+
+/// One member as openraft reaches it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    network: Network,
+    target: u64,
+    address: String,
+    channel: Channel,
+    /// The append connection while no stream uses it.
+    append: Idle,
+}
+
+fn unreachable_error(error: &io::Error) -> RpcError {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+impl Peer {
+    /// An idle append connection, or a new one.
+    async fn append_connection(&self, vote: Vote) -> io::Result<(FrameReader, FrameWriter)> {
+        if let Some(connection) = self.append.lock().take() {
+            return Ok(connection);
+        }
+        let mut hello = self.network.hello(self.target, Purpose::Append);
+        hello.acknowledged = self
+            .network
+            .acknowledged
+            .of(self.target)
+            .filter(|(under, _)| *under == vote)
+            .map(|(vote, log_id)| (vote_to(&vote), log_id_to(&log_id)));
+        dial(&self.address, &hello).await
+    }
+
+    async fn request<T>(
+        &self,
+        method: Method,
+        body: Vec<u8>,
+        read: impl FnOnce(Bytes) -> Result<T, crate::command::DecodeError>,
+    ) -> Result<T, RpcError> {
+        let answer = self.channel.call(method, body.into(), VOTE_TIMEOUT).await;
+        match answer {
+            Ok(body) => read(body).map_err(|error| RPCError::Network(NetworkError::new(&error))),
+            Err(error @ CallError::NotSent { .. }) => {
+                Err(RPCError::Unreachable(Unreachable::new(&error)))
+            }
+            Err(CallError::Lost { .. }) => Err(RPCError::Timeout(Timeout {
+                action: RPCTypes::Vote,
+                id: self.network.member_id,
+                target: self.target,
+                timeout: VOTE_TIMEOUT,
+            })),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SlotsSnapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: Append,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let prev = rpc.prev_log_id;
+        let one = futures_util::stream::iter([rpc]);
+        let mut answers = self.stream_append(one, option).await?;
+        let Some(answer) = answers.next().await else {
+            return Err(unreachable_error(&io::ErrorKind::UnexpectedEof.into()));
+        };
+        Ok(match answer? {
+            Ok(log_id) if log_id < prev => AppendEntriesResponse::PartialSuccess(log_id),
+            Ok(_) => AppendEntriesResponse::Success,
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RpcError>>
+    where
+        S: Stream<Item = Append> + Send + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let Some(first) = input.next().await else {
+                return Ok(futures_util::stream::empty().boxed());
+            };
+            let vote = first.vote;
+            let (reader, writer) =
+                self.append_connection(vote).await.map_err(|error| unreachable_error(&error))?;
+            let (sent, outstanding) = mpsc::channel(APPEND_WINDOW);
+            let task = tokio::spawn(write_appends(writer, first, input, sent));
+            let answers = Answers {
+                reader: Some(reader),
+                outstanding,
+                task: Some(task),
+                idle: self.append.clone(),
+                acknowledged: self.network.acknowledged.clone(),
+                target: self.target,
+                vote,
+            };
+            Ok(futures_util::stream::unfold(Some(answers), next_answer).boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.request(Method::Vote, requests::encode_vote(&rpc), requests::decode_vote_reply).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let body = requests::encode_vote(&rpc);
+        self.request(Method::PreVote, body, requests::decode_vote_reply).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let body = requests::encode_transfer(&request);
+        self.request(Method::TransferLeader, body, |body| {
+            requests::decode_transfer_reply(body, &request)
+        })
+        .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let hello = self.network.hello(self.target, Purpose::Snapshot);
+        let send = snapshot::send(&self.network.sender, &self.address, &hello, vote, snapshot.meta);
+        tokio::select! {
+            sent = send => sent.map_err(|error| {
+                tracing::warn!(to = self.address, %error, "a snapshot was not sent");
+                StreamingError::Network(NetworkError::new(&error))
+            }),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
+
+/// Writes append frames as openraft produces them; gives the half back once they end.
+async fn write_appends(
+    mut writer: FrameWriter,
+    first: Append,
+    mut input: impl Stream<Item = Append> + Unpin,
+    sent: mpsc::Sender<()>,
+) -> Option<FrameWriter> {
+    let mut next = Some(first);
+    while let Some(request) = next {
+        put_append(&mut writer.buffer, request);
+        sent.send(()).await.ok()?;
+        writer.send().await.ok()?;
+        next = tokio::select! {
+            request = input.next() => request,
+            () = sent.closed() => return None, // nobody reads the answers any more
+        };
+    }
+    Some(writer)
+}
+
+/// The answering side of one append stream.
+struct Answers {
+    reader: Option<FrameReader>,
+    /// One message for each frame on its way.
+    outstanding: mpsc::Receiver<()>,
+    task: Option<tokio::task::JoinHandle<Option<FrameWriter>>>,
+    idle: Idle,
+    acknowledged: Arc<Acknowledged>,
+    target: u64,
+    vote: Vote,
+}
+
+async fn next_answer(answers: Option<Answers>) -> Option<(AppendResult, Option<Answers>)> {
+    let mut answers = answers?;
+    if answers.outstanding.recv().await.is_none() {
+        answers.finish().await;
+        return None;
+    }
+    match answers.read_one().await {
+        Ok(Ok(log_id)) => {
+            if let Some(log_id) = log_id {
+                answers.acknowledged.note(answers.target, answers.vote, log_id);
+            }
+            Some((Ok(Ok(log_id)), Some(answers)))
+        }
+        Ok(Err(refusal)) => Some((Ok(Err(refusal)), None)),
+        Err(error) => {
+            let error = match error.kind() {
+                io::ErrorKind::TimedOut => RPCError::Network(NetworkError::new(&error)),
+                _ => unreachable_error(&error),
+            };
+            Some((Err(error), None))
+        }
+    }
+}
+
+impl Answers {
+    async fn read_one(&mut self) -> io::Result<super::wire::AppendReply> {
+        let Some(reader) = &mut self.reader else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let body = timeout(APPEND_IDLE_MAX, reader.expect(Kind::AppendReply))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        read_append_reply(body).map_err(super::connection::bad_frame)
+    }
+
+    /// Every frame was answered: the connection can serve the next stream.
+    async fn finish(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        if let (Ok(Some(writer)), Some(reader)) = (task.await, self.reader.take()) {
+            *self.idle.lock() = Some((reader, writer));
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What other members reach on the `-raft` and `-hjoin` ports.
+//!
+//! Called by `mod.rs`; calls openraft for append frames, votes and snapshots. Everything else is
+//! handed up as an [`Incoming`] with a place for its answer. Invariants:
+//!
+//! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25).
+//! - I2: a member whose log ends below what a leader knows it acknowledged stops, with its own exit
+//!   code, before it answers anything to that leader (C16).
+//! - I3: connections, frames and requests under way are bounded.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use diskstore_storage::wal::Wal;
+use futures_util::StreamExt;
+use openraft::raft::{AppendEntriesRequest, VoteResponse};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::channel::Method;
+use super::connection::{FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, bad_frame, split};
+use super::cursor::Cursor;
+use super::state_machine::{MachineShared, SlotsSnapshot};
+use super::syncer::Syncer;
+use super::types::{TypeConfig, vote_to};
+use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, put_frame, read_append};
+use super::{RaftHandle, requests, snapshot};
+use crate::fault::{EXIT_DATA_LOST, Faults};
+
+/// Most connections of peers at a time.
+const CONNECTION_COUNT_MAX: usize = 1024;
+/// Most requests of one connection that are worked on at a time.
+const REQUEST_COUNT_MAX: usize = 1024;
+/// Pause after a failed accept (out of file descriptors), so that it does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// A request that this folder does not answer itself.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What is asked for.
+    pub method: Method,
+    /// The member that asks; 0 for one that is about to join.
+    pub from: u64,
+    /// IP address that it asks from.
+    pub address: std::net::IpAddr,
+    /// The fields of the request.
+    pub body: Bytes,
+    /// Where the answer goes; dropping it closes the connection.
+    pub reply: oneshot::Sender<Vec<u8>>,
+}
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    /// Members, and those that want to join.
+    Peers,
+    /// Those that want to join only.
+    Joins,
+}
+
+/// What serving peers needs.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// The cluster.
+    pub cluster_id: u128,
+    /// This member.
+    pub member_id: u64,
+    /// The log.
+    pub wal: Arc<Wal>,
+    /// Its syncer.
+    pub syncer: Arc<Syncer>,
+    /// The machine.
+    pub shared: Arc<MachineShared>,
+    /// openraft.
+    pub raft: RaftHandle,
+    /// Where trouble is reported.
+    pub faults: Faults,
+    /// No vote is given before this moment: a restarted voter has forgotten the lease it granted.
+    pub silent_until: Instant,
+    /// Where requests for the layers above go.
+    pub incoming: mpsc::Sender<Incoming>,
+}
+
+impl Peers {
+    /// Accepts connections until the task is dropped.
+    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, zone: Zone) {
+        let connections = Arc::new(Semaphore::new(CONNECTION_COUNT_MAX));
+        loop {
+            let (stream, _) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = connections.clone().try_acquire_owned() else {
+                continue; // dropping the stream refuses it
+            };
+            let peers = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = peers.serve_one(stream, zone).await {
+                    tracing::debug!(%error, "a peer's connection ended");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn serve_one(self: Arc<Self>, stream: TcpStream, zone: Zone) -> io::Result<()> {
+        let address = stream.peer_addr()?.ip();
+        let (mut reader, mut writer) = split(stream)?;
+        let body = timeout(HANDSHAKE_TIMEOUT, reader.expect(Kind::Hello))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
+            Ok(hello) => hello,
+            Err(error) => {
+                let refusal = Some(format!("this port speaks diskstore's peer protocol: {error}"));
+                Welcome { refusal }.put(&mut writer.buffer);
+                writer.send().await?;
+                return Err(error);
+            }
+        };
+        let refusal = self.refuse(&hello, zone);
+        let is_refused = refusal.is_some();
+        Welcome { refusal }.put(&mut writer.buffer);
+        writer.send().await?;
+        if is_refused {
+            return Ok(());
+        }
+        reader.allow_large();
+        match hello.purpose {
+            Purpose::Requests => self.serve_requests(reader, writer, (hello.from, address)).await,
+            Purpose::Append => self.serve_appends(reader, writer).await,
+            Purpose::Snapshot => self.serve_snapshot(reader, writer).await,
+        }
+    }
+
+    /// Why a hello is refused, if it is (I1, I2).
+    fn refuse(&self, hello: &Hello, zone: Zone) -> Option<String> {
+        let is_joiner = hello.cluster_id == 0;
+        if is_joiner || zone == Zone::Joins {
+            let is_allowed = is_joiner && hello.purpose == Purpose::Requests;
+            return (!is_allowed).then(|| "only requests to join are taken here".into());
+        }
+        if hello.cluster_id != self.cluster_id {
+            self.note_other_cluster(hello);
+            return Some(format!(
+                "this is a member of cluster {:032x}, not of {:032x}",
+                self.cluster_id, hello.cluster_id
+            ));
+        }
+        if hello.to != 0 && hello.to != self.member_id {
+            return Some(format!("this is member {:016x}, not {:016x}", self.member_id, hello.to));
+        }
+        if hello.from == self.member_id {
+            return Some(format!(
+                "member {:016x} is this member itself: a copy of its directory is running",
+                hello.from
+            ));
+        }
+        self.refuse_lost_log(hello)
+    }
+
+    /// A member of another cluster that dials here knew this address as its own member's: this
+    /// node was wiped and founded a cluster of its own.
+    fn note_other_cluster(&self, hello: &Hello) {
+        let membership = self.shared.applied().membership;
+        let is_alone = membership.membership().nodes().count() <= 1;
+        if is_alone {
+            self.faults.report(format!(
+                "a member of cluster {:032x} knows this address as one of its own: this node was \
+                 probably wiped; start it with -join ADDRESS, naming a running member",
+                hello.cluster_id
+            ));
+        }
+    }
+
+    fn refuse_lost_log(&self, hello: &Hello) -> Option<String> {
+        let (vote, acknowledged) = hello.acknowledged?;
+        let state = self.wal.state();
+        if state.vote != Some(vote) || state.last >= Some(acknowledged) {
+            return None; // under another vote a shorter log may be healthy
+        }
+        let end = state.last.map_or_else(|| "nothing".into(), |last| last.to_string());
+        let reason = format!(
+            "this member's log ends at {end}, but it acknowledged {acknowledged} to its leader: its \
+             disk lost acknowledged data; move its directory away and start it with -join"
+        );
+        self.faults.report_with(EXIT_DATA_LOST, reason.clone());
+        Some(reason)
+    }
+
+    async fn serve_appends(&self, reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+        let syncer = self.syncer.clone();
+        let requests = futures_util::stream::unfold(reader, move |mut reader| {
+            let syncer = syncer.clone();
+            async move {
+                syncer.next_segment().await; // without room for more log nothing more is read
+                let request = next_append(&mut reader).await?;
+                Some((request, reader))
+            }
+        });
+        let mut replies = std::pin::pin!(self.raft.stream_append(requests));
+        while let Some(reply) = replies.next().await {
+            let reply = reply.map_err(io::Error::other)?;
+            put_append_reply(&mut writer.buffer, &reply);
+            writer.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn serve_snapshot(
+        &self,
+        mut reader: FrameReader,
+        mut writer: FrameWriter,
+    ) -> io::Result<()> {
+        let _install = self.shared.begin_install().await;
+        let own_vote = self.wal.state().vote.map(super::types::vote_from);
+        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, own_vote).await?;
+        let Some(begin) = begin else { return Ok(()) };
+        let meta =
+            SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
+        let whole = Snapshot { meta, snapshot: SlotsSnapshot };
+        let response = self.raft.install_full_snapshot(begin.vote, whole).await;
+        let response = response.map_err(io::Error::other)?;
+        snapshot::put_reply(&mut writer.buffer, &response.vote);
+        writer.send().await
+    }
+
+    async fn serve_requests(
+        self: Arc<Self>,
+        mut reader: FrameReader,
+        mut writer: FrameWriter,
+        caller: (u64, std::net::IpAddr),
+    ) -> io::Result<()> {
+        let permits = Arc::new(Semaphore::new(REQUEST_COUNT_MAX));
+        let (answers, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(REQUEST_COUNT_MAX);
+        let write = async move {
+            let mut batch = Vec::new();
+            while ready.recv_many(&mut batch, REQUEST_COUNT_MAX).await > 0 {
+                for (id, body) in batch.drain(..) {
+                    put_frame(&mut writer.buffer, Kind::Response, |out| {
+                        out.put_u64_le(id);
+                        out.put_slice(&body);
+                    });
+                }
+                writer.send().await?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        let read = async move {
+            while let Some(frame) = reader.next().await? {
+                if frame.kind != Kind::Request {
+                    return Err(io::Error::other("a request was expected"));
+                }
+                let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+                let (peers, answers) = (self.clone(), answers.clone());
+                tokio::spawn(async move {
+                    if let Some(answer) = peers.answer(frame.body, caller).await {
+                        // The connection may have ended meanwhile.
+                        let _ = answers.send(answer).await.is_ok();
+                    }
+                    drop(permit);
+                });
+            }
+            Ok(())
+        };
+        tokio::try_join!(write, read).map(|_| ())
+    }
+
+    /// The id and the answer of one request; `None` for one that cannot be read.
+    async fn answer(
+        &self,
+        body: Bytes,
+        (from, address): (u64, std::net::IpAddr),
+    ) -> Option<(u64, Vec<u8>)> {
+        let mut cursor = Cursor::new(body);
+        let id = cursor.u64().ok()?;
+        let method = Method::of(cursor.u8().ok()?)?;
+        let body = cursor.rest();
+        if from == 0 && method != Method::Join {
+            return None;
+        }
+        let answer = match method {
+            Method::Vote | Method::PreVote => self.answer_vote(method, body).await?,
+            Method::TransferLeader => {
+                let request = requests::decode_transfer(body).ok()?;
+                let reply = self.raft.handle_transfer_leader(request).await.ok()?;
+                requests::encode_transfer_reply(&reply)
+            }
+            _ => {
+                let (reply, answer) = oneshot::channel();
+                let incoming = Incoming { method, from, address, body, reply };
+                self.incoming.send(incoming).await.ok()?;
+                answer.await.ok()?
+            }
+        };
+        Some((id, answer))
+    }
+
+    async fn answer_vote(&self, method: Method, body: Bytes) -> Option<Vec<u8>> {
+        let request = requests::decode_vote(body).ok()?;
+        let reply = if Instant::now() < self.silent_until && !request.leadership_transfer {
+            let state = self.wal.state();
+            let own = state.vote.map_or(request.vote, super::types::vote_from);
+            VoteResponse::new(own, state.last.map(super::types::log_id_from), false)
+        } else if method == Method::Vote {
+            self.raft.vote(request).await.ok()?
+        } else {
+            self.raft.pre_vote(request).await.ok()?
+        };
+        tracing::debug!(?method, vote = ?vote_to(&reply.vote), granted = reply.vote_granted, "vote");
+        Some(requests::encode_vote_reply(&reply))
+    }
+}
+
+/// The next append frame; the stream ends with the connection or a frame that must not be.
+async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<TypeConfig>> {
+    match reader.expect(Kind::Append).await.and_then(|body| read_append(body).map_err(bad_frame)) {
+        Ok(request) => Some(request),
+        Err(error) => {
+            tracing::debug!(%error, "an append connection ended");
+            None
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Bodies of requests and responses between members. Pure.
+#![deny(clippy::indexing_slicing)]
+
+use bytes::{BufMut, Bytes};
+use openraft::raft::{
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use super::cursor::Cursor;
+use super::types::{TypeConfig, vote_from, vote_to};
+use super::wire::{put_log_id_option, put_vote, read_log_id_option, read_vote};
+use crate::command::{
+    Command, CommandResult, DecodeError, ReadLevel, decode_result, encode_result,
+};
+
+/// Most commands that one forwarded request holds.
+pub(super) const COMMAND_COUNT_MAX: usize = 65_536;
+
+/// Lays out a vote request.
+pub(super) fn encode_vote(request: &VoteRequest<TypeConfig>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_vote(&mut out, &vote_to(&request.vote));
+    put_log_id_option(&mut out, request.last_log_id.as_ref());
+    out.put_u8(u8::from(request.leadership_transfer));
+    out
+}
+
+/// Reads a vote request.
+pub(super) fn decode_vote(body: Bytes) -> Result<VoteRequest<TypeConfig>, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let vote = vote_from(read_vote(&mut cursor)?);
+    let mut request = VoteRequest::new(vote, read_log_id_option(&mut cursor)?);
+    request.leadership_transfer = cursor.boolean()?;
+    cursor.finish()?;
+    Ok(request)
+}
+
+/// Lays out the answer to a vote request.
+pub(super) fn encode_vote_reply(reply: &VoteResponse<TypeConfig>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_vote(&mut out, &vote_to(&reply.vote));
+    put_log_id_option(&mut out, reply.last_log_id.as_ref());
+    out.put_u8(u8::from(reply.vote_granted));
+    out
+}
+
+/// Reads the answer to a vote request.
+pub(super) fn decode_vote_reply(body: Bytes) -> Result<VoteResponse<TypeConfig>, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let vote = vote_from(read_vote(&mut cursor)?);
+    let last_log_id = read_log_id_option(&mut cursor)?;
+    let granted = cursor.boolean()?;
+    cursor.finish()?;
+    Ok(VoteResponse::new(vote, last_log_id, granted))
+}
+
+/// Lays out a request to take over leadership.
+pub(super) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_vote(&mut out, &vote_to(request.from_leader()));
+    out.put_u64_le(*request.to_node_id());
+    put_log_id_option(&mut out, request.last_log_id());
+    out
+}
+
+/// Reads a request to take over leadership.
+pub(super) fn decode_transfer(
+    body: Bytes,
+) -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let from = vote_from(read_vote(&mut cursor)?);
+    let to = cursor.u64()?;
+    let last_log_id = read_log_id_option(&mut cursor)?;
+    cursor.finish()?;
+    Ok(TransferLeaderRequest::new(from, to, last_log_id))
+}
+
+/// Lays out the answer to it.
+pub(super) fn encode_transfer_reply(reply: &TransferLeaderResponse<TypeConfig>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    match reply {
+        Ok(()) => out.put_u8(0),
+        Err(TransferLeaderError::VoteChanged { actual, .. }) => {
+            out.put_u8(1);
+            put_vote(&mut out, &vote_to(actual));
+        }
+        Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+            out.put_u8(2);
+            put_log_id_option(&mut out, actual.as_ref());
+        }
+    }
+    out
+}
+
+/// Reads the answer to `request`.
+pub(super) fn decode_transfer_reply(
+    body: Bytes,
+    request: &TransferLeaderRequest<TypeConfig>,
+) -> Result<TransferLeaderResponse<TypeConfig>, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let reply = match cursor.u8()? {
+        0 => Ok(()),
+        1 => Err(TransferLeaderError::VoteChanged {
+            expected: *request.from_leader(),
+            actual: vote_from(read_vote(&mut cursor)?),
+        }),
+        2 => Err(TransferLeaderError::LogNotFlushed {
+            expected: request.last_log_id().copied(),
+            actual: read_log_id_option(&mut cursor)?,
+        }),
+        _ => return Err(cursor.error("unknown answer to a leadership transfer")),
+    };
+    cursor.finish()?;
+    Ok(reply)
+}
+
+/// Lays out commands that are forwarded, with the level of a read.
+pub fn encode_commands(commands: &[Command], level: ReadLevel) -> Vec<u8> {
+    let bytes: usize = commands.iter().map(|command| command.bytes().len() + 4).sum();
+    let mut out = Vec::with_capacity(bytes + 5);
+    out.put_u8(match level {
+        ReadLevel::Linearizable => 0,
+        ReadLevel::Lease => 1,
+        ReadLevel::Local => 2,
+        ReadLevel::Log => 3,
+    });
+    out.put_u32_le(u32::try_from(commands.len()).expect("invariant: pipelines are bounded"));
+    for command in commands {
+        let length = u32::try_from(command.bytes().len());
+        out.put_u32_le(length.expect("invariant: commands are bounded"));
+        out.put_slice(command.bytes());
+    }
+    out
+}
+
+/// Reads forwarded commands.
+pub fn decode_commands(body: Bytes) -> Result<(Vec<Command>, ReadLevel), DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let level = match cursor.u8()? {
+        0 => ReadLevel::Linearizable,
+        1 => ReadLevel::Lease,
+        2 => ReadLevel::Local,
+        3 => ReadLevel::Log,
+        _ => return Err(cursor.error("unknown read level")),
+    };
+    let count = cursor.u32()? as usize;
+    if count > COMMAND_COUNT_MAX {
+        return Err(cursor.error("too many commands"));
+    }
+    let mut commands = Vec::with_capacity(count.min(1024));
+    for _ in 0..count {
+        let length = cursor.u32()? as usize;
+        commands.push(Command::decode(cursor.bytes(length)?)?);
+    }
+    cursor.finish()?;
+    Ok((commands, level))
+}
+
+/// Lays out the results of forwarded commands.
+pub fn encode_results(results: &[CommandResult]) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_u32_le(u32::try_from(results.len()).expect("invariant: pipelines are bounded"));
+    for result in results {
+        encode_result(result, &mut out);
+    }
+    out
+}
+
+/// Reads the results of `expected` forwarded commands.
+pub fn decode_results(body: &[u8], expected: usize) -> Result<Vec<CommandResult>, DecodeError> {
+    let mut input = body;
+    let what = "count of results";
+    let (count, rest) = input.split_first_chunk::<4>().ok_or(DecodeError { what, offset: 0 })?;
+    if u32::from_le_bytes(*count) as usize != expected {
+        return Err(DecodeError { what, offset: 0 });
+    }
+    input = rest;
+    (0..expected).map(|_| decode_result(&mut input)).collect()
+}

@@ -1,0 +1,311 @@
+//! The state machine as openraft wants it, over a machine and its slots.
+//!
+//! Called by openraft's state machine worker; calls `machine`, `storage::slots` and `syncer`.
+//! Invariants:
+//!
+//! - I1: entries are applied in log order by one thread, never by the one that runs Raft.
+//! - I2: the applied position rises before a reply is sent, so whoever has a reply can read it.
+//! - I3: `applied_state` starts at the checkpoint; nothing above the checkpoint is ever purged (C11).
+//! - I4: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diskstore_storage::slots::{self, Target};
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{
+    EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta,
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::applier::{Applier, Job};
+use super::cursor::Cursor;
+use super::syncer::Syncer;
+use super::types::{
+    LogId, StoredMembership, TypeConfig, decode_membership, encode_membership, log_id_from,
+    log_id_to,
+};
+use crate::machine::DiskMachine;
+
+/// Most entries that go to the applier at once.
+const JOB_ENTRIES_MAX: usize = 1024;
+
+/// What has been applied.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The last entry applied.
+    pub log_id: Option<LogId>,
+    /// The last membership applied.
+    pub membership: StoredMembership,
+}
+
+/// What the state machine shares with readers, checkpoints and snapshot transfers.
+#[derive(Debug)]
+pub struct MachineShared {
+    /// The machine.
+    pub machine: DiskMachine,
+    /// The syncer: checkpoints wait for the log.
+    pub syncer: Arc<Syncer>,
+    applied: Mutex<Applied>,
+    applied_index: watch::Sender<u64>,
+    /// Held while a checkpoint runs; an install raises the flag and then takes it (I4).
+    checkpoint: Mutex<()>,
+    cancel_checkpoint: AtomicBool,
+    /// Held from the first merged slot of a transfer to its end.
+    install: tokio::sync::Mutex<()>,
+}
+
+impl MachineShared {
+    /// Starts from what the superblock says.
+    ///
+    /// # Errors
+    /// The superblock's membership cannot be read.
+    pub fn open(machine: DiskMachine, syncer: Arc<Syncer>) -> io::Result<MachineShared> {
+        let superblock = machine.slots().superblock();
+        let membership = if superblock.membership.body.is_empty() {
+            StoredMembership::default()
+        } else {
+            let body = decode_membership(&mut Cursor::new(superblock.membership.body))
+                .map_err(io::Error::other)?;
+            StoredMembership::new(superblock.membership.log_id.map(log_id_from), body)
+        };
+        let log_id = superblock.checkpoint.map(log_id_from);
+        let index = log_id.map_or(0, |log_id| log_id.index);
+        Ok(MachineShared {
+            machine,
+            syncer,
+            applied: Mutex::new(Applied { log_id, membership }),
+            applied_index: watch::Sender::new(index),
+            checkpoint: Mutex::new(()),
+            cancel_checkpoint: AtomicBool::new(false),
+            install: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// What has been applied.
+    pub fn applied(&self) -> Applied {
+        self.applied.lock().clone()
+    }
+
+    /// Index of the last entry applied, 0 at first.
+    pub fn applied_index(&self) -> u64 {
+        *self.applied_index.borrow()
+    }
+
+    /// Waits until entry `index` is applied, and until the slots are a state that ever was: while a
+    /// snapshot is only half replayed, nothing may be read.
+    pub async fn wait_applied(&self, index: u64) {
+        let mut receiver = self.applied_index.subscribe();
+        let wanted = index.max(self.machine.slots().readable_from());
+        // The sender lives as long as this object.
+        let _ = receiver.wait_for(|applied| *applied >= wanted).await.is_ok();
+    }
+
+    /// True if a local read gives a state that ever was.
+    pub fn is_readable(&self) -> bool {
+        self.applied_index() >= self.machine.slots().readable_from()
+    }
+
+    /// Moves the applied position.
+    pub fn set_applied(&self, log_id: LogId, membership: Option<StoredMembership>) {
+        let mut applied = self.applied.lock();
+        applied.log_id = Some(log_id);
+        if let Some(membership) = membership {
+            applied.membership = membership;
+        }
+        drop(applied);
+        self.applied_index.send_replace(log_id.index);
+    }
+
+    /// Takes the right to merge slots from another member. A checkpoint that runs is told to stop.
+    pub async fn begin_install(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.install.lock().await
+    }
+
+    /// Writes changed pages to the disk while a snapshot is received. Blocks.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn write_back(&self) -> diskstore_storage::Result<()> {
+        let slots = self.machine.slots();
+        let syncer = &self.syncer;
+        slots.write_back(&mut || syncer.barrier_blocking(), &AtomicBool::new(false))?;
+        Ok(())
+    }
+
+    fn target(applied: &Applied, log_id: LogId) -> Target {
+        Target {
+            log_id: log_id_to(&log_id),
+            membership: slots::Membership {
+                log_id: applied.membership.log_id().as_ref().map(log_id_to),
+                body: encode_membership(applied.membership.membership()),
+            },
+        }
+    }
+
+    /// Writes a checkpoint of `applied`. Blocks for as long as the disk takes.
+    fn checkpoint(&self, applied: &Applied) -> diskstore_storage::Result<()> {
+        let Some(log_id) = applied.log_id else { return Ok(()) };
+        let _running = self.checkpoint.lock();
+        let started = std::time::Instant::now();
+        let outcome = self.machine.slots().checkpoint(
+            Self::target(applied, log_id),
+            &mut || self.syncer.barrier_blocking(),
+            &self.cancel_checkpoint,
+        )?;
+        tracing::info!(
+            index = log_id.index,
+            pages = outcome.pages,
+            cancelled = outcome.cancelled,
+            elapsed = ?started.elapsed(),
+            "checkpoint"
+        );
+        Ok(())
+    }
+
+    fn install(&self, applied: &Applied, log_id: LogId) -> diskstore_storage::Result<()> {
+        self.cancel_checkpoint.store(true, Ordering::Release);
+        let running = self.checkpoint.lock();
+        self.cancel_checkpoint.store(false, Ordering::Release);
+        self.syncer.barrier_blocking()?;
+        let result = self
+            .machine
+            .slots()
+            .install(Self::target(applied, log_id), &mut || self.syncer.barrier_blocking());
+        drop(running);
+        result.map(|_| ())
+    }
+
+    /// What the superblock names: the newest checkpoint that survives power loss.
+    fn checkpoint_meta(&self) -> io::Result<Meta> {
+        let superblock = self.machine.slots().superblock();
+        let membership = if superblock.membership.body.is_empty() {
+            StoredMembership::default()
+        } else {
+            let body = decode_membership(&mut Cursor::new(superblock.membership.body))
+                .map_err(io::Error::other)?;
+            StoredMembership::new(superblock.membership.log_id.map(log_id_from), body)
+        };
+        let last_log_id = superblock.checkpoint.map(log_id_from);
+        Ok(Meta { last_log_id, last_membership: membership })
+    }
+}
+
+type Meta =
+    SnapshotMeta<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, super::types::Member>;
+
+/// A snapshot is not a file: the sender streams slots as they are, the receiver has merged them by
+/// the time openraft hears of it. So openraft carries nothing but the fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SlotsSnapshot;
+
+/// openraft's view of the machine.
+#[derive(Debug)]
+pub(super) struct StateMachine {
+    shared: Arc<MachineShared>,
+    applier: Applier,
+    /// Until the node has started, the snapshot is the checkpoint; afterwards it is what is applied.
+    has_started: Arc<AtomicBool>,
+}
+
+impl StateMachine {
+    /// A state machine over an open machine. `has_started` is raised once Raft runs.
+    pub(super) fn new(
+        shared: Arc<MachineShared>,
+        applier: Applier,
+        has_started: Arc<AtomicBool>,
+    ) -> StateMachine {
+        StateMachine { shared, applier, has_started }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SlotsSnapshot;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let Applied { log_id, membership } = self.shared.applied();
+        Ok((log_id, membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let mut jobs = Vec::new();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            jobs.push(Job { entry, responder });
+            if jobs.len() >= JOB_ENTRIES_MAX {
+                self.applier.apply(std::mem::take(&mut jobs)).await?;
+            }
+        }
+        if jobs.is_empty() { Ok(()) } else { self.applier.apply(jobs).await }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { shared: self.shared.clone(), applied: self.shared.applied() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, _snapshot: SlotsSnapshot) -> io::Result<()> {
+        let Some(log_id) = meta.last_log_id else { return Ok(()) };
+        let now = self.shared.applied();
+        if now.log_id >= Some(log_id) {
+            return Ok(());
+        }
+        let applied = Applied { log_id: Some(log_id), membership: meta.last_membership.clone() };
+        let shared = self.shared.clone();
+        run_blocking(move || shared.install(&applied, log_id)).await?;
+        self.shared.set_applied(log_id, Some(meta.last_membership.clone()));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf>> {
+        let meta = if self.has_started.load(Ordering::Acquire) {
+            let Applied { log_id, membership } = self.shared.applied();
+            Meta { last_log_id: log_id, last_membership: membership }
+        } else {
+            self.shared.checkpoint_meta()?
+        };
+        if meta.last_log_id.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Snapshot { meta, snapshot: SlotsSnapshot }))
+    }
+}
+
+type SnapshotOf = Snapshot<
+    openraft::alias::CommittedLeaderIdOf<TypeConfig>,
+    u64,
+    super::types::Member,
+    SlotsSnapshot,
+>;
+
+/// Builds a snapshot: that is a checkpoint, since snapshots are streamed from the slots.
+#[derive(Debug)]
+pub(super) struct Builder {
+    shared: Arc<MachineShared>,
+    applied: Applied,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SlotsSnapshot;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
+        let (shared, applied) = (self.shared.clone(), self.applied.clone());
+        run_blocking(move || shared.checkpoint(&applied)).await?;
+        // A cancelled checkpoint, or one that an install overtook, has the superblock's word.
+        let meta = self.shared.checkpoint_meta()?;
+        Ok(Snapshot { meta, snapshot: SlotsSnapshot })
+    }
+}
+
+/// Runs something that waits for the disk on a thread that may block.
+async fn run_blocking(
+    work: impl FnOnce() -> diskstore_storage::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)?.map_err(io::Error::other)
+}

@@ -1,0 +1,335 @@
+//! The thread that makes the log durable: whatever arrives during one sync goes out with the next.
+//!
+//! Called by the log store and by checkpoints; calls `storage::wal`. A second thread prepares the
+//! next segment and takes old ones out of the log, so that neither delays a sync. Invariants:
+//!
+//! - I1: a completion fires with `Ok` only after the batch that holds its records is on disk.
+//! - I2: completions fire in the order of their positions; after a failed write all of them, and
+//!   all that come later, fire with the error (C3, C4).
+//! - I3: a completion that is dropped reports an error instead of stalling its waiter (C5).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diskstore_storage::wal::{Position, SealedBatch, Wal};
+use openraft::storage::IOFlushed;
+use openraft::type_config::TypeConfigExt;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use super::types::TypeConfig;
+use crate::fault::{Faults, chain};
+use crate::metrics::SyncTimes;
+
+/// An idle node writes one empty batch after this time, so that the last sync is claimed too.
+const CLAIM_AFTER: Duration = Duration::from_millis(5);
+/// How long the segment thread waits before it tries again to make a segment.
+const PREPARE_RETRY: Duration = Duration::from_secs(1);
+
+/// Tells one waiter how its records fared.
+struct Completion(Option<IOFlushed<TypeConfig>>);
+
+impl Completion {
+    fn fire(mut self, result: io::Result<()>) {
+        if let Some(callback) = self.0.take() {
+            callback.io_completed(result);
+        }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if let Some(callback) = self.0.take() {
+            callback.io_completed(Err(io::Error::other("the syncer dropped a completion"))); // I3
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<(Position, Completion)>,
+    is_kicked: bool,
+    is_stopping: bool,
+    failure: Option<String>,
+}
+
+#[derive(Default)]
+struct SegmentState {
+    is_kicked: bool,
+    is_stopping: bool,
+}
+
+struct Shared {
+    wal: Arc<Wal>,
+    state: Mutex<State>,
+    work: Condvar,
+    segments: Mutex<SegmentState>,
+    segment_work: Condvar,
+    room: Notify,
+    faults: Faults,
+    times: SyncTimes,
+}
+
+/// Handle on the two threads. Dropping it without [`Syncer::stop`] leaves them running.
+pub struct Syncer {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Syncer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Syncer").finish_non_exhaustive()
+    }
+}
+
+impl Syncer {
+    /// Starts both threads.
+    ///
+    /// # Errors
+    /// The operating system starts no more threads.
+    pub fn start(wal: Arc<Wal>, faults: Faults) -> io::Result<Syncer> {
+        let shared = Arc::new(Shared {
+            wal,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            segments: Mutex::default(),
+            segment_work: Condvar::new(),
+            room: Notify::new(),
+            faults,
+            times: SyncTimes::default(),
+        });
+        let (for_sync, for_segments) = (shared.clone(), shared.clone());
+        let sync = std::thread::Builder::new()
+            .name("wal-sync".into())
+            .spawn(move || run_sync(&for_sync))?;
+        let segments = std::thread::Builder::new()
+            .name("wal-segments".into())
+            .spawn(move || run_segments(&for_segments))?;
+        Ok(Syncer { shared, threads: Mutex::new(vec![sync, segments]) })
+    }
+
+    /// Fires `callback` once `position` is durable, and wakes the thread.
+    pub fn complete_at(&self, position: Position, callback: IOFlushed<TypeConfig>) {
+        let completion = Completion(Some(callback));
+        let mut state = self.shared.state.lock();
+        if let Some(failure) = &state.failure {
+            let error = io::Error::other(failure.clone());
+            drop(state);
+            completion.fire(Err(error));
+            return;
+        }
+        if self.shared.wal.durable() >= position {
+            drop(state);
+            completion.fire(Ok(()));
+            return;
+        }
+        let at = state.waiting.partition_point(|(other, _)| *other <= position);
+        state.waiting.insert(at, (position, completion));
+        state.is_kicked = true;
+        drop(state);
+        self.shared.work.notify_one();
+    }
+
+    /// Waits until `position` is durable.
+    ///
+    /// # Errors
+    /// The disk failed; it is not known what is durable.
+    pub async fn wait(&self, position: Position) -> io::Result<()> {
+        let (sender, receiver) = TypeConfig::oneshot();
+        self.complete_at(position, IOFlushed::signal(sender));
+        receiver.await.map_err(|_| io::Error::other("the syncer is gone"))?
+    }
+
+    /// As [`Syncer::wait`], for a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Syncer::wait`].
+    pub fn wait_blocking(&self, position: Position) -> io::Result<()> {
+        let (sender, receiver) = TypeConfig::oneshot();
+        self.complete_at(position, IOFlushed::signal(sender));
+        receiver.blocking_recv().map_err(|_| io::Error::other("the syncer is gone"))?
+    }
+
+    /// Blocks until everything appended so far, the latest `committed` included, is durable: what
+    /// a checkpoint round waits for between copying pages and writing them.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn barrier_blocking(&self) -> diskstore_storage::Result<()> {
+        let position = self.shared.wal.barrier();
+        self.wait_blocking(position).map_err(|source| diskstore_storage::Error::Io {
+            operation: "sync",
+            path: "wal".into(),
+            offset: 0,
+            source,
+        })
+    }
+
+    /// Waits until appending may go on: unsynced bytes are bounded.
+    pub async fn room(&self) {
+        loop {
+            let notified = self.shared.room.notified();
+            if !self.shared.wal.is_over_bound() || self.shared.state.lock().failure.is_some() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Waits until the next segment is there, so that appending cannot run out of space.
+    pub async fn next_segment(&self) {
+        loop {
+            let notified = self.shared.room.notified();
+            if self.shared.wal.has_next_segment() {
+                return;
+            }
+            self.kick_segments();
+            notified.await;
+        }
+    }
+
+    /// Wakes the segment thread: a purge was recorded, or a segment was begun.
+    pub fn kick_segments(&self) {
+        self.shared.segments.lock().is_kicked = true;
+        self.shared.segment_work.notify_one();
+    }
+
+    /// How long syncs took.
+    pub fn times(&self) -> &SyncTimes {
+        &self.shared.times
+    }
+
+    /// Writes what is pending, claims the last batch and ends both threads. Blocks.
+    pub fn stop(&self) {
+        self.shared.state.lock().is_stopping = true;
+        self.shared.work.notify_one();
+        self.shared.segments.lock().is_stopping = true;
+        self.shared.segment_work.notify_one();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a log thread panicked");
+            }
+        }
+    }
+}
+
+fn run_sync(shared: &Shared) {
+    while let Some(batch) = next_batch(shared) {
+        let started = Instant::now();
+        match shared.wal.write(batch) {
+            Ok(durable) => {
+                shared.times.record(started.elapsed());
+                complete(shared, durable);
+            }
+            Err(error) => {
+                fail(shared, &chain(&error));
+                return;
+            }
+        }
+        if shared.wal.is_prepare_due() {
+            shared.segments.lock().is_kicked = true;
+            shared.segment_work.notify_one();
+        }
+        shared.room.notify_waiters();
+    }
+}
+
+/// What is to be written next; blocks until there is something, `None` at the end.
+fn next_batch(shared: &Shared) -> Option<SealedBatch> {
+    let mut state = shared.state.lock();
+    loop {
+        state.is_kicked = false;
+        if let Some(batch) = shared.wal.seal() {
+            return Some(batch);
+        }
+        if state.is_stopping {
+            return shared.wal.seal_claim();
+        }
+        if !shared.wal.claim_due() {
+            shared.work.wait_while(&mut state, |state| !state.is_kicked && !state.is_stopping);
+            continue;
+        }
+        let timeout = shared.work.wait_while_for(
+            &mut state,
+            |state| !state.is_kicked && !state.is_stopping,
+            CLAIM_AFTER,
+        );
+        if timeout.timed_out()
+            && let Some(batch) = shared.wal.seal_claim()
+        {
+            return Some(batch);
+        }
+    }
+}
+
+fn complete(shared: &Shared, durable: Position) {
+    loop {
+        let completion = {
+            let mut state = shared.state.lock();
+            match state.waiting.front() {
+                Some((position, _)) if *position <= durable => state.waiting.pop_front(),
+                _ => None,
+            }
+        };
+        let Some((_, completion)) = completion else { return };
+        completion.fire(Ok(()));
+    }
+}
+
+fn fail(shared: &Shared, reason: &str) {
+    let reason = format!("the log cannot be written: {reason}");
+    let waiting = {
+        let mut state = shared.state.lock();
+        state.failure = Some(reason.clone());
+        std::mem::take(&mut state.waiting)
+    };
+    shared.faults.report(reason.clone());
+    for (_, completion) in waiting {
+        completion.fire(Err(io::Error::other(reason.clone())));
+    }
+    shared.room.notify_waiters();
+}
+
+fn run_segments(shared: &Shared) {
+    let mut is_warned = false;
+    loop {
+        {
+            let mut state = shared.segments.lock();
+            shared.segment_work.wait_while_for(
+                &mut state,
+                |state| !state.is_kicked && !state.is_stopping,
+                PREPARE_RETRY,
+            );
+            if state.is_stopping {
+                return;
+            }
+            state.is_kicked = false;
+        }
+        if let Err(error) = shared.wal.reclaim() {
+            tracing::warn!(error = chain(&error), "old log segments stay for now");
+        }
+        if !shared.wal.is_prepare_due() {
+            continue;
+        }
+        match shared.wal.prepare() {
+            Ok(_) => {
+                if is_warned {
+                    tracing::info!("there is room for the log again");
+                }
+                is_warned = false;
+                shared.room.notify_waiters();
+            }
+            Err(error) if !is_warned => {
+                is_warned = true;
+                tracing::error!(
+                    error = chain(&error),
+                    "no room for the next log segment: writes are refused until there is"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The same on a real file system: direct writes, a private map, dropped pages.
+
+use diskstore_storage::disk::RealDisk;
+use diskstore_storage::slots::{Geometry, Membership, New, Options, Slots, Target};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::script::{CLUSTER, Model, Numbers, apply, content, log_id};
+
+const SLOTS: u64 = 500;
+const ENTRIES: u64 = 3_000;
+
+/// Coherence of a private map with direct writes: pages are dropped and read again all the time
+/// while entries are applied and checkpoints run.
+#[test]
+fn slots_on_a_real_disk_hold_what_the_model_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new();
+    let options = Options { memory_bytes_max: 16 * 4096, round_pages: 20 };
+    let geometry = Geometry::new(SLOTS, 1024).unwrap();
+    let new = New { geometry, cluster_id: CLUSTER, options };
+    let slots = Slots::create(&disk, directory.path(), new, &mut |_, _| {}).unwrap();
+    let checkpoint = |slots: &Slots, index: u64| {
+        let target = Target { log_id: log_id(index), membership: Membership::default() };
+        slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
+    };
+    let mut model = Model::default();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut numbers = Numbers(99);
+            for index in 1..=ENTRIES {
+                let entry = numbers.entry(SLOTS, 1024);
+                apply(&slots, index, &entry).unwrap();
+                model.apply(index, &entry, 1024);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            slots.write_back(&mut || Ok(()), &AtomicBool::new(false)).unwrap();
+        }
+    });
+    assert_eq!(content(&slots).unwrap(), model.slots);
+    checkpoint(&slots, ENTRIES);
+    assert!(slots.modified_bytes() <= 16 * 4096);
+    assert_eq!(content(&slots).unwrap(), model.slots);
+    drop(slots);
+    let (slots, _) = Slots::open(&disk, directory.path(), options).unwrap();
+    assert_eq!(content(&slots).unwrap(), model.slots);
+    assert_eq!(slots.superblock().checkpoint, Some(log_id(ENTRIES)));
+}
