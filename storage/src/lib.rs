@@ -7,10 +7,12 @@
 pub mod disk;
 mod error;
 pub mod identity;
+mod inspect;
 pub mod meta;
 pub mod slots;
 mod types;
 pub mod wal;
 
 pub use error::{Error, Result};
+pub use inspect::{LINES_MAX, inspect};
 pub use types::{LogId, Vote};

@@ -20,6 +20,7 @@ mod double;
 mod geometry;
 mod guard;
 mod header;
+mod inspect;
 mod locks;
 mod memory;
 mod open;
@@ -30,14 +31,17 @@ mod superblock;
 
 pub use checkpoint::{Outcome, Target};
 pub use double::DoubleFound;
+pub(crate) use double::MAGIC as DOUBLE_MAGIC;
 pub use geometry::{
     DATA_OFFSET, FILE_BYTES_MAX, Geometry, HEADER_BYTES, PAGE_BYTES, SLOT_ALIGN_BYTES,
     SLOT_COUNT_MAX, VALUE_BYTES_MAX,
 };
 pub use guard::{Applied, Base, Change, Current, Guard};
+pub(crate) use inspect::{show_double, show_slots};
 pub use open::{New, Opening, Options};
 pub use round::ROUND_PAGES_DEFAULT;
 pub use scan::Learned;
+pub(crate) use superblock::{MAGIC, VERSION};
 pub use superblock::{MEMBERSHIP_BYTES_MAX, Membership, SUPERBLOCK_STRIDE, Superblock};
 
 use std::sync::Arc;

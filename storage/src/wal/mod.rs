@@ -15,6 +15,7 @@
 mod batch;
 mod fields;
 mod index;
+mod inspect;
 mod log;
 mod read;
 mod record;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub use batch::SealedBatch;
+pub(crate) use inspect::show_segment;
 pub use record::{Entry, EntryKind};
 pub use recover::{Cut, Recovery};
 pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};

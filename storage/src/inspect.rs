@@ -1,0 +1,123 @@
+//! The files of a node as text, for people.
+//!
+//! Called by the `inspect` command; calls the decoders of `identity`, `wal` and `slots`. Invariants:
+//!
+//! - I1: nothing is written: files are opened without the permission to.
+//! - I2: output is bounded: at most [`LINES_MAX`] lines of detail, then a count of what was left
+//!   out; so is memory, whatever the file says.
+//! - I3: damage is text, not an error: what can be read is shown.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+
+use crate::disk::{Disk, WriteMode};
+use crate::{Error, Result, identity, slots, wal};
+
+/// Most lines of detail of one file.
+pub const LINES_MAX: u64 = 10_000;
+
+/// Bytes of the magic that every file begins with.
+const MAGIC_BYTES: usize = 8;
+
+/// Prints what is in a file: an identity, a segment of the log, a data file or a double write file,
+/// told apart by their first bytes.
+///
+/// # Errors
+/// `Io` if the file cannot be read or the text not be written; `Corrupt` if it is none of these;
+/// `UnknownVersion`.
+pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> {
+    let file = disk.open(path, WriteMode::ReadOnly)?;
+    let mut magic = [0; MAGIC_BYTES];
+    if file.len()? >= MAGIC_BYTES as u64 {
+        file.read_at(&mut magic, 0)?;
+    }
+    let mut report = Report { path, out, lines: 0 };
+    report.head(format_args!("file {}, {} bytes", path.display(), file.len()?))?;
+    match magic {
+        identity::IDENTITY_MAGIC => show_identity(&identity::read_file(disk, path)?, &mut report),
+        wal::SEGMENT_MAGIC => wal::show_segment(file.as_ref(), &mut report),
+        slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
+        slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
+        _ => {
+            let what = "first bytes: no identity, segment, data file or double write file";
+            Err(Error::Corrupt { path: path.to_owned(), offset: 0, what })
+        }
+    }?;
+    report.end()
+}
+
+/// Where the text goes.
+pub(crate) struct Report<'a> {
+    path: &'a Path,
+    out: &'a mut dyn Write,
+    /// Lines of detail so far, those left out included.
+    lines: u64,
+}
+
+impl Report<'_> {
+    /// A line that is always there.
+    pub(crate) fn head(&mut self, line: fmt::Arguments<'_>) -> Result<()> {
+        writeln!(self.out, "{line}").map_err(|error| {
+            Error::io("print what is in", self.path, 0, std::io::Error::other(error))
+        })
+    }
+
+    /// A line of which there may be many (I2).
+    pub(crate) fn detail(&mut self, line: fmt::Arguments<'_>) -> Result<()> {
+        self.lines += 1;
+        if self.lines > LINES_MAX { Ok(()) } else { self.head(line) }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        match self.lines.checked_sub(LINES_MAX) {
+            None | Some(0) => Ok(()),
+            Some(count) => self.head(format_args!("... and {count} more lines")),
+        }
+    }
+}
+
+fn show_identity(identity: &identity::Identity, report: &mut Report<'_>) -> Result<()> {
+    let identity::Identity { cluster_id, member_id, name, slot_count, value_bytes, machine } =
+        identity;
+    report.head(format_args!("identity, version {}", identity::IDENTITY_VERSION))?;
+    report.head(format_args!("cluster id {cluster_id:032x}"))?;
+    report.head(format_args!("member id {member_id:016x}"))?;
+    report.head(format_args!("name {name:?}"))?;
+    report.head(format_args!("{slot_count} slots of {value_bytes} bytes"))?;
+    report.head(format_args!("machine {machine:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    const FILE: &str = "/file";
+
+    fn text_of(disk: &SimDisk) -> Result<String> {
+        let mut text = String::new();
+        inspect(disk, Path::new(FILE), &mut text).map(|()| text)
+    }
+
+    #[test]
+    fn a_file_of_another_origin_is_named_so() {
+        for content in [&b""[..], b"short", b"#!/bin/sh -e\n"] {
+            let disk = SimDisk::new(1);
+            disk.write_file(Path::new(FILE), content);
+            assert!(matches!(text_of(&disk), Err(Error::Corrupt { offset: 0, .. })));
+        }
+        assert!(text_of(&SimDisk::new(1)).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn detail_is_cut_and_counted() {
+        let mut text = String::new();
+        let mut report = Report { path: Path::new(FILE), out: &mut text, lines: 0 };
+        for number in 0..LINES_MAX + 3 {
+            report.detail(format_args!("line {number}")).unwrap();
+        }
+        report.end().unwrap();
+        assert_eq!(text.lines().count() as u64, LINES_MAX + 1);
+        assert_eq!(text.lines().last(), Some("... and 3 more lines"));
+    }
+}
