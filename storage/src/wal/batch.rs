@@ -47,13 +47,14 @@ pub(super) struct BatchHeader {
     pub(super) records_bytes: u32,
     pub(super) record_count: u32,
     crc: u32,
+    pub(super) reserved: u32,
 }
 
 impl BatchHeader {
     /// The fields, whatever they say; `None` if there are too few bytes.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let header = BatchHeader {
+        Some(BatchHeader {
             magic: fields.u64()?,
             segment: fields.u64()?,
             sequence: fields.u64()?,
@@ -61,9 +62,8 @@ impl BatchHeader {
             records_bytes: fields.u32()?,
             record_count: fields.u32()?,
             crc: fields.u32()?,
-        };
-        fields.u32()?;
-        Some(header)
+            reserved: fields.u32()?,
+        })
     }
 
     /// Whether these are the magic and the segment of a batch of this segment: worth its CRC.

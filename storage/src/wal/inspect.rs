@@ -45,7 +45,7 @@ fn id_of_file(file: &dyn File, block: &[u8; BLOCK_BYTES]) -> u64 {
 }
 
 fn show_header(header: &SegmentHeader, report: &mut Report<'_>) -> Result<()> {
-    let SegmentHeader { id, first_sequence, bytes, follows, carried } = header;
+    let SegmentHeader { id, first_sequence, bytes, follows, carried, .. } = header;
     report.head(format_args!("segment {id}, version {SEGMENT_VERSION}, {bytes} bytes"))?;
     report.head(format_args!("first batch {first_sequence}"))?;
     if follows.segment == 0 {

@@ -24,6 +24,8 @@ mod scan;
 mod segment;
 mod store;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::path::Path;
@@ -332,7 +334,8 @@ impl Wal {
         self.log.lock().appended_bytes
     }
 
-    /// The highest index that can be purged so that at least `bytes` of the log stay.
+    /// The highest index that can be purged so that at least `bytes` of the log stay, counted as
+    /// they are on the disk, padding included.
     pub fn purge_point_keeping(&self, bytes: u64) -> Option<u64> {
         let log = self.log.lock();
         log.index.purge_point_keeping(bytes, log.unsynced_bytes as u64)
@@ -415,6 +418,7 @@ impl Wal {
             bytes: next.bytes,
             follows: writer.last,
             carried: writer.carried,
+            reserved: 0,
         };
         batch.finish(next.id, writer.last.sequence);
         next.writer.write_at(batch.as_slice_behind(&header.encode()), 0)?;

@@ -171,7 +171,8 @@ fn decode_entry<'a>(head: &'a [u8], rest: &'a [u8]) -> Option<(Record<'a>, usize
     let payload_bytes = usize::try_from(fields.u32()?).ok()?;
     let log_id = fields.log_id()?;
     let mut tail = Fields::new(rest);
-    let (crc, _zero) = (tail.u32()?, tail.u32()?);
+    let (crc, zero) = (tail.u32()?, tail.u32()?);
+    (zero == 0).then_some(())?;
     let payload = rest.get(8..)?.get(..payload_bytes)?;
     let record = EntryRecord { log_id, kind, payload, head, crc };
     Some((Record::Entry(record), entry_bytes(payload_bytes)))

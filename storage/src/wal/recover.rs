@@ -202,7 +202,8 @@ impl Replay {
         let mut end = End { segment: 0, offset: 0, sequence: 1 };
         for (ordinal, (found, header)) in chain.iter().enumerate() {
             let follower = chain.get(ordinal + 1).map(|(_, follower)| follower.follows.sequence);
-            if header.carried != self.index.carried
+            if header.reserved != 0
+                || header.carried != self.index.carried
                 || header.first_sequence != self.last.sequence + 1
             {
                 let what = "the segment does not go on where the one before it ends";
@@ -246,6 +247,9 @@ impl Replay {
 
     fn replay_batch(&mut self, batch: &[u8], found: &Found, at: End) -> Result<()> {
         let corrupt = |what| Error::Corrupt { path: found.file.path(), offset: at.offset, what };
+        if BatchHeader::decode(batch).is_none_or(|header| header.reserved != 0) {
+            return Err(corrupt("a batch with a field that is reserved"));
+        }
         let mut records =
             batch::records_of(batch).ok_or_else(|| corrupt("a batch without its records"))?;
         let start = u32::try_from(at.offset).map_err(|_| corrupt("a segment beyond 4 GiB"))?;

@@ -59,6 +59,8 @@ pub(super) struct SegmentHeader {
     pub(super) bytes: u64,
     pub(super) follows: Follows,
     pub(super) carried: Carried,
+    /// Zero in this version.
+    pub(super) reserved: u64,
 }
 
 /// What the first block of a segment is.
@@ -87,7 +89,7 @@ impl SegmentHeader {
         let words = [
             [self.id, self.bytes],
             [self.first_sequence, self.follows.segment],
-            [self.follows.sequence, 0],
+            [self.follows.sequence, self.reserved],
             [vote.term, vote.node_id],
             [purged.term, purged.index],
             [committed.term, committed.index],
@@ -132,7 +134,7 @@ fn fields_of(block: &[u8; BLOCK_BYTES]) -> Option<([u8; 8], u32, SegmentHeader, 
     let (version, flags) = (fields.u32()?, fields.u32()?);
     let (id, bytes, first_sequence) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let follows = Follows { segment: fields.u64()?, sequence: fields.u64()? };
-    fields.u64()?;
+    let reserved = fields.u64()?;
     let vote = fields.vote(flags & FLAG_VOTE_COMMITTED != 0)?;
     let (purged, committed, last) = (fields.log_id()?, fields.log_id()?, fields.log_id()?);
     let carried = Carried {
@@ -142,7 +144,8 @@ fn fields_of(block: &[u8; BLOCK_BYTES]) -> Option<([u8; 8], u32, SegmentHeader, 
         last: (flags & FLAG_LAST != 0).then_some(last),
     };
     let crc = Fields::new(block.get(CRC_OFFSET..)?).u32()?;
-    Some((magic, version, SegmentHeader { id, first_sequence, bytes, follows, carried }, crc))
+    let header = SegmentHeader { id, first_sequence, bytes, follows, carried, reserved };
+    Some((magic, version, header, crc))
 }
 
 fn crc_of(block: &[u8; BLOCK_BYTES]) -> u32 {

@@ -1,0 +1,369 @@
+//! Bytes of the format, bounds of the log in memory, and what its driver can rely on. Crashes and
+//! damage are in `storage/tests/crash_wal.rs`.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::batch::{self, BatchHeader, OpenBatch};
+use super::record::{self, Record};
+use super::segment::{Begun, Carried, Follows, SegmentHeader, id_of, name_of};
+use super::tail::Tail;
+use super::{Entry, EntryKind, Options, Position, Wal};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, SimDisk};
+use crate::{Error, LogId, Vote};
+
+const HEADER: SegmentHeader = SegmentHeader {
+    id: 3,
+    first_sequence: 9,
+    bytes: 65_536,
+    follows: Follows { segment: 1, sequence: 8 },
+    carried: Carried {
+        vote: Some(Vote { term: 5, node_id: 6, committed: true }),
+        purged: Some(LogId { term: 1, index: 2 }),
+        committed: None,
+        last: Some(LogId { term: 5, index: 40 }),
+    },
+    reserved: 0,
+};
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId { term, index }
+}
+
+fn entry(index: u64, payload_bytes: usize) -> Entry {
+    let payload = Bytes::from(vec![index.to_le_bytes()[0]; payload_bytes]);
+    Entry { log_id: log_id(1, index), kind: EntryKind::Normal, payload }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn open(disk: &SimDisk, options: &Options) -> Wal {
+    let disk = Arc::new(disk.clone());
+    Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), options).unwrap().0
+}
+
+fn small() -> Options {
+    Options { segment_bytes: 64 << 10, tail_bytes_max: 1000, ..Options::default() }
+}
+
+fn sync(wal: &Wal) {
+    while let Some(batch) = wal.seal() {
+        wal.write(batch).unwrap();
+    }
+}
+
+#[test]
+fn records_have_the_documented_bytes() {
+    let golden = [
+        (
+            record::encode_vote(Vote { term: 5, node_id: 6, committed: true }),
+            "020100000000000005000000000000000600000000000000",
+        ),
+        (
+            record::encode_vote(Vote { term: 5, node_id: 6, committed: false }),
+            "020000000000000005000000000000000600000000000000",
+        ),
+        (
+            record::encode_committed(log_id(1, 2)),
+            "030000000000000001000000000000000200000000000000",
+        ),
+        (
+            record::encode_truncate(Some(log_id(1, 2))),
+            "040100000000000001000000000000000200000000000000",
+        ),
+        (record::encode_truncate(None), "040000000000000000000000000000000000000000000000"),
+        (record::encode_purge(log_id(1, 2)), "050000000000000001000000000000000200000000000000"),
+    ];
+    for (bytes, text) in golden {
+        assert_eq!(hex(&bytes), text);
+        assert_eq!(record::decode(&bytes).unwrap().1, bytes.len());
+    }
+    let mut buffer = AlignedBuffer::with_capacity(100);
+    let payload = Bytes::from_static(b"value");
+    let kind = EntryKind::Membership;
+    record::encode_entry(&mut buffer, &Entry { log_id: log_id(7, 9), kind, payload });
+    assert_eq!(
+        hex(buffer.as_slice()),
+        "010200000500000007000000000000000900000000000000541f29000000000076616c7565000000"
+    );
+    let (decoded, bytes) = record::decode(buffer.as_slice()).unwrap();
+    let Record::Entry(decoded) = decoded else { unreachable!("{decoded:?}") };
+    assert_eq!(
+        (decoded.log_id, decoded.kind, decoded.payload),
+        (log_id(7, 9), kind, &b"value"[..])
+    );
+    assert!(decoded.is_whole());
+    assert_eq!(bytes, buffer.len());
+}
+
+#[test]
+fn every_record_that_is_read_back_is_the_one_written() {
+    let vote = Vote { term: u64::MAX, node_id: 1, committed: true };
+    let decoded = |bytes: [u8; record::RECORD_BYTES]| match record::decode(&bytes).unwrap().0 {
+        Record::Vote(vote) => format!("{vote:?}"),
+        Record::Committed(log_id) => format!("committed {log_id}"),
+        Record::Truncate(last) => format!("truncate {last:?}"),
+        Record::Purge(log_id) => format!("purge {log_id}"),
+        Record::Entry(entry) => format!("entry {entry:?}"),
+    };
+    assert_eq!(decoded(record::encode_vote(vote)), format!("{vote:?}"));
+    assert_eq!(decoded(record::encode_committed(log_id(1, 2))), "committed 1-2");
+    assert_eq!(decoded(record::encode_truncate(None)), "truncate None");
+    assert_eq!(decoded(record::encode_purge(log_id(3, 4))), "purge 3-4");
+}
+
+#[test]
+fn rubbish_is_no_record() {
+    let vote = record::encode_vote(Vote::default());
+    for length in 0..vote.len() {
+        assert!(record::decode(&vote[..length]).is_none(), "{length} bytes");
+    }
+    for (at, byte) in [(0, 0), (0, 6), (0, 255), (1, 2), (2, 1), (3, 1), (4, 1), (7, 1)] {
+        let mut bytes = vote;
+        bytes[at] = byte;
+        assert!(record::decode(&bytes).is_none(), "byte {at} = {byte}");
+    }
+    let mut buffer = AlignedBuffer::with_capacity(100);
+    record::encode_entry(&mut buffer, &entry(1, 9));
+    for length in 0..41 {
+        assert!(record::decode(&buffer.as_slice()[..length]).is_none(), "{length} bytes");
+    }
+    let mut huge = buffer.as_slice().to_vec();
+    huge[4..8].fill(255);
+    assert!(record::decode(&huge).is_none(), "a length beyond what is there");
+}
+
+#[test]
+fn a_batch_has_the_documented_bytes() {
+    let mut open = OpenBatch::new(9, AlignedBuffer::with_capacity(BLOCK_BYTES));
+    open.push(record::encode_purge(log_id(1, 2)));
+    let mut sealed = open.seal(Carried::default());
+    sealed.finish(3, 8);
+    let bytes = sealed.as_slice();
+    assert_eq!(bytes.len(), BLOCK_BYTES);
+    assert_eq!(
+        hex(&bytes[..72]),
+        "647374626174636803000000000000000900000000000000080000000000000018000000010000000f2c3e02\
+         00000000050000000000000001000000000000000200000000000000"
+    );
+    assert!(bytes[72..].iter().all(|&byte| byte == 0));
+    assert!(batch::is_whole(bytes, 3));
+    assert!(!batch::is_whole(bytes, 4), "the CRC is seeded with the segment");
+    assert_eq!(batch::records_of(bytes).unwrap(), record::encode_purge(log_id(1, 2)));
+}
+
+#[test]
+fn every_flipped_bit_of_a_batch_is_noticed_and_it_still_resembles_itself() {
+    let mut open = OpenBatch::new(9, AlignedBuffer::with_capacity(BLOCK_BYTES));
+    open.push_entry(&entry(1, 100));
+    let mut sealed = open.seal(Carried::default());
+    sealed.finish(3, 8);
+    let whole = sealed.as_slice().to_vec();
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            assert!(!batch::is_whole(&bytes, 3), "byte {at}, bit {bit}");
+            assert!(BatchHeader::decode(&bytes).unwrap().resembles(3, 9));
+        }
+    }
+    let other_life = BatchHeader::decode(&whole).unwrap();
+    assert!(!other_life.resembles(4, 10), "a batch of an earlier life does not");
+}
+
+#[test]
+fn a_segment_header_has_the_documented_bytes() {
+    let block = HEADER.encode();
+    let golden = [
+        "6473747365676d74010000001700000003000000000000000000010000000000",
+        "0900000000000000010000000000000008000000000000000000000000000000",
+        "0500000000000000060000000000000001000000000000000200000000000000",
+        "0000000000000000000000000000000005000000000000002800000000000000",
+    ];
+    assert_eq!(hex(&block[..128]), golden.concat());
+    assert!(block[128..BLOCK_BYTES - 4].iter().all(|&byte| byte == 0));
+    assert_eq!(hex(&block[BLOCK_BYTES - 4..]), "e6e46f67");
+    assert_eq!(SegmentHeader::decode(&block, 3), Begun::Yes(HEADER));
+}
+
+#[test]
+fn a_segment_header_is_told_from_what_is_not_one() {
+    let block = HEADER.encode();
+    assert_eq!(SegmentHeader::decode(&[0; BLOCK_BYTES], 3), Begun::No);
+    assert_eq!(SegmentHeader::decode(&block, 4), Begun::No, "of an earlier life");
+    for at in 0..BLOCK_BYTES {
+        let mut bytes = block;
+        bytes[at] ^= 16;
+        let begun = SegmentHeader::decode(&bytes, 3);
+        assert!(matches!(begun, Begun::Damaged | Begun::No), "byte {at}: {begun:?}");
+    }
+    let mut newer = block;
+    newer[8] = 9;
+    let crc = crc32fast::hash(&newer[..BLOCK_BYTES - 4]);
+    newer[BLOCK_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(SegmentHeader::decode(&newer, 3), Begun::Unknown(9));
+}
+
+#[test]
+fn only_names_of_segments_are_segments() {
+    assert_eq!(name_of(255), "00000000000000ff.segment");
+    assert_eq!(id_of("00000000000000ff.segment"), Some(255));
+    for name in ["0000000000000000.segment", "ff.segment", "00000000000000FF.segment", "next.tmp"] {
+        assert_eq!(id_of(name), None, "{name}");
+    }
+}
+
+#[test]
+fn the_tail_keeps_what_is_not_durable_or_not_released() {
+    let mut tail = Tail::default();
+    for index in 5..25 {
+        tail.push(entry(index, 100));
+    }
+    tail.trim(0, 5);
+    assert_eq!(tail.from(5).unwrap().count(), 20);
+    tail.trim(0, 10);
+    assert!(tail.from(9).is_none());
+    assert_eq!(tail.from(10).unwrap().count(), 15);
+    tail.trim(usize::MAX, 20);
+    assert!(tail.from(10).is_some(), "there is room");
+    tail.truncate_from(12);
+    assert_eq!(tail.from(11).unwrap().next().unwrap().log_id.index, 11);
+    assert!(tail.from(12).is_none());
+    tail.drop_below(12);
+    assert!(tail.from(11).is_none());
+}
+
+#[test]
+fn entries_are_readable_before_they_are_durable_and_after_the_tail_let_go() {
+    let wal = open(&SimDisk::new(1), &small());
+    let position = wal.append((1..=40).map(|index| entry(index, 500))).unwrap();
+    assert_eq!(wal.durable(), Position(0));
+    let all: Vec<Entry> = (1..=40).map(|index| entry(index, 500)).collect();
+    assert_eq!(wal.read(0..99, usize::MAX).unwrap(), all);
+    sync(&wal);
+    assert_eq!(wal.durable(), position);
+    wal.release(40);
+    assert_eq!(wal.read(0..99, usize::MAX).unwrap(), all);
+    assert_eq!(wal.read(7..9, usize::MAX).unwrap(), all[6..8]);
+    assert_eq!(wal.read(7..40, 1000).unwrap(), all[6..8], "as many as fit");
+    assert_eq!(wal.read(7..40, 0).unwrap(), all[6..7], "at least one");
+    assert_eq!(wal.read(41..99, 1000).unwrap(), []);
+    assert_eq!(wal.read(Range { start: 9, end: 3 }, 1000).unwrap(), []);
+    assert_eq!(wal.log_id_at(40), Some(log_id(1, 40)));
+    assert_eq!(wal.log_id_at(41), None);
+}
+
+#[test]
+fn an_entry_that_fits_no_batch_is_refused_before_anything_is_recorded() {
+    let wal = open(&SimDisk::new(1), &small());
+    let most = wal.payload_bytes_max();
+    let before = (wal.state(), wal.position(), wal.unsynced_bytes());
+    let result = wal.append([entry(1, 10), entry(2, most + 1)]);
+    assert!(matches!(result, Err(Error::EntryTooLarge { index: 2, .. })));
+    assert_eq!((wal.state(), wal.position(), wal.unsynced_bytes()), before);
+    wal.save_committed(log_id(1, 1));
+    wal.append([entry(1, most), entry(2, most), entry(3, 10)]).unwrap();
+    wal.save_committed(log_id(1, 3));
+    sync(&wal);
+    wal.release(3);
+    let read = wal.read(1..4, usize::MAX).unwrap();
+    assert_eq!(read, [entry(1, most), entry(2, most), entry(3, 10)]);
+}
+
+#[test]
+fn unsynced_bytes_rise_with_appends_and_fall_with_writes() {
+    let options = Options { unsynced_bytes_max: 2000, ..small() };
+    let wal = open(&SimDisk::new(1), &options);
+    wal.append([entry(1, 900)]).unwrap();
+    assert!(!wal.is_over_bound());
+    wal.append((2..4).map(|index| entry(index, 900))).unwrap();
+    assert!(wal.is_over_bound());
+    let bytes = wal.log_bytes();
+    assert_eq!(bytes, wal.unsynced_bytes() as u64);
+    sync(&wal);
+    assert_eq!((wal.unsynced_bytes(), wal.log_bytes()), (0, bytes));
+}
+
+#[test]
+fn committed_waits_for_the_next_batch_unless_a_barrier_asks() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk, &small());
+    wal.append((1..4).map(|index| entry(index, 9))).unwrap();
+    sync(&wal);
+    wal.save_committed(log_id(1, 2));
+    assert!(wal.seal().is_none(), "it asks for no batch of its own");
+    assert_eq!(wal.state().committed, Some(log_id(1, 2)));
+    assert_eq!(open(&disk.copy(), &small()).state().committed, None);
+    assert!(wal.barrier() > wal.durable());
+    sync(&wal);
+    assert_eq!(wal.barrier(), wal.durable());
+    assert_eq!(open(&disk.copy(), &small()).state().committed, Some(log_id(1, 2)));
+    wal.save_committed(log_id(9, 9));
+    assert_eq!(wal.state().committed, Some(log_id(1, 3)), "never beyond the log");
+}
+
+#[test]
+fn a_claim_is_due_once_after_a_batch_and_carries_committed() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk, &small());
+    assert!(!wal.claim_due(), "there is nothing to claim");
+    wal.append([entry(1, 9)]).unwrap();
+    assert!(!wal.claim_due() && wal.seal_claim().is_none(), "the entry goes first");
+    let batch = wal.seal().unwrap();
+    assert!(!wal.claim_due(), "it is in flight");
+    wal.write(batch).unwrap();
+    wal.save_committed(log_id(1, 1));
+    assert!(wal.claim_due());
+    let claim = wal.seal_claim().unwrap();
+    assert_eq!(claim.bytes(), BLOCK_BYTES);
+    wal.write(claim).unwrap();
+    assert!(!wal.claim_due());
+    assert_eq!(open(&disk.copy(), &small()).state().committed, Some(log_id(1, 1)));
+}
+
+#[test]
+fn the_purge_point_keeps_as_many_bytes_as_asked() {
+    let wal = open(&SimDisk::new(1), &small());
+    assert_eq!(wal.purge_point_keeping(0), None);
+    for round in 0..20 {
+        wal.append((0..5).map(|at| entry(1 + round * 5 + at, 1000))).unwrap();
+        sync(&wal);
+    }
+    assert_eq!(wal.purge_point_keeping(u64::MAX), None);
+    let mut before = 100;
+    for keep in [0, 1000, 5000, 20_000, 60_000] {
+        let upto = wal.purge_point_keeping(keep).unwrap();
+        assert!(upto <= before, "{keep} bytes keep {upto}");
+        // Five entries take two blocks.
+        let kept = (100 - upto) * 2 * BLOCK_BYTES as u64 / 5 + BLOCK_BYTES as u64;
+        assert!(kept >= keep, "{keep} bytes keep what is above {upto}");
+        before = upto;
+    }
+    assert!(before < 70, "{before}");
+}
+
+#[test]
+#[should_panic(expected = "at most one batch is in flight")]
+fn a_second_batch_in_flight_is_a_bug() {
+    let wal = open(&SimDisk::new(1), &small());
+    wal.append([entry(1, 9)]).unwrap();
+    let _in_flight = wal.seal().unwrap();
+    wal.append([entry(2, 9)]).unwrap();
+    wal.seal();
+}
+
+#[test]
+#[should_panic(expected = "the log has no hole")]
+fn a_hole_is_a_bug() {
+    let wal = open(&SimDisk::new(1), &small());
+    wal.append([entry(1, 9), entry(3, 9)]).unwrap();
+}
