@@ -1,0 +1,167 @@
+//! Tells the protocols of the client port apart by the first bytes of a connection. Pure.
+//!
+//! Called by the session once per connection; calls nothing.
+
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+/// Most first bytes that are looked at: a UDP port, a dash and the longest word.
+pub(crate) const PROBE_BYTES_MAX: usize = 24;
+/// Most digits of the UDP port before a text command.
+const PORT_DIGITS_MAX: usize = 5;
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// RESP2 or RESP3, arrays or inline.
+    Resp,
+    /// The ad-hoc text form.
+    Text,
+    /// The original's protobuf commands.
+    Protobuf,
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2, so gRPC.
+    Http2,
+    /// A TLS handshake.
+    Tls,
+    /// None of them.
+    Garbage,
+}
+
+/// What the first bytes say; `None` if more of them are needed.
+///
+/// Empty lines before them are no part of any protocol here and are to be dropped before.
+pub(crate) fn detect(first: &[u8]) -> Option<Protocol> {
+    let (head, rest) = first.split_first()?;
+    match head {
+        0x08 | 0x12 | 0x18 | 0x22 => Some(Protocol::Protobuf),
+        0x16 => match rest.first()? {
+            0x03 => Some(Protocol::Tls),
+            _ => Some(Protocol::Garbage),
+        },
+        b'0'..=b'9' => detect_port(first),
+        b'a'..=b'z' | b'A'..=b'Z' => detect_word(first),
+        b'*' | b'\'' | b' ' | b'\t' => Some(Protocol::Resp),
+        _ => Some(Protocol::Garbage),
+    }
+}
+
+/// Digits and a dash begin a text command with a UDP port.
+fn detect_port(first: &[u8]) -> Option<Protocol> {
+    let digits = first.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if digits > PORT_DIGITS_MAX {
+        return Some(Protocol::Garbage);
+    }
+    match first.get(digits)? {
+        b'-' => Some(Protocol::Text),
+        _ => Some(Protocol::Garbage),
+    }
+}
+
+/// Bytes, what they may begin with, and what they are then.
+type Group<'a> = (&'a [u8], &'a [&'a [u8]], Protocol);
+
+/// A word is a text command, an HTTP method or an inline command.
+fn detect_word(first: &[u8]) -> Option<Protocol> {
+    const TEXT: [&[u8]; 3] = [b"get-", b"set-", b"delete-"];
+    const HTTP: [&[u8]; 7] =
+        [b"GET /", b"POST /", b"PUT /", b"HEAD /", b"DELETE /", b"OPTIONS ", b"PATCH /"];
+    const HTTP2: [&[u8]; 1] = [b"PRI "];
+    let lower = first.iter().take(PROBE_BYTES_MAX).map(u8::to_ascii_lowercase).collect::<Vec<_>>();
+    let groups: [Group<'_>; 3] = [
+        (&lower, &TEXT, Protocol::Text),
+        (first, &HTTP, Protocol::Http),
+        (first, &HTTP2, Protocol::Http2),
+    ];
+    let mut undecided = false;
+    for (bytes, prefixes, protocol) in groups {
+        for prefix in prefixes {
+            if bytes.starts_with(prefix) {
+                return Some(protocol);
+            }
+            undecided |= prefix.starts_with(bytes);
+        }
+    }
+    if undecided { None } else { Some(Protocol::Resp) }
+}
+
+/// The answer, in the protocol's own terms, to a client that speaks what is not served here.
+pub(crate) fn refusal(protocol: Protocol) -> &'static [u8] {
+    match protocol {
+        Protocol::Http => {
+            b"HTTP/1.1 501 Not Implemented\r\ncontent-type: text/plain\r\nconnection: close\r\n\
+              content-length: 65\r\n\r\n\
+              diskstore: no HTTP on this port yet; use a Redis client instead.\n"
+        }
+        // An empty SETTINGS frame, then GOAWAY (last stream 0, HTTP_1_1_REQUIRED) with a reason.
+        Protocol::Http2 => {
+            b"\0\0\0\x04\0\0\0\0\0\0\0\x47\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d\
+              diskstore: no gRPC on this port yet; use a Redis client instead"
+        }
+        // A fatal alert: handshake_failure.
+        Protocol::Tls => b"\x15\x03\x03\0\x02\x02\x28",
+        Protocol::Garbage | Protocol::Resp | Protocol::Text | Protocol::Protobuf => {
+            b"-ERR Protocol error: unknown protocol (RESP, text or protobuf is served here)\r\n"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_protocol_is_told_by_its_first_bytes() {
+        let cases: &[(&[u8], Protocol)] = &[
+            (b"*1\r\n", Protocol::Resp),
+            (b"PING\r\n", Protocol::Resp),
+            (b"GET 42\r\n", Protocol::Resp),
+            (b"get 42\r\n", Protocol::Resp),
+            (b"getdel 4", Protocol::Resp),
+            (b"get-7", Protocol::Text),
+            (b"SET-7-x", Protocol::Text),
+            (b"Delete-7", Protocol::Text),
+            (b"15000-get-7", Protocol::Text),
+            (b"\x12\x0510000", Protocol::Protobuf),
+            (b"\x08\x01", Protocol::Protobuf),
+            (b"\x18\x01", Protocol::Protobuf),
+            (b"\x22\x01", Protocol::Protobuf),
+            (b"GET / HTTP/1.1", Protocol::Http),
+            (b"POST /v1", Protocol::Http),
+            (b"OPTIONS * HTTP", Protocol::Http),
+            (b"PRI * HTTP/2.0", Protocol::Http2),
+            (b"\x16\x03\x01", Protocol::Tls),
+            (b"\x16\x04", Protocol::Garbage),
+            (b"\0\0", Protocol::Garbage),
+            (b"1234567", Protocol::Garbage),
+            (b"12 ", Protocol::Garbage),
+            (b"\xff\xfe", Protocol::Garbage),
+        ];
+        for (first, expected) in cases {
+            assert_eq!(detect(first), Some(*expected), "{}", first.escape_ascii());
+            let decided = (0..first.len()).find_map(|end| detect(&first[..end]));
+            assert!(decided.is_none_or(|early| early == *expected), "{}", first.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_decision_needs_no_more_than_the_probe() {
+        for head in 0..=255_u8 {
+            for fill in [b'0', b'a', b'-', b'/', b' ', 0] {
+                let mut first = vec![fill; PROBE_BYTES_MAX];
+                first[0] = head;
+                assert!(detect(&first).is_some(), "{head} {fill}");
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_announce_their_true_length() {
+        let http = refusal(Protocol::Http);
+        let body = http.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let announced = format!("content-length: {}\r\n", http.len() - body);
+        assert!(String::from_utf8_lossy(http).contains(&announced), "{announced}");
+        let http2 = refusal(Protocol::Http2);
+        assert_eq!(usize::from(http2[11]), http2.len() - 18);
+    }
+}

@@ -1,0 +1,127 @@
+//! The client port: every protocol that clients speak, on one listener.
+//!
+//! Called by the node's program; calls the node. `session` has the one session loop, `detect` tells
+//! the protocols apart, `resp`, `text` and `protobuf` turn bytes into commands and outcomes into
+//! bytes without touching a socket, `turn` groups what goes to the node together.
+//!
+//! Invariants:
+//! - I1: there are never more sessions than [`CONNECTION_COUNT_MAX`]; who comes beyond is told so.
+//! - I2: a session that fails ends alone.
+
+mod ask;
+mod clients;
+mod detect;
+mod keys;
+mod original;
+mod original_turn;
+mod protobuf;
+mod resp;
+mod resp_turn;
+mod session;
+mod text;
+mod turn;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::node::Node;
+use clients::Clients;
+use keys::Keys;
+use original_turn::Datagrams;
+use session::Session;
+
+/// Most connections that are open at once.
+pub const CONNECTION_COUNT_MAX: usize = 10_000;
+/// How long to wait after a connection could not be accepted: there may be no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the sessions may take to answer what they have taken once the node stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Server {
+    node: Arc<Node>,
+    keys: Arc<Keys>,
+    clients: Arc<Clients>,
+    datagrams: Datagrams,
+}
+
+impl Server {
+    /// A server for `node`. Each of `key_prefixes` is dropped from the keys that begin with it.
+    pub fn new(node: Arc<Node>, key_prefixes: &[String]) -> Arc<Server> {
+        let limits = node.limits();
+        let keys = Keys::new(limits.slot_count, limits.value_bytes_max, key_prefixes);
+        Arc::new(Server {
+            node,
+            keys: Arc::new(keys),
+            clients: Arc::default(),
+            datagrams: Datagrams::default(),
+        })
+    }
+
+    /// Serves clients until `stop` becomes true; then sessions answer what they have taken and end.
+    ///
+    /// Returns when no session is left, after a few seconds at the latest.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let mut sessions = JoinSet::new();
+        let sessions_stop = stop.clone();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(connection) => self.begin(connection, &mut sessions, &sessions_stop),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(ended) = sessions.join_next() => note_end(ended),
+                _ = stop.wait_for(|stopping| *stopping) => break,
+            }
+        }
+        drop(listener);
+        let ended = timeout(STOP_TIMEOUT, async {
+            while let Some(ended) = sessions.join_next().await {
+                note_end(ended);
+            }
+        });
+        if ended.await.is_err() {
+            tracing::warn!(sessions = sessions.len(), "sessions were cut off at the stop");
+            sessions.shutdown().await;
+        }
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        (stream, peer): (TcpStream, SocketAddr),
+        sessions: &mut JoinSet<()>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        if self.clients.count() >= CONNECTION_COUNT_MAX {
+            // The socket is new, so its buffer takes this line; if not, it is closed all the same.
+            match stream.try_write(b"-ERR max number of clients reached\r\n") {
+                Ok(_) => tracing::debug!(%peer, "refused: too many connections"),
+                Err(error) => tracing::debug!(%peer, %error, "refused: too many connections"),
+            }
+            return;
+        }
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "replies may be delayed by the system");
+        }
+        let entered = self.clients.enter(peer);
+        let session = Session::new(Arc::clone(self), entered, (stream, peer), stop.clone());
+        sessions.spawn(session.run());
+    }
+}
+
+/// A session that panicked is a bug of ours, and no reason to end the others.
+fn note_end(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a session ended abnormally");
+    }
+}

@@ -1,0 +1,130 @@
+//! Requests that the node answers from what it knows, data apart. Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::decode::parse_integer;
+use super::super::refused::Complaint;
+use super::super::table::Verb;
+use super::Connection;
+use crate::server::keys::decimal;
+
+/// Most slots that one SCAN answers.
+const SCAN_COUNT_MAX: usize = 10_000;
+/// Slots that one SCAN answers unless it asks for more.
+const SCAN_COUNT: usize = 10;
+/// Longest wait of WAIT, in milliseconds; 0 in a request stands for it.
+const WAIT_MS_MAX: u64 = 3_600_000;
+
+/// What the node is asked, data apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// `CLIENT INFO`
+    ClientInfo,
+    /// `CLIENT LIST`
+    ClientList,
+    /// `CLUSTER INFO`
+    ClusterInfo,
+    /// `CLUSTER MYID`
+    ClusterMyId,
+    /// `CLUSTER NODES`
+    ClusterNodes,
+    /// `CLUSTER SLOTS`
+    ClusterSlots,
+    /// `HELLO`
+    Hello,
+    /// `INFO`, with the sections in small letters; all if there are none.
+    Info(Vec<String>),
+    /// `RANDOMKEY`
+    RandomKey,
+    /// `ROLE`
+    Role,
+    /// `SCAN`
+    Scan {
+        /// The first slot looked at.
+        from: u64,
+        /// Most slots answered.
+        count: usize,
+        /// What the slot's number has to match.
+        pattern: Option<Bytes>,
+        /// False if values of another type are asked for, of which there are none.
+        strings: bool,
+    },
+    /// `DBSIZE`
+    Size,
+    /// `DISKSTORE STATUS`
+    Status,
+    /// `WAIT`
+    Wait {
+        /// Members, the leader apart, that shall hold the last write.
+        members: usize,
+        /// How long to wait for them.
+        timeout: Duration,
+    },
+}
+
+impl Connection {
+    /// What the node is asked by a request that is neither data nor local.
+    pub(super) fn question(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Question, Complaint> {
+        match (verb, rest) {
+            (Verb::DbSize, _) => Ok(Question::Size),
+            (Verb::RandomKey, _) => Ok(Question::RandomKey),
+            (Verb::Diskstore, [sub]) if sub.eq_ignore_ascii_case(b"status") => Ok(Question::Status),
+            (Verb::Diskstore, [sub, ..]) => Err(Complaint::subcommand("DISKSTORE", sub)),
+            (Verb::Role, _) => Ok(Question::Role),
+            (Verb::Hello, rest) => self.hello(rest),
+            (Verb::Scan, [cursor, options @ ..]) => scan(cursor, options),
+            (Verb::Wait, [members, milliseconds]) => wait(members, milliseconds),
+            (Verb::Info, sections) => {
+                let lower = |name: &&[u8]| String::from_utf8_lossy(name).to_ascii_lowercase();
+                Ok(Question::Info(sections.iter().map(lower).collect()))
+            }
+            (Verb::Client, [sub, ..]) if sub.eq_ignore_ascii_case(b"info") => {
+                Ok(Question::ClientInfo)
+            }
+            (Verb::Client, _) => Ok(Question::ClientList),
+            (Verb::Cluster, [sub, ..]) => match sub.to_ascii_uppercase().as_slice() {
+                b"INFO" => Ok(Question::ClusterInfo),
+                b"MYID" => Ok(Question::ClusterMyId),
+                b"NODES" => Ok(Question::ClusterNodes),
+                b"SLOTS" => Ok(Question::ClusterSlots),
+                _ => Err(Complaint::subcommand("CLUSTER", sub)),
+            },
+            _ => Err(Complaint::SYNTAX),
+        }
+    }
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT number] [TYPE name]`; the cursor is the next slot.
+fn scan(cursor: &[u8], mut options: &[&[u8]]) -> Result<Question, Complaint> {
+    let from = decimal(cursor).ok_or_else(|| Complaint::new("ERR invalid cursor"))?;
+    let (mut count, mut pattern, mut strings) = (SCAN_COUNT, None, true);
+    while let [option, rest @ ..] = options {
+        let [argument, rest @ ..] = rest else { return Err(Complaint::SYNTAX) };
+        match option.to_ascii_uppercase().as_slice() {
+            b"MATCH" => pattern = Some(Bytes::copy_from_slice(argument)),
+            b"COUNT" => {
+                let asked = parse_integer(argument).ok_or(Complaint::INTEGER)?;
+                let asked = usize::try_from(asked).ok().filter(|asked| *asked > 0);
+                count = asked.ok_or(Complaint::SYNTAX)?.min(SCAN_COUNT_MAX);
+            }
+            b"TYPE" => strings = argument.eq_ignore_ascii_case(b"string"),
+            _ => return Err(Complaint::SYNTAX),
+        }
+        options = rest;
+    }
+    Ok(Question::Scan { from, count, pattern, strings })
+}
+
+/// `WAIT members milliseconds`
+fn wait(members: &[u8], milliseconds: &[u8]) -> Result<Question, Complaint> {
+    let members = parse_integer(members).ok_or(Complaint::INTEGER)?;
+    let milliseconds = parse_integer(milliseconds)
+        .ok_or_else(|| Complaint::new("ERR timeout is not an integer or out of range"))?;
+    let milliseconds =
+        u64::try_from(milliseconds).map_err(|_| Complaint::new("ERR timeout is negative"))?;
+    let milliseconds = if milliseconds == 0 { WAIT_MS_MAX } else { milliseconds.min(WAIT_MS_MAX) };
+    let members = usize::try_from(members.max(0)).unwrap_or(usize::MAX);
+    Ok(Question::Wait { members, timeout: Duration::from_millis(milliseconds) })
+}

@@ -1,0 +1,489 @@
+//! Requests about slots to operations and the form of their reply. Pure.
+//!
+//! Called by the connection for single requests and for those of a transaction alike.
+//!
+//! Invariants:
+//! - I1: keys and lengths are checked here, so that a bad one never becomes an entry of the log.
+//! - I2: under a watch, a transaction writes the watched slot alone, once, by its version.
+
+#![deny(clippy::indexing_slicing)]
+
+use super::decode::parse_integer;
+use super::refused::{Complaint, NO_NAME};
+use super::shape::{Kind, Shape};
+use super::table::Verb;
+use crate::command::{
+    Action, Answer, Command, CommandBuilder, Condition, OPERATION_COUNT_MAX, Operation, slot_key,
+};
+use crate::server::keys::Keys;
+
+/// Most bytes of values that the reply to one command may hold.
+pub(crate) const REPLY_BYTES_MAX: u64 = 64 << 20;
+
+/// The slot that a connection watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// Its number.
+    pub(crate) slot: u64,
+    /// Its version when it was read for the watch.
+    pub(crate) version: u64,
+}
+
+/// The operations of one command, as requests add to them.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    builder: CommandBuilder,
+    watched: Option<Watched>,
+    /// Position of the operation that depends on the watched version.
+    guard: Option<usize>,
+    kind: Kind,
+    reply_bytes_max: u64,
+}
+
+impl Draft {
+    /// A command without operations; `watched` holds for a transaction.
+    pub(crate) fn new(watched: Option<Watched>) -> Draft {
+        let builder = CommandBuilder::new();
+        Draft { builder, watched, guard: None, kind: Kind::Read, reply_bytes_max: 0 }
+    }
+
+    /// Whether there is a write among the operations.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Most bytes of values that the reply may hold.
+    pub(crate) fn reply_bytes_max(&self) -> u64 {
+        self.reply_bytes_max
+    }
+
+    /// How many operations there are.
+    pub(crate) fn operation_count(&self) -> usize {
+        self.builder.operation_count()
+    }
+
+    /// Ends the command of a single request, or of a transaction without a watch.
+    pub(crate) fn finish(mut self) -> Command {
+        self.builder.finish()
+    }
+
+    /// Ends a watched transaction; also the operation that tells whether the watch held.
+    pub(crate) fn finish_watched(
+        mut self,
+        keys: &Keys,
+    ) -> Result<(Command, Option<(usize, u64)>), Complaint> {
+        let Some(watched) = self.watched else { return Ok((self.builder.finish(), None)) };
+        if self.guard.is_none() {
+            self.guard = Some(self.builder.operation_count());
+            self.push(keys, watched.slot, Action::Get)?;
+        }
+        Ok((self.builder.finish(), self.guard.map(|position| (position, watched.version))))
+    }
+
+    fn push(&mut self, keys: &Keys, slot: u64, action: Action<'_>) -> Result<(), Complaint> {
+        let action = if action.is_read() { action } else { self.guarded(slot, action)? };
+        if answers_a_value(&action) {
+            self.reply_bytes_max += keys.value_bytes_max();
+            if self.reply_bytes_max > REPLY_BYTES_MAX.max(keys.value_bytes_max()) {
+                return Err(Complaint::new(format!(
+                    "ERR the reply could hold more than {REPLY_BYTES_MAX} bytes; ask for less"
+                )));
+            }
+        }
+        if !action.is_read() {
+            self.kind = Kind::Write;
+        }
+        self.builder.push(&Operation { key: &slot_key(slot), action })?;
+        Ok(())
+    }
+
+    /// The action, made to depend on the watched version if there is a watch (I2).
+    fn guarded<'a>(&mut self, slot: u64, action: Action<'a>) -> Result<Action<'a>, Complaint> {
+        const REASON: &str = "EXECABORT under WATCH a transaction holds one plain SET or DEL, of \
+                              the watched key: entries of the log depend on one slot alone";
+        let Some(watched) = self.watched else { return Ok(action) };
+        if watched.slot != slot || self.guard.is_some() {
+            return Err(Complaint::new(REASON));
+        }
+        self.guard = Some(self.builder.operation_count());
+        let condition = Condition::IfVersion(watched.version);
+        match action {
+            Action::Set { value, condition: Condition::Always, answer } => {
+                Ok(Action::Set { value, condition, answer })
+            }
+            Action::Delete { condition: Condition::Always, answer } => {
+                Ok(Action::Delete { condition, answer })
+            }
+            _ => Err(Complaint::new(REASON)),
+        }
+    }
+}
+
+fn answers_a_value(action: &Action<'_>) -> bool {
+    match action {
+        Action::Get => true,
+        Action::Set { answer, .. } | Action::Delete { answer, .. } => *answer == Answer::Previous,
+        Action::Increment { .. } | Action::Append { .. } | Action::SetRange { .. } => false,
+    }
+}
+
+/// Adds what a request asks for to `draft`; `None` if its verb is not about data.
+///
+/// # Errors
+/// A complaint; `draft` may hold a part of the request then, and is to be given up.
+pub(crate) fn add(
+    draft: &mut Draft,
+    verb: Verb,
+    arguments: &[&[u8]],
+    keys: &Keys,
+) -> Result<Option<Shape>, Complaint> {
+    if let Some(shape) = add_read(draft, verb, arguments, keys)? {
+        return Ok(Some(shape));
+    }
+    if let Some(shape) = add_change(draft, verb, arguments, keys)? {
+        return Ok(Some(shape));
+    }
+    let (_, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
+    match (verb, rest) {
+        (Verb::Set, [key, value, options @ ..]) => {
+            add_set(draft, (key, value), options, keys).map(Some)
+        }
+        (Verb::MSet, pairs) => {
+            let (pairs, odd) = pairs.as_chunks::<2>();
+            if !odd.is_empty() {
+                return Err(Complaint::arity("mset"));
+            }
+            check_count(pairs.len())?;
+            for [key, value] in pairs {
+                push_set(draft, (key, value), Condition::Always, Answer::Status, keys)?;
+            }
+            Ok(Some(Shape::Stored(pairs.len())))
+        }
+        (Verb::Del, names) => {
+            check_count(names.len())?;
+            for key in names {
+                push_delete(draft, key, Condition::Always, Answer::Status, keys)?;
+            }
+            Ok(Some(Shape::Deleted(names.len())))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The requests that only read.
+fn add_read(
+    draft: &mut Draft,
+    verb: Verb,
+    arguments: &[&[u8]],
+    keys: &Keys,
+) -> Result<Option<Shape>, Complaint> {
+    let (_, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
+    let (names, shape) = match (verb, rest) {
+        (Verb::Get, [_]) => (rest, Shape::Value),
+        (Verb::GetEx, [_, option, ..]) => {
+            let option = String::from_utf8_lossy(option).to_ascii_uppercase();
+            return Err(no_expiry(&option));
+        }
+        (Verb::GetEx, names) => (names, Shape::Value),
+        (Verb::MGet, names) => (names, Shape::Values(names.len())),
+        (Verb::Exists, names) => (names, Shape::Existing(names.len())),
+        (Verb::StrLen, names) => (names, Shape::Length),
+        (Verb::Type, names) => (names, Shape::Type),
+        (Verb::Ttl, names) => (names, Shape::TimeToLive),
+        (Verb::Persist, names) => (names, Shape::Zero),
+        (Verb::GetRange, [_, start, end]) => {
+            let (start, end) = (integer(start)?, integer(end)?);
+            (rest.get(..1).unwrap_or_default(), Shape::Range(start, end))
+        }
+        (Verb::Memory, [sub, names @ ..]) => {
+            if !sub.eq_ignore_ascii_case(b"usage") || names.is_empty() {
+                return Err(Complaint::subcommand("MEMORY", sub));
+            }
+            if !matches!(names, [_] | [_, _, _]) {
+                return Err(Complaint::SYNTAX);
+            }
+            (names.get(..1).unwrap_or_default(), Shape::Memory(keys.slot_bytes()))
+        }
+        // Redis writes nothing for an empty value, and answers the length.
+        (Verb::SetRange, [_, offset, b""]) => {
+            offset_of(offset)?;
+            (rest.get(..1).unwrap_or_default(), Shape::Length)
+        }
+        _ => return Ok(None),
+    };
+    check_count(names.len())?;
+    for key in names {
+        draft.push(keys, keys.slot(key)?, Action::Get)?;
+    }
+    Ok(Some(shape))
+}
+
+/// The requests that change one slot, SET and DEL apart.
+fn add_change(
+    draft: &mut Draft,
+    verb: Verb,
+    arguments: &[&[u8]],
+    keys: &Keys,
+) -> Result<Option<Shape>, Complaint> {
+    let (_, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
+    let always = Condition::Always;
+    match (verb, rest) {
+        (Verb::SetNx, [key, value]) => {
+            push_set(draft, (key, value), Condition::IfAbsent, Answer::Status, keys)?;
+            Ok(Some(Shape::Changed))
+        }
+        (Verb::GetSet, [key, value]) => {
+            push_set(draft, (key, value), always, Answer::Previous, keys)?;
+            Ok(Some(Shape::Value))
+        }
+        (Verb::GetDel, [key]) => {
+            push_delete(draft, key, always, Answer::Previous, keys)?;
+            Ok(Some(Shape::Value))
+        }
+        (Verb::DelIfEqual, [key, value]) => {
+            push_delete(draft, key, Condition::IfEqual(value), Answer::Status, keys)?;
+            Ok(Some(Shape::Changed))
+        }
+        (Verb::Incr, [key]) => push_increment(draft, key, 1, keys).map(Some),
+        (Verb::Decr, [key]) => push_increment(draft, key, -1, keys).map(Some),
+        (Verb::IncrBy, [key, by]) => push_increment(draft, key, integer(by)?, keys).map(Some),
+        (Verb::DecrBy, [key, by]) => {
+            let by = integer(by)?.checked_neg();
+            let by = by.ok_or_else(|| Complaint::new("ERR decrement would overflow"))?;
+            push_increment(draft, key, by, keys).map(Some)
+        }
+        (Verb::Append, [key, value]) => {
+            keys.check_value(byte_count(value))?;
+            draft.push(keys, keys.slot(key)?, Action::Append { value })?;
+            Ok(Some(Shape::Integer))
+        }
+        (Verb::SetRange, [key, offset, value]) => {
+            let offset = offset_of(offset)?;
+            keys.check_value(offset.saturating_add(byte_count(value)))?;
+            draft.push(keys, keys.slot(key)?, Action::SetRange { offset, value })?;
+            Ok(Some(Shape::Integer))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn add_set(
+    draft: &mut Draft,
+    pair: (&[u8], &[u8]),
+    options: &[&[u8]],
+    keys: &Keys,
+) -> Result<Shape, Complaint> {
+    let mut condition = Condition::Always;
+    let mut answer = Answer::Status;
+    let mut rest = options;
+    while let Some((option, behind)) = rest.split_first() {
+        rest = behind;
+        let option = String::from_utf8_lossy(option).to_ascii_uppercase();
+        let wanted = match option.as_str() {
+            "GET" => {
+                answer = Answer::Previous;
+                continue;
+            }
+            "NX" => Condition::IfAbsent,
+            "XX" => Condition::IfPresent,
+            "IFEQ" => {
+                let (value, behind) = rest.split_first().ok_or(Complaint::SYNTAX)?;
+                rest = behind;
+                Condition::IfEqual(value)
+            }
+            "EX" | "PX" | "EXAT" | "PXAT" | "KEEPTTL" => return Err(no_expiry(&option)),
+            _ => return Err(Complaint::SYNTAX),
+        };
+        if condition != Condition::Always && condition != wanted {
+            return Err(Complaint::SYNTAX);
+        }
+        condition = wanted;
+    }
+    push_set(draft, pair, condition, answer, keys)?;
+    Ok(match (answer, condition) {
+        (Answer::Previous, _) => Shape::Value,
+        (Answer::Status, Condition::Always) => Shape::Stored(1),
+        (Answer::Status, _) => Shape::StoredIf,
+    })
+}
+
+fn push_set(
+    draft: &mut Draft,
+    (key, value): (&[u8], &[u8]),
+    condition: Condition<'_>,
+    answer: Answer,
+    keys: &Keys,
+) -> Result<(), Complaint> {
+    keys.check_value(byte_count(value))?;
+    draft.push(keys, keys.slot(key)?, Action::Set { value, condition, answer })
+}
+
+fn push_delete(
+    draft: &mut Draft,
+    key: &[u8],
+    condition: Condition<'_>,
+    answer: Answer,
+    keys: &Keys,
+) -> Result<(), Complaint> {
+    draft.push(keys, keys.slot(key)?, Action::Delete { condition, answer })
+}
+
+fn push_increment(draft: &mut Draft, key: &[u8], by: i64, keys: &Keys) -> Result<Shape, Complaint> {
+    draft.push(keys, keys.slot(key)?, Action::Increment { by })?;
+    Ok(Shape::Integer)
+}
+
+fn no_expiry(option: &str) -> Complaint {
+    Complaint::refused(option, "slots do not expire")
+}
+
+fn check_count(count: usize) -> Result<(), Complaint> {
+    if count > OPERATION_COUNT_MAX {
+        let text = format!("ERR one command takes at most {OPERATION_COUNT_MAX} keys");
+        return Err(Complaint::new(text));
+    }
+    Ok(())
+}
+
+fn integer(text: &[u8]) -> Result<i64, Complaint> {
+    parse_integer(text).ok_or(Complaint::INTEGER)
+}
+
+fn offset_of(text: &[u8]) -> Result<u64, Complaint> {
+    u64::try_from(integer(text)?).map_err(|_| Complaint::new("ERR offset is out of range"))
+}
+
+fn byte_count(value: &[u8]) -> u64 {
+    u64::try_from(value.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::lookup;
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys::new(100, 16, &[])
+    }
+
+    fn added(draft: &mut Draft, words: &[&str]) -> Result<Option<Shape>, Complaint> {
+        let words = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>();
+        add(draft, lookup(words[0]).unwrap().verb, &words, &keys())
+    }
+
+    fn one(words: &[&str]) -> (Command, Shape, Kind) {
+        let mut draft = Draft::new(None);
+        let shape = added(&mut draft, words).unwrap().unwrap();
+        let kind = draft.kind();
+        (draft.finish(), shape, kind)
+    }
+
+    fn complaint(words: &[&str]) -> String {
+        added(&mut Draft::new(None), words).unwrap_err().0.into_owned()
+    }
+
+    #[test]
+    fn each_request_has_its_operations_and_its_reply() {
+        let cases: &[(&[&str], &str, Shape, Kind)] = &[
+            (&["GET", "7"], "get 7", Shape::Value, Kind::Read),
+            (&["MGET", "7", "8", "9"], "get 7 and 2 more", Shape::Values(3), Kind::Read),
+            (&["SET", "7", "abc"], "set 7 (3 bytes)", Shape::Stored(1), Kind::Write),
+            (&["set", "7", "a", "nx"], "set 7 (1 bytes)", Shape::StoredIf, Kind::Write),
+            (&["SET", "7", "a", "XX", "GET"], "set 7 (1 bytes)", Shape::Value, Kind::Write),
+            (
+                &["MSET", "1", "", "2", "b"],
+                "set 1 (0 bytes) and 1 more",
+                Shape::Stored(2),
+                Kind::Write,
+            ),
+            (&["DEL", "1", "2"], "delete 1 and 1 more", Shape::Deleted(2), Kind::Write),
+            (&["DECR", "1"], "increment 1 by -1", Shape::Integer, Kind::Write),
+            (&["SETRANGE", "1", "3", "ab"], "set-range 1 (2 bytes)", Shape::Integer, Kind::Write),
+            (&["SETRANGE", "1", "3", ""], "get 1", Shape::Length, Kind::Read),
+            (&["APPEND", "1", ""], "append 1 (0 bytes)", Shape::Integer, Kind::Write),
+            (&["MEMORY", "USAGE", "1"], "get 1", Shape::Memory(32), Kind::Read),
+            (&["GETRANGE", "1", "-3", "-1"], "get 1", Shape::Range(-3, -1), Kind::Read),
+        ];
+        for (words, text, shape, kind) in cases {
+            let (command, found, found_kind) = one(words);
+            assert_eq!((command.to_string().as_str(), &found, found_kind), (*text, shape, *kind));
+            assert_eq!(command.is_read(), *kind == Kind::Read, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn conditions_reach_the_operation() {
+        let conditions = [
+            (vec!["SET", "1", "v", "IFEQ", "old"], Condition::IfEqual(b"old")),
+            (vec!["SET", "1", "v", "NX"], Condition::IfAbsent),
+            (vec!["SETNX", "1", "v"], Condition::IfAbsent),
+            (vec!["SET", "1", "v", "XX"], Condition::IfPresent),
+        ];
+        for (words, expected) in conditions {
+            let (command, ..) = one(&words);
+            let action = command.operations().next().unwrap().action;
+            assert!(matches!(action, Action::Set { condition, .. } if condition == expected));
+        }
+    }
+
+    #[test]
+    fn bad_requests_are_answered_with_the_reason() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["GET", "x"], "ERR key must be a slot number 0..99"),
+            (&["GET", "100"], "ERR key must be a slot number 0..99"),
+            (&["SET", "1", "12345678901234567"], "ERR value is 17 bytes, a slot holds at most 16"),
+            (&["SETRANGE", "1", "16", "a"], "ERR value is 17 bytes, a slot holds at most 16"),
+            (&["SETRANGE", "1", "-1", "a"], "ERR offset is out of range"),
+            (&["SET", "1", "a", "EX", "5"], "ERR EX is refused: slots do not expire"),
+            (&["GETEX", "1", "persist"], "ERR PERSIST is refused: slots do not expire"),
+            (&["SET", "1", "a", "NX", "XX"], "ERR syntax error"),
+            (&["SET", "1", "a", "IFEQ"], "ERR syntax error"),
+            (&["INCRBY", "1", "x"], "ERR value is not an integer or out of range"),
+            (&["DECRBY", "1", "-9223372036854775808"], "ERR decrement would overflow"),
+            (&["MSET", "1", "a", "2"], "ERR wrong number of arguments for 'mset' command"),
+            (&["MEMORY", "DOCTOR"], "ERR unknown subcommand 'DOCTOR'. Try MEMORY HELP."),
+        ];
+        for (words, text) in cases {
+            assert_eq!(complaint(words), *text, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_would_be_too_large_is_refused_before_it_is_read() {
+        let keys = Keys::new(100, 1 << 20, &[]);
+        let mut words = vec![b"MGET".as_slice()];
+        words.extend([b"1".as_slice(); 64]);
+        assert!(add(&mut Draft::new(None), Verb::MGet, &words, &keys).is_ok());
+        words.push(b"1");
+        let Complaint(text) = add(&mut Draft::new(None), Verb::MGet, &words, &keys).unwrap_err();
+        assert!(text.contains("more than 67108864 bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_watched_transaction_writes_the_watched_slot_once_by_version() {
+        let mut draft = Draft::new(Some(Watched { slot: 7, version: 5 }));
+        added(&mut draft, &["GET", "8"]).unwrap();
+        added(&mut draft, &["SET", "7", "v"]).unwrap();
+        for words in [&["SET", "7", "w"][..], &["SET", "8", "w"], &["INCR", "7"]] {
+            let text = added(&mut draft, words).unwrap_err().0;
+            assert!(text.starts_with("EXECABORT"), "{text}");
+        }
+        let (command, guard) = draft.finish_watched(&keys()).unwrap();
+        assert_eq!(guard, Some((1, 5)));
+        let action = command.operations().nth(1).unwrap().action;
+        assert!(matches!(action, Action::Set { condition: Condition::IfVersion(5), .. }));
+    }
+
+    #[test]
+    fn a_watched_transaction_without_writes_reads_the_watched_slot() {
+        let draft = Draft::new(Some(Watched { slot: 7, version: 5 }));
+        let (command, guard) = draft.finish_watched(&keys()).unwrap();
+        assert_eq!((command.to_string().as_str(), guard), ("get 7", Some((0, 5))));
+    }
+
+    #[test]
+    fn a_condition_of_its_own_is_refused_under_a_watch() {
+        let mut draft = Draft::new(Some(Watched { slot: 7, version: 5 }));
+        assert!(added(&mut draft, &["SET", "7", "v", "NX"]).is_err());
+    }
+}
