@@ -3,12 +3,15 @@
 //! `docs/architecture.md` is the map of the house.
 
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod fault;
 pub mod machine;
 pub mod metrics;
+pub mod node;
 pub mod oplog;
 pub mod profile;
 pub mod raft;
+pub mod server;
 pub mod status;

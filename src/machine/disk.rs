@@ -71,6 +71,31 @@ impl DiskMachine {
         Ok(Reply { index, outcomes })
     }
 
+    /// Checks what can be said of a command without looking at slots: a command that is refused
+    /// here never becomes a log entry.
+    ///
+    /// # Errors
+    /// A key beyond the last slot, or a value that no slot can hold.
+    pub fn check(&self, command: &Command) -> Result<(), Refusal> {
+        let geometry = self.slots.geometry();
+        let bytes_max = u64::from(geometry.value_bytes());
+        for operation in command.operations() {
+            if self.key_of(&operation).is_none() {
+                return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
+            }
+            let bytes = match operation.action {
+                Action::Set { value, .. } | Action::Append { value } => value.len() as u64,
+                Action::SetRange { value: [], .. } => 0,
+                Action::SetRange { offset, value } => offset.saturating_add(value.len() as u64),
+                Action::Get | Action::Delete { .. } | Action::Increment { .. } => 0,
+            };
+            if bytes > bytes_max {
+                return Err(Refusal::TooLarge { bytes, bytes_max });
+            }
+        }
+        Ok(())
+    }
+
     fn apply_many(
         &self,
         index: u64,

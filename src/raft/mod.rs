@@ -30,6 +30,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::metrics::RaftMetrics;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -114,6 +115,8 @@ pub struct Consensus {
     peers: Arc<Peers>,
     reads: ReadRounds,
     member_id: u64,
+    /// Term of this member's leadership, and when it was first seen.
+    leading: Mutex<Option<(u64, Instant)>>,
 }
 
 /// Who this member is to the cluster, and what it knows of it.
@@ -225,8 +228,19 @@ impl Consensus {
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());
         tokio::spawn(watch_fatal(raft.clone(), faults));
-        let consensus =
-            Consensus { raft, wal, syncer, shared, sender, network, peers, reads, member_id };
+        let leading = Mutex::default();
+        let consensus = Consensus {
+            raft,
+            wal,
+            syncer,
+            shared,
+            sender,
+            network,
+            peers,
+            reads,
+            member_id,
+            leading,
+        };
         Ok((Arc::new(consensus), requests))
     }
 
@@ -289,6 +303,12 @@ impl Consensus {
     /// Waits until what [`Consensus::view`] gives has changed, or `bound` has passed.
     pub async fn changed(&self, bound: Duration) {
         let mut metrics = self.raft.server_metrics();
+        let _ = tokio::time::timeout(bound, metrics.changed()).await.is_ok();
+    }
+
+    /// As [`Consensus::changed`], for what moves with every entry.
+    pub async fn changed_data(&self, bound: Duration) {
+        let mut metrics = self.raft.metrics();
         let _ = tokio::time::timeout(bound, metrics.changed()).await.is_ok();
     }
 
@@ -380,6 +400,37 @@ impl Consensus {
     pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), ProposeError> {
         let added = self.raft.add_learner(id, member, false).await;
         self.changed_membership(added.map(|_| ()))
+    }
+
+    /// Changes the record of a member, whatever it counts.
+    ///
+    /// # Errors
+    /// As for commands.
+    pub async fn update_member(&self, id: u64, member: Member) -> Result<(), ProposeError> {
+        let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
+        let changed = self.raft.change_membership(change, true).await;
+        self.changed_membership(changed.map(|_| ()))
+    }
+
+    /// True if this leader has led for `time` and has not heard of a member for as long.
+    pub fn is_silent(&self, id: u64, time: Duration) -> bool {
+        let has_led = self.leading_since().is_some_and(|since| since.elapsed() >= time);
+        let view = self.view();
+        let member = view.members.get(&id);
+        has_led
+            && member.is_some_and(|member| member.silent_for.is_none_or(|silent| silent >= time))
+    }
+
+    /// When this member became leader of the present term.
+    fn leading_since(&self) -> Option<Instant> {
+        let view = self.view();
+        let mut leading = self.leading.lock();
+        if !view.is_leader {
+            *leading = None;
+        } else if leading.is_none_or(|(term, _)| term != view.term) {
+            *leading = Some((view.term, Instant::now()));
+        }
+        leading.map(|(_, since)| since)
     }
 
     /// Makes these members the voters; a voter that is not among them leaves the cluster.

@@ -1,0 +1,309 @@
+//! Sends commands to whoever leads, and answers what other members send here.
+//!
+//! Called by `node`; calls `raft`. Invariants:
+//!
+//! - I1: a command is proposed again only when it was certainly not proposed before; after a lost
+//!   answer its outcome is unknown and the client hears so.
+//! - I2: what comes from another member is never forwarded again: it was sent to the leader.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::join;
+use crate::command::{Command, CommandResult, Failure, ReadLevel, Refusal};
+use crate::raft::{
+    CallError, Channel, Consensus, Incoming, Member, Method, ProposeError, decode_commands,
+    decode_results, encode_commands, encode_results,
+};
+
+/// How long a command may take before its outcome is called unknown.
+const WRITE_BOUND: Duration = Duration::from_secs(10);
+/// How long a command waits for a leader before it is refused: an election and a half.
+const LEADER_BOUND: Duration = Duration::from_secs(6);
+/// How long a read waits for its round.
+const READ_BOUND: Duration = Duration::from_secs(5);
+/// Pause before the next attempt while no leader is known.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
+/// What forwarding adds to the time that the leader may take.
+const WIRE_BOUND: Duration = Duration::from_secs(1);
+
+/// Takes commands to the leader, wherever it is.
+#[derive(Debug)]
+pub struct Forwarder {
+    consensus: Arc<Consensus>,
+    channels: Mutex<HashMap<u64, Arc<Channel>>>,
+    cluster_id: u128,
+}
+
+/// What became of an attempt: final results, or another member to ask.
+enum Attempt {
+    Done(Vec<CommandResult>),
+    Elsewhere(Option<(u64, Member)>),
+}
+
+impl Forwarder {
+    /// A forwarder of one member.
+    pub fn new(consensus: Arc<Consensus>, cluster_id: u128) -> Forwarder {
+        Forwarder { consensus, channels: Mutex::default(), cluster_id }
+    }
+
+    /// The consensus underneath.
+    pub fn consensus(&self) -> &Arc<Consensus> {
+        &self.consensus
+    }
+
+    /// The cluster.
+    pub fn cluster_id(&self) -> u128 {
+        self.cluster_id
+    }
+
+    /// Proposes commands together, here or at the leader; answers in order.
+    pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
+        let deadline = Instant::now() + LEADER_BOUND;
+        loop {
+            let leader = match self.write_here(commands.clone()).await {
+                Attempt::Done(results) => return results,
+                Attempt::Elsewhere(leader) => leader,
+            };
+            if let Some((id, member)) = leader {
+                let body = encode_commands(&commands, ReadLevel::Log).into();
+                let bound = WRITE_BOUND + WIRE_BOUND;
+                match self.call(id, &member, Method::Write, body, bound).await {
+                    Ok(body) => match results_of(&body, commands.len()) {
+                        Some(results) => return results,
+                        None => {} // it does not lead any more, and proposed nothing
+                    },
+                    Err(CallError::NotSent { .. }) => {}
+                    Err(error @ CallError::Lost { .. }) => {
+                        return vec![Err(self.unknown(&error.to_string())); commands.len()]; // I1
+                    }
+                }
+            }
+            if let Some(failure) = self.wait_for_leader(deadline).await {
+                return vec![Err(failure); commands.len()];
+            }
+        }
+    }
+
+    /// Proposes commands on this member only.
+    async fn write_here(&self, commands: Vec<Command>) -> Attempt {
+        if let Some(failure) = self.refusal() {
+            return Attempt::Done(vec![Err(failure); commands.len()]);
+        }
+        let results = self.consensus.propose(commands, WRITE_BOUND).await;
+        if let Some(Err(ProposeError::NotLeader { leader })) = results.first() {
+            return Attempt::Elsewhere(leader.clone());
+        }
+        Attempt::Done(results.into_iter().map(settled).collect())
+    }
+
+    /// Why nothing is proposed now although this member may lead.
+    fn refusal(&self) -> Option<Failure> {
+        let slots = self.consensus.shared().machine.slots();
+        if slots.over_budget() && self.consensus.view().is_leader {
+            let reason = "changed pages take all of -memory-mib until a checkpoint ends".into();
+            return Some(Failure::Busy { reason });
+        }
+        let has_room = self.consensus.wal().has_next_segment();
+        (!has_room && self.consensus.view().is_leader).then_some(Failure::NoSpace)
+    }
+
+    /// Reads commands at a level that needs the leader; answers in order.
+    pub async fn read(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
+        let deadline = Instant::now() + LEADER_BOUND;
+        loop {
+            let leader = match self.read_here(&commands, level).await {
+                Attempt::Done(results) => return results,
+                Attempt::Elsewhere(leader) => leader,
+            };
+            if let Some((id, member)) = leader {
+                let body = encode_commands(&commands, level).into();
+                let bound = READ_BOUND + WIRE_BOUND;
+                let answer = self.call(id, &member, Method::Read, body, bound).await;
+                // A read that got lost changed nothing: it is tried again.
+                if let Ok(body) = answer
+                    && let Some(results) = results_of(&body, commands.len())
+                {
+                    return results;
+                }
+            }
+            if let Some(failure) = self.wait_for_leader(deadline).await {
+                return vec![Err(failure); commands.len()];
+            }
+        }
+    }
+
+    async fn read_here(&self, commands: &[Command], level: ReadLevel) -> Attempt {
+        let fresh = match level {
+            ReadLevel::Lease => self.consensus.read_lease().await,
+            _ => self.consensus.read_index(READ_BOUND).await,
+        };
+        match fresh {
+            Ok(()) => {
+                let machine = &self.consensus.shared().machine;
+                Attempt::Done(commands.iter().map(|command| machine.read(command)).collect())
+            }
+            Err(ProposeError::NotLeader { leader }) => Attempt::Elsewhere(leader),
+            Err(ProposeError::Failed(failure)) => Attempt::Done(vec![Err(failure); commands.len()]),
+        }
+    }
+
+    /// How many members other than the leader hold `index` durably, once `wanted` do or `bound`
+    /// has passed.
+    pub async fn holders(&self, index: u64, wanted: usize, bound: Duration) -> usize {
+        let view = self.consensus.view();
+        if view.is_leader {
+            return self.holders_here(index, wanted, bound).await;
+        }
+        let Some((id, member)) = view.leader.and_then(|id| Some((id, view.members.get(&id)?)))
+        else {
+            return 0;
+        };
+        let mut body = Vec::with_capacity(24);
+        body.put_u64_le(index);
+        body.put_u64_le(wanted as u64);
+        body.put_u64_le(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
+        let answer =
+            self.call(id, &member.member, Method::Holders, body.into(), bound + WIRE_BOUND).await;
+        let count = answer.ok().and_then(|mut body| body.try_get_u64_le().ok());
+        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+    }
+
+    async fn holders_here(&self, index: u64, wanted: usize, bound: Duration) -> usize {
+        let deadline = Instant::now() + bound;
+        loop {
+            let view = self.consensus.view();
+            let me = self.consensus.member_id();
+            let others = view.members.iter().filter(|(id, _)| **id != me);
+            let count = others.filter(|(_, member)| member.matched >= Some(index)).count();
+            if count >= wanted || Instant::now() >= deadline || !view.is_leader {
+                return count;
+            }
+            let left = deadline - Instant::now();
+            self.consensus.changed_data(left.min(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Asks another member something.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(
+        &self,
+        id: u64,
+        member: &Member,
+        method: Method,
+        body: Bytes,
+        bound: Duration,
+    ) -> Result<Bytes, CallError> {
+        let channel = {
+            let mut channels = self.channels.lock();
+            let fresh = || Arc::new(self.consensus.channel(id, member));
+            let channel = channels.entry(id).or_insert_with(fresh);
+            if channel.address() != member.raft_address {
+                *channel = fresh();
+            }
+            channel.clone()
+        };
+        channel.call(method, body, bound).await
+    }
+
+    /// Waits a little for a leader; says why if the time is up.
+    async fn wait_for_leader(&self, deadline: Instant) -> Option<Failure> {
+        if Instant::now() >= deadline {
+            let view = self.consensus.view();
+            let voters = view.members.values().filter(|member| member.is_voter).count();
+            let reason = format!(
+                "no leader was found within {} s; a majority of {voters} voters must run",
+                LEADER_BOUND.as_secs()
+            );
+            return Some(Failure::NoLeader { reason });
+        }
+        self.consensus.changed(LEADER_PAUSE).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        None
+    }
+
+    fn unknown(&self, reason: &str) -> Failure {
+        let view = self.consensus.view();
+        let index = view.last_log.unwrap_or_default();
+        Failure::Unknown { term: view.term, index, reason: reason.into() }
+    }
+
+    /// Answers one request of another member; `None` if it cannot be read.
+    async fn answer(&self, incoming: &Incoming) -> Option<Vec<u8>> {
+        let mut body = incoming.body.clone();
+        match incoming.method {
+            Method::Write | Method::Read => {
+                let (commands, level) = decode_commands(body).ok()?;
+                let count = commands.len();
+                let attempt = if incoming.method == Method::Write {
+                    if let Some(refused) = self.first_refused(&commands) {
+                        return Some(encode_results(&vec![Err(Failure::Refused(refused)); count]));
+                    }
+                    self.write_here(commands).await
+                } else {
+                    self.read_here(&commands, level).await
+                };
+                let results = match attempt {
+                    Attempt::Done(results) => results,
+                    Attempt::Elsewhere(leader) => {
+                        let leader = leader.map_or_else(String::new, |(_, member)| member.name);
+                        vec![Err(Failure::NotLeader { leader }); count] // I2
+                    }
+                };
+                Some(encode_results(&results))
+            }
+            Method::Holders => {
+                let index = body.try_get_u64_le().ok()?;
+                let wanted = usize::try_from(body.try_get_u64_le().ok()?).ok()?;
+                let bound = Duration::from_millis(body.try_get_u64_le().ok()?).min(WRITE_BOUND);
+                let count = self.holders_here(index, wanted, bound).await;
+                Some((count as u64).to_le_bytes().to_vec())
+            }
+            Method::Join => join::answer(self, incoming).await,
+            _ => None,
+        }
+    }
+
+    /// The first reason why one of these commands must not become a log entry.
+    fn first_refused(&self, commands: &[Command]) -> Option<Refusal> {
+        let machine = &self.consensus.shared().machine;
+        commands.iter().find_map(|command| machine.check(command).err())
+    }
+}
+
+/// The results in an answer; `None` if the member says that it does not lead.
+fn results_of(body: &[u8], count: usize) -> Option<Vec<CommandResult>> {
+    let results = decode_results(body, count).ok()?;
+    let is_elsewhere = matches!(results.first(), Some(Err(Failure::NotLeader { .. })));
+    (!is_elsewhere).then_some(results)
+}
+
+fn settled(result: Result<crate::command::Reply, ProposeError>) -> CommandResult {
+    result.map_err(|error| match error {
+        ProposeError::Failed(failure) => failure,
+        ProposeError::NotLeader { leader } => Failure::NotLeader {
+            leader: leader.map_or_else(String::new, |(_, member)| member.name),
+        },
+    })
+}
+
+/// Answers requests of other members until their channel closes.
+pub async fn serve_incoming(forwarder: Arc<Forwarder>, mut requests: mpsc::Receiver<Incoming>) {
+    while let Some(incoming) = requests.recv().await {
+        let forwarder = forwarder.clone();
+        tokio::spawn(async move {
+            if let Some(answer) = forwarder.answer(&incoming).await {
+                // The connection may have ended meanwhile.
+                let _ = incoming.reply.send(answer).is_ok();
+            }
+        });
+    }
+}

@@ -1,0 +1,267 @@
+//! Joining a cluster: what a new member asks, and what members answer.
+//!
+//! Called by `node` (asking) and `forward` (answering); calls `raft`. Invariants:
+//!
+//! - I1: a member id is drawn once and synced before it is used, so a join that is repeated is the
+//!   same join.
+//! - I2: a name in use is taken over only from a member that has been silent for an election
+//!   timeout, and only once the new one has caught up (`membership.rs`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Forwarder;
+use crate::raft::{
+    Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest, Member,
+    MemberView, Method, ProposeError, Purpose,
+};
+
+/// How long one member may take to answer.
+const ANSWER_BOUND: Duration = Duration::from_secs(10);
+/// Pause before the members are asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// A joiner that hears nothing but "later" gives up after this time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who wants to join, and whom it asks.
+#[derive(Debug, Clone)]
+pub struct JoinSetup {
+    /// The member id that was drawn and written down.
+    pub member_id: u64,
+    /// The record.
+    pub member: Member,
+    /// Addresses of members, asked in turn.
+    pub targets: Vec<String>,
+}
+
+/// The cluster that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joined {
+    /// The cluster.
+    pub cluster_id: u128,
+    /// Number of slots.
+    pub slot_count: u64,
+    /// Most bytes of a value.
+    pub value_bytes: u32,
+}
+
+/// Why a node could not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// A member refused, and will refuse again.
+    #[error("joining was refused: {0}")]
+    Refused(String),
+    /// Nobody let this node in for a minute.
+    #[error("could not join through {targets} within {} s: {last}", PATIENCE.as_secs())]
+    GaveUp {
+        /// The addresses that were asked.
+        targets: String,
+        /// The last answer or failure.
+        last: String,
+    },
+}
+
+/// Asks for the cluster's id and geometry; nothing changes in the cluster.
+///
+/// # Errors
+/// See [`JoinError`].
+pub async fn learn_cluster(setup: &JoinSetup) -> Result<Joined, JoinError> {
+    ask_patiently(setup, 0, false).await
+}
+
+/// Joins until the member's own log or checkpoint names it.
+///
+/// # Errors
+/// See [`JoinError`].
+pub async fn join_until_named(
+    setup: &JoinSetup,
+    cluster_id: u128,
+    consensus: &Arc<Consensus>,
+) -> Result<(), JoinError> {
+    loop {
+        if is_named(consensus) {
+            return Ok(());
+        }
+        ask_patiently(setup, cluster_id, true).await?;
+        let deadline = Instant::now() + PATIENCE;
+        while !is_named(consensus) && Instant::now() < deadline {
+            consensus.changed(RETRY_PAUSE).await;
+        }
+    }
+}
+
+fn is_named(consensus: &Arc<Consensus>) -> bool {
+    consensus.view().members.contains_key(&consensus.member_id())
+}
+
+async fn ask_patiently(
+    setup: &JoinSetup,
+    cluster_id: u128,
+    is_final: bool,
+) -> Result<Joined, JoinError> {
+    let request = JoinRequest {
+        is_final,
+        member_id: setup.member_id,
+        member: setup.member.clone(),
+        cluster_id,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = String::from("nobody was asked");
+    let mut told = String::new();
+    loop {
+        for target in &setup.targets {
+            match ask(target, &request).await {
+                Ok(JoinReply::Accepted { cluster_id, slot_count, value_bytes }) => {
+                    return Ok(Joined { cluster_id, slot_count, value_bytes });
+                }
+                Ok(JoinReply::Refused(reason)) => return Err(JoinError::Refused(reason)),
+                Ok(JoinReply::Later(reason)) => last = format!("{target}: {reason}"),
+                Err(error) => last = error,
+            }
+        }
+        if last != told {
+            tracing::info!(reason = last, "not joined yet, asking again");
+            told.clone_from(&last);
+        }
+        if Instant::now() >= deadline {
+            return Err(JoinError::GaveUp { targets: setup.targets.join(", "), last });
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, String> {
+    let hello =
+        Hello { cluster_id: 0, from: 0, to: 0, purpose: Purpose::Requests, acknowledged: None };
+    let mut body = Vec::new();
+    request.put(&mut body);
+    let channel = Channel::new(target.to_owned(), hello);
+    match channel.call(Method::Join, body.into(), ANSWER_BOUND).await {
+        Ok(body) => JoinReply::decode(body).map_err(|error| format!("{target}: {error}")),
+        Err(error) => Err(crate::fault::chain(&error)),
+    }
+}
+
+/// Answers a request to join, as leader or through it.
+pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option<Vec<u8>> {
+    let mut request = JoinRequest::decode(incoming.body.clone()).ok()?;
+    if incoming.from == 0 {
+        complete(&mut request.member.raft_address, incoming.address);
+        complete(&mut request.member.client_address, incoming.address);
+    }
+    let reply = if request.cluster_id != 0 && request.cluster_id != forwarder.cluster_id() {
+        JoinReply::Refused(format!(
+            "this is cluster {:032x}, but the directory belongs to {:032x}",
+            forwarder.cluster_id(),
+            request.cluster_id
+        ))
+    } else if request.is_final {
+        admit_or_relay(forwarder, incoming, &request).await
+    } else {
+        accepted(forwarder)
+    };
+    let mut out = Vec::new();
+    reply.put(&mut out);
+    Some(out)
+}
+
+fn accepted(forwarder: &Forwarder) -> JoinReply {
+    let geometry = forwarder.consensus().shared().machine.slots().geometry();
+    JoinReply::Accepted {
+        cluster_id: forwarder.cluster_id(),
+        slot_count: geometry.slot_count(),
+        value_bytes: geometry.value_bytes(),
+    }
+}
+
+/// An address without a host is completed with the address that its owner calls from.
+fn complete(address: &mut String, from: IpAddr) {
+    let Some((host, port)) = address.rsplit_once(':') else { return };
+    if matches!(host, "" | "0.0.0.0" | "[::]") {
+        *address = std::net::SocketAddr::new(from, port.parse().unwrap_or(0)).to_string();
+    }
+}
+
+async fn admit_or_relay(
+    forwarder: &Forwarder,
+    incoming: &Incoming,
+    request: &JoinRequest,
+) -> JoinReply {
+    let view = forwarder.consensus().view();
+    if view.is_leader {
+        return admit(forwarder, request, &view.members).await;
+    }
+    let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
+    let Some((id, leader)) = leader.filter(|_| incoming.from == 0) else {
+        return JoinReply::Later("no leader is known".into());
+    };
+    let mut body = Vec::new();
+    request.put(&mut body);
+    let answer =
+        forwarder.call(id, &leader.member, Method::Join, Bytes::from(body), ANSWER_BOUND).await;
+    let relayed = answer.ok().and_then(|body| JoinReply::decode(body).ok());
+    relayed.unwrap_or_else(|| JoinReply::Later("the leader gave no answer".into()))
+}
+
+async fn admit(
+    forwarder: &Forwarder,
+    request: &JoinRequest,
+    members: &BTreeMap<u64, MemberView>,
+) -> JoinReply {
+    let consensus = forwarder.consensus();
+    if let Some(known) = members.get(&request.member_id) {
+        if known.member == request.member {
+            return accepted(forwarder);
+        }
+        return outcome(
+            forwarder,
+            consensus.update_member(request.member_id, request.member.clone()).await,
+        );
+    }
+    let name = &request.member.name;
+    let namesakes =
+        members.iter().filter(|(_, other)| other.member.name == *name && other.is_voter);
+    for (id, other) in namesakes {
+        let is_self = *id == consensus.member_id();
+        if is_self || !consensus.is_silent(*id, Duration::from_millis(ELECTION_MS_MAX)) {
+            return JoinReply::Later(format!(
+                "the name {name} is in use by the member at {}; stop that one or choose another -id",
+                other.member.raft_address
+            )); // I2
+        }
+    }
+    outcome(forwarder, consensus.add_learner(request.member_id, request.member.clone()).await)
+}
+
+fn outcome(forwarder: &Forwarder, result: Result<(), ProposeError>) -> JoinReply {
+    match result {
+        Ok(()) => accepted(forwarder),
+        Err(error) => JoinReply::Later(format!("the membership was not changed: {error:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_a_host_take_the_callers() {
+        let from = IpAddr::from([10, 0, 0, 7]);
+        for (address, expected) in [
+            (":12001", "10.0.0.7:12001"),
+            ("0.0.0.0:12001", "10.0.0.7:12001"),
+            ("[::]:12001", "10.0.0.7:12001"),
+            ("host:12001", "host:12001"),
+            ("127.0.0.1:12001", "127.0.0.1:12001"),
+        ] {
+            let mut text = address.to_owned();
+            complete(&mut text, from);
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Keeps the membership as it is meant to be, on whichever member leads.
+//!
+//! Called by `node`; calls `raft`. What a member is meant to be stands in its record, so a new
+//! leader goes on where the old one stopped (PITFALLS 23). Invariants:
+//!
+//! - I1: a member that is meant to follow for ever never becomes a voter.
+//! - I2: a member takes an old one's place only when it has caught up and the old one is silent
+//!   (PITFALLS 15), in one joint change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, Role, View};
+
+/// How often the leader looks.
+const PERIOD: Duration = Duration::from_millis(200);
+/// A learner this many entries behind the end of the log has caught up.
+const LAG_MAX: u64 = 256;
+/// How long a change may take before the leader looks again.
+const CHANGE_BOUND: Duration = Duration::from_secs(10);
+
+/// What is to be changed next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Voters(BTreeSet<u64>),
+    RemoveLearner(u64),
+}
+
+/// Promotes and replaces members while this one leads, until the task is dropped.
+pub async fn keep_membership(consensus: Arc<Consensus>) {
+    loop {
+        consensus.changed(PERIOD).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let view = consensus.view();
+        if !view.is_leader {
+            continue;
+        }
+        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        let change = next_change(&view, |id| consensus.is_silent(id, silence));
+        let Some(change) = change else { continue };
+        tracing::info!(?change, "changing the membership");
+        let changing = async {
+            match change {
+                Change::Voters(voters) => consensus.set_voters(voters).await,
+                Change::RemoveLearner(id) => consensus.remove_learner(id).await,
+            }
+        };
+        match tokio::time::timeout(CHANGE_BOUND, changing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(?error, "the membership was not changed"),
+            Err(_) => tracing::warn!("a membership change takes long"),
+        }
+    }
+}
+
+fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
+    let voters: BTreeSet<u64> = voters(&view.members).map(|(id, _)| id).collect();
+    if view.is_joint {
+        // A leader died half way: the change is completed as it was meant.
+        return Some(Change::Voters(voters));
+    }
+    for (id, learner) in view.members.iter().filter(|(_, member)| !member.is_voter) {
+        let namesake = |other: &(u64, &MemberView)| {
+            other.0 != *id && other.1.member.name == learner.member.name
+        };
+        let all = || view.members.iter().map(|(id, member)| (*id, member));
+        let old: Vec<u64> = all().filter(namesake).map(|(id, _)| id).collect();
+        let has_caught_up = learner
+            .matched
+            .is_some_and(|matched| matched + LAG_MAX >= view.last_log.unwrap_or_default());
+        if learner.member.role != Role::Voter || !has_caught_up {
+            continue;
+        }
+        if old.iter().any(|old| !is_silent(*old)) {
+            continue; // I2
+        }
+        if let Some(old) = old.iter().find(|old| !voters.contains(old)) {
+            return Some(Change::RemoveLearner(*old));
+        }
+        let mut next: BTreeSet<u64> = voters.clone();
+        next.retain(|voter| !old.contains(voter));
+        next.insert(*id);
+        return Some(Change::Voters(next));
+    }
+    None
+}
+
+fn voters(members: &BTreeMap<u64, MemberView>) -> impl Iterator<Item = (u64, &MemberView)> {
+    members.iter().filter(|(_, member)| member.is_voter).map(|(id, member)| (*id, member))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Member;
+
+    fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
+        let member = Member { name: name.into(), ..Member::default() };
+        MemberView { member, is_voter, matched, silent_for: None }
+    }
+
+    fn view(members: Vec<(u64, MemberView)>) -> View {
+        View {
+            term: 1,
+            leader: Some(1),
+            is_leader: true,
+            members: members.into_iter().collect(),
+            is_joint: false,
+            last_log: Some(10_000),
+            committed: Some(10_000),
+            checkpoint: None,
+            purged: None,
+        }
+    }
+
+    fn three() -> Vec<(u64, MemberView)> {
+        vec![
+            (1, member("a", true, Some(10_000))),
+            (2, member("b", true, Some(10_000))),
+            (3, member("c", false, Some(9_990))),
+        ]
+    }
+
+    #[test]
+    fn a_learner_that_caught_up_becomes_a_voter() {
+        let change = next_change(&view(three()), |_| false);
+        assert_eq!(change, Some(Change::Voters(BTreeSet::from([1, 2, 3]))));
+    }
+
+    #[test]
+    fn a_learner_that_lags_or_follows_for_ever_stays() {
+        let mut members = three();
+        members[2].1.matched = Some(9_000);
+        assert_eq!(next_change(&view(members), |_| false), None);
+        let mut members = three();
+        members[2].1.matched = None;
+        assert_eq!(next_change(&view(members), |_| false), None);
+        let mut members = three();
+        members[2].1.member.role = Role::Learner;
+        assert_eq!(next_change(&view(members), |_| false), None);
+    }
+
+    #[test]
+    fn only_a_silent_namesake_is_replaced() {
+        let mut members = three();
+        members[2].1.member.name = "b".into();
+        assert_eq!(next_change(&view(members.clone()), |_| false), None);
+        let change = next_change(&view(members), |id| id == 2);
+        assert_eq!(change, Some(Change::Voters(BTreeSet::from([1, 3]))));
+    }
+
+    #[test]
+    fn a_stale_learner_of_the_same_name_goes_first() {
+        let mut members = three();
+        members.push((4, member("c", false, None)));
+        assert_eq!(next_change(&view(members), |id| id == 4), Some(Change::RemoveLearner(4)));
+    }
+
+    #[test]
+    fn a_change_left_half_way_is_completed() {
+        let mut view = view(three());
+        view.is_joint = true;
+        assert_eq!(next_change(&view, |_| false), Some(Change::Voters(BTreeSet::from([1, 2]))));
+    }
+}

@@ -1,0 +1,13 @@
+//! The members of the cluster among themselves: founding, joining, promotion, forwarding.
+//!
+//! Called by `node`; calls `raft`.
+
+mod bootstrap;
+mod forward;
+mod join;
+mod membership;
+
+pub use bootstrap::{Contact, listen_first};
+pub use forward::{Forwarder, serve_incoming};
+pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
+pub use membership::keep_membership;

@@ -1,0 +1,308 @@
+//! One running node: commands in, results out; started and stopped in order.
+//!
+//! Called by the programs and by `server`; calls `cluster`, `raft` and `machine`.
+
+mod start;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub use start::{Progress, StartError, start};
+
+use crate::cluster::Forwarder;
+use crate::command::{Command, CommandResult, Failure, ReadLevel};
+use crate::config::{Config, SyncPolicy};
+use crate::fault::{Fault, Faults};
+use crate::raft::{Consensus, MemberView, View};
+use crate::status::{MemberStatus, Status, SyncStatus};
+
+/// How long a clean stop tries to hand leadership over.
+const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
+/// How long the last checkpoint of a clean stop may take.
+const CHECKPOINT_BOUND: Duration = Duration::from_secs(120);
+/// How long a local read waits until this replica's state is one that ever was.
+const READABLE_BOUND: Duration = Duration::from_secs(5);
+/// Slots that one step of a scan reads at most.
+const SCAN_STEP: u64 = 4096;
+
+/// What the slots of a node hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Number of slots.
+    pub slot_count: u64,
+    /// Most bytes of one value.
+    pub value_bytes_max: u32,
+}
+
+/// One running node.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    forwarder: Arc<Forwarder>,
+    faults: Faults,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    started: Instant,
+    opening: String,
+    /// Held as long as the node lives: no second process in its directory.
+    _lock: Box<dyn diskstore_storage::disk::Lock>,
+}
+
+impl Node {
+    fn consensus(&self) -> &Arc<Consensus> {
+        self.forwarder.consensus()
+    }
+
+    /// What this node runs with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What was found in the node's files when it started, for people.
+    pub fn opening(&self) -> &str {
+        &self.opening
+    }
+
+    /// The limits of keys and values.
+    pub fn limits(&self) -> Limits {
+        let geometry = self.consensus().shared().machine.slots().geometry();
+        Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
+    }
+
+    /// How fresh a read must be unless its caller asks for less.
+    pub fn read_level(&self) -> ReadLevel {
+        self.config.read_level
+    }
+
+    /// Proposes all of `commands` together; the results are in their order. A command that cannot
+    /// be right is refused here and becomes no log entry.
+    pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
+        let machine = &self.consensus().shared().machine;
+        let checks: Vec<_> = commands.iter().map(|command| machine.check(command)).collect();
+        if checks.iter().all(Result::is_ok) {
+            return self.forwarder.write(commands).await;
+        }
+        let good = commands.into_iter().zip(&checks).filter(|(_, check)| check.is_ok());
+        let good: Vec<Command> = good.map(|(command, _)| command).collect();
+        let mut results = match good.is_empty() {
+            true => Vec::new().into_iter(),
+            false => self.forwarder.write(good).await.into_iter(),
+        };
+        let result = |check: Result<(), crate::command::Refusal>| match check {
+            Ok(()) => results.next().unwrap_or(Err(Failure::Stopping)),
+            Err(refusal) => Err(Failure::Refused(refusal)),
+        };
+        checks.into_iter().map(result).collect()
+    }
+
+    /// Reads all of `commands` in one freshness round; the results are in their order.
+    pub async fn read(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
+        match level {
+            ReadLevel::Log => self.write(commands).await,
+            ReadLevel::Local => self.read_local(&commands).await,
+            ReadLevel::Linearizable | ReadLevel::Lease => {
+                self.forwarder.read(commands, level).await
+            }
+        }
+    }
+
+    /// This replica's committed and durable values: the slot is copied first, then the log is
+    /// waited for up to the entry that wrote it (`TRUST.md` C18).
+    async fn read_local(&self, commands: &[Command]) -> Vec<CommandResult> {
+        let consensus = self.consensus();
+        let shared = consensus.shared();
+        if !shared.is_readable() {
+            let ready = tokio::time::timeout(READABLE_BOUND, shared.wait_applied(0)).await;
+            if ready.is_err() {
+                let reason = "this member is still catching up".to_owned();
+                return vec![Err(Failure::Busy { reason }); commands.len()];
+            }
+        }
+        let mut results: Vec<CommandResult> =
+            commands.iter().map(|command| shared.machine.read(command)).collect();
+        let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
+        let newest = outcomes.map(|outcome| outcome.version).max().unwrap_or(0);
+        if let Some(position) = consensus.wal().position_of(newest)
+            && position > consensus.wal().durable()
+            && consensus.syncer().wait(position).await.is_err()
+        {
+            results.fill(Err(Failure::Stopping));
+        }
+        results
+    }
+
+    /// At most `count` slots of this replica that hold a value, from `from` on, and where to go on.
+    ///
+    /// # Errors
+    /// A damaged slot.
+    pub async fn scan(&self, from: u64, count: usize) -> Result<(Vec<u64>, Option<u64>), Failure> {
+        let slots = self.consensus().shared().machine.slots().clone();
+        let scan = move || {
+            let end = slots.geometry().slot_count();
+            let (mut found, mut key) = (Vec::new(), from);
+            let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
+            while key < stop && found.len() < count {
+                let slot = slots.read(key).map_err(|_| Failure::Damaged { slot: key })?;
+                if slot.value.is_some() {
+                    found.push(key);
+                }
+                key += 1;
+            }
+            Ok((found, (key < end).then_some(key)))
+        };
+        tokio::task::spawn_blocking(scan).await.unwrap_or(Err(Failure::Stopping))
+    }
+
+    /// How many slots of this replica hold a value.
+    ///
+    /// # Errors
+    /// `Busy` until they have been counted after a start.
+    pub async fn live_count(&self) -> Result<u64, Failure> {
+        let slots = self.consensus().shared().machine.slots();
+        let counting = async {
+            loop {
+                if let Some(count) = slots.live_count() {
+                    return count;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let reason = "slots are still being counted after the start".to_owned();
+        tokio::time::timeout(READABLE_BOUND, counting).await.map_err(|_| Failure::Busy { reason })
+    }
+
+    /// Waits until `members` other than the leader hold `index` durably; how many do.
+    pub async fn wait_replicas(&self, index: u64, members: usize, timeout: Duration) -> usize {
+        self.forwarder.holders(index, members, timeout).await
+    }
+
+    /// Highest log index that this replica has applied.
+    pub fn applied_index(&self) -> u64 {
+        self.consensus().shared().applied_index()
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.consensus().view().is_leader
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.consensus().view().leader.is_some()
+    }
+
+    /// What the node says about itself.
+    pub fn status(&self) -> Status {
+        let consensus = self.consensus();
+        let view = consensus.view();
+        let slots = consensus.shared().machine.slots();
+        let times = consensus.syncer().times();
+        let limits = self.limits();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: self.config.id.clone(),
+            member_id: format!("{:016x}", consensus.member_id()),
+            cluster_id: format!("{:032x}", self.forwarder.cluster_id()),
+            role: role_of(&view, consensus.member_id()).into(),
+            term: view.term,
+            leader: view
+                .leader
+                .and_then(|id| view.members.get(&id))
+                .map(|leader| leader.member.name.clone()),
+            members: members_of(&view, consensus.member_id()),
+            committed: view.committed.unwrap_or(0),
+            applied: consensus.shared().applied_index(),
+            last_log: view.last_log.unwrap_or(0),
+            checkpoint: view.checkpoint.unwrap_or(0),
+            purged: view.purged.unwrap_or(0),
+            readable_from: slots.readable_from(),
+            slots: limits.slot_count,
+            value_size: limits.value_bytes_max,
+            live: slots.live_count(),
+            sync: SyncStatus {
+                count: times.count(),
+                p50_us: times.percentile_us(50),
+                p99_us: times.percentile_us(99),
+                max_us: times.max_us(),
+            },
+            unsafe_flags: self.unsafe_flags(),
+            uptime_s: self.started.elapsed().as_secs(),
+        }
+    }
+
+    fn unsafe_flags(&self) -> Vec<String> {
+        let config = &self.config;
+        let flags = [
+            (config.sync == SyncPolicy::Never, "-sync never"),
+            (config.read_level == ReadLevel::Local, "-read local"),
+            (config.insecure, "-insecure"),
+        ];
+        flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| (*flag).into()).collect()
+    }
+
+    /// Waits until the node cannot go on, and says why.
+    pub async fn wait_fault(&self) -> Fault {
+        self.faults.wait().await
+    }
+
+    /// Stops in order: leadership first, then a checkpoint, then the log. Whoever holds the node
+    /// must have stopped taking new clients.
+    pub async fn stop(&self) {
+        let begun = Instant::now();
+        let led = self.is_leader();
+        self.consensus().hand_over(HAND_OVER_BOUND).await;
+        let handed_over = begun.elapsed();
+        if led {
+            tracing::info!(elapsed = ?handed_over, "leadership handed over");
+        }
+        if self.consensus().checkpoint(CHECKPOINT_BOUND).await.is_none() {
+            tracing::warn!("stopping without a last checkpoint: the next start replays the log");
+        }
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.consensus().stop().await;
+        tracing::info!(elapsed = ?begun.elapsed(), "stopped");
+    }
+}
+
+fn role_of(view: &View, member_id: u64) -> &'static str {
+    let is_voter = view.members.get(&member_id).is_some_and(|member| member.is_voter);
+    match (view.is_leader, is_voter, view.leader) {
+        (true, _, _) => "leader",
+        (false, true, Some(_)) => "follower",
+        (false, true, None) => "candidate",
+        (false, false, _) => "learner",
+    }
+}
+
+fn members_of(view: &View, member_id: u64) -> Vec<MemberStatus> {
+    let last_log = view.last_log.unwrap_or(0);
+    let status = |(id, known): (&u64, &MemberView)| {
+        let matched = match view.is_leader && *id == member_id {
+            true => Some(last_log),
+            false => known.matched,
+        };
+        MemberStatus {
+            id: format!("{id:016x}"),
+            name: known.member.name.clone(),
+            role: match (view.leader == Some(*id), known.is_voter) {
+                (true, _) => "leader",
+                (false, true) => "follower",
+                (false, false) => "learner",
+            }
+            .into(),
+            client: known.member.client_address.clone(),
+            raft: known.member.raft_address.clone(),
+            matched,
+            lag: matched.map(|matched| last_log.saturating_sub(matched)),
+        }
+    };
+    let mut members: Vec<MemberStatus> = view.members.iter().map(status).collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    members
+}

@@ -1,0 +1,503 @@
+//! Starting a node: its directory, its files, its place in a cluster.
+//!
+//! Invariants:
+//!
+//! - I1: nothing in a directory is touched before its lock is held and its identity was compared
+//!   with what is asked for.
+//! - I2: IDENTITY names a cluster only once the node's own log or checkpoint names the node; until
+//!   then a start repeats the join (PITFALLS 22).
+//! - I3: openraft reads the stores only after the log and the checkpoint were made to agree (C12,
+//!   C13).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diskstore_storage::disk::{Disk, RealDisk};
+use diskstore_storage::identity::{self, Identity, MachineKind};
+use diskstore_storage::slots::{self, Geometry, New, Slots};
+use diskstore_storage::wal::{self, Wal};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Node, upkeep};
+use crate::cluster::{
+    Forwarder, JoinError, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster,
+    listen_first, serve_incoming,
+};
+use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, VALUE_BYTES_DEFAULT};
+use crate::fault::Faults;
+use crate::machine::DiskMachine;
+use crate::oplog::{OpLog, OpLogError};
+use crate::raft::{self, Consensus, ELECTION_MS_MIN, Incoming, Member, Role, Zone};
+
+/// Directory of the log's segments in a node's directory.
+const WAL_NAME: &str = "wal";
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file or directory of the node.
+    #[error(transparent)]
+    Storage(#[from] diskstore_storage::Error),
+    /// A port cannot be listened on.
+    #[error(
+        "cannot listen on {address} (-{flag}); choose another port or stop the program that has it"
+    )]
+    Listen {
+        /// The flag that named the address.
+        flag: &'static str,
+        /// The address.
+        address: String,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
+    /// The directory is another node's, or of another geometry.
+    #[error("{directory} belongs to {actual}, but {asked} was asked for ({flag})")]
+    OtherIdentity {
+        /// The directory.
+        directory: String,
+        /// The flag that contradicts it.
+        flag: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// What the directory says.
+        actual: String,
+    },
+    /// The geometry that was asked for is not the cluster's.
+    #[error("the cluster has {actual}, but {flag} asks for {asked}; leave the flag out to join")]
+    OtherGeometry {
+        /// The flag.
+        flag: &'static str,
+        /// What was asked for.
+        asked: u64,
+        /// What the cluster has.
+        actual: u64,
+    },
+    /// Data without an identity.
+    #[error(
+        "{directory} holds {found} but no IDENTITY: it is no whole node's directory; \
+             restore it, or start with an empty directory and -join"
+    )]
+    NoIdentity {
+        /// The directory.
+        directory: String,
+        /// The file that was found.
+        found: String,
+    },
+    /// The node never finished joining and was started without `-join`.
+    #[error(
+        "{directory} belongs to a node that has not finished joining; start it with -join ADDRESS"
+    )]
+    NotJoined {
+        /// The directory.
+        directory: String,
+    },
+    /// A member of a cluster knows this node.
+    #[error(
+        "a member of cluster {cluster:032x} knows this address as one of its own, so this node was \
+         wiped; start it with -join ADDRESS, naming a running member"
+    )]
+    Wiped {
+        /// The cluster that it belonged to.
+        cluster: u128,
+    },
+    /// Joining failed.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The log is not the one that belongs to the slots.
+    #[error(
+        "the log in {directory} begins behind {purged}, but the slots are at {checkpoint}: they do \
+         not belong together; restore this member from the others"
+    )]
+    Contradiction {
+        /// The directory.
+        directory: String,
+        /// Purge point of the log.
+        purged: String,
+        /// Checkpoint of the slots.
+        checkpoint: String,
+    },
+    /// The application log of `-logfolder`.
+    #[error("the application log of -logfolder cannot be opened")]
+    OpLog(#[from] OpLogError),
+    /// Consensus did not start.
+    #[error(transparent)]
+    Consensus(#[from] raft::StartError),
+    /// The cluster could not be founded.
+    #[error("the cluster could not be founded: {0}")]
+    Found(crate::command::Failure),
+    /// A background task failed.
+    #[error("a background task failed")]
+    Task(#[from] tokio::task::JoinError),
+    /// No random number for an id.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+}
+
+/// Where the node listens; bound first, so that a port in use is found before files are made.
+struct Listeners {
+    raft: TcpListener,
+    join: Option<TcpListener>,
+}
+
+/// What the directory said, or what was decided for an empty one.
+struct Place {
+    identity: Identity,
+    cluster_id: u128,
+    /// False if the node may have taken part in elections before.
+    is_new: bool,
+}
+
+/// Hears how many bytes of how many are prepared.
+pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
+
+/// Starts a node: opens or makes its files, joins or founds its cluster, serves its peers.
+///
+/// # Errors
+/// See [`StartError`]; what was made stays and the next start goes on from there.
+pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, StartError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+    let lock = identity::open_directory(&*disk, &config.data_dir)?;
+    let found = identity::read(&*disk, &config.data_dir)?;
+    check_identity(&config, found.as_ref(), &*disk)?;
+    let listeners = listen(&config).await?;
+    let place = find_place(&config, found, &*disk, &listeners).await?;
+    let faults = Faults::new();
+    let opened = open_files(&config, &place, disk.clone(), progress).await?;
+    let setup = raft::Setup {
+        cluster_id: place.cluster_id,
+        member_id: place.identity.member_id,
+        wal: opened.wal,
+        machine: DiskMachine::new(opened.slots.clone()),
+        oplog: match &config.log_folder {
+            Some(folder) => Some(OpLog::open(folder, &config.id)?),
+            None => None,
+        },
+        faults: faults.clone(),
+        is_restart: !place.is_new,
+    };
+    let (consensus, incoming) = Consensus::start(setup).await?;
+    let forwarder = Arc::new(Forwarder::new(consensus.clone(), place.cluster_id));
+    let mut tasks = serve(&forwarder, listeners, incoming);
+    enter_cluster(&config, &place, &consensus, &*disk).await?;
+    tasks.push(tokio::spawn(upkeep::keep_log_short(consensus.clone(), opened.policy)));
+    tasks.push(tokio::spawn(upkeep::learn_slots(opened.slots)));
+    tasks.push(tokio::spawn(keep_membership(consensus.clone())));
+    tasks.push(tokio::spawn(async move { consensus.allow_elections().await }));
+    Ok(Arc::new(Node {
+        config,
+        forwarder,
+        faults,
+        tasks: Mutex::new(tasks),
+        started: Instant::now(),
+        opening: opened.report,
+        _lock: lock,
+    }))
+}
+
+/// Refuses a directory that is not what the flags say (I1).
+fn check_identity(
+    config: &Config,
+    found: Option<&Identity>,
+    disk: &dyn Disk,
+) -> Result<(), StartError> {
+    let directory = config.data_dir.display().to_string();
+    let Some(identity) = found else {
+        for name in [slots::SLOTS_FILE, WAL_NAME] {
+            if disk.exists(&config.data_dir.join(name))? {
+                return Err(StartError::NoIdentity { directory, found: name.into() });
+            }
+        }
+        return Ok(());
+    };
+    let other = |flag, asked: String, actual: String| {
+        Err(StartError::OtherIdentity { directory: directory.clone(), flag, asked, actual })
+    };
+    if identity.name != config.id {
+        return other("-id", format!("node {}", config.id), format!("node {}", identity.name));
+    }
+    if identity.slot_count == 0 {
+        return Ok(()); // it has not learned its geometry yet
+    }
+    if let Some(asked) = config.slot_count.filter(|asked| *asked != identity.slot_count) {
+        return other("-slots", format!("{asked} slots"), format!("{} slots", identity.slot_count));
+    }
+    if let Some(asked) = config.value_bytes.filter(|asked| *asked != identity.value_bytes) {
+        let bytes = |bytes| format!("values of {bytes} bytes");
+        return other("-value-size", bytes(asked), bytes(identity.value_bytes));
+    }
+    Ok(())
+}
+
+async fn listen(config: &Config) -> Result<Listeners, StartError> {
+    let raft = bind("raft", &config.raft_address).await?;
+    let join = match &config.join_address {
+        Some(address) => Some(bind("hjoin", address).await?),
+        None => None,
+    };
+    Ok(Listeners { raft, join })
+}
+
+async fn bind(flag: &'static str, address: &Address) -> Result<TcpListener, StartError> {
+    let address = address.to_string();
+    let bound = TcpListener::bind(&address).await;
+    bound.map_err(|source| StartError::Listen { flag, address, source })
+}
+
+fn random<const BYTES: usize>() -> Result<[u8; BYTES], StartError> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Random(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// A member id that is not 0.
+fn draw_member_id() -> Result<u64, StartError> {
+    Ok(u64::from_le_bytes(random()?).max(1))
+}
+
+fn member_of(config: &Config) -> Member {
+    Member {
+        name: config.id.clone(),
+        raft_address: config.advertised_raft().to_string(),
+        client_address: config.advertised_client().to_string(),
+        role: Role::Voter,
+    }
+}
+
+fn join_setup(config: &Config, member_id: u64) -> JoinSetup {
+    let targets = config.join_targets.iter().map(ToString::to_string).collect();
+    JoinSetup { member_id, member: member_of(config), targets }
+}
+
+/// Decides which cluster the node belongs to, and writes down its member id before it is used.
+async fn find_place(
+    config: &Config,
+    found: Option<Identity>,
+    disk: &dyn Disk,
+    listeners: &Listeners,
+) -> Result<Place, StartError> {
+    let directory = config.data_dir.display().to_string();
+    match found {
+        Some(identity) if identity.cluster_id != 0 => {
+            Ok(Place { cluster_id: identity.cluster_id, identity, is_new: false })
+        }
+        Some(_) if config.join_targets.is_empty() => Err(StartError::NotJoined { directory }),
+        Some(identity) => join(config, identity, disk).await,
+        None if !config.join_targets.is_empty() => {
+            let identity = Identity {
+                cluster_id: 0,
+                member_id: draw_member_id()?,
+                name: config.id.clone(),
+                slot_count: 0,
+                value_bytes: 0,
+                machine: MachineKind::Slots,
+            };
+            identity::write(disk, &config.data_dir, &identity)?;
+            join(config, identity, disk).await
+        }
+        None => {
+            let time = Duration::from_millis(ELECTION_MS_MIN);
+            if let Some(contact) = listen_first(&listeners.raft, time).await {
+                return Err(StartError::Wiped { cluster: contact.cluster_id });
+            }
+            let identity = Identity {
+                cluster_id: u128::from_le_bytes(random()?).max(1),
+                member_id: draw_member_id()?,
+                name: config.id.clone(),
+                slot_count: config.slot_count.unwrap_or(SLOT_COUNT_DEFAULT),
+                value_bytes: config.value_bytes.unwrap_or(VALUE_BYTES_DEFAULT),
+                machine: MachineKind::Slots,
+            };
+            Geometry::new(identity.slot_count, identity.value_bytes)?;
+            identity::write(disk, &config.data_dir, &identity)?;
+            Ok(Place { cluster_id: identity.cluster_id, identity, is_new: true })
+        }
+    }
+}
+
+/// Learns the cluster to join and its geometry. IDENTITY does not name it yet (I2).
+async fn join(
+    config: &Config,
+    mut identity: Identity,
+    disk: &dyn Disk,
+) -> Result<Place, StartError> {
+    let Joined { cluster_id, slot_count, value_bytes } =
+        learn_cluster(&join_setup(config, identity.member_id)).await?;
+    if let Some(asked) = config.slot_count.filter(|asked| *asked != slot_count) {
+        return Err(StartError::OtherGeometry { flag: "-slots", asked, actual: slot_count });
+    }
+    if let Some(asked) = config.value_bytes.filter(|asked| *asked != value_bytes) {
+        let (asked, actual) = (u64::from(asked), u64::from(value_bytes));
+        return Err(StartError::OtherGeometry { flag: "-value-size", asked, actual });
+    }
+    (identity.slot_count, identity.value_bytes) = (slot_count, value_bytes);
+    identity::write(disk, &config.data_dir, &identity)?;
+    Ok(Place { identity, cluster_id, is_new: true })
+}
+
+struct Opened {
+    slots: Arc<Slots>,
+    wal: Arc<Wal>,
+    policy: upkeep::Policy,
+    report: String,
+}
+
+/// Opens or makes the data file and the log, on a thread that may block.
+async fn open_files(
+    config: &Config,
+    place: &Place,
+    disk: Arc<dyn Disk>,
+    mut progress: Progress,
+) -> Result<Opened, StartError> {
+    let geometry = Geometry::new(place.identity.slot_count, place.identity.value_bytes)?;
+    let file_bytes = geometry.file_bytes();
+    let policy = upkeep::Policy {
+        checkpoint_bytes: config.checkpoint_bytes_for(file_bytes),
+        keep_bytes: config.keep_bytes,
+        memory_bytes: config.memory_bytes_for(file_bytes, machine_memory_bytes()),
+    };
+    let (directory, cluster_id) = (config.data_dir.clone(), place.cluster_id);
+    tokio::task::spawn_blocking(move || {
+        let options = slots::Options::new(policy.memory_bytes);
+        let new = New { geometry, cluster_id, options };
+        let (slots, mut report) = open_slots(&*disk, &directory, new, &mut *progress)?;
+        let (wal, recovery) = Wal::open(
+            disk,
+            &directory.join(WAL_NAME),
+            &directory.join(identity::TMP_NAME),
+            &wal::Options::default(),
+        )?;
+        agree(&wal, &slots, &directory)?;
+        report.push_str(&log_report(&recovery));
+        Ok(Opened { slots: Arc::new(slots), wal: Arc::new(wal), policy, report })
+    })
+    .await?
+}
+
+fn open_slots(
+    disk: &dyn Disk,
+    directory: &Path,
+    new: New,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Slots, String), StartError> {
+    let path = directory.join(slots::SLOTS_FILE);
+    let (count, bytes) = (new.geometry.slot_count(), new.geometry.value_bytes());
+    if !disk.exists(&path)? {
+        let slots = Slots::create(disk, directory, new, progress)?;
+        return Ok((slots, format!("made {count} slots of {bytes} bytes in {}", path.display())));
+    }
+    let (slots, opening) = Slots::open(disk, directory, new.options)?;
+    let superblock = slots.superblock();
+    if superblock.cluster_id != new.cluster_id {
+        return Err(StartError::OtherIdentity {
+            directory: path.display().to_string(),
+            flag: "cluster",
+            asked: format!("cluster {:032x}", new.cluster_id),
+            actual: format!("cluster {:032x}", superblock.cluster_id),
+        });
+    }
+    if superblock.geometry != new.geometry {
+        let found = superblock.geometry;
+        return Err(StartError::OtherIdentity {
+            directory: path.display().to_string(),
+            flag: "IDENTITY",
+            asked: format!("{count} slots of {bytes} bytes"),
+            actual: format!("{} slots of {} bytes", found.slot_count(), found.value_bytes()),
+        });
+    }
+    if let Some(copy) = opening.superblock_repaired {
+        tracing::warn!(copy, "a superblock copy was bad or old and has been written again");
+    }
+    let checkpoint = superblock.checkpoint.map_or_else(|| "none".into(), |at| at.to_string());
+    let path = path.display();
+    Ok((slots, format!("{count} slots of {bytes} bytes in {path}, checkpoint {checkpoint}")))
+}
+
+/// Makes log and checkpoint agree before openraft reads them (I3).
+fn agree(wal: &Wal, slots: &Slots, directory: &Path) -> Result<(), StartError> {
+    let state = wal.state();
+    let checkpoint = slots.superblock().checkpoint;
+    if state.purged > checkpoint {
+        let text = |log_id: Option<diskstore_storage::LogId>| {
+            log_id.map_or_else(|| "their beginning".into(), |log_id| log_id.to_string())
+        };
+        return Err(StartError::Contradiction {
+            directory: directory.display().to_string(),
+            purged: text(state.purged),
+            checkpoint: text(checkpoint),
+        });
+    }
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    if wal.log_id_at(checkpoint.index) == Some(checkpoint) {
+        return Ok(());
+    }
+    tracing::warn!(%checkpoint, "the log does not hold the checkpoint: it is dropped up to there");
+    wal.drop_all_and_purge_to(checkpoint);
+    while let Some(batch) = wal.seal() {
+        wal.write(batch)?;
+    }
+    Ok(())
+}
+
+fn log_report(recovery: &wal::Recovery) -> String {
+    let mut report =
+        format!("; log: {} entries in {} batches recovered", recovery.entries, recovery.batches);
+    if let Some(cut) = &recovery.cut {
+        let text = format!(
+            ", torn end of {} bytes cut off {} at byte {}",
+            cut.bytes,
+            cut.path.display(),
+            cut.offset
+        );
+        tracing::warn!("{}", text.trim_start_matches(", "));
+        report.push_str(&text);
+    }
+    report
+}
+
+/// Memory of this machine in bytes; a large number where the system does not say.
+fn machine_memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib * 1024)
+}
+
+fn serve(
+    forwarder: &Arc<Forwarder>,
+    listeners: Listeners,
+    incoming: mpsc::Receiver<Incoming>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let consensus = forwarder.consensus();
+    let mut tasks = vec![
+        consensus.serve(listeners.raft, Zone::Peers),
+        tokio::spawn(serve_incoming(forwarder.clone(), incoming)),
+    ];
+    tasks.extend(listeners.join.map(|listener| consensus.serve(listener, Zone::Joins)));
+    tasks
+}
+
+/// Founds or joins the cluster, unless the log or the checkpoint names this member already.
+async fn enter_cluster(
+    config: &Config,
+    place: &Place,
+    consensus: &Arc<Consensus>,
+    disk: &dyn Disk,
+) -> Result<(), StartError> {
+    if place.identity.cluster_id != 0 {
+        let is_named = !consensus.view().members.is_empty();
+        if !is_named {
+            consensus.found(member_of(config)).await.map_err(StartError::Found)?;
+        }
+        return Ok(());
+    }
+    let setup = join_setup(config, place.identity.member_id);
+    join_until_named(&setup, place.cluster_id, consensus).await?;
+    let mut identity = place.identity.clone();
+    identity.cluster_id = place.cluster_id;
+    identity::write(disk, &config.data_dir, &identity)?;
+    Ok(())
+}

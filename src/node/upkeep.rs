@@ -1,0 +1,74 @@
+//! What a running node does on its own: checkpoints, purging, and learning what its slots hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diskstore_storage::slots::Slots;
+use tokio::time::Instant;
+
+use crate::raft::Consensus;
+
+/// How often a node looks whether a checkpoint is due.
+const PERIOD: Duration = Duration::from_millis(200);
+/// A checkpoint is due after this time if anything changed.
+const AGE_MAX: Duration = Duration::from_secs(600);
+/// Pages that are learned at once, and the pause between, so that a start is not slowed down.
+const LEARN_PAGES: u64 = 2048;
+const LEARN_PAUSE: Duration = Duration::from_millis(2);
+
+/// When checkpoints are due.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    /// Bytes of log between two checkpoints.
+    pub(super) checkpoint_bytes: u64,
+    /// Bytes of log kept behind the checkpoint.
+    pub(super) keep_bytes: u64,
+    /// Memory that changed pages may take, in bytes.
+    pub(super) memory_bytes: u64,
+}
+
+/// Asks for checkpoints when they are due, and purges the log behind them.
+pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
+    let slots = consensus.shared().machine.slots().clone();
+    let (mut log_bytes_then, mut then) = (0, Instant::now());
+    let mut checkpoint_then = consensus.view().checkpoint;
+    let mut is_running = false;
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let checkpoint = consensus.view().checkpoint;
+        if checkpoint != checkpoint_then {
+            checkpoint_then = checkpoint;
+            is_running = false;
+        }
+        consensus.purge(policy.keep_bytes).await;
+        let log_bytes = consensus.wal().log_bytes();
+        let is_due = log_bytes - log_bytes_then >= policy.checkpoint_bytes
+            || slots.modified_bytes() >= policy.memory_bytes / 2 && slots.dirty_pages() > 0
+            || then.elapsed() >= AGE_MAX && slots.dirty_pages() > 0;
+        // One that was cancelled by an install never shows; after a while another is asked for.
+        if is_due && (!is_running || then.elapsed() >= AGE_MAX) {
+            (log_bytes_then, then) = (log_bytes, Instant::now());
+            is_running = true;
+            consensus.trigger_checkpoint().await;
+        }
+    }
+}
+
+/// Reads all pages once after a start, so that deltas can skip old ones, live slots are counted and
+/// damaged ones are known.
+pub(super) async fn learn_slots(slots: Arc<Slots>) {
+    let mut next = Some(0);
+    let mut damaged_count = 0_usize;
+    while let Some(page) = next {
+        let of_step = slots.clone();
+        let step = tokio::task::spawn_blocking(move || of_step.learn_pages(page, LEARN_PAGES));
+        let Ok(learned) = step.await else { return };
+        for slot in &learned.damaged {
+            tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
+        }
+        damaged_count += learned.damaged.len();
+        next = learned.next_page;
+        tokio::time::sleep(LEARN_PAUSE).await;
+    }
+    tracing::debug!(live = slots.live_count(), damaged_count, "all slots were read once");
+}
