@@ -9,11 +9,12 @@
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
-use crate::Result;
 use crate::slots::area::Area;
 use crate::slots::header::Header;
 use crate::slots::locks::Held;
+use crate::slots::pages::INDEX_MAX;
 use crate::slots::{SlotImage, Slots};
+use crate::{Error, Result};
 
 /// The locks of some slots; drop it to let others at them.
 #[derive(Debug)]
@@ -99,10 +100,12 @@ impl Slots {
     /// [`Slots::readable_from`] to its index first; durable with the next checkpoint or install.
     ///
     /// # Errors
-    /// `OutOfRange` if the key or the value does not fit the geometry.
+    /// `OutOfRange` if the key or the value does not fit the geometry, or if the index is none
+    /// that a log can have; nothing was changed.
     pub fn merge(&self, image: &SlotImage) -> Result<bool> {
         self.area.geometry.check_key(image.key)?;
         self.area.check_value(image.value.as_deref().unwrap_or_default())?;
+        check_index(image.index)?;
         if image.index == 0 {
             return Ok(false); // never written: there is nothing to bring
         }
@@ -123,7 +126,8 @@ impl Guard<'_> {
     /// change that it returns. In memory only; durable with the next checkpoint (or with the log).
     ///
     /// # Errors
-    /// `OutOfRange` if the key is beyond the last slot or the value too long; nothing was changed.
+    /// `OutOfRange` if the key is beyond the last slot, the value too long, or the index none that
+    /// a log can have; nothing was changed.
     ///
     /// # Panics
     /// If the guard does not hold the slot's lock, or `index` is 0.
@@ -135,6 +139,7 @@ impl Guard<'_> {
     ) -> Result<Applied> {
         let area = &self.slots.area;
         area.geometry.check_key(key)?;
+        check_index(index)?;
         assert!(self.held.covers(key), "slot {key} is not locked by this guard");
         assert!(index > 0, "index 0 means never written");
         let mut base = Base { area, key, scratch: &mut self.scratch, header: None };
@@ -152,4 +157,11 @@ impl Guard<'_> {
         }
         Ok(Applied::Written)
     }
+}
+
+fn check_index(index: u64) -> Result<()> {
+    if index <= INDEX_MAX {
+        return Ok(());
+    }
+    Err(Error::OutOfRange { what: "log index", value: index, limit: INDEX_MAX })
 }

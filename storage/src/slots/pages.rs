@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const UNKNOWN: u64 = u64::MAX;
 /// The page holds a damaged slot, whose index nobody knows: never skip it.
 const NEVER_SKIP: u64 = u64::MAX - 1;
+/// The highest log index that a slot may carry: those above have a meaning of their own here.
+pub(crate) const INDEX_MAX: u64 = NEVER_SKIP - 1;
 
 /// Marks and highest indexes of all pages.
 pub(crate) struct Pages {

@@ -314,6 +314,12 @@ fn what_does_not_fit_the_geometry_is_refused_and_changes_nothing() {
         let merged = slots.merge(&SlotImage { key, index: 99, value });
         assert!(matches!(merged, Err(Error::OutOfRange { .. })));
     }
+    for index in [u64::MAX, u64::MAX - 1] {
+        let merged = slots.merge(&SlotImage { key: 0, index, value: None });
+        assert!(matches!(merged, Err(Error::OutOfRange { .. })));
+        assert!(matches!(set(&slots, 0, index, b""), Err(Error::OutOfRange { .. })));
+    }
+    assert_eq!(slots.readable_from(), 0);
     set(&slots, 0, 99, &[5; 1024]).unwrap();
     assert_eq!(slots.read(0).unwrap().value.unwrap(), [5; 1024].as_slice());
     assert_eq!(slots.read(1).unwrap().value.unwrap(), "1");
