@@ -65,12 +65,12 @@ impl Locks {
     }
 
     fn lock_set(&self, set: StripeSet) -> Held<'_> {
-        let mut stripes = set.iter().map(|stripe| self.stripes[stripe].0.lock());
-        // I1: the set yields stripes in ascending order.
-        let guards = if set.len() == 1 {
-            Guards::One { _guard: stripes.next().expect("invariant: one stripe") }
+        let guards = if set.count == 1 {
+            Guards::One { _guard: self.stripes[set.newest].0.lock() }
         } else {
-            Guards::Many { _guards: stripes.collect() }
+            // I1: the set yields stripes in ascending order.
+            let guards = set.iter().map(|stripe| self.stripes[stripe].0.lock());
+            Guards::Many { _guards: guards.collect() }
         };
         Held { set, _guards: guards }
     }
@@ -97,19 +97,22 @@ fn stripe_of(key: u64) -> usize {
 #[derive(Debug, Default, Clone, Copy)]
 struct StripeSet {
     words: [u64; WORDS],
+    count: usize,
+    /// The stripe that was added last.
+    newest: usize,
 }
 
 impl StripeSet {
     fn insert(&mut self, stripe: usize) {
-        self.words[stripe / 64] |= 1 << (stripe % 64);
+        if !self.contains(stripe) {
+            self.words[stripe / 64] |= 1 << (stripe % 64);
+            self.count += 1;
+            self.newest = stripe;
+        }
     }
 
     fn contains(&self, stripe: usize) -> bool {
         self.words[stripe / 64] & (1 << (stripe % 64)) != 0
-    }
-
-    fn len(&self) -> u32 {
-        self.words.iter().map(|word| word.count_ones()).sum()
     }
 
     fn iter(&self) -> impl Iterator<Item = usize> + use<> {
@@ -136,7 +139,7 @@ mod tests {
             set.insert(stripe);
         }
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 5, 63, 64, 1023]);
-        assert_eq!(set.len(), 5);
+        assert_eq!(set.count, 5);
     }
 
     #[test]

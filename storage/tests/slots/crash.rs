@@ -11,7 +11,8 @@ use diskstore_storage::slots::{
 };
 use diskstore_storage::{Error, Result};
 
-const MEMORY_BYTES_MAX: u64 = 1 << 20;
+/// So small that rounds drop pages from memory.
+const MEMORY_BYTES_MAX: u64 = 6 * 4096;
 /// So small that a checkpoint takes several rounds and cuts through slots.
 const ROUND_PAGES: u64 = 3;
 
@@ -25,8 +26,8 @@ fn target(index: u64) -> Target {
 
 fn modes() -> Vec<CrashMode> {
     let mut modes = vec![CrashMode::Lost, CrashMode::All];
-    modes.extend((1..=2).map(|seed| CrashMode::Torn { seed }));
-    modes.extend((1..=3).map(|seed| CrashMode::Reordered { seed }));
+    modes.push(CrashMode::Torn { seed: 1 });
+    modes.extend((1..=2).map(|seed| CrashMode::Reordered { seed }));
     modes
 }
 
@@ -139,7 +140,11 @@ fn crash_everywhere(script: &Script) {
         assert!(script.run(&cut, &mut log).is_err(), "operation {operation} was not noticed");
         for mode in modes() {
             check(&cut.crash(mode), &log, log.durable, value_bytes);
-            check(&cut.crash(mode), &log, log.entries.len(), value_bytes);
+        }
+        // More of the log than was promised may be there too.
+        if log.durable < log.entries.len() {
+            let image = cut.crash(CrashMode::Reordered { seed: operation });
+            check(&image, &log, log.entries.len(), value_bytes);
         }
     }
 }

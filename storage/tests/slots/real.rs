@@ -4,7 +4,7 @@ use diskstore_storage::disk::RealDisk;
 use diskstore_storage::slots::{Geometry, Membership, New, Options, Slots, Target};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::script::{CLUSTER, Model, Numbers, apply, content, log_id};
+use crate::script::{CLUSTER, Finish, Model, Numbers, apply, content, log_id};
 
 const SLOTS: u64 = 500;
 const ENTRIES: u64 = 3_000;
@@ -27,13 +27,13 @@ fn slots_on_a_real_disk_hold_what_the_model_holds() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _finish = Finish(&done);
             let mut numbers = Numbers(99);
             for index in 1..=ENTRIES {
                 let entry = numbers.entry(SLOTS, 1024);
                 apply(&slots, index, &entry).unwrap();
                 model.apply(index, &entry, 1024);
             }
-            done.store(true, Ordering::Relaxed);
         });
         while !done.load(Ordering::Relaxed) {
             slots.write_back(&mut || Ok(()), &AtomicBool::new(false)).unwrap();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::slots::{
@@ -149,6 +150,15 @@ pub(crate) fn log_id(index: u64) -> LogId {
 pub(crate) fn create(disk: &SimDisk, geometry: Geometry, options: Options) -> Result<Slots> {
     let new = New { geometry, cluster_id: CLUSTER, options };
     Slots::create(disk, directory(), new, &mut |_, _| {})
+}
+
+/// Says that one side of a test has ended, in whatever way, so that the other ends too.
+pub(crate) struct Finish<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A small generator of numbers, so that scripts need no crate for it.
