@@ -392,3 +392,81 @@ fn memory_beyond_the_budget_is_given_back_once_written() {
         assert_eq!(slots.read(key).unwrap().value.unwrap(), [key as u8; 1024].as_slice());
     }
 }
+
+/// What a start learns in the background is exact, whatever is applied and written meanwhile.
+#[test]
+fn live_slots_learned_while_commands_run_are_counted_exactly() {
+    const KEYS: u64 = 400;
+    let geometry = Geometry::new(KEYS, 300).unwrap();
+    let disk = disk();
+    let slots = create(&disk, geometry, Options::new(1 << 20)).unwrap();
+    for key in 0..KEYS / 2 {
+        set(&slots, key, key + 1, b"before").unwrap();
+    }
+    assert_eq!(slots.live_count(), Some(KEYS / 2));
+    checkpoint(&slots, KEYS);
+    let slots = reopen(&disk, Options::new(1 << 20));
+    assert_eq!(slots.live_count(), None);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in KEYS + 1..=KEYS * 20 {
+                let key = index * 7 % KEYS;
+                let effect = if index % 3 == 0 { Effect::Delete } else { Effect::Increment(1) };
+                apply(&slots, index, &Entry { effects: vec![(key, effect)] }).unwrap();
+            }
+        });
+        scope.spawn(|| checkpoint(&slots, KEYS + 1));
+        let mut next = Some(0);
+        while let Some(page) = next {
+            let learned = slots.learn_pages(page, 1);
+            assert_eq!(learned.damaged, []);
+            next = learned.next_page;
+        }
+    });
+    let expected = content(&slots).unwrap();
+    let live = expected.values().filter(|(_, value)| value.is_some()).count();
+    assert_eq!(slots.live_count(), Some(live as u64));
+    // And no page is skipped that holds a change.
+    for after in [KEYS, KEYS * 10, KEYS * 20 - 5] {
+        let mut images = Vec::new();
+        assert_eq!(slots.scan(0, after, usize::MAX, &mut images).unwrap(), None);
+        let changed = expected.values().filter(|(index, _)| *index > after).count();
+        assert_eq!(images.len(), changed);
+    }
+}
+
+/// A snapshot that is taken while commands run, and a delta behind it: the receiver ends where the
+/// sender does.
+#[test]
+fn a_delta_brings_what_changed_and_nothing_else() {
+    let disk = disk();
+    let sender = create(&disk, crossing(), small_rounds()).unwrap();
+    let receiver_disk = self::disk();
+    let receiver = create(&receiver_disk, crossing(), small_rounds()).unwrap();
+    let mut images = Vec::new();
+    let mut received = 0;
+    for index in 1..=300 {
+        // Fewer and fewer slots change.
+        let keys = 64 >> ((index - 1) / 100);
+        let effects = vec![(index * 13 % keys, Effect::Append(vec![index as u8; 5]))];
+        apply(&sender, index, &Entry { effects }).unwrap();
+        if index % 100 == 0 {
+            images.clear();
+            let after = index - 100;
+            assert_eq!(sender.scan(0, after, usize::MAX, &mut images).unwrap(), None);
+            assert!(images.iter().all(|image| image.index > after));
+            for image in &images {
+                assert!(receiver.merge(image).unwrap());
+                assert!(!receiver.merge(image).unwrap(), "twice");
+            }
+            received += images.len();
+            receiver.install(target(index), &mut || Ok(())).unwrap();
+        }
+    }
+    assert_eq!(received, 64 + 32 + 16);
+    assert_eq!(content(&sender).unwrap(), content(&receiver).unwrap());
+    assert_eq!(
+        content(&reopen(&receiver_disk, small_rounds())).unwrap(),
+        content(&sender).unwrap()
+    );
+}
