@@ -1,0 +1,108 @@
+//! A connection to one node: a RESP2 request, its answer. Blocking, bounded in time and memory.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::config::Address;
+
+/// How long a node may take to accept a connection.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a node may take to answer: longer than an election.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// Most bytes of a value or a status.
+const VALUE_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of a line.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Status(String),
+    Error(String),
+    Integer(i64),
+    Value(Vec<u8>),
+    Nothing,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects to `host:port`, `:port` or `port`; a name is tried at all of its addresses.
+    pub(super) fn open(address: &str) -> io::Result<Connection> {
+        let parsed = Address::parse(address)
+            .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for candidate in (parsed.host.as_str(), parsed.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&candidate, CONNECT_TIME_MAX) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+                    stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+                    stream.set_nodelay(true)?;
+                    return Ok(Connection { stream: BufReader::new(stream) });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// The connection's, or `InvalidData` for bytes that are no answer.
+    pub(super) fn call(&mut self, request: &[&[u8]]) -> io::Result<Answer> {
+        let mut bytes = format!("*{}\r\n", request.len()).into_bytes();
+        for argument in request {
+            bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            bytes.extend_from_slice(argument);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        self.stream.get_mut().write_all(&bytes)?;
+        decode(&mut self.stream)
+    }
+}
+
+/// Reads one answer.
+pub(super) fn decode(input: &mut impl BufRead) -> io::Result<Answer> {
+    let line = read_line(input)?;
+    let foreign = || io::Error::from(io::ErrorKind::InvalidData);
+    let (kind, text) = line.split_at_checked(1).ok_or_else(foreign)?;
+    match kind {
+        "+" => Ok(Answer::Status(text.to_owned())),
+        "-" => Ok(Answer::Error(text.to_owned())),
+        ":" => Ok(Answer::Integer(text.parse().map_err(|_| foreign())?)),
+        "_" => Ok(Answer::Nothing),
+        "$" if text == "-1" => Ok(Answer::Nothing),
+        "$" => {
+            let length: u64 = text.parse().map_err(|_| foreign())?;
+            if length > VALUE_BYTES_MAX {
+                return Err(foreign());
+            }
+            let mut value = Vec::new();
+            input.take(length + 2).read_to_end(&mut value)?;
+            if value.len() < 2 || value.split_off(value.len() - 2) != b"\r\n" {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            Ok(Answer::Value(value))
+        }
+        _ => Err(foreign()),
+    }
+}
+
+/// Reads a line without its end.
+fn read_line(input: &mut impl BufRead) -> io::Result<String> {
+    let mut line = Vec::new();
+    input.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    match line.strip_suffix(b"\r\n") {
+        Some(text) => {
+            String::from_utf8(text.to_vec()).map_err(|_| io::ErrorKind::InvalidData.into())
+        }
+        None if line.ends_with(b"\n") => Err(io::ErrorKind::InvalidData.into()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}

@@ -1,0 +1,232 @@
+//! The sub-commands that talk to running nodes, or run some. `main.rs` calls [`run`]; it may call
+//! nothing of the node but its `Status`.
+//!
+//! 1. A write goes to one node only: once its bytes may have left, no other address is tried, and
+//!    a lost connection is reported as an unknown outcome.
+//! 2. A value goes to stdout byte for byte; everything said about it goes to stderr.
+
+mod connection;
+mod demo;
+mod table;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Servers, Task};
+use crate::status::Status;
+use connection::{Answer, Connection};
+
+pub use demo::follow_parent;
+
+/// Most addresses that `-addr` may name.
+const ADDRESS_COUNT_MAX: usize = 64;
+
+/// Why a sub-command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Wrong usage; exit code 2.
+    #[error("-addr `{value}`: {reason}; give HOST:PORT, several with commas")]
+    Usage {
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No node could be reached.
+    #[error("no node answers ({}); is one running? Start one with: diskstore, or name another \
+             with -addr HOST:PORT", tried.join("; "))]
+    NoNode {
+        /// Each address and why it did not answer.
+        tried: Vec<String>,
+    },
+    /// The node refused.
+    #[error("{address} says: {message}")]
+    Refused {
+        /// The node.
+        address: String,
+        /// Its words.
+        message: String,
+    },
+    /// A write was sent and its answer never came.
+    #[error(
+        "the outcome is unknown, {address} closed the connection before it answered: look \
+             at the slot before you repeat the write"
+    )]
+    Unknown {
+        /// The node.
+        address: String,
+        /// What happened to the connection.
+        source: io::Error,
+    },
+    /// What answers is no node of ours.
+    #[error("{address} answers with something else than expected; is it a diskstore client port?")]
+    Foreign {
+        /// The address.
+        address: String,
+    },
+    /// The slot holds no value.
+    #[error("slot {key} holds no value")]
+    NoValue {
+        /// The slot.
+        key: String,
+    },
+    /// Something on this machine failed.
+    #[error("{what} failed")]
+    Local {
+        /// What was tried.
+        what: String,
+        /// The operating system's word.
+        source: io::Error,
+    },
+    /// A file that cannot be shown.
+    #[error("{} cannot be shown", path.display())]
+    Inspect {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: diskstore_storage::Error,
+    },
+    /// A node of the demonstration did not come up.
+    #[error("{node} {event}; its last words:\n{words}")]
+    Demo {
+        /// Which one.
+        node: String,
+        /// What became of it.
+        event: String,
+        /// The end of its log.
+        words: String,
+    },
+    /// Every node of the demonstration has stopped by itself.
+    #[error("no node is left")]
+    NoNodeLeft,
+}
+
+impl ClientError {
+    /// What the program exits with.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, ClientError::Usage { .. }) { 2 } else { 1 }
+    }
+}
+
+/// Runs a sub-command to its end and prints what it answers.
+///
+/// # Errors
+/// Everything that kept it from doing what it was asked.
+pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
+    match task {
+        Task::Demo { slots, value_size, data } => {
+            let geometry = demo::Geometry { slots: *slots, value_size: *value_size };
+            demo::run(geometry, data.as_deref(), out)
+        }
+        Task::Get { key, servers } => get(key, servers, out),
+        Task::Set { key, value, servers } => {
+            let value = value.as_encoded_bytes();
+            match write(&[b"SET", key.as_bytes(), value], servers)? {
+                (_, Answer::Status(_)) => print(out, b"OK\n"),
+                (address, _) => Err(ClientError::Foreign { address }),
+            }
+        }
+        Task::Delete { key, servers } => match write(&[b"DEL", key.as_bytes()], servers)? {
+            (_, Answer::Integer(0)) => Err(ClientError::NoValue { key: key.clone() }),
+            (_, Answer::Integer(_)) => print(out, b"OK\n"),
+            (address, _) => Err(ClientError::Foreign { address }),
+        },
+        Task::Status { json, servers } => status(*json, servers, out),
+        Task::Inspect { file } => inspect(file, out),
+    }
+}
+
+fn get(key: &str, servers: &Servers, out: &mut dyn Write) -> Result<(), ClientError> {
+    match read(&[b"GET", key.as_bytes()], servers)? {
+        (_, Answer::Value(mut value)) => {
+            value.push(b'\n');
+            print(out, &value)
+        }
+        (_, Answer::Nothing) => Err(ClientError::NoValue { key: key.to_owned() }),
+        (address, _) => Err(ClientError::Foreign { address }),
+    }
+}
+
+fn status(as_json: bool, servers: &Servers, out: &mut dyn Write) -> Result<(), ClientError> {
+    let (address, answer) = read(&[b"DISKSTORE", b"STATUS"], servers)?;
+    let Answer::Value(json) = answer else { return Err(ClientError::Foreign { address }) };
+    let Ok(status) = Status::from_json(&json) else { return Err(ClientError::Foreign { address }) };
+    if as_json {
+        print(out, &[&json[..], b"\n"].concat())
+    } else {
+        print(out, table::render(&status).as_bytes())
+    }
+}
+
+fn inspect(file: &Path, out: &mut dyn Write) -> Result<(), ClientError> {
+    // Opened first for the operating system's own word on a wrong path.
+    let what = format!("open of {}", file.display());
+    File::open(file).map_err(|source| ClientError::Local { what, source })?;
+    print(out, b"")
+}
+
+fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<(), ClientError> {
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(|source| ClientError::Local { what: "writing the answer".to_owned(), source })
+}
+
+/// Asks the nodes in turn until one answers.
+fn read(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
+    let mut tried = Vec::new();
+    for address in addresses(servers)? {
+        match Connection::open(address).and_then(|mut connection| connection.call(request)) {
+            Ok(answer) => return accepted(address, answer),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(ClientError::Foreign { address: address.to_owned() });
+            }
+            Err(error) => tried.push(format!("{address}: {error}")),
+        }
+    }
+    Err(ClientError::NoNode { tried })
+}
+
+/// Sends a write to the first node that can be reached, and to no other. // I1
+fn write(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
+    let mut tried = Vec::new();
+    for address in addresses(servers)? {
+        let mut connection = match Connection::open(address) {
+            Ok(connection) => connection,
+            Err(error) => {
+                tried.push(format!("{address}: {error}"));
+                continue;
+            }
+        };
+        return match connection.call(request) {
+            Ok(answer) => accepted(address, answer),
+            Err(source) if source.kind() == io::ErrorKind::InvalidData => {
+                Err(ClientError::Foreign { address: address.to_owned() })
+            }
+            Err(source) => Err(ClientError::Unknown { address: address.to_owned(), source }),
+        };
+    }
+    Err(ClientError::NoNode { tried })
+}
+
+fn accepted(address: &str, answer: Answer) -> Result<(String, Answer), ClientError> {
+    let address = address.to_owned();
+    match answer {
+        Answer::Error(message) => Err(ClientError::Refused { address, message }),
+        answer => Ok((address, answer)),
+    }
+}
+
+fn addresses(servers: &Servers) -> Result<Vec<&str>, ClientError> {
+    let list: Vec<&str> = servers.list.split(',').collect();
+    let usage = |value: &str, reason| ClientError::Usage { value: value.to_owned(), reason };
+    if list.len() > ADDRESS_COUNT_MAX {
+        return Err(usage(&servers.list, "too many addresses"));
+    }
+    for address in &list {
+        crate::config::Address::parse(address).map_err(|reason| usage(address, reason))?;
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests;

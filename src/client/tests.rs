@@ -1,0 +1,143 @@
+use std::io::Read;
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+
+use super::connection::decode;
+use super::*;
+
+/// A node that answers each of its connections with fixed bytes; gives back what it was sent.
+fn node(answers: &'static [&'static [u8]]) -> (String, JoinHandle<Vec<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serve = move |answer: &&'static [u8]| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).unwrap();
+        request.truncate(length);
+        stream.write_all(answer).unwrap();
+        request
+    };
+    (address, std::thread::spawn(move || answers.iter().map(serve).collect()))
+}
+
+/// An address that nobody listens on.
+fn nowhere() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn servers(list: &str) -> Servers {
+    Servers { list: list.to_owned() }
+}
+
+fn outcome(task: &Task) -> Result<String, ClientError> {
+    let mut out = Vec::new();
+    run(task, &mut out).map(|()| String::from_utf8(out).unwrap())
+}
+
+fn get_from(list: &str) -> Result<String, ClientError> {
+    outcome(&Task::Get { key: "42".to_owned(), servers: servers(list) })
+}
+
+fn set_at(list: &str) -> Result<String, ClientError> {
+    outcome(&Task::Set { key: "42".to_owned(), value: "hello".into(), servers: servers(list) })
+}
+
+#[test]
+fn a_value_is_printed_byte_for_byte() {
+    let (address, node) = node(&[b"$7\r\na\r\nb\0\xc3\xa9\r\n"]);
+    assert_eq!(get_from(&address).unwrap(), "a\r\nb\0\u{e9}\n");
+    assert_eq!(node.join().unwrap(), [b"*2\r\n$3\r\nGET\r\n$2\r\n42\r\n"]);
+}
+
+#[test]
+fn a_set_is_sent_as_resp_and_answered_ok() {
+    let (address, node) = node(&[b"+OK\r\n"]);
+    assert_eq!(set_at(&address).unwrap(), "OK\n");
+    assert_eq!(node.join().unwrap(), [b"*3\r\n$3\r\nSET\r\n$2\r\n42\r\n$5\r\nhello\r\n"]);
+}
+
+#[test]
+fn a_slot_without_value_is_an_error_for_get_and_delete() {
+    let (address, _node) = node(&[b"$-1\r\n", b"_\r\n", b":0\r\n", b":1\r\n"]);
+    assert!(matches!(get_from(&address), Err(ClientError::NoValue { .. })));
+    assert!(matches!(get_from(&address), Err(ClientError::NoValue { .. })));
+    let delete = Task::Delete { key: "42".to_owned(), servers: servers(&address) };
+    assert_eq!(outcome(&delete).unwrap_err().to_string(), "slot 42 holds no value");
+    assert_eq!(outcome(&delete).unwrap(), "OK\n");
+}
+
+#[test]
+fn the_next_address_is_tried_when_one_is_silent() {
+    let (address, _node) = node(&[b"$1\r\nx\r\n", b"+OK\r\n"]);
+    let list = format!("{},{address}", nowhere());
+    assert_eq!(get_from(&list).unwrap(), "x\n");
+    assert_eq!(set_at(&list).unwrap(), "OK\n");
+}
+
+#[test]
+fn a_read_moves_on_from_a_lost_connection_and_a_write_does_not() {
+    let (dying, _first) = node(&[b"", b"$3\r\nab"]);
+    let (good, second) = node(&[b"$1\r\nx\r\n"]);
+    let list = format!("{dying},{good}");
+    assert_eq!(get_from(&list).unwrap(), "x\n");
+    let error = set_at(&list).unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+    assert_eq!(error.exit_code(), 1);
+    assert_eq!(second.join().unwrap().len(), 1);
+}
+
+#[test]
+fn nobody_there_names_every_address_and_the_way_out() {
+    let (first, second) = (nowhere(), nowhere());
+    let text = get_from(&format!("{first},{second}")).unwrap_err().to_string();
+    assert!(text.contains(&first) && text.contains(&second), "{text}");
+    assert!(text.contains("-addr"), "{text}");
+}
+
+#[test]
+fn what_a_node_refuses_is_told_in_its_words() {
+    let (address, _node) = node(&[b"-ERR key must be a slot number 0..9\r\n"]);
+    let text = set_at(&address).unwrap_err().to_string();
+    assert_eq!(text, format!("{address} says: ERR key must be a slot number 0..9"));
+}
+
+#[test]
+fn another_server_is_told_from_a_node() {
+    let (address, _node) = node(&[b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n"]);
+    assert!(matches!(get_from(&address), Err(ClientError::Foreign { .. })));
+    let status = Task::Status { json: false, servers: servers(&address) };
+    assert!(matches!(outcome(&status), Err(ClientError::Foreign { .. })));
+}
+
+#[test]
+fn a_status_is_printed_as_text_or_as_the_nodes_own_json() {
+    let (address, _node) = node(&[b"$12\r\n{\"name\":\"n\"}\r\n", b"$12\r\n{\"name\":\"n\"}\r\n"]);
+    let status = |json| outcome(&Task::Status { json, servers: servers(&address) }).unwrap();
+    assert_eq!(status(true), "{\"name\":\"n\"}\n");
+    assert!(status(false).starts_with("node     n ("));
+}
+
+#[test]
+fn an_address_list_of_rubbish_is_a_usage_error() {
+    for list in ["", "a b:1", "h:1,", "h:99999", &"1,".repeat(65)] {
+        let error = get_from(list).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{list}: {error}");
+    }
+}
+
+#[test]
+fn an_answer_cut_at_any_byte_is_an_error_and_garbage_is_no_answer() {
+    let whole = b"$5\r\nhello\r\n";
+    for cut in 0..whole.len() {
+        assert!(decode(&mut &whole[..cut]).is_err(), "cut at {cut}");
+    }
+    assert_eq!(decode(&mut &whole[..]).unwrap(), Answer::Value(b"hello".to_vec()));
+    assert_eq!(decode(&mut &b"$0\r\n\r\n"[..]).unwrap(), Answer::Value(Vec::new()));
+    assert_eq!(decode(&mut &b":-7\r\n"[..]).unwrap(), Answer::Integer(-7));
+    let garbage: [&[u8]; 7] =
+        [b"\r\n", b"?x\r\n", b":x\r\n", b"$x\r\n", b"$99999999999\r\n", b"+ok\n", b"+\xff\r\n"];
+    for bytes in garbage {
+        let error = decode(&mut &bytes[..]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
+    }
+}
