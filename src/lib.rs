@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` is the map of the house.
 
+pub mod banner;
 pub mod cli;
 pub mod cluster;
 pub mod client;
