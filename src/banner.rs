@@ -1,7 +1,7 @@
 //! What a node prints on stdout when it starts. Pure: configuration and status to text.
 //!
-//! 1. The first five lines are `ID:`, `app:`, `raft:`, `join:` and `hjoin:` with their values, as
-//!    the programs that start nodes for experiments read them. Whatever is new comes below.
+//! - I1: The first five lines are `ID:`, `app:`, `raft:`, `join:` and `hjoin:` with their values, as
+//!   the programs that start nodes for experiments read them. Whatever is new comes below.
 
 use std::fmt::Display;
 

@@ -1,11 +1,11 @@
 //! What was typed on the command line, in Go's flag rules. `main.rs` calls it; it calls nothing of
 //! this crate. [`crate::config`] turns [`Settings`] into a validated configuration.
 //!
-//! 1. One table: the flags are the fields of [`Settings`]; the help, the command line and the
-//!    configuration file are all read from it.
-//! 2. `-x v`, `-x=v`, `--x v` and `--x=v` mean the same; a boolean is `-b` or `-b=false`; `--` ends
-//!    the flags; of a flag given twice the last counts. In a sub-command flags may also follow the
-//!    arguments, and `-5` is an argument, for no flag begins with a digit.
+//! - I1: One table: the flags are the fields of [`Settings`]; the help, the command line and the
+//!   configuration file are all read from it.
+//! - I2: `-x v`, `-x=v`, `--x v` and `--x=v` mean the same; a boolean is `-b` or `-b=false`; `--`
+//!   ends the flags; of a flag given twice the last counts. In a sub-command flags may also follow
+//!   the arguments, and `-5` is an argument, for no flag begins with a digit.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

@@ -1,11 +1,11 @@
 //! Profiles of the running node in pprof's format: `-cpuprofile` and `-memprofile`. The program
 //! starts them and writes them at a clean stop; nothing else calls this.
 //!
-//! 1. Without the flags nothing is sampled. Heap sampling must be on when the allocator starts,
-//!    so `-memprofile` starts the program anew with the allocator's variable set (same process
-//!    id), instead of compiling it in and paying for it in every allocation of every run.
-//! 2. A path that cannot be written is an error at the start, not after a day of measuring.
-//! 3. A profile appears whole or not at all: written beside its place, synced, renamed.
+//! - I1: Without the flags nothing is sampled. Heap sampling must be on when the allocator starts,
+//!   so `-memprofile` starts the program anew with the allocator's variable set (same process
+//!   id), instead of compiling it in and paying for it in every allocation of every run.
+//! - I2: A path that cannot be written is an error at the start, not after a day of measuring.
+//! - I3: A profile appears whole or not at all: written beside its place, synced, renamed.
 
 use std::ffi::OsString;
 use std::fs::File;

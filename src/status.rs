@@ -1,8 +1,8 @@
 //! What a node says about itself. `Node::status` fills it in, the RESP command `DISKSTORE STATUS`
 //! carries it as one JSON value, and `diskstore status` prints it. Depends on nothing.
 //!
-//! 1. Fields are only ever added, so that programs of different versions understand each other: a
-//!    field that is missing reads as its default, one that is unknown is passed over.
+//! - I1: Fields are only ever added, so that programs of different versions understand each other: a
+//!   field that is missing reads as its default, one that is unknown is passed over.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
 //! `diskstore demo`: three real nodes on this machine, until Ctrl-C.
 //!
-//! 1. The nodes are processes of this same executable, in process groups of their own: a Ctrl-C in
-//!    the terminal reaches the demonstration alone, which then stops each node by its process id.
-//! 2. A node outlives the demonstration by no more than its own clean stop ([`follow_parent`]).
-//! 3. A temporary directory is removed however the demonstration ends, short of SIGKILL.
+//! - I1: The nodes are processes of this same executable, in process groups of their own: a Ctrl-C
+//!   in the terminal reaches the demonstration alone, which then stops each node by its process id.
+//! - I2: A node outlives the demonstration by no more than its own clean stop ([`follow_parent`]).
+//! - I3: A temporary directory is removed however the demonstration ends, short of SIGKILL.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,9 +1,9 @@
 //! The sub-commands that talk to running nodes, or run some. `main.rs` calls [`run`]; it may call
 //! nothing of the node but its `Status`.
 //!
-//! 1. A write goes to one node only: once its bytes may have left, no other address is tried, and
-//!    a lost connection is reported as an unknown outcome.
-//! 2. A value goes to stdout byte for byte; everything said about it goes to stderr.
+//! - I1: A write goes to one node only: once its bytes may have left, no other address is tried,
+//!   and a lost connection is reported as an unknown outcome.
+//! - I2: A value goes to stdout byte for byte; everything said about it goes to stderr.
 
 mod connection;
 mod demo;

@@ -1,10 +1,10 @@
 //! The one validated configuration of a node. The programs build it from what was typed
 //! ([`Settings`]) and from a configuration file; the node reads it and nothing else.
 //!
-//! 1. A [`Config`] that exists is valid: every bound, address and name was checked here.
-//! 2. A flag on the command line wins over the same name in the file.
-//! 3. Closed by default: an address beyond this machine needs `-insecure`.
-//! 4. What a joining node must adopt from its cluster is `None` unless it was asked for.
+//! - I1: A [`Config`] that exists is valid: every bound, address and name was checked here.
+//! - I2: A flag on the command line wins over the same name in the file.
+//! - I3: Closed by default: an address beyond this machine needs `-insecure`.
+//! - I4: What a joining node must adopt from its cluster is `None` unless it was asked for.
 
 mod address;
 mod error;

@@ -5,14 +5,14 @@
 //! "Application log"). The form knows GET, SET and DELETE: an increment, an append or a set-range
 //! is recorded as the SET of its result, a command that changed nothing is not recorded.
 //!
-//! 1. No entry stands twice: those up to the last index in the file are skipped at a replay.
-//! 2. An entry stands whole or not at all: every record of it but the last carries [`MORE`], and
-//!    [`OpLog::open`] cuts an entry off whose last record is missing.
-//! 3. What arrived by snapshot is marked by a record with [`GAP`]: entries up to its index that
-//!    are not in the file were never applied one by one.
-//! 4. After the first failed write or sync nothing more is written: every later call fails too.
-//! 5. The caller syncs before it lets anyone see the applied position, so that a checkpoint
-//!    never stands above the end of this file.
+//! - I1: No entry stands twice: those up to the last index in the file are skipped at a replay.
+//! - I2: An entry stands whole or not at all: every record of it but the last carries [`MORE`], and
+//!   [`OpLog::open`] cuts an entry off whose last record is missing.
+//! - I3: What arrived by snapshot is marked by a record with [`GAP`]: entries up to its index that
+//!   are not in the file were never applied one by one.
+//! - I4: After the first failed write or sync nothing more is written: every later call fails too.
+//! - I5: The caller syncs before it lets anyone see the applied position, so that a checkpoint
+//!   never stands above the end of this file.
 
 mod record;
 
