@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod node;
 pub mod oplog;
 pub mod profile;
+pub mod progress;
 pub mod raft;
 pub mod server;
 pub mod status;

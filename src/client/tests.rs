@@ -141,3 +141,17 @@ fn an_answer_cut_at_any_byte_is_an_error_and_garbage_is_no_answer() {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_shown_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("notes.txt");
+    let error = outcome(&Task::Inspect { file: file.clone() }).unwrap_err();
+    assert!(error.to_string().contains("notes.txt cannot be shown"), "{error}");
+    std::fs::write(&file, "not a file of a node").unwrap();
+    let mut out = Vec::new();
+    let error = run(&Task::Inspect { file }, &mut out).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("no identity, segment"), "{source}");
+    assert!(String::from_utf8(out).unwrap().ends_with("notes.txt, 20 bytes\n"));
+}
