@@ -5,7 +5,7 @@ mod wal_model;
 
 use diskstore_storage::disk::{CrashMode, SimDisk};
 use proptest::prelude::*;
-use wal_model::{Driver, Model, Step, check_after_crash, open, options};
+use wal_model::{DIRECTORY, Driver, Model, Step, check_after_crash, open, options};
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
@@ -50,5 +50,40 @@ proptest! {
         let (wal, recovery) = open(&disk.copy()).unwrap();
         prop_assert_eq!(Model::of(&wal).unwrap(), driver.acknowledged.as_read());
         prop_assert_eq!(recovery.cut, None);
+    }
+
+    #[test]
+    fn rubbish_in_the_segments_is_an_answer_and_never_a_panic(
+        harms in prop::collection::vec((any::<u16>(), 1..5000_usize, any::<u8>(), 0..4_u8), 1..6),
+        seed in any::<u64>(),
+    ) {
+        let disk = SimDisk::new(seed);
+        let mut driver = Driver::new(&disk, &options()).unwrap();
+        for count in 1..9 {
+            driver.run(Step::Vote).unwrap();
+            driver.run(Step::Append { count, bytes: 3000 }).unwrap();
+            driver.run(Step::Sync).unwrap();
+        }
+        let paths: Vec<_> = disk.paths().into_iter().filter(|path| path.starts_with(DIRECTORY)).collect();
+        for (at, length, byte, kind) in harms {
+            let path = &paths[usize::from(at) % paths.len()];
+            let Ok(mut bytes) = disk.read_file(path) else { continue };
+            let from = usize::from(at).min(bytes.len());
+            let until = (from + length).min(bytes.len());
+            match kind {
+                0 => bytes[from..until].fill(byte),
+                1 => bytes.truncate(from),
+                2 => bytes.copy_within(from..until, 0),
+                _ => bytes[from..until].reverse(),
+            }
+            disk.write_file(path, &bytes);
+        }
+        // Whatever it is, it is the log up to some batch or a refusal.
+        if let Ok((wal, _)) = open(&disk) {
+            let found = Model::of(&wal).unwrap();
+            for (index, entry) in found.entries {
+                prop_assert_eq!(Some(&entry), driver.model.entries.get(&index));
+            }
+        }
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct EntryRecord<'a> {
     pub(super) log_id: LogId,
     pub(super) kind: EntryKind,
     pub(super) payload: &'a [u8],
-    /// Whether the entry's own CRC holds was not asked yet: see [`EntryRecord::is_whole`].
+    /// What the CRC covers beside the payload; see [`EntryRecord::is_whole`].
     head: &'a [u8],
     crc: u32,
 }

@@ -295,10 +295,15 @@ impl Driver {
             self.seal();
             self.in_flight.is_some()
         } {
-            let (batch, model) = self.in_flight.take().unwrap();
-            self.write(batch, model)?;
+            self.write_in_flight()?;
         }
         Ok(())
+    }
+
+    /// Writes what is in flight and nothing else.
+    pub fn write_in_flight(&mut self) -> Result<()> {
+        let (batch, model) = self.in_flight.take().unwrap();
+        self.write(batch, model)
     }
 
     fn write(&mut self, batch: SealedBatch, model: Model) -> Result<()> {
