@@ -23,18 +23,18 @@ pub fn head(config: &Config) -> String {
 }
 
 /// Below them, once the node serves: a line on the file, one on the role, one on what to type.
-pub fn tail(config: &Config, status: &Status) -> String {
-    format!("{}\n{}\n{}\n", file_line(config, status), role_line(status), next_line(config, status))
+/// `opening` says what was found in the files.
+pub fn tail(config: &Config, status: &Status, opening: &str) -> String {
+    let file = file_line(status, opening);
+    format!("{file}\n{}\n{}\n", role_line(status), next_line(config, status))
 }
 
-fn file_line(config: &Config, status: &Status) -> String {
-    let (slots, value_size) = (status.slots, status.value_size);
+fn file_line(status: &Status, opening: &str) -> String {
     let weakened = match status.unsafe_flags.as_slice() {
         [] => String::new(),
         flags => format!("; promises weakened by {}", flags.join(", ")),
     };
-    let directory = config.data_dir.display();
-    format!("file: {slots} slots of up to {value_size} bytes in {directory}{weakened}")
+    format!("file: {opening}{weakened}")
 }
 
 fn role_line(status: &Status) -> String {
@@ -87,8 +87,6 @@ mod tests {
             role: "leader".to_owned(),
             cluster_id: "0123456789abcdef0123456789abcdef".to_owned(),
             members: vec![MemberStatus::default(); members],
-            slots: 1_048_576,
-            value_size: 1024,
             applied: 7,
             ..Status::default()
         }
@@ -112,12 +110,12 @@ mod tests {
     #[test]
     fn a_lone_node_says_how_to_add_another() {
         let expected = "\
-file: 1048576 slots of up to 1024 bytes in ./diskstore-data/node0
+file: made 8 slots
 role: leader, the only member of cluster 01234567, applied 7
 next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello; add a node with: \
 diskstore -id NAME -port :P -raft :R -join 127.0.0.1:12000
 ";
-        assert_eq!(tail(&config(Settings::default()), &status(1)), expected);
+        assert_eq!(tail(&config(Settings::default()), &status(1), "made 8 slots"), expected);
     }
 
     #[test]
@@ -126,11 +124,13 @@ diskstore -id NAME -port :P -raft :R -join 127.0.0.1:12000
         status.role = "follower".to_owned();
         status.leader = Some("node0".to_owned());
         status.unsafe_flags = vec!["-sync never".to_owned()];
-        let text = tail(&config(Settings::default()), &status);
-        assert!(text.contains("diskstore-data/node0; promises weakened by -sync never\n"));
+        let text = tail(&config(Settings::default()), &status, "8 slots");
+        assert!(text.contains("file: 8 slots; promises weakened by -sync never\n"));
         assert!(text.contains("role: follower of node0, one of 3 members of cluster"), "{text}");
         assert!(text.ends_with("next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello\n"), "{text}");
         status.leader = None;
-        assert!(tail(&config(Settings::default()), &status).contains("follower, no leader yet"));
+        assert!(
+            tail(&config(Settings::default()), &status, "").contains("follower, no leader yet")
+        );
     }
 }

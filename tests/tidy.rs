@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a broken tree may stop the test anyhow")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Most lines of a file before its tests.
 const FILE_LINES_MAX: usize = 600;
@@ -100,7 +100,7 @@ fn sources(endings: &[&str]) -> Vec<Source> {
                     folders.push(path);
                 }
             } else if endings.iter().any(|ending| name.ends_with(ending)) {
-                found.push(read(path));
+                found.push(read(&path));
             }
         }
     }
@@ -109,14 +109,14 @@ fn sources(endings: &[&str]) -> Vec<Source> {
     found
 }
 
-fn read(path: PathBuf) -> Source {
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+fn read(path: &Path) -> Source {
+    let text = std::fs::read_to_string(path).unwrap();
     let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
     Source { path, text }
 }
 
 /// Fails with every complaint at once.
-fn assert_none(complaints: Vec<String>) {
+fn assert_none(complaints: &[String]) {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -132,7 +132,7 @@ fn names(line: &str, word: &str) -> bool {
 
 #[test]
 fn files_are_short_enough_to_read() {
-    let too_long = sources(&[".rs"])
+    let too_long: Vec<String> = sources(&[".rs"])
         .into_iter()
         .filter(|file| !file.path.starts_with("tests/") && !file.path.contains("/tests"))
         .filter(|file| file.lines_before_tests() > FILE_LINES_MAX)
@@ -140,7 +140,7 @@ fn files_are_short_enough_to_read() {
             format!("{}: {} lines before tests, split it", file.path, file.lines_before_tests())
         })
         .collect();
-    assert_none(too_long);
+    assert_none(&too_long);
 }
 
 #[test]
@@ -155,13 +155,15 @@ fn documents_and_scripts_stay_short() {
     for folder in ["scripts", ".ci"] {
         let entries = std::fs::read_dir(root().join(folder)).unwrap();
         files.extend(
-            entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).map(read),
+            entries
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_file())
+                .map(|path| read(&path)),
         );
     }
     let too_long = files.iter().filter(|file| file.text.lines().count() > limit(&file.path));
-    assert_none(
-        too_long.map(|file| format!("{}: over {} lines", file.path, limit(&file.path))).collect(),
-    );
+    let words = |file: &Source| format!("{}: over {} lines", file.path, limit(&file.path));
+    assert_none(&too_long.map(words).collect::<Vec<_>>());
 }
 
 #[test]
@@ -183,14 +185,14 @@ fn unsafe_code_stays_where_it_is() {
             }
         }
     }
-    assert_none(complaints);
+    assert_none(&complaints);
     assert_eq!(opted_out.iter().map(String::as_str).collect::<Vec<_>>(), UNSAFE_FILES);
 }
 
 #[test]
 fn dependencies_are_the_ones_written_here() {
     let listed = |manifest: &str| -> Vec<String> {
-        let table: toml::Table = read(root().join(manifest)).text.parse().unwrap();
+        let table: toml::Table = read(&root().join(manifest)).text.parse().unwrap();
         table["dependencies"].as_table().unwrap().keys().cloned().collect()
     };
     assert_eq!(listed("Cargo.toml"), NODE_DEPENDENCIES);
@@ -210,7 +212,7 @@ fn what_is_left_to_do_names_an_issue() {
             }
         }
     }
-    assert_none(complaints);
+    assert_none(&complaints);
 }
 
 #[test]
@@ -223,7 +225,7 @@ fn text_is_ascii() {
             }
         }
     }
-    assert_none(complaints);
+    assert_none(&complaints);
 }
 
 #[test]
@@ -240,7 +242,7 @@ fn no_test_is_ignored_and_every_name_is_a_sentence() {
             }
         }
     }
-    assert_none(complaints);
+    assert_none(&complaints);
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn arrows_point_down_only() {
             }
         }
     }
-    assert_none(complaints);
+    assert_none(&complaints);
 }
 
 #[test]
@@ -291,5 +293,5 @@ fn every_file_of_code_is_a_module_of_its_folder() {
             complaints.push(format!("{}: nobody declares `mod {name};`", file.path));
         }
     }
-    assert_none(complaints);
+    assert_none(&complaints);
 }
