@@ -40,6 +40,7 @@ fn file_line(status: &Status, opening: &str) -> String {
 fn role_line(status: &Status) -> String {
     let applied = status.applied;
     let members = match status.members.len() {
+        0 => "members not known yet".to_owned(),
         1 => "the only member".to_owned(),
         count => format!("one of {count} members"),
     };
@@ -61,7 +62,7 @@ fn next_line(config: &Config, status: &Status) -> String {
     let client = &config.client_address;
     let reached = if client.is_wildcard() { "127.0.0.1" } else { &client.host };
     let try_it = format!("redis-cli -h {reached} -p {} set 42 hello", client.port);
-    if status.members.len() > 1 {
+    if status.members.len() != 1 {
         return format!("next: {try_it}");
     }
     let join = config.join_address.as_ref().unwrap_or(&config.raft_address);

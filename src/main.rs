@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use diskstore::config::{Address, Config, LogLevel};
 use diskstore::fault::{self, Fault};
-use diskstore::node::{self, StartError};
+use diskstore::node::{self, Node, StartError};
 use diskstore::profile::Profiles;
 use diskstore::progress::Progress;
 use diskstore::server::Server;
@@ -36,6 +36,10 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_INTERRUPTED: i32 = 130;
 /// How long blocking work may go on after the node has stopped.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often, and how many times at most, a new node looks for its leader before it introduces
+/// itself without one: five seconds, longer than an election.
+const ROLE_POLL: Duration = Duration::from_millis(20);
+const ROLE_POLLS_MAX: u32 = 250;
 /// Most processors on which one thread runs all sessions: the log and the slots have threads of
 /// their own, and on few processors a second one for sessions costs more than it brings.
 const SINGLE_THREAD_PROCESSORS_MAX: usize = 4;
@@ -106,9 +110,9 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let (stop, stopping) = watch::channel(false);
     let server = Server::new(Arc::clone(&node), &config.key_prefixes);
     let mut sessions = std::pin::pin!(server.run(listener, stopping));
-    print_now(&banner::tail(&config, &node.status(), node.opening())).map_err(failed)?;
     tokio::select! {
         fault = node.wait_fault() => return Ok(told(&fault)),
+        error = introduce(&node) => return Err(failed(error)),
         () = signals.next() => stop_at_second(signals),
         () = &mut sessions => unreachable!("sessions end only when they are told to"),
     }
@@ -121,6 +125,20 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     tokio::select! {
         fault = node.wait_fault() => Ok(told(&fault)),
         () = stopped => Ok(0),
+    }
+}
+
+/// Prints the rest of the banner as soon as the role is known. Returns only if that fails.
+async fn introduce(node: &Node) -> io::Error {
+    for _ in 0..ROLE_POLLS_MAX {
+        if node.has_leader() {
+            break;
+        }
+        tokio::time::sleep(ROLE_POLL).await;
+    }
+    match print_now(&banner::tail(node.config(), &node.status(), node.opening())) {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
     }
 }
 

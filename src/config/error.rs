@@ -38,6 +38,16 @@ pub enum ConfigError {
         /// Most.
         max: u64,
     },
+    /// Slots that no data file could hold.
+    #[error("-slots {slot_count} of -value-size {value_bytes}: give fewer slots or smaller values")]
+    Geometry {
+        /// Number of slots.
+        slot_count: u64,
+        /// Most bytes of a value.
+        value_bytes: u32,
+        /// The limit.
+        source: diskstore_storage::Error,
+    },
     /// Text that is no address.
     #[error("-{flag} `{value}`: {reason}; give :PORT or HOST:PORT")]
     Address {

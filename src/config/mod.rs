@@ -12,6 +12,8 @@ mod file;
 
 use std::path::PathBuf;
 
+use diskstore_storage::slots::Geometry;
+
 use crate::cli::{Invocation, Settings};
 use crate::command::ReadLevel;
 
@@ -156,6 +158,7 @@ impl Config {
             log_level: log_level(settings.log.as_deref().unwrap_or("info"))?,
             id,
         };
+        config.check_geometry()?;
         config.check_addresses()?;
         Ok(config)
     }
@@ -188,6 +191,17 @@ impl Config {
             Some(host) => Address { host: host.clone(), port: address.port },
             None => address.clone(),
         }
+    }
+
+    /// A data file of the geometry that was asked for, or the default's, must be possible.
+    fn check_geometry(&self) -> Result<(), ConfigError> {
+        let slot_count = self.slot_count.unwrap_or(SLOT_COUNT_DEFAULT);
+        let value_bytes = self.value_bytes.unwrap_or(VALUE_BYTES_DEFAULT);
+        Geometry::new(slot_count, value_bytes).map(|_| ()).map_err(|source| ConfigError::Geometry {
+            slot_count,
+            value_bytes,
+            source,
+        })
     }
 
     /// What must hold between addresses: no port twice, none exposed or unreachable unawares.

@@ -112,6 +112,15 @@ fn numbers_out_of_bounds_are_refused_with_the_bounds() {
 }
 
 #[test]
+fn slots_that_no_file_could_hold_are_refused() {
+    let expected =
+        "-slots 1099511627776 of -value-size 1048576: give fewer slots or smaller values";
+    let geometry = ["-slots", "1099511627776", "-value-size", "1048576"];
+    assert_eq!(complaint(&geometry), expected);
+    assert!(typed(&["-slots", "1000000000"]).is_ok());
+}
+
+#[test]
 fn text_that_is_no_address_is_refused_with_the_reason() {
     for (flag, value, reason) in [
         ("-port", "x", "the port is no number"),

@@ -1,0 +1,6 @@
+//! What a user meets on the command line: real processes, wrong and right usage.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+
+mod harness;
+mod node;
+mod usage;
