@@ -56,7 +56,7 @@ pub struct Settings {
     /// Address for nodes that want to join; -raft takes them too.
     #[arg(long, value_name = "ADDRESS")]
     pub hjoin: Option<String>,
-    /// Directory of this node's files [default: ./diskstore-data/<id>].
+    /// Directory of this node's files [default: ./diskstore-data/NAME].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Number of slots, fixed when the cluster is made [default: 1048576].
@@ -96,7 +96,7 @@ pub struct Settings {
     /// Writes a heap profile (pprof) at a clean stop.
     #[arg(long, value_name = "FILE")]
     pub memprofile: Option<PathBuf>,
-    /// Records every applied command in DIR/log-file-<id>.log, synced.
+    /// Records every applied command in DIR/log-file-NAME.log, synced.
     #[arg(long, value_name = "DIR")]
     pub logfolder: Option<PathBuf>,
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: info].
