@@ -81,7 +81,7 @@ impl Server {
                     }
                 },
                 Some(ended) = sessions.join_next() => note_end(ended),
-                _ = stop.wait_for(|stopping| *stopping) => break,
+                () = stopped(&mut stop) => break,
             }
         }
         drop(listener);
@@ -123,5 +123,12 @@ impl Server {
 fn note_end(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a session ended abnormally");
+    }
+}
+
+/// Returns once the server is to stop; also if nobody can say so any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stopping| *stopping).await.is_err() {
+        tracing::debug!("whoever could stop the server is gone");
     }
 }
