@@ -1,0 +1,295 @@
+//! Every protocol of the client port over real sockets, against a real node of one member.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running node, shared by the tests that run at the same time.
+struct Node {
+    process: Child,
+    _banner: BufReader<ChildStdout>,
+    port: u16,
+    _directory: TempDir,
+}
+
+static SHARED: Mutex<Weak<Node>> = Mutex::new(Weak::new());
+
+impl Node {
+    fn shared() -> Arc<Node> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = shared.upgrade() {
+            return node;
+        }
+        let node = Arc::new(Node::start());
+        *shared = Arc::downgrade(&node);
+        node
+    }
+
+    fn start() -> Node {
+        let directory = TempDir::new().unwrap();
+        let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, raft, join] = free.map(|listener| listener.local_addr().unwrap().port());
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_diskstore"))
+            .args(["-id", "protocol", "-slots", "1000", "-value-size", "1500"])
+            .args(["-port", &address(port), "-raft", &address(raft), "-hjoin", &address(join)])
+            .args(["-key-prefixes", "key:"])
+            .arg("-data")
+            .arg(directory.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut banner = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("next:") {
+            line.clear();
+            assert_ne!(banner.read_line(&mut line).unwrap(), 0, "the node ended at its start");
+        }
+        let node = Node { process, _banner: banner, port, _directory: directory };
+        node.wait_for_a_leader();
+        node
+    }
+
+    fn wait_for_a_leader(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+                let mut client = Client { stream };
+                client.send(b"SET 0 ready\r\nQUIT\r\n");
+                if client.rest().starts_with(b"+OK\r\n") {
+                    return;
+                }
+            }
+            std::thread::yield_now();
+        }
+        panic!("the node has no leader after {PATIENCE:?}");
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream }
+    }
+
+    /// All that comes back for `bytes`, until the node closes the connection.
+    fn ask(&self, bytes: &[u8]) -> String {
+        let mut client = self.connect();
+        client.send(bytes);
+        String::from_utf8_lossy(&client.rest()).into_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    fn expect(&mut self, expected: &[u8]) {
+        let mut found = vec![0; expected.len()];
+        self.stream.read_exact(&mut found).unwrap();
+        assert_eq!(found.escape_ascii().to_string(), expected.escape_ascii().to_string());
+    }
+
+    fn rest(&mut self) -> Vec<u8> {
+        let mut found = Vec::new();
+        self.stream.read_to_end(&mut found).unwrap();
+        found
+    }
+}
+
+fn array(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// A protobuf command as the original's clients write it.
+fn message(port: &str, operation: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut field = |tag: u8, content: &[u8]| {
+        if !content.is_empty() {
+            let (low, high) = (content.len() & 0x7f, content.len() >> 7);
+            bytes.extend([tag, u8::try_from(low).unwrap() | 0x80, u8::try_from(high).unwrap()]);
+            bytes.extend_from_slice(content);
+        }
+    };
+    field(0x12, port.as_bytes());
+    field(0x22, key);
+    field(0x2a, value);
+    bytes.extend([0x18, operation, 0x0a]);
+    bytes
+}
+
+#[test]
+fn a_request_sent_byte_by_byte_is_answered() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    let mut bytes = array(&[b"SET", b"10", b"\r\n"]);
+    bytes.extend(array(&[b"GET", b"key:0010"]));
+    for byte in bytes {
+        client.send(&[byte]);
+    }
+    client.expect(b"+OK\r\n$2\r\n\r\n\r\n");
+}
+
+#[test]
+fn a_pipeline_is_answered_in_order_and_reads_see_its_writes() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+    for round in 0..2000 {
+        bytes.extend(array(&[b"SET", b"20", round.to_string().as_bytes()]));
+        expected.extend_from_slice(b"+OK\r\n");
+        if round % 100 == 0 {
+            let text = round.to_string();
+            bytes.extend(array(&[b"GET", b"20"]));
+            bytes.extend(array(&[b"PING"]));
+            let reply = format!("${}\r\n{text}\r\n+PONG\r\n", text.len());
+            expected.extend_from_slice(reply.as_bytes());
+        }
+    }
+    client.send(&bytes);
+    client.expect(&expected);
+}
+
+#[test]
+fn values_of_the_edge_lengths_come_back_byte_for_byte() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    for length in [0, 1, 10, 1280, 1290, 1407, 1500] {
+        let value = vec![b'\n'; length];
+        client.send(&array(&[b"SET", b"30", &value]));
+        client.expect(b"+OK\r\n");
+        client.send(&array(&[b"GET", b"30"]));
+        client.expect(format!("${length}\r\n").as_bytes());
+        client.expect(&value);
+        client.expect(b"\r\n");
+    }
+}
+
+#[test]
+fn a_transaction_is_one_entry_and_a_lost_watch_undoes_it() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    client.send(b"DEL 40\r\nMULTI\r\nINCR 40\r\nINCR 40\r\nGET 40\r\nEXEC\r\n");
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"*3\r\n:1\r\n:2\r\n$1\r\n2\r\n") {
+        let mut byte = [0];
+        client.stream.read_exact(&mut byte).unwrap();
+        rest.extend(byte);
+    }
+    client.send(b"WATCH 40\r\nMULTI\r\nSET 40 kept\r\nEXEC\r\nGET 40\r\n");
+    client.expect(b"+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n$4\r\nkept\r\n");
+    client.send(b"WATCH 40\r\nSET 40 other\r\nMULTI\r\nSET 40 lost\r\nEXEC\r\nGET 40\r\n");
+    client.expect(b"+OK\r\n+OK\r\n+OK\r\n+QUEUED\r\n*-1\r\n$5\r\nother\r\n");
+}
+
+#[test]
+fn hello_3_answers_a_map_and_later_replies_are_resp3() {
+    let node = Node::shared();
+    let reply = node.ask(b"HELLO 3\r\nGET 999\r\nCONFIG GET save\r\nQUIT\r\n");
+    assert!(reply.starts_with("%7\r\n$6\r\nserver\r\n"), "{reply}");
+    assert!(reply.contains("$5\r\nproto\r\n:3\r\n"), "{reply}");
+    assert!(reply.ends_with("_\r\n%1\r\n$4\r\nsave\r\n$0\r\n\r\n+OK\r\n"), "{reply}");
+}
+
+#[test]
+fn bad_requests_are_answered_and_the_connection_goes_on() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    let long = vec![b'v'; 5000];
+    let cases: &[(&[&[u8]], &str)] = &[
+        (&[b"GET", b"x"], "-ERR key must be a slot number 0..999\r\n"),
+        (&[b"SET", b"1", &long], "-ERR value is 5000 bytes, a slot holds at most 1500\r\n"),
+        (&[b"EXPIRE", b"1", b"5"], "-ERR EXPIRE is refused: slots do not expire\r\n"),
+        (&[b"NOPE", b"a"], "-ERR unknown command 'NOPE', with args beginning with: 'a' \r\n"),
+        (&[b"PING"], "+PONG\r\n"),
+    ];
+    for (arguments, reply) in cases {
+        client.send(&array(arguments));
+        client.expect(reply.as_bytes());
+    }
+}
+
+#[test]
+fn garbage_ends_its_own_connection_and_no_other() {
+    let node = Node::shared();
+    let mut bystander = node.connect();
+    bystander.send(b"*2\r\n$3\r\nGET");
+    let error = "-ERR Protocol error: ";
+    let announced = node.ask(b"*1\r\n$2147483648\r\n");
+    assert_eq!(announced, format!("{error}invalid bulk length\r\n"));
+    assert_eq!(node.ask(b"PING\r\n*1\r\n:5\r\n").split_once("\r\n").unwrap().0, "+PONG");
+    assert!(node.ask(&[0xff; 100_000]).starts_with(error));
+    assert!(node.ask(&vec![b'a'; 100_000]).starts_with(error));
+    bystander.send(b"\r\n$3\r\n998\r\n");
+    bystander.expect(b"$-1\r\n");
+}
+
+#[test]
+fn protocols_that_are_not_served_are_told_so_in_their_own_terms() {
+    let node = Node::shared();
+    assert!(node.ask(b"GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 501 Not Implemented\r\n"));
+    assert!(node.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").contains("no gRPC on this port"));
+    let mut client = node.connect();
+    client.send(&[0x16, 0x03, 0x01, 0x00]);
+    assert_eq!(client.rest(), [0x15, 0x03, 0x03, 0, 2, 2, 0x28]);
+}
+
+#[test]
+fn text_commands_are_answered_over_the_connection_or_by_a_datagram() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    client.send(b"set-50-a-b\nGET-050\nget-1000\nnonsense\n");
+    client.expect(b"OK: \nOK: a-b\nERR key must be a slot number 0..999\nERR expected ");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut client = node.connect();
+    client.send(format!("{}-get-50\n", socket.local_addr().unwrap().port()).as_bytes());
+    let mut answer = [0; 2000];
+    let count = socket.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..count], b"OK: a-b\n");
+}
+
+#[test]
+fn protobuf_values_that_hold_the_end_mark_come_back() {
+    let node = Node::shared();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let port = socket.local_addr().unwrap().port().to_string();
+    let mut client = node.connect();
+    let mut answer = [0; 2000];
+    for length in [10, 1280, 1290, 1407] {
+        let value = vec![b'\n'; length];
+        client.send(&message(&port, 1, b"60", &value));
+        let count = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..count], b"OK: \n");
+        client.send(&message("", 0, b"60", b""));
+        client.expect(&[b"OK: ".as_slice(), &value, b"\n"].concat());
+    }
+}
