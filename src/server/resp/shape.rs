@@ -316,6 +316,18 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_held_is_no_failure_though_nothing_was_written() {
+        // A delete of an absent slot, or a transaction of reads: the version is as it was.
+        let transaction = |version| Transaction {
+            items: vec![Item::Data(Shape::Value)],
+            watch: Some((0, version)),
+        };
+        let shape = |version| Shape::Transaction(Box::new(transaction(version)));
+        assert_eq!(of(&shape(1), &[read(None)]), "*1\r\n$-1\r\n");
+        assert_eq!(of(&shape(2), &[read(None)]), "*-1\r\n");
+    }
+
+    #[test]
     fn a_transaction_answers_its_requests_in_order() {
         let items = vec![
             Item::Data(Shape::Stored(2)),
