@@ -74,23 +74,18 @@ fn body_of<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Bo
         }
         Action::Increment { by } => increment(draft, by, limits),
         Action::Append { value } => {
-            let mut bytes = draft.value.take().unwrap_or_default().into_owned();
-            let length = (bytes.len() + value.len()) as u64;
+            let length_now = draft.value.as_deref().map_or(0, <[u8]>::len);
+            let length = (length_now + value.len()) as u64;
             if length > limits.value_bytes_max {
-                restore(draft, bytes);
                 return too_large(length, limits);
             }
+            let mut bytes = draft.value.take().unwrap_or_default().into_owned();
             bytes.extend_from_slice(value);
             write(draft, bytes);
             Body::Integer(i64::try_from(length).unwrap_or(i64::MAX))
         }
         Action::SetRange { offset, value } => set_range(draft, offset, value, limits),
     }
-}
-
-/// Puts back what an operation took from a draft that may have had no value.
-fn restore(draft: &mut Draft<'_>, bytes: Vec<u8>) {
-    draft.value = if bytes.is_empty() { None } else { Some(Cow::Owned(bytes)) };
 }
 
 fn write(draft: &mut Draft<'_>, bytes: Vec<u8>) {
@@ -266,6 +261,9 @@ mod tests {
     #[test]
     fn what_is_too_long_leaves_the_slot_as_it_was() {
         let long = [b'x'; 25];
+        let mut empty = draft(Some(b""));
+        run(&mut empty, &Action::Append { value: &long }, LIMITS);
+        assert_eq!(empty.value.as_deref(), Some(&b""[..]), "an empty value is a value");
         let mut slot = draft(Some(b"abc"));
         for action in [set(&long, Condition::Always), Action::Append { value: &long[..22] }] {
             let outcome = run(&mut slot, &action, LIMITS);

@@ -354,14 +354,15 @@ async fn open_files(
 ) -> Result<Opened, StartError> {
     let geometry = Geometry::new(place.identity.slot_count, place.identity.value_bytes)?;
     let file_bytes = geometry.file_bytes();
+    let memory_bytes = config.memory_bytes_for(file_bytes, machine_memory_bytes());
     let policy = upkeep::Policy {
         checkpoint_bytes: config.checkpoint_bytes_for(file_bytes),
         keep_bytes: config.keep_bytes,
-        memory_bytes: config.memory_bytes_for(file_bytes, machine_memory_bytes()),
+        dirty_bytes_max: if memory_bytes < file_bytes { memory_bytes / 2 } else { u64::MAX },
     };
     let (directory, cluster_id) = (config.data_dir.clone(), place.cluster_id);
     tokio::task::spawn_blocking(move || {
-        let options = slots::Options::new(policy.memory_bytes);
+        let options = slots::Options::new(memory_bytes);
         let new = New { geometry, cluster_id, options };
         let (slots, mut report) = open_slots(&*disk, &directory, new, &mut *progress)?;
         let (wal, recovery) = Wal::open(

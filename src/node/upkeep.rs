@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::slots::Slots;
+use diskstore_storage::slots::{PAGE_BYTES, Slots};
 use tokio::time::Instant;
 
 use crate::raft::Consensus;
@@ -23,8 +23,9 @@ pub(super) struct Policy {
     pub(super) checkpoint_bytes: u64,
     /// Bytes of log kept behind the checkpoint.
     pub(super) keep_bytes: u64,
-    /// Memory that changed pages may take, in bytes.
-    pub(super) memory_bytes: u64,
+    /// Bytes of dirty pages at which a checkpoint is due before the log asks for one: half of the
+    /// memory budget, where the data file does not fit in that.
+    pub(super) dirty_bytes_max: u64,
 }
 
 /// Asks for checkpoints when they are due, and purges the log behind them.
@@ -43,7 +44,7 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
         consensus.purge(policy.keep_bytes).await;
         let log_bytes = consensus.wal().log_bytes();
         let is_due = log_bytes - log_bytes_then >= policy.checkpoint_bytes
-            || slots.modified_bytes() >= policy.memory_bytes / 2 && slots.dirty_pages() > 0
+            || slots.dirty_pages() * PAGE_BYTES >= policy.dirty_bytes_max
             || then.elapsed() >= AGE_MAX && slots.dirty_pages() > 0;
         // One that was cancelled by an install never shows; after a while another is asked for.
         if is_due && (!is_running || then.elapsed() >= AGE_MAX) {
@@ -57,7 +58,8 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
 /// Reads all pages once after a start, so that deltas can skip old ones, live slots are counted and
 /// damaged ones are known.
 pub(super) async fn learn_slots(slots: Arc<Slots>) {
-    let mut next = Some(0);
+    // A file that was just made holds nothing to learn.
+    let mut next = slots.live_count().is_none().then_some(0);
     let mut damaged_count = 0_usize;
     while let Some(page) = next {
         let of_step = slots.clone();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::{BLOCK_BYTES, File};
 use crate::{Error, Result};
@@ -54,7 +54,11 @@ impl Map {
         // a change of the file by others is a change of value and nothing worse. That the file
         // is not shortened is I4, upheld by the directory lock.
         let map = unsafe { options.map_copy(file) }.map_err(failed)?;
-        let memory = Memory::Mapped(MmapRaw::from(map));
+        let map = MmapRaw::from(map);
+        // Slots are reached at random: reading around each of them would read the file many times
+        // over. Walks say so with `prefetch`.
+        map.advise(Advice::Random).map_err(failed)?;
+        let memory = Memory::Mapped(map);
         Ok(Self { path: path.to_owned(), bytes, memory })
     }
 
@@ -108,6 +112,20 @@ impl Map {
             // The map keeps bytes in the order of the file: on a little-endian machine both
             // conversions are nothing.
             word.store(u64::from_le_bytes(*bytes).to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Asks for these bytes to be read into memory while the caller does something else. Only a
+    /// hint: the range is cut to the map, and a kernel that does not take it changes nothing.
+    pub fn prefetch(&self, offset: u64, bytes: u64) {
+        let Memory::Mapped(map) = &self.memory else { return };
+        let start = offset.min(self.bytes) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        let end = offset.saturating_add(bytes).min(self.bytes);
+        let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(end - start)) else {
+            return;
+        };
+        match map.advise_range(Advice::WillNeed, start, length) {
+            Ok(()) | Err(_) => {}
         }
     }
 

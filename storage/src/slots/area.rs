@@ -97,6 +97,11 @@ impl Area {
         self.pages.note(first_byte / PAGE_BYTES, key, index, live);
     }
 
+    /// Has pages read ahead of a walk over them.
+    pub(crate) fn prefetch(&self, first_page: u64, page_count: u64) {
+        self.map.prefetch(DATA_OFFSET + first_page * PAGE_BYTES, page_count * PAGE_BYTES);
+    }
+
     /// The error that names a damaged slot.
     pub(crate) fn damaged(&self, key: u64) -> Error {
         Error::Corrupt {

@@ -166,6 +166,11 @@ impl Slots {
         self.area.pages.modified_count() * PAGE_BYTES
     }
 
+    /// Whether all pages together stay below the memory that changed ones may take.
+    pub fn fits_in_budget(&self) -> bool {
+        self.area.geometry.page_count() * PAGE_BYTES < self.options.memory_bytes_max
+    }
+
     /// Whether changed pages take as much memory as they may: new commands wait for a checkpoint.
     pub fn over_budget(&self) -> bool {
         self.modified_bytes() >= self.options.memory_bytes_max

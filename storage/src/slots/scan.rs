@@ -13,6 +13,8 @@ use crate::slots::{SlotImage, Slots};
 
 /// Most pages that one call of [`Slots::scan`] reads.
 const SCAN_PAGES_MAX: u64 = 1024;
+/// Pages that a scan asks the disk for ahead of itself.
+const PREFETCH_PAGES: u64 = 256;
 /// What an image counts beside its value, in bytes.
 const IMAGE_BYTES: usize = 32;
 
@@ -50,6 +52,9 @@ impl Slots {
                 continue;
             }
             if last_page != Some(page) {
+                if pages_read % PREFETCH_PAGES == 0 {
+                    self.area.prefetch(page, PREFETCH_PAGES);
+                }
                 pages_read += 1;
                 last_page = Some(page);
             }
@@ -77,6 +82,7 @@ impl Slots {
         let page_count = self.area.geometry.page_count();
         let end = from_page.saturating_add(pages).min(page_count);
         let mut damaged = Vec::new();
+        self.area.prefetch(from_page, end - from_page.min(end));
         for page in from_page..end {
             self.learn_page(page, &mut damaged);
         }
