@@ -74,11 +74,13 @@ impl Forwarder {
             if let Some((id, member)) = leader {
                 let body = encode_commands(&commands, ReadLevel::Log).into();
                 let bound = WRITE_BOUND + WIRE_BOUND;
-                match self.call(id, &member, Method::Write, body, bound).await {
-                    Ok(body) => match results_of(&body, commands.len()) {
-                        Some(results) => return results,
-                        None => {} // it does not lead any more, and proposed nothing
-                    },
+                match self.call((id, &member), Method::Write, body, bound).await {
+                    Ok(body) => {
+                        // Without results it does not lead any more, and proposed nothing.
+                        if let Some(results) = results_of(&body, commands.len()) {
+                            return results;
+                        }
+                    }
                     Err(CallError::NotSent { .. }) => {}
                     Err(error @ CallError::Lost { .. }) => {
                         return vec![Err(self.unknown(&error.to_string())); commands.len()]; // I1
@@ -125,7 +127,7 @@ impl Forwarder {
             if let Some((id, member)) = leader {
                 let body = encode_commands(&commands, level).into();
                 let bound = READ_BOUND + WIRE_BOUND;
-                let answer = self.call(id, &member, Method::Read, body, bound).await;
+                let answer = self.call((id, &member), Method::Read, body, bound).await;
                 // A read that got lost changed nothing: it is tried again.
                 if let Ok(body) = answer
                     && let Some(results) = results_of(&body, commands.len())
@@ -170,7 +172,7 @@ impl Forwarder {
         body.put_u64_le(wanted as u64);
         body.put_u64_le(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
         let answer =
-            self.call(id, &member.member, Method::Holders, body.into(), bound + WIRE_BOUND).await;
+            self.call((id, &member.member), Method::Holders, body.into(), bound + WIRE_BOUND).await;
         let count = answer.ok().and_then(|mut body| body.try_get_u64_le().ok());
         count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
     }
@@ -196,8 +198,7 @@ impl Forwarder {
     /// See [`CallError`].
     pub async fn call(
         &self,
-        id: u64,
-        member: &Member,
+        (id, member): (u64, &Member),
         method: Method,
         body: Bytes,
         bound: Duration,
@@ -302,7 +303,7 @@ pub async fn serve_incoming(forwarder: Arc<Forwarder>, mut requests: mpsc::Recei
         tokio::spawn(async move {
             if let Some(answer) = forwarder.answer(&incoming).await {
                 // The connection may have ended meanwhile.
-                let _ = incoming.reply.send(answer).is_ok();
+                drop(incoming.reply.send(answer));
             }
         });
     }

@@ -26,7 +26,7 @@ const ANSWER_BOUND: Duration = Duration::from_secs(10);
 /// Pause before the members are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A joiner that hears nothing but "later" gives up after this time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Who wants to join, and whom it asks.
 #[derive(Debug, Clone)]
@@ -203,7 +203,7 @@ async fn admit_or_relay(
     let mut body = Vec::new();
     request.put(&mut body);
     let answer =
-        forwarder.call(id, &leader.member, Method::Join, Bytes::from(body), ANSWER_BOUND).await;
+        forwarder.call((id, &leader.member), Method::Join, Bytes::from(body), ANSWER_BOUND).await;
     let relayed = answer.ok().and_then(|body| JoinReply::decode(body).ok());
     relayed.unwrap_or_else(|| JoinReply::Later("the leader gave no answer".into()))
 }

@@ -85,9 +85,10 @@ impl DiskMachine {
             }
             let bytes = match operation.action {
                 Action::Set { value, .. } | Action::Append { value } => value.len() as u64,
-                Action::SetRange { value: [], .. } => 0,
-                Action::SetRange { offset, value } => offset.saturating_add(value.len() as u64),
-                Action::Get | Action::Delete { .. } | Action::Increment { .. } => 0,
+                Action::SetRange { offset, value } if !value.is_empty() => {
+                    offset.saturating_add(value.len() as u64)
+                }
+                _ => 0,
             };
             if bytes > bytes_max {
                 return Err(Refusal::TooLarge { bytes, bytes_max });

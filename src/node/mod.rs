@@ -24,7 +24,7 @@ use crate::status::{MemberStatus, Status, SyncStatus};
 /// How long a clean stop tries to hand leadership over.
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
 /// How long the last checkpoint of a clean stop may take.
-const CHECKPOINT_BOUND: Duration = Duration::from_secs(120);
+const CHECKPOINT_BOUND: Duration = Duration::from_mins(2);
 /// How long a local read waits until this replica's state is one that ever was.
 const READABLE_BOUND: Duration = Duration::from_secs(5);
 /// Slots that one step of a scan reads at most.
@@ -88,9 +88,10 @@ impl Node {
         }
         let good = commands.into_iter().zip(&checks).filter(|(_, check)| check.is_ok());
         let good: Vec<Command> = good.map(|(command, _)| command).collect();
-        let mut results = match good.is_empty() {
-            true => Vec::new().into_iter(),
-            false => self.forwarder.write(good).await.into_iter(),
+        let mut results = if good.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            self.forwarder.write(good).await.into_iter()
         };
         let result = |check: Result<(), crate::command::Refusal>| match check {
             Ok(()) => results.next().unwrap_or(Err(Failure::Stopping)),
@@ -283,10 +284,8 @@ fn role_of(view: &View, member_id: u64) -> &'static str {
 fn members_of(view: &View, member_id: u64) -> Vec<MemberStatus> {
     let last_log = view.last_log.unwrap_or(0);
     let status = |(id, known): (&u64, &MemberView)| {
-        let matched = match view.is_leader && *id == member_id {
-            true => Some(last_log),
-            false => known.matched,
-        };
+        let matched =
+            if view.is_leader && *id == member_id { Some(last_log) } else { known.matched };
         MemberStatus {
             id: format!("{id:016x}"),
             name: known.member.name.clone(),

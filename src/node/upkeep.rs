@@ -11,7 +11,7 @@ use crate::raft::Consensus;
 /// How often a node looks whether a checkpoint is due.
 const PERIOD: Duration = Duration::from_millis(200);
 /// A checkpoint is due after this time if anything changed.
-const AGE_MAX: Duration = Duration::from_secs(600);
+const AGE_MAX: Duration = Duration::from_mins(10);
 /// Pages that are learned at once, and the pause between, so that a start is not slowed down.
 const LEARN_PAGES: u64 = 2048;
 const LEARN_PAUSE: Duration = Duration::from_millis(2);

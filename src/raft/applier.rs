@@ -76,7 +76,7 @@ impl Applier {
             while let Ok(work) = receiver.recv() {
                 let result = apply_all(&mut of_thread.lock(), work.jobs);
                 // The other end is gone if Raft is stopping.
-                let _ = work.done.send(result).is_ok();
+                drop(work.done.send(result));
             }
         })?;
         Ok(Applier { sender, setup, slots })

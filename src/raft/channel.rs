@@ -199,7 +199,7 @@ async fn read_answers(mut reader: FrameReader, pending: Pending) {
         let waiting = pending.lock().as_mut().and_then(|pending| pending.remove(&id));
         if let Some(sender) = waiting {
             // The caller may have given up.
-            let _ = sender.send(cursor.rest()).is_ok();
+            drop(sender.send(cursor.rest()));
         }
     }
     pending.lock().take();

@@ -42,6 +42,9 @@ pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
 }
 
 /// Splits a stream; at first only short frames are taken.
+///
+/// # Errors
+/// Of the socket.
 pub fn split(stream: TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
     stream.set_nodelay(true)?;
     let (read, write) = stream.into_split();

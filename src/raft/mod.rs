@@ -303,13 +303,13 @@ impl Consensus {
     /// Waits until what [`Consensus::view`] gives has changed, or `bound` has passed.
     pub async fn changed(&self, bound: Duration) {
         let mut metrics = self.raft.server_metrics();
-        let _ = tokio::time::timeout(bound, metrics.changed()).await.is_ok();
+        drop(tokio::time::timeout(bound, metrics.changed()).await);
     }
 
     /// As [`Consensus::changed`], for what moves with every entry.
     pub async fn changed_data(&self, bound: Duration) {
         let mut metrics = self.raft.metrics();
-        let _ = tokio::time::timeout(bound, metrics.changed()).await.is_ok();
+        drop(tokio::time::timeout(bound, metrics.changed()).await);
     }
 
     /// Proposes commands together; answers in order. `Unknown` for those without an answer within
@@ -322,10 +322,8 @@ impl Consensus {
         let count = commands.len();
         let mut results = Vec::with_capacity(count);
         let deadline = Instant::now() + bound;
-        let proposed = self.raft.client_write_many(commands).await;
-        let mut answers = match proposed {
-            Ok(answers) => answers,
-            Err(_) => return vec![Err(ProposeError::Failed(Failure::Stopping)); count],
+        let Ok(mut answers) = self.raft.client_write_many(commands).await else {
+            return vec![Err(ProposeError::Failed(Failure::Stopping)); count];
         };
         while results.len() < count {
             let Ok(answer) = tokio::time::timeout_at(deadline, answers.next()).await else {

@@ -187,11 +187,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         })
     }
 
-    fn stream_append<'s, S>(
-        &'s mut self,
+    fn stream_append<S>(
+        &mut self,
         mut input: S,
         _option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RpcError>>
+    ) -> BoxFuture<'_, Result<BoxStream<'_, AppendResult>, RpcError>>
     where
         S: Stream<Item = Append> + Send + Unpin + 'static,
     {

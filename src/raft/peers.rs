@@ -264,7 +264,7 @@ impl Peers {
                 tokio::spawn(async move {
                     if let Some(answer) = peers.answer(frame.body, caller).await {
                         // The connection may have ended meanwhile.
-                        let _ = answers.send(answer).await.is_ok();
+                        drop(answers.send(answer).await);
                     }
                     drop(permit);
                 });

@@ -36,7 +36,7 @@ impl ReadRounds {
                 let result = confirm(&raft, &shared, ReadPolicy::ReadIndex).await;
                 for waiter in round.drain(..) {
                     // Its caller may have given up.
-                    let _ = waiter.send(result.clone()).is_ok();
+                    drop(waiter.send(result.clone()));
                 }
             }
         });

@@ -115,6 +115,9 @@ pub(super) fn decode_transfer_reply(
 }
 
 /// Lays out commands that are forwarded, with the level of a read.
+///
+/// # Panics
+/// Never for commands that exist: their number and length are bounded.
 pub fn encode_commands(commands: &[Command], level: ReadLevel) -> Vec<u8> {
     let bytes: usize = commands.iter().map(|command| command.bytes().len() + 4).sum();
     let mut out = Vec::with_capacity(bytes + 5);
@@ -134,6 +137,9 @@ pub fn encode_commands(commands: &[Command], level: ReadLevel) -> Vec<u8> {
 }
 
 /// Reads forwarded commands.
+///
+/// # Errors
+/// The bytes are not what they should be.
 pub fn decode_commands(body: Bytes) -> Result<(Vec<Command>, ReadLevel), DecodeError> {
     let mut cursor = Cursor::new(body);
     let level = match cursor.u8()? {
@@ -157,6 +163,9 @@ pub fn decode_commands(body: Bytes) -> Result<(Vec<Command>, ReadLevel), DecodeE
 }
 
 /// Lays out the results of forwarded commands.
+///
+/// # Panics
+/// Never for results that exist: their number is bounded.
 pub fn encode_results(results: &[CommandResult]) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_u32_le(u32::try_from(results.len()).expect("invariant: pipelines are bounded"));
@@ -167,6 +176,9 @@ pub fn encode_results(results: &[CommandResult]) -> Vec<u8> {
 }
 
 /// Reads the results of `expected` forwarded commands.
+///
+/// # Errors
+/// The bytes are not what they should be.
 pub fn decode_results(body: &[u8], expected: usize) -> Result<Vec<CommandResult>, DecodeError> {
     let mut input = body;
     let what = "count of results";

@@ -35,7 +35,7 @@ const FRAME_VALUE_BYTES: usize = 1 << 20;
 /// A transfer that makes no progress for this long is given up.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long the receiver may take to write everything back at the end.
-const INSTALL_MAX: Duration = Duration::from_secs(120);
+const INSTALL_MAX: Duration = Duration::from_mins(2);
 
 /// What sending needs, and what runs.
 #[derive(Debug)]

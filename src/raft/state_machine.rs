@@ -100,7 +100,7 @@ impl MachineShared {
         let mut receiver = self.applied_index.subscribe();
         let wanted = index.max(self.machine.slots().readable_from());
         // The sender lives as long as this object.
-        let _ = receiver.wait_for(|applied| *applied >= wanted).await.is_ok();
+        drop(receiver.wait_for(|applied| *applied >= wanted).await);
     }
 
     /// True if a local read gives a state that ever was.

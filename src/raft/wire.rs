@@ -205,6 +205,9 @@ impl Hello {
     }
 
     /// Reads the body.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
     pub fn decode(body: Bytes) -> Result<Hello, DecodeError> {
         let mut cursor = Cursor::new(body);
         if cursor.bytes(MAGIC.len())? != MAGIC[..] {
@@ -222,9 +225,10 @@ impl Hello {
             3 => Purpose::Snapshot,
             _ => return Err(cursor.error("unknown purpose")),
         };
-        let acknowledged = match cursor.boolean()? {
-            true => Some((read_vote(&mut cursor)?, read_log_id(&mut cursor)?)),
-            false => None,
+        let acknowledged = if cursor.boolean()? {
+            Some((read_vote(&mut cursor)?, read_log_id(&mut cursor)?))
+        } else {
+            None
         };
         cursor.finish()?;
         Ok(Hello { cluster_id, from, to, purpose, acknowledged })
@@ -248,6 +252,9 @@ impl Welcome {
     }
 
     /// Reads the body.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
     pub fn decode(body: Bytes) -> Result<Welcome, DecodeError> {
         let mut cursor = Cursor::new(body);
         let is_accepted = cursor.boolean()?;
@@ -290,10 +297,7 @@ pub(super) fn put_log_id_option(out: &mut Vec<u8>, log_id: Option<&LogId>) {
 
 /// Reads a log id that may be absent.
 pub(super) fn read_log_id_option(cursor: &mut Cursor) -> Result<Option<LogId>, DecodeError> {
-    Ok(match cursor.boolean()? {
-        true => Some(log_id_from(read_log_id(cursor)?)),
-        false => None,
-    })
+    Ok(if cursor.boolean()? { Some(log_id_from(read_log_id(cursor)?)) } else { None })
 }
 
 /// Appends an append frame.
@@ -333,13 +337,14 @@ pub(super) fn read_append(body: Bytes) -> Result<AppendEntriesRequest<TypeConfig
         return Err(cursor.error("too many entries"));
     }
     let mut entries = Vec::with_capacity(count.min(4096));
-    let mut next_index = prev_log_id.map_or(0, |log_id| log_id.index + 1);
+    let mut last_index = prev_log_id.map(|log_id| log_id.index);
     for _ in 0..count {
         let entry = read_entry(&mut cursor)?;
-        if entry.log_id.index != next_index {
+        let expected = last_index.map_or(Some(0), |index| index.checked_add(1));
+        if Some(entry.log_id.index) != expected {
             return Err(cursor.error("entries do not follow each other"));
         }
-        next_index += 1;
+        last_index = expected;
         entries.push(entry);
     }
     cursor.finish()?;
@@ -506,6 +511,9 @@ impl JoinRequest {
     }
 
     /// Reads the fields.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
     pub fn decode(body: Bytes) -> Result<JoinRequest, DecodeError> {
         let mut cursor = Cursor::new(body);
         let is_final = cursor.boolean()?;
@@ -539,6 +547,9 @@ impl JoinReply {
     }
 
     /// Reads the fields.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
     pub fn decode(body: Bytes) -> Result<JoinReply, DecodeError> {
         let mut cursor = Cursor::new(body);
         let reply = match cursor.u8()? {

@@ -4,7 +4,7 @@
 //! (the simulated one). Invariants:
 //!
 //! - I1: after the first failed write or sync a file is poisoned: every later write and sync
-//!   returns [`Error::Poisoned`](crate::Error::Poisoned) without touching the disk.
+//!   returns [`crate::Error::Poisoned`] without touching the disk.
 //! - I2: reads and writes are whole or an error; short ones and `EINTR` are retried inside.
 //! - I3: a created, renamed or removed name survives power loss only after [`Disk::sync_dir`].
 //! - I4: a write in a direct mode asks the same alignment on every disk, so that a test on the
