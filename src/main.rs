@@ -104,7 +104,9 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let mut progress = Progress::new();
     let report = Box::new(move |done, all| progress.report(done, all));
     let node = tokio::select! {
-        started = node::start(config.clone(), report) => started.map_err(failed)?,
+        started = node::start(config.clone(), report) => {
+            started.map_err(|error| (error.exit_code(), error.into()))?
+        }
         () = signals.next() => return Ok(0),
     };
     let (stop, stopping) = watch::channel(false);

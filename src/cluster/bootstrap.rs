@@ -6,12 +6,16 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::raft::{Hello, Kind, Welcome, bad_frame, split};
 
 /// How long one caller may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most callers that are heard at a time.
+const CALLER_COUNT_MAX: usize = 64;
 
 /// Who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,17 +26,23 @@ pub struct Contact {
 
 /// Listens for `time`; the first member of a cluster that dials ends it.
 pub async fn listen_first(listener: &TcpListener, time: Duration) -> Option<Contact> {
-    let deadline = Instant::now() + time;
-    while let Ok(accepted) = timeout_at(deadline, listener.accept()).await {
-        let Ok((stream, _)) = accepted else { continue };
-        match timeout(HELLO_TIMEOUT, take_hello(stream)).await {
-            Ok(Ok(hello)) if hello.cluster_id != 0 => {
-                return Some(Contact { cluster_id: hello.cluster_id });
+    let mut hellos = JoinSet::new();
+    let listening = async {
+        loop {
+            tokio::select! {
+                Ok((stream, _)) = listener.accept(), if hellos.len() < CALLER_COUNT_MAX => {
+                    hellos.spawn(timeout(HELLO_TIMEOUT, take_hello(stream)));
+                }
+                Some(hello) = hellos.join_next() => match hello {
+                    Ok(Ok(Ok(hello))) if hello.cluster_id != 0 => {
+                        return Contact { cluster_id: hello.cluster_id };
+                    }
+                    _ => {} // a joiner (it asks again), or garbage
+                },
             }
-            _ => {} // a joiner (it asks again), or garbage
         }
-    }
-    None
+    };
+    timeout(time, listening).await.ok()
 }
 
 async fn take_hello(stream: tokio::net::TcpStream) -> std::io::Result<Hello> {

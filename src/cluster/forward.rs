@@ -75,12 +75,14 @@ impl Forwarder {
                 let body = encode_commands(&commands, ReadLevel::Log).into();
                 let bound = WRITE_BOUND + WIRE_BOUND;
                 match self.call((id, &member), Method::Write, body, bound).await {
-                    Ok(body) => {
-                        // Without results it does not lead any more, and proposed nothing.
-                        if let Some(results) = results_of(&body, commands.len()) {
-                            return results;
+                    Ok(body) => match results_of(&body, commands.len()) {
+                        Answered::Results(results) => return results,
+                        Answered::NotLeader => {} // it proposed nothing
+                        Answered::Unreadable => {
+                            let failure = self.unknown("the leader's answer cannot be read");
+                            return vec![Err(failure); commands.len()]; // I1
                         }
-                    }
+                    },
                     Err(CallError::NotSent { .. }) => {}
                     Err(error @ CallError::Lost { .. }) => {
                         return vec![Err(self.unknown(&error.to_string())); commands.len()]; // I1
@@ -130,7 +132,7 @@ impl Forwarder {
                 let answer = self.call((id, &member), Method::Read, body, bound).await;
                 // A read that got lost changed nothing: it is tried again.
                 if let Ok(body) = answer
-                    && let Some(results) = results_of(&body, commands.len())
+                    && let Answered::Results(results) = results_of(&body, commands.len())
                 {
                     return results;
                 }
@@ -280,11 +282,21 @@ impl Forwarder {
     }
 }
 
-/// The results in an answer; `None` if the member says that it does not lead.
-fn results_of(body: &[u8], count: usize) -> Option<Vec<CommandResult>> {
-    let results = decode_results(body, count).ok()?;
-    let is_elsewhere = matches!(results.first(), Some(Err(Failure::NotLeader { .. })));
-    (!is_elsewhere).then_some(results)
+/// What another member said to forwarded commands.
+enum Answered {
+    Results(Vec<CommandResult>),
+    NotLeader,
+    Unreadable,
+}
+
+fn results_of(body: &[u8], count: usize) -> Answered {
+    match decode_results(body, count) {
+        Err(_) => Answered::Unreadable,
+        Ok(results) if matches!(results.first(), Some(Err(Failure::NotLeader { .. }))) => {
+            Answered::NotLeader
+        }
+        Ok(results) => Answered::Results(results),
+    }
 }
 
 fn settled(result: Result<crate::command::Reply, ProposeError>) -> CommandResult {

@@ -74,7 +74,8 @@ pub async fn learn_cluster(setup: &JoinSetup) -> Result<Joined, JoinError> {
     ask_patiently(setup, 0, false).await
 }
 
-/// Joins until the member's own log or checkpoint names it.
+/// Joins until the member's own log or checkpoint names it. False if the cluster took it in but
+/// its leader did not reach it for a minute.
 ///
 /// # Errors
 /// See [`JoinError`].
@@ -82,16 +83,21 @@ pub async fn join_until_named(
     setup: &JoinSetup,
     cluster_id: u128,
     consensus: &Arc<Consensus>,
-) -> Result<(), JoinError> {
-    loop {
-        if is_named(consensus) {
-            return Ok(());
-        }
-        ask_patiently(setup, cluster_id, true).await?;
-        let deadline = Instant::now() + PATIENCE;
-        while !is_named(consensus) && Instant::now() < deadline {
+) -> Result<bool, JoinError> {
+    let named = async {
+        while !is_named(consensus) {
             consensus.changed(RETRY_PAUSE).await;
         }
+    };
+    let asked = async {
+        ask_patiently(setup, cluster_id, true).await?;
+        tokio::time::sleep(PATIENCE).await;
+        Ok(false)
+    };
+    // An answer may get lost after the cluster took the node in: its own log has the last word.
+    tokio::select! {
+        () = named => Ok(true),
+        asked = asked => asked,
     }
 }
 
@@ -224,8 +230,7 @@ async fn admit(
         );
     }
     let name = &request.member.name;
-    let namesakes =
-        members.iter().filter(|(_, other)| other.member.name == *name && other.is_voter);
+    let namesakes = members.iter().filter(|(_, other)| other.member.name == *name);
     for (id, other) in namesakes {
         let is_self = *id == consensus.member_id();
         if is_self || !consensus.is_silent(*id, Duration::from_millis(ELECTION_MS_MAX)) {

@@ -7,11 +7,11 @@
 //! - I2: a member takes an old one's place only when it has caught up and the old one is silent
 //!   (PITFALLS 15), in one joint change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, Role, View};
+use crate::raft::{ALIVE_MAX, Consensus, ELECTION_MS_MAX, MemberView, Role, View};
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -55,10 +55,10 @@ pub async fn keep_membership(consensus: Arc<Consensus>) {
 }
 
 fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
-    let voters: BTreeSet<u64> = voters(&view.members).map(|(id, _)| id).collect();
+    let voters = &view.goal_voters;
     if view.is_joint {
         // A leader died half way: the change is completed as it was meant.
-        return Some(Change::Voters(voters));
+        return Some(Change::Voters(voters.clone()));
     }
     for (id, learner) in view.members.iter().filter(|(_, member)| !member.is_voter) {
         let namesake = |other: &(u64, &MemberView)| {
@@ -69,7 +69,8 @@ fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
         let has_caught_up = learner
             .matched
             .is_some_and(|matched| matched + LAG_MAX >= view.last_log.unwrap_or_default());
-        if learner.member.role != Role::Voter || !has_caught_up {
+        let is_alive = learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
+        if learner.member.role != Role::Voter || !has_caught_up || !is_alive {
             continue;
         }
         if old.iter().any(|old| !is_silent(*old)) {
@@ -78,16 +79,20 @@ fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
         if let Some(old) = old.iter().find(|old| !voters.contains(old)) {
             return Some(Change::RemoveLearner(*old));
         }
-        let mut next: BTreeSet<u64> = voters.clone();
+        let mut next = voters.clone();
         next.retain(|voter| !old.contains(voter));
         next.insert(*id);
         return Some(Change::Voters(next));
     }
-    None
-}
-
-fn voters(members: &BTreeMap<u64, MemberView>) -> impl Iterator<Item = (u64, &MemberView)> {
-    members.iter().filter(|(_, member)| member.is_voter).map(|(id, member)| (*id, member))
+    // Two voters of one name: one of them was to be replaced, and is gone once it is silent.
+    let is_double = |id: u64| {
+        let name = |id| view.members.get(&id).map(|member| &member.member.name);
+        voters.iter().any(|other| *other != id && name(*other) == name(id) && !is_silent(*other))
+    };
+    let gone = voters.iter().find(|id| is_silent(**id) && is_double(**id))?;
+    let mut next = voters.clone();
+    next.remove(gone);
+    Some(Change::Voters(next))
 }
 
 #[cfg(test)]
@@ -97,16 +102,20 @@ mod tests {
 
     fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
         let member = Member { name: name.into(), ..Member::default() };
-        MemberView { member, is_voter, matched, silent_for: None }
+        let silent_for = Some(Duration::from_millis(100));
+        MemberView { member, is_voter, matched, silent_for }
     }
 
     fn view(members: Vec<(u64, MemberView)>) -> View {
+        let voters = members.iter().filter(|(_, member)| member.is_voter).map(|(id, _)| *id);
+        let goal_voters = voters.collect();
         View {
             term: 1,
             leader: Some(1),
             is_leader: true,
             members: members.into_iter().collect(),
             is_joint: false,
+            goal_voters,
             last_log: Some(10_000),
             committed: Some(10_000),
             checkpoint: None,
@@ -139,6 +148,9 @@ mod tests {
         let mut members = three();
         members[2].1.member.role = Role::Learner;
         assert_eq!(next_change(&view(members), |_| false), None);
+        let mut members = three();
+        members[2].1.silent_for = Some(Duration::from_secs(2));
+        assert_eq!(next_change(&view(members), |_| false), None, "it may be gone already");
     }
 
     #[test]
@@ -158,9 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn of_two_voters_with_one_name_the_silent_one_goes() {
+        let mut members = three();
+        members[2].1 = member("b", true, Some(10_000));
+        assert_eq!(next_change(&view(members.clone()), |_| false), None);
+        let change = next_change(&view(members), |id| id == 2);
+        assert_eq!(change, Some(Change::Voters(BTreeSet::from([1, 3]))));
+    }
+
+    #[test]
     fn a_change_left_half_way_is_completed() {
         let mut view = view(three());
         view.is_joint = true;
-        assert_eq!(next_change(&view, |_| false), Some(Change::Voters(BTreeSet::from([1, 2]))));
+        view.goal_voters = BTreeSet::from([1, 3]);
+        assert_eq!(next_change(&view, |_| false), Some(Change::Voters(BTreeSet::from([1, 3]))));
     }
 }

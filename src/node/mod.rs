@@ -119,12 +119,14 @@ impl Node {
         if !shared.is_readable() {
             let ready = tokio::time::timeout(READABLE_BOUND, shared.wait_applied(0)).await;
             if ready.is_err() {
-                let reason = "this member is still catching up".to_owned();
-                return vec![Err(Failure::Busy { reason }); commands.len()];
+                return vec![Err(catching_up()); commands.len()];
             }
         }
         let mut results: Vec<CommandResult> =
             commands.iter().map(|command| shared.machine.read(command)).collect();
+        if !shared.is_readable() {
+            return vec![Err(catching_up()); commands.len()]; // a snapshot began meanwhile
+        }
         let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
         let newest = outcomes.map(|outcome| outcome.version).max().unwrap_or(0);
         if let Some(position) = consensus.wal().position_of(newest)
@@ -141,8 +143,9 @@ impl Node {
     /// # Errors
     /// A damaged slot.
     pub async fn scan(&self, from: u64, count: usize) -> Result<(Vec<u64>, Option<u64>), Failure> {
-        let slots = self.consensus().shared().machine.slots().clone();
+        let shared = self.consensus().shared().clone();
         let scan = move || {
+            let slots = shared.machine.slots();
             let end = slots.geometry().slot_count();
             let (mut found, mut key) = (Vec::new(), from);
             let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
@@ -152,6 +155,9 @@ impl Node {
                     found.push(key);
                 }
                 key += 1;
+            }
+            if !shared.is_readable() {
+                return Err(catching_up()); // looked at last: a snapshot may have begun meanwhile
             }
             Ok((found, (key < end).then_some(key)))
         };
@@ -163,10 +169,11 @@ impl Node {
     /// # Errors
     /// `Busy` until they have been counted after a start.
     pub async fn live_count(&self) -> Result<u64, Failure> {
-        let slots = self.consensus().shared().machine.slots();
+        let shared = self.consensus().shared();
         let counting = async {
             loop {
-                if let Some(count) = slots.live_count() {
+                let count = shared.machine.slots().live_count();
+                if let Some(count) = count.filter(|_| shared.is_readable()) {
                     return count;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -269,6 +276,11 @@ impl Node {
         self.consensus().stop().await;
         tracing::info!(elapsed = ?begun.elapsed(), "stopped");
     }
+}
+
+/// What a reader hears while the slots are no state that ever was.
+fn catching_up() -> Failure {
+    Failure::Busy { reason: "this member is still catching up".to_owned() }
 }
 
 fn role_of(view: &View, member_id: u64) -> &'static str {

@@ -4,8 +4,9 @@
 //!
 //! - I1: nothing in a directory is touched before its lock is held and its identity was compared
 //!   with what is asked for.
-//! - I2: IDENTITY names a cluster only once the node's own log or checkpoint names the node; until
-//!   then a start repeats the join (PITFALLS 22).
+//! - I2: IDENTITY says that the node is a member only once its own log or checkpoint names it; until
+//!   then a start repeats the founding or the join (PITFALLS 22), afterwards never: a member without
+//!   its log or its slots has lost data and does not start.
 //! - I3: openraft reads the stores only after the log and the checkpoint were made to agree (C12,
 //!   C13).
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::disk::{Disk, RealDisk};
-use diskstore_storage::identity::{self, Identity, MachineKind};
+use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
 use diskstore_storage::wal::{self, Wal};
 use parking_lot::Mutex;
@@ -28,10 +29,10 @@ use crate::cluster::{
     listen_first, serve_incoming,
 };
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, VALUE_BYTES_DEFAULT};
-use crate::fault::Faults;
+use crate::fault::{EXIT_DATA_LOST, EXIT_FAILURE, Faults};
 use crate::machine::DiskMachine;
 use crate::oplog::{OpLog, OpLogError};
-use crate::raft::{self, Consensus, ELECTION_MS_MIN, Incoming, Member, Role, Zone};
+use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
 
 /// Directory of the log's segments in a node's directory.
 const WAL_NAME: &str = "wal";
@@ -120,6 +121,29 @@ pub enum StartError {
         /// Checkpoint of the slots.
         checkpoint: String,
     },
+    /// A member's files are gone: it may have voted and acknowledged what is in them.
+    #[error(
+        "{directory} is a member's, but its {what} gone: this disk lost acknowledged data; move the \
+         directory away and start the node with -join ADDRESS, naming a running member"
+    )]
+    DataLost {
+        /// The directory.
+        directory: String,
+        /// What is gone, with its verb.
+        what: &'static str,
+    },
+    /// The node cannot go on before it has started.
+    #[error("{}", .0.reason)]
+    Fault(crate::fault::Fault),
+    /// The leader took the node in and cannot reach it.
+    #[error(
+        "the cluster took this node in, but its leader has not reached it at {address} within a \
+         minute; check -raft and -advertise"
+    )]
+    Unreachable {
+        /// The address that was told to the cluster.
+        address: String,
+    },
     /// The application log of `-logfolder`.
     #[error("the application log of -logfolder cannot be opened")]
     OpLog(#[from] OpLogError),
@@ -137,6 +161,17 @@ pub enum StartError {
     Random(String),
 }
 
+impl StartError {
+    /// The exit code of a process that did not start.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::DataLost { .. } => EXIT_DATA_LOST,
+            StartError::Fault(fault) => fault.exit_code,
+            _ => EXIT_FAILURE,
+        }
+    }
+}
+
 /// Where the node listens; bound first, so that a port in use is found before files are made.
 struct Listeners {
     raft: TcpListener,
@@ -147,8 +182,8 @@ struct Listeners {
 struct Place {
     identity: Identity,
     cluster_id: u128,
-    /// False if the node may have taken part in elections before.
-    is_new: bool,
+    /// True if the directory was empty and the node is about to found a cluster.
+    is_first_start: bool,
 }
 
 /// Hears how many bytes of how many are prepared.
@@ -166,7 +201,13 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let listeners = listen(&config).await?;
     let place = find_place(&config, found, &*disk, &listeners).await?;
     let faults = Faults::new();
-    let opened = open_files(&config, &place, disk.clone(), progress).await?;
+    let opened = open_files(&config, &place, disk.clone(), progress).await;
+    if opened.is_err() && place.is_first_start {
+        // Nothing was promised yet: the next start may ask for another geometry.
+        disk.remove(&config.data_dir.join(identity::IDENTITY_NAME))?;
+    }
+    let opened = opened?;
+    let is_restart = opened.wal.state().vote.is_some();
     let setup = raft::Setup {
         cluster_id: place.cluster_id,
         member_id: place.identity.member_id,
@@ -177,12 +218,15 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
             None => None,
         },
         faults: faults.clone(),
-        is_restart: !place.is_new,
+        is_restart,
     };
     let (consensus, incoming) = Consensus::start(setup).await?;
     let forwarder = Arc::new(Forwarder::new(consensus.clone(), place.cluster_id));
     let mut tasks = serve(&forwarder, listeners, incoming);
-    enter_cluster(&config, &place, &consensus, &*disk).await?;
+    tokio::select! {
+        entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
+        fault = faults.wait() => return Err(StartError::Fault(fault)),
+    }
     tasks.push(tokio::spawn(upkeep::keep_log_short(consensus.clone(), opened.policy)));
     tasks.push(tokio::spawn(upkeep::learn_slots(opened.slots)));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
@@ -281,13 +325,14 @@ async fn find_place(
 ) -> Result<Place, StartError> {
     let directory = config.data_dir.display().to_string();
     match found {
-        Some(identity) if identity.cluster_id != 0 => {
-            Ok(Place { cluster_id: identity.cluster_id, identity, is_new: false })
+        Some(identity) if identity.standing != Standing::Joining => {
+            Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: false })
         }
         Some(_) if config.join_targets.is_empty() => Err(StartError::NotJoined { directory }),
         Some(identity) => join(config, identity, disk).await,
         None if !config.join_targets.is_empty() => {
             let identity = Identity {
+                standing: Standing::Joining,
                 cluster_id: 0,
                 member_id: draw_member_id()?,
                 name: config.id.clone(),
@@ -299,11 +344,13 @@ async fn find_place(
             join(config, identity, disk).await
         }
         None => {
-            let time = Duration::from_millis(ELECTION_MS_MIN);
+            // The others campaign, and dial, within the longest election timeout.
+            let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
             if let Some(contact) = listen_first(&listeners.raft, time).await {
                 return Err(StartError::Wiped { cluster: contact.cluster_id });
             }
             let identity = Identity {
+                standing: Standing::Founding,
                 cluster_id: u128::from_le_bytes(random()?).max(1),
                 member_id: draw_member_id()?,
                 name: config.id.clone(),
@@ -313,7 +360,7 @@ async fn find_place(
             };
             Geometry::new(identity.slot_count, identity.value_bytes)?;
             identity::write(disk, &config.data_dir, &identity)?;
-            Ok(Place { cluster_id: identity.cluster_id, identity, is_new: true })
+            Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: true })
         }
     }
 }
@@ -335,7 +382,7 @@ async fn join(
     }
     (identity.slot_count, identity.value_bytes) = (slot_count, value_bytes);
     identity::write(disk, &config.data_dir, &identity)?;
-    Ok(Place { identity, cluster_id, is_new: true })
+    Ok(Place { identity, cluster_id, is_first_start: false })
 }
 
 struct Opened {
@@ -361,9 +408,14 @@ async fn open_files(
         dirty_bytes_max: if memory_bytes < file_bytes { memory_bytes / 2 } else { u64::MAX },
     };
     let (directory, cluster_id) = (config.data_dir.clone(), place.cluster_id);
+    let is_member = place.identity.standing == Standing::Member;
     tokio::task::spawn_blocking(move || {
         let options = slots::Options::new(memory_bytes);
         let new = New { geometry, cluster_id, options };
+        let lost = |what| StartError::DataLost { directory: directory.display().to_string(), what };
+        if is_member && !disk.exists(&directory.join(slots::SLOTS_FILE))? {
+            return Err(lost("slots.dat is"));
+        }
         let (slots, mut report) = open_slots(&*disk, &directory, new, &mut *progress)?;
         let (wal, recovery) = Wal::open(
             disk,
@@ -371,6 +423,11 @@ async fn open_files(
             &directory.join(identity::TMP_NAME),
             &wal::Options::default(),
         )?;
+        // Whoever is a member, or has a checkpoint, has accepted a leader's vote.
+        let has_history = is_member || slots.superblock().checkpoint.is_some();
+        if has_history && wal.state().vote.is_none() {
+            return Err(lost("log is"));
+        }
         agree(&wal, &slots, &directory)?;
         report.push_str(&log_report(&recovery));
         Ok(Opened { slots: Arc::new(slots), wal: Arc::new(wal), policy, report })
@@ -488,17 +545,21 @@ async fn enter_cluster(
     consensus: &Arc<Consensus>,
     disk: &dyn Disk,
 ) -> Result<(), StartError> {
-    if place.identity.cluster_id != 0 {
-        let is_named = !consensus.view().members.is_empty();
-        if !is_named {
+    match place.identity.standing {
+        Standing::Member => return Ok(()),
+        Standing::Founding if consensus.view().members.is_empty() => {
             consensus.found(member_of(config)).await.map_err(StartError::Found)?;
         }
-        return Ok(());
+        Standing::Founding => {}
+        Standing::Joining => {
+            let setup = join_setup(config, place.identity.member_id);
+            if !join_until_named(&setup, place.cluster_id, consensus).await? {
+                return Err(StartError::Unreachable { address: setup.member.raft_address });
+            }
+        }
     }
-    let setup = join_setup(config, place.identity.member_id);
-    join_until_named(&setup, place.cluster_id, consensus).await?;
     let mut identity = place.identity.clone();
-    identity.cluster_id = place.cluster_id;
+    (identity.standing, identity.cluster_id) = (Standing::Member, place.cluster_id);
     identity::write(disk, &config.data_dir, &identity)?;
     Ok(())
 }

@@ -12,6 +12,8 @@ use crate::raft::Consensus;
 const PERIOD: Duration = Duration::from_millis(200);
 /// A checkpoint is due after this time if anything changed.
 const AGE_MAX: Duration = Duration::from_mins(10);
+/// A checkpoint that shows no result for so long was cancelled.
+const CANCELLED_AFTER: Duration = Duration::from_mins(1);
 /// Pages that are learned at once, and the pause between, so that a start is not slowed down.
 const LEARN_PAGES: u64 = 2048;
 const LEARN_PAUSE: Duration = Duration::from_millis(2);
@@ -47,7 +49,7 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
             || slots.dirty_pages() * PAGE_BYTES >= policy.dirty_bytes_max
             || then.elapsed() >= AGE_MAX && slots.dirty_pages() > 0;
         // One that was cancelled by an install never shows; after a while another is asked for.
-        if is_due && (!is_running || then.elapsed() >= AGE_MAX) {
+        if is_due && (!is_running || then.elapsed() >= CANCELLED_AFTER) {
             (log_bytes_then, then) = (log_bytes, Instant::now());
             is_running = true;
             consensus.trigger_checkpoint().await;

@@ -88,7 +88,9 @@ impl Applier {
     /// This node is sick; its faults have the reason.
     pub(super) async fn apply(&self, jobs: Vec<Job>) -> io::Result<()> {
         if self.is_never_waiting() {
-            return apply_all(&mut self.setup.lock(), jobs);
+            let applied = apply_all(&mut self.setup.lock(), jobs);
+            tokio::task::yield_now().await; // heartbeats and sessions share this thread
+            return applied;
         }
         let (done, receiver) = oneshot::channel();
         let gone = |_| io::Error::other("the apply thread is gone");

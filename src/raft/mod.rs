@@ -65,6 +65,10 @@ pub const ELECTION_MS_MIN: u64 = 1500;
 pub const ELECTION_MS_MAX: u64 = 3000;
 /// Entries that one append frame holds at most.
 const APPEND_ENTRIES_MAX: u64 = 1024;
+/// A member that was heard within this time is taken to be alive: a few heartbeats.
+pub const ALIVE_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS);
+/// How often a clean stop asks again for its checkpoint.
+const CHECKPOINT_STEP: Duration = Duration::from_millis(500);
 /// Requests of peers that wait for the layers above.
 const INCOMING_MAX: usize = 1024;
 
@@ -132,6 +136,8 @@ pub struct View {
     pub members: BTreeMap<u64, MemberView>,
     /// True while a membership change is half way (joint).
     pub is_joint: bool,
+    /// The voters once a change that is half way is completed; else those that vote now.
+    pub goal_voters: BTreeSet<u64>,
     /// Index of the last entry in the log; `None` in an empty one.
     pub last_log: Option<u64>,
     /// Index of the last entry known committed.
@@ -465,13 +471,19 @@ impl Consensus {
     /// Writes a checkpoint; returns its index once it survives power loss.
     pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
         let wanted = self.shared.applied().log_id.map(|log_id| log_id.index);
-        self.raft.trigger().snapshot().await.ok()?;
-        let wait = self.raft.wait(Some(bound));
-        let is_done = |metrics: &RaftMetrics<TypeConfig>| {
-            metrics.snapshot.as_ref().map(|log_id| log_id.index) >= wanted
-        };
-        let metrics = wait.metrics(is_done, "checkpoint").await.ok()?;
-        metrics.snapshot.map(|log_id| log_id.index)
+        let deadline = Instant::now() + bound;
+        // One that runs already, of an older state, takes no second order: it is asked again.
+        while Instant::now() < deadline {
+            self.raft.trigger().snapshot().await.ok()?;
+            let wait = self.raft.wait(Some(CHECKPOINT_STEP));
+            let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+                metrics.snapshot.as_ref().map(|log_id| log_id.index) >= wanted
+            };
+            if let Ok(metrics) = wait.metrics(is_done, "checkpoint").await {
+                return metrics.snapshot.map(|log_id| log_id.index);
+            }
+        }
+        None
     }
 
     /// Asks for a checkpoint and does not wait for it.
@@ -508,7 +520,8 @@ impl Consensus {
                 return;
             }
             let others = view.members.iter().filter(|(id, member)| {
-                **id != self.member_id && member.is_voter && member.matched.is_some()
+                let is_alive = member.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
+                **id != self.member_id && member.is_voter && is_alive
             });
             let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { return };
             if self.raft.trigger().transfer_leader(*heir).await.is_err() {
@@ -577,6 +590,7 @@ fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View {
             && metrics.current_leader == Some(member_id),
         members: members.collect(),
         is_joint: membership.get_joint_config().len() > 1,
+        goal_voters: membership.get_joint_config().last().cloned().unwrap_or_default(),
         last_log: metrics.last_log_index,
         committed: index(&metrics.local_committed),
         checkpoint: index(&metrics.snapshot),

@@ -135,7 +135,12 @@ impl Peers {
         }
         reader.allow_large();
         match hello.purpose {
-            Purpose::Requests => self.serve_requests(reader, writer, (hello.from, address)).await,
+            Purpose::Requests => {
+                // Whoever has not named the cluster may ask to join, and nothing else.
+                let is_member = hello.cluster_id != 0 && zone == Zone::Peers;
+                let from = if is_member { hello.from } else { 0 };
+                self.serve_requests(reader, writer, (from, address)).await
+            }
             Purpose::Append => self.serve_appends(reader, writer).await,
             Purpose::Snapshot => self.serve_snapshot(reader, writer).await,
         }
@@ -171,7 +176,8 @@ impl Peers {
     /// node was wiped and founded a cluster of its own.
     fn note_other_cluster(&self, hello: &Hello) {
         let membership = self.shared.applied().membership;
-        let is_alone = membership.membership().nodes().count() <= 1;
+        let mut members = membership.membership().nodes().map(|(id, _)| *id);
+        let is_alone = members.next() == Some(self.member_id) && members.next().is_none();
         if is_alone {
             self.faults.report(format!(
                 "a member of cluster {:032x} knows this address as one of its own: this node was \

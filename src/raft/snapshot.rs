@@ -20,7 +20,7 @@ use diskstore_storage::slots::SlotImage;
 use openraft::alias::SnapshotMetaOf;
 use openraft::raft::SnapshotResponse;
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, dial};
 use super::cursor::Cursor;
@@ -32,6 +32,8 @@ use super::wire::{
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 1 << 20;
+/// While nothing is found to send, an empty frame goes out after this time.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// A transfer that makes no progress for this long is given up.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long the receiver may take to write everything back at the end.
@@ -145,6 +147,7 @@ async fn send_slots(
 ) -> io::Result<Sent> {
     let mut sent = Sent { frames: 0, slots: 0 };
     let mut next = Some(0);
+    let mut last_sent = Instant::now();
     while let Some(from) = next {
         let slots = sender.shared.machine.slots().clone();
         // Reading may fault pages in from the disk.
@@ -155,9 +158,10 @@ async fn send_slots(
         });
         let (after, images) = scanned.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         next = after;
-        if images.is_empty() {
+        if images.is_empty() && last_sent.elapsed() < SIGN_OF_LIFE {
             continue;
         }
+        last_sent = Instant::now();
         put_slots(&mut writer.buffer, sent.frames, &images);
         sent.frames += 1;
         sent.slots += images.len() as u64;

@@ -30,7 +30,7 @@ use super::types::{
 use crate::machine::DiskMachine;
 
 /// Most entries that go to the applier at once.
-const JOB_ENTRIES_MAX: usize = 1024;
+const JOB_ENTRIES_MAX: usize = 512;
 
 /// What has been applied.
 #[derive(Debug, Clone, Default)]
@@ -119,7 +119,7 @@ impl MachineShared {
         self.applied_index.send_replace(log_id.index);
     }
 
-    /// Takes the right to merge slots from another member. A checkpoint that runs is told to stop.
+    /// Takes the right to merge slots from another member; one may at a time.
     pub async fn begin_install(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.install.lock().await
     }

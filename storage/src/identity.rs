@@ -71,9 +71,42 @@ impl MachineKind {
     }
 }
 
+/// How far a node has come into its cluster. A node whose own log names it is a member; before
+/// that a start repeats what it was about, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It founds the cluster.
+    Founding,
+    /// It asks to join one.
+    Joining,
+    /// Its log or its checkpoint has named it: it may have voted and acknowledged entries.
+    Member,
+}
+
+impl Standing {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Founding => 1,
+            Self::Joining => 2,
+            Self::Member => 3,
+        }
+    }
+
+    fn of_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Founding),
+            2 => Some(Self::Joining),
+            3 => Some(Self::Member),
+            _ => None,
+        }
+    }
+}
+
 /// Who a node is; fixed when its directory was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// How far it has come.
+    pub standing: Standing,
     /// Random number of the cluster; 0 while the node has not joined one.
     pub cluster_id: u128,
     /// Random number of this member.
@@ -89,7 +122,7 @@ pub struct Identity {
 }
 
 /// The order of the fields in the file.
-type Body = (u128, u64, String, u64, u32, u8);
+type Body = (u8, u128, u64, String, u64, u32, u8);
 
 /// Creates a node's directory where it is missing, locks it, and sweeps its `tmp/`: what is left
 /// there are the newest 16 files of bytes cut from a log. After `Ok` the directory's own name and
@@ -158,10 +191,18 @@ pub fn read_file(disk: &dyn Disk, path: &Path) -> Result<Identity> {
 
 /// The bytes of an identity file.
 fn encode(identity: &Identity) -> Vec<u8> {
-    let Identity { cluster_id, member_id, name, slot_count, value_bytes, machine } = identity;
+    let Identity { standing, cluster_id, member_id, name, slot_count, value_bytes, machine } =
+        identity;
     assert!(name.len() <= NAME_BYTES_MAX, "a name of {} bytes", name.len());
-    let body: Body =
-        (*cluster_id, *member_id, name.clone(), *slot_count, *value_bytes, machine.to_byte());
+    let body: Body = (
+        standing.to_byte(),
+        *cluster_id,
+        *member_id,
+        name.clone(),
+        *slot_count,
+        *value_bytes,
+        machine.to_byte(),
+    );
     let body = meta::encode(&body);
     let body_bytes = u32::try_from(body.len()).expect("invariant: the body is bounded");
     let mut content = IDENTITY_MAGIC.to_vec();
@@ -197,13 +238,14 @@ fn decode(content: &[u8], path: &Path) -> Result<Identity> {
         return Err(corrupt(content.len() - CRC_BYTES, "CRC-32 of the file"));
     }
     let body = meta::decode::<Body>(body).ok_or_else(|| corrupt(HEADER_BYTES, "body"))?;
-    let (cluster_id, member_id, name, slot_count, value_bytes, machine) = body;
+    let (standing, cluster_id, member_id, name, slot_count, value_bytes, machine) = body;
+    let standing = Standing::of_byte(standing).ok_or_else(|| corrupt(HEADER_BYTES, "standing"))?;
     let machine = MachineKind::of_byte(machine)
         .ok_or_else(|| corrupt(content.len() - CRC_BYTES - 1, "kind of machine"))?;
     if name.len() > NAME_BYTES_MAX {
         return Err(corrupt(HEADER_BYTES, "length of the name"));
     }
-    Ok(Identity { cluster_id, member_id, name, slot_count, value_bytes, machine })
+    Ok(Identity { standing, cluster_id, member_id, name, slot_count, value_bytes, machine })
 }
 
 /// Makes the names of a directory and of those above it durable.
@@ -242,6 +284,7 @@ mod tests {
 
     fn identity() -> Identity {
         Identity {
+            standing: Standing::Member,
             cluster_id: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
             member_id: 7,
             name: "node0".to_owned(),
@@ -275,7 +318,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_format() {
         let mut golden = b"DSKIDENT".to_vec();
-        golden.extend_from_slice(&[1, 0, 0, 0, 50, 0, 0, 0]);
+        golden.extend_from_slice(&[1, 0, 0, 0, 51, 0, 0, 0, 3]);
         golden.extend((1..=16).rev());
         golden.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]);
@@ -361,7 +404,7 @@ mod tests {
 
     #[test]
     fn an_unknown_machine_is_corrupt() {
-        let body: Body = (1, 2, "n".to_owned(), 3, 4, 9);
+        let body: Body = (3, 1, 2, "n".to_owned(), 3, 4, 9);
         let mut bytes = encode(&Identity { name: "n".to_owned(), ..identity() });
         let body = meta::encode(&body);
         bytes.splice(16..16 + body.len(), body);

@@ -77,10 +77,18 @@ impl Report<'_> {
 }
 
 fn show_identity(identity: &identity::Identity, report: &mut Report<'_>) -> Result<()> {
-    let identity::Identity { cluster_id, member_id, name, slot_count, value_bytes, machine } =
-        identity;
+    let identity::Identity {
+        standing,
+        cluster_id,
+        member_id,
+        name,
+        slot_count,
+        value_bytes,
+        machine,
+    } = identity;
     report.head(format_args!("identity, version {}", identity::IDENTITY_VERSION))?;
     report.head(format_args!("cluster id {cluster_id:032x}"))?;
+    report.head(format_args!("standing {standing:?}"))?;
     report.head(format_args!("member id {member_id:016x}"))?;
     report.head(format_args!("name {name:?}"))?;
     report.head(format_args!("{slot_count} slots of {value_bytes} bytes"))?;

@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::identity::{self, IDENTITY_NAME, Identity, MachineKind};
+use diskstore_storage::identity::{self, IDENTITY_NAME, Identity, MachineKind, Standing};
 
 const IDENTITY_V1: &[u8] = include_bytes!("../compat/v1/IDENTITY");
 
 /// What the fixture says.
 fn expected() -> Identity {
     Identity {
+        standing: Standing::Member,
         cluster_id: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
         member_id: 0x0123_4567_89ab_cdef,
         name: "node0".to_owned(),

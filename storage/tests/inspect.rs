@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diskstore_storage::disk::{BLOCK_BYTES, Disk, SimDisk};
-use diskstore_storage::identity::{self, Identity, MachineKind};
+use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::{DATA_OFFSET, DOUBLE_FILE, SLOTS_FILE};
 use diskstore_storage::wal::{Entry, EntryKind, Options, Wal};
 use diskstore_storage::{Error, LogId, Result, Vote, inspect};
@@ -80,6 +80,7 @@ fn an_identity_is_printed() {
     let directory = Path::new("/data");
     drop(identity::open_directory(&disk, directory).unwrap());
     let identity = Identity {
+        standing: Standing::Member,
         cluster_id: 0xc1,
         member_id: 7,
         name: "node0".to_owned(),
@@ -88,9 +89,10 @@ fn an_identity_is_printed() {
         machine: MachineKind::Slots,
     };
     identity::write(&disk, directory, &identity).unwrap();
-    let expected = "file /data/IDENTITY, 70 bytes
+    let expected = "file /data/IDENTITY, 71 bytes
 identity, version 1
 cluster id 000000000000000000000000000000c1
+standing Member
 member id 0000000000000007
 name \"node0\"
 1048576 slots of 1024 bytes
