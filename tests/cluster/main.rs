@@ -1,0 +1,14 @@
+//! Clusters of real processes on loopback addresses: killed, stopped, wiped, filled, corrupted.
+//! What was acknowledged must be there, what was refused must not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+#![allow(clippy::print_stderr, reason = "times and skips are for whoever reads along")]
+
+mod crashes;
+mod first_steps;
+#[path = "../cli/harness.rs"]
+#[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
+mod harness;
+mod load;
+mod members;
+mod nodes;
+mod resp;

@@ -1,0 +1,125 @@
+//! Members that are missing, wiped, started twice or under a name that is in use.
+
+use crate::load::{History, Load};
+use crate::nodes::{Cluster, wait_for, wait_until};
+use crate::resp::{Failure, Value};
+
+/// Acknowledged writes before a fault.
+const WRITES: u64 = 100;
+/// Writes that are tried without a majority.
+const TRIES: u64 = 8;
+
+#[test]
+fn without_a_majority_nothing_is_acknowledged_and_local_reads_go_on() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    load.stop();
+    cluster.wait_level();
+    let (leader, follower, other) = cluster.roles();
+    cluster.nodes[follower].kill();
+    cluster.nodes[other].kill();
+    // What was answered before the connections broke is over: from here on nothing may be.
+    let (before, failed) = (history.acknowledged(), history.unknown() + history.refused());
+    let load = Load::start(&cluster, &history);
+    wait_until("some writes to fail", || history.unknown() + history.refused() >= failed + TRIES);
+    load.stop();
+    assert_eq!(history.acknowledged(), before);
+    assert!(cluster.nodes[leader].ask(&["GET", "1"]).is_err());
+    history.check_local(&cluster, leader);
+    for index in [follower, other] {
+        cluster.nodes[index].start();
+    }
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    load.stop();
+    history.check(&cluster);
+}
+
+#[test]
+fn a_wiped_node_takes_its_old_place_under_a_new_member_id() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    let (leader, follower, _) = cluster.roles();
+    for index in [follower, leader] {
+        // The first node was never told whom to join.
+        let another = cluster.nodes[(index + 1) % 3].raft_address();
+        cluster.nodes[index].arguments.extend(["-join".to_owned(), another]);
+        let old = wait_for("its status", || cluster.nodes[index].status()).member_id;
+        cluster.nodes[index].kill();
+        cluster.wipe(index);
+        cluster.nodes[index].start();
+        cluster.wait_voters(3);
+        let status = wait_for("its status", || cluster.nodes[index].status());
+        assert_ne!(status.member_id, old);
+        assert!(status.members.iter().all(|member| member.id != old), "{status:?}");
+        load.wait_more(WRITES);
+    }
+    load.stop();
+    cluster.wait_level();
+    history.check(&cluster);
+    for index in 0..3 {
+        history.check_local(&cluster, index);
+    }
+}
+
+#[test]
+fn the_first_node_wiped_and_started_without_join_finds_out_and_stops() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    cluster.nodes[0].kill();
+    cluster.wipe(0);
+    let words = cluster.nodes[0].must_refuse(1);
+    assert!(words.contains("wiped") && words.contains("start it with -join"), "{words}");
+    // It has taken no write, and left nothing in the way of the advice that it gave.
+    let another = cluster.nodes[1].raft_address();
+    cluster.nodes[0].arguments.extend(["-join".to_owned(), another]);
+    cluster.nodes[0].start();
+    cluster.wait_voters(3);
+    load.wait_more(WRITES);
+    load.stop();
+    history.check(&cluster);
+}
+
+#[test]
+fn a_second_process_in_a_name_or_a_directory_that_is_in_use_disturbs_nobody() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    let ids = |cluster: &Cluster| -> Vec<String> {
+        let status = wait_for("a status", || cluster.nodes[0].status());
+        status.members.into_iter().map(|member| member.id).collect()
+    };
+    let before = ids(&cluster);
+    let term = wait_for("a status", || cluster.nodes[0].status()).term;
+
+    // The same directory.
+    let directory = cluster.nodes[1].directory.clone();
+    let twin = cluster.add("node1", &[]);
+    twin.directory.clone_from(&directory);
+    let words = twin.must_refuse(1);
+    assert!(words.contains("in use by another process"), "{words}");
+    assert!(words.contains(&*directory.to_string_lossy()), "{words}");
+
+    // The same name elsewhere: it asks again for a minute; that long nobody waits here.
+    let join = cluster.nodes[2].raft_address();
+    let twin = cluster.add("node1", &["-join", &join]);
+    twin.start();
+    wait_until("the refusal", || twin.words().contains("the name node1 is in use by the member"));
+    load.wait_more(3 * WRITES);
+    assert!(twin.is_running());
+    assert!(matches!(twin.ask(&["GET", "1"]), Err(Failure::Refused(_) | Failure::Unknown(_))));
+    twin.kill();
+    cluster.nodes.truncate(3);
+    load.stop();
+    assert_eq!(ids(&cluster), before);
+    assert_eq!(wait_for("a status", || cluster.nodes[0].status()).term, term);
+    assert_eq!(history.unknown() + history.refused(), 0);
+    assert_eq!(cluster.nodes[1].ask(&["SET", "4000", "x"]), Ok(Value::Simple("OK".into())));
+    history.check(&cluster);
+}

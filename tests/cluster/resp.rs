@@ -1,0 +1,132 @@
+//! A small blocking client, RESP2 over one connection, that says what became of a request.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use diskstore::status::Status;
+
+/// How long an answer may take: longer than a node waits for a leader or a majority.
+const ANSWER_BOUND: Duration = Duration::from_secs(15);
+const CONNECT_BOUND: Duration = Duration::from_secs(2);
+/// Errors with these codes say that nothing was applied and nothing will be.
+const REFUSED_CODES: [&str; 5] = ["CLUSTERDOWN", "NOT_LEADER", "NO_SPACE", "BUSY", "ERR"];
+
+/// A reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    Simple(String),
+    Integer(i64),
+    Bulk(Vec<u8>),
+    Nil,
+    Array(Vec<Value>),
+}
+
+impl Value {
+    /// The text of a bulk; `None` for no value.
+    #[track_caller]
+    pub(crate) fn text(self) -> Option<String> {
+        match self {
+            Value::Bulk(bytes) => Some(String::from_utf8(bytes).unwrap()),
+            Value::Nil => None,
+            other => panic!("not a value: {other:?}"),
+        }
+    }
+
+    /// The values of an array.
+    #[track_caller]
+    pub(crate) fn texts(self) -> Vec<Option<String>> {
+        let Value::Array(values) = self else { panic!("not an array: {self:?}") };
+        values.into_iter().map(Value::text).collect()
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Certainly not applied, now or later.
+    Refused(String),
+    /// Applied once or not at all, now or later.
+    Unknown(String),
+}
+
+/// One connection to one node. After [`Failure::Unknown`] it is of no more use.
+pub(crate) struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: &str) -> Result<Client, Failure> {
+        Client::connect_within(address, ANSWER_BOUND)
+    }
+
+    /// A client that waits for an answer this long.
+    pub(crate) fn connect_within(address: &str, bound: Duration) -> Result<Client, Failure> {
+        let refused = |error: io::Error| Failure::Refused(format!("{address}: {error}"));
+        let socket: SocketAddr = address.parse().unwrap();
+        let stream = TcpStream::connect_timeout(&socket, CONNECT_BOUND).map_err(refused)?;
+        stream.set_nodelay(true).map_err(refused)?;
+        stream.set_read_timeout(Some(bound)).map_err(refused)?;
+        stream.set_write_timeout(Some(bound)).map_err(refused)?;
+        Ok(Client { reader: BufReader::new(stream) })
+    }
+
+    /// Sends one request and waits for its answer.
+    pub(crate) fn ask(&mut self, words: &[&str]) -> Result<Value, Failure> {
+        let mut request = format!("*{}\r\n", words.len());
+        request.extend(words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())));
+        let lost = |error: io::Error| Failure::Unknown(format!("connection: {error}"));
+        self.reader.get_mut().write_all(request.as_bytes()).map_err(lost)?;
+        self.answer().map_err(lost)?
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn answer(&mut self) -> io::Result<Result<Value, Failure>> {
+        let line = self.line()?;
+        let (kind, rest) = line.split_at(1);
+        Ok(Ok(match kind {
+            "+" => Value::Simple(rest.to_owned()),
+            "-" => return Ok(Err(failure(rest))),
+            ":" => Value::Integer(rest.parse().unwrap()),
+            "$" | "*" if rest == "-1" => Value::Nil,
+            "$" => {
+                let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
+                self.reader.read_exact(&mut bytes)?;
+                bytes.truncate(bytes.len() - 2);
+                Value::Bulk(bytes)
+            }
+            "*" => {
+                let mut values = Vec::new();
+                for _ in 0..rest.parse::<usize>().unwrap() {
+                    match self.answer()? {
+                        Ok(value) => values.push(value),
+                        Err(failure) => return Ok(Err(failure)),
+                    }
+                }
+                Value::Array(values)
+            }
+            _ => panic!("no RESP2: {line}"),
+        }))
+    }
+
+    pub(crate) fn status(&mut self) -> Result<Status, Failure> {
+        let text = self.ask(&["DISKSTORE", "STATUS"])?.text().unwrap();
+        Ok(Status::from_json(text.as_bytes()).unwrap())
+    }
+}
+
+fn failure(text: &str) -> Failure {
+    let code = text.split(' ').next().unwrap();
+    if REFUSED_CODES.contains(&code) {
+        Failure::Refused(text.to_owned())
+    } else {
+        Failure::Unknown(text.to_owned())
+    }
+}
