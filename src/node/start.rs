@@ -28,7 +28,7 @@ use crate::cluster::{
     Forwarder, JoinError, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster,
     listen_first, serve_incoming,
 };
-use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, VALUE_BYTES_DEFAULT};
+use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy, VALUE_BYTES_DEFAULT};
 use crate::fault::{EXIT_DATA_LOST, EXIT_FAILURE, Faults};
 use crate::machine::DiskMachine;
 use crate::oplog::{OpLog, OpLogError};
@@ -408,6 +408,11 @@ async fn open_files(
         dirty_bytes_max: if memory_bytes < file_bytes { memory_bytes / 2 } else { u64::MAX },
     };
     let (directory, cluster_id) = (config.data_dir.clone(), place.cluster_id);
+    let sync = match config.sync {
+        SyncPolicy::Always => wal::SyncMode::Always,
+        SyncPolicy::Never => wal::SyncMode::OnRequest,
+    };
+    let log_options = wal::Options { sync, ..wal::Options::default() };
     let is_member = place.identity.standing == Standing::Member;
     tokio::task::spawn_blocking(move || {
         let options = slots::Options::new(memory_bytes);
@@ -421,7 +426,7 @@ async fn open_files(
             disk,
             &directory.join(WAL_NAME),
             &directory.join(identity::TMP_NAME),
-            &wal::Options::default(),
+            &log_options,
         )?;
         // Whoever is a member, or has a checkpoint, has accepted a leader's vote.
         let has_history = is_member || slots.superblock().checkpoint.is_some();

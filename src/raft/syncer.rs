@@ -165,7 +165,8 @@ impl Syncer {
             path: "wal".into(),
             offset: 0,
             source,
-        })
+        })?;
+        self.shared.wal.sync() // log before data, whatever `-sync` says
     }
 
     /// Waits until appending may go on: unsynced bytes are bounded.

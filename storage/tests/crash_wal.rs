@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use diskstore_storage::disk::{
     BLOCK_BYTES, CrashMode, Disk, Operation, OperationKind, SimDisk, WriteMode,
 };
-use diskstore_storage::wal::Recovery;
+use diskstore_storage::wal::{Options, Recovery, SyncMode, Wal};
 use diskstore_storage::{Error, LogId};
 use wal_model::{
-    ASIDE, DIRECTORY, Driver, Model, Step, check_after_crash, open, open_error, options,
-    run_until_power_fails,
+    ASIDE, DIRECTORY, Driver, Model, Step, check_after_crash, entry, open, open_error, open_on,
+    options, run_until_power_fails,
 };
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -390,10 +390,10 @@ fn a_recycled_segment_never_shows_its_old_batches() {
 fn a_sync_of_truncated_entries_makes_nothing_else_durable() {
     let disk = SimDisk::new(13);
     let (wal, _) = open(&disk).unwrap();
-    wal.append((0..5).map(|index| wal_model::entry(1, index, 10))).unwrap();
+    wal.append((0..5).map(|index| entry(1, index, 10))).unwrap();
     let in_flight = wal.seal().unwrap();
     wal.truncate_after(Some(LogId { term: 1, index: 1 }));
-    wal.append((2..5).map(|index| wal_model::entry(2, index, 10))).unwrap();
+    wal.append((2..5).map(|index| entry(2, index, 10))).unwrap();
     let durable = wal.write(in_flight).unwrap();
     assert!(wal.position_of(1).unwrap() <= durable);
     assert!(wal.position_of(2).unwrap() > durable, "the entry that is there now is not durable");
@@ -574,5 +574,39 @@ fn a_lost_segment_in_the_middle_is_told() {
             Error::Missing { path: missing, .. } => assert_eq!(&missing, path),
             other => unreachable!("{other}"),
         }
+    }
+}
+
+/// Writes `count` batches of one entry each, from `first` on.
+fn write_each(wal: &Wal, first: u64, count: u64) {
+    for index in first..first + count {
+        wal.append([entry(1, index, 900)]).unwrap();
+        wal.write(wal.seal().unwrap()).unwrap();
+        if wal.is_prepare_due() {
+            wal.prepare().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_log_synced_on_request_loses_only_what_came_after_and_never_calls_it_damage() {
+    let options = Options { sync: SyncMode::OnRequest, ..options() };
+    for seed in 0..200 {
+        let disk = SimDisk::new(seed);
+        let (wal, _) = open_on(&disk, &options).unwrap();
+        write_each(&wal, 0, 10 + seed % 40);
+        wal.sync().unwrap();
+        let synced = wal.state().last;
+        write_each(&wal, 10 + seed % 40, 25);
+        let image = disk.crash(match seed % 3 {
+            0 => CrashMode::Lost,
+            1 => CrashMode::Torn { seed },
+            _ => CrashMode::Reordered { seed },
+        });
+        drop(wal);
+        let (wal, _) = open_on(&image, &options).unwrap();
+        assert!(wal.state().last >= synced, "{:?} of {synced:?}", wal.state().last);
+        Model::of(&wal).unwrap();
+        write_each(&wal, wal.state().last.unwrap().index + 1, 3);
     }
 }

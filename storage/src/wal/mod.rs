@@ -40,7 +40,7 @@ pub use record::{Entry, EntryKind};
 pub use recover::{Cut, Recovery};
 pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
 
-use crate::disk::{BLOCK_BYTES, Disk};
+use crate::disk::{BLOCK_BYTES, Disk, WriteMode};
 use crate::{Error, LogId, Result, Vote};
 use batch::{BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES};
 use index::Segment;
@@ -54,9 +54,32 @@ pub const SEGMENT_BYTES_MIN: u64 = 8 * BLOCK_BYTES as u64;
 /// Most bytes of a segment: offsets in it take 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 31;
 
+/// When what is written is made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncMode {
+    /// Every batch, before it counts as durable.
+    #[default]
+    Always,
+    /// Only by [`Wal::sync`]. A batch counts as durable once it is written, which is not true: a
+    /// power loss may take the batches since the last sync. A batch claims only what was synced,
+    /// so such a loss reads as a torn end.
+    OnRequest,
+}
+
+impl SyncMode {
+    fn write_mode(self) -> WriteMode {
+        match self {
+            SyncMode::Always => WriteMode::DirectDurable,
+            SyncMode::OnRequest => WriteMode::Direct,
+        }
+    }
+}
+
 /// Bounds of the log.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// When what is written is made durable.
+    pub sync: SyncMode,
     /// Bytes of a segment: a multiple of the block, in
     /// [`SEGMENT_BYTES_MIN`]`..=`[`SEGMENT_BYTES_MAX`].
     pub segment_bytes: u64,
@@ -71,6 +94,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            sync: SyncMode::Always,
             segment_bytes: 64 << 20,
             tail_bytes_max: 64 << 20,
             unsynced_bytes_max: 32 << 20,
@@ -129,8 +153,10 @@ pub struct State {
 struct Writer {
     /// `None` if the next batch begins a segment.
     current: Option<Current>,
-    /// The last batch that is durable.
+    /// The last batch that is written.
     last: Follows,
+    /// Sequence of the last batch that is known to be on the disk.
+    synced: u64,
     /// The state of the log at its end.
     carried: Carried,
     is_failed: bool,
@@ -143,6 +169,7 @@ pub struct Wal {
     store: Store,
     log: Mutex<Log>,
     durable: AtomicU64,
+    sync: SyncMode,
     unsynced_bytes_max: usize,
     records_bytes_max: usize,
 }
@@ -171,20 +198,20 @@ impl Wal {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent)?;
         }
-        let recovered = recover::recover(&*disk, directory, aside)?;
+        let mut recovered = recover::recover(&*disk, directory, aside)?;
+        if let Some(current) = &mut recovered.current
+            && options.sync == SyncMode::OnRequest
+        {
+            current.writer = disk.open(&current.writer.path(), options.sync.write_mode())?;
+        }
         let writer = Writer {
             current: recovered.current,
             last: recovered.last,
+            synced: recovered.last.sequence,
             carried: recovered.index.carried,
             is_failed: false,
         };
-        let store = Store::new(
-            disk,
-            directory.to_path_buf(),
-            recovered.next_id,
-            options.segment_bytes,
-            options.recycle_count_max,
-        );
+        let store = Store::new(disk, directory.to_path_buf(), recovered.next_id, options);
         store.recycle(recovered.unused)?;
         match store.prepare() {
             // The present segment takes some more; see `has_next_segment`.
@@ -196,6 +223,7 @@ impl Wal {
             store,
             log: Mutex::new(Log::new(recovered.index, recovered.last.sequence, bounds)),
             durable: AtomicU64::new(recovered.last.sequence),
+            sync: options.sync,
             unsynced_bytes_max: options.unsynced_bytes_max,
             records_bytes_max: bounds.records_bytes_max,
         };
@@ -391,7 +419,7 @@ impl Wal {
         let fits = |current: &Current| current.end + bytes <= current.bytes;
         let begun = match writer.current.as_mut().filter(|current| fits(current)) {
             Some(current) => {
-                batch.finish(current.id, writer.last.sequence);
+                batch.finish(current.id, writer.synced);
                 current.writer.write_at(batch.as_slice(), current.end)?;
                 current.end += bytes;
                 None
@@ -401,6 +429,9 @@ impl Wal {
         let current = writer.current.as_ref().expect("invariant: there is one now");
         let offset = offset_in_segment(current.end - bytes);
         writer.last = Follows { segment: current.id, sequence };
+        if self.sync == SyncMode::Always {
+            writer.synced = sequence;
+        }
         writer.carried = batch.carried;
         let mut log = self.log.lock();
         log.index.segments.extend(begun);
@@ -411,6 +442,7 @@ impl Wal {
 
     /// Writes a batch together with the header of the segment that it begins.
     fn begin_segment(&self, writer: &mut Writer, batch: &mut SealedBatch) -> Result<Segment> {
+        self.sync_current(writer)?; // only the last segment may hold what is not synced
         let next = self.store.take_next()?;
         let header = SegmentHeader {
             id: next.id,
@@ -420,13 +452,38 @@ impl Wal {
             carried: writer.carried,
             reserved: 0,
         };
-        batch.finish(next.id, writer.last.sequence);
+        batch.finish(next.id, writer.synced);
         next.writer.write_at(batch.as_slice_behind(&header.encode()), 0)?;
         let start = SEGMENT_HEADER_BYTES as u64;
         let end = start + batch.bytes() as u64;
         let segment = Segment::new(next.id, next.reader, batch.sequence, offset_in_segment(start));
         writer.current = Some(Current { writer: next.writer, id: next.id, end, bytes: next.bytes });
         Ok(segment)
+    }
+
+    /// Makes everything that was written survive power loss. Nothing to do under
+    /// [`SyncMode::Always`].
+    ///
+    /// # Errors
+    /// Of the disk; the log writes no more.
+    pub fn sync(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if writer.is_failed {
+            return Err(Error::Poisoned { path: self.store.directory.clone() });
+        }
+        let synced = self.sync_current(&mut writer);
+        writer.is_failed = synced.is_err();
+        synced
+    }
+
+    fn sync_current(&self, writer: &mut Writer) -> Result<()> {
+        if let Some(current) = &writer.current
+            && self.sync == SyncMode::OnRequest
+        {
+            current.writer.sync()?;
+            writer.synced = writer.last.sequence;
+        }
+        Ok(())
     }
 
     /// Makes the next segment if it is not there: reserved, filled with zeros once, synced and
@@ -455,6 +512,7 @@ impl Wal {
     /// # Errors
     /// An error of the disk. What was not removed is found again at the next start.
     pub fn reclaim(&self) -> Result<usize> {
+        self.sync()?; // the purge point first, whatever the mode
         let gone = {
             let mut log = self.log.lock();
             let Some(upto) = log.purged_durable else { return Ok(0) };

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::Options;
 use super::segment::name_of;
 use crate::Result;
 use crate::disk::{AlignedBuffer, Disk, File, WriteMode};
@@ -51,6 +52,7 @@ pub(super) struct Store {
     pub(super) directory: PathBuf,
     segment_bytes: u64,
     recycle_count_max: usize,
+    write_mode: WriteMode,
     /// Held while a segment is made, which takes long; `spares` is held for moments only.
     making: Mutex<()>,
     spares: Mutex<Spares>,
@@ -61,15 +63,15 @@ impl Store {
         disk: Arc<dyn Disk>,
         directory: PathBuf,
         next_id: u64,
-        segment_bytes: u64,
-        recycle_count_max: usize,
+        options: &Options,
     ) -> Self {
         let spares = Spares { next: None, next_id, reusable: VecDeque::new(), is_refused: false };
         Store {
             disk,
             directory,
-            segment_bytes,
-            recycle_count_max,
+            segment_bytes: options.segment_bytes,
+            recycle_count_max: options.recycle_count_max,
+            write_mode: options.sync.write_mode(),
             making: Mutex::new(()),
             spares: Mutex::new(spares),
         }
@@ -160,7 +162,7 @@ impl Store {
 
     fn open(&self, id: u64) -> Result<Prepared> {
         let path = self.directory.join(name_of(id));
-        let writer = self.disk.open(&path, WriteMode::DirectDurable)?;
+        let writer = self.disk.open(&path, self.write_mode)?;
         let reader = self.disk.open(&path, WriteMode::ReadOnly)?;
         Ok(Prepared { id, bytes: self.segment_bytes, writer, reader })
     }

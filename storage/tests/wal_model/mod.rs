@@ -28,6 +28,7 @@ pub fn options() -> Options {
         tail_bytes_max: 4 << 10,
         unsynced_bytes_max: 1 << 20,
         recycle_count_max: 2,
+        ..Options::default()
     }
 }
 
