@@ -15,6 +15,8 @@ mod requests;
 mod snapshot;
 mod state_machine;
 mod syncer;
+#[cfg(test)]
+mod tests;
 mod types;
 mod wire;
 

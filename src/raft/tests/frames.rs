@@ -1,0 +1,1 @@
+//! Every frame against its bytes.

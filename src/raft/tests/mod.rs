@@ -1,0 +1,177 @@
+//! Tests of this folder as a whole: what openraft asks of its storage, over real and simulated
+//! disks. `suite` runs openraft's own tests, `contract` those of the rules that it leaves out,
+//! `frames` holds every frame to its bytes, `transfer` sends snapshots over sockets.
+
+mod contract;
+mod frames;
+mod suite;
+mod transfer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
+use diskstore_storage::slots::{self, Geometry, New, Slots};
+use diskstore_storage::wal::{self, Wal};
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::TypeConfigExt;
+
+use super::applier::{self, Applier};
+use super::log_store::LogStore;
+use super::state_machine::{MachineShared, StateMachine};
+use super::syncer::Syncer;
+use super::types::{Entry, LogId, TypeConfig, log_id_from};
+use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
+use crate::fault::Faults;
+use crate::machine::DiskMachine;
+
+const CLUSTER: u128 = 0xc1;
+const SLOT_COUNT: u64 = 64;
+const VALUE_BYTES: u32 = 32;
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// A directory of a node on some disk.
+#[derive(Debug, Clone)]
+struct Place {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+}
+
+impl Place {
+    fn on(disk: &SimDisk) -> Place {
+        Place { disk: Arc::new(disk.clone()), directory: "/node".into() }
+    }
+
+    fn open_slots(&self) -> Slots {
+        let options = slots::Options::new(1 << 20);
+        if self.disk.exists(&self.directory.join(slots::SLOTS_FILE)).unwrap() {
+            return Slots::open(&*self.disk, &self.directory, options).unwrap().0;
+        }
+        let geometry = Geometry::new(SLOT_COUNT, VALUE_BYTES).unwrap();
+        let new = New { geometry, cluster_id: CLUSTER, options };
+        self.disk.create_dir_all(&self.directory).unwrap();
+        self.disk.sync_dir(self.directory.parent().unwrap()).unwrap();
+        Slots::create(&*self.disk, &self.directory, new, &mut |_, _| {}).unwrap()
+    }
+
+    fn open_wal(&self) -> Wal {
+        let options = wal::Options { segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
+        let (directory, aside) = (self.directory.join("wal"), self.directory.join("tmp"));
+        Wal::open(self.disk.clone(), &directory, &aside, &options).unwrap().0
+    }
+
+    /// Opens both stores as a node does, but for the agreement of log and checkpoint.
+    fn open(&self) -> Stores {
+        let slots = Arc::new(self.open_slots());
+        let wal = Arc::new(self.open_wal());
+        let faults = Faults::new();
+        let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
+        let machine = DiskMachine::new(slots);
+        let shared = Arc::new(MachineShared::open(machine, syncer.clone()).unwrap());
+        let setup = applier::Setup {
+            shared: shared.clone(),
+            wal: wal.clone(),
+            oplog: None,
+            faults: faults.clone(),
+        };
+        let applier = Applier::start(setup).unwrap();
+        let has_started = Arc::new(AtomicBool::new(false));
+        Stores {
+            log: LogStore::new(wal.clone(), syncer.clone()),
+            machine: StateMachine::new(shared.clone(), applier, has_started),
+            shared,
+            wal,
+            faults,
+            stop: Stop(syncer),
+        }
+    }
+}
+
+/// Ends the log's threads when a test is done with the stores, however it ends.
+#[derive(Debug)]
+struct Stop(Arc<Syncer>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// The stores of one node, and what they are made of.
+#[derive(Debug)]
+struct Stores {
+    log: LogStore,
+    machine: StateMachine,
+    shared: Arc<MachineShared>,
+    wal: Arc<Wal>,
+    faults: Faults,
+    stop: Stop,
+}
+
+impl Stores {
+    /// Appends and waits until the callback fires.
+    async fn append(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        let flushed = self.append_only(entries).await?;
+        flushed.await.unwrap()
+    }
+
+    /// Appends; the receiver gets what the callback fires with.
+    async fn append_only(
+        &mut self,
+        entries: Vec<Entry>,
+    ) -> io::Result<impl Future<Output = Result<io::Result<()>, ()>> + use<>> {
+        let (sender, receiver) = TypeConfig::oneshot();
+        self.log.append(entries, IOFlushed::signal(sender)).await?;
+        Ok(async move { receiver.await.map_err(|_| ()) })
+    }
+
+    async fn apply(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        let items = entries.into_iter().map(|entry| Ok((entry, None)));
+        self.machine.apply(futures_util::stream::iter(items)).await
+    }
+
+    async fn checkpoint(&mut self) -> Option<LogId> {
+        let mut builder = self.machine.get_snapshot_builder().await;
+        builder.build_snapshot().await.unwrap().meta.last_log_id
+    }
+
+    fn value(&self, slot: u64) -> Option<Vec<u8>> {
+        self.shared.machine.slots().read(slot).unwrap().value.map(|value| value.to_vec())
+    }
+}
+
+/// What is left of a disk when the power goes now and nothing that was not synced survives.
+fn after_power_loss(disk: &SimDisk) -> Place {
+    Place::on(&disk.crash(CrashMode::Lost))
+}
+
+fn log_id(term: u64, index: u64) -> LogId {
+    log_id_from(diskstore_storage::LogId { term, index })
+}
+
+fn blank(term: u64, index: u64) -> Entry {
+    Entry::new_blank(log_id(term, index))
+}
+
+fn blanks(term: u64, indexes: impl IntoIterator<Item = u64>) -> Vec<Entry> {
+    indexes.into_iter().map(|index| blank(term, index)).collect()
+}
+
+fn normal(term: u64, index: u64, command: Command) -> Entry {
+    Entry::new_normal(log_id(term, index), command)
+}
+
+fn command(operations: &[(u64, Action<'_>)]) -> Command {
+    let mut builder = CommandBuilder::new();
+    for (slot, action) in operations {
+        builder.push(&Operation { key: &slot_key(*slot), action: *action }).unwrap();
+    }
+    builder.finish()
+}
+
+fn increment(term: u64, index: u64, slot: u64) -> Entry {
+    normal(term, index, command(&[(slot, Action::Increment { by: 1 })]))
+}
