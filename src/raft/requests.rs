@@ -187,5 +187,11 @@ pub fn decode_results(body: &[u8], expected: usize) -> Result<Vec<CommandResult>
         return Err(DecodeError { what, offset: 0 });
     }
     input = rest;
-    (0..expected).map(|_| decode_result(&mut input)).collect()
+    let results: Vec<_> =
+        (0..expected).map(|_| decode_result(&mut input)).collect::<Result<_, _>>()?;
+    if !input.is_empty() {
+        let offset = body.len() - input.len();
+        return Err(DecodeError { what: "bytes behind the results", offset });
+    }
+    Ok(results)
 }

@@ -130,7 +130,7 @@ impl Header {
     /// Reads a header.
     ///
     /// # Errors
-    /// An unknown kind, or a body of more than `body_bytes_max` bytes.
+    /// An unknown kind, reserved bytes in use, or a body of more than `body_bytes_max` bytes.
     pub(super) fn decode(
         bytes: [u8; HEADER_BYTES],
         body_bytes_max: usize,
@@ -140,6 +140,9 @@ impl Header {
         let crc = cursor.u32()?;
         let kind = cursor.u8()?;
         let kind = Kind::of(kind).ok_or_else(|| cursor.error("unknown kind of frame"))?;
+        if cursor.rest().iter().any(|byte| *byte != 0) {
+            return Err(cursor.error("reserved bytes of a frame are not zero"));
+        }
         if length > body_bytes_max {
             return Err(cursor.error("frame too long"));
         }

@@ -1,1 +1,406 @@
-//! Every frame against its bytes.
+//! Every frame and body between members: its golden bytes (`docs/format.md`, "Peer frames"), its
+//! way back, every prefix of it, every flipped bit, and garbage.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use diskstore_storage::slots::SlotImage;
+use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{blank, command, log_id, normal};
+use crate::command::{Action, DecodeError, Failure, ReadLevel, Reply};
+use crate::raft::connection::split;
+use crate::raft::requests::{
+    decode_commands, decode_results, decode_transfer, decode_transfer_reply, decode_vote,
+    decode_vote_reply, encode_commands, encode_results, encode_transfer, encode_transfer_reply,
+    encode_vote, encode_vote_reply,
+};
+use crate::raft::types::{Member, Role, StoredMembership, TypeConfig, vote_from};
+use crate::raft::wire::{
+    BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, JoinReply, JoinRequest, Kind,
+    Purpose, SnapshotBegin, Welcome, put_append, put_append_reply, put_slots, read_append,
+    read_append_reply, read_slots,
+};
+
+/// A decoder whose result nobody looks at.
+type Read = fn(Bytes) -> Result<String, DecodeError>;
+
+/// One value: its bytes, as they are to be for ever, and how they are read.
+struct Case {
+    name: &'static str,
+    bytes: Vec<u8>,
+    golden: &'static str,
+    /// What the value prints as.
+    value: String,
+    read: Read,
+}
+
+impl Case {
+    fn new(
+        (name, golden): (&'static str, &'static str),
+        value: impl Debug,
+        bytes: Vec<u8>,
+        read: Read,
+    ) -> Case {
+        Case { name, golden, value: format!("{value:?}"), bytes, read }
+    }
+}
+
+fn shown<T: Debug>(result: Result<T, DecodeError>) -> Result<String, DecodeError> {
+    result.map(|value| format!("{value:?}"))
+}
+
+fn put(frame: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame(&mut out);
+    out
+}
+
+fn stored_vote() -> StoredVote {
+    StoredVote { term: 3, node_id: 7, committed: true }
+}
+
+fn member() -> Member {
+    Member {
+        name: "a".into(),
+        raft_address: "b:1".into(),
+        client_address: "c:2".into(),
+        role: Role::Learner,
+    }
+}
+
+fn transfer() -> TransferLeaderRequest<TypeConfig> {
+    TransferLeaderRequest::new(vote_from(stored_vote()), 9, Some(log_id(2, 5)))
+}
+
+/// Frames, header included.
+fn frames() -> Vec<Case> {
+    let hello = Hello {
+        cluster_id: 0xc1,
+        from: 1,
+        to: 2,
+        purpose: Purpose::Append,
+        acknowledged: Some((stored_vote(), StoredLogId { term: 2, index: 5 })),
+    };
+    let welcome = Welcome { refusal: Some("no".into()) };
+    let append = || AppendEntriesRequest {
+        vote: vote_from(stored_vote()),
+        prev_log_id: Some(log_id(2, 5)),
+        leader_commit: None,
+        entries: vec![blank(3, 6), normal(3, 7, command(&[(1, Action::Append { value: b"x" })]))],
+    };
+    let conflict = Err(StreamAppendError::Conflict(log_id(2, 5)));
+    let higher = Err(StreamAppendError::HigherVote(vote_from(stored_vote())));
+    let membership = StoredMembership::new(Some(log_id(1, 1)), super::membership(&[7]));
+    let begin = SnapshotBegin {
+        vote: vote_from(stored_vote()),
+        log_id: log_id(2, 5),
+        membership,
+        readable_from: 8,
+    };
+    let image = |key, value: Option<&'static [u8]>| SlotImage {
+        key,
+        index: 4,
+        value: value.map(Bytes::from_static),
+    };
+    let images = vec![image(1, Some(b"v")), image(2, None)];
+    vec![
+        Case::new(GOLDEN[0], hello, put(|out| hello.put(out)), |body| shown(Hello::decode(body))),
+        Case::new(GOLDEN[1], &welcome, put(|out| welcome.put(out)), |body| {
+            shown(Welcome::decode(body))
+        }),
+        Case::new(GOLDEN[2], append(), put(|out| put_append(out, append())), |body| {
+            shown(read_append(body))
+        }),
+        Case::new(
+            GOLDEN[3],
+            Ok::<_, ()>(Some(log_id(2, 5))),
+            put(|out| put_append_reply(out, &Ok(Some(log_id(2, 5))))),
+            |body| shown(read_append_reply(body)),
+        ),
+        Case::new(GOLDEN[4], &conflict, put(|out| put_append_reply(out, &conflict)), |body| {
+            shown(read_append_reply(body))
+        }),
+        Case::new(GOLDEN[5], &higher, put(|out| put_append_reply(out, &higher)), |body| {
+            shown(read_append_reply(body))
+        }),
+        Case::new(GOLDEN[6], &begin, put(|out| begin.put(out)), |body| {
+            shown(SnapshotBegin::decode(body))
+        }),
+        Case::new(GOLDEN[7], (6, &images), put(|out| put_slots(out, 6, &images)), |body| {
+            shown(read_slots(body))
+        }),
+    ]
+}
+
+/// Bodies of requests and responses.
+fn bodies() -> Vec<Case> {
+    let vote = VoteRequest::<TypeConfig>::new(vote_from(stored_vote()), Some(log_id(2, 5)));
+    let vote_reply = VoteResponse::<TypeConfig>::new(vote_from(stored_vote()), None, true);
+    let changed = Err(TransferLeaderError::VoteChanged {
+        expected: *transfer().from_leader(),
+        actual: vote_from(stored_vote()),
+    });
+    let behind = Err(TransferLeaderError::LogNotFlushed {
+        expected: transfer().last_log_id().copied(),
+        actual: None,
+    });
+    let read_reply: Read = |body| shown(decode_transfer_reply(body, &transfer()));
+    let commands = vec![command(&[(1, Action::Get)]), command(&[(2, Action::Increment { by: 1 })])];
+    let results = vec![Ok(Reply::default()), Err(Failure::Stopping)];
+    let join = JoinRequest { is_final: true, member_id: 7, member: member(), cluster_id: 0xc1 };
+    let accepted = JoinReply::Accepted { cluster_id: 0xc1, slot_count: 64, value_bytes: 32 };
+    let later = JoinReply::Later("w".into());
+    let refused = JoinReply::Refused("n".into());
+    let read_join_reply: Read = |body| shown(JoinReply::decode(body));
+    vec![
+        Case::new(GOLDEN[8], &vote, encode_vote(&vote), |body| shown(decode_vote(body))),
+        Case::new(GOLDEN[9], &vote_reply, encode_vote_reply(&vote_reply), |body| {
+            shown(decode_vote_reply(body))
+        }),
+        Case::new(GOLDEN[10], transfer(), encode_transfer(&transfer()), |body| {
+            shown(decode_transfer(body))
+        }),
+        Case::new(GOLDEN[11], &changed, encode_transfer_reply(&changed), read_reply),
+        Case::new(GOLDEN[12], &behind, encode_transfer_reply(&behind), read_reply),
+        Case::new(
+            GOLDEN[13],
+            (&commands, ReadLevel::Log),
+            encode_commands(&commands, ReadLevel::Log),
+            |body| shown(decode_commands(body)),
+        ),
+        Case::new(GOLDEN[14], &results, encode_results(&results), |body| {
+            shown(decode_results(&body, 2))
+        }),
+        Case::new(GOLDEN[15], &join, put(|out| join.put(out)), |body| {
+            shown(JoinRequest::decode(body))
+        }),
+        Case::new(GOLDEN[16], &accepted, put(|out| accepted.put(out)), read_join_reply),
+        Case::new(GOLDEN[17], &later, put(|out| later.put(out)), read_join_reply),
+        Case::new(GOLDEN[18], &refused, put(|out| refused.put(out)), read_join_reply),
+    ]
+}
+
+/// All cases, with the bytes behind the frame's header.
+fn all() -> Vec<(Case, Bytes)> {
+    let frames = frames().into_iter().map(|case| {
+        let body = Bytes::from(case.bytes.clone()).split_off(HEADER_BYTES);
+        (case, body)
+    });
+    let bodies = bodies().into_iter().map(|case| {
+        let body = Bytes::from(case.bytes.clone());
+        (case, body)
+    });
+    frames.chain(bodies).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn frames_have_their_golden_bytes() {
+    let wrong: Vec<String> = all()
+        .iter()
+        .filter(|(case, _)| hex(&case.bytes) != case.golden.replace(' ', ""))
+        .map(|(case, _)| format!("{}: {}", case.name, hex(&case.bytes)))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn frames_survive_their_bytes() {
+    for (case, body) in all() {
+        assert_eq!((case.read)(body).unwrap(), case.value, "{}", case.name);
+    }
+}
+
+#[test]
+fn frames_cut_anywhere_or_too_long_are_refused() {
+    for (case, body) in all() {
+        for end in 0..body.len() {
+            assert!((case.read)(body.slice(..end)).is_err(), "{} cut at {end}", case.name);
+        }
+        let longer = [&body[..], &[0]].concat();
+        assert!((case.read)(longer.into()).is_err(), "{} with a byte behind", case.name);
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_frame_is_noticed() {
+    for case in frames() {
+        let bytes = &case.bytes;
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[position] ^= 1 << bit;
+                let (header, body) = flipped.split_first_chunk::<HEADER_BYTES>().unwrap();
+                let frame = Header::decode(*header, BODY_BYTES_MAX).and_then(|header| {
+                    let length = DecodeError { what: "length", offset: 0 };
+                    let whole = header.length == body.len();
+                    if whole { header.with_body(body.to_vec().into()) } else { Err(length) }
+                });
+                assert!(frame.is_err(), "{}: byte {position}, bit {bit}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn garbage_is_refused_without_a_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let cases = all();
+    for _ in 0..2000 {
+        let length = usize::try_from(next() % 200).unwrap();
+        let garbage: Bytes = (0..length).map(|_| next().to_le_bytes()[0]).collect();
+        for (case, body) in &cases {
+            // What garbage decodes to does not matter, only that it does so without a panic.
+            drop((case.read)(garbage.clone()));
+            let mut damaged = body.to_vec();
+            let position = usize::try_from(next()).unwrap() % damaged.len();
+            damaged[position] = next().to_le_bytes()[0];
+            drop((case.read)(damaged.into()));
+        }
+    }
+}
+
+#[test]
+fn two_gibibytes_announced_are_refused_before_memory_is_taken() {
+    for case in frames() {
+        let mut header = *case.bytes.first_chunk::<HEADER_BYTES>().unwrap();
+        header[..4].copy_from_slice(&(2_u32 << 30).to_le_bytes());
+        for bound in [HELLO_BYTES_MAX, BODY_BYTES_MAX] {
+            assert!(Header::decode(header, bound).is_err(), "{}", case.name);
+        }
+    }
+    // The same within a body: counts and lengths are compared with what is there.
+    for (case, body) in all() {
+        for position in 0..body.len().saturating_sub(3) {
+            let mut damaged = body.to_vec();
+            damaged[position..position + 4].copy_from_slice(&(2_u32 << 30).to_le_bytes());
+            drop((case.read)(damaged.into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_announces_too_much_is_given_up_at_the_header() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for (allow_large, bytes) in [(false, HELLO_BYTES_MAX + 1), (true, 2 << 30)] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut reader, _writer) = split(listener.accept().await.unwrap().0).unwrap();
+        if allow_large {
+            reader.allow_large();
+        }
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&u32::try_from(bytes).unwrap().to_le_bytes());
+        header[8] = Kind::Append as u8;
+        client.write_all(&header).await.unwrap();
+        // The client keeps the connection open and sends nothing more: only the header decides.
+        let next = tokio::time::timeout(std::time::Duration::from_secs(20), reader.next()).await;
+        assert_eq!(next.unwrap().unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    }
+}
+
+#[test]
+fn entries_of_an_append_frame_that_leave_a_hole_are_refused() {
+    let append = |entries| AppendEntriesRequest::<TypeConfig> {
+        vote: vote_from(stored_vote()),
+        prev_log_id: Some(log_id(2, 5)),
+        leader_commit: None,
+        entries,
+    };
+    for entries in [vec![blank(3, 7)], vec![blank(3, 6), blank(3, 8)], vec![blank(3, 5)]] {
+        let bytes = put(|out| put_append(out, append(entries)));
+        let error = read_append(Bytes::from(bytes).split_off(HEADER_BYTES)).unwrap_err();
+        assert_eq!(error.what, "entries do not follow each other");
+    }
+}
+
+#[test]
+fn an_index_that_no_log_can_reach_does_not_overflow() {
+    let append = AppendEntriesRequest::<TypeConfig> {
+        vote: vote_from(stored_vote()),
+        prev_log_id: Some(log_id(2, u64::MAX)),
+        leader_commit: None,
+        entries: vec![blank(3, u64::MAX)],
+    };
+    let bytes = put(|out| put_append(out, append));
+    read_append(Bytes::from(bytes).split_off(HEADER_BYTES)).unwrap_err();
+}
+
+/// Names and bytes, fields apart.
+const GOLDEN: [(&str, &str); 19] = [
+    (
+        "hello",
+        "49000000 db3e69d2 01 000000 44534b50 0100 c1000000000000000000000000000000 \
+         0100000000000000 0200000000000000 02 01 0300000000000000 0700000000000000 01 \
+         0200000000000000 0500000000000000",
+    ),
+    ("welcome", "05000000 c3f27070 02 000000 00 0200 6e6f"),
+    (
+        "append",
+        "76000000 c11e4117 03 000000 0300000000000000 0700000000000000 01 01 \
+         0200000000000000 0500000000000000 00 02000000 0300000000000000 0600000000000000 \
+         00 00000000 0300000000000000 0700000000000000 01 25000000 \
+         0100010005000000080000000100000000000000000000000000000001000000 \
+         0000000078",
+    ),
+    ("append reply", "12000000 c924867b 04 000000 00 01 0200000000000000 0500000000000000"),
+    ("append reply, conflict", "11000000 0ff85524 04 000000 01 0200000000000000 0500000000000000"),
+    (
+        "append reply, higher vote",
+        "12000000 d5a94876 04 000000 02 0300000000000000 0700000000000000 01",
+    ),
+    (
+        "snapshot begin",
+        "57000000 c1706c67 07 000000 0300000000000000 0700000000000000 01 \
+         0200000000000000 0500000000000000 0800000000000000 01 0100000000000000 \
+         0100000000000000 0100 0100 0700000000000000 0100 0700000000000000 0000 0000 0000 \
+         00",
+    ),
+    (
+        "snapshot slots",
+        "35000000 b94857b6 09 000000 0600000000000000 02000000 0100000000000000 \
+         0400000000000000 01000080 76 0200000000000000 0400000000000000 00000000",
+    ),
+    ("vote", "0300000000000000 0700000000000000 01 01 0200000000000000 0500000000000000 00"),
+    ("vote reply", "0300000000000000 0700000000000000 01 00 01"),
+    (
+        "transfer",
+        "0300000000000000 0700000000000000 01 0900000000000000 01 0200000000000000 \
+         0500000000000000",
+    ),
+    ("transfer reply, vote changed", "01 0300000000000000 0700000000000000 01"),
+    ("transfer reply, log behind", "02 00"),
+    (
+        "commands",
+        "03 02000000 24000000 \
+         0100010001000000080000000000000000000000000000000000000001000000 \
+         00000000 24000000 \
+         0100010004000000080000000000000000000000010000000000000002000000 \
+         00000000",
+    ),
+    ("results", "02000000 00 0000000000000000 0000 01 07"),
+    (
+        "join",
+        "01 0700000000000000 c1000000000000000000000000000000 0100 61 0300 623a31 0300 \
+         633a32 01",
+    ),
+    ("join reply, accepted", "00 c1000000000000000000000000000000 4000000000000000 20000000"),
+    ("join reply, later", "01 0100 77"),
+    ("join reply, refused", "02 0100 6e"),
+];

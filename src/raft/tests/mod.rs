@@ -7,6 +7,7 @@ mod frames;
 mod suite;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::applier::{self, Applier};
 use super::log_store::LogStore;
 use super::state_machine::{MachineShared, StateMachine};
 use super::syncer::Syncer;
-use super::types::{Entry, LogId, TypeConfig, log_id_from};
+use super::types::{Entry, LogId, Member, Membership, TypeConfig, log_id_from};
 use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
 use crate::fault::Faults;
 use crate::machine::DiskMachine;
@@ -174,4 +175,11 @@ fn command(operations: &[(u64, Action<'_>)]) -> Command {
 
 fn increment(term: u64, index: u64, slot: u64) -> Entry {
     normal(term, index, command(&[(slot, Action::Increment { by: 1 })]))
+}
+
+/// A membership of these voters, with records that name nothing.
+fn membership(voters: &[u64]) -> Membership {
+    let nodes = voters.iter().map(|id| (*id, Member::default()));
+    Membership::new(vec![voters.iter().copied().collect()], nodes.collect::<BTreeMap<_, _>>())
+        .unwrap()
 }
