@@ -19,6 +19,9 @@ pub const LINES_MAX: u64 = 10_000;
 /// Bytes of the magic that every file begins with.
 const MAGIC_BYTES: usize = 8;
 
+/// What a file begins with that was prepared and not written.
+const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
+
 /// Prints what is in a file: an identity, a segment of the log, a data file or a double write file,
 /// told apart by their first bytes.
 ///
@@ -36,6 +39,8 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
     match magic {
         identity::IDENTITY_MAGIC => show_identity(&identity::read_file(disk, path)?, &mut report),
         wal::SEGMENT_MAGIC => wal::show_segment(file.as_ref(), &mut report),
+        // A segment lies ready before its header is written: only its name says what it is.
+        UNWRITTEN if wal::is_segment(path) => wal::show_segment(file.as_ref(), &mut report),
         slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
         slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
         _ => {

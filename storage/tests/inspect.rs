@@ -140,6 +140,25 @@ fn a_damaged_batch_of_a_segment_is_told_from_its_end() {
 }
 
 #[test]
+fn a_prepared_segment_is_told_from_one_that_lost_its_header() {
+    let (disk, segment) = log();
+    let mut bytes = disk.read_file(&segment).unwrap();
+    bytes[..BLOCK_BYTES].fill(0);
+    disk.write_file(&segment, &bytes);
+    let text = text_of(&disk, &segment).unwrap();
+    let expected = "segment 1: DAMAGED: no header, but a batch of this segment at byte 4096";
+    assert_eq!(text.lines().last(), Some(expected));
+
+    bytes.fill(0);
+    disk.write_file(&segment, &bytes);
+    let text = text_of(&disk, &segment).unwrap();
+    assert_eq!(text.lines().last(), Some("segment 1: prepared, not used yet"));
+
+    disk.write_file(&path("zeros"), &bytes);
+    assert!(matches!(text_of(&disk, &path("zeros")), Err(Error::Corrupt { offset: 0, .. })));
+}
+
+#[test]
 fn a_data_file_is_printed_with_its_slots() {
     let disk = slots_of_version_1();
     let expected = "file /data/slots.dat, 270336 bytes

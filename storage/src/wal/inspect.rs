@@ -3,6 +3,8 @@
 //! Called by `inspect` of the crate; reads only.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+use std::path::Path;
+
 use super::batch::{self, BatchHeader};
 use super::record::{self, Record};
 use super::scan::Window;
@@ -14,6 +16,11 @@ use crate::{Error, Result};
 /// Where a header holds the segment's id.
 const ID_OFFSET: usize = 16;
 
+/// Whether a file is a segment by its name.
+pub(crate) fn is_segment(path: &Path) -> bool {
+    id_by_name(path).is_some()
+}
+
 /// Prints the header, batches and records of a segment.
 pub(crate) fn show_segment(file: &dyn File, report: &mut Report<'_>) -> Result<()> {
     let mut block = [0; BLOCK_BYTES];
@@ -21,7 +28,11 @@ pub(crate) fn show_segment(file: &dyn File, report: &mut Report<'_>) -> Result<(
         return report.head(format_args!("a segment that is too short for its header"));
     }
     file.read_at(&mut block, 0)?;
-    match SegmentHeader::decode(&block, id_of_file(file, &block)) {
+    let id = id_of_file(file, &block);
+    if block == [0; BLOCK_BYTES] {
+        return show_prepared(file, id, report);
+    }
+    match SegmentHeader::decode(&block, id) {
         Begun::Yes(header) => {
             show_header(&header, report)?;
             show_batches(file, &header, report)
@@ -36,10 +47,25 @@ pub(crate) fn show_segment(file: &dyn File, report: &mut Report<'_>) -> Result<(
     }
 }
 
+/// A segment without a header: nothing may lie behind it.
+fn show_prepared(file: &dyn File, id: u64, report: &mut Report<'_>) -> Result<()> {
+    let first_offset = SEGMENT_HEADER_BYTES as u64;
+    let mut window = Window::new(file, file.len()?);
+    match window.claim(first_offset, id, 0)? {
+        None => report.head(format_args!("segment {id}: prepared, not used yet")),
+        Some(offset) => report.head(format_args!(
+            "segment {id}: DAMAGED: no header, but a batch of this segment at byte {offset}"
+        )),
+    }
+}
+
+fn id_by_name(path: &Path) -> Option<u64> {
+    path.file_name().and_then(|name| name.to_str()).and_then(id_of)
+}
+
 /// The segment that the file's name says, else the one that its header says.
 fn id_of_file(file: &dyn File, block: &[u8; BLOCK_BYTES]) -> u64 {
-    let path = file.path();
-    let named = path.file_name().and_then(|name| name.to_str()).and_then(id_of);
+    let named = id_by_name(&file.path());
     let written = || block.get(ID_OFFSET..).and_then(|rest| rest.first_chunk::<8>());
     named.or_else(|| written().map(|bytes| u64::from_le_bytes(*bytes))).unwrap_or_default()
 }

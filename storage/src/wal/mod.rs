@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub use batch::SealedBatch;
-pub(crate) use inspect::show_segment;
+pub(crate) use inspect::{is_segment, show_segment};
 pub use record::{Entry, EntryKind};
 pub use recover::{Cut, Recovery};
 pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
