@@ -3,6 +3,8 @@
 //! Called by the programs and by `server`; calls `cluster`, `raft` and `machine`.
 
 mod start;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::sync::Arc;

@@ -480,7 +480,7 @@ fn open_slots(
 }
 
 /// Makes log and checkpoint agree before openraft reads them (I3).
-fn agree(wal: &Wal, slots: &Slots, directory: &Path) -> Result<(), StartError> {
+pub(super) fn agree(wal: &Wal, slots: &Slots, directory: &Path) -> Result<(), StartError> {
     let state = wal.state();
     let checkpoint = slots.superblock().checkpoint;
     if state.purged > checkpoint {

@@ -1,0 +1,66 @@
+//! Tests of a node's files together: log, slots, and what makes them agree at a start.
+
+mod agree;
+mod crash;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskstore_storage::disk::{Disk, SimDisk};
+use diskstore_storage::slots::{self, Geometry, New, Slots};
+use diskstore_storage::wal::{self, EntryKind, Wal};
+use diskstore_storage::{LogId, Result};
+
+/// So small that a dozen batches fill several.
+const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;
+
+fn directory() -> &'static Path {
+    Path::new("/node")
+}
+
+/// A disk with an empty directory for a node.
+fn disk(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.create_dir_all(directory()).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
+}
+
+fn create_slots(disk: &SimDisk, geometry: Geometry) -> Slots {
+    let options = slots::Options { memory_bytes_max: 1 << 20, round_pages: 2 };
+    let new = New { geometry, cluster_id: 0xc1, options };
+    Slots::create(disk, directory(), new, &mut |_, _| {}).unwrap()
+}
+
+fn open_slots(disk: &SimDisk) -> Result<Slots> {
+    let options = slots::Options { memory_bytes_max: 1 << 20, round_pages: 2 };
+    Slots::open(disk, directory(), options).map(|(slots, _)| slots)
+}
+
+fn open_wal(disk: &SimDisk) -> Result<Wal> {
+    let options = wal::Options { segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let opened = Wal::open(disk, &directory().join("wal"), &directory().join("tmp"), &options);
+    opened.map(|(wal, _)| wal)
+}
+
+/// Writes out what was appended, and has the next segment ready.
+fn sync(wal: &Wal) -> Result<()> {
+    while let Some(batch) = wal.seal() {
+        wal.write(batch)?;
+        if wal.is_prepare_due() {
+            wal.prepare()?;
+        }
+    }
+    Ok(())
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId { term: 1, index }
+}
+
+fn entry(index: u64, payload: Bytes) -> wal::Entry {
+    let kind = if payload.is_empty() { EntryKind::Blank } else { EntryKind::Normal };
+    wal::Entry { log_id: log_id(index), kind, payload }
+}
