@@ -109,7 +109,7 @@ impl Applier {
     }
 }
 
-fn apply_all(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
+pub(super) fn apply_all(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
     let result = apply_each(setup, jobs);
     if let Err(error) = &result {
         setup.faults.report(format!("an entry cannot be applied: {}", chain(error)));

@@ -11,6 +11,7 @@ mod log_store;
 mod network;
 mod peers;
 mod reads;
+mod replay;
 mod requests;
 mod snapshot;
 mod state_machine;
@@ -206,12 +207,18 @@ impl Consensus {
         let Setup { cluster_id, member_id, wal, machine, oplog, faults, is_restart } = setup;
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
         let shared = Arc::new(MachineShared::open(machine, syncer.clone())?);
-        let applier = Applier::start(applier::Setup {
+        let mut applying = applier::Setup {
             shared: shared.clone(),
             wal: wal.clone(),
             oplog,
             faults: faults.clone(),
-        })?;
+        };
+        let replayed = tokio::task::spawn_blocking(move || {
+            let count = replay::replay(&mut applying)?;
+            tracing::debug!(count, "entries behind the checkpoint were replayed");
+            Ok::<_, std::io::Error>(applying)
+        });
+        let applier = Applier::start(replayed.await.map_err(std::io::Error::other)??)?;
         let has_started = Arc::new(AtomicBool::new(false));
         let state_machine = StateMachine::new(shared.clone(), applier, has_started.clone());
         let sender = Arc::new(Sender::new(shared.clone()));
