@@ -1,0 +1,234 @@
+//! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py.
+//! Where one is not installed its tests say so and pass, unless `DISKSTORE_TEST_CLIENTS=required`,
+//! which `.ci/run` sets. `DISKSTORE_TEST_PYTHON` names the python that has redis-py.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+#![allow(clippy::print_stderr, reason = "what was skipped is for whoever reads along")]
+
+#[path = "cli/harness.rs"]
+#[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
+mod harness;
+
+use std::env::{VarError, var};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use harness::{Node, Place, host, stderr, stdout};
+
+const REQUIRED: &str = "DISKSTORE_TEST_CLIENTS";
+const PYTHON: &str = "DISKSTORE_TEST_PYTHON";
+/// What redis-benchmark puts before its numbers.
+const PREFIXES: [&str; 2] = ["-key-prefixes", "key:,counter:"];
+/// What redis-benchmark prints of a reply that is an error, or of a connection that ended.
+const COMPLAINTS: [&str; 4] = ["Error", "ERR", "WARNING", "closed"];
+
+/// One cluster at a time: more of them only wait for each other's syncs.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Whether `command` can be run here.
+fn is_installed(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success())
+}
+
+/// True if the test can go on; a client that must be there and is not fails it.
+#[track_caller]
+fn has(what: &str, command: &mut Command) -> bool {
+    let is_there = is_installed(command);
+    let is_required = var(REQUIRED).as_deref() == Ok("required");
+    assert!(is_there || !is_required, "{what} is not installed, and {REQUIRED}=required");
+    if !is_there {
+        eprintln!("skipped: {what} is not installed");
+    }
+    is_there
+}
+
+fn has_tool(name: &str) -> bool {
+    has(name, Command::new(name).arg("--version"))
+}
+
+fn python() -> Command {
+    match var(PYTHON) {
+        Ok(path) => Command::new(path),
+        Err(VarError::NotPresent) => Command::new("python3"),
+        Err(error) => panic!("{PYTHON}: {error}"),
+    }
+}
+
+/// Three nodes that serve; the files go with them.
+struct Cluster {
+    nodes: Vec<Node>,
+    places: Vec<Place>,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let places = [(); 3].map(|()| Place::new());
+        let join = format!("{}:13000", host());
+        let first = [&["-id", "node0", "-hjoin", &join][..], &PREFIXES].concat();
+        let mut nodes = vec![places[0].start(&first)];
+        for (place, id) in places[1..].iter().zip(["node1", "node2"]) {
+            nodes.push(place.start(&[&["-id", id, "-join", &join][..], &PREFIXES].concat()));
+        }
+        Cluster { nodes, places: places.into() }
+    }
+
+    fn stop(self) {
+        for node in self.nodes {
+            node.stop();
+        }
+    }
+
+    /// redis-cli at a node.
+    fn cli(&self, node: usize, arguments: &[&str]) -> Command {
+        let mut command = Command::new("redis-cli");
+        // As in a pipe of its user: no colours, no settings of whoever runs the tests.
+        command.args(["-h", &self.places[node].host, "-p", "11000"]).args(arguments);
+        command.env("REDISCLI_RCFILE", "/dev/null").env_remove("REDISCLI_AUTH");
+        command
+    }
+
+    /// What redis-cli prints when asked one thing.
+    #[track_caller]
+    fn ask(&self, node: usize, arguments: &[&str]) -> String {
+        said(&self.cli(node, arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// What redis-cli prints for lines on its stdin: one connection, one reply after the other.
+    #[track_caller]
+    fn type_in(&self, node: usize, arguments: &[&str], lines: &str) -> String {
+        let mut command = self.cli(node, arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        said(&child.wait_with_output().unwrap())
+    }
+
+    /// Runs redis-benchmark at a node, which must succeed without a complaint.
+    #[track_caller]
+    fn benchmark(&self, node: usize, arguments: &[&str]) {
+        let output = Command::new("redis-benchmark")
+            .args(["-h", &self.places[node].host, "-p", "11000", "-q", "-r", "1000"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = said(&output) + &stderr(&output);
+        for complaint in COMPLAINTS {
+            assert!(!text.contains(complaint), "{arguments:?}: {text}");
+        }
+        assert!(text.contains("requests per second"), "{arguments:?}: {text}");
+    }
+}
+
+/// The stdout of a command that must have succeeded.
+#[track_caller]
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{} {}", stdout(output), stderr(output));
+    stdout(output)
+}
+
+#[test]
+fn redis_cli_reads_at_every_node_what_it_wrote_at_another() {
+    if !has_tool("redis-cli") {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    for protocol in ["-2", "-3"] {
+        let ask = |node, words: &[&str]| cluster.ask(node, &[&[protocol][..], words].concat());
+        assert_eq!(ask(0, &["set", "42", "hello"]), "OK\n");
+        assert_eq!(ask(2, &["--no-raw", "get", "42"]), "\"hello\"\n");
+        assert_eq!(ask(1, &["mset", "1", "one", "key:2", "two"]), "OK\n");
+        assert_eq!(ask(2, &["mget", "0001", "2", "3"]), "one\ntwo\n\n");
+        assert_eq!(ask(1, &["incr", "9"]), "1\n");
+        assert_eq!(ask(2, &["incr", "9"]), "2\n");
+        assert_eq!(ask(0, &["--no-raw", "get", "10"]), "(nil)\n");
+        assert_eq!(ask(1, &["--no-raw", "scan", "0", "match", "4?"]), SCANNED);
+        assert!(ask(0, &["info"]).contains("loading:0\r\n"));
+        let hello = ask(1, &["--no-raw", "hello"]);
+        assert!(hello.contains("\"diskstore\""), "{hello}");
+        assert!(hello.contains(&format!("(integer) {}", &protocol[1..])), "{hello}");
+        assert_eq!(ask(0, &["del", "1", "2", "9", "42"]), "4\n");
+    }
+    cluster.stop();
+}
+
+const SCANNED: &str = "1) \"0\"\n2) 1) \"42\"\n";
+
+#[test]
+fn redis_cli_shows_transactions_and_errors() {
+    if !has_tool("redis-cli") {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    for protocol in ["-2", "-3"] {
+        let typed = |lines: &str| cluster.type_in(1, &[protocol, "--no-raw"], lines);
+        let text = typed("del 5\nmulti\nset 5 4\nincr 5\nget 5\nexec\nget 5\n");
+        let replies = "OK\nQUEUED\nQUEUED\nQUEUED\n1) OK\n2) (integer) 5\n3) \"5\"\n\"5\"\n";
+        assert_eq!(text.split_once('\n').unwrap().1, replies);
+        let text = typed("multi\nset 5 lost\ndiscard\nexec\nget 5\n");
+        let replies = "OK\nQUEUED\nOK\n(error) ERR EXEC without MULTI\n\"5\"\n";
+        assert_eq!(text, replies);
+        for (line, words) in [
+            ("get name", "(error) ERR key must be a slot number 0..4095"),
+            ("set 4096 x", "(error) ERR key must be a slot number 0..4095"),
+            ("nonsense 1", "(error) ERR unknown command 'nonsense', with args beginning with: '1'"),
+            ("set 5 x ex 10", "(error) ERR"),
+            ("get", "(error) ERR wrong number of arguments for 'get' command"),
+            ("lpush 5 x", "(error) ERR"),
+        ] {
+            let text = typed(line);
+            assert!(text.starts_with(words), "{line}: {text}");
+        }
+        let long = format!("set 5 {}", "x".repeat(1025));
+        let words = "(error) ERR value is 1025 bytes, a slot holds at most 1024";
+        assert!(typed(&long).starts_with(words));
+        assert_eq!(typed("get 5\n"), "\"5\"\n");
+    }
+    // `-e` is how scripts see an error.
+    let output = cluster.cli(0, &["-e", "get", "name"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    cluster.stop();
+}
+
+#[test]
+fn redis_benchmark_runs_without_an_error() {
+    if !has_tool("redis-benchmark") {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    let every_slot: Vec<String> = (0..1000).map(|slot| slot.to_string()).collect();
+    let delete: Vec<&str> =
+        ["del"].into_iter().chain(every_slot.iter().map(String::as_str)).collect();
+    for depth in ["1", "16"] {
+        let few = ["-n", "2000", "-c", "16", "-P", depth];
+        // Counters first: the other tests leave words in the same slots.
+        for (node, test) in [(1, "incr"), (0, "set,get,mset"), (2, "set,get")] {
+            cluster.benchmark(node, &[&few[..], &["-t", test]].concat());
+        }
+        cluster.benchmark(0, &[&few[..], &["-3", "-t", "ping,set,get", "-d", "1024"]].concat());
+        assert_ne!(cluster.ask(0, &delete), "0\n");
+    }
+    cluster.stop();
+}
+
+#[test]
+fn redis_py_finds_everything_as_its_callers_expect() {
+    if !has("redis-py", python().args(["-c", "import redis"])) {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    for protocol in ["2", "3"] {
+        let output = python()
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py"))
+            .arg(protocol)
+            .args(cluster.places.iter().map(|place| &place.host))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(said(&output).ends_with(" ok\n"), "{}", stdout(&output));
+    }
+    cluster.stop();
+}
