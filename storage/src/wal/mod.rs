@@ -96,7 +96,7 @@ impl Default for Options {
         Options {
             sync: SyncMode::Always,
             segment_bytes: 64 << 20,
-            tail_bytes_max: 64 << 20,
+            tail_bytes_max: 32 << 20,
             unsynced_bytes_max: 32 << 20,
             recycle_count_max: 4,
         }
