@@ -228,7 +228,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         fault = faults.wait() => return Err(StartError::Fault(fault)),
     }
     tasks.push(tokio::spawn(upkeep::keep_log_short(consensus.clone(), opened.policy)));
-    tasks.push(tokio::spawn(upkeep::learn_slots(opened.slots)));
+    tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
     tasks.push(tokio::spawn(async move { consensus.allow_elections().await }));
     Ok(Arc::new(Node {

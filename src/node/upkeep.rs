@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::slots::{PAGE_BYTES, Slots};
+use diskstore_storage::slots::PAGE_BYTES;
 use tokio::time::Instant;
 
-use crate::raft::Consensus;
+use crate::raft::{Consensus, MachineShared};
 
 /// How often a node looks whether a checkpoint is due.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -59,7 +59,8 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
 
 /// Reads all pages once after a start, so that deltas can skip old ones, live slots are counted and
 /// damaged ones are known.
-pub(super) async fn learn_slots(slots: Arc<Slots>) {
+pub(super) async fn learn_slots(shared: Arc<MachineShared>) {
+    let slots = shared.machine.slots().clone();
     // A file that was just made holds nothing to learn.
     let mut next = slots.live_count().is_none().then_some(0);
     let mut damaged_count = 0_usize;
@@ -67,6 +68,7 @@ pub(super) async fn learn_slots(slots: Arc<Slots>) {
         let of_step = slots.clone();
         let step = tokio::task::spawn_blocking(move || of_step.learn_pages(page, LEARN_PAGES));
         let Ok(learned) = step.await else { return };
+        shared.note_damaged(&learned.damaged);
         for slot in &learned.damaged {
             tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
         }

@@ -14,6 +14,7 @@ mod reads;
 mod replay;
 mod requests;
 mod snapshot;
+mod snapshot_wire;
 mod state_machine;
 mod syncer;
 #[cfg(test)]
@@ -221,7 +222,7 @@ impl Consensus {
         let applier = Applier::start(replayed.await.map_err(std::io::Error::other)??)?;
         let has_started = Arc::new(AtomicBool::new(false));
         let state_machine = StateMachine::new(shared.clone(), applier, has_started.clone());
-        let sender = Arc::new(Sender::new(shared.clone()));
+        let sender = Arc::new(Sender::new(shared.clone(), wal.clone()));
         let network = Network::new(cluster_id, member_id, sender.clone());
         let log_store = LogStore::new(wal.clone(), syncer.clone());
         let raft = RaftHandle::new(member_id, config()?, network.clone(), log_store, state_machine)

@@ -28,7 +28,7 @@ use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::syncer::Syncer;
 use super::types::{TypeConfig, vote_to};
 use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, put_frame, read_append};
-use super::{RaftHandle, requests, snapshot};
+use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 
 /// Most connections of peers at a time.
@@ -235,7 +235,7 @@ impl Peers {
         let whole = Snapshot { meta, snapshot: SlotsSnapshot };
         let response = self.raft.install_full_snapshot(begin.vote, whole).await;
         let response = response.map_err(io::Error::other)?;
-        snapshot::put_reply(&mut writer.buffer, &response.vote);
+        snapshot_wire::put_reply(&mut writer.buffer, &response.vote);
         writer.send().await
     }
 

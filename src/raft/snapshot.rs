@@ -8,6 +8,9 @@
 //!   and its superblock is synced before the first merged page is written (storage sees to both).
 //! - I2: a snapshot is never finished over a damaged slot, and a frame out of order ends it.
 //! - I3: the log behind S stays on the sender while a transfer runs.
+//! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_wire`).
+//! - I5: slots that are damaged at the receiver travel too, changed or not, but only from a sender
+//!   that has applied what the receiver has: what is skipped here would never be replayed there.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,20 +18,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
 use diskstore_storage::slots::SlotImage;
+use diskstore_storage::wal::Wal;
 use openraft::alias::SnapshotMetaOf;
 use openraft::raft::SnapshotResponse;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, dial};
-use super::cursor::Cursor;
+use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
 use super::state_machine::MachineShared;
-use super::types::{LogId, TypeConfig, Vote, vote_from, vote_to};
-use super::wire::{
-    Hello, Kind, SnapshotBegin, put_frame, put_slots, put_vote, read_slots, read_vote,
-};
+use super::types::{LogId, TypeConfig, Vote};
+use super::wire::{Hello, Kind};
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 1 << 20;
@@ -43,6 +44,7 @@ const INSTALL_MAX: Duration = Duration::from_mins(2);
 #[derive(Debug)]
 pub(super) struct Sender {
     shared: Arc<MachineShared>,
+    wal: Arc<Wal>,
     /// First log index that each running transfer needs behind its snapshot.
     running: Mutex<BTreeMap<u64, u64>>,
     next_id: AtomicU64,
@@ -51,10 +53,11 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends from these slots.
-    pub(super) fn new(shared: Arc<MachineShared>) -> Sender {
+    /// Sends from these slots, to which this log belongs.
+    pub(super) fn new(shared: Arc<MachineShared>, wal: Arc<Wal>) -> Sender {
         Sender {
             shared,
+            wal,
             running: Mutex::default(),
             next_id: AtomicU64::new(0),
             slots_sent: AtomicU64::new(0),
@@ -69,6 +72,16 @@ impl Sender {
     /// Slots sent since the start.
     pub(super) fn slots_sent(&self) -> u64 {
         self.slots_sent.load(Ordering::Relaxed)
+    }
+
+    /// The last index of the own log, if `index` is not above it (I4).
+    fn last_log(&self, index: u64) -> io::Result<u64> {
+        let last = self.wal.state().last.map_or(0, |last| last.index);
+        if index > last {
+            let reason = format!("slots at {index} are ahead of the log, which ends at {last}");
+            return Err(io::Error::other(reason));
+        }
+        Ok(last)
     }
 }
 
@@ -113,107 +126,90 @@ pub(super) async fn send(
     let _running = Running::new(sender, log_id);
     let (mut reader, mut writer) = dial(address, hello).await?;
     let readable_from = sender.shared.machine.slots().readable_from();
-    let begin =
-        SnapshotBegin { vote, log_id, membership: meta.last_membership.clone(), readable_from };
+    let last_log = sender.last_log(readable_from.max(log_id.index))?;
+    let membership = meta.last_membership.clone();
+    let begin = SnapshotBegin { vote, log_id, membership, readable_from, last_log };
     begin.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     let accepted = in_time(reader.expect(Kind::SnapshotAccept), IDLE_MAX).await?;
-    let changed_after = match decode_accept(accepted).map_err(bad_frame)? {
-        Accept::ChangedAfter(index) => index,
+    let (changed_after, damaged) = match Accept::decode(accepted).map_err(bad_frame)? {
+        Accept::Changed { after, damaged } => (after, damaged),
         Accept::HigherVote(vote) => return Ok(SnapshotResponse::new(vote)),
     };
-    let sent = send_slots(sender, &mut writer, changed_after).await?;
-    put_frame(&mut writer.buffer, Kind::SnapshotEnd, |out| {
-        out.put_u64_le(sent.frames);
-        out.put_u64_le(sent.slots);
-        out.put_u64_le(sender.shared.applied_index());
-    });
+    let mut sent = Sent { sender, writer: &mut writer, frames: 0, slots: 0 };
+    sent.send_changed(changed_after).await?;
+    sent.send_damaged(changed_after, damaged).await?;
+    let (frames, slots) = (sent.frames, sent.slots);
+    let applied = sender.shared.applied_index();
+    let last_log = sender.last_log(applied)?;
+    SnapshotEnd { frames, slots, applied, last_log }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     let reply = in_time(reader.expect(Kind::SnapshotReply), INSTALL_MAX).await?;
-    let vote = decode_reply(reply).map_err(bad_frame)?;
-    tracing::info!(to = address, slots = sent.slots, changed_after, "snapshot sent");
+    let vote = read_reply(reply).map_err(bad_frame)?;
+    tracing::info!(to = address, slots, changed_after, "snapshot sent");
     Ok(SnapshotResponse::new(vote))
 }
 
-struct Sent {
+/// The frames of slots of one transfer.
+struct Sent<'a> {
+    sender: &'a Sender,
+    writer: &'a mut FrameWriter,
     frames: u64,
     slots: u64,
 }
 
-async fn send_slots(
-    sender: &Sender,
-    writer: &mut FrameWriter,
-    changed_after: u64,
-) -> io::Result<Sent> {
-    let mut sent = Sent { frames: 0, slots: 0 };
-    let mut next = Some(0);
-    let mut last_sent = Instant::now();
-    while let Some(from) = next {
-        let slots = sender.shared.machine.slots().clone();
-        // Reading may fault pages in from the disk.
-        let scanned = tokio::task::spawn_blocking(move || {
-            let mut images = Vec::new();
-            let next = slots.scan(from, changed_after, FRAME_VALUE_BYTES, &mut images)?;
-            Ok::<_, diskstore_storage::Error>((next, images))
-        });
-        let (after, images) = scanned.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
-        next = after;
-        if images.is_empty() && last_sent.elapsed() < SIGN_OF_LIFE {
-            continue;
+impl Sent<'_> {
+    /// Sends all slots whose index is above `changed_after`.
+    async fn send_changed(&mut self, changed_after: u64) -> io::Result<()> {
+        let mut next = Some(0);
+        let mut last_sent = Instant::now();
+        while let Some(from) = next {
+            let slots = self.sender.shared.machine.slots().clone();
+            // Reading may fault pages in from the disk.
+            let scanned = tokio::task::spawn_blocking(move || {
+                let mut images = Vec::new();
+                let next = slots.scan(from, changed_after, FRAME_VALUE_BYTES, &mut images)?;
+                Ok::<_, diskstore_storage::Error>((next, images))
+            });
+            let (after, images) =
+                scanned.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+            next = after;
+            if images.is_empty() && last_sent.elapsed() < SIGN_OF_LIFE {
+                continue;
+            }
+            last_sent = Instant::now();
+            self.send(images).await?;
         }
-        last_sent = Instant::now();
-        put_slots(&mut writer.buffer, sent.frames, &images);
-        sent.frames += 1;
-        sent.slots += images.len() as u64;
-        sender.slots_sent.fetch_add(images.len() as u64, Ordering::Relaxed);
-        in_time(writer.send(), IDLE_MAX).await?;
+        Ok(())
     }
-    Ok(sent)
-}
 
-/// What a receiver says to a snapshot that begins.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Accept {
-    /// Send what changed after this index.
-    ChangedAfter(u64),
-    /// The sender leads no more.
-    HigherVote(Vote),
-}
-
-fn put_accept(out: &mut Vec<u8>, accept: Accept) {
-    put_frame(out, Kind::SnapshotAccept, |out| match accept {
-        Accept::ChangedAfter(index) => {
-            out.put_u8(0);
-            out.put_u64_le(index);
+    /// Sends slots that are damaged at the receiver and not newer than what it has applied (I5).
+    async fn send_damaged(&mut self, applied_there: u64, keys: Vec<u64>) -> io::Result<()> {
+        if self.sender.shared.applied_index() < applied_there {
+            return Ok(()); // they may be older here than what the receiver lost (PITFALLS 17)
         }
-        Accept::HigherVote(vote) => {
-            out.put_u8(1);
-            put_vote(out, &vote_to(&vote));
+        for key in keys {
+            let slots = self.sender.shared.machine.slots().clone();
+            let image = tokio::task::spawn_blocking(move || slots.image(key));
+            match image.await.map_err(io::Error::other)? {
+                Ok(image) => self.send(vec![image]).await?,
+                // The receiver knows that the slot is damaged and answers reads with an error.
+                Err(error) => tracing::warn!(slot = key, %error, "a slot cannot be repaired"),
+            }
         }
-    });
-}
+        Ok(())
+    }
 
-fn decode_accept(body: Bytes) -> Result<Accept, crate::command::DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let accept = match cursor.u8()? {
-        0 => Accept::ChangedAfter(cursor.u64()?),
-        1 => Accept::HigherVote(vote_from(read_vote(&mut cursor)?)),
-        _ => return Err(cursor.error("unknown answer to a snapshot")),
-    };
-    cursor.finish()?;
-    Ok(accept)
-}
-
-/// Appends the frame that ends a transfer on the receiver's side.
-pub(super) fn put_reply(out: &mut Vec<u8>, vote: &Vote) {
-    put_frame(out, Kind::SnapshotReply, |out| put_vote(out, &vote_to(vote)));
-}
-
-fn decode_reply(body: Bytes) -> Result<Vote, crate::command::DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let vote = vote_from(read_vote(&mut cursor)?);
-    cursor.finish()?;
-    Ok(vote)
+    async fn send(&mut self, images: Vec<SlotImage>) -> io::Result<()> {
+        let count = images.len() as u64;
+        let highest = images.iter().map(|image| image.index).max().unwrap_or(0);
+        let last_log = self.sender.last_log(highest)?;
+        SnapshotSlots { nth: self.frames, last_log, images }.put(&mut self.writer.buffer);
+        self.frames += 1;
+        self.slots += count;
+        self.sender.slots_sent.fetch_add(count, Ordering::Relaxed);
+        in_time(self.writer.send(), IDLE_MAX).await
+    }
 }
 
 /// Takes a snapshot off a connection and merges it. Returns what it began with; the caller then
@@ -231,12 +227,13 @@ pub(super) async fn receive(
     let body = in_time(reader.expect(Kind::SnapshotBegin), IDLE_MAX).await?;
     let begin = SnapshotBegin::decode(body).map_err(bad_frame)?;
     if let Some(vote) = own_vote.filter(|own| *own > begin.vote) {
-        put_accept(&mut writer.buffer, Accept::HigherVote(vote));
+        Accept::HigherVote(vote).put(&mut writer.buffer);
         in_time(writer.send(), IDLE_MAX).await?;
         return Ok(None);
     }
     let applied = shared.applied_index();
-    put_accept(&mut writer.buffer, Accept::ChangedAfter(applied));
+    let damaged = damaged_slots(shared).await?;
+    Accept::Changed { after: applied, damaged }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     raise_readable_from(shared, begin.readable_from.max(begin.log_id.index)).await?;
     let (mut frames, mut count) = (0, 0);
@@ -245,7 +242,8 @@ pub(super) async fn receive(
         let Some(frame) = frame else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         match frame.kind {
             Kind::SnapshotSlots => {
-                let (nth, images) = read_slots(frame.body).map_err(bad_frame)?;
+                let SnapshotSlots { nth, images, .. } =
+                    SnapshotSlots::decode(frame.body).map_err(bad_frame)?;
                 if nth != frames {
                     return Err(io::Error::other("a frame of the snapshot is missing"));
                 }
@@ -254,12 +252,11 @@ pub(super) async fn receive(
                 merge(shared, images).await?;
             }
             Kind::SnapshotEnd => {
-                let mut cursor = Cursor::new(frame.body);
-                let (frames_sent, slots_sent, end) = read_end(&mut cursor).map_err(bad_frame)?;
-                if (frames_sent, slots_sent) != (frames, count) {
+                let end = SnapshotEnd::decode(frame.body).map_err(bad_frame)?;
+                if (end.frames, end.slots) != (frames, count) {
                     return Err(io::Error::other("slots of the snapshot are missing"));
                 }
-                raise_readable_from(shared, end).await?;
+                raise_readable_from(shared, end.applied).await?;
                 tracing::info!(slots = count, changed_after = applied, "snapshot received");
                 return Ok(Some(begin));
             }
@@ -268,10 +265,11 @@ pub(super) async fn receive(
     }
 }
 
-fn read_end(cursor: &mut Cursor) -> Result<(u64, u64, u64), crate::command::DecodeError> {
-    let fields = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
-    cursor.finish()?;
-    Ok(fields)
+/// The slots whose checksums are wrong here.
+async fn damaged_slots(shared: &Arc<MachineShared>) -> io::Result<Vec<u64>> {
+    let shared = shared.clone();
+    let damaged = tokio::task::spawn_blocking(move || shared.damaged_slots());
+    damaged.await.map_err(io::Error::other)
 }
 
 /// Makes it durable that nothing may be read before `index` is applied (I1).
@@ -292,23 +290,4 @@ async fn merge(shared: &Arc<MachineShared>, images: Vec<SlotImage>) -> io::Resul
         if slots.over_budget() { shared.write_back() } else { Ok(()) }
     });
     merged.await.map_err(io::Error::other)?.map_err(io::Error::other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_survive_their_bytes() {
-        let vote = Vote::new(3, 7);
-        for accept in [Accept::ChangedAfter(9), Accept::HigherVote(vote)] {
-            let mut out = Vec::new();
-            put_accept(&mut out, accept);
-            let body = Bytes::from(out).split_off(super::super::wire::HEADER_BYTES);
-            for end in 0..body.len() {
-                assert!(decode_accept(body.slice(..end)).is_err());
-            }
-            assert_eq!(decode_accept(body).unwrap(), accept);
-        }
-    }
 }

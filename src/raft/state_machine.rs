@@ -8,6 +8,7 @@
 //! - I3: `applied_state` starts at the checkpoint; nothing above the checkpoint is ever purged (C11).
 //! - I4: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 use super::applier::{Applier, Job};
 use super::cursor::Cursor;
+use super::snapshot_wire::DAMAGED_COUNT_MAX;
 use super::syncer::Syncer;
 use super::types::{
     LogId, StoredMembership, TypeConfig, decode_membership, encode_membership, log_id_from,
@@ -55,6 +57,8 @@ pub struct MachineShared {
     cancel_checkpoint: AtomicBool,
     /// Held from the first merged slot of a transfer to its end.
     install: tokio::sync::Mutex<()>,
+    /// Slots whose checksums were found wrong, at most [`DAMAGED_COUNT_MAX`].
+    damaged: Mutex<BTreeSet<u64>>,
 }
 
 impl MachineShared {
@@ -81,6 +85,7 @@ impl MachineShared {
             checkpoint: Mutex::new(()),
             cancel_checkpoint: AtomicBool::new(false),
             install: tokio::sync::Mutex::new(()),
+            damaged: Mutex::default(),
         })
     }
 
@@ -117,6 +122,22 @@ impl MachineShared {
         }
         drop(applied);
         self.applied_index.send_replace(log_id.index);
+    }
+
+    /// Remembers slots whose checksums are wrong, so that the next snapshot brings them along.
+    pub fn note_damaged(&self, keys: &[u64]) {
+        let mut damaged = self.damaged.lock();
+        let room = DAMAGED_COUNT_MAX - damaged.len();
+        damaged.extend(keys.iter().take(room));
+    }
+
+    /// Those of the slots noted as damaged that still are. Reads them from the disk.
+    pub fn damaged_slots(&self) -> Vec<u64> {
+        let noted = std::mem::take(&mut *self.damaged.lock());
+        let slots = self.machine.slots();
+        let still: Vec<u64> = noted.into_iter().filter(|key| slots.read(*key).is_err()).collect();
+        self.note_damaged(&still);
+        still
     }
 
     /// Takes the right to merge slots from another member; one may at a time.

@@ -5,7 +5,6 @@
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
-use diskstore_storage::slots::SlotImage;
 use diskstore_storage::wal;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::AppendEntriesRequest;
@@ -13,9 +12,8 @@ use openraft::raft::StreamAppendError;
 
 use super::cursor::{Cursor, put_string};
 use super::types::{
-    Entry, LogId, Member, StoredMembership, TypeConfig, Vote, decode_member, decode_membership,
-    encode_member, encode_membership, entry_from, entry_to, log_id_from, log_id_to, vote_from,
-    vote_to,
+    Entry, LogId, Member, TypeConfig, decode_member, encode_member, entry_from, entry_to,
+    log_id_from, log_id_to, vote_from, vote_to,
 };
 use crate::command::{COMMAND_BYTES_MAX, DecodeError};
 
@@ -399,78 +397,6 @@ pub(super) fn read_append_reply(body: Bytes) -> Result<AppendReply, DecodeError>
     };
     cursor.finish()?;
     Ok(reply)
-}
-
-/// The first frame of a snapshot.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct SnapshotBegin {
-    /// The vote under which the sender leads.
-    pub vote: Vote,
-    /// Where the snapshot begins: replaying from the next entry on gives the exact state.
-    pub log_id: LogId,
-    /// Membership as of that entry.
-    pub membership: StoredMembership,
-    /// From where on the sender's own slots are a state that ever was.
-    pub readable_from: u64,
-}
-
-impl SnapshotBegin {
-    /// Appends the frame.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::SnapshotBegin, |out| {
-            put_vote(out, &vote_to(&self.vote));
-            put_log_id(out, &log_id_to(&self.log_id));
-            out.put_u64_le(self.readable_from);
-            put_log_id_option(out, self.membership.log_id().as_ref());
-            out.put_slice(&encode_membership(self.membership.membership()));
-        });
-    }
-
-    /// Reads the body.
-    pub(super) fn decode(body: Bytes) -> Result<SnapshotBegin, DecodeError> {
-        let mut cursor = Cursor::new(body);
-        let vote = vote_from(read_vote(&mut cursor)?);
-        let log_id = log_id_from(read_log_id(&mut cursor)?);
-        let readable_from = cursor.u64()?;
-        let membership_log_id = read_log_id_option(&mut cursor)?;
-        let membership = decode_membership(&mut cursor)?;
-        cursor.finish()?;
-        let membership = StoredMembership::new(membership_log_id, membership);
-        Ok(SnapshotBegin { vote, log_id, membership, readable_from })
-    }
-}
-
-const LIVE: u32 = 1 << 31;
-
-/// Appends a frame of slots. `nth` counts the frames of this snapshot from 0.
-pub(super) fn put_slots(out: &mut Vec<u8>, nth: u64, images: &[SlotImage]) {
-    put_frame(out, Kind::SnapshotSlots, |out| {
-        out.put_u64_le(nth);
-        out.put_u32_le(u32::try_from(images.len()).expect("invariant: frames are bounded"));
-        for image in images {
-            let value = image.value.as_deref().unwrap_or_default();
-            let length = u32::try_from(value.len()).expect("invariant: values are bounded");
-            out.put_u64_le(image.key);
-            out.put_u64_le(image.index);
-            out.put_u32_le(length | if image.value.is_some() { LIVE } else { 0 });
-            out.put_slice(value);
-        }
-    });
-}
-
-/// Reads a frame of slots.
-pub(super) fn read_slots(body: Bytes) -> Result<(u64, Vec<SlotImage>), DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let nth = cursor.u64()?;
-    let count = cursor.u32()? as usize;
-    let mut images = Vec::new();
-    for _ in 0..count {
-        let (key, index, word) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
-        let value = cursor.bytes((word & !LIVE) as usize)?;
-        images.push(SlotImage { key, index, value: (word & LIVE != 0).then_some(value) });
-    }
-    cursor.finish()?;
-    Ok((nth, images))
 }
 
 /// What a member that wants to join says of itself.

@@ -43,11 +43,16 @@ impl Model {
             let slot = slot_of(operation.key).unwrap();
             let (_, value) = self.0.entry(slot).or_default();
             let (new, answer) = effect(value.as_deref(), &operation.action);
-            if let Some(new) = &new {
-                value.clone_from(new);
+            let is_changed = !matches!(new, New::Kept);
+            match new {
+                New::Kept => {}
+                New::Deleted => *value = None,
+                New::Value(bytes) => *value = Some(bytes),
+            }
+            if is_changed {
                 changed.push(slot);
             }
-            answers.push((new.is_some(), answer));
+            answers.push((is_changed, answer));
         }
         for slot in changed {
             self.0.entry(slot).or_default().0 = index;
@@ -68,36 +73,43 @@ impl Model {
     }
 }
 
-/// The new value, if there is one, and the integer that is answered.
-fn effect(old: Option<&[u8]>, action: &Action<'_>) -> (Option<Option<Vec<u8>>>, Option<i64>) {
+/// What becomes of a slot's value.
+enum New {
+    Kept,
+    Deleted,
+    Value(Vec<u8>),
+}
+
+/// The new value, and the integer that is answered.
+fn effect(old: Option<&[u8]>, action: &Action<'_>) -> (New, Option<i64>) {
     let fits = |value: &Vec<u8>| value.len() <= VALUE_BYTES as usize;
     let length = |value: &[u8]| i64::try_from(value.len()).unwrap();
     match *action {
         Action::Set { value, condition, .. } => {
             let holds = condition == Condition::Always || old.is_none();
-            (holds.then(|| Some(value.to_vec())), None)
+            (if holds { New::Value(value.to_vec()) } else { New::Kept }, None)
         }
-        Action::Delete { .. } => (old.is_some().then_some(None), None),
+        Action::Delete { .. } => (if old.is_some() { New::Deleted } else { New::Kept }, None),
         Action::Increment { by } => {
             let text = std::str::from_utf8(old.unwrap_or(b"0")).unwrap_or("");
-            let Ok(number) = text.parse::<i64>() else { return (None, None) };
-            (Some(Some((number + by).to_string().into_bytes())), Some(number + by))
+            let Ok(number) = text.parse::<i64>() else { return (New::Kept, None) };
+            (New::Value((number + by).to_string().into_bytes()), Some(number + by))
         }
         Action::Append { value } => {
             let new = [old.unwrap_or_default(), value].concat();
             let answer = length(&new);
-            if fits(&new) { (Some(Some(new)), Some(answer)) } else { (None, None) }
+            if fits(&new) { (New::Value(new), Some(answer)) } else { (New::Kept, None) }
         }
-        Action::SetRange { value: [], .. } => (None, Some(length(old.unwrap_or_default()))),
+        Action::SetRange { value: [], .. } => (New::Kept, Some(length(old.unwrap_or_default()))),
         Action::SetRange { offset, value } => {
             let offset = usize::try_from(offset).unwrap();
             let mut new = old.unwrap_or_default().to_vec();
             new.resize(new.len().max(offset + value.len()), 0);
             new[offset..offset + value.len()].copy_from_slice(value);
             let answer = length(&new);
-            if fits(&new) { (Some(Some(new)), Some(answer)) } else { (None, None) }
+            if fits(&new) { (New::Value(new), Some(answer)) } else { (New::Kept, None) }
         }
-        Action::Get => (None, None),
+        Action::Get => (New::Kept, None),
     }
 }
 

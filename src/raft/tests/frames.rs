@@ -21,11 +21,13 @@ use crate::raft::requests::{
     decode_vote_reply, encode_commands, encode_results, encode_transfer, encode_transfer_reply,
     encode_vote, encode_vote_reply,
 };
+use crate::raft::snapshot_wire::{
+    Accept, DAMAGED_COUNT_MAX, SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply, read_reply,
+};
 use crate::raft::types::{Member, Role, StoredMembership, TypeConfig, vote_from};
 use crate::raft::wire::{
     BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, JoinReply, JoinRequest, Kind,
-    Purpose, SnapshotBegin, Welcome, put_append, put_append_reply, put_slots, read_append,
-    read_append_reply, read_slots,
+    Purpose, Welcome, put_append, put_append_reply, read_append, read_append_reply,
 };
 
 /// A decoder whose result nobody looks at.
@@ -97,19 +99,6 @@ fn frames() -> Vec<Case> {
     };
     let conflict = Err(StreamAppendError::Conflict(log_id(2, 5)));
     let higher = Err(StreamAppendError::HigherVote(vote_from(stored_vote())));
-    let membership = StoredMembership::new(Some(log_id(1, 1)), super::membership(&[7]));
-    let begin = SnapshotBegin {
-        vote: vote_from(stored_vote()),
-        log_id: log_id(2, 5),
-        membership,
-        readable_from: 8,
-    };
-    let image = |key, value: Option<&'static [u8]>| SlotImage {
-        key,
-        index: 4,
-        value: value.map(Bytes::from_static),
-    };
-    let images = vec![image(1, Some(b"v")), image(2, None)];
     vec![
         Case::new(GOLDEN[0], hello, put(|out| hello.put(out)), |body| shown(Hello::decode(body))),
         Case::new(GOLDEN[1], &welcome, put(|out| welcome.put(out)), |body| {
@@ -130,11 +119,47 @@ fn frames() -> Vec<Case> {
         Case::new(GOLDEN[5], &higher, put(|out| put_append_reply(out, &higher)), |body| {
             shown(read_append_reply(body))
         }),
-        Case::new(GOLDEN[6], &begin, put(|out| begin.put(out)), |body| {
+    ]
+}
+
+fn begin() -> SnapshotBegin {
+    SnapshotBegin {
+        vote: vote_from(stored_vote()),
+        log_id: log_id(2, 5),
+        membership: StoredMembership::new(Some(log_id(1, 1)), super::membership(&[7])),
+        readable_from: 8,
+        last_log: 9,
+    }
+}
+
+fn slots() -> SnapshotSlots {
+    let value = Some(Bytes::from_static(b"v"));
+    let images =
+        vec![SlotImage { key: 1, index: 4, value }, SlotImage { key: 2, index: 4, value: None }];
+    SnapshotSlots { nth: 6, last_log: 9, images }
+}
+
+/// Frames of a snapshot, header included.
+fn snapshot_frames() -> Vec<Case> {
+    let changed = Accept::Changed { after: 4, damaged: vec![17] };
+    let higher = Accept::HigherVote(vote_from(stored_vote()));
+    let end = SnapshotEnd { frames: 7, slots: 2, applied: 8, last_log: 9 };
+    let vote = vote_from(stored_vote());
+    let read_accept: Read = |body| shown(Accept::decode(body));
+    vec![
+        Case::new(GOLDEN[6], begin(), put(|out| begin().put(out)), |body| {
             shown(SnapshotBegin::decode(body))
         }),
-        Case::new(GOLDEN[7], (6, &images), put(|out| put_slots(out, 6, &images)), |body| {
-            shown(read_slots(body))
+        Case::new(GOLDEN[7], slots(), put(|out| slots().put(out)), |body| {
+            shown(SnapshotSlots::decode(body))
+        }),
+        Case::new(GOLDEN[19], &changed, put(|out| changed.put(out)), read_accept),
+        Case::new(GOLDEN[20], &higher, put(|out| higher.put(out)), read_accept),
+        Case::new(GOLDEN[21], end, put(|out| end.put(out)), |body| {
+            shown(SnapshotEnd::decode(body))
+        }),
+        Case::new(GOLDEN[22], vote, put(|out| put_reply(out, &vote)), |body| {
+            shown(read_reply(body))
         }),
     ]
 }
@@ -189,7 +214,7 @@ fn bodies() -> Vec<Case> {
 
 /// All cases, with the bytes behind the frame's header.
 fn all() -> Vec<(Case, Bytes)> {
-    let frames = frames().into_iter().map(|case| {
+    let frames = frames().into_iter().chain(snapshot_frames()).map(|case| {
         let body = Bytes::from(case.bytes.clone()).split_off(HEADER_BYTES);
         (case, body)
     });
@@ -201,7 +226,7 @@ fn all() -> Vec<(Case, Bytes)> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[test]
@@ -234,7 +259,7 @@ fn frames_cut_anywhere_or_too_long_are_refused() {
 
 #[test]
 fn a_flipped_bit_anywhere_in_a_frame_is_noticed() {
-    for case in frames() {
+    for case in frames().into_iter().chain(snapshot_frames()) {
         let bytes = &case.bytes;
         for position in 0..bytes.len() {
             for bit in 0..8 {
@@ -278,7 +303,7 @@ fn garbage_is_refused_without_a_panic() {
 
 #[test]
 fn two_gibibytes_announced_are_refused_before_memory_is_taken() {
-    for case in frames() {
+    for case in frames().into_iter().chain(snapshot_frames()) {
         let mut header = *case.bytes.first_chunk::<HEADER_BYTES>().unwrap();
         header[..4].copy_from_slice(&(2_u32 << 30).to_le_bytes());
         for bound in [HELLO_BYTES_MAX, BODY_BYTES_MAX] {
@@ -342,8 +367,37 @@ fn an_index_that_no_log_can_reach_does_not_overflow() {
     read_append(Bytes::from(bytes).split_off(HEADER_BYTES)).unwrap_err();
 }
 
+/// An index that the log never reaches would keep the receiver from being read for ever.
+#[test]
+fn a_snapshot_beyond_the_end_of_its_senders_log_is_refused() {
+    let body = |frame: Vec<u8>| Bytes::from(frame).split_off(HEADER_BYTES);
+    for far in [10, 1 << 40, u64::MAX] {
+        let labelled = SnapshotBegin { readable_from: far, ..begin() };
+        SnapshotBegin::decode(body(put(|out| labelled.put(out)))).unwrap_err();
+        let begun = SnapshotBegin { log_id: log_id(2, far), ..begin() };
+        SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
+        let mut ahead = slots();
+        ahead.images[1].index = far;
+        SnapshotSlots::decode(body(put(|out| ahead.put(out)))).unwrap_err();
+        let end = SnapshotEnd { frames: 7, slots: 2, applied: far, last_log: 9 };
+        SnapshotEnd::decode(body(put(|out| end.put(out)))).unwrap_err();
+    }
+}
+
+#[test]
+fn more_damaged_slots_than_allowed_are_refused() {
+    let damaged = vec![1; DAMAGED_COUNT_MAX];
+    let frame = put(|out| Accept::Changed { after: 4, damaged }.put(out));
+    let mut body = frame[HEADER_BYTES..].to_vec();
+    assert!(Accept::decode(body.clone().into()).is_ok());
+    let count = u16::try_from(DAMAGED_COUNT_MAX + 1).unwrap();
+    body[9..11].copy_from_slice(&count.to_le_bytes());
+    body.extend([0; 8]);
+    Accept::decode(body.into()).unwrap_err();
+}
+
 /// Names and bytes, fields apart.
-const GOLDEN: [(&str, &str); 19] = [
+const GOLDEN: [(&str, &str); 23] = [
     (
         "hello",
         "49000000 db3e69d2 01 000000 44534b50 0100 c1000000000000000000000000000000 \
@@ -367,15 +421,16 @@ const GOLDEN: [(&str, &str); 19] = [
     ),
     (
         "snapshot begin",
-        "57000000 c1706c67 07 000000 0300000000000000 0700000000000000 01 \
-         0200000000000000 0500000000000000 0800000000000000 01 0100000000000000 \
-         0100000000000000 0100 0100 0700000000000000 0100 0700000000000000 0000 0000 0000 \
-         00",
+        "5f000000 d05d5324 07 000000 0300000000000000 0700000000000000 01 \
+         0200000000000000 0500000000000000 0800000000000000 0900000000000000 \
+         01 0100000000000000 0100000000000000 \
+         0100 0100 0700000000000000 0100 0700000000000000 0000 0000 0000 00",
     ),
     (
         "snapshot slots",
-        "35000000 b94857b6 09 000000 0600000000000000 02000000 0100000000000000 \
-         0400000000000000 01000080 76 0200000000000000 0400000000000000 00000000",
+        "3d000000 dba708a0 09 000000 0600000000000000 0900000000000000 02000000 \
+         0100000000000000 0400000000000000 01000080 76 \
+         0200000000000000 0400000000000000 00000000",
     ),
     ("vote", "0300000000000000 0700000000000000 01 01 0200000000000000 0500000000000000 00"),
     ("vote reply", "0300000000000000 0700000000000000 01 00 01"),
@@ -403,4 +458,18 @@ const GOLDEN: [(&str, &str); 19] = [
     ("join reply, accepted", "00 c1000000000000000000000000000000 4000000000000000 20000000"),
     ("join reply, later", "01 0100 77"),
     ("join reply, refused", "02 0100 6e"),
+    (
+        "snapshot accept, changed",
+        "13000000 b2c075c6 08 000000 00 0400000000000000 0100 1100000000000000",
+    ),
+    (
+        "snapshot accept, higher vote",
+        "12000000 d064077c 08 000000 01 0300000000000000 0700000000000000 01",
+    ),
+    (
+        "snapshot end",
+        "20000000 4cc08e76 0a 000000 0700000000000000 0200000000000000 \
+         0800000000000000 0900000000000000",
+    ),
+    ("snapshot reply", "11000000 f8ba30da 0b 000000 0300000000000000 0700000000000000 01"),
 ];

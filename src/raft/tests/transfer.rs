@@ -1,1 +1,323 @@
-//! Snapshots over sockets.
+//! Snapshots sent from one member to another over a socket, whole and disturbed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskstore_storage::disk::SimDisk;
+use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
+use openraft::storage::{RaftLogStorage, RaftStateMachine, SnapshotMeta};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{CLUSTER, Place, Stores, after_power_loss, blank, command, increment, log_id, normal};
+use crate::command::{Action, Answer, Condition};
+use crate::raft::connection::{FrameReader, FrameWriter, split};
+use crate::raft::snapshot::{self, Sender};
+use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
+use crate::raft::state_machine::SlotsSnapshot;
+use crate::raft::types::{StoredMembership, Vote, vote_from};
+use crate::raft::wire::{Hello, Kind, Purpose, Welcome};
+
+fn vote(term: u64) -> Vote {
+    vote_from(diskstore_storage::Vote { term, node_id: 1, committed: true })
+}
+
+fn hello() -> Hello {
+    Hello { cluster_id: CLUSTER, from: 1, to: 2, purpose: Purpose::Snapshot, acknowledged: None }
+}
+
+/// A member that has applied these increments of slots, from index 1 on.
+async fn member(disk: &SimDisk, slots: &[u64]) -> Stores {
+    let mut stores = Place::on(disk).open();
+    let entries = slots.iter().zip(1..).map(|(slot, index)| increment(1, index, *slot));
+    let entries: Vec<_> = entries.collect();
+    stores.append(std::iter::once(blank(1, 0)).chain(entries.clone()).collect()).await.unwrap();
+    stores.apply(entries).await.unwrap();
+    stores
+}
+
+fn sender_of(stores: &Stores) -> Sender {
+    Sender::new(stores.shared.clone(), stores.wal.clone())
+}
+
+/// The receiving side of a connection, behind the handshake.
+async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
+    let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
+    reader.expect(Kind::Hello).await.unwrap();
+    Welcome { refusal: None }.put(&mut writer.buffer);
+    writer.send().await.unwrap();
+    reader.allow_large();
+    (reader, writer)
+}
+
+/// Receives and installs one snapshot, as the peer's port does it.
+async fn receive(listener: &TcpListener, stores: &mut Stores, own: Option<Vote>) -> bool {
+    let (mut reader, mut writer) = accept(listener).await;
+    let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, own).await;
+    let Ok(Some(begin)) = received else { return false };
+    let meta = SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
+    stores.machine.install_snapshot(&meta, SlotsSnapshot).await.unwrap();
+    put_reply(&mut writer.buffer, &begin.vote);
+    writer.send().await.unwrap();
+    true
+}
+
+/// Sends what `from` has applied to `to`; whether sending and receiving went well, and how many
+/// slots travelled.
+async fn transfer(from: &Stores, to: &mut Stores) -> (bool, bool, u64) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let sender = sender_of(from);
+    let applied = from.shared.applied();
+    let meta =
+        SnapshotMeta { last_log_id: applied.log_id, last_membership: applied.membership.clone() };
+    let hello = hello();
+    let send = snapshot::send(&sender, &address, &hello, vote(1), meta);
+    let (sent, received) = tokio::join!(async { Box::pin(send).await.is_ok() }, async {
+        Box::pin(receive(&listener, to, None)).await
+    },);
+    (sent, received, sender.slots_sent())
+}
+
+#[tokio::test]
+async fn only_slots_changed_after_the_receivers_index_travel() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let mut receiver = member(&other, &[1, 2, 3]).await;
+    let sender = member(&disk, &[1, 2, 3, 3, 4]).await;
+    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 2));
+    for slot in 0..super::SLOT_COUNT {
+        assert_eq!(receiver.value(slot), sender.value(slot), "slot {slot}");
+    }
+    assert!(receiver.shared.is_readable());
+    let after = after_power_loss(&other).open();
+    assert_eq!(after.shared.applied().log_id, Some(log_id(1, 5)));
+    assert_eq!(after.value(3), Some(b"2".to_vec()));
+}
+
+#[tokio::test]
+async fn deleted_slots_travel_too() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let mut receiver = member(&other, &[1, 2]).await;
+    let mut sender = member(&disk, &[1, 2]).await;
+    let (condition, answer) = (Condition::Always, Answer::Status);
+    let delete = normal(1, 3, command(&[(1, Action::Delete { condition, answer })]));
+    sender.append(vec![delete.clone()]).await.unwrap();
+    sender.apply(vec![delete]).await.unwrap();
+    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 1));
+    assert_eq!(receiver.value(1), None);
+}
+
+/// PITFALLS 7: a leader that is behind its own `readable_from` labels its snapshot too low.
+#[tokio::test]
+async fn a_sender_behind_its_own_readable_from_passes_it_on() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let mut sender = member(&disk, &[1, 2]).await;
+    sender.append((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
+    let value = Some(Bytes::from_static(b"ahead"));
+    sender.shared.machine.slots().merge(&SlotImage { key: 5, index: 9, value }).unwrap();
+    let mut receiver = member(&other, &[1]).await;
+    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 2));
+    assert_eq!(receiver.shared.applied_index(), 2);
+    assert!(!receiver.shared.is_readable());
+    assert_eq!(receiver.shared.machine.slots().superblock().readable_from, 9);
+    receiver.apply((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
+    assert!(receiver.shared.is_readable());
+}
+
+/// An index that the log never reaches would spread to whoever is sent it, and keep them from
+/// being read for ever.
+#[tokio::test]
+async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
+    for by_label in [true, false] {
+        let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+        let mut sender = member(&disk, &[1, 2]).await;
+        if by_label {
+            sender.shared.machine.slots().set_readable_from(1 << 40).unwrap();
+        } else {
+            let beyond = increment(1, 3, 7); // applied, but nowhere in the log
+            sender.apply(vec![beyond]).await.unwrap();
+            sender.shared.set_applied(log_id(1, 2), None);
+        }
+        let mut receiver = member(&other, &[]).await;
+        let (is_sent, is_received, _) = transfer(&sender, &mut receiver).await;
+        assert!(!is_sent && !is_received);
+        assert!(receiver.shared.machine.slots().readable_from() <= 2);
+        assert_eq!(receiver.value(7), None);
+    }
+}
+
+/// Opens the member of a disk again after a bit of slot 2 was flipped, and lets it find out.
+fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
+    let place = Place::on(disk);
+    let (directory, key) = (place.directory.clone(), 2);
+    let offset = place.open_slots().geometry().offset_of(key);
+    disk.flip_bit(&directory.join(SLOTS_FILE), offset + 16, 0).unwrap();
+    // Otherwise the last round, which holds the whole page, would mend it.
+    disk.flip_bit(&directory.join(DOUBLE_FILE), 16, 0).unwrap();
+    let stores = place.open();
+    let slots = stores.shared.machine.slots();
+    let learned = slots.learn_pages(0, u64::MAX);
+    assert_eq!(learned.damaged, vec![key]);
+    stores.shared.note_damaged(&learned.damaged);
+    assert_eq!(stores.shared.damaged_slots(), vec![key]);
+    stores
+}
+
+/// PITFALLS 24: a delta skips a slot that did not change, and so would never repair it.
+#[tokio::test]
+async fn a_slot_that_is_damaged_here_travels_although_it_did_not_change() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let mut receiver = member(&other, &[1, 2, 3]).await;
+    receiver.checkpoint().await;
+    drop(receiver);
+    let mut receiver = with_slot_2_damaged(&other);
+    let sender = member(&disk, &[1, 2, 3, 4]).await;
+    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 2));
+    assert_eq!(receiver.value(2), Some(b"1".to_vec()));
+    assert_eq!(receiver.shared.damaged_slots(), Vec::<u64>::new());
+}
+
+/// PITFALLS 17: its copy may be older than what was lost, and nothing would bring it up.
+#[tokio::test]
+async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let mut receiver = member(&other, &[2, 2, 2]).await;
+    receiver.checkpoint().await;
+    drop(receiver);
+    let mut receiver = with_slot_2_damaged(&other);
+    let sender = member(&disk, &[2, 2]).await;
+    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 0));
+    receiver.shared.machine.slots().read(2).unwrap_err();
+    assert_eq!(receiver.shared.damaged_slots(), vec![2]);
+}
+
+/// I2: nobody takes a snapshot for whole that has a hole where the sender is damaged.
+#[tokio::test]
+async fn a_snapshot_is_never_finished_over_a_damaged_slot_of_the_sender() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let mut sender = member(&disk, &[1, 2, 3]).await;
+    sender.checkpoint().await;
+    drop(sender);
+    let sender = with_slot_2_damaged(&disk);
+    let mut receiver = member(&other, &[]).await;
+    let (is_sent, is_received, _) = transfer(&sender, &mut receiver).await;
+    assert!(!is_sent && !is_received);
+    assert_eq!(receiver.shared.applied().log_id, None);
+}
+
+#[tokio::test]
+async fn a_sender_that_leads_no_more_is_told_so() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let sender = member(&disk, &[1]).await;
+    let mut receiver = member(&other, &[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let sending = sender_of(&sender);
+    let last_membership = StoredMembership::default();
+    let meta = SnapshotMeta { last_log_id: Some(log_id(1, 1)), last_membership };
+    let hello = hello();
+    let send = snapshot::send(&sending, &address, &hello, vote(1), meta);
+    let (sent, received) = tokio::join!(send, receive(&listener, &mut receiver, Some(vote(2))));
+    assert_eq!(sent.unwrap().vote, vote(2));
+    assert!(!received);
+    assert_eq!(receiver.value(1), None);
+}
+
+fn begin() -> SnapshotBegin {
+    let membership = StoredMembership::default();
+    SnapshotBegin { vote: vote(1), log_id: log_id(1, 4), membership, readable_from: 0, last_log: 9 }
+}
+
+fn slots(nth: u64, key: u64) -> SnapshotSlots {
+    let value = Some(Bytes::from_static(b"sent"));
+    SnapshotSlots { nth, last_log: 9, images: vec![SlotImage { key, index: 3, value }] }
+}
+
+/// Sends these frames to an empty member; whether it installed them.
+async fn disturbed(frames: impl FnOnce(&mut Vec<u8>)) -> (bool, Stores, SimDisk) {
+    let disk = SimDisk::new(3);
+    let mut receiver = member(&disk, &[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let send = async {
+        let (mut reader, mut writer) = split(TcpStream::connect(address).await.unwrap()).unwrap();
+        hello().put(&mut writer.buffer);
+        writer.send().await.unwrap();
+        reader.expect(Kind::Welcome).await.unwrap();
+        begin().put(&mut writer.buffer);
+        writer.send().await.unwrap();
+        reader.expect(Kind::SnapshotAccept).await.unwrap();
+        frames(&mut writer.buffer);
+        writer.send().await.unwrap();
+        drop(writer); // nothing more comes
+        drop(reader.next().await);
+    };
+    let (is_installed, ()) = tokio::join!(receive(&listener, &mut receiver, None), send);
+    (is_installed, receiver, disk)
+}
+
+fn end(frames: u64, slots: u64) -> SnapshotEnd {
+    SnapshotEnd { frames, slots, applied: 4, last_log: 9 }
+}
+
+#[tokio::test]
+async fn frames_dropped_doubled_swapped_or_cut_off_install_nothing() {
+    let whole = disturbed(|out| {
+        slots(0, 5).put(out);
+        slots(1, 6).put(out);
+        end(2, 2).put(out);
+    });
+    assert!(whole.await.0, "the test's own frames are good");
+    let scripts: [(&str, Vec<SnapshotSlots>, Option<SnapshotEnd>); 6] = [
+        ("dropped", vec![slots(0, 5)], Some(end(2, 2))),
+        ("dropped in the middle", vec![slots(0, 5), slots(2, 6)], Some(end(3, 3))),
+        ("doubled", vec![slots(0, 5), slots(0, 5)], Some(end(1, 1))),
+        ("swapped", vec![slots(1, 6), slots(0, 5)], Some(end(2, 2))),
+        ("slots missing", vec![slots(0, 5)], Some(end(1, 2))),
+        ("cut off", vec![slots(0, 5)], None),
+    ];
+    for (name, frames, last) in scripts {
+        let (is_installed, receiver, disk) = disturbed(|out| {
+            for frame in &frames {
+                frame.put(out);
+            }
+            if let Some(frame) = last {
+                frame.put(out);
+            }
+        })
+        .await;
+        assert!(!is_installed, "{name}");
+        assert_eq!(receiver.shared.applied().log_id, None, "{name}");
+        assert!(!receiver.shared.is_readable(), "{name}");
+        // Slots ahead are found by the next start too.
+        let shared = receiver.shared.clone();
+        tokio::task::spawn_blocking(move || shared.write_back().unwrap()).await.unwrap();
+        let mut after = after_power_loss(&disk).open();
+        assert!(!after.shared.is_readable(), "{name}");
+        assert_eq!(after.machine.applied_state().await.unwrap().0, None, "{name}");
+        assert_eq!(after.log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 0)));
+    }
+}
+
+/// I3: what a receiver must replay behind a snapshot stays while it is sent.
+#[tokio::test]
+async fn the_log_behind_a_running_transfer_is_not_purged() {
+    let disk = SimDisk::new(1);
+    let stores = member(&disk, &[1, 2, 3]).await;
+    let sender = Arc::new(sender_of(&stores));
+    assert_eq!(sender.purge_bound(), u64::MAX);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let last_membership = StoredMembership::default();
+    let meta = SnapshotMeta { last_log_id: Some(log_id(1, 3)), last_membership };
+    let of_task = sender.clone();
+    let sending = tokio::spawn(async move {
+        let hello = hello();
+        snapshot::send(&of_task, &address, &hello, vote(1), meta).await.is_ok()
+    });
+    let (mut reader, writer) = accept(&listener).await;
+    reader.expect(Kind::SnapshotBegin).await.unwrap();
+    assert_eq!(sender.purge_bound(), 3);
+    drop((reader, writer));
+    assert!(!sending.await.unwrap());
+    assert_eq!(sender.purge_bound(), u64::MAX, "a transfer that failed holds nothing");
+}

@@ -1,0 +1,246 @@
+//! The frames of a snapshot transfer, as bytes (`docs/format.md`, "Peer frames"). Pure.
+//!
+//! Called by `snapshot`. Invariant:
+//!
+//! - I1: no frame carries an index above `last_log`, the last index of the sender's own log: slots
+//!   and `readable_from` only ever come from entries that were committed, and a leader has all of
+//!   these. The sender looks at its log before it sends, the receiver at the frame before it
+//!   believes it, since an index that the log never reaches would keep the receiver from being read
+//!   for ever.
+#![deny(clippy::indexing_slicing)]
+
+use bytes::{BufMut, Bytes};
+use diskstore_storage::slots::SlotImage;
+
+use super::cursor::Cursor;
+use super::types::{
+    LogId, StoredMembership, Vote, decode_membership, encode_membership, log_id_from, log_id_to,
+    vote_from, vote_to,
+};
+use super::wire::{
+    Kind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
+    read_vote,
+};
+use crate::command::DecodeError;
+
+/// Most damaged slots that a receiver names.
+pub(super) const DAMAGED_COUNT_MAX: usize = 4096;
+/// Set in the length of a slot that holds a value.
+const LIVE: u32 = 1 << 31;
+
+/// The first frame of a snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SnapshotBegin {
+    /// The vote under which the sender leads.
+    pub vote: Vote,
+    /// Where the snapshot begins: replaying from the next entry on gives the exact state.
+    pub log_id: LogId,
+    /// Membership as of that entry.
+    pub membership: StoredMembership,
+    /// From where on the sender's own slots are a state that ever was.
+    pub readable_from: u64,
+    /// Index of the last entry in the sender's log.
+    pub last_log: u64,
+}
+
+impl SnapshotBegin {
+    /// Appends the frame.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_frame(out, Kind::SnapshotBegin, |out| {
+            put_vote(out, &vote_to(&self.vote));
+            put_log_id(out, &log_id_to(&self.log_id));
+            out.put_u64_le(self.readable_from);
+            out.put_u64_le(self.last_log);
+            put_log_id_option(out, self.membership.log_id().as_ref());
+            out.put_slice(&encode_membership(self.membership.membership()));
+        });
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be, or contradict I1.
+    pub(super) fn decode(body: Bytes) -> Result<SnapshotBegin, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let vote = vote_from(read_vote(&mut cursor)?);
+        let log_id = log_id_from(read_log_id(&mut cursor)?);
+        let readable_from = cursor.u64()?;
+        let last_log = cursor.u64()?;
+        if readable_from.max(log_id.index) > last_log {
+            return Err(cursor.error("a snapshot beyond the sender's log"));
+        }
+        let membership_log_id = read_log_id_option(&mut cursor)?;
+        let membership = decode_membership(&mut cursor)?;
+        cursor.finish()?;
+        let membership = StoredMembership::new(membership_log_id, membership);
+        Ok(SnapshotBegin { vote, log_id, membership, readable_from, last_log })
+    }
+}
+
+/// What a receiver says to a snapshot that begins.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Accept {
+    /// Send what changed.
+    Changed {
+        /// After this index.
+        after: u64,
+        /// And these slots, changed or not: their checksums are wrong here.
+        damaged: Vec<u64>,
+    },
+    /// The sender leads no more.
+    HigherVote(Vote),
+}
+
+impl Accept {
+    /// Appends the frame.
+    ///
+    /// # Panics
+    /// If there are more damaged slots than [`DAMAGED_COUNT_MAX`].
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_frame(out, Kind::SnapshotAccept, |out| match self {
+            Accept::Changed { after, damaged } => {
+                assert!(damaged.len() <= DAMAGED_COUNT_MAX, "{} damaged slots", damaged.len());
+                out.put_u8(0);
+                out.put_u64_le(*after);
+                let count = u16::try_from(damaged.len());
+                out.put_u16_le(count.expect("invariant: bounded by DAMAGED_COUNT_MAX"));
+                for key in damaged {
+                    out.put_u64_le(*key);
+                }
+            }
+            Accept::HigherVote(vote) => {
+                out.put_u8(1);
+                put_vote(out, &vote_to(vote));
+            }
+        });
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
+    pub(super) fn decode(body: Bytes) -> Result<Accept, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let accept = match cursor.u8()? {
+            0 => {
+                let after = cursor.u64()?;
+                let count = cursor.count_u16(DAMAGED_COUNT_MAX, "too many damaged slots")?;
+                let damaged = (0..count).map(|_| cursor.u64()).collect::<Result<_, _>>()?;
+                Accept::Changed { after, damaged }
+            }
+            1 => Accept::HigherVote(vote_from(read_vote(&mut cursor)?)),
+            _ => return Err(cursor.error("unknown answer to a snapshot")),
+        };
+        cursor.finish()?;
+        Ok(accept)
+    }
+}
+
+/// Some slots of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SnapshotSlots {
+    /// Counts the frames of slots of this snapshot from 0.
+    pub nth: u64,
+    /// Index of the last entry in the sender's log when they had been read.
+    pub last_log: u64,
+    /// The slots.
+    pub images: Vec<SlotImage>,
+}
+
+impl SnapshotSlots {
+    /// Appends the frame.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_frame(out, Kind::SnapshotSlots, |out| {
+            out.put_u64_le(self.nth);
+            out.put_u64_le(self.last_log);
+            let count = u32::try_from(self.images.len());
+            out.put_u32_le(count.expect("invariant: frames are bounded"));
+            for image in &self.images {
+                let value = image.value.as_deref().unwrap_or_default();
+                let length = u32::try_from(value.len()).expect("invariant: values are bounded");
+                out.put_u64_le(image.key);
+                out.put_u64_le(image.index);
+                out.put_u32_le(length | if image.value.is_some() { LIVE } else { 0 });
+                out.put_slice(value);
+            }
+        });
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be, or contradict I1.
+    pub(super) fn decode(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let nth = cursor.u64()?;
+        let last_log = cursor.u64()?;
+        let count = cursor.u32()?;
+        let mut images = Vec::new();
+        for _ in 0..count {
+            let (key, index, word) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
+            if index > last_log {
+                return Err(cursor.error("a slot beyond the sender's log"));
+            }
+            let value = cursor.bytes((word & !LIVE) as usize)?;
+            images.push(SlotImage { key, index, value: (word & LIVE != 0).then_some(value) });
+        }
+        cursor.finish()?;
+        Ok(SnapshotSlots { nth, last_log, images })
+    }
+}
+
+/// The last frame of a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SnapshotEnd {
+    /// How many frames of slots there were.
+    pub frames: u64,
+    /// How many slots were in them.
+    pub slots: u64,
+    /// Index of the last entry that the sender has applied: where the snapshot ends.
+    pub applied: u64,
+    /// Index of the last entry in the sender's log.
+    pub last_log: u64,
+}
+
+impl SnapshotEnd {
+    /// Appends the frame.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_frame(out, Kind::SnapshotEnd, |out| {
+            out.put_u64_le(self.frames);
+            out.put_u64_le(self.slots);
+            out.put_u64_le(self.applied);
+            out.put_u64_le(self.last_log);
+        });
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be, or contradict I1.
+    pub(super) fn decode(body: Bytes) -> Result<SnapshotEnd, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let (frames, slots) = (cursor.u64()?, cursor.u64()?);
+        let (applied, last_log) = (cursor.u64()?, cursor.u64()?);
+        if applied > last_log {
+            return Err(cursor.error("a snapshot beyond the sender's log"));
+        }
+        cursor.finish()?;
+        Ok(SnapshotEnd { frames, slots, applied, last_log })
+    }
+}
+
+/// Appends the frame that ends a transfer on the receiver's side.
+pub(super) fn put_reply(out: &mut Vec<u8>, vote: &Vote) {
+    put_frame(out, Kind::SnapshotReply, |out| put_vote(out, &vote_to(vote)));
+}
+
+/// Reads the body of that frame.
+///
+/// # Errors
+/// The bytes are not what they should be.
+pub(super) fn read_reply(body: Bytes) -> Result<Vote, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let vote = vote_from(read_vote(&mut cursor)?);
+    cursor.finish()?;
+    Ok(vote)
+}
