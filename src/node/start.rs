@@ -202,8 +202,8 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let place = find_place(&config, found, &*disk, &listeners).await?;
     let faults = Faults::new();
     let opened = open_files(&config, &place, disk.clone(), progress).await;
-    if opened.is_err() && place.is_first_start {
-        // Nothing was promised yet: the next start may ask for another geometry.
+    if opened.is_err() && place.is_first_start && data_in(&config, &*disk)?.is_none() {
+        // Nothing was promised or made yet: the next start may ask for another geometry.
         disk.remove(&config.data_dir.join(identity::IDENTITY_NAME))?;
     }
     let opened = opened?;
@@ -242,6 +242,16 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     }))
 }
 
+/// What of a node's data its directory holds.
+fn data_in(config: &Config, disk: &dyn Disk) -> Result<Option<&'static str>, StartError> {
+    for name in [slots::SLOTS_FILE, WAL_NAME] {
+        if disk.exists(&config.data_dir.join(name))? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 /// Refuses a directory that is not what the flags say (I1).
 fn check_identity(
     config: &Config,
@@ -250,12 +260,10 @@ fn check_identity(
 ) -> Result<(), StartError> {
     let directory = config.data_dir.display().to_string();
     let Some(identity) = found else {
-        for name in [slots::SLOTS_FILE, WAL_NAME] {
-            if disk.exists(&config.data_dir.join(name))? {
-                return Err(StartError::NoIdentity { directory, found: name.into() });
-            }
-        }
-        return Ok(());
+        return match data_in(config, disk)? {
+            Some(name) => Err(StartError::NoIdentity { directory, found: name.into() }),
+            None => Ok(()),
+        };
     };
     let other = |flag, asked: String, actual: String| {
         Err(StartError::OtherIdentity { directory: directory.clone(), flag, asked, actual })
