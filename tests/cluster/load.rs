@@ -20,6 +20,8 @@ const KEYS_EACH: usize = 32;
 pub(crate) const KEYS: usize = WRITERS * KEYS_EACH;
 /// Shorter than a node waits, so that some writes are given up by the client.
 const ANSWER_BOUND: Duration = Duration::from_secs(4);
+/// Slots that the filler sets with each request.
+const FILLED: usize = 200;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Makes values long enough to fill a log.
 const FILLING: &str = "0123456789012345678901234567890123456789012345678901234567890123456789";
@@ -186,6 +188,39 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One writer of large requests, of which nothing is remembered: it fills the log.
+pub(crate) struct Filler {
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Filler {
+    pub(crate) fn start(cluster: &Cluster) -> Filler {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let seen = stopping.clone();
+        let mut session = Session { addresses: cluster.addresses(), turn: 0, client: None };
+        let keys: Vec<String> = (0..FILLED).map(|key| (2 * KEYS + key).to_string()).collect();
+        let thread = std::thread::spawn(move || {
+            let mut words = vec!["MSET"];
+            words.extend(keys.iter().flat_map(|key| [key.as_str(), FILLING]));
+            while !seen.load(Ordering::Relaxed) {
+                if session.ask(&words).is_err() {
+                    session.client = None;
+                    session.turn += 1;
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        });
+        Filler { stopping, thread }
+    }
+
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
     }
 }
 

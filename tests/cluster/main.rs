@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "times and skips are for whoever reads along")]
 
+mod catch_up;
 mod crashes;
+mod disks;
 mod first_steps;
 #[path = "../cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
 mod load;
+mod logs;
 mod members;
 mod nodes;
 mod resp;

@@ -73,10 +73,19 @@ impl Client {
 
     /// Sends one request and waits for its answer.
     pub(crate) fn ask(&mut self, words: &[&str]) -> Result<Value, Failure> {
+        self.send(words)?;
+        self.receive()
+    }
+
+    /// Sends one request.
+    pub(crate) fn send(&mut self, words: &[&str]) -> Result<(), Failure> {
         let mut request = format!("*{}\r\n", words.len());
         request.extend(words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())));
-        let lost = |error: io::Error| Failure::Unknown(format!("connection: {error}"));
-        self.reader.get_mut().write_all(request.as_bytes()).map_err(lost)?;
+        self.reader.get_mut().write_all(request.as_bytes()).map_err(lost)
+    }
+
+    /// Waits for the answer to what was sent.
+    pub(crate) fn receive(&mut self) -> Result<Value, Failure> {
         self.answer().map_err(lost)?
     }
 
@@ -120,6 +129,11 @@ impl Client {
         let text = self.ask(&["DISKSTORE", "STATUS"])?.text().unwrap();
         Ok(Status::from_json(text.as_bytes()).unwrap())
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn lost(error: io::Error) -> Failure {
+    Failure::Unknown(format!("connection: {error}"))
 }
 
 fn failure(text: &str) -> Failure {

@@ -1,0 +1,250 @@
+//! Disks that are full, that fail, and that hold other bytes than were written.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::load::{Filler, History, Load};
+use crate::logs::{BLOCK_BYTES, batches, overwrite};
+use crate::nodes::{Cluster, Node, wait_for, wait_until};
+use crate::resp::{Failure, Value};
+
+/// Acknowledged writes before and after a fault.
+const WRITES: u64 = 100;
+
+/// A file system in memory that can be too small; needs root.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None`, loudly, where it cannot be mounted.
+    fn mount(path: &Path, mib: u32) -> Option<SmallDisk> {
+        std::fs::create_dir(path).unwrap();
+        let options = format!("size={mib}m");
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path);
+        if command.status().is_ok_and(|status| status.success()) {
+            return Some(SmallDisk { path: path.to_owned() });
+        }
+        eprintln!("SKIPPED: a tmpfs cannot be mounted here, full disks are not tested");
+        None
+    }
+
+    fn grow(&self, mib: u32) {
+        let options = format!("remount,size={mib}m");
+        let status = Command::new("mount").args(["-o", &options]).arg(&self.path).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(&self.path).status());
+    }
+}
+
+/// Sets slots until one is refused; gives the refusal.
+#[track_caller]
+fn set_until_refused(node: &Node) -> Failure {
+    const REQUESTS_MAX: usize = 2_000;
+    let value = "v".repeat(16_000);
+    let mut client = node.client().unwrap();
+    for request in 0..REQUESTS_MAX {
+        let keys: Vec<String> = (0..16).map(|key| (request * 16 % 128 + key).to_string()).collect();
+        let mut words = vec!["MSET"];
+        words.extend(keys.iter().flat_map(|key| [key.as_str(), &value]));
+        if let Err(failure) = client.ask(&words) {
+            return failure;
+        }
+    }
+    panic!("the log never ran out of space");
+}
+
+#[test]
+fn a_disk_that_is_full_refuses_a_start_and_writes_but_no_reads() {
+    let mut cluster = Cluster::empty();
+    let place = cluster.folder.path().join("small");
+    let Some(disk) = SmallDisk::mount(&place, 40) else { return };
+    let bounds = ["-checkpoint-mib", "1024", "-keep-mib", "1024"];
+    let node =
+        cluster.add("node0", &[&["-slots", "256", "-value-size", "16000"], &bounds[..]].concat());
+    node.directory = place.join("data");
+
+    // Too small for the log.
+    let words = node.must_refuse(1);
+    assert!(words.contains("no space for") && words.contains("wal"), "{words}");
+    // Room for a segment and the next, not for a third.
+    disk.grow(150);
+    node.start();
+    assert_eq!(node.asked(&["SET", "200", "before"]), Value::Simple("OK".into()));
+    let failure = set_until_refused(node);
+    assert!(
+        matches!(&failure, Failure::Refused(text) if text.starts_with("NO_SPACE")),
+        "{failure:?}"
+    );
+    assert_eq!(node.ask(&["GET", "200"]).unwrap().text().as_deref(), Some("before"));
+    assert!(matches!(node.ask(&["SET", "200", "refused"]), Err(Failure::Refused(_))));
+    assert_eq!(node.ask(&["GET", "200"]).unwrap().text().as_deref(), Some("before"));
+    // Without a restart.
+    disk.grow(300);
+    wait_until("room for writes", || node.ask(&["SET", "200", "after"]).is_ok());
+    node.kill();
+    node.start();
+    assert_eq!(node.asked(&["GET", "200"]).text().as_deref(), Some("after"));
+    node.stop();
+    drop(cluster);
+    drop(disk);
+}
+
+/// A tracer that makes system calls of a process fail.
+struct Injector(Child);
+
+impl Injector {
+    /// `None`, loudly, where there is no strace.
+    fn attach(node: &Node, calls: &str) -> Option<Injector> {
+        let pid = node.pid().as_raw_nonzero().to_string();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-p", &pid, "-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={calls}:error=EIO"), "-o", "/dev/null"]);
+        let spawned = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let Ok(child) = spawned else {
+            eprintln!("SKIPPED: no strace here, failing disks are not tested");
+            return None;
+        };
+        Some(Injector(child))
+    }
+}
+
+impl Drop for Injector {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
+    let mut cluster = Cluster::of_three(&["-checkpoint-mib", "1", "-keep-mib", "0"]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    let filler = Filler::start(&cluster);
+    let writes = "pwrite64,pwritev,pwritev2";
+    let (leader, follower, _) = cluster.roles();
+    for (index, calls) in [(follower, writes), (leader, writes), (follower, "fdatasync,fsync")] {
+        load.wait_more(WRITES);
+        let Some(injector) = Injector::attach(&cluster.nodes[index], calls) else { return };
+        let before = cluster.nodes[index].words().len();
+        let status = cluster.nodes[index].wait_exit();
+        drop(injector);
+        let words = cluster.nodes[index].words().split_off(before);
+        assert_eq!(status.code(), Some(1), "{words}");
+        assert!(words.contains("os error 5"), "{words}");
+        load.wait_more(WRITES);
+        cluster.nodes[index].start();
+        cluster.wait_voters(3);
+    }
+    filler.stop();
+    load.wait_more(WRITES);
+    load.stop();
+    history.check(&cluster);
+    cluster.wait_level();
+    for index in 0..3 {
+        history.check_local(&cluster, index);
+    }
+}
+
+#[test]
+fn what_lies_behind_the_end_of_a_log_is_no_part_of_it() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    load.stop();
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let batches = batches(&node.directory);
+        let last = batches.last().unwrap();
+        let behind = match index {
+            // Nothing that was ever written by a node.
+            0 => vec![0xa5; 3 * BLOCK_BYTES],
+            // A batch of before once more.
+            1 => {
+                let bytes = std::fs::read(&last.path).unwrap();
+                bytes[last.offset..last.offset + last.bytes].to_vec()
+            }
+            // The next batch, half of it written.
+            _ => torn_batch(last.segment, last.sequence + 1),
+        };
+        overwrite(&last.path, last.offset + last.bytes, &behind);
+    }
+    for node in &mut cluster.nodes {
+        node.start();
+    }
+    cluster.wait_voters(3);
+    let words = cluster.nodes[2].words();
+    assert!(words.contains("torn end of") && words.contains(".segment at byte"), "{words}");
+    history.check(&cluster);
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    load.stop();
+    // What was cut stays cut.
+    for node in &mut cluster.nodes {
+        node.kill();
+        node.start();
+    }
+    cluster.wait_voters(3);
+    history.check(&cluster);
+}
+
+/// A header that says more than follows it.
+fn torn_batch(segment: u64, sequence: u64) -> Vec<u8> {
+    let mut batch = b"dstbatch".to_vec();
+    for field in [segment, sequence, sequence - 1] {
+        batch.extend(field.to_le_bytes());
+    }
+    for field in [6_000_u32, 10, 0xdead_beef, 0] {
+        batch.extend(field.to_le_bytes());
+    }
+    batch.resize(BLOCK_BYTES, 0x11);
+    batch
+}
+
+#[test]
+fn a_node_whose_acknowledged_log_was_damaged_refuses_to_start_and_says_where() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    let (_, follower, _) = cluster.roles();
+    cluster.nodes[follower].kill();
+    let batches = batches(&cluster.nodes[follower].directory);
+    let damaged =
+        &batches[batches.len() / 2..].iter().find(|batch| batch.records_bytes > 0).unwrap();
+    let at = damaged.offset + 48 + damaged.records_bytes / 2;
+    let byte = std::fs::read(&damaged.path).unwrap()[at];
+    overwrite(&damaged.path, at, &[byte ^ 0x10]);
+    for _ in 0..2 {
+        let words = cluster.nodes[follower].must_refuse(1);
+        let place = format!(
+            "{} at byte {}, batch {}, from log index ",
+            damaged.path.display(),
+            damaged.offset,
+            damaged.sequence
+        );
+        assert!(words.contains("acknowledged log data is damaged"), "{words}");
+        assert!(words.contains(&place) && words.contains("-join"), "{place}: {words}");
+    }
+    load.wait_more(WRITES);
+    // Nothing was cut: with the bit as it was, the node goes on.
+    overwrite(&damaged.path, at, &[byte]);
+    cluster.nodes[follower].start();
+    cluster.wait_voters(3);
+    load.wait_more(WRITES);
+    load.stop();
+    cluster.wait_level();
+    history.check(&cluster);
+    history.check_local(&cluster, follower);
+    assert!(wait_for("a status", || cluster.nodes[follower].status()).applied > 0);
+}
