@@ -27,6 +27,19 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(BOUND, work).await.expect("nothing came of it in time")
 }
 
+/// Waits until the log's threads have nothing left to do: the last batch is claimed, and the next
+/// segment is there. What is written from then on was asked for by the test.
+async fn quiet(stores: &Stores) {
+    let wal = &stores.wal;
+    let is_busy = || wal.is_prepare_due() || wal.claim_due() || wal.durable() != wal.position();
+    let wait = async {
+        while is_busy() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(wait).await;
+}
+
 async fn indexes(stores: &mut Stores) -> Vec<(u64, u64)> {
     let entries = stores.log.try_get_log_entries(..).await.unwrap();
     let ids = entries.iter().map(|entry| log_id_to(&entry.log_id()));
@@ -98,6 +111,7 @@ async fn c4_after_a_failed_write_all_callbacks_fail_and_nothing_more_is_written(
     let disk = SimDisk::new(4);
     let mut stores = Place::on(&disk).open();
     stores.append(vec![blank(1, 0)]).await.unwrap();
+    quiet(&stores).await;
     disk.fail_next(OperationKind::Write, "", EIO);
     let mut pending = Vec::new();
     for index in 1..=3 {
@@ -220,9 +234,11 @@ async fn c9_committed_never_exceeds_the_log_that_survives() {
     stores.append(blanks(1, 0..5)).await.unwrap();
     stores.log.save_committed(Some(log_id(1, 4))).await.unwrap();
     assert_eq!(stores.log.read_committed().await.unwrap(), Some(log_id(1, 4)));
+    quiet(&stores).await;
     let before = disk.operation_count();
     stores.log.save_committed(Some(log_id(1, 7))).await.unwrap();
     assert_eq!(stores.log.read_committed().await.unwrap(), Some(log_id(1, 4)));
+    quiet(&stores).await;
     assert_eq!(disk.operation_count(), before, "committed asks for no sync of its own");
     stores.append(vec![blank(1, 5)]).await.unwrap();
     for mode in [CrashMode::Lost, CrashMode::All] {
