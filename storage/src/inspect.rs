@@ -7,6 +7,7 @@
 //!   out; so is memory, whatever the file says.
 //! - I3: damage is text, not an error: what can be read is shown.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::path::Path;
 
@@ -41,6 +42,9 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
         wal::SEGMENT_MAGIC => wal::show_segment(file.as_ref(), &mut report),
         // A segment lies ready before its header is written: only its name says what it is.
         UNWRITTEN if wal::is_segment(path) => wal::show_segment(file.as_ref(), &mut report),
+        UNWRITTEN if path.file_name() == Some(OsStr::new(slots::DOUBLE_FILE)) => {
+            report.head(format_args!("double write file: prepared, not used yet"))
+        }
         slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
         slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
         _ => {

@@ -109,7 +109,7 @@ fn a_segment_is_printed_with_its_records() {
     let expected = [
         "begins the log",
         "byte 4096: batch 1, 4096 bytes, 1 records, claims batch 0",
-        "  vote for 7 in term 2, committed",
+        "  vote for member 0000000000000007 in term 2, committed",
         "byte 8192: batch 2, 4096 bytes, 3 records, claims batch 1",
         "  entry 2-0, Normal, 5 bytes",
         "  entry 2-1, Normal, 5 bytes",
@@ -198,6 +198,9 @@ fn a_double_write_file_is_printed_by_the_geometry_beside_it() {
     assert!(text.ends_with("\ndouble write file, the round was cut off\n"), "{text}");
     disk.remove(&path(SLOTS_FILE)).unwrap();
     assert!(matches!(text_of(&disk, &path(DOUBLE_FILE)), Err(Error::Missing { .. })));
+    disk.write_file(&path(DOUBLE_FILE), &[0; BLOCK_BYTES]);
+    let text = text_of(&disk, &path(DOUBLE_FILE)).unwrap();
+    assert!(text.ends_with("\ndouble write file: prepared, not used yet\n"), "{text}");
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn show_superblock(superblock: &Superblock, report: &mut Report<'_>) -> Result<(
     ))?;
     match checkpoint {
         Some(log_id) => report.head(format_args!("checkpoint {log_id}"))?,
-        None => report.head(format_args!("no checkpoint"))?,
+        None => report
+            .head(format_args!("no checkpoint: everything written so far is in the log only"))?,
     }
     report.head(format_args!("readable from index {readable_from}"))?;
     match membership.log_id {

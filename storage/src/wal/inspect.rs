@@ -82,7 +82,7 @@ fn show_header(header: &SegmentHeader, report: &mut Report<'_>) -> Result<()> {
     }
     if let Some(vote) = carried.vote {
         report.head(format_args!(
-            "vote for {} in term {}, {}",
+            "vote for member {:016x} in term {}, {}",
             vote.node_id,
             vote.term,
             if vote.committed { "committed" } else { "not committed" }
@@ -155,7 +155,7 @@ fn show_record(record: &Record<'_>, report: &mut Report<'_>) -> Result<()> {
             entry.payload.len()
         )),
         Record::Vote(vote) => report.detail(format_args!(
-            "  vote for {} in term {}, {}",
+            "  vote for member {:016x} in term {}, {}",
             vote.node_id,
             vote.term,
             if vote.committed { "committed" } else { "not committed" }
