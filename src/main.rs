@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 a clean stop, 2 wrong usage, 130 a second signal while stopping, a node's own
 //! code when it had to stop, 1 everything else.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+#![expect(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -15,6 +15,7 @@ use diskstore::fault::{self, Fault};
 use diskstore::node::{self, Node, StartError};
 use diskstore::profile::Profiles;
 use diskstore::progress::Progress;
+use diskstore::raft::CLEAN_STOP_TARGET;
 use diskstore::server::Server;
 use diskstore::{banner, cli, client};
 use tokio::net::TcpListener;
@@ -47,7 +48,7 @@ const SINGLE_THREAD_PROCESSORS_MAX: usize = 4;
 fn main() -> ExitCode {
     let outcome = follow_parent().and_then(|()| run());
     outcome.unwrap_or_else(|(exit_code, error)| {
-        eprintln!("diskstore: {}", fault::chain(error.as_ref()));
+        tell(&format!("diskstore: {}\n", fault::chain(error.as_ref())));
         ExitCode::from(exit_code)
     })
 }
@@ -67,7 +68,7 @@ fn run() -> Result<ExitCode, Failed> {
             return Ok(ExitCode::SUCCESS);
         }
         Err(refusal) => {
-            eprint!("{}", refusal.text);
+            tell(&refusal.text);
             return Ok(ExitCode::from(refusal.exit_code));
         }
     };
@@ -148,14 +149,14 @@ async fn introduce(node: &Node) -> io::Error {
 fn stop_at_second(mut signals: Signals) {
     tokio::spawn(async move {
         signals.next().await;
-        eprintln!("diskstore: second signal, stopping at once; the next start replays the log");
+        tell("diskstore: second signal, stopping at once; the next start replays the log\n");
         std::process::exit(EXIT_INTERRUPTED);
     });
 }
 
 /// Says why the node cannot go on.
 fn told(fault: &Fault) -> u8 {
-    eprintln!("diskstore: {}", fault.reason);
+    tell(&format!("diskstore: {}\n", fault.reason));
     fault.exit_code
 }
 
@@ -205,10 +206,24 @@ fn start_logging(level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let openraft = level.min(LevelFilter::WARN);
-    let targets = Targets::new().with_default(level).with_target("openraft", openraft);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    // It warns of a member that is down many times a second; the network tells it once.
+    let openraft_max =
+        if level < LevelFilter::DEBUG { LevelFilter::ERROR } else { LevelFilter::WARN };
+    let targets = Targets::new()
+        .with_default(level)
+        .with_target("openraft", level.min(openraft_max))
+        .with_target(CLEAN_STOP_TARGET, LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        // It would be told on stderr too, and a node must not end because nobody reads that.
+        .log_internal_errors(false);
     tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+}
+
+/// Prints on stderr; that nobody reads it any more is no reason to fail.
+fn tell(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
 /// Prints at once, also into a file or a pipe.

@@ -57,7 +57,11 @@ pub enum JoinError {
     #[error("joining was refused: {0}")]
     Refused(String),
     /// Nobody let this node in for a minute.
-    #[error("could not join through {targets} within {} s: {last}", PATIENCE.as_secs())]
+    #[error(
+        "could not join through {targets} within {} s: {last}; give -join the -hjoin or -raft \
+         address of a running member",
+        PATIENCE.as_secs()
+    )]
     GaveUp {
         /// The addresses that were asked.
         targets: String,
@@ -131,7 +135,8 @@ async fn ask_patiently(
             }
         }
         if last != told {
-            tracing::info!(reason = last, "not joined yet, asking again");
+            let seconds = deadline.saturating_duration_since(Instant::now()).as_secs();
+            tracing::info!(reason = last, "not joined yet, asking again for {seconds} s");
             told.clone_from(&last);
         }
         if Instant::now() >= deadline {

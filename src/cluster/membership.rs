@@ -39,7 +39,7 @@ pub async fn keep_membership(consensus: Arc<Consensus>) {
         let silence = Duration::from_millis(ELECTION_MS_MAX);
         let change = next_change(&view, |id| consensus.is_silent(id, silence));
         let Some(change) = change else { continue };
-        tracing::info!(?change, "changing the membership");
+        tracing::info!("changing the membership: {}", words(&change, &view));
         let changing = async {
             match change {
                 Change::Voters(voters) => consensus.set_voters(voters).await,
@@ -51,6 +51,20 @@ pub async fn keep_membership(consensus: Arc<Consensus>) {
             Ok(Err(error)) => tracing::warn!(?error, "the membership was not changed"),
             Err(_) => tracing::warn!("a membership change takes long"),
         }
+    }
+}
+
+/// The change in the names of those it is about.
+fn words(change: &Change, view: &View) -> String {
+    let name = |id: &u64| {
+        let known = view.members.get(id).map(|member| member.member.name.clone());
+        known.unwrap_or_else(|| format!("{id:016x}"))
+    };
+    match change {
+        Change::Voters(voters) => {
+            format!("voters {}", voters.iter().map(name).collect::<Vec<_>>().join(", "))
+        }
+        Change::RemoveLearner(id) => format!("without {}", name(id)),
     }
 }
 

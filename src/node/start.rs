@@ -68,7 +68,9 @@ pub enum StartError {
         actual: String,
     },
     /// The geometry that was asked for is not the cluster's.
-    #[error("the cluster has {actual}, but {flag} asks for {asked}; leave the flag out to join")]
+    #[error(
+        "{flag} {asked} was asked for, but the cluster has {actual}; leave the flag out to join"
+    )]
     OtherGeometry {
         /// The flag.
         flag: &'static str,

@@ -61,6 +61,8 @@ use snapshot::Sender;
 use state_machine::StateMachine;
 use types::{LogId, TypeConfig, log_id_to};
 
+/// What the consensus library logs under this target is an error only in its own eyes: a clean stop.
+pub const CLEAN_STOP_TARGET: &str = "openraft::raft::stream_append";
 /// Heartbeats of a leader come this often, in ms.
 pub const HEARTBEAT_MS: u64 = 250;
 /// Least time without a leader before a member campaigns, in ms.

@@ -7,7 +7,7 @@
 //! - I2: answers come in the order of the requests; the first answer that is missing, late or out
 //!   of order ends the connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,7 @@ use super::snapshot::{self, Sender};
 use super::state_machine::SlotsSnapshot;
 use super::types::{LogId, Member, TypeConfig, Vote, log_id_to, vote_to};
 use super::wire::{Hello, Kind, Purpose, put_append, read_append_reply};
+use crate::fault::chain;
 
 type Append = AppendEntriesRequest<TypeConfig>;
 type RpcError = RPCError<TypeConfig>;
@@ -80,12 +81,15 @@ pub(super) struct Network {
     member_id: u64,
     acknowledged: Arc<Acknowledged>,
     sender: Arc<Sender>,
+    /// Members that could not be reached when they were last tried.
+    silent: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl Network {
     /// A network of a member of a cluster.
     pub(super) fn new(cluster_id: u128, member_id: u64, sender: Arc<Sender>) -> Network {
-        Network { cluster_id, member_id, acknowledged: Arc::default(), sender }
+        let (acknowledged, silent) = (Arc::default(), Arc::default());
+        Network { cluster_id, member_id, acknowledged, sender, silent }
     }
 
     /// The hello of this member to another.
@@ -140,7 +144,24 @@ impl Peer {
             .of(self.target)
             .filter(|(under, _)| *under == vote)
             .map(|(vote, log_id)| (vote_to(&vote), log_id_to(&log_id)));
-        dial(&self.address, &hello).await
+        let dialled = dial(&self.address, &hello).await;
+        self.note(dialled.as_ref().map(drop));
+        dialled
+    }
+
+    /// Tells the operator once that the member cannot be reached, and once that it can again.
+    fn note<E: std::error::Error>(&self, reached: Result<(), &E>) {
+        let mut silent = self.network.silent.lock();
+        match reached {
+            Ok(()) if silent.remove(&self.target) => {
+                tracing::info!(address = self.address, "a member can be reached again");
+            }
+            Err(error) if silent.insert(self.target) => {
+                let reason = chain(error);
+                tracing::warn!(address = self.address, reason, "a member cannot be reached");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     async fn request<T>(
@@ -151,8 +172,12 @@ impl Peer {
     ) -> Result<T, RpcError> {
         let answer = self.channel.call(method, body.into(), VOTE_TIMEOUT).await;
         match answer {
-            Ok(body) => read(body).map_err(|error| RPCError::Network(NetworkError::new(&error))),
+            Ok(body) => {
+                self.note::<CallError>(Ok(()));
+                read(body).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+            }
             Err(error @ CallError::NotSent { .. }) => {
+                self.note(Err(&error));
                 Err(RPCError::Unreachable(Unreachable::new(&error)))
             }
             Err(CallError::Lost { .. }) => Err(RPCError::Timeout(Timeout {

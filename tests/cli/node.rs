@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use pprof::protos::{Message, Profile};
 
@@ -62,6 +63,30 @@ fn what_a_node_refuses_reaches_the_user_in_its_words() {
         assert!(stderr(&output).contains(words), "{}", stderr(&output));
     }
     assert_eq!(place.asked(&["set", "1", "12345678"]), "OK\n");
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_neither_a_command_nor_a_node() {
+    let nobody = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let command = program().args(["-unknown"]).stderr(nobody()).status().unwrap();
+    assert_eq!(command.code(), Some(2));
+    let place = Place::new();
+    let arguments = place.arguments(&["-log", "debug"]);
+    let mut node =
+        program().args(arguments).stdout(Stdio::null()).stderr(nobody()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !place.ask(&["set", "1", "x"]).status.success() {
+        assert!(node.try_wait().unwrap().is_none(), "the node has ended");
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let process = node.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &process]).status().unwrap().success());
+    assert_eq!(node.wait().unwrap().code(), Some(0));
 }
 
 #[test]
