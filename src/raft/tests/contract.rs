@@ -370,3 +370,21 @@ async fn c18_no_page_reaches_the_disk_before_the_entries_in_it_do() {
     }
     assert!(is_seen, "no page was ever written");
 }
+
+/// The same where the log is never durable: the page must wait for it, not only come later.
+#[tokio::test]
+async fn c18_no_page_is_written_when_the_log_that_it_waits_for_fails() {
+    let disk = SimDisk::new(18);
+    let mut stores = Place::on(&disk).open();
+    stores.append(vec![blank(1, 0)]).await.unwrap();
+    quiet(&stores).await;
+    disk.fail_next(OperationKind::Write, "", EIO);
+    let entry = increment(1, 1, 2);
+    stores.append(vec![entry.clone()]).await.unwrap_err();
+    stores.apply(vec![entry]).await.unwrap();
+    let shared = stores.shared.clone();
+    let written = tokio::task::spawn_blocking(move || shared.write_back());
+    written.await.unwrap().unwrap_err();
+    let after = Place::on(&disk.crash(CrashMode::All)).open();
+    assert_eq!(after.value(2), None);
+}
