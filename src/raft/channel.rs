@@ -1,7 +1,11 @@
 //! Calls to one member over one connection, many at a time: votes, forwarded commands, joins.
 //!
 //! Called by `network` and `cluster`; calls `connection`. A call that fails says whether the other
-//! side may have seen it.
+//! side may have seen it. Invariants:
+//!
+//! - I1: a call ends by its deadline, connecting included.
+//! - I2: one dial at a time; all that wait for it share its result.
+//! - I3: a connection on which a call got no answer, and nothing else came either, is replaced.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,8 +15,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::{FrameReader, FrameWriter, dial};
 use super::cursor::Cursor;
@@ -20,6 +24,11 @@ use super::wire::{Hello, Kind, put_frame};
 
 /// Most calls that wait to be written.
 const QUEUE_MAX: usize = 1024;
+/// A failed dial answers the calls of this time, too: they do not each wait for one of their own.
+const FAILURE_SHARED: Duration = Duration::from_millis(200);
+/// A connection on which something is waited for is dead after this time without a frame, once a
+/// call has timed out: four heartbeats, so that a call of a short deadline condemns nobody.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,19 +94,116 @@ struct Call {
     body: Bytes,
 }
 
-type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Bytes>>>>>;
+/// The calls of one connection that have no answer yet.
+#[derive(Default)]
+struct Waiting {
+    calls: HashMap<u64, oneshot::Sender<Bytes>>,
+    /// Since when an answer is waited for and no frame came.
+    silent_since: Option<Instant>,
+}
 
+/// `None` once the connection is gone.
+type Pending = Arc<Mutex<Option<Waiting>>>;
+
+/// One connection.
+#[derive(Debug)]
 struct Live {
     queue: mpsc::Sender<Call>,
     pending: Pending,
+    end: Arc<Notify>,
 }
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Waiting").field("calls", &self.calls.len()).finish_non_exhaustive()
+    }
+}
+
+impl Live {
+    fn start(reader: FrameReader, writer: FrameWriter) -> Live {
+        let (queue, calls) = mpsc::channel(QUEUE_MAX);
+        let pending: Pending = Arc::new(Mutex::new(Some(Waiting::default())));
+        let end = Arc::new(Notify::new());
+        let (waiting, ended) = (pending.clone(), end.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = write_calls(writer, calls) => {}
+                () = read_answers(reader, &waiting) => {}
+                () = ended.notified() => {}
+            }
+            waiting.lock().take(); // whoever waits is told that the answer is lost
+        });
+        Live { queue, pending, end }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.pending.lock().is_none()
+    }
+
+    /// A place for the answer to call `id`; `None` if the connection is gone.
+    fn wait_for(&self, id: u64) -> Option<Answer<'_>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut pending = self.pending.lock();
+        let waiting = pending.as_mut()?;
+        waiting.calls.insert(id, sender);
+        waiting.silent_since.get_or_insert_with(Instant::now);
+        Some(Answer { live: self, id, receiver })
+    }
+
+    /// A call timed out: ends the connection if nothing came for long (I3).
+    fn note_timeout(&self) {
+        let mut pending = self.pending.lock();
+        let silent_since = pending.as_ref().and_then(|waiting| waiting.silent_since);
+        if silent_since.is_some_and(|since| since.elapsed() >= SILENCE_MAX) {
+            pending.take();
+            self.end.notify_one();
+        }
+    }
+}
+
+/// An answer that is waited for. Dropping it forgets the call.
+struct Answer<'a> {
+    live: &'a Live,
+    id: u64,
+    receiver: oneshot::Receiver<Bytes>,
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.live.pending.lock().as_mut() {
+            waiting.calls.remove(&self.id);
+        }
+    }
+}
+
+/// A dial that failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    at: Instant,
+    kind: io::ErrorKind,
+    reason: String,
+}
+
+impl Failed {
+    fn now(error: &io::Error) -> Failed {
+        Failed { at: Instant::now(), kind: error.kind(), reason: error.to_string() }
+    }
+
+    fn error(&self) -> io::Error {
+        io::Error::new(self.kind, self.reason.clone())
+    }
+}
+
+/// What became of a dial; `None` while it runs.
+type Dialled = Option<Result<Arc<Live>, Failed>>;
 
 /// Calls to one address. Connects when it is first used, and again after a failure.
 pub struct Channel {
     address: String,
     hello: Hello,
     next_id: AtomicU64,
-    live: tokio::sync::Mutex<Option<Arc<Live>>>,
+    /// The last dial.
+    dial: Mutex<Option<watch::Receiver<Dialled>>>,
 }
 
 impl std::fmt::Debug for Channel {
@@ -109,7 +215,7 @@ impl std::fmt::Debug for Channel {
 impl Channel {
     /// A channel that is not connected yet.
     pub fn new(address: String, hello: Hello) -> Channel {
-        Channel { address, hello, next_id: AtomicU64::new(1), live: tokio::sync::Mutex::new(None) }
+        Channel { address, hello, next_id: AtomicU64::new(1), dial: Mutex::default() }
     }
 
     /// Where it goes.
@@ -117,7 +223,7 @@ impl Channel {
         &self.address
     }
 
-    /// Sends a request and waits for its response.
+    /// Sends a request and waits for its response, for `bound` in all.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -125,44 +231,54 @@ impl Channel {
         &self,
         method: Method,
         body: Bytes,
-        deadline: Duration,
+        bound: Duration,
     ) -> Result<Bytes, CallError> {
-        let live = self.connected().await?;
-        let (sender, receiver) = oneshot::channel();
+        let deadline = Instant::now() + bound;
+        let late = || self.not_sent(io::ErrorKind::TimedOut.into());
+        let live = timeout_at(deadline, self.connected()).await.map_err(|_| late())?;
+        let live = live.map_err(|source| self.not_sent(source))?;
+        let gone = || self.not_sent(io::ErrorKind::ConnectionReset.into());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        match live.pending.lock().as_mut() {
-            Some(pending) => pending.insert(id, sender),
-            None => return Err(self.not_sent(io::ErrorKind::ConnectionReset.into())),
+        let mut answer = live.wait_for(id).ok_or_else(gone)?;
+        let Ok(place) = timeout_at(deadline, live.queue.reserve()).await else {
+            live.note_timeout();
+            return Err(late());
         };
-        let answer = async {
-            if live.queue.send(Call { id, method, body }).await.is_err() {
-                return Err(self.lost());
-            }
-            receiver.await.map_err(|_| self.lost())
+        place.map_err(|_| gone())?.send(Call { id, method, body });
+        let Ok(body) = timeout_at(deadline, &mut answer.receiver).await else {
+            live.note_timeout();
+            return Err(self.lost());
         };
-        let answer = timeout(deadline, answer).await;
-        if answer.is_err()
-            && let Some(pending) = live.pending.lock().as_mut()
-        {
-            pending.remove(&id);
-        }
-        answer.map_err(|_| self.lost())?
+        body.map_err(|_| self.lost())
     }
 
-    async fn connected(&self) -> Result<Arc<Live>, CallError> {
-        let mut live = self.live.lock().await;
-        if let Some(live) = live.as_ref().filter(|live| live.pending.lock().is_some()) {
-            return Ok(live.clone());
+    async fn connected(&self) -> io::Result<Arc<Live>> {
+        let mut dial = self.current_dial();
+        let dialled = dial.wait_for(Option::is_some).await;
+        match dialled.as_deref() {
+            Ok(Some(Ok(live))) => Ok(live.clone()),
+            Ok(Some(Err(failed))) => Err(failed.error()),
+            Ok(None) | Err(_) => Err(io::ErrorKind::NotConnected.into()), // the runtime ends
         }
-        let (reader, writer) =
-            dial(&self.address, &self.hello).await.map_err(|source| self.not_sent(source))?;
-        let (queue, calls) = mpsc::channel(QUEUE_MAX);
-        let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
-        tokio::spawn(write_calls(writer, calls, pending.clone()));
-        tokio::spawn(read_answers(reader, pending.clone()));
-        let fresh = Arc::new(Live { queue, pending });
-        *live = Some(fresh.clone());
-        Ok(fresh)
+    }
+
+    /// The last dial if it is of use, or a new one (I2). It goes on when its callers give up.
+    fn current_dial(&self) -> watch::Receiver<Dialled> {
+        let mut last = self.dial.lock();
+        if let Some(dial) = last.as_ref().filter(|dial| is_of_use(dial)) {
+            return dial.clone();
+        }
+        let (result, fresh) = watch::channel(None);
+        let (address, hello) = (self.address.clone(), self.hello);
+        tokio::spawn(async move {
+            let dialled = match dial(&address, &hello).await {
+                Ok((reader, writer)) => Ok(Arc::new(Live::start(reader, writer))),
+                Err(error) => Err(Failed::now(&error)),
+            };
+            result.send_replace(Some(dialled));
+        });
+        *last = Some(fresh.clone());
+        fresh
     }
 
     fn not_sent(&self, source: io::Error) -> CallError {
@@ -174,8 +290,16 @@ impl Channel {
     }
 }
 
+fn is_of_use(dial: &watch::Receiver<Dialled>) -> bool {
+    match &*dial.borrow() {
+        None => dial.has_changed().is_ok(), // it runs
+        Some(Ok(live)) => !live.is_gone(),
+        Some(Err(failed)) => failed.at.elapsed() < FAILURE_SHARED,
+    }
+}
+
 /// Writes requests as they come, as many as wait with one write.
-async fn write_calls(mut writer: FrameWriter, mut calls: mpsc::Receiver<Call>, pending: Pending) {
+async fn write_calls(mut writer: FrameWriter, mut calls: mpsc::Receiver<Call>) {
     let mut batch = Vec::new();
     while calls.recv_many(&mut batch, QUEUE_MAX).await > 0 {
         for Call { id, method, body } in batch.drain(..) {
@@ -186,21 +310,156 @@ async fn write_calls(mut writer: FrameWriter, mut calls: mpsc::Receiver<Call>, p
             });
         }
         if writer.send().await.is_err() {
-            break;
+            return;
         }
     }
-    pending.lock().take(); // whoever waits is told that the answer is lost
 }
 
-async fn read_answers(mut reader: FrameReader, pending: Pending) {
+async fn read_answers(mut reader: FrameReader, pending: &Pending) {
     while let Ok(body) = reader.expect(Kind::Response).await {
         let mut cursor = Cursor::new(body);
-        let Ok(id) = cursor.u64() else { break };
-        let waiting = pending.lock().as_mut().and_then(|pending| pending.remove(&id));
-        if let Some(sender) = waiting {
+        let Ok(id) = cursor.u64() else { return };
+        let mut pending = pending.lock();
+        let Some(waiting) = pending.as_mut() else { return };
+        let sender = waiting.calls.remove(&id);
+        waiting.silent_since = (!waiting.calls.is_empty()).then(Instant::now);
+        drop(pending);
+        if let Some(sender) = sender {
             // The caller may have given up.
             drop(sender.send(cursor.rest()));
         }
     }
-    pending.lock().take();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::net::TcpListener;
+
+    use super::super::connection::split;
+    use super::super::wire::{Purpose, Welcome};
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn channel_to(listener: &TcpListener) -> Channel {
+        let hello =
+            Hello { cluster_id: 1, from: 1, to: 2, purpose: Purpose::Requests, acknowledged: None };
+        Channel::new(listener.local_addr().unwrap().to_string(), hello)
+    }
+
+    async fn listen() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    /// Accepts one connection and answers its hello.
+    async fn shake_hands(listener: &TcpListener, refusal: Option<&str>) -> Ends {
+        let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
+        reader.expect(Kind::Hello).await.unwrap();
+        Welcome { refusal: refusal.map(Into::into) }.put(&mut writer.buffer);
+        writer.send().await.unwrap();
+        (reader, writer)
+    }
+
+    type Ends = (FrameReader, FrameWriter);
+
+    /// Answers every request with its own body.
+    async fn echo((mut reader, mut writer): Ends) {
+        while let Ok(body) = reader.expect(Kind::Request).await {
+            let mut cursor = Cursor::new(body);
+            let (id, _) = (cursor.u64().unwrap(), cursor.u8().unwrap());
+            put_frame(&mut writer.buffer, Kind::Response, |out| {
+                out.put_u64_le(id);
+                out.put_slice(&cursor.rest());
+            });
+            writer.send().await.unwrap();
+        }
+    }
+
+    async fn call(channel: &Channel, bound: Duration) -> Result<Bytes, CallError> {
+        channel.call(Method::Read, Bytes::from_static(b"what"), bound).await
+    }
+
+    #[tokio::test]
+    async fn deadline_holds_while_connecting_and_nothing_was_sent() {
+        let listener = listen().await; // the kernel connects; nobody answers the hello
+        let channel = channel_to(&listener);
+        let bound = Duration::from_millis(50);
+        let error = tokio::time::timeout(LONG, call(&channel, bound)).await.unwrap().unwrap_err();
+        assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
+        // The dial went on without its caller: the next call uses it.
+        let server = async { echo(shake_hands(&listener, None).await).await };
+        tokio::select! {
+            answer = call(&channel, LONG) => assert_eq!(answer.unwrap(), &b"what"[..]),
+            () = server => unreachable!("the channel is open"),
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_share_one_failed_dial() {
+        let listener = listen().await;
+        let channel = channel_to(&listener);
+        let dial_count = AtomicUsize::new(0);
+        let refuse = async {
+            loop {
+                shake_hands(&listener, Some("go away")).await;
+                dial_count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let calls = async {
+            let answers = futures_util::future::join_all((0..8).map(|_| call(&channel, LONG)));
+            for answer in answers.await.into_iter().chain([call(&channel, LONG).await]) {
+                let error = answer.unwrap_err();
+                assert!(crate::fault::chain(&error).contains("go away"), "{error:?}");
+            }
+        };
+        tokio::select! {
+            () = calls => {}
+            () = refuse => {}
+        }
+        assert_eq!(dial_count.into_inner(), 1);
+    }
+
+    #[tokio::test]
+    async fn stalled_connection_is_replaced() {
+        let listener = listen().await;
+        let channel = channel_to(&listener);
+        let server = async {
+            let mut stalled = shake_hands(&listener, None).await; // takes requests, answers none
+            stalled.0.expect(Kind::Request).await.unwrap();
+            echo(shake_hands(&listener, None).await).await;
+            stalled
+        };
+        let client = async {
+            // A full silence later the next call goes over a new connection.
+            while let Err(error) = call(&channel, SILENCE_MAX / 2).await {
+                assert!(matches!(error, CallError::Lost { .. }), "{error:?}");
+            }
+        };
+        tokio::select! {
+            () = client => {}
+            _ = server => unreachable!("the channel is open"),
+        }
+    }
+
+    #[tokio::test]
+    async fn short_deadline_alone_ends_no_connection() {
+        let listener = listen().await;
+        let channel = channel_to(&listener);
+        let server = async {
+            let (mut reader, writer) = shake_hands(&listener, None).await;
+            reader.expect(Kind::Request).await.unwrap(); // the first gets no answer
+            echo((reader, writer)).await;
+        };
+        let client = async {
+            let error = call(&channel, Duration::from_millis(50)).await.unwrap_err();
+            assert!(matches!(error, CallError::Lost { .. }), "{error:?}");
+            assert_eq!(call(&channel, LONG).await.unwrap(), &b"what"[..]);
+        };
+        tokio::select! {
+            () = client => {}
+            () = server => unreachable!("the channel is open"),
+        }
+    }
 }

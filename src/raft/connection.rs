@@ -1,11 +1,13 @@
 //! One TCP connection between members: frames in, frames out, and its handshake.
 //!
-//! Called by `network`, `peers` and `channel`. Every read and write has a deadline at its caller.
+//! Called by `network`, `peers` and `channel`. Every read and write has a deadline at its caller, or
+//! waits for as long as the kernel finds the other side alive (see [`UNANSWERED_MAX`]).
 
 use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,6 +19,16 @@ use super::wire::{
 
 /// How long connecting and shaking hands may take.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a frame may take to be written.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection ends when nothing that the kernel sent was answered for this time: packets that
+/// are dropped without a reset would otherwise take it a quarter of an hour. It counts a receiver
+/// that takes nothing as well, so it is no shorter than the longest wait for one, a snapshot's.
+const UNANSWERED_MAX: Duration = Duration::from_secs(10);
+/// The kernel asks the other side for a sign of life after this much silence.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+/// Pause between such questions.
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(1);
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -41,16 +53,38 @@ pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// Splits a stream; at first only short frames are taken.
+/// What `work` comes to, or `TimedOut` after `bound`.
+pub(super) async fn in_time<T>(
+    work: impl Future<Output = io::Result<T>>,
+    bound: Duration,
+) -> io::Result<T> {
+    timeout(bound, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Splits a stream; at first only short frames are taken. The kernel ends the connection when the
+/// other side is gone, whether anything is sent or not.
 ///
 /// # Errors
 /// Of the socket.
 pub fn split(stream: TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
     stream.set_nodelay(true)?;
+    notice_loss(&stream)?;
     let (read, write) = stream.into_split();
     let reader =
         FrameReader { half: read, buffer: BytesMut::new(), body_bytes_max: HELLO_BYTES_MAX };
     Ok((reader, FrameWriter { half: write, buffer: Vec::new() }))
+}
+
+/// Source: tcp(7), `TCP_USER_TIMEOUT` and `TCP_KEEPIDLE`. The user timeout also replaces the count
+/// of keepalive probes.
+fn notice_loss(stream: &TcpStream) -> io::Result<()> {
+    let unanswered_ms =
+        u32::try_from(UNANSWERED_MAX.as_millis()).expect("invariant: the bound is a few seconds");
+    sockopt::set_tcp_user_timeout(stream, unanswered_ms)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_PAUSE)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 impl FrameReader {
@@ -120,6 +154,15 @@ impl FrameWriter {
         }
         result
     }
+
+    /// As [`FrameWriter::send`], within [`WRITE_TIMEOUT`]. After an error the connection must go:
+    /// half a frame may be written.
+    ///
+    /// # Errors
+    /// Of the socket; `TimedOut` if the other side takes nothing for too long.
+    pub(super) async fn send_in_time(&mut self) -> io::Result<()> {
+        in_time(self.send(), WRITE_TIMEOUT).await
+    }
 }
 
 /// Connects and shakes hands.
@@ -139,7 +182,25 @@ pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<(FrameReade
         reader.allow_large();
         Ok((reader, writer))
     };
-    timeout(HANDSHAKE_TIMEOUT, connect)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    in_time(connect, HANDSHAKE_TIMEOUT).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn kernel_watches_over_every_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (reader, writer) = split(stream).unwrap();
+        let stream = reader.half.reunite(writer.half).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEPALIVE_PAUSE);
+        let unanswered_ms = u128::from(sockopt::tcp_user_timeout(&stream).unwrap());
+        assert_eq!(unanswered_ms, UNANSWERED_MAX.as_millis());
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Called by the Raft core alone; calls `syncer` and `storage::wal`. `TRUST.md`-style contract:
 //! entries are readable when `append` returns, callbacks fire once they are on disk (C3), a vote is
-//! durable before `save_vote` returns (C1), and all of it is one stream (C2).
+//! durable before `save_vote` returns (C1), and all of it is one stream (C2). Entries that memory
+//! does not hold any more are read on a thread that may block, never on the runtime's.
 
 use std::fmt::Debug;
 use std::io;
@@ -36,8 +37,14 @@ impl LogStore {
         LogStore { wal, syncer }
     }
 
-    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let stored = self.wal.read(range, bytes_max).map_err(io::Error::other)?;
+    async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let stored = if let Some(entries) = self.wal.read_tail(range.clone(), bytes_max) {
+            entries
+        } else {
+            let wal = self.wal.clone();
+            let reading = tokio::task::spawn_blocking(move || wal.read(range, bytes_max));
+            reading.await.map_err(io::Error::other)?.map_err(io::Error::other)?
+        };
         stored.into_iter().map(|entry| entry_from(entry).map_err(io::Error::other)).collect()
     }
 }
@@ -61,7 +68,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
-        self.read(to_range(&range), usize::MAX)
+        self.read(to_range(&range), usize::MAX).await
     }
 
     async fn entries_stream<RB>(
@@ -73,18 +80,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
     {
         // Applying may ask for the whole log after a start: it is read piece by piece.
         let (store, range) = (self.clone(), to_range(&range));
-        let pieces = futures_util::stream::unfold(Some(range), move |rest| {
-            let piece = rest.filter(|range| !range.is_empty()).map(|range| {
-                let entries = store.read(range.clone(), READ_BYTES_MAX);
-                let next = match &entries {
-                    Ok(read) if !read.is_empty() => {
-                        Some(range.start + read.len() as u64..range.end)
-                    }
-                    _ => None,
-                };
-                (entries, next)
-            });
-            std::future::ready(piece)
+        let pieces = futures_util::stream::unfold((store, Some(range)), async |(store, rest)| {
+            let range = rest.filter(|range| !range.is_empty())?;
+            let entries = store.read(range.clone(), READ_BYTES_MAX).await;
+            let next = match &entries {
+                Ok(read) if !read.is_empty() => Some(range.start + read.len() as u64..range.end),
+                _ => None,
+            };
+            Some((entries, (store, next)))
         });
         let items = futures_util::StreamExt::map(pieces, |piece| {
             let items: Vec<io::Result<Entry>> = match piece {
@@ -101,7 +104,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start..end, READ_BYTES_MAX)
+        self.read(start..end, READ_BYTES_MAX).await
     }
 }
 

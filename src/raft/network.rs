@@ -305,10 +305,15 @@ async fn write_appends(
     while let Some(request) = next {
         put_append(&mut writer.buffer, request);
         sent.send(()).await.ok()?;
-        writer.send().await.ok()?;
+        // Once nobody reads the answers any more, neither a full socket nor a quiet input holds
+        // this task and its connection.
+        tokio::select! {
+            written = writer.send() => written.ok()?,
+            () = sent.closed() => return None,
+        }
         next = tokio::select! {
             request = input.next() => request,
-            () = sent.closed() => return None, // nobody reads the answers any more
+            () = sent.closed() => return None,
         };
     }
     Some(writer)
@@ -367,5 +372,55 @@ impl Answers {
         if let (Ok(Some(writer)), Some(reader)) = (task.await, self.reader.take()) {
             *self.idle.lock() = Some((reader, writer));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::connection::split;
+    use super::super::types::{Entry, log_id_from};
+    use super::*;
+    use crate::command::{Action, CommandBuilder, Operation, slot_key};
+
+    /// More than any socket takes without a reader.
+    const FRAME_BYTES_MIN: usize = 64 << 20;
+    /// When a test that should have ended is called hanging.
+    const TEST_BOUND: Duration = Duration::from_secs(10);
+
+    fn large_append() -> Append {
+        let value = vec![7; 1 << 20];
+        let mut builder = CommandBuilder::new();
+        let action = Action::Append { value: &value };
+        builder.push(&Operation { key: &slot_key(1), action }).unwrap();
+        let command = builder.finish();
+        let count = (FRAME_BYTES_MIN >> 20) as u64;
+        let entries = (1..=count).map(|index| {
+            let log_id = log_id_from(diskstore_storage::LogId { term: 1, index });
+            Entry::new_normal(log_id, command.clone())
+        });
+        Append {
+            vote: Vote::new(1, 1),
+            prev_log_id: None,
+            entries: entries.collect(),
+            leader_commit: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn append_writer_ends_with_its_reader_though_the_socket_is_full() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_deaf, _) = listener.accept().await.unwrap();
+        let (_reader, writer) = split(stream).unwrap();
+        let (sent, mut outstanding) = mpsc::channel(APPEND_WINDOW);
+        let quiet = futures_util::stream::pending();
+        let task = tokio::spawn(write_appends(writer, large_append(), quiet, sent));
+        outstanding.recv().await.unwrap(); // the task is in the write now
+        drop(outstanding);
+        let writer = timeout(TEST_BOUND, task).await.expect("it ends").unwrap();
+        assert!(writer.is_none(), "half a frame is written: nothing more may follow it");
     }
 }

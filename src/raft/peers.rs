@@ -6,7 +6,13 @@
 //! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25).
 //! - I2: a member whose log ends below what a leader knows it acknowledged stops, with its own exit
 //!   code, before it answers anything to that leader (C16).
-//! - I3: connections, frames and requests under way are bounded.
+//! - I3: connections, frames and requests under way are bounded, those of callers that have not
+//!   named the cluster apart from members': they cannot shut members out.
+//! - I4: no write waits for long for a peer that takes nothing. Reads wait as the purpose asks: a
+//!   handshake and a joiner have deadlines here, a snapshot has its own. A member's requests may be
+//!   days apart, and so may the entries of an append connection (heartbeats have another); closing
+//!   one could cut off a request that is just arriving, whose outcome would then be unknown. A
+//!   member that is gone is noticed by the kernel (see `connection`).
 
 use std::io;
 use std::sync::Arc;
@@ -18,11 +24,11 @@ use futures_util::StreamExt;
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::channel::Method;
-use super::connection::{FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, bad_frame, split};
+use super::connection::{FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, bad_frame, in_time, split};
 use super::cursor::Cursor;
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::syncer::Syncer;
@@ -31,10 +37,18 @@ use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, put_frame, re
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 
-/// Most connections of peers at a time.
-const CONNECTION_COUNT_MAX: usize = 1024;
-/// Most requests of one connection that are worked on at a time.
+/// Most connections of members at a time.
+const MEMBER_COUNT_MAX: usize = 1024;
+/// Most connections of joiners at a time.
+const JOINER_COUNT_MAX: usize = 64;
+/// Most connections at a time that have not said yet what they are.
+const HANDSHAKE_COUNT_MAX: usize = 256;
+/// Most requests of one member's connection that are worked on at a time.
 const REQUEST_COUNT_MAX: usize = 1024;
+/// Most requests of one joiner that are worked on at a time: it has but one question.
+const JOINER_REQUEST_COUNT_MAX: usize = 1;
+/// A joiner that asks nothing, and waits for no answer, for this long is cut off.
+const JOINER_IDLE_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -85,10 +99,34 @@ pub(super) struct Peers {
     pub incoming: mpsc::Sender<Incoming>,
 }
 
+/// Room for connections on one listener.
+#[derive(Debug)]
+struct Room {
+    handshakes: Arc<Semaphore>,
+    members: Arc<Semaphore>,
+    joiners: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new() -> Room {
+        Room {
+            handshakes: Arc::new(Semaphore::new(HANDSHAKE_COUNT_MAX)),
+            members: Arc::new(Semaphore::new(MEMBER_COUNT_MAX)),
+            joiners: Arc::new(Semaphore::new(JOINER_COUNT_MAX)),
+        }
+    }
+
+    /// A place for a caller whose hello was accepted.
+    fn place_for(&self, hello: &Hello) -> Option<OwnedSemaphorePermit> {
+        let places = if hello.cluster_id == 0 { &self.joiners } else { &self.members };
+        places.clone().try_acquire_owned().ok()
+    }
+}
+
 impl Peers {
     /// Accepts connections until the task is dropped.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, zone: Zone) {
-        let connections = Arc::new(Semaphore::new(CONNECTION_COUNT_MAX));
+        let room = Arc::new(Room::new());
         loop {
             let (stream, _) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -98,42 +136,49 @@ impl Peers {
                     continue;
                 }
             };
-            let Ok(permit) = connections.clone().try_acquire_owned() else {
+            let Ok(handshake) = room.handshakes.clone().try_acquire_owned() else {
                 continue; // dropping the stream refuses it
             };
-            let peers = self.clone();
+            let (peers, room) = (self.clone(), room.clone());
             tokio::spawn(async move {
-                if let Err(error) = peers.serve_one(stream, zone).await {
+                if let Err(error) = peers.serve_one(stream, zone, (&room, handshake)).await {
                     tracing::debug!(%error, "a peer's connection ended");
                 }
-                drop(permit);
             });
         }
     }
 
-    async fn serve_one(self: Arc<Self>, stream: TcpStream, zone: Zone) -> io::Result<()> {
+    async fn serve_one(
+        self: Arc<Self>,
+        stream: TcpStream,
+        zone: Zone,
+        (room, handshake): (&Room, OwnedSemaphorePermit),
+    ) -> io::Result<()> {
         let address = stream.peer_addr()?.ip();
         let (mut reader, mut writer) = split(stream)?;
-        let body = timeout(HANDSHAKE_TIMEOUT, reader.expect(Kind::Hello))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let body = in_time(reader.expect(Kind::Hello), HANDSHAKE_TIMEOUT).await;
         let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
             Ok(hello) => hello,
             Err(error) => {
                 let refusal = Some(format!("this port speaks diskstore's peer protocol: {error}"));
                 Welcome { refusal }.put(&mut writer.buffer);
-                writer.send().await?;
+                writer.send_in_time().await?;
                 return Err(error);
             }
         };
-        let refusal = self.refuse(&hello, zone);
+        let place = room.place_for(&hello);
+        let full = || place.is_none().then(|| "too many connections; try again later".into());
+        let refusal = self.refuse(&hello, zone).or_else(full);
         let is_refused = refusal.is_some();
         Welcome { refusal }.put(&mut writer.buffer);
-        writer.send().await?;
+        writer.send_in_time().await?;
         if is_refused {
             return Ok(());
         }
-        reader.allow_large();
+        drop(handshake);
+        if hello.cluster_id != 0 {
+            reader.allow_large(); // a request to join is short
+        }
         match hello.purpose {
             Purpose::Requests => {
                 // Whoever has not named the cluster may ask to join, and nothing else.
@@ -216,7 +261,7 @@ impl Peers {
         while let Some(reply) = replies.next().await {
             let reply = reply.map_err(io::Error::other)?;
             put_append_reply(&mut writer.buffer, &reply);
-            writer.send().await?;
+            writer.send_in_time().await?;
         }
         Ok(())
     }
@@ -236,7 +281,7 @@ impl Peers {
         let response = self.raft.install_full_snapshot(begin.vote, whole).await;
         let response = response.map_err(io::Error::other)?;
         snapshot_wire::put_reply(&mut writer.buffer, &response.vote);
-        writer.send().await
+        writer.send_in_time().await
     }
 
     async fn serve_requests(
@@ -245,7 +290,9 @@ impl Peers {
         mut writer: FrameWriter,
         caller: (u64, std::net::IpAddr),
     ) -> io::Result<()> {
-        let permits = Arc::new(Semaphore::new(REQUEST_COUNT_MAX));
+        let is_joiner = caller.0 == 0;
+        let count_max = if is_joiner { JOINER_REQUEST_COUNT_MAX } else { REQUEST_COUNT_MAX };
+        let permits = Arc::new(Semaphore::new(count_max));
         let (answers, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(REQUEST_COUNT_MAX);
         let write = async move {
             let mut batch = Vec::new();
@@ -256,16 +303,21 @@ impl Peers {
                         out.put_slice(&body);
                     });
                 }
-                writer.send().await?;
+                writer.send_in_time().await?;
             }
             Ok::<(), io::Error>(())
         };
         let read = async move {
-            while let Some(frame) = reader.next().await? {
+            loop {
+                // First of all, so that no joiner is idle while it waits for its answer.
+                let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+                let next = reader.next();
+                let frame =
+                    if is_joiner { in_time(next, JOINER_IDLE_MAX).await } else { next.await };
+                let Some(frame) = frame? else { return Ok(()) };
                 if frame.kind != Kind::Request {
                     return Err(io::Error::other("a request was expected"));
                 }
-                let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
                 let (peers, answers) = (self.clone(), answers.clone());
                 tokio::spawn(async move {
                     if let Some(answer) = peers.answer(frame.body, caller).await {
@@ -275,7 +327,6 @@ impl Peers {
                     drop(permit);
                 });
             }
-            Ok(())
         };
         tokio::try_join!(write, read).map(|_| ())
     }

@@ -1,7 +1,10 @@
 //! Linearizable reads: one ReadIndex round for all reads that wait.
 //!
-//! Called by `mod.rs`. A read joins only a round that begins after the read came (PITFALLS 13):
-//! those that come while a round runs share the next one.
+//! Called by `mod.rs`. Invariants:
+//!
+//! - I1: a read joins only a round that begins after the read came (PITFALLS 13): those that come
+//!   while a round runs share the next one.
+//! - I2: a round ends within [`ROUND_MAX`], and holds up the next one for [`ROUND_STEP`] at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::state_machine::MachineShared;
 use super::types::TypeConfig;
@@ -18,10 +21,16 @@ use crate::command::Failure;
 
 /// Most reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
+/// How long a round may take: the longest election, after which a leader that still cannot confirm
+/// itself is none.
+const ROUND_MAX: Duration = Duration::from_millis(super::ELECTION_MS_MAX);
+/// The next round begins when one ends, or after this time without waiting for it: a heartbeat. So
+/// no more than `ROUND_MAX / ROUND_STEP` rounds run at a time.
+const ROUND_STEP: Duration = Duration::from_millis(super::HEARTBEAT_MS);
 
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
 
-/// The task that runs one round after the other.
+/// The task that begins one round after the other.
 #[derive(Debug)]
 pub(super) struct ReadRounds {
     queue: mpsc::Sender<Waiter>,
@@ -29,15 +38,29 @@ pub(super) struct ReadRounds {
 
 impl ReadRounds {
     pub(super) fn start(raft: RaftHandle, shared: Arc<MachineShared>) -> ReadRounds {
+        Self::start_with(move || {
+            let (raft, shared) = (raft.clone(), shared.clone());
+            async move { confirm(&raft, &shared, ReadPolicy::ReadIndex).await }
+        })
+    }
+
+    fn start_with<F>(round: impl Fn() -> F + Send + 'static) -> ReadRounds
+    where
+        F: Future<Output = Result<(), ProposeError>> + Send + 'static,
+    {
         let (queue, mut waiting) = mpsc::channel::<Waiter>(QUEUE_MAX);
         tokio::spawn(async move {
-            let mut round = Vec::new();
-            while waiting.recv_many(&mut round, QUEUE_MAX).await > 0 {
-                let result = confirm(&raft, &shared, ReadPolicy::ReadIndex).await;
-                for waiter in round.drain(..) {
-                    // Its caller may have given up.
-                    drop(waiter.send(result.clone()));
-                }
+            let mut waiters = Vec::new();
+            while waiting.recv_many(&mut waiters, QUEUE_MAX).await > 0 {
+                let (waiters, confirmed) = (std::mem::take(&mut waiters), round());
+                let running = tokio::spawn(async move {
+                    let result = confirmed.await;
+                    for waiter in waiters {
+                        // Its caller may have given up.
+                        drop(waiter.send(result.clone()));
+                    }
+                });
+                drop(timeout(ROUND_STEP, running).await); // I2: a late one goes on by itself
             }
         });
         ReadRounds { queue }
@@ -52,12 +75,12 @@ impl ReadRounds {
         match timeout(bound, answer).await {
             Ok(Some(result)) => result,
             Ok(None) => Err(ProposeError::Failed(Failure::Stopping)),
-            Err(_) => Err(ProposeError::Failed(no_majority())),
+            Err(_) => Err(unconfirmed()),
         }
     }
 }
 
-/// Confirms a read under the lease.
+/// Confirms a read under the lease, within [`ROUND_MAX`].
 pub(super) async fn lease(
     raft: &RaftHandle,
     shared: &Arc<MachineShared>,
@@ -70,14 +93,18 @@ async fn confirm(
     shared: &Arc<MachineShared>,
     policy: ReadPolicy,
 ) -> Result<(), ProposeError> {
-    match raft.get_read_linearizer(policy).await {
-        Ok(linearizer) => {
-            shared.wait_applied(linearizer.read_log_id().index()).await;
-            Ok(())
-        }
-        Err(RaftError::APIError(error)) => Err(refusal(error)),
-        Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
-    }
+    let deadline = Instant::now() + ROUND_MAX;
+    let linearizer = timeout_at(deadline, raft.get_read_linearizer(policy));
+    let index = match linearizer.await.map_err(|_| unconfirmed())? {
+        Ok(linearizer) => linearizer.read_log_id().index(),
+        Err(RaftError::APIError(error)) => return Err(refusal(error)),
+        Err(RaftError::Fatal(_)) => return Err(ProposeError::Failed(Failure::Stopping)),
+    };
+    let applied = timeout_at(deadline, shared.wait_applied(index)).await;
+    applied.map_err(|_| {
+        let reason = format!("entries up to {index} are not applied yet");
+        ProposeError::Failed(Failure::Busy { reason })
+    })
 }
 
 fn refusal(error: LinearizableReadError<TypeConfig>) -> ProposeError {
@@ -85,10 +112,72 @@ fn refusal(error: LinearizableReadError<TypeConfig>) -> ProposeError {
         LinearizableReadError::ForwardToLeader(forward) => {
             ProposeError::NotLeader { leader: forward.leader_id.zip(forward.leader_node) }
         }
-        LinearizableReadError::QuorumNotEnough(_) => ProposeError::Failed(no_majority()),
+        LinearizableReadError::QuorumNotEnough(_) => {
+            no_leader("this leader hears from no majority")
+        }
     }
 }
 
-fn no_majority() -> Failure {
-    Failure::NoLeader { reason: "this leader hears from no majority".into() }
+fn unconfirmed() -> ProposeError {
+    no_leader("this leader cannot confirm its leadership in time")
+}
+
+fn no_leader(reason: &str) -> ProposeError {
+    ProposeError::Failed(Failure::NoLeader { reason: reason.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn stuck_round_holds_up_no_later_one() {
+        let count = AtomicUsize::new(0);
+        let (begun, mut first) = mpsc::channel(1);
+        let rounds = ReadRounds::start_with(move || {
+            let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+            let begun = begun.clone();
+            async move {
+                if is_first {
+                    begun.send(()).await.unwrap();
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        });
+        let later = async {
+            first.recv().await.unwrap();
+            rounds.join(LONG).await
+        };
+        tokio::select! {
+            result = later => assert!(result.is_ok(), "{result:?}"),
+            stuck = rounds.join(2 * LONG) => unreachable!("{stuck:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_that_come_during_a_round_share_the_next() {
+        let (begun, mut running) = mpsc::unbounded_channel();
+        let rounds = ReadRounds::start_with(move || {
+            let (finish, finished) = oneshot::channel::<()>();
+            begun.send(finish).unwrap();
+            async move { finished.await.map_err(|_| unconfirmed()) }
+        });
+        let others = async {
+            let finish = running.recv().await.unwrap();
+            let later = futures_util::future::join_all((0..8).map(|_| rounds.join(LONG)));
+            let control = async {
+                finish.send(()).unwrap(); // by now the others have come
+                running.recv().await.unwrap().send(()).unwrap();
+            };
+            futures_util::future::join(later, control).await.0
+        };
+        let (first, later) = futures_util::future::join(rounds.join(LONG), others).await;
+        assert!(first.is_ok() && later.iter().all(Result::is_ok));
+        assert!(running.try_recv().is_err(), "two rounds are enough for all");
+    }
 }

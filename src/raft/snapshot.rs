@@ -23,9 +23,9 @@ use diskstore_storage::wal::Wal;
 use openraft::alias::SnapshotMetaOf;
 use openraft::raft::SnapshotResponse;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::connection::{FrameReader, FrameWriter, bad_frame, dial};
+use super::connection::{FrameReader, FrameWriter, bad_frame, dial, in_time};
 use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
 use super::state_machine::MachineShared;
 use super::types::{LogId, TypeConfig, Vote};
@@ -103,10 +103,6 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.sender.running.lock().remove(&self.id);
     }
-}
-
-async fn in_time<T>(work: impl Future<Output = io::Result<T>>, bound: Duration) -> io::Result<T> {
-    timeout(bound, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Sends a snapshot that begins at what `meta` says and waits until it is installed.

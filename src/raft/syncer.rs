@@ -7,6 +7,8 @@
 //! - I2: completions fire in the order of their positions; after a failed write all of them, and
 //!   all that come later, fire with the error (C3, C4).
 //! - I3: a completion that is dropped reports an error instead of stalling its waiter (C5).
+//! - I4: once the threads have ended, by a failure or by a stop, nobody waits: what waits and all
+//!   that comes later fires with an error.
 
 use std::collections::VecDeque;
 use std::io;
@@ -53,6 +55,7 @@ struct State {
     waiting: VecDeque<(Position, Completion)>,
     is_kicked: bool,
     is_stopping: bool,
+    /// Why nothing becomes durable any more.
     failure: Option<String>,
 }
 
@@ -71,6 +74,27 @@ struct Shared {
     room: Notify,
     faults: Faults,
     times: SyncTimes,
+}
+
+impl Shared {
+    /// True once nothing becomes durable any more.
+    fn has_ended(&self) -> bool {
+        self.state.lock().failure.is_some()
+    }
+
+    /// Fires all that wait with an error, and has all that come later do so. The first reason
+    /// stays.
+    fn end(&self, reason: &str) {
+        let (waiting, reason) = {
+            let mut state = self.state.lock();
+            let reason = state.failure.get_or_insert_with(|| reason.into()).clone();
+            (std::mem::take(&mut state.waiting), reason)
+        };
+        for (_, completion) in waiting {
+            completion.fire(Err(io::Error::other(reason.clone())));
+        }
+        self.room.notify_waiters();
+    }
 }
 
 /// Handle on the two threads. Dropping it without [`Syncer::stop`] leaves them running.
@@ -169,22 +193,23 @@ impl Syncer {
         self.shared.wal.sync() // log before data, whatever `-sync` says
     }
 
-    /// Waits until appending may go on: unsynced bytes are bounded.
+    /// Waits until appending may go on: unsynced bytes are bounded. Ends with the syncer too.
     pub async fn room(&self) {
         loop {
             let notified = self.shared.room.notified();
-            if !self.shared.wal.is_over_bound() || self.shared.state.lock().failure.is_some() {
+            if !self.shared.wal.is_over_bound() || self.shared.has_ended() {
                 return;
             }
             notified.await;
         }
     }
 
-    /// Waits until the next segment is there, so that appending cannot run out of space.
+    /// Waits until the next segment is there, so that appending cannot run out of space. Ends with
+    /// the syncer too.
     pub async fn next_segment(&self) {
         loop {
             let notified = self.shared.room.notified();
-            if self.shared.wal.has_next_segment() {
+            if self.shared.wal.has_next_segment() || self.shared.has_ended() {
                 return;
             }
             self.kick_segments();
@@ -203,7 +228,8 @@ impl Syncer {
         &self.shared.times
     }
 
-    /// Writes what is pending, claims the last batch and ends both threads. Blocks.
+    /// Writes what is pending, claims the last batch and ends both threads. Blocks. Whoever waits
+    /// for more, now or later, gets an error (I4).
     pub fn stop(&self) {
         self.shared.state.lock().is_stopping = true;
         self.shared.work.notify_one();
@@ -214,6 +240,7 @@ impl Syncer {
                 tracing::error!("a log thread panicked");
             }
         }
+        self.shared.end("the log is closed: this node is stopping");
     }
 }
 
@@ -282,16 +309,8 @@ fn complete(shared: &Shared, durable: Position) {
 
 fn fail(shared: &Shared, reason: &str) {
     let reason = format!("the log cannot be written: {reason}");
-    let waiting = {
-        let mut state = shared.state.lock();
-        state.failure = Some(reason.clone());
-        std::mem::take(&mut state.waiting)
-    };
     shared.faults.report(reason.clone());
-    for (_, completion) in waiting {
-        completion.fire(Err(io::Error::other(reason.clone())));
-    }
-    shared.room.notify_waiters();
+    shared.end(&reason);
 }
 
 fn run_segments(shared: &Shared) {
@@ -332,5 +351,36 @@ fn run_segments(shared: &Shared) {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use diskstore_storage::disk::SimDisk;
+    use diskstore_storage::wal::Options;
+
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_stopped_syncer() {
+        let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+        let (wal, tmp) = (Path::new("/wal"), Path::new("/tmp"));
+        let wal = Wal::open(Arc::new(SimDisk::new(1)), wal, tmp, &options).unwrap().0;
+        let faults = Faults::new();
+        let syncer = Syncer::start(Arc::new(wal), faults.clone()).unwrap();
+        let never = Position(syncer.shared.wal.position().0 + 100);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| syncer.wait_blocking(never));
+            while syncer.shared.state.lock().waiting.is_empty() {
+                std::thread::yield_now();
+            }
+            syncer.stop();
+            assert!(waiting.join().unwrap().is_err(), "one that waits hears of the stop");
+        });
+        assert!(syncer.wait_blocking(never).is_err(), "so does one that comes later");
+        assert!(syncer.barrier_blocking().is_err());
+        assert!(faults.current().is_none(), "a stop is no fault");
     }
 }

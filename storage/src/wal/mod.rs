@@ -533,6 +533,12 @@ impl Wal {
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
         read::read(&self.log, range, bytes_max)
     }
+
+    /// As [`Wal::read`], if that needs no disk: `None` if the first entry of `range` that the log
+    /// holds is not in memory. For callers that must not block.
+    pub fn read_tail(&self, range: Range<u64>, bytes_max: usize) -> Option<Vec<Entry>> {
+        read::read_tail(&self.log, range, bytes_max)
+    }
 }
 
 /// Checked when the segment was made: see [`SEGMENT_BYTES_MAX`].

@@ -1,6 +1,6 @@
 //! Reading entries: from the tail in memory, else from the segments.
 //!
-//! Called by `Wal::read`. Invariants:
+//! Called by `Wal::read` and `Wal::read_tail`. Invariants:
 //!
 //! - I1: the log's lock is not held over a read of the disk, so the log may be truncated or purged
 //!   and a segment used again meanwhile: an entry that does not check out is an error only if the
@@ -52,6 +52,16 @@ pub(super) fn read(log: &Mutex<Log>, range: Range<u64>, bytes_max: usize) -> Res
             return Err(failure.error);
         }
     }
+}
+
+/// See [`Wal::read_tail`](super::Wal::read_tail).
+pub(super) fn read_tail(
+    log: &Mutex<Log>,
+    range: Range<u64>,
+    bytes_max: usize,
+) -> Option<Vec<Entry>> {
+    let mut reading = Reading { range, entries: Vec::new(), bytes_left: bytes_max };
+    reading.advance(&log.lock()).is_none().then_some(reading.entries)
 }
 
 impl Reading {

@@ -251,7 +251,11 @@ fn entries_are_readable_before_they_are_durable_and_after_the_tail_let_go() {
     assert_eq!(wal.read(0..99, usize::MAX).unwrap(), all);
     sync(&wal);
     assert_eq!(wal.durable(), position);
+    assert_eq!(wal.read_tail(0..99, usize::MAX).unwrap(), all);
     wal.release(40);
+    assert_eq!(wal.read_tail(0..99, usize::MAX), None, "the first is on the disk only");
+    assert_eq!(wal.read_tail(40..99, usize::MAX).unwrap(), all[39..]);
+    assert_eq!(wal.read_tail(41..99, usize::MAX).unwrap(), [], "nothing needs no disk");
     assert_eq!(wal.read(0..99, usize::MAX).unwrap(), all);
     assert_eq!(wal.read(7..9, usize::MAX).unwrap(), all[6..8]);
     assert_eq!(wal.read(7..40, 1000).unwrap(), all[6..8], "as many as fit");
