@@ -2,6 +2,7 @@
 
 mod agree;
 mod crash;
+mod pitfalls;
 
 use std::path::Path;
 use std::sync::Arc;

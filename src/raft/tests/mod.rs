@@ -4,6 +4,7 @@
 
 mod contract;
 mod frames;
+mod peers;
 mod suite;
 mod transfer;
 

@@ -1,0 +1,128 @@
+//! A member as its peers meet it: who may speak to it, and what it says after a start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diskstore_storage::disk::SimDisk;
+use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+use openraft::raft::VoteRequest;
+use tokio::net::TcpListener;
+
+use super::{CLUSTER, Place, log_id, membership, normal};
+use crate::command::Command;
+use crate::fault::{EXIT_DATA_LOST, Faults};
+use crate::machine::DiskMachine;
+use crate::raft::channel::{Channel, Method};
+use crate::raft::connection::dial;
+use crate::raft::requests::{decode_vote_reply, encode_vote};
+use crate::raft::types::{Entry, TypeConfig, entry_to, vote_from};
+use crate::raft::wire::{Hello, Purpose};
+use crate::raft::{Consensus, Setup, Zone};
+
+/// The member under test.
+const MEMBER: u64 = 2;
+const BOUND: Duration = Duration::from_secs(20);
+
+struct Started {
+    address: String,
+    faults: Faults,
+    consensus: Arc<Consensus>,
+}
+
+/// Starts a voter of three whose log ends at index 2 of term 1, under a vote for member 1.
+async fn start(is_restart: bool) -> Started {
+    let place = Place::on(&SimDisk::new(1));
+    let wal = Arc::new(place.open_wal());
+    wal.save_vote(StoredVote { term: 1, node_id: 1, committed: true });
+    let voters = openraft::entry::EntryPayload::Membership(membership(&[1, MEMBER, 3]));
+    let first: Entry = openraft::entry::RaftEntry::new(log_id(1, 0), voters);
+    let rest = (1..=2).map(|index| normal(1, index, Command::default()));
+    wal.append(std::iter::once(first).chain(rest).map(entry_to)).unwrap();
+    let faults = Faults::new();
+    let setup = Setup {
+        cluster_id: CLUSTER,
+        member_id: MEMBER,
+        wal,
+        machine: DiskMachine::new(Arc::new(place.open_slots())),
+        oplog: None,
+        faults: faults.clone(),
+        is_restart,
+    };
+    let (consensus, _requests) = Box::pin(Consensus::start(setup)).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(consensus.serve(listener, Zone::Peers)); // it goes on without its handle
+    Started { address, faults, consensus }
+}
+
+fn hello(purpose: Purpose) -> Hello {
+    Hello { cluster_id: CLUSTER, from: 1, to: MEMBER, purpose, acknowledged: None }
+}
+
+/// Asks for a vote in term 5 with a log that is long enough.
+async fn is_vote_granted(started: &Started, method: Method) -> bool {
+    let channel = Channel::new(started.address.clone(), hello(Purpose::Requests));
+    let vote = vote_from(StoredVote { term: 5, node_id: 1, committed: false });
+    let request = VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)));
+    let answer = channel.call(method, encode_vote(&request).into(), BOUND).await.unwrap();
+    decode_vote_reply(answer).unwrap().vote_granted
+}
+
+/// PITFALLS 12: it has forgotten the lease that it granted to the leader before it.
+#[tokio::test]
+async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {
+    for method in [Method::PreVote, Method::Vote] {
+        let restarted = start(true).await;
+        assert!(!is_vote_granted(&restarted, method).await);
+        assert_eq!(restarted.consensus.wal().state().vote.unwrap().term, 1);
+        restarted.consensus.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_voter_that_never_ran_before_gives_its_vote_at_once() {
+    let new = start(false).await;
+    assert!(is_vote_granted(&new, Method::Vote).await);
+    assert_eq!(new.consensus.wal().durable(), new.consensus.wal().position());
+    new.consensus.stop().await;
+}
+
+/// C17 and F25.
+#[tokio::test]
+async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
+    let started = start(false).await;
+    let refused = [
+        (Hello { cluster_id: 0xbad, ..hello(Purpose::Append) }, "cluster"),
+        (Hello { to: 3, ..hello(Purpose::Append) }, "not 0000000000000003"),
+        (Hello { from: MEMBER, ..hello(Purpose::Append) }, "this member itself"),
+        (Hello { cluster_id: 0, ..hello(Purpose::Append) }, "only requests to join"),
+    ];
+    for (hello, reason) in refused {
+        let error = dial(&started.address, &hello).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    dial(&started.address, &hello(Purpose::Append)).await.unwrap();
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+}
+
+/// C16 and F26: its disk lost what it had acknowledged, so its vote may not count any more.
+#[tokio::test]
+async fn a_member_whose_log_went_backwards_stops_with_its_own_exit_code() {
+    let started = start(true).await;
+    let vote = StoredVote { term: 1, node_id: 1, committed: true };
+    let told = |vote, index| Hello {
+        acknowledged: Some((vote, StoredLogId { term: 1, index })),
+        ..hello(Purpose::Append)
+    };
+    dial(&started.address, &told(vote, 2)).await.unwrap();
+    // Under another vote a shorter log is healthy: its tail was truncated.
+    dial(&started.address, &told(StoredVote { term: 7, ..vote }, 9)).await.unwrap();
+    assert_eq!(started.faults.current(), None);
+    dial(&started.address, &told(vote, 9)).await.unwrap_err();
+    let fault = tokio::time::timeout(BOUND, started.faults.wait()).await.unwrap();
+    assert_eq!(fault.exit_code, EXIT_DATA_LOST);
+    assert!(fault.reason.contains("lost acknowledged data"), "{}", fault.reason);
+    started.consensus.stop().await;
+}
