@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use super::join;
 use crate::command::{Command, CommandResult, Failure, ReadLevel, Refusal};
 use crate::raft::{
-    CallError, Channel, Consensus, Incoming, Member, Method, ProposeError, decode_commands,
-    decode_results, encode_commands, encode_results,
+    CallError, Channel, Consensus, Incoming, Member, Method, ProposeError, RESPONSE_BYTES_MAX,
+    decode_commands, decode_results, encode_commands, encode_results,
 };
 
 /// How long a command may take before its outcome is called unknown.
@@ -261,7 +261,7 @@ impl Forwarder {
                         vec![Err(Failure::NotLeader { leader }); count] // I2
                     }
                 };
-                Some(encode_results(&results))
+                Some(self.encode_bounded(&results))
             }
             Method::Holders => {
                 let index = body.try_get_u64_le().ok()?;
@@ -273,6 +273,16 @@ impl Forwarder {
             Method::Join => join::answer(self, incoming).await,
             _ => None,
         }
+    }
+
+    /// The results as bytes; where they do not fit a frame, each says so instead.
+    fn encode_bounded(&self, results: &[CommandResult]) -> Vec<u8> {
+        let body = encode_results(results);
+        if body.len() <= RESPONSE_BYTES_MAX {
+            return body;
+        }
+        let reason = "the replies are too long to be forwarded; ask the leader, or for less";
+        encode_results(&vec![Err(self.unknown(reason)); results.len()])
     }
 
     /// The first reason why one of these commands must not become a log entry.

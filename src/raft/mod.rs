@@ -75,6 +75,8 @@ const APPEND_ENTRIES_MAX: u64 = 1024;
 pub const ALIVE_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS);
 /// How often a clean stop asks again for its checkpoint.
 const CHECKPOINT_STEP: Duration = Duration::from_millis(500);
+/// Most bytes of a response: a frame's body without its id.
+pub const RESPONSE_BYTES_MAX: usize = wire::BODY_BYTES_MAX - 64;
 /// Requests of peers that wait for the layers above.
 const INCOMING_MAX: usize = 1024;
 
