@@ -29,6 +29,8 @@ const UNANSWERED_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 /// Pause between such questions.
 const KEEPALIVE_PAUSE: Duration = Duration::from_secs(1);
+/// Most bytes that a buffer keeps between frames.
+const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -46,6 +48,8 @@ pub struct FrameWriter {
     half: OwnedWriteHalf,
     /// Frames that wait for [`FrameWriter::send`].
     pub buffer: Vec<u8>,
+    /// Bytes at the front of `buffer` that [`FrameWriter::send_some`] has written.
+    written: usize,
 }
 
 /// An error for bytes that are no frame.
@@ -72,7 +76,7 @@ pub fn split(stream: TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
     let (read, write) = stream.into_split();
     let reader =
         FrameReader { half: read, buffer: BytesMut::new(), body_bytes_max: HELLO_BYTES_MAX };
-    Ok((reader, FrameWriter { half: write, buffer: Vec::new() }))
+    Ok((reader, FrameWriter { half: write, buffer: Vec::new(), written: 0 }))
 }
 
 /// Source: tcp(7), `TCP_USER_TIMEOUT` and `TCP_KEEPIDLE`. The user timeout also replaces the count
@@ -147,12 +151,37 @@ impl FrameWriter {
     /// # Errors
     /// Of the socket.
     pub async fn send(&mut self) -> io::Result<()> {
-        let result = self.half.write_all(&self.buffer).await;
+        while self.has_unsent() {
+            self.send_some().await?;
+        }
+        Ok(())
+    }
+
+    /// True while frames wait to be written.
+    pub fn has_unsent(&self) -> bool {
+        self.written < self.buffer.len()
+    }
+
+    /// Writes as much of the buffer as the socket takes. Cancelling it loses no bytes.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub async fn send_some(&mut self) -> io::Result<()> {
+        let rest = self.buffer.get(self.written..).unwrap_or_default();
+        let count = self.half.write(rest).await?;
+        if count == 0 && !rest.is_empty() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.written += count;
+        if self.has_unsent() {
+            return Ok(());
+        }
+        self.written = 0;
         self.buffer.clear();
-        if self.buffer.capacity() > 4 << 20 {
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
             self.buffer = Vec::new(); // one large frame does not hold its memory for ever
         }
-        result
+        Ok(())
     }
 
     /// As [`FrameWriter::send`], within [`WRITE_TIMEOUT`]. After an error the connection must go:

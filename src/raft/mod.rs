@@ -3,6 +3,7 @@
 //! Called by `node` and `cluster`; calls `machine` and `storage`. [`Consensus`] is what they see:
 //! propose commands, make sure that a read is fresh, change the membership, hand over, stop.
 
+mod appends;
 mod applier;
 mod channel;
 mod connection;

@@ -1,11 +1,9 @@
 //! What openraft calls to reach other members: append streams, votes, snapshots.
 //!
-//! Called by openraft; calls `connection`, `channel`, `snapshot`. Each of append, votes and
-//! snapshots has its own connection, so that votes never wait behind bulk data. Invariants:
+//! Called by openraft; calls `appends`, `connection`, `channel`, `snapshot`. Each of append, votes
+//! and snapshots has its own connection, so that votes never wait behind bulk data. Invariant:
 //!
 //! - I1: a connection is used only after the other side confirmed cluster and member ids (C17).
-//! - I2: answers come in the order of the requests; the first answer that is missing, late or out
-//!   of order ends the connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,31 +19,24 @@ use openraft::errors::{
 };
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesResponse, SnapshotResponse, StreamAppendError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
 
+use super::appends::{Append, AppendResult, Idle, Target, answers};
 use super::channel::{CallError, Channel, Method};
 use super::connection::{FrameReader, FrameWriter, dial};
 use super::requests;
 use super::snapshot::{self, Sender};
 use super::state_machine::SlotsSnapshot;
 use super::types::{LogId, Member, TypeConfig, Vote, log_id_to, vote_to};
-use super::wire::{Hello, Kind, Purpose, put_append, read_append_reply};
+use super::wire::{Hello, Purpose};
 use crate::fault::chain;
 
-type Append = AppendEntriesRequest<TypeConfig>;
-type RpcError = RPCError<TypeConfig>;
-type AppendResult = Result<Result<Option<LogId>, StreamAppendError<TypeConfig>>, RpcError>;
+pub(super) type RpcError = RPCError<TypeConfig>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SlotsSnapshot>;
 
-/// A stream without an answer to an outstanding frame for this long is broken.
-const APPEND_IDLE_MAX: Duration = Duration::from_secs(2);
-/// Most append frames on their way to one member.
-const APPEND_WINDOW: usize = 64;
 /// How long a vote may take.
 const VOTE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Pause before a member that cannot be reached is tried again.
@@ -59,7 +50,7 @@ pub(super) struct Acknowledged {
 }
 
 impl Acknowledged {
-    fn note(&self, member: u64, vote: Vote, log_id: LogId) {
+    pub(super) fn note(&self, member: u64, vote: Vote, log_id: LogId) {
         let mut members = self.members.lock();
         let entry = members.entry(member).or_insert((vote, log_id));
         if entry.0 != vote {
@@ -113,9 +104,6 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// An append connection between two streams.
-type Idle = Arc<Mutex<Option<(FrameReader, FrameWriter)>>>;
-
 /// One member as openraft reaches it.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -127,7 +115,7 @@ pub(super) struct Peer {
     append: Idle,
 }
 
-fn unreachable_error(error: &io::Error) -> RpcError {
+pub(super) fn unreachable_error(error: &io::Error) -> RpcError {
     RPCError::Unreachable(Unreachable::new(error))
 }
 
@@ -225,20 +213,15 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 return Ok(futures_util::stream::empty().boxed());
             };
             let vote = first.vote;
-            let (reader, writer) =
+            let connection =
                 self.append_connection(vote).await.map_err(|error| unreachable_error(&error))?;
-            let (sent, outstanding) = mpsc::channel(APPEND_WINDOW);
-            let task = tokio::spawn(write_appends(writer, first, input, sent));
-            let answers = Answers {
-                reader: Some(reader),
-                outstanding,
-                task: Some(task),
+            let target = Target {
                 idle: self.append.clone(),
                 acknowledged: self.network.acknowledged.clone(),
-                target: self.target,
+                member: self.target,
                 vote,
             };
-            Ok(futures_util::stream::unfold(Some(answers), next_answer).boxed())
+            Ok(answers(connection, target, first, input))
         })
     }
 
@@ -291,136 +274,5 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(BACKOFF)))
-    }
-}
-
-/// Writes append frames as openraft produces them; gives the half back once they end.
-async fn write_appends(
-    mut writer: FrameWriter,
-    first: Append,
-    mut input: impl Stream<Item = Append> + Unpin,
-    sent: mpsc::Sender<()>,
-) -> Option<FrameWriter> {
-    let mut next = Some(first);
-    while let Some(request) = next {
-        put_append(&mut writer.buffer, request);
-        sent.send(()).await.ok()?;
-        // Once nobody reads the answers any more, neither a full socket nor a quiet input holds
-        // this task and its connection.
-        tokio::select! {
-            written = writer.send() => written.ok()?,
-            () = sent.closed() => return None,
-        }
-        next = tokio::select! {
-            request = input.next() => request,
-            () = sent.closed() => return None,
-        };
-    }
-    Some(writer)
-}
-
-/// The answering side of one append stream.
-struct Answers {
-    reader: Option<FrameReader>,
-    /// One message for each frame on its way.
-    outstanding: mpsc::Receiver<()>,
-    task: Option<tokio::task::JoinHandle<Option<FrameWriter>>>,
-    idle: Idle,
-    acknowledged: Arc<Acknowledged>,
-    target: u64,
-    vote: Vote,
-}
-
-async fn next_answer(answers: Option<Answers>) -> Option<(AppendResult, Option<Answers>)> {
-    let mut answers = answers?;
-    if answers.outstanding.recv().await.is_none() {
-        answers.finish().await;
-        return None;
-    }
-    match answers.read_one().await {
-        Ok(Ok(log_id)) => {
-            if let Some(log_id) = log_id {
-                answers.acknowledged.note(answers.target, answers.vote, log_id);
-            }
-            Some((Ok(Ok(log_id)), Some(answers)))
-        }
-        Ok(Err(refusal)) => Some((Ok(Err(refusal)), None)),
-        Err(error) => {
-            let error = match error.kind() {
-                io::ErrorKind::TimedOut => RPCError::Network(NetworkError::new(&error)),
-                _ => unreachable_error(&error),
-            };
-            Some((Err(error), None))
-        }
-    }
-}
-
-impl Answers {
-    async fn read_one(&mut self) -> io::Result<super::wire::AppendReply> {
-        let Some(reader) = &mut self.reader else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let body = timeout(APPEND_IDLE_MAX, reader.expect(Kind::AppendReply))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        read_append_reply(body).map_err(super::connection::bad_frame)
-    }
-
-    /// Every frame was answered: the connection can serve the next stream.
-    async fn finish(&mut self) {
-        let Some(task) = self.task.take() else { return };
-        if let (Ok(Some(writer)), Some(reader)) = (task.await, self.reader.take()) {
-            *self.idle.lock() = Some((reader, writer));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use openraft::entry::RaftEntry;
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::super::connection::split;
-    use super::super::types::{Entry, log_id_from};
-    use super::*;
-    use crate::command::{Action, CommandBuilder, Operation, slot_key};
-
-    /// More than any socket takes without a reader.
-    const FRAME_BYTES_MIN: usize = 64 << 20;
-    /// When a test that should have ended is called hanging.
-    const TEST_BOUND: Duration = Duration::from_secs(10);
-
-    fn large_append() -> Append {
-        let value = vec![7; 1 << 20];
-        let mut builder = CommandBuilder::new();
-        let action = Action::Append { value: &value };
-        builder.push(&Operation { key: &slot_key(1), action }).unwrap();
-        let command = builder.finish();
-        let count = (FRAME_BYTES_MIN >> 20) as u64;
-        let entries = (1..=count).map(|index| {
-            let log_id = log_id_from(diskstore_storage::LogId { term: 1, index });
-            Entry::new_normal(log_id, command.clone())
-        });
-        Append {
-            vote: Vote::new(1, 1),
-            prev_log_id: None,
-            entries: entries.collect(),
-            leader_commit: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn append_writer_ends_with_its_reader_though_the_socket_is_full() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (_deaf, _) = listener.accept().await.unwrap();
-        let (_reader, writer) = split(stream).unwrap();
-        let (sent, mut outstanding) = mpsc::channel(APPEND_WINDOW);
-        let quiet = futures_util::stream::pending();
-        let task = tokio::spawn(write_appends(writer, large_append(), quiet, sent));
-        outstanding.recv().await.unwrap(); // the task is in the write now
-        drop(outstanding);
-        let writer = timeout(TEST_BOUND, task).await.expect("it ends").unwrap();
-        assert!(writer.is_none(), "half a frame is written: nothing more may follow it");
     }
 }

@@ -1,0 +1,345 @@
+//! One stream of append frames to another member: requests as openraft produces them, answers as
+//! they come.
+//!
+//! Called by `network`; calls `connection`. Invariants:
+//!
+//! - I1: answers come in the order of the requests; the first answer that is missing, late or out
+//!   of order ends the connection.
+//! - I2: no answer is credited to a request that was sent after the one that it answers. openraft
+//!   takes an answer for that of every request that it has handed out and whose last log id the
+//!   answer covers, and dates its lease and its ReadIndex rounds by the latest of them; a request
+//!   that carries nothing but the commit index ends where the one before it ends. A leader that was
+//!   paused would find old answers in its socket, credit them to requests of now, and serve stale
+//!   reads. So a request is taken from openraft only while an answer is waited for, never while
+//!   openraft looks at one, and an answer that the next request on its way would be credited with
+//!   is passed over: that request's own answer says the same.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftEntry;
+use openraft::errors::{NetworkError, RPCError};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError};
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::{FrameReader, FrameWriter, bad_frame};
+use super::network::{Acknowledged, RpcError, unreachable_error};
+use super::types::{LogId, TypeConfig, Vote};
+use super::wire::{AppendReply, Kind, put_append, read_append_reply};
+
+/// A stream without an answer to an outstanding frame for this long is broken.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// Most append frames on their way to one member.
+const WINDOW: usize = 64;
+
+pub(super) type Append = AppendEntriesRequest<TypeConfig>;
+pub(super) type AppendResult =
+    Result<Result<Option<LogId>, StreamAppendError<TypeConfig>>, RpcError>;
+type Connection = (FrameReader, FrameWriter);
+/// An append connection between two streams.
+pub(super) type Idle = Arc<Mutex<Option<Connection>>>;
+
+/// Whom a stream goes to, and under which vote.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Where the connection goes when every frame was answered.
+    pub(super) idle: Idle,
+    /// What the member is known to hold.
+    pub(super) acknowledged: Arc<Acknowledged>,
+    /// Its id.
+    pub(super) member: u64,
+    /// The leader's vote.
+    pub(super) vote: Vote,
+}
+
+impl Target {
+    fn note(&self, log_id: LogId) {
+        self.acknowledged.note(self.member, self.vote, log_id);
+    }
+}
+
+/// The answers to `first` and to what `input` holds, which is sent as the answers are waited for.
+pub(super) fn answers<'a, S>(
+    (reader, writer): Connection,
+    target: Target,
+    first: Append,
+    input: S,
+) -> BoxStream<'a, AppendResult>
+where
+    S: Stream<Item = Append> + Send + Unpin + 'a,
+{
+    let mut appends = Appends {
+        reader,
+        writer,
+        input: Some(input),
+        on_way: VecDeque::new(),
+        waiting_since: Instant::now(),
+        target,
+    };
+    appends.take(first);
+    futures_util::stream::unfold(Some(appends), next_answer).boxed()
+}
+
+/// One append stream: requests as openraft produces them, answers as they come.
+struct Appends<S> {
+    reader: FrameReader,
+    writer: FrameWriter,
+    /// `None` once openraft has no more requests.
+    input: Option<S>,
+    /// The last log id of each request on its way.
+    on_way: VecDeque<Option<LogId>>,
+    /// When the wait for the answer to the first of them began.
+    waiting_since: Instant,
+    target: Target,
+}
+
+/// What can happen next.
+enum Event {
+    Answered(io::Result<AppendReply>),
+    Sent(io::Result<()>),
+    Taken(Option<Append>),
+}
+
+async fn next_answer<S>(appends: Option<Appends<S>>) -> Option<(AppendResult, Option<Appends<S>>)>
+where
+    S: Stream<Item = Append> + Unpin,
+{
+    let mut appends = appends?;
+    match appends.next().await {
+        Ok(Some(Ok(log_id))) => Some((Ok(Ok(log_id)), Some(appends))),
+        Ok(Some(Err(refusal))) => Some((Ok(Err(refusal)), None)),
+        Ok(None) => {
+            // Every frame was answered: the connection can serve the next stream.
+            *appends.target.idle.lock() = Some((appends.reader, appends.writer));
+            None
+        }
+        Err(error) => {
+            let error = match error.kind() {
+                io::ErrorKind::TimedOut => RPCError::Network(NetworkError::new(&error)),
+                _ => unreachable_error(&error),
+            };
+            Some((Err(error), None))
+        }
+    }
+}
+
+impl<S: Stream<Item = Append> + Unpin> Appends<S> {
+    /// The next answer for openraft; `None` when all is said.
+    async fn next(&mut self) -> io::Result<Option<AppendReply>> {
+        while self.input.is_some() || !self.on_way.is_empty() {
+            match self.event().await {
+                Event::Taken(Some(request)) => self.take(request),
+                Event::Taken(None) => self.input = None,
+                Event::Sent(result) => result?,
+                Event::Answered(answer) => {
+                    let answer = answer?;
+                    self.waiting_since = Instant::now();
+                    self.on_way.pop_front();
+                    let Ok(log_id) = &answer else { return Ok(Some(answer)) };
+                    if let Some(log_id) = log_id {
+                        self.target.note(*log_id);
+                    }
+                    if self.on_way.front() != Some(log_id) {
+                        return Ok(Some(answer)); // I2
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for what happens first; what does not happen loses nothing.
+    async fn event(&mut self) -> Event {
+        let (is_sending, is_awaiting) = (self.writer.has_unsent(), !self.on_way.is_empty());
+        let is_taking = !is_sending && self.on_way.len() < WINDOW;
+        let deadline = self.waiting_since + IDLE_MAX;
+        let Appends { reader, writer, input, .. } = self;
+        let answer = async {
+            let body = timeout_at(deadline, reader.expect(Kind::AppendReply))
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            read_append_reply(body).map_err(bad_frame)
+        };
+        let request = async {
+            match input {
+                Some(input) => input.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer, if is_awaiting => Event::Answered(answer),
+            sent = writer.send_some(), if is_sending => Event::Sent(sent),
+            request = request, if is_taking => Event::Taken(request),
+        }
+    }
+
+    fn take(&mut self, request: Append) {
+        let last = request.entries.last().map_or(request.prev_log_id, |entry| Some(entry.log_id()));
+        if self.on_way.is_empty() {
+            self.waiting_since = Instant::now();
+        }
+        self.on_way.push_back(last);
+        put_append(&mut self.writer.buffer, request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use diskstore_storage::LogId as StoredLogId;
+    use futures_util::FutureExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+
+    use super::super::connection::split;
+    use super::super::types::{Entry, log_id_from};
+    use super::super::wire::put_append_reply;
+    use super::*;
+    use crate::command::{Action, CommandBuilder, Operation, slot_key};
+
+    const LEADER: u64 = 1;
+
+    /// A stream, its requests, how many of them were taken, and the member at its other end.
+    struct Pair {
+        answers: BoxStream<'static, AppendResult>,
+        requests: mpsc::UnboundedSender<Append>,
+        taken: Arc<AtomicUsize>,
+        idle: Idle,
+        member: Connection,
+    }
+
+    fn log_id(index: u64) -> LogId {
+        log_id_from(StoredLogId { term: 1, index })
+    }
+
+    /// A request that ends at this index, with an entry or with the commit index alone.
+    fn request(previous: u64, last: u64) -> Append {
+        let entries = (previous + 1..=last).map(|index| Entry::new_blank(log_id(index))).collect();
+        let prev_log_id = Some(log_id(previous));
+        let vote = Vote::new_committed(1, LEADER);
+        Append { vote, prev_log_id, entries, leader_commit: None }
+    }
+
+    async fn pair(first: Append) -> Pair {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut own = split(stream).unwrap();
+        let mut member = split(listener.accept().await.unwrap().0).unwrap();
+        own.0.allow_large();
+        member.0.allow_large();
+        let (requests, mut queue) = mpsc::unbounded_channel();
+        let (taken, idle) = (Arc::new(AtomicUsize::new(0)), Idle::default());
+        let counter = taken.clone();
+        let input = futures_util::stream::poll_fn(move |context| {
+            let polled = queue.poll_recv(context);
+            if polled.is_ready() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            polled
+        });
+        let vote = first.vote;
+        let target = Target { idle: idle.clone(), acknowledged: Arc::default(), member: 2, vote };
+        Pair { answers: answers(own, target, first, input), requests, taken, idle, member }
+    }
+
+    impl Pair {
+        /// Lets frames travel until the member has this many; no answer may come meanwhile.
+        async fn travel(&mut self, count: usize) {
+            let arrive = async {
+                for _ in 0..count {
+                    self.member.0.expect(Kind::Append).await.unwrap();
+                }
+            };
+            tokio::select! {
+                answer = self.answers.next() => panic!("nothing was answered: {answer:?}"),
+                () = arrive => {}
+            }
+        }
+
+        async fn answer(&mut self, index: u64) {
+            put_append_reply(&mut self.member.1.buffer, &Ok(Some(log_id(index))));
+            self.member.1.send().await.unwrap();
+        }
+
+        async fn answered(&mut self) -> Option<LogId> {
+            self.answers.next().await.unwrap().unwrap().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_not_credited_to_a_request_that_was_sent_later() {
+        let mut pair = pair(request(9, 10)).await;
+        pair.requests.send(request(10, 10)).unwrap();
+        pair.travel(2).await;
+        // Only the first is answered, then the member is gone: nothing was acknowledged since.
+        pair.answer(10).await;
+        let Pair { mut answers, member, .. } = pair;
+        drop(member);
+        assert!(answers.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn requests_that_end_together_are_answered_once() {
+        let mut pair = pair(request(9, 10)).await;
+        pair.requests.send(request(10, 10)).unwrap();
+        pair.requests.send(request(10, 10)).unwrap();
+        pair.requests.send(request(10, 12)).unwrap();
+        pair.travel(4).await;
+        for index in [10, 10, 10, 12] {
+            pair.answer(index).await;
+        }
+        assert_eq!(pair.answered().await, Some(log_id(10)));
+        assert_eq!(pair.answered().await, Some(log_id(12)));
+        let Pair { requests, mut answers, idle, .. } = pair;
+        drop(requests);
+        assert!(answers.next().await.is_none());
+        assert!(idle.lock().is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_while_an_answer_is_looked_at() {
+        let mut pair = pair(request(9, 10)).await;
+        pair.travel(1).await;
+        pair.answer(10).await;
+        assert_eq!(pair.answered().await, Some(log_id(10)));
+        pair.requests.send(request(10, 10)).unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pair.taken.load(Ordering::Relaxed), 0);
+        assert!(pair.answers.next().now_or_never().is_none());
+        assert_eq!(pair.taken.load(Ordering::Relaxed), 1);
+    }
+
+    /// More than any socket takes without a reader.
+    const FRAME_BYTES_MIN: usize = 64 << 20;
+
+    fn large_request() -> Append {
+        let value = vec![7; 1 << 20];
+        let mut builder = CommandBuilder::new();
+        let action = Action::Append { value: &value };
+        builder.push(&Operation { key: &slot_key(1), action }).unwrap();
+        let command = builder.finish();
+        let count = (FRAME_BYTES_MIN >> 20) as u64;
+        let entries =
+            (1..=count).map(|index| Entry::new_normal(log_id(index), command.clone())).collect();
+        Append { prev_log_id: None, entries, ..request(0, 0) }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_wants_takes_its_connection_along_though_the_socket_is_full() {
+        let mut pair = pair(large_request()).await;
+        assert!(pair.answers.next().now_or_never().is_none()); // it is in the write now
+        let Pair { answers, idle, mut member, .. } = pair;
+        drop(answers);
+        assert!(idle.lock().is_none(), "half a frame is written: nothing more may follow it");
+        assert!(member.0.expect(Kind::Append).await.is_err());
+    }
+}
