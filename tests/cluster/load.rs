@@ -276,3 +276,27 @@ fn read(history: &History, session: &mut Session, key: usize) -> Result<(), Fail
     history.reads.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
+
+#[test]
+fn a_history_that_cannot_be_is_noticed() {
+    let record = Record {
+        tried: 9,
+        acknowledged: 7,
+        unknown: BTreeSet::from([3, 8]),
+        refused: BTreeSet::from([5, 9]),
+    };
+    // What was acknowledged last, and the writes of which nobody knows, however old.
+    for found in [3, 7, 8] {
+        assert_eq!(record.contradiction(found, 7), None, "{found}");
+    }
+    let lost = Some("is older than an acknowledged write");
+    for (found, reason) in
+        [(0, lost), (6, lost), (5, lost), (9, Some("was refused")), (10, Some("was never written"))]
+    {
+        assert_eq!(record.contradiction(found, 7), reason, "{found}");
+    }
+    // A read that began before the last acknowledgement may see what was there then, not less.
+    assert_eq!(record.contradiction(6, 6), None);
+    assert_eq!(record.contradiction(5, 4), Some("was refused"));
+    assert_eq!(record.contradiction(4, 6), lost);
+}
