@@ -387,3 +387,22 @@ async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<Ty
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joiners_take_no_places_of_members() {
+        let room = Room::new();
+        let member =
+            Hello { cluster_id: 1, from: 1, to: 2, purpose: Purpose::Append, acknowledged: None };
+        let joiner = Hello { cluster_id: 0, from: 0, purpose: Purpose::Requests, ..member };
+        let taken: Vec<_> = (0..JOINER_COUNT_MAX).map(|_| room.place_for(&joiner)).collect();
+        assert!(taken.iter().all(Option::is_some));
+        assert!(room.place_for(&joiner).is_none(), "their own are taken");
+        assert!(room.place_for(&member).is_some());
+        drop(taken);
+        assert!(room.place_for(&joiner).is_some(), "a place is given back");
+    }
+}
