@@ -438,7 +438,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = client => {}
+            done = tokio::time::timeout(LONG, client) => done.expect("it is replaced"),
             _ = server => unreachable!("the channel is open"),
         }
     }

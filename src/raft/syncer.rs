@@ -360,27 +360,31 @@ mod tests {
 
     use diskstore_storage::disk::SimDisk;
     use diskstore_storage::wal::Options;
+    use tokio::time::timeout;
 
     use super::*;
 
-    #[test]
-    fn nobody_waits_for_a_stopped_syncer() {
+    /// When a wait that should have ended is called hanging.
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_stopped_syncer() {
         let options = Options { segment_bytes: 64 << 10, ..Options::default() };
         let (wal, tmp) = (Path::new("/wal"), Path::new("/tmp"));
         let wal = Wal::open(Arc::new(SimDisk::new(1)), wal, tmp, &options).unwrap().0;
         let faults = Faults::new();
-        let syncer = Syncer::start(Arc::new(wal), faults.clone()).unwrap();
+        let syncer = Arc::new(Syncer::start(Arc::new(wal), faults.clone()).unwrap());
         let never = Position(syncer.shared.wal.position().0 + 100);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| syncer.wait_blocking(never));
-            while syncer.shared.state.lock().waiting.is_empty() {
-                std::thread::yield_now();
-            }
-            syncer.stop();
-            assert!(waiting.join().unwrap().is_err(), "one that waits hears of the stop");
-        });
-        assert!(syncer.wait_blocking(never).is_err(), "so does one that comes later");
-        assert!(syncer.barrier_blocking().is_err());
+        let wait = |syncer: Arc<Syncer>| timeout(LONG, async move { syncer.wait(never).await });
+        let waiting = tokio::spawn(wait(syncer.clone()));
+        while syncer.shared.state.lock().waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        syncer.stop();
+        assert!(waiting.await.unwrap().unwrap().is_err(), "one that waits hears of the stop");
+        assert!(wait(syncer.clone()).await.unwrap().is_err(), "so does one that comes later");
+        let barrier = tokio::task::spawn_blocking(move || syncer.barrier_blocking());
+        assert!(barrier.await.unwrap().is_err(), "so does a checkpoint");
         assert!(faults.current().is_none(), "a stop is no fault");
     }
 }
