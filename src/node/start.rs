@@ -512,6 +512,7 @@ pub(super) fn agree(wal: &Wal, slots: &Slots, directory: &Path) -> Result<(), St
     while let Some(batch) = wal.seal() {
         wal.write(batch)?;
     }
+    wal.sync()?; // under `-sync never` too
     Ok(())
 }
 

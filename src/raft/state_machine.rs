@@ -67,15 +67,7 @@ impl MachineShared {
     /// # Errors
     /// The superblock's membership cannot be read.
     pub fn open(machine: DiskMachine, syncer: Arc<Syncer>) -> io::Result<MachineShared> {
-        let superblock = machine.slots().superblock();
-        let membership = if superblock.membership.body.is_empty() {
-            StoredMembership::default()
-        } else {
-            let body = decode_membership(&mut Cursor::new(superblock.membership.body))
-                .map_err(io::Error::other)?;
-            StoredMembership::new(superblock.membership.log_id.map(log_id_from), body)
-        };
-        let log_id = superblock.checkpoint.map(log_id_from);
+        let Meta { last_log_id: log_id, last_membership: membership } = checkpoint_of(&machine)?;
         let index = log_id.map_or(0, |log_id| log_id.index);
         Ok(MachineShared {
             machine,
@@ -201,17 +193,22 @@ impl MachineShared {
 
     /// What the superblock names: the newest checkpoint that survives power loss.
     fn checkpoint_meta(&self) -> io::Result<Meta> {
-        let superblock = self.machine.slots().superblock();
-        let membership = if superblock.membership.body.is_empty() {
-            StoredMembership::default()
-        } else {
-            let body = decode_membership(&mut Cursor::new(superblock.membership.body))
-                .map_err(io::Error::other)?;
-            StoredMembership::new(superblock.membership.log_id.map(log_id_from), body)
-        };
-        let last_log_id = superblock.checkpoint.map(log_id_from);
-        Ok(Meta { last_log_id, last_membership: membership })
+        checkpoint_of(&self.machine)
     }
+}
+
+/// The checkpoint that a machine's superblock names, and the membership as of it.
+fn checkpoint_of(machine: &DiskMachine) -> io::Result<Meta> {
+    let superblock = machine.slots().superblock();
+    let membership = if superblock.membership.body.is_empty() {
+        StoredMembership::default()
+    } else {
+        let body = decode_membership(&mut Cursor::new(superblock.membership.body))
+            .map_err(io::Error::other)?;
+        StoredMembership::new(superblock.membership.log_id.map(log_id_from), body)
+    };
+    let last_log_id = superblock.checkpoint.map(log_id_from);
+    Ok(Meta { last_log_id, last_membership: membership })
 }
 
 type Meta =
