@@ -3,16 +3,17 @@
 //!
 //! Called by `network`; calls `connection`. Invariants:
 //!
-//! - I1: answers come in the order of the requests; the first answer that is missing, late or out
-//!   of order ends the connection.
+//! - I1: answers come in the order of the requests, and each names the end of its own; the first
+//!   answer that does not, or that is missing while nothing is sent either, ends the connection.
 //! - I2: no answer is credited to a request that was sent after the one that it answers. openraft
-//!   takes an answer for that of every request that it has handed out and whose last log id the
-//!   answer covers, and dates its lease and its ReadIndex rounds by the latest of them; a request
-//!   that carries nothing but the commit index ends where the one before it ends. A leader that was
-//!   paused would find old answers in its socket, credit them to requests of now, and serve stale
-//!   reads. So a request is taken from openraft only while an answer is waited for, never while
-//!   openraft looks at one, and an answer that the next request on its way would be credited with
-//!   is passed over: that request's own answer says the same.
+//!   takes an answer for that of every request that it has handed out and that ends, or begins
+//!   below, where the answer ends, and dates its lease and its ReadIndex rounds by the latest of
+//!   them; a request that carries nothing but the commit index ends where the one before it ends.
+//!   A leader that was paused would find old answers in its socket, credit them to requests of now,
+//!   and serve stale reads. So a request is taken from openraft only while an answer is waited for,
+//!   never while openraft looks at one, and an answer that the next request on its way would be
+//!   credited with is passed over: that request's own answer says the same. Requests follow each
+//!   other without a gap, so with I1 no later one can be credited.
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,7 +33,7 @@ use super::network::{Acknowledged, RpcError, unreachable_error};
 use super::types::{LogId, TypeConfig, Vote};
 use super::wire::{AppendReply, Kind, put_append, read_append_reply};
 
-/// A stream without an answer to an outstanding frame for this long is broken.
+/// A stream is broken when a frame is unanswered and nothing was answered or sent for this long.
 const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Most append frames on their way to one member.
 const WINDOW: usize = 64;
@@ -78,7 +79,7 @@ where
         writer,
         input: Some(input),
         on_way: VecDeque::new(),
-        waiting_since: Instant::now(),
+        progress: Instant::now(),
         target,
     };
     appends.take(first);
@@ -93,8 +94,8 @@ struct Appends<S> {
     input: Option<S>,
     /// The last log id of each request on its way.
     on_way: VecDeque<Option<LogId>>,
-    /// When the wait for the answer to the first of them began.
-    waiting_since: Instant,
+    /// When something was last answered or sent, or the first of them taken.
+    progress: Instant,
     target: Target,
 }
 
@@ -135,12 +136,19 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             match self.event().await {
                 Event::Taken(Some(request)) => self.take(request),
                 Event::Taken(None) => self.input = None,
-                Event::Sent(result) => result?,
+                Event::Sent(result) => {
+                    result?;
+                    self.progress = Instant::now();
+                }
                 Event::Answered(answer) => {
                     let answer = answer?;
-                    self.waiting_since = Instant::now();
-                    self.on_way.pop_front();
+                    self.progress = Instant::now();
+                    let end = self.on_way.pop_front();
                     let Ok(log_id) = &answer else { return Ok(Some(answer)) };
+                    if end.as_ref() != Some(log_id) {
+                        let what = "the answer names another end than its request's"; // I1
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                    }
                     if let Some(log_id) = log_id {
                         self.target.note(*log_id);
                     }
@@ -157,7 +165,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     async fn event(&mut self) -> Event {
         let (is_sending, is_awaiting) = (self.writer.has_unsent(), !self.on_way.is_empty());
         let is_taking = !is_sending && self.on_way.len() < WINDOW;
-        let deadline = self.waiting_since + IDLE_MAX;
+        let deadline = self.progress + IDLE_MAX;
         let Appends { reader, writer, input, .. } = self;
         let answer = async {
             let body = timeout_at(deadline, reader.expect(Kind::AppendReply))
@@ -182,7 +190,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     fn take(&mut self, request: Append) {
         let last = request.entries.last().map_or(request.prev_log_id, |entry| Some(entry.log_id()));
         if self.on_way.is_empty() {
-            self.waiting_since = Instant::now();
+            self.progress = Instant::now();
         }
         self.on_way.push_back(last);
         put_append(&mut self.writer.buffer, request);
@@ -227,13 +235,18 @@ mod tests {
         Append { vote, prev_log_id, entries, leader_commit: None }
     }
 
-    async fn pair(first: Append) -> Pair {
+    async fn connect() -> (Connection, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut own = split(stream).unwrap();
         let mut member = split(listener.accept().await.unwrap().0).unwrap();
         own.0.allow_large();
         member.0.allow_large();
+        (own, member)
+    }
+
+    async fn pair(first: Append) -> Pair {
+        let (own, member) = connect().await;
         let (requests, mut queue) = mpsc::unbounded_channel();
         let (taken, idle) = (Arc::new(AtomicUsize::new(0)), Idle::default());
         let counter = taken.clone();
@@ -245,8 +258,12 @@ mod tests {
             polled
         });
         let vote = first.vote;
-        let target = Target { idle: idle.clone(), acknowledged: Arc::default(), member: 2, vote };
+        let target = Target { idle: idle.clone(), ..target(vote) };
         Pair { answers: answers(own, target, first, input), requests, taken, idle, member }
+    }
+
+    fn target(vote: Vote) -> Target {
+        Target { idle: Idle::default(), acknowledged: Arc::default(), member: 2, vote }
     }
 
     impl Pair {
@@ -283,6 +300,17 @@ mod tests {
         let Pair { mut answers, member, .. } = pair;
         drop(member);
         assert!(answers.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_names_another_end_is_credited_to_nobody() {
+        for end in [9, 11, 12] {
+            let mut pair = pair(request(9, 10)).await;
+            pair.requests.send(request(10, 12)).unwrap();
+            pair.travel(2).await;
+            pair.answer(end).await;
+            assert!(pair.answers.next().await.unwrap().is_err(), "{end}");
+        }
     }
 
     #[tokio::test]
@@ -341,5 +369,26 @@ mod tests {
         drop(answers);
         assert!(idle.lock().is_none(), "half a frame is written: nothing more may follow it");
         assert!(member.0.expect(Kind::Append).await.is_err());
+    }
+
+    /// A frame may take longer to be sent than an answer may take to come.
+    #[tokio::test]
+    async fn sending_counts_as_progress() {
+        let ((reader, writer), _member) = connect().await;
+        let first = large_request();
+        let target = target(first.vote);
+        let mut appends = Appends {
+            reader,
+            writer,
+            input: Some(futures_util::stream::pending::<Append>().boxed()),
+            on_way: VecDeque::new(),
+            progress: Instant::now(),
+            target,
+        };
+        appends.take(first);
+        let before = appends.progress;
+        assert!(appends.next().now_or_never().is_none());
+        assert!(appends.writer.has_unsent(), "the socket is full");
+        assert!(appends.progress > before, "a part of the frame was written");
     }
 }
