@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{FrameReader, FrameWriter, dial};
-use super::cursor::Cursor;
-use super::wire::{Hello, Kind, put_frame};
+use super::requests::{Method, put_request, read_response};
+use super::wire::{Hello, Kind};
 
 /// Most calls that wait to be written.
 const QUEUE_MAX: usize = 1024;
@@ -29,45 +29,6 @@ const FAILURE_SHARED: Duration = Duration::from_millis(200);
 /// A connection on which something is waited for is dead after this time without a frame, once a
 /// call has timed out: four heartbeats, so that a call of a short deadline condemns nobody.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
-
-/// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Method {
-    /// A vote.
-    Vote = 1,
-    /// A vote before the vote.
-    PreVote = 2,
-    /// Take over leadership.
-    TransferLeader = 3,
-    /// Propose these commands.
-    Write = 4,
-    /// Read these commands.
-    Read = 5,
-    /// Let me join.
-    Join = 6,
-    /// How many members hold this index?
-    Holders = 7,
-    /// What the leader knows of the cluster's progress.
-    Progress = 8,
-}
-
-impl Method {
-    /// The method of a byte.
-    pub fn of(byte: u8) -> Option<Method> {
-        let methods = [
-            Method::Vote,
-            Method::PreVote,
-            Method::TransferLeader,
-            Method::Write,
-            Method::Read,
-            Method::Join,
-            Method::Holders,
-            Method::Progress,
-        ];
-        methods.into_iter().find(|method| *method as u8 == byte)
-    }
-}
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -303,11 +264,7 @@ async fn write_calls(mut writer: FrameWriter, mut calls: mpsc::Receiver<Call>) {
     let mut batch = Vec::new();
     while calls.recv_many(&mut batch, QUEUE_MAX).await > 0 {
         for Call { id, method, body } in batch.drain(..) {
-            put_frame(&mut writer.buffer, Kind::Request, |out| {
-                out.put_u64_le(id);
-                out.put_u8(method as u8);
-                out.put_slice(&body);
-            });
+            put_request(&mut writer.buffer, id, method, &body);
         }
         if writer.send().await.is_err() {
             return;
@@ -317,8 +274,7 @@ async fn write_calls(mut writer: FrameWriter, mut calls: mpsc::Receiver<Call>) {
 
 async fn read_answers(mut reader: FrameReader, pending: &Pending) {
     while let Ok(body) = reader.expect(Kind::Response).await {
-        let mut cursor = Cursor::new(body);
-        let Ok(id) = cursor.u64() else { return };
+        let Ok((id, body)) = read_response(body) else { return };
         let mut pending = pending.lock();
         let Some(waiting) = pending.as_mut() else { return };
         let sender = waiting.calls.remove(&id);
@@ -326,7 +282,7 @@ async fn read_answers(mut reader: FrameReader, pending: &Pending) {
         drop(pending);
         if let Some(sender) = sender {
             // The caller may have given up.
-            drop(sender.send(cursor.rest()));
+            drop(sender.send(body));
         }
     }
 }
@@ -338,6 +294,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::super::connection::split;
+    use super::super::requests::{put_response, read_request};
     use super::super::wire::{Purpose, Welcome};
     use super::*;
 
@@ -367,12 +324,8 @@ mod tests {
     /// Answers every request with its own body.
     async fn echo((mut reader, mut writer): Ends) {
         while let Ok(body) = reader.expect(Kind::Request).await {
-            let mut cursor = Cursor::new(body);
-            let (id, _) = (cursor.u64().unwrap(), cursor.u8().unwrap());
-            put_frame(&mut writer.buffer, Kind::Response, |out| {
-                out.put_u64_le(id);
-                out.put_slice(&cursor.rest());
-            });
+            let (id, _, body) = read_request(body).unwrap();
+            put_response(&mut writer.buffer, id, &body);
             writer.send().await.unwrap();
         }
     }

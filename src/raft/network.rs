@@ -25,9 +25,9 @@ use openraft::raft::{
 use parking_lot::Mutex;
 
 use super::appends::{Append, AppendResult, Idle, Target, answers};
-use super::channel::{CallError, Channel, Method};
+use super::channel::{CallError, Channel};
 use super::connection::{FrameReader, FrameWriter, dial};
-use super::requests;
+use super::requests::{self, Method};
 use super::snapshot::{self, Sender};
 use super::state_machine::SlotsSnapshot;
 use super::types::{LogId, Member, TypeConfig, Vote, log_id_to, vote_to};

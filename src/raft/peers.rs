@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use diskstore_storage::wal::Wal;
 use futures_util::StreamExt;
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
@@ -27,13 +27,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::channel::Method;
-use super::connection::{FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, bad_frame, in_time, split};
-use super::cursor::Cursor;
+use super::connection::{
+    FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, WRITE_TIMEOUT, bad_frame, in_time, split,
+};
+use super::requests::Method;
+use super::serving::{self, Allowance};
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::syncer::Syncer;
 use super::types::{TypeConfig, vote_to};
-use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, put_frame, read_append};
+use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 
@@ -43,12 +45,15 @@ const MEMBER_COUNT_MAX: usize = 1024;
 const JOINER_COUNT_MAX: usize = 64;
 /// Most connections at a time that have not said yet what they are.
 const HANDSHAKE_COUNT_MAX: usize = 256;
-/// Most requests of one member's connection that are worked on at a time.
-const REQUEST_COUNT_MAX: usize = 1024;
-/// Most requests of one joiner that are worked on at a time: it has but one question.
-const JOINER_REQUEST_COUNT_MAX: usize = 1;
-/// A joiner that asks nothing, and waits for no answer, for this long is cut off.
-const JOINER_IDLE_MAX: Duration = Duration::from_secs(10);
+/// What a connection of a member is given: its requests may be days apart.
+const MEMBER: Allowance =
+    Allowance { request_count_max: 1024, idle_max: None, write_max: WRITE_TIMEOUT };
+/// What a joiner is given: it has but one question.
+const JOINER: Allowance = Allowance {
+    request_count_max: 1,
+    idle_max: Some(Duration::from_secs(10)),
+    write_max: WRITE_TIMEOUT,
+};
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -286,79 +291,42 @@ impl Peers {
 
     async fn serve_requests(
         self: Arc<Self>,
-        mut reader: FrameReader,
-        mut writer: FrameWriter,
+        reader: FrameReader,
+        writer: FrameWriter,
         caller: (u64, std::net::IpAddr),
     ) -> io::Result<()> {
-        let is_joiner = caller.0 == 0;
-        let count_max = if is_joiner { JOINER_REQUEST_COUNT_MAX } else { REQUEST_COUNT_MAX };
-        let permits = Arc::new(Semaphore::new(count_max));
-        let (answers, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(REQUEST_COUNT_MAX);
-        let write = async move {
-            let mut batch = Vec::new();
-            while ready.recv_many(&mut batch, REQUEST_COUNT_MAX).await > 0 {
-                for (id, body) in batch.drain(..) {
-                    put_frame(&mut writer.buffer, Kind::Response, |out| {
-                        out.put_u64_le(id);
-                        out.put_slice(&body);
-                    });
-                }
-                writer.send_in_time().await?;
-            }
-            Ok::<(), io::Error>(())
-        };
-        let read = async move {
-            loop {
-                // First of all, so that no joiner is idle while it waits for its answer.
-                let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
-                let next = reader.next();
-                let frame =
-                    if is_joiner { in_time(next, JOINER_IDLE_MAX).await } else { next.await };
-                let Some(frame) = frame? else { return Ok(()) };
-                if frame.kind != Kind::Request {
-                    return Err(io::Error::other("a request was expected"));
-                }
-                let (peers, answers) = (self.clone(), answers.clone());
-                tokio::spawn(async move {
-                    if let Some(answer) = peers.answer(frame.body, caller).await {
-                        // The connection may have ended meanwhile.
-                        drop(answers.send(answer).await);
-                    }
-                    drop(permit);
-                });
-            }
-        };
-        tokio::try_join!(write, read).map(|_| ())
+        let allowance = if caller.0 == 0 { JOINER } else { MEMBER };
+        serving::serve((reader, writer), allowance, |method, body| {
+            let peers = self.clone();
+            async move { peers.answer(method, body, caller).await }
+        })
+        .await
     }
 
-    /// The id and the answer of one request; `None` for one that cannot be read.
+    /// The answer to one request; `None` if there is none, which ends the connection.
     async fn answer(
         &self,
+        method: Method,
         body: Bytes,
         (from, address): (u64, std::net::IpAddr),
-    ) -> Option<(u64, Vec<u8>)> {
-        let mut cursor = Cursor::new(body);
-        let id = cursor.u64().ok()?;
-        let method = Method::of(cursor.u8().ok()?)?;
-        let body = cursor.rest();
+    ) -> Option<Vec<u8>> {
         if from == 0 && method != Method::Join {
             return None;
         }
-        let answer = match method {
-            Method::Vote | Method::PreVote => self.answer_vote(method, body).await?,
+        match method {
+            Method::Vote | Method::PreVote => self.answer_vote(method, body).await,
             Method::TransferLeader => {
                 let request = requests::decode_transfer(body).ok()?;
                 let reply = self.raft.handle_transfer_leader(request).await.ok()?;
-                requests::encode_transfer_reply(&reply)
+                Some(requests::encode_transfer_reply(&reply))
             }
             _ => {
                 let (reply, answer) = oneshot::channel();
                 let incoming = Incoming { method, from, address, body, reply };
                 self.incoming.send(incoming).await.ok()?;
-                answer.await.ok()?
+                answer.await.ok()
             }
-        };
-        Some((id, answer))
+        }
     }
 
     async fn answer_vote(&self, method: Method, body: Bytes) -> Option<Vec<u8>> {

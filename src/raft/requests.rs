@@ -1,4 +1,4 @@
-//! Bodies of requests and responses between members. Pure.
+//! Requests and responses between members: their envelope, and the bodies within. Pure.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
@@ -8,13 +8,80 @@ use openraft::raft::{
 
 use super::cursor::Cursor;
 use super::types::{TypeConfig, vote_from, vote_to};
-use super::wire::{put_log_id_option, put_vote, read_log_id_option, read_vote};
+use super::wire::{Kind, put_frame, put_log_id_option, put_vote, read_log_id_option, read_vote};
 use crate::command::{
     Command, CommandResult, DecodeError, ReadLevel, decode_result, encode_result,
 };
 
 /// Most commands that one forwarded request holds.
 pub(super) const COMMAND_COUNT_MAX: usize = 65_536;
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Method {
+    /// A vote.
+    Vote = 1,
+    /// A vote before the vote.
+    PreVote = 2,
+    /// Take over leadership.
+    TransferLeader = 3,
+    /// Propose these commands.
+    Write = 4,
+    /// Read these commands.
+    Read = 5,
+    /// Let me join.
+    Join = 6,
+    /// How many members hold this index?
+    Holders = 7,
+}
+
+impl Method {
+    /// The method of a byte.
+    pub fn of(byte: u8) -> Option<Method> {
+        let methods = [
+            Method::Vote,
+            Method::PreVote,
+            Method::TransferLeader,
+            Method::Write,
+            Method::Read,
+            Method::Join,
+            Method::Holders,
+        ];
+        methods.into_iter().find(|method| *method as u8 == byte)
+    }
+}
+
+/// Appends the frame of a request.
+pub(super) fn put_request(out: &mut Vec<u8>, id: u64, method: Method, body: &[u8]) {
+    put_frame(out, Kind::Request, |out| {
+        out.put_u64_le(id);
+        out.put_u8(method as u8);
+        out.put_slice(body);
+    });
+}
+
+/// Reads a request: its id, what it asks for, and the body of that.
+pub(super) fn read_request(body: Bytes) -> Result<(u64, Method, Bytes), DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let id = cursor.u64()?;
+    let method = Method::of(cursor.u8()?).ok_or_else(|| cursor.error("unknown method"))?;
+    Ok((id, method, cursor.rest()))
+}
+
+/// Appends the frame of the response to request `id`.
+pub(super) fn put_response(out: &mut Vec<u8>, id: u64, body: &[u8]) {
+    put_frame(out, Kind::Response, |out| {
+        out.put_u64_le(id);
+        out.put_slice(body);
+    });
+}
+
+/// Reads a response: the id of its request, and its body.
+pub(super) fn read_response(body: Bytes) -> Result<(u64, Bytes), DecodeError> {
+    let mut cursor = Cursor::new(body);
+    Ok((cursor.u64()?, cursor.rest()))
+}
 
 /// Lays out a vote request.
 pub(super) fn encode_vote(request: &VoteRequest<TypeConfig>) -> Vec<u8> {

@@ -17,9 +17,9 @@ use super::{blank, command, log_id, normal};
 use crate::command::{Action, DecodeError, Failure, ReadLevel, Reply};
 use crate::raft::connection::split;
 use crate::raft::requests::{
-    decode_commands, decode_results, decode_transfer, decode_transfer_reply, decode_vote,
+    Method, decode_commands, decode_results, decode_transfer, decode_transfer_reply, decode_vote,
     decode_vote_reply, encode_commands, encode_results, encode_transfer, encode_transfer_reply,
-    encode_vote, encode_vote_reply,
+    encode_vote, encode_vote_reply, put_request, put_response, read_request, read_response,
 };
 use crate::raft::snapshot_wire::{
     Accept, DAMAGED_COUNT_MAX, SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply, read_reply,
@@ -239,6 +239,46 @@ fn frames_have_their_golden_bytes() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
+/// What stands behind id and method is the method's own, so it is read apart.
+#[test]
+fn requests_and_responses_have_their_golden_bytes() {
+    let golden = |text: &str| text.replace(' ', "");
+    let frame = put(|out| put_request(out, 9, Method::Read, b"what"));
+    assert_eq!(hex(&frame), golden(REQUEST), "request");
+    let body = Bytes::from(frame).split_off(HEADER_BYTES);
+    let read = read_request(body.clone()).unwrap();
+    assert_eq!(read, (9, Method::Read, Bytes::from_static(b"what")));
+    for end in 0..9 {
+        read_request(body.slice(..end)).unwrap_err();
+    }
+    let frame = put(|out| put_response(out, 9, b"that"));
+    assert_eq!(hex(&frame), golden(RESPONSE), "response");
+    let body = Bytes::from(frame).split_off(HEADER_BYTES);
+    assert_eq!(read_response(body.clone()).unwrap(), (9, Bytes::from_static(b"that")));
+    for end in 0..8 {
+        read_response(body.slice(..end)).unwrap_err();
+    }
+}
+
+#[test]
+fn methods_keep_their_numbers() {
+    let methods = [
+        Method::Vote,
+        Method::PreVote,
+        Method::TransferLeader,
+        Method::Write,
+        Method::Read,
+        Method::Join,
+        Method::Holders,
+    ];
+    for (byte, method) in (1..).zip(methods) {
+        assert_eq!(Method::of(byte), Some(method));
+    }
+    for byte in [0, 8, 255] {
+        assert_eq!(Method::of(byte), None);
+    }
+}
+
 #[test]
 fn frames_survive_their_bytes() {
     for (case, body) in all() {
@@ -395,6 +435,9 @@ fn more_damaged_slots_than_allowed_are_refused() {
     body.extend([0; 8]);
     Accept::decode(body.into()).unwrap_err();
 }
+
+const REQUEST: &str = "0d000000 4c7fcf81 05 000000 0900000000000000 05 77686174";
+const RESPONSE: &str = "0c000000 5ee12fbb 06 000000 0900000000000000 74686174";
 
 /// Names and bytes, fields apart.
 const GOLDEN: [(&str, &str); 23] = [
