@@ -356,10 +356,10 @@ mod tests {
     use crate::command::{Body, Outcome, Reply};
 
     /// The reply to a command that gives a value of so many bytes.
-    fn reply(bytes: usize, changed: bool) -> CommandResult {
+    fn reply(bytes: usize, changed: bool) -> Reply {
         let body = Body::Value(Some(Bytes::from(vec![7; bytes])));
         let outcome = Outcome { version: 1, changed, existed: true, body };
-        Ok(Reply { index: 1, outcomes: [outcome].into_iter().collect() })
+        Reply { index: 1, outcomes: [outcome].into_iter().collect() }
     }
 
     fn bounded(results: &[CommandResult], bytes_max: usize) -> Vec<CommandResult> {
@@ -371,14 +371,15 @@ mod tests {
 
     #[test]
     fn replies_that_fit_are_left_as_they_are() {
-        let results = [reply(1000, false), reply(1000, true), Err(Failure::NoSpace)];
+        let results = [Ok(reply(1000, false)), Ok(reply(1000, true)), Err(Failure::NoSpace)];
         let bytes = encode_results(&results).len();
         assert_eq!(bounded(&results, bytes), results);
     }
 
     #[test]
     fn a_reply_that_does_not_fit_leaves_no_doubt_about_a_read() {
-        let results = [reply(1000, false), reply(900, false), reply(1000, true), reply(10, true)];
+        let results =
+            [reply(1000, false), reply(900, false), reply(1000, true), reply(10, true)].map(Ok);
         let fitted = bounded(&results, 2000);
         assert_eq!(fitted[0], results[0]);
         assert!(matches!(fitted[1], Err(Failure::Busy { .. })), "{:?}", fitted[1]);
@@ -388,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_longest_pipeline_fits() {
-        let results = vec![reply(RESPONSE_BYTES_MAX / 1000, false); 60_000];
+        let results = vec![Ok(reply(RESPONSE_BYTES_MAX / 1000, false)); 60_000];
         let fitted = bounded(&results, RESPONSE_BYTES_MAX);
         assert_eq!(fitted[0], results[0]);
         assert!(matches!(fitted.last(), Some(Err(Failure::Busy { .. }))));

@@ -8,6 +8,7 @@ mod applier;
 mod channel;
 mod connection;
 mod cursor;
+mod hold;
 mod log_store;
 mod network;
 mod peers;
@@ -516,7 +517,7 @@ impl Consensus {
         let bounds = [
             view.checkpoint,
             self.wal.purge_point_keeping(keep_bytes),
-            Some(self.sender.purge_bound()),
+            Some(self.shared.purge_bound()),
         ];
         let Some(upto) = bounds.into_iter().min().flatten() else { return };
         if view.purged < Some(upto)

@@ -262,7 +262,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let hello = self.network.hello(self.target, Purpose::Snapshot);
-        let send = snapshot::send(&self.network.sender, &self.address, &hello, vote, snapshot.meta);
+        let send = snapshot::send(&self.network.sender, &self.address, &hello, vote, snapshot);
         tokio::select! {
             sent = send => sent.map_err(|error| {
                 tracing::warn!(to = self.address, %error, "a snapshot was not sent");

@@ -282,7 +282,7 @@ impl Peers {
         let Some(begin) = begin else { return Ok(()) };
         let meta =
             SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
-        let whole = Snapshot { meta, snapshot: SlotsSnapshot };
+        let whole = Snapshot { meta, snapshot: SlotsSnapshot::default() };
         let response = self.raft.install_full_snapshot(begin.vote, whole).await;
         let response = response.map_err(io::Error::other)?;
         snapshot_wire::put_reply(&mut writer.buffer, &response.vote);

@@ -7,12 +7,12 @@
 //! - I1: the highest index that a slot may carry is counted in `readable_from` before it is merged,
 //!   and its superblock is synced before the first merged page is written (storage sees to both).
 //! - I2: a snapshot is never finished over a damaged slot, and a frame out of order ends it.
-//! - I3: the log behind S stays on the sender while a transfer runs.
+//! - I3: the log behind S stays on the sender from the moment that S is chosen until the transfer
+//!   is over (`hold`).
 //! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_wire`).
 //! - I5: slots that are damaged at the receiver travel too, changed or not, but only from a sender
 //!   that has applied what the receiver has: what is skipped here would never be replayed there.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,15 +20,15 @@ use std::time::Duration;
 
 use diskstore_storage::slots::SlotImage;
 use diskstore_storage::wal::Wal;
-use openraft::alias::SnapshotMetaOf;
+use openraft::alias::SnapshotOf;
 use openraft::raft::SnapshotResponse;
-use parking_lot::Mutex;
+use openraft::storage::Snapshot;
 use tokio::time::Instant;
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, dial, in_time};
 use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
-use super::state_machine::MachineShared;
-use super::types::{LogId, TypeConfig, Vote};
+use super::state_machine::{MachineShared, SlotsSnapshot};
+use super::types::{TypeConfig, Vote};
 use super::wire::{Hello, Kind};
 
 /// Bytes of values that one frame of slots carries.
@@ -40,14 +40,11 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long the receiver may take to write everything back at the end.
 const INSTALL_MAX: Duration = Duration::from_mins(2);
 
-/// What sending needs, and what runs.
+/// What sending needs.
 #[derive(Debug)]
 pub(super) struct Sender {
     shared: Arc<MachineShared>,
     wal: Arc<Wal>,
-    /// First log index that each running transfer needs behind its snapshot.
-    running: Mutex<BTreeMap<u64, u64>>,
-    next_id: AtomicU64,
     /// Slots sent since the start.
     slots_sent: AtomicU64,
 }
@@ -55,18 +52,7 @@ pub(super) struct Sender {
 impl Sender {
     /// Sends from these slots, to which this log belongs.
     pub(super) fn new(shared: Arc<MachineShared>, wal: Arc<Wal>) -> Sender {
-        Sender {
-            shared,
-            wal,
-            running: Mutex::default(),
-            next_id: AtomicU64::new(0),
-            slots_sent: AtomicU64::new(0),
-        }
-    }
-
-    /// The log up to here may go as far as running transfers are concerned (I3).
-    pub(super) fn purge_bound(&self) -> u64 {
-        self.running.lock().values().copied().min().unwrap_or(u64::MAX)
+        Sender { shared, wal, slots_sent: AtomicU64::new(0) }
     }
 
     /// Slots sent since the start.
@@ -85,27 +71,7 @@ impl Sender {
     }
 }
 
-/// Keeps the log behind a snapshot while it is sent.
-struct Running<'a> {
-    sender: &'a Sender,
-    id: u64,
-}
-
-impl<'a> Running<'a> {
-    fn new(sender: &'a Sender, log_id: LogId) -> Running<'a> {
-        let id = sender.next_id.fetch_add(1, Ordering::Relaxed);
-        sender.running.lock().insert(id, log_id.index);
-        Running { sender, id }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.sender.running.lock().remove(&self.id);
-    }
-}
-
-/// Sends a snapshot that begins at what `meta` says and waits until it is installed.
+/// Sends a snapshot and waits until it is installed.
 ///
 /// # Errors
 /// Of the connection; the receiver's or this member's slots cannot be read or written.
@@ -114,12 +80,12 @@ pub(super) async fn send(
     address: &str,
     hello: &Hello,
     vote: Vote,
-    meta: SnapshotMetaOf<TypeConfig>,
+    snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
 ) -> io::Result<SnapshotResponse<TypeConfig>> {
+    let Snapshot { meta, snapshot: _held } = snapshot; // I3
     let Some(log_id) = meta.last_log_id else {
         return Err(io::Error::other("there is nothing to send"));
     };
-    let _running = Running::new(sender, log_id);
     let (mut reader, mut writer) = dial(address, hello).await?;
     let readable_from = sender.shared.machine.slots().readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::applier::{Applier, Job};
 use super::cursor::Cursor;
+use super::hold::{Hold, Holds};
 use super::snapshot_wire::DAMAGED_COUNT_MAX;
 use super::syncer::Syncer;
 use super::types::{
@@ -59,6 +60,8 @@ pub struct MachineShared {
     install: tokio::sync::Mutex<()>,
     /// Slots whose checksums were found wrong, at most [`DAMAGED_COUNT_MAX`].
     damaged: Mutex<BTreeSet<u64>>,
+    /// Snapshots that exist.
+    holds: Arc<Holds>,
 }
 
 impl MachineShared {
@@ -78,6 +81,7 @@ impl MachineShared {
             cancel_checkpoint: AtomicBool::new(false),
             install: tokio::sync::Mutex::new(()),
             damaged: Mutex::default(),
+            holds: Arc::default(),
         })
     }
 
@@ -191,6 +195,22 @@ impl MachineShared {
         result.map(|_| ())
     }
 
+    /// A snapshot of what is applied now; the log behind it stays for as long as it exists.
+    fn snapshot_now(&self) -> (Meta, SlotsSnapshot) {
+        let (meta, hold) = self.holds.hold(|| {
+            let Applied { log_id, membership } = self.applied();
+            let index = log_id.map_or(0, |log_id| log_id.index);
+            (index, Meta { last_log_id: log_id, last_membership: membership })
+        });
+        (meta, SlotsSnapshot { hold: Some(hold) })
+    }
+
+    /// The log up to here may go as far as snapshots on their way are concerned. A checkpoint that
+    /// is to bound a purge too is looked at before this is asked.
+    pub fn purge_bound(&self) -> u64 {
+        self.holds.purge_bound()
+    }
+
     /// What the superblock names: the newest checkpoint that survives power loss.
     fn checkpoint_meta(&self) -> io::Result<Meta> {
         checkpoint_of(&self.machine)
@@ -216,8 +236,12 @@ type Meta =
 
 /// A snapshot is not a file: the sender streams slots as they are, the receiver has merged them by
 /// the time openraft hears of it. So openraft carries nothing but the fact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SlotsSnapshot;
+#[derive(Debug, Default)]
+pub(super) struct SlotsSnapshot {
+    /// For one that can be sent: what keeps the log behind it.
+    #[expect(dead_code, reason = "it ends with the snapshot")]
+    hold: Option<Hold>,
+}
 
 /// openraft's view of the machine.
 #[derive(Debug)]
@@ -281,16 +305,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf>> {
-        let meta = if self.has_started.load(Ordering::Acquire) {
-            let Applied { log_id, membership } = self.shared.applied();
-            Meta { last_log_id: log_id, last_membership: membership }
+        let (meta, snapshot) = if self.has_started.load(Ordering::Acquire) {
+            self.shared.snapshot_now()
         } else {
-            self.shared.checkpoint_meta()?
+            (self.shared.checkpoint_meta()?, SlotsSnapshot::default())
         };
-        if meta.last_log_id.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Snapshot { meta, snapshot: SlotsSnapshot }))
+        Ok(meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot }))
     }
 }
 
@@ -316,7 +336,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         run_blocking(move || shared.checkpoint(&applied)).await?;
         // A cancelled checkpoint, or one that an install overtook, has the superblock's word.
         let meta = self.shared.checkpoint_meta()?;
-        Ok(Snapshot { meta, snapshot: SlotsSnapshot })
+        Ok(Snapshot { meta, snapshot: SlotsSnapshot::default() })
     }
 }
 

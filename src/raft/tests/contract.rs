@@ -220,7 +220,7 @@ async fn c8_the_log_behind_a_snapshot_that_was_built_or_installed_may_go_at_once
         last_log_id: Some(log_id(2, 90)),
         last_membership: StoredMembership::default(),
     };
-    stores.machine.install_snapshot(&meta, SlotsSnapshot).await.unwrap();
+    stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
     stores.log.purge(log_id(2, 90)).await.unwrap();
     let mut after = after_power_loss(&disk).open();
     assert_eq!(after.machine.applied_state().await.unwrap().0, Some(log_id(2, 90)));
@@ -335,7 +335,7 @@ async fn a_build_that_ends_after_an_install_does_not_lower_the_checkpoint() {
         last_log_id: Some(log_id(2, 60)),
         last_membership: StoredMembership::default(),
     };
-    stores.machine.install_snapshot(&meta, SlotsSnapshot).await.unwrap();
+    stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
     let built = builder.build_snapshot().await;
     assert_eq!(built.unwrap().meta.last_log_id, Some(log_id(2, 60)));
     let mut after = after_power_loss(&disk).open();

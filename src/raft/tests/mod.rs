@@ -83,7 +83,8 @@ impl Place {
         let has_started = Arc::new(AtomicBool::new(false));
         Stores {
             log: LogStore::new(wal.clone(), syncer.clone()),
-            machine: StateMachine::new(shared.clone(), applier, has_started),
+            machine: StateMachine::new(shared.clone(), applier, has_started.clone()),
+            has_started,
             shared,
             wal,
             faults,
@@ -107,6 +108,8 @@ impl Drop for Stop {
 struct Stores {
     log: LogStore,
     machine: StateMachine,
+    /// As it is raised once Raft runs.
+    has_started: Arc<AtomicBool>,
     shared: Arc<MachineShared>,
     wal: Arc<Wal>,
     faults: Faults,

@@ -1,10 +1,11 @@
 //! Snapshots sent from one member to another over a socket, whole and disturbed.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
+use openraft::alias::SnapshotOf;
 use openraft::storage::{RaftLogStorage, RaftStateMachine, SnapshotMeta};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -14,7 +15,7 @@ use crate::raft::connection::{FrameReader, FrameWriter, split};
 use crate::raft::snapshot::{self, Sender};
 use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
 use crate::raft::state_machine::SlotsSnapshot;
-use crate::raft::types::{StoredMembership, Vote, vote_from};
+use crate::raft::types::{StoredMembership, TypeConfig, Vote, vote_from};
 use crate::raft::wire::{Hello, Kind, Purpose, Welcome};
 
 fn vote(term: u64) -> Vote {
@@ -55,23 +56,27 @@ async fn receive(listener: &TcpListener, stores: &mut Stores, own: Option<Vote>)
     let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, own).await;
     let Ok(Some(begin)) = received else { return false };
     let meta = SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
-    stores.machine.install_snapshot(&meta, SlotsSnapshot).await.unwrap();
+    stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
     put_reply(&mut writer.buffer, &begin.vote);
     writer.send().await.unwrap();
     true
 }
 
+/// The snapshot that openraft would send of a member that has started.
+async fn labelled(stores: &mut Stores) -> SnapshotOf<TypeConfig, SlotsSnapshot> {
+    stores.has_started.store(true, Ordering::Release);
+    stores.machine.get_current_snapshot().await.unwrap().expect("something is applied")
+}
+
 /// Sends what `from` has applied to `to`; whether sending and receiving went well, and how many
 /// slots travelled.
-async fn transfer(from: &Stores, to: &mut Stores) -> (bool, bool, u64) {
+async fn transfer(from: &mut Stores, to: &mut Stores) -> (bool, bool, u64) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let sender = sender_of(from);
-    let applied = from.shared.applied();
-    let meta =
-        SnapshotMeta { last_log_id: applied.log_id, last_membership: applied.membership.clone() };
+    let snapshot = labelled(from).await;
     let hello = hello();
-    let send = snapshot::send(&sender, &address, &hello, vote(1), meta);
+    let send = snapshot::send(&sender, &address, &hello, vote(1), snapshot);
     let (sent, received) = tokio::join!(async { Box::pin(send).await.is_ok() }, async {
         Box::pin(receive(&listener, to, None)).await
     },);
@@ -82,8 +87,8 @@ async fn transfer(from: &Stores, to: &mut Stores) -> (bool, bool, u64) {
 async fn only_slots_changed_after_the_receivers_index_travel() {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
     let mut receiver = member(&other, &[1, 2, 3]).await;
-    let sender = member(&disk, &[1, 2, 3, 3, 4]).await;
-    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 2));
+    let mut sender = member(&disk, &[1, 2, 3, 3, 4]).await;
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     for slot in 0..super::SLOT_COUNT {
         assert_eq!(receiver.value(slot), sender.value(slot), "slot {slot}");
     }
@@ -102,7 +107,7 @@ async fn deleted_slots_travel_too() {
     let delete = normal(1, 3, command(&[(1, Action::Delete { condition, answer })]));
     sender.append(vec![delete.clone()]).await.unwrap();
     sender.apply(vec![delete]).await.unwrap();
-    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 1));
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 1));
     assert_eq!(receiver.value(1), None);
 }
 
@@ -115,7 +120,7 @@ async fn a_sender_behind_its_own_readable_from_passes_it_on() {
     let value = Some(Bytes::from_static(b"ahead"));
     sender.shared.machine.slots().merge(&SlotImage { key: 5, index: 9, value }).unwrap();
     let mut receiver = member(&other, &[1]).await;
-    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 2));
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.shared.applied_index(), 2);
     assert!(!receiver.shared.is_readable());
     assert_eq!(receiver.shared.machine.slots().superblock().readable_from, 9);
@@ -138,7 +143,7 @@ async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
             sender.shared.set_applied(log_id(1, 2), None);
         }
         let mut receiver = member(&other, &[]).await;
-        let (is_sent, is_received, _) = transfer(&sender, &mut receiver).await;
+        let (is_sent, is_received, _) = transfer(&mut sender, &mut receiver).await;
         assert!(!is_sent && !is_received);
         assert!(receiver.shared.machine.slots().readable_from() <= 2);
         assert_eq!(receiver.value(7), None);
@@ -170,8 +175,8 @@ async fn a_slot_that_is_damaged_here_travels_although_it_did_not_change() {
     receiver.checkpoint().await;
     drop(receiver);
     let mut receiver = with_slot_2_damaged(&other);
-    let sender = member(&disk, &[1, 2, 3, 4]).await;
-    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 2));
+    let mut sender = member(&disk, &[1, 2, 3, 4]).await;
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), Some(b"1".to_vec()));
     assert_eq!(receiver.shared.damaged_slots(), Vec::<u64>::new());
 }
@@ -184,8 +189,8 @@ async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     receiver.checkpoint().await;
     drop(receiver);
     let mut receiver = with_slot_2_damaged(&other);
-    let sender = member(&disk, &[2, 2]).await;
-    assert_eq!(transfer(&sender, &mut receiver).await, (true, true, 0));
+    let mut sender = member(&disk, &[2, 2]).await;
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 0));
     receiver.shared.machine.slots().read(2).unwrap_err();
     assert_eq!(receiver.shared.damaged_slots(), vec![2]);
 }
@@ -197,9 +202,9 @@ async fn a_snapshot_is_never_finished_over_a_damaged_slot_of_the_sender() {
     let mut sender = member(&disk, &[1, 2, 3]).await;
     sender.checkpoint().await;
     drop(sender);
-    let sender = with_slot_2_damaged(&disk);
+    let mut sender = with_slot_2_damaged(&disk);
     let mut receiver = member(&other, &[]).await;
-    let (is_sent, is_received, _) = transfer(&sender, &mut receiver).await;
+    let (is_sent, is_received, _) = transfer(&mut sender, &mut receiver).await;
     assert!(!is_sent && !is_received);
     assert_eq!(receiver.shared.applied().log_id, None);
 }
@@ -207,15 +212,14 @@ async fn a_snapshot_is_never_finished_over_a_damaged_slot_of_the_sender() {
 #[tokio::test]
 async fn a_sender_that_leads_no_more_is_told_so() {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
-    let sender = member(&disk, &[1]).await;
+    let mut sender = member(&disk, &[1]).await;
     let mut receiver = member(&other, &[]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let sending = sender_of(&sender);
-    let last_membership = StoredMembership::default();
-    let meta = SnapshotMeta { last_log_id: Some(log_id(1, 1)), last_membership };
+    let snapshot = labelled(&mut sender).await;
     let hello = hello();
-    let send = snapshot::send(&sending, &address, &hello, vote(1), meta);
+    let send = snapshot::send(&sending, &address, &hello, vote(1), snapshot);
     let (sent, received) = tokio::join!(send, receive(&listener, &mut receiver, Some(vote(2))));
     assert_eq!(sent.unwrap().vote, vote(2));
     assert!(!received);
@@ -298,26 +302,31 @@ async fn frames_dropped_doubled_swapped_or_cut_off_install_nothing() {
     }
 }
 
-/// I3: what a receiver must replay behind a snapshot stays while it is sent.
+/// I3: what a receiver must replay behind a snapshot stays while it is sent, and before that: from
+/// the moment that the snapshot has its label.
 #[tokio::test]
-async fn the_log_behind_a_running_transfer_is_not_purged() {
-    let disk = SimDisk::new(1);
-    let stores = member(&disk, &[1, 2, 3]).await;
-    let sender = Arc::new(sender_of(&stores));
-    assert_eq!(sender.purge_bound(), u64::MAX);
+async fn the_log_behind_a_snapshot_is_not_purged() {
+    let mut stores = member(&SimDisk::new(1), &[1, 2, 3]).await;
+    let shared = stores.shared.clone();
+    assert_eq!(shared.purge_bound(), u64::MAX);
+    let snapshot = labelled(&mut stores).await;
+    assert_eq!(shared.purge_bound(), 3);
+    stores.apply(vec![increment(1, 4, 4)]).await.unwrap();
+    let later = labelled(&mut stores).await;
+    assert_eq!(shared.purge_bound(), 3);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let last_membership = StoredMembership::default();
-    let meta = SnapshotMeta { last_log_id: Some(log_id(1, 3)), last_membership };
-    let of_task = sender.clone();
+    let sender = sender_of(&stores);
     let sending = tokio::spawn(async move {
         let hello = hello();
-        snapshot::send(&of_task, &address, &hello, vote(1), meta).await.is_ok()
+        snapshot::send(&sender, &address, &hello, vote(1), snapshot).await.is_ok()
     });
     let (mut reader, writer) = accept(&listener).await;
     reader.expect(Kind::SnapshotBegin).await.unwrap();
-    assert_eq!(sender.purge_bound(), 3);
+    assert_eq!(shared.purge_bound(), 3);
     drop((reader, writer));
     assert!(!sending.await.unwrap());
-    assert_eq!(sender.purge_bound(), u64::MAX, "a transfer that failed holds nothing");
+    assert_eq!(shared.purge_bound(), 4, "a transfer that failed holds nothing");
+    drop(later);
+    assert_eq!(shared.purge_bound(), u64::MAX);
 }

@@ -1,0 +1,47 @@
+//! What snapshots on their way need of the log: all of it behind their labels.
+//!
+//! Called by the state machine (which labels snapshots) and by whoever purges. Invariant:
+//!
+//! - I1: a label is taken and registered in one step, which asking for the bound does not come
+//!   between. A purge looks at the checkpoint first and asks for the bound then; a label is never
+//!   below a checkpoint of before, so no purge passes it, whenever it began.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The labels of the snapshots that exist.
+#[derive(Debug, Default)]
+pub(super) struct Holds(Mutex<Vec<u64>>);
+
+/// Keeps the log behind one label until it is dropped.
+#[derive(Debug)]
+pub(super) struct Hold {
+    holds: Arc<Holds>,
+    index: u64,
+}
+
+impl Holds {
+    /// The label that `take` gives, its index, and what keeps the log behind it.
+    pub(super) fn hold<T>(self: &Arc<Self>, take: impl FnOnce() -> (u64, T)) -> (T, Hold) {
+        let mut indexes = self.0.lock();
+        let (index, label) = take();
+        indexes.push(index);
+        drop(indexes);
+        (label, Hold { holds: self.clone(), index })
+    }
+
+    /// The log up to here may go as far as snapshots are concerned.
+    pub(super) fn purge_bound(&self) -> u64 {
+        self.0.lock().iter().copied().min().unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut indexes = self.holds.0.lock();
+        if let Some(place) = indexes.iter().position(|index| *index == self.index) {
+            indexes.swap_remove(place);
+        }
+    }
+}
