@@ -18,6 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::connection::{Answer, Connection};
 use super::{ClientError, print};
+use crate::cli::{Number, Settings};
+use crate::config::{Config, ConfigError};
 use crate::status::Status;
 
 /// Nodes of the demonstration.
@@ -39,10 +41,23 @@ const WORDS_BYTES_MAX: usize = 8 << 10;
 const PARENT_VARIABLE: &str = "DISKSTORE_DEMO";
 
 /// What the slots are like.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Geometry {
-    pub(super) slots: u64,
-    pub(super) value_size: u64,
+    slots: String,
+    value_size: String,
+}
+
+impl Geometry {
+    /// What was typed, refused here in the words of a node.
+    pub(super) fn new(slots: &Number, value_size: &Number) -> Result<Geometry, ConfigError> {
+        let settings = Settings {
+            slots: Some(slots.clone()),
+            value_size: Some(value_size.clone()),
+            ..Settings::default()
+        };
+        Config::new(settings)?;
+        Ok(Geometry { slots: slots.0.clone(), value_size: value_size.0.clone() })
+    }
 }
 
 /// Stops this process cleanly when the demonstration that started it is gone. Does nothing in any
@@ -134,7 +149,7 @@ impl Demo {
         let place = self.directory.display().to_string();
         print(out, format!("starting three nodes in {place}\n").as_bytes())?;
         for index in 0..NODE_COUNT {
-            let node = DemoNode::start(index, &ports, &self.directory, self.geometry)?;
+            let node = DemoNode::start(index, &ports, &self.directory, &self.geometry)?;
             self.nodes.push(node);
             if index == 0 {
                 // The others ask it for admission.
@@ -242,7 +257,7 @@ impl DemoNode {
         index: u16,
         ports: &Ports,
         directory: &Path,
-        geometry: Geometry,
+        geometry: &Geometry,
     ) -> Result<DemoNode, ClientError> {
         let name = format!("node{index}");
         let log = directory.join(format!("{name}.log"));
@@ -254,8 +269,8 @@ impl DemoNode {
             ("-port", format!(":{client}")),
             ("-raft", format!(":{raft}")),
             (join_flag, format!(":{}", ports.join)),
-            ("-slots", geometry.slots.to_string()),
-            ("-value-size", geometry.value_size.to_string()),
+            ("-slots", geometry.slots.clone()),
+            ("-value-size", geometry.value_size.clone()),
             ("-data", data),
         ];
         let arguments: Vec<String> =
@@ -385,12 +400,13 @@ mod tests {
 
     #[test]
     fn a_temporary_directory_is_removed_and_a_given_one_is_kept() {
-        let geometry = Geometry { slots: 8, value_size: 8 };
-        let demo = Demo::create(geometry, None).unwrap();
+        let eight = Number("8".to_owned());
+        let geometry = Geometry::new(&eight, &eight).unwrap();
+        let demo = Demo::create(geometry.clone(), None).unwrap();
         let directory = demo.directory.clone();
         assert!(directory.is_dir());
         // Whatever is there already is not ours to remove.
-        assert!(Demo::create(geometry, None).is_err());
+        assert!(Demo::create(geometry.clone(), None).is_err());
         assert!(directory.is_dir());
         drop(demo);
         assert!(!directory.exists());

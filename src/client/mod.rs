@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use diskstore_storage::disk::RealDisk;
 
 use crate::cli::{Servers, Task};
+use crate::config::ConfigError;
 use crate::status::Status;
 use connection::{Answer, Connection};
 
@@ -34,6 +35,9 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// What the demonstration's nodes could not run with; exit code 2.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// No node could be reached.
     #[error("no node answers ({}); is one running? Start one with: diskstore, or name another \
              with -addr HOST:PORT", tried.join("; "))]
@@ -106,7 +110,10 @@ pub enum ClientError {
 impl ClientError {
     /// What the program exits with.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, ClientError::Usage { .. }) { 2 } else { 1 }
+        match self {
+            ClientError::Usage { .. } | ClientError::Config(_) => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -117,8 +124,7 @@ impl ClientError {
 pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
     match task {
         Task::Demo { slots, value_size, data } => {
-            let geometry = demo::Geometry { slots: *slots, value_size: *value_size };
-            demo::run(geometry, data.as_deref(), out)
+            demo::run(demo::Geometry::new(slots, value_size)?, data.as_deref(), out)
         }
         Task::Get { key, servers } => get(key, servers, out),
         Task::Set { key, value, servers } => {

@@ -26,17 +26,27 @@ pub enum ConfigError {
         /// What would be right.
         allowed: Vec<&'static str>,
     },
-    /// A number (or a count of list items) out of bounds.
-    #[error("-{flag} {value}: give {min} to {max}")]
-    Bounds {
+    /// No number, or one out of bounds.
+    #[error("-{flag} `{value}`: give a whole number from {min} to {max}")]
+    Number {
         /// The flag, without dashes.
         flag: &'static str,
         /// What was given.
-        value: u64,
+        value: String,
         /// Least.
         min: u64,
         /// Most.
         max: u64,
+    },
+    /// A list without items, or with too many.
+    #[error("-{flag} `{value}`: give 1 to {max} of them, with commas between")]
+    List {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// Most items.
+        max: usize,
     },
     /// Slots that no data file could hold.
     #[error("-slots {slot_count} of -value-size {value_bytes}: give fewer slots or smaller values")]
@@ -82,10 +92,32 @@ pub enum ConfigError {
         address: Address,
     },
     /// An address to connect to that is no address of a machine.
-    #[error("{address} is no address that a member can be reached at; give its host name or IP")]
+    #[error(
+        "-join {address} is no address that a member can be reached at; give its host name or IP"
+    )]
     NoTarget {
         /// What was given.
         address: Address,
+    },
+    /// A node that was told to join through itself.
+    #[error(
+        "-join {address} is this node's own -{flag}; give the -hjoin or -raft address of another \
+         member, or leave -join out to make a new cluster"
+    )]
+    SelfTarget {
+        /// What was given.
+        address: Address,
+        /// The flag that listens there, without dashes.
+        flag: &'static str,
+    },
+    /// Text that is no host.
+    #[error(
+        "-advertise `{value}`: give the host name or IP address that others reach this node by, \
+         without a port"
+    )]
+    Host {
+        /// What was given.
+        value: String,
     },
     /// One port for two purposes.
     #[error("-{first} and -{second} both use port {port}; give each its own")]

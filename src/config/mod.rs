@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use diskstore_storage::slots::Geometry;
 
-use crate::cli::{Invocation, Settings};
+use crate::cli::{Invocation, Number, Settings};
 use crate::command::ReadLevel;
 
 pub use address::Address;
@@ -42,7 +42,7 @@ const MEMORY_BYTES_MIN: u64 = 256 * MIB;
 /// Most characters of a node's name.
 const NAME_BYTES_MAX: usize = 64;
 /// Most members to ask when joining, and most key prefixes.
-const LIST_COUNT_MAX: u64 = 64;
+const LIST_COUNT_MAX: usize = 64;
 
 /// When the log is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,12 +143,13 @@ impl Config {
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
             data_dir: settings.data.unwrap_or_else(|| PathBuf::from("./diskstore-data").join(&id)),
-            slot_count: optional(settings.slots, |n| bounded("slots", n, 1, SLOT_COUNT_MAX))?,
+            slot_count: optional(settings.slots, |n| number("slots", n, 1, SLOT_COUNT_MAX))?,
             value_bytes: optional(settings.value_size, value_bytes)?,
             read_level: read_level(settings.read.as_deref().unwrap_or("linearizable"))?,
             sync: sync_policy(settings.sync.as_deref().unwrap_or("always"))?,
             checkpoint_bytes: optional(settings.checkpoint_mib, |n| mib("checkpoint-mib", n, 1))?,
-            keep_bytes: mib("keep-mib", settings.keep_mib.unwrap_or(KEEP_MIB_DEFAULT), 0)?,
+            keep_bytes: optional(settings.keep_mib, |n| mib("keep-mib", n, 0))?
+                .unwrap_or(KEEP_MIB_DEFAULT * MIB),
             memory_bytes: optional(settings.memory_mib, |n| mib("memory-mib", n, 16))?,
             key_prefixes: optional(settings.key_prefixes, |text| key_prefixes(&text))?
                 .unwrap_or_default(),
@@ -222,7 +223,21 @@ impl Config {
             }
             seen.push((flag, address));
         }
-        Ok(())
+        self.check_targets(&seen)
+    }
+
+    /// One list may serve all nodes and name this one too, but not this one alone.
+    fn check_targets(&self, own: &[(&'static str, &Address)]) -> Result<(), ConfigError> {
+        let own_flag = |target: &Address| {
+            own.iter().find(|(_, address)| *address == target).map(|(flag, _)| *flag)
+        };
+        let flags: Option<Vec<_>> = self.join_targets.iter().map(own_flag).collect();
+        match (self.join_targets.first(), flags.as_deref()) {
+            (Some(address), Some([flag, ..])) => {
+                Err(ConfigError::SelfTarget { address: address.clone(), flag })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -259,41 +274,45 @@ fn join_targets(text: &str) -> Result<Vec<Address>, ConfigError> {
             return Err(ConfigError::NoTarget { address: target.clone() });
         }
     }
-    bounded("join", u64::try_from(targets.len()).unwrap_or(u64::MAX), 1, LIST_COUNT_MAX)?;
-    Ok(targets)
+    listed("join", text, targets)
 }
 
 fn advertised(text: &str) -> Result<String, ConfigError> {
-    let address = listen_address("advertise", &format!("{text}:1"))?;
-    if text.is_empty() || address.is_wildcard() {
-        return Err(ConfigError::NoTarget { address });
+    match Address::parse(&format!("{text}:1")) {
+        Ok(address) if !text.is_empty() && !address.is_wildcard() => Ok(address.host),
+        _ => Err(ConfigError::Host { value: text.to_owned() }),
     }
-    Ok(address.host)
 }
 
 fn key_prefixes(text: &str) -> Result<Vec<String>, ConfigError> {
     let prefixes: Vec<String> =
         text.split(',').filter(|prefix| !prefix.is_empty()).map(str::to_owned).collect();
-    let count = u64::try_from(prefixes.len()).unwrap_or(u64::MAX);
-    bounded("key-prefixes", count, 1, LIST_COUNT_MAX)?;
-    Ok(prefixes)
+    listed("key-prefixes", text, prefixes)
 }
 
-fn value_bytes(value: u64) -> Result<u32, ConfigError> {
-    let value = bounded("value-size", value, 1, u64::from(VALUE_BYTES_MAX))?;
+/// A list that is not too long, and not empty.
+fn listed<T>(flag: &'static str, text: &str, list: Vec<T>) -> Result<Vec<T>, ConfigError> {
+    if (1..=LIST_COUNT_MAX).contains(&list.len()) {
+        return Ok(list);
+    }
+    Err(ConfigError::List { flag, value: text.to_owned(), max: LIST_COUNT_MAX })
+}
+
+fn value_bytes(text: Number) -> Result<u32, ConfigError> {
+    let value = number("value-size", text, 1, u64::from(VALUE_BYTES_MAX))?;
     Ok(u32::try_from(value).expect("invariant: just bounded by a u32"))
 }
 
-fn mib(flag: &'static str, value: u64, min: u64) -> Result<u64, ConfigError> {
-    Ok(bounded(flag, value, min, MIB_MAX)? * MIB)
+fn mib(flag: &'static str, text: Number, min: u64) -> Result<u64, ConfigError> {
+    Ok(number(flag, text, min, MIB_MAX)? * MIB)
 }
 
-fn bounded(flag: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
-    if (min..=max).contains(&value) {
-        Ok(value)
-    } else {
-        Err(ConfigError::Bounds { flag, value, min, max })
-    }
+/// A decimal number within bounds; underscores may group its digits.
+fn number(flag: &'static str, text: Number, min: u64, max: u64) -> Result<u64, ConfigError> {
+    let Number(value) = text;
+    let digits = value.replace('_', "");
+    let given = digits.parse().ok().filter(|given| (min..=max).contains(given));
+    given.ok_or(ConfigError::Number { flag, value, min, max })
 }
 
 fn read_level(text: &str) -> Result<ReadLevel, ConfigError> {

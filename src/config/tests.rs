@@ -102,13 +102,33 @@ fn an_unknown_word_is_answered_with_the_known_ones() {
 
 #[test]
 fn numbers_out_of_bounds_are_refused_with_the_bounds() {
-    assert_eq!(complaint(&["-slots", "0"]), "-slots 0: give 1 to 1099511627776");
-    assert_eq!(complaint(&["-value-size", "0"]), "-value-size 0: give 1 to 1048576");
-    assert_eq!(complaint(&["-value-size", "1048577"]), "-value-size 1048577: give 1 to 1048576");
-    assert_eq!(complaint(&["-checkpoint-mib", "0"]), "-checkpoint-mib 0: give 1 to 16777216");
-    assert_eq!(complaint(&["-memory-mib", "15"]), "-memory-mib 15: give 16 to 16777216");
-    assert_eq!(complaint(&["-keep-mib", "99999999"]), "-keep-mib 99999999: give 0 to 16777216");
-    assert_eq!(complaint(&["-key-prefixes", ","]), "-key-prefixes 0: give 1 to 64");
+    for (flag, value, bounds) in [
+        ("-slots", "0", "1 to 1099511627776"),
+        ("-value-size", "0", "1 to 1048576"),
+        ("-value-size", "1048577", "1 to 1048576"),
+        ("-checkpoint-mib", "0", "1 to 16777216"),
+        ("-memory-mib", "15", "16 to 16777216"),
+        ("-keep-mib", "99999999", "0 to 16777216"),
+    ] {
+        let expected = format!("{flag} `{value}`: give a whole number from {bounds}");
+        assert_eq!(complaint(&[flag, value]), expected);
+    }
+}
+
+#[test]
+fn what_is_no_number_is_refused_in_the_same_words() {
+    for value in ["abc", "", "-5", "1e6", "1.5", "99999999999999999999", "1 000"] {
+        let expected = format!("-slots `{value}`: give a whole number from 1 to 1099511627776");
+        assert_eq!(complaint(&["-slots", value]), expected);
+    }
+    assert_eq!(typed(&["-slots", "1_048_576"]).unwrap().slot_count, Some(1 << 20));
+}
+
+#[test]
+fn lists_without_items_or_with_too_many_are_refused() {
+    let text = complaint(&["-key-prefixes", ","]);
+    assert_eq!(text, "-key-prefixes `,`: give 1 to 64 of them, with commas between");
+    assert!(complaint(&["-join", &vec!["h:1"; 65].join(",")]).contains("give 1 to 64 of them"));
 }
 
 #[test]
@@ -156,8 +176,10 @@ fn listening_everywhere_needs_a_host_to_tell_others() {
     let text = complaint(&["-raft", "0.0.0.0:12000", "-insecure"]);
     assert!(text.ends_with("add -advertise HOST"), "{text}");
     assert!(complaint(&["-join", "0.0.0.0:1"]).contains("no address that a member"));
-    assert!(complaint(&["-advertise", "0.0.0.0"]).contains("no address that a member"));
-    assert!(complaint(&["-advertise", ""]).contains("no address that a member"));
+    for host in ["0.0.0.0", "", "a b", "h:1"] {
+        let text = complaint(&["-advertise", host]);
+        assert!(text.starts_with(&format!("-advertise `{host}`: give the host name")), "{text}");
+    }
 }
 
 #[test]
@@ -167,6 +189,18 @@ fn one_port_for_two_purposes_is_refused() {
     let expected = "-raft and -hjoin both use port 12000; give each its own";
     assert_eq!(complaint(&["-hjoin", ":12000"]), expected);
     assert!(typed(&["-port", "127.0.0.2:12000"]).is_ok());
+}
+
+#[test]
+fn joining_through_itself_alone_is_refused() {
+    for (target, flag) in [(":12000", "-raft"), ("127.0.0.1:13000", "-hjoin")] {
+        let text = complaint(&["-hjoin", ":13000", "-join", target]);
+        let expected = format!("{} is this node's own {flag}; ", address(target));
+        assert!(text.contains(&expected), "{text}");
+    }
+    // One list for all nodes, and another machine's same port.
+    assert!(typed(&["-join", ":12000,:12001"]).is_ok());
+    assert!(typed(&["-join", "127.0.0.2:12000"]).is_ok());
 }
 
 #[test]

@@ -14,8 +14,11 @@ fn an_unknown_flag_gets_usage_and_the_nearest_match() {
 #[test]
 fn wrong_usage_exits_with_2_and_names_the_thing() {
     for (arguments, words) in [
-        (&["-slots", "many"][..], "-slots"),
-        (&["-slots", "0"], "-slots 0: give 1 to"),
+        (&["-slots", "abc"][..], "-slots `abc`: give a whole number from 1 to 1099511627776\n"),
+        (&["-slots", "0"], "-slots `0`: give a whole number from 1 to"),
+        (&["demo", "-slots", "x"], "-slots `x`: give a whole number from 1 to"),
+        (&["demo", "-value-size", "0"], "-value-size `0`: give a whole number from 1 to"),
+        (&["-join", ":12000"], "this node's own -raft"),
         (&["-slots", "1099511627776"], "-slots 1099511627776 of -value-size 1024"),
         (&["-port"], "-port"),
         (&["-port", "host"], "-port `host`"),
