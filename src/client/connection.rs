@@ -62,8 +62,24 @@ impl Connection {
             bytes.extend_from_slice(argument);
             bytes.extend_from_slice(b"\r\n");
         }
-        self.stream.get_mut().write_all(&bytes)?;
-        decode(&mut self.stream)
+        let answer =
+            self.stream.get_mut().write_all(&bytes).and_then(|()| decode(&mut self.stream));
+        answer.map_err(in_plain_words)
+    }
+}
+
+/// What became of a connection; the operating system calls a passed deadline "temporarily
+/// unavailable".
+fn in_plain_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let words = format!("connected, but no answer within {} s", ANSWER_TIME_MAX.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, words)
+        }
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(error.kind(), "the connection was closed without an answer")
+        }
+        _ => error,
     }
 }
 

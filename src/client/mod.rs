@@ -10,7 +10,7 @@ mod demo;
 mod table;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diskstore_storage::disk::RealDisk;
 
@@ -85,13 +85,8 @@ pub enum ClientError {
         source: io::Error,
     },
     /// A file that cannot be shown.
-    #[error("{} cannot be shown", path.display())]
-    Inspect {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: diskstore_storage::Error,
-    },
+    #[error("the file cannot be shown")]
+    Inspect(#[from] diskstore_storage::Error),
     /// A node of the demonstration did not come up.
     #[error("{node} {event}; its last words:\n{words}")]
     Demo {
@@ -171,7 +166,7 @@ fn inspect(file: &Path, out: &mut dyn Write) -> Result<(), ClientError> {
     let mut text = String::new();
     let outcome = diskstore_storage::inspect(&RealDisk::new(), file, &mut text);
     print(out, text.as_bytes())?;
-    outcome.map_err(|source| ClientError::Inspect { path: file.to_owned(), source })
+    Ok(outcome?)
 }
 
 fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<(), ClientError> {

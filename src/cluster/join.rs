@@ -2,12 +2,13 @@
 //!
 //! Called by `node` (asking) and `forward` (answering); calls `raft`. Invariants:
 //!
-//! - I1: a member id is drawn once and synced before it is used, so a join that is repeated is the
-//!   same join.
+//! - I1: a member id is drawn once and synced before the cluster is asked to take it in, so a join
+//!   that is repeated is the same join.
 //! - I2: a name in use is taken over only from a member that has been silent for an election
 //!   timeout, and only once the new one has caught up (`membership.rs`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use tokio::time::Instant;
 
 use super::Forwarder;
 use crate::raft::{
-    Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest, Member,
-    MemberView, Method, ProposeError, Purpose,
+    CallError, Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest,
+    Member, MemberView, Method, ProposeError, Purpose,
 };
 
 /// How long one member may take to answer.
@@ -27,6 +28,9 @@ const ANSWER_BOUND: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A joiner that hears nothing but "later" gives up after this time.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Rounds in which nobody but strangers answers before the joiner gives up: a few seconds.
+const FOREIGN_ROUND_COUNT_MAX: u32 = 5;
 
 /// Who wants to join, and whom it asks.
 #[derive(Debug, Clone)]
@@ -56,6 +60,12 @@ pub enum JoinError {
     /// A member refused, and will refuse again.
     #[error("joining was refused: {0}")]
     Refused(String),
+    /// No member listens at any of the addresses, but something else.
+    #[error("cannot join: {answers}; give -join the -hjoin or -raft address of a running member")]
+    Foreign {
+        /// The addresses with what they answer.
+        answers: String,
+    },
     /// Nobody let this node in for a minute.
     #[error(
         "could not join through {targets} within {} s: {last}; give -join the -hjoin or -raft \
@@ -121,22 +131,20 @@ async fn ask_patiently(
         cluster_id,
     };
     let deadline = Instant::now() + PATIENCE;
-    let mut last = String::from("nobody was asked");
     let mut told = String::new();
+    let mut foreign_round_count = 0;
     loop {
-        for target in &setup.targets {
-            match ask(target, &request).await {
-                Ok(JoinReply::Accepted { cluster_id, slot_count, value_bytes }) => {
-                    return Ok(Joined { cluster_id, slot_count, value_bytes });
-                }
-                Ok(JoinReply::Refused(reason)) => return Err(JoinError::Refused(reason)),
-                Ok(JoinReply::Later(reason)) => last = format!("{target}: {reason}"),
-                Err(error) => last = error,
-            }
+        let (last, all_foreign) = match ask_round(setup, &request).await? {
+            Round::Accepted(joined) => return Ok(joined),
+            Round::Later { reasons, all_foreign } => (reasons, all_foreign),
+        };
+        foreign_round_count = if all_foreign { foreign_round_count + 1 } else { 0 };
+        if foreign_round_count >= FOREIGN_ROUND_COUNT_MAX {
+            return Err(JoinError::Foreign { answers: last });
         }
         if last != told {
             let seconds = deadline.saturating_duration_since(Instant::now()).as_secs();
-            tracing::info!(reason = last, "not joined yet, asking again for {seconds} s");
+            tracing::warn!("not joined yet: {last}; asking again for {seconds} s");
             told.clone_from(&last);
         }
         if Instant::now() >= deadline {
@@ -146,16 +154,58 @@ async fn ask_patiently(
     }
 }
 
-async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, String> {
+/// What came of asking each address once.
+enum Round {
+    Accepted(Joined),
+    Later { reasons: String, all_foreign: bool },
+}
+
+async fn ask_round(setup: &JoinSetup, request: &JoinRequest) -> Result<Round, JoinError> {
+    let mut reasons = Vec::new();
+    let mut all_foreign = true;
+    for target in &setup.targets {
+        match ask(target, request).await {
+            Ok(JoinReply::Accepted { cluster_id, slot_count, value_bytes }) => {
+                return Ok(Round::Accepted(Joined { cluster_id, slot_count, value_bytes }));
+            }
+            Ok(JoinReply::Refused(reason)) => return Err(JoinError::Refused(reason)),
+            Ok(JoinReply::Later(reason)) => {
+                all_foreign = false;
+                reasons.push(format!("{target}: {reason}"));
+            }
+            Err(error) => {
+                all_foreign &= is_foreign(&error);
+                reasons.push(reason_of(&error));
+            }
+        }
+    }
+    Ok(Round::Later { reasons: reasons.join("; "), all_foreign })
+}
+
+/// True if something answers that is no member and will not become one.
+fn is_foreign(error: &CallError) -> bool {
+    matches!(error, CallError::NotSent { source, .. } if source.kind() == io::ErrorKind::InvalidData)
+}
+
+fn reason_of(error: &CallError) -> String {
+    match error {
+        CallError::NotSent { address, source } => match source.kind() {
+            io::ErrorKind::InvalidData => format!("{address}: {source}"),
+            io::ErrorKind::PermissionDenied => format!("{address} refuses: {source}"),
+            _ => format!("nobody answers at {address} ({source})"),
+        },
+        CallError::Lost { .. } => error.to_string(),
+    }
+}
+
+async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, CallError> {
     let hello =
         Hello { cluster_id: 0, from: 0, to: 0, purpose: Purpose::Requests, acknowledged: None };
     let mut body = Vec::new();
     request.put(&mut body);
     let channel = Channel::new(target.to_owned(), hello);
-    match channel.call(Method::Join, body.into(), ANSWER_BOUND).await {
-        Ok(body) => JoinReply::decode(body).map_err(|error| format!("{target}: {error}")),
-        Err(error) => Err(crate::fault::chain(&error)),
-    }
+    let body = channel.call(Method::Join, body.into(), ANSWER_BOUND).await?;
+    Ok(JoinReply::decode(body).unwrap_or_else(|error| JoinReply::Later(error.to_string())))
 }
 
 /// Answers a request to join, as leader or through it.

@@ -56,7 +56,10 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The directory is another node's, or of another geometry.
-    #[error("{directory} belongs to {actual}, but {asked} was asked for ({flag})")]
+    #[error(
+        "{directory} was made for {actual}, but {flag} asks for {asked}; start it as before, or \
+         give another -data directory"
+    )]
     OtherIdentity {
         /// The directory.
         directory: String,
@@ -92,7 +95,8 @@ pub enum StartError {
     },
     /// The node never finished joining and was started without `-join`.
     #[error(
-        "{directory} belongs to a node that has not finished joining; start it with -join ADDRESS"
+        "{directory} belongs to a node that has not finished joining; start it with -join ADDRESS, \
+         or delete the directory to begin anew"
     )]
     NotJoined {
         /// The directory.
@@ -273,9 +277,6 @@ fn check_identity(
     if identity.name != config.id {
         return other("-id", format!("node {}", config.id), format!("node {}", identity.name));
     }
-    if identity.slot_count == 0 {
-        return Ok(()); // it has not learned its geometry yet
-    }
     if let Some(asked) = config.slot_count.filter(|asked| *asked != identity.slot_count) {
         return other("-slots", format!("{asked} slots"), format!("{} slots", identity.slot_count));
     }
@@ -339,20 +340,8 @@ async fn find_place(
             Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: false })
         }
         Some(_) if config.join_targets.is_empty() => Err(StartError::NotJoined { directory }),
-        Some(identity) => join(config, identity, disk).await,
-        None if !config.join_targets.is_empty() => {
-            let identity = Identity {
-                standing: Standing::Joining,
-                cluster_id: 0,
-                member_id: draw_member_id()?,
-                name: config.id.clone(),
-                slot_count: 0,
-                value_bytes: 0,
-                machine: MachineKind::Slots,
-            };
-            identity::write(disk, &config.data_dir, &identity)?;
-            join(config, identity, disk).await
-        }
+        Some(identity) => join(config, identity.member_id, disk).await,
+        None if !config.join_targets.is_empty() => join(config, draw_member_id()?, disk).await,
         None => {
             // The others campaign, and dial, within the longest election timeout.
             let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
@@ -375,14 +364,11 @@ async fn find_place(
     }
 }
 
-/// Learns the cluster to join and its geometry. IDENTITY does not name it yet (I2).
-async fn join(
-    config: &Config,
-    mut identity: Identity,
-    disk: &dyn Disk,
-) -> Result<Place, StartError> {
+/// Learns the cluster to join and its geometry, which changes nothing there: only then is the
+/// member id written down. IDENTITY does not name the cluster yet (I2).
+async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place, StartError> {
     let Joined { cluster_id, slot_count, value_bytes } =
-        learn_cluster(&join_setup(config, identity.member_id)).await?;
+        learn_cluster(&join_setup(config, member_id)).await?;
     if let Some(asked) = config.slot_count.filter(|asked| *asked != slot_count) {
         return Err(StartError::OtherGeometry { flag: "-slots", asked, actual: slot_count });
     }
@@ -390,7 +376,15 @@ async fn join(
         let (asked, actual) = (u64::from(asked), u64::from(value_bytes));
         return Err(StartError::OtherGeometry { flag: "-value-size", asked, actual });
     }
-    (identity.slot_count, identity.value_bytes) = (slot_count, value_bytes);
+    let identity = Identity {
+        standing: Standing::Joining,
+        cluster_id: 0,
+        member_id,
+        name: config.id.clone(),
+        slot_count,
+        value_bytes,
+        machine: MachineKind::Slots,
+    };
     identity::write(disk, &config.data_dir, &identity)?;
     Ok(Place { identity, cluster_id, is_first_start: false })
 }
@@ -467,7 +461,7 @@ fn open_slots(
     if superblock.cluster_id != new.cluster_id {
         return Err(StartError::OtherIdentity {
             directory: path.display().to_string(),
-            flag: "cluster",
+            flag: "this start",
             asked: format!("cluster {:032x}", new.cluster_id),
             actual: format!("cluster {:032x}", superblock.cluster_id),
         });

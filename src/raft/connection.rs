@@ -31,6 +31,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_PAUSE: Duration = Duration::from_secs(1);
 /// Most bytes that a buffer keeps between frames.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
+/// Most bytes of a foreign answer that an error repeats.
+const EXCERPT_BYTES_MAX: usize = 160;
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -129,6 +131,11 @@ impl FrameReader {
         header.with_body(frame.freeze()).map(Some).map_err(bad_frame)
     }
 
+    /// Bytes that came and are no frame, or none yet.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The next frame, which must be of a kind.
     ///
     /// # Errors
@@ -197,13 +204,18 @@ impl FrameWriter {
 /// Connects and shakes hands.
 ///
 /// # Errors
-/// `ConnectionRefused` with the peer's reason if it refuses; otherwise of the socket.
+/// `PermissionDenied` with the peer's reason if it refuses, `InvalidData` if what answers is no
+/// member; otherwise of the socket.
 pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<(FrameReader, FrameWriter)> {
     let connect = async {
         let (mut reader, mut writer) = split(TcpStream::connect(address).await?)?;
         hello.put(&mut writer.buffer);
         writer.send().await?;
-        let body = reader.expect(Kind::Welcome).await?;
+        let body = match reader.expect(Kind::Welcome).await {
+            Ok(body) => body,
+            Err(_) if !reader.unread().is_empty() => return Err(foreign(reader.unread())),
+            Err(error) => return Err(error),
+        };
         let welcome = Welcome::decode(body).map_err(bad_frame)?;
         if let Some(reason) = welcome.refusal {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
@@ -212,6 +224,16 @@ pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<(FrameReade
         Ok((reader, writer))
     };
     in_time(connect, HANDSHAKE_TIMEOUT).await
+}
+
+/// What answers speaks something else: its first line, where it is text, tells what.
+fn foreign(answer: &[u8]) -> io::Error {
+    let is_text = |byte: &&u8| byte.is_ascii_graphic() || **byte == b' ';
+    let line: Vec<u8> =
+        answer.iter().take(EXCERPT_BYTES_MAX).take_while(is_text).copied().collect();
+    let line = String::from_utf8_lossy(&line);
+    let said = if line.is_empty() { "other bytes".into() } else { format!("`{}`", line.trim()) };
+    io::Error::new(io::ErrorKind::InvalidData, format!("no member answers there, but {said}"))
 }
 
 #[cfg(test)]

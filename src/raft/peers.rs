@@ -81,6 +81,22 @@ pub enum Zone {
     Joins,
 }
 
+impl Zone {
+    /// What a client that came to the wrong port reads, in RESP.
+    fn reply_to_client(self) -> &'static str {
+        match self {
+            Zone::Peers => {
+                "-ERR this is a -raft port of diskstore, for its members; clients use the -port \
+                 address\r\n"
+            }
+            Zone::Joins => {
+                "-ERR this is a -hjoin port of diskstore, for nodes that want to join; clients use \
+                 the -port address\r\n"
+            }
+        }
+    }
+}
+
 /// What serving peers needs.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -165,8 +181,13 @@ impl Peers {
         let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
             Ok(hello) => hello,
             Err(error) => {
-                let refusal = Some(format!("this port speaks diskstore's peer protocol: {error}"));
-                Welcome { refusal }.put(&mut writer.buffer);
+                if reader.unread().is_empty() {
+                    let reason = format!("this port speaks diskstore's peer protocol: {error}");
+                    Welcome { refusal: Some(reason) }.put(&mut writer.buffer);
+                } else {
+                    // Whoever sends no frame is most likely a client of Redis.
+                    writer.buffer.extend_from_slice(zone.reply_to_client().as_bytes());
+                }
                 writer.send_in_time().await?;
                 return Err(error);
             }

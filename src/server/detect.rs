@@ -101,7 +101,8 @@ pub(crate) fn refusal(protocol: Protocol) -> &'static [u8] {
         // A fatal alert: handshake_failure.
         Protocol::Tls => b"\x15\x03\x03\0\x02\x02\x28",
         Protocol::Garbage | Protocol::Resp | Protocol::Text | Protocol::Protobuf => {
-            b"-ERR Protocol error: unknown protocol (RESP, text or protobuf is served here)\r\n"
+            b"-ERR Protocol error: unknown protocol; this is a client port (-port) of diskstore and \
+              serves RESP, text and protobuf\r\n"
         }
     }
 }

@@ -10,7 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A call to the operating system failed. The file is poisoned if it was a write or a sync.
-    #[error("{operation} of {} failed at byte {offset}", path.display())]
+    #[error("{operation} of {} failed{}", path.display(), at_byte(*offset))]
     Io {
         /// The call, in the present tense: `write`, `sync`, `open`.
         operation: &'static str,
@@ -28,6 +28,15 @@ pub enum Error {
         path: PathBuf,
         /// Bytes that were asked for.
         bytes: u64,
+    },
+    /// A file that none of this crate's writers made.
+    #[error(
+        "{} is none of diskstore's files (slots.dat, double.dat, IDENTITY, segments in wal)",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
     },
     /// Bytes that were once written whole are wrong now.
     #[error("{} is corrupt at byte {offset}: {what}", path.display())]
@@ -117,6 +126,11 @@ pub enum Error {
         /// The largest that is possible.
         limit: u64,
     },
+}
+
+/// Calls without an offset have 0, which says nothing.
+fn at_byte(offset: u64) -> String {
+    if offset == 0 { String::new() } else { format!(" at byte {offset}") }
 }
 
 impl Error {

@@ -27,7 +27,7 @@ const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
 /// told apart by their first bytes.
 ///
 /// # Errors
-/// `Io` if the file cannot be read or the text not be written; `Corrupt` if it is none of these;
+/// `Io` if the file cannot be read or the text not be written; `Foreign` if it is none of these;
 /// `UnknownVersion`.
 pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> {
     let file = disk.open(path, WriteMode::ReadOnly)?;
@@ -47,10 +47,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
         }
         slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
         slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
-        _ => {
-            let what = "first bytes: no identity, segment, data file or double write file";
-            Err(Error::Corrupt { path: path.to_owned(), offset: 0, what })
-        }
+        _ => Err(Error::Foreign { path: path.to_owned() }),
     }?;
     report.end()
 }
@@ -121,7 +118,7 @@ mod tests {
         for content in [&b""[..], b"short", b"#!/bin/sh -e\n"] {
             let disk = SimDisk::new(1);
             disk.write_file(Path::new(FILE), content);
-            assert!(matches!(text_of(&disk), Err(Error::Corrupt { offset: 0, .. })));
+            assert!(matches!(text_of(&disk), Err(Error::Foreign { .. })));
         }
         assert!(text_of(&SimDisk::new(1)).unwrap_err().is_not_found());
     }

@@ -157,14 +157,6 @@ fn garbage_on_the_ports_of_members_disturbs_nobody() {
 }
 
 #[test]
-fn a_join_address_where_nobody_is_is_named() {
-    let place = Place::new();
-    let nobody = format!("{}:13999", place.host);
-    let text = place.refused(1, &["-join", &nobody]);
-    assert!(text.contains(&nobody), "{text}");
-}
-
-#[test]
 fn a_second_node_joins_and_reads_what_the_first_was_told() {
     let (first, second) = (Place::new(), Place::new());
     let _first = first.start(&["-id", "a"]);

@@ -83,10 +83,13 @@ fn a_sub_command_without_a_node_says_so() {
 fn inspecting_what_is_no_file_of_a_node_says_so() {
     let place = Place::new();
     let text = refused(1, &["inspect", &place.file("none")]);
-    assert!(text.contains("none cannot be shown") && text.contains("No such file"), "{text}");
-    std::fs::write(place.file("notes"), "just some text").unwrap();
-    let text = refused(1, &["inspect", &place.file("notes")]);
-    assert!(text.contains("no identity, segment"), "{text}");
+    assert!(text.contains("none failed: No such file") && !text.contains("byte"), "{text}");
+    for content in ["", "just some text", "0123456789"] {
+        std::fs::write(place.file("notes"), content).unwrap();
+        let text = refused(1, &["inspect", &place.file("notes")]);
+        assert!(text.contains("notes is none of diskstore's files"), "{text}");
+        assert!(!text.contains("corrupt"), "{text}");
+    }
 }
 
 #[test]
