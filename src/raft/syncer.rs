@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use diskstore_storage::Error;
 use diskstore_storage::wal::{Position, SealedBatch, Wal};
 use openraft::storage::IOFlushed;
 use openraft::type_config::TypeConfigExt;
@@ -184,7 +185,7 @@ impl Syncer {
     /// The disk failed.
     pub fn barrier_blocking(&self) -> diskstore_storage::Result<()> {
         let position = self.shared.wal.barrier();
-        self.wait_blocking(position).map_err(|source| diskstore_storage::Error::Io {
+        self.wait_blocking(position).map_err(|source| Error::Io {
             operation: "sync",
             path: "wal".into(),
             offset: 0,
@@ -314,44 +315,54 @@ fn fail(shared: &Shared, reason: &str) {
 }
 
 fn run_segments(shared: &Shared) {
-    let mut is_warned = false;
-    loop {
-        {
-            let mut state = shared.segments.lock();
-            shared.segment_work.wait_while_for(
-                &mut state,
-                |state| !state.is_kicked && !state.is_stopping,
-                PREPARE_RETRY,
-            );
-            if state.is_stopping {
+    let mut is_refused = false;
+    while wait_segment_work(shared) {
+        match tend_segments(shared, is_refused) {
+            Ok(refused) => is_refused = refused,
+            Err(error) => {
+                fail(shared, &chain(&error));
                 return;
             }
-            state.is_kicked = false;
         }
-        if let Err(error) = shared.wal.reclaim() {
-            tracing::warn!(error = chain(&error), "old log segments stay for now");
-        }
-        if !shared.wal.is_prepare_due() {
-            continue;
-        }
-        match shared.wal.prepare() {
-            Ok(_) => {
-                if is_warned {
-                    tracing::info!("there is room for the log again");
-                }
-                is_warned = false;
-                shared.room.notify_waiters();
-            }
-            Err(error) if !is_warned => {
-                is_warned = true;
+    }
+}
+
+/// Blocks until the segments may want something; false at the end.
+fn wait_segment_work(shared: &Shared) -> bool {
+    let mut state = shared.segments.lock();
+    shared.segment_work.wait_while_for(
+        &mut state,
+        |state| !state.is_kicked && !state.is_stopping,
+        PREPARE_RETRY,
+    );
+    state.is_kicked = false;
+    !state.is_stopping && !shared.has_ended()
+}
+
+/// Takes old segments out of the log, and makes the next one if it is missing. True if there is no
+/// room for it, which may change; every other failure of the disk is final.
+fn tend_segments(shared: &Shared, was_refused: bool) -> Result<bool, Error> {
+    shared.wal.reclaim()?;
+    if !shared.wal.is_prepare_due() {
+        return Ok(was_refused);
+    }
+    match shared.wal.prepare() {
+        Err(full @ Error::NoSpace { .. }) => {
+            if !was_refused {
                 tracing::error!(
-                    error = chain(&error),
+                    error = chain(&full),
                     "no room for the next log segment: writes are refused until there is"
                 );
             }
-            Err(_) => {}
+            return Ok(true);
         }
+        made => drop(made?),
     }
+    if was_refused {
+        tracing::info!("there is room for the log again");
+    }
+    shared.room.notify_waiters();
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -1,21 +1,28 @@
 //! The storage contract of openraft, rule by rule (C1 to C18), where its own suite cannot look:
 //! what a power loss leaves, and what an injected error leads to.
 
+use std::io;
 use std::time::Duration;
 
-use diskstore_storage::disk::{CrashMode, OperationKind, SimDisk};
+use diskstore_storage::disk::{BLOCK_BYTES, CrashMode, Operation, OperationKind, SimDisk};
+use diskstore_storage::wal::Position;
 use openraft::entry::RaftEntry;
 use openraft::storage::{
     RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine, SnapshotMeta,
 };
 
-use super::{Place, Stores, after_power_loss, blank, blanks, command, increment, log_id, normal};
+use super::{
+    Place, SEGMENT_BYTES, Stores, after_power_loss, blank, blanks, command, increment, log_id,
+    normal,
+};
 use crate::command::{Action, Answer, Condition};
 use crate::raft::state_machine::SlotsSnapshot;
 use crate::raft::types::{StoredMembership, Vote, log_id_to, vote_from};
 
 /// Error number of a device that fails.
 const EIO: i32 = 5;
+/// Error number of a device that is full.
+const ENOSPC: i32 = 28;
 /// No test waits longer than this for what must come.
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -152,6 +159,71 @@ async fn c4_appending_does_not_wait_for_a_disk_that_failed() {
         in_time(flushed).await.unwrap().unwrap_err();
     }
     assert!(stores.wal.is_over_bound(), "the test appends too little");
+}
+
+/// Fills the present segment until the next one is taken, so that one more is made. Gives the first
+/// error.
+async fn fill_a_segment(stores: &mut Stores) -> io::Result<()> {
+    let first = stores.wal.state().last.map_or(0, |last| last.index + 1);
+    for index in first..first + SEGMENT_BYTES / BLOCK_BYTES as u64 {
+        in_time(stores.append(vec![blank(1, index)])).await?;
+    }
+    Ok(())
+}
+
+/// TRUST F11: whatever step of making the next segment fails, nothing is tried again.
+#[tokio::test]
+async fn a_failure_while_the_next_segment_is_made_is_fatal_like_one_of_a_write() {
+    let steps = [
+        (OperationKind::Create, "next.tmp"),
+        (OperationKind::Reserve, "next.tmp"),
+        (OperationKind::Write, "next.tmp"),
+        (OperationKind::Sync, "next.tmp"),
+        (OperationKind::Rename, "next.tmp"),
+        (OperationKind::SyncDirectory, "wal"),
+    ];
+    for (kind, path) in steps {
+        let disk = SimDisk::new(11);
+        let mut stores = Place::on(&disk).open();
+        stores.append(vec![blank(1, 0)]).await.unwrap();
+        quiet(&stores).await;
+        // Waits for what is never written.
+        let never = Position(stores.wal.position().0 + 1_000);
+        let syncer = stores.stop.0.clone();
+        let waiting = tokio::spawn(async move { syncer.wait(never).await });
+        disk.fail_next(kind, path, EIO);
+        drop(fill_a_segment(&mut stores).await);
+        let fault = in_time(stores.faults.wait()).await;
+        assert!(fault.reason.contains("the log cannot be written"), "{}", fault.reason);
+        assert!(fault.reason.contains("os error 5"), "{}", fault.reason);
+        in_time(waiting).await.unwrap().unwrap_err();
+        let next = stores.wal.state().last.map_or(0, |last| last.index + 1);
+        in_time(stores.append(vec![blank(1, next)])).await.unwrap_err();
+        in_time(stores.log.save_vote(&vote(2, 1))).await.unwrap_err();
+        stores.wal.prepare().unwrap_err();
+        stores.stop.0.stop();
+        let operations = disk.operations();
+        let failed = |of: &Operation| of.kind == kind && of.path.ends_with(path);
+        let after = &operations[operations.iter().rposition(failed).unwrap() + 1..];
+        let written = after.iter().filter(|of| of.kind != OperationKind::Remove).count();
+        assert!(written <= 1, "{kind:?}: one batch may have been in flight: {after:?}");
+    }
+}
+
+#[tokio::test]
+async fn want_of_space_for_the_next_segment_passes_and_is_no_fault() {
+    let disk = SimDisk::new(12);
+    let mut stores = Place::on(&disk).open();
+    stores.append(vec![blank(1, 0)]).await.unwrap();
+    quiet(&stores).await;
+    disk.fail_next(OperationKind::Reserve, "next.tmp", ENOSPC);
+    fill_a_segment(&mut stores).await.unwrap();
+    in_time(stores.stop.0.next_segment()).await;
+    quiet(&stores).await;
+    fill_a_segment(&mut stores).await.unwrap();
+    assert!(stores.faults.current().is_none());
+    let is_cut_back = |of: &Operation| of.kind == OperationKind::Remove;
+    assert!(disk.operations().iter().any(is_cut_back), "it was never refused");
 }
 
 #[tokio::test]

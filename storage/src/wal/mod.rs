@@ -9,7 +9,8 @@
 //! - I2: at most one batch is in flight. A batch takes the blocks behind the one before and never
 //!   touches a block that is already durable.
 //! - I3: durability is counted by position in the stream, never by log index.
-//! - I4: after the first failed write the log writes no more, and `durable` never rises again.
+//! - I4: after the first failure of the disk, but for want of space for a segment that is made
+//!   ahead, the log begins no write, and what is not in flight never becomes durable.
 //! - I5: locks are taken in the order writer, store, log; the log's lock is never held over I/O.
 
 mod batch;
@@ -30,7 +31,7 @@ mod tests;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -159,7 +160,6 @@ struct Writer {
     synced: u64,
     /// The state of the log at its end.
     carried: Carried,
-    is_failed: bool,
 }
 
 /// The write-ahead log.
@@ -169,6 +169,7 @@ pub struct Wal {
     store: Store,
     log: Mutex<Log>,
     durable: AtomicU64,
+    is_failed: AtomicBool,
     sync: SyncMode,
     unsynced_bytes_max: usize,
     records_bytes_max: usize,
@@ -209,7 +210,6 @@ impl Wal {
             last: recovered.last,
             synced: recovered.last.sequence,
             carried: recovered.index.carried,
-            is_failed: false,
         };
         let store = Store::new(disk, directory.to_path_buf(), recovered.next_id, options);
         store.recycle(recovered.unused)?;
@@ -223,6 +223,7 @@ impl Wal {
             store,
             log: Mutex::new(Log::new(recovered.index, recovered.last.sequence, bounds)),
             durable: AtomicU64::new(recovered.last.sequence),
+            is_failed: AtomicBool::new(false),
             sync: options.sync,
             unsynced_bytes_max: options.unsynced_bytes_max,
             records_bytes_max: bounds.records_bytes_max,
@@ -401,15 +402,25 @@ impl Wal {
     /// Whatever the disk says; [`Error::Poisoned`] after a failure. Nothing is retried.
     pub fn write(&self, batch: SealedBatch) -> Result<Position> {
         let mut writer = self.writer.lock();
-        if writer.is_failed {
+        self.check_poison()?;
+        self.watch(self.write_with(&mut writer, batch))
+    }
+
+    /// `Poisoned` after a failure (I4).
+    fn check_poison(&self) -> Result<()> {
+        if self.is_failed.load(Ordering::Acquire) {
             return Err(Error::Poisoned { path: self.store.directory.clone() });
         }
-        let written = self.write_with(&mut writer, batch);
-        if written.is_err() {
-            writer.is_failed = true; // I4
+        Ok(())
+    }
+
+    /// Passes a result on. After a failure the log writes no more (I4).
+    fn watch<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.is_failed.store(true, Ordering::Release);
             self.log.lock().fail();
         }
-        written
+        result
     }
 
     fn write_with(&self, writer: &mut Writer, mut batch: SealedBatch) -> Result<Position> {
@@ -468,12 +479,8 @@ impl Wal {
     /// Of the disk; the log writes no more.
     pub fn sync(&self) -> Result<()> {
         let mut writer = self.writer.lock();
-        if writer.is_failed {
-            return Err(Error::Poisoned { path: self.store.directory.clone() });
-        }
-        let synced = self.sync_current(&mut writer);
-        writer.is_failed = synced.is_err();
-        synced
+        self.check_poison()?;
+        self.watch(self.sync_current(&mut writer))
     }
 
     fn sync_current(&self, writer: &mut Writer) -> Result<()> {
@@ -490,9 +497,14 @@ impl Wal {
     /// named durably. Takes long; belongs on a background thread. True if it made one.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] or another error of the disk; it may be tried again.
+    /// [`Error::NoSpace`], after which it may be tried again. After any other error of the disk,
+    /// or [`Error::Poisoned`], the log writes no more.
     pub fn prepare(&self) -> Result<bool> {
-        self.store.prepare()
+        self.check_poison()?;
+        match self.store.prepare() {
+            Err(full @ Error::NoSpace { .. }) => Err(full),
+            made => self.watch(made),
+        }
     }
 
     /// Whether [`Wal::prepare`] has something to do.
@@ -510,9 +522,15 @@ impl Wal {
     /// again or removed, and says how many.
     ///
     /// # Errors
-    /// An error of the disk. What was not removed is found again at the next start.
+    /// An error of the disk, after which the log writes no more: names that were not made durable
+    /// once must not look so after a later sync. What was not removed is found again at the next
+    /// start.
     pub fn reclaim(&self) -> Result<usize> {
         self.sync()?; // the purge point first, whatever the mode
+        self.watch(self.reclaim_purged())
+    }
+
+    fn reclaim_purged(&self) -> Result<usize> {
         let gone = {
             let mut log = self.log.lock();
             let Some(upto) = log.purged_durable else { return Ok(0) };
