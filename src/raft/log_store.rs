@@ -125,9 +125,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let position = self.wal.save_vote(vote_to(vote));
-        self.syncer.wait(position).await?;
-        // Under `-sync never` too: a vote that is forgotten is no matter of lost writes.
-        self.wal.sync().map_err(io::Error::other)
+        self.syncer.wait(position).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {

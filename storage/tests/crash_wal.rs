@@ -9,7 +9,7 @@ use diskstore_storage::disk::{
     BLOCK_BYTES, CrashMode, Disk, Operation, OperationKind, SimDisk, WriteMode,
 };
 use diskstore_storage::wal::{Options, Recovery, SyncMode, Wal};
-use diskstore_storage::{Error, LogId};
+use diskstore_storage::{Error, LogId, Vote};
 use wal_model::{
     ASIDE, DIRECTORY, Driver, Model, Step, check_after_crash, entry, open, open_error, open_on,
     options, run_until_power_fails,
@@ -608,5 +608,22 @@ fn a_log_synced_on_request_loses_only_what_came_after_and_never_calls_it_damage(
         assert!(wal.state().last >= synced, "{:?} of {synced:?}", wal.state().last);
         Model::of(&wal).unwrap();
         write_each(&wal, wal.state().last.unwrap().index + 1, 3);
+    }
+}
+
+#[test]
+fn a_vote_survives_power_loss_in_a_log_synced_on_request_too() {
+    let options = Options { sync: SyncMode::OnRequest, ..options() };
+    for entries in [0, 1, 40] {
+        let disk = SimDisk::new(43);
+        let (wal, _) = open_on(&disk, &options).unwrap();
+        write_each(&wal, 0, entries);
+        let vote = Vote { term: 3, node_id: 7, committed: false };
+        let position = wal.save_vote(vote);
+        wal.write(wal.seal().unwrap()).unwrap();
+        assert!(wal.durable() >= position);
+        let (wal, _) = open_on(&disk.crash(CrashMode::Lost), &options).unwrap();
+        assert_eq!(wal.state().vote, Some(vote), "behind {entries} entries");
+        assert_eq!(wal.state().last.map_or(0, |last| last.index + 1), entries);
     }
 }

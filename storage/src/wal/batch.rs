@@ -116,6 +116,8 @@ pub(super) struct OpenBatch {
     pub(super) sequence: u64,
     buffer: AlignedBuffer,
     record_count: u32,
+    /// It holds what must survive power loss whatever the mode.
+    pub(super) must_sync: bool,
 }
 
 impl OpenBatch {
@@ -123,7 +125,7 @@ impl OpenBatch {
     pub(super) fn new(sequence: u64, mut buffer: AlignedBuffer) -> Self {
         buffer.clear();
         buffer.resize_zeroed(RECORDS_START);
-        OpenBatch { sequence, buffer, record_count: 0 }
+        OpenBatch { sequence, buffer, record_count: 0, must_sync: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -152,11 +154,17 @@ impl OpenBatch {
     /// Ends the batch. `carried` is the state of the log at its end.
     pub(super) fn seal(self, carried: Carried) -> SealedBatch {
         let records_bytes = self.records_bytes();
-        let mut buffer = self.buffer;
+        let OpenBatch { sequence, mut buffer, record_count, must_sync } = self;
         buffer.pad_to_block();
-        let record_count = self.record_count;
-        let (sequence, is_claim) = (self.sequence, false);
-        SealedBatch { sequence, records_bytes, carried, is_claim, record_count, buffer }
+        SealedBatch {
+            sequence,
+            records_bytes,
+            carried,
+            is_claim: false,
+            must_sync,
+            record_count,
+            buffer,
+        }
     }
 }
 
@@ -168,6 +176,8 @@ pub struct SealedBatch {
     pub(super) carried: Carried,
     /// It holds nothing that itself waits to be claimed.
     pub(super) is_claim: bool,
+    /// It is synced before it counts as durable, whatever the mode.
+    pub(super) must_sync: bool,
     record_count: u32,
     buffer: AlignedBuffer,
 }

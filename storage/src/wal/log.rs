@@ -119,6 +119,7 @@ impl Log {
 
     pub(super) fn save_vote(&mut self, vote: Vote) {
         self.push(record::encode_vote(vote));
+        self.open.must_sync = true; // who forgets a vote votes twice in a term
         self.index.carried.vote = Some(vote);
     }
 

@@ -61,7 +61,7 @@ pub enum SyncMode {
     /// Every batch, before it counts as durable.
     #[default]
     Always,
-    /// Only by [`Wal::sync`]. A batch counts as durable once it is written, which is not true: a
+    /// Only by [`Wal::sync`], and with every batch that holds a vote. Any other batch counts as durable once it is written, which is not true: a
     /// power loss may take the batches since the last sync. A batch claims only what was synced,
     /// so such a loss reads as a torn end.
     OnRequest,
@@ -440,8 +440,10 @@ impl Wal {
         let current = writer.current.as_ref().expect("invariant: there is one now");
         let offset = offset_in_segment(current.end - bytes);
         writer.last = Follows { segment: current.id, sequence };
-        if self.sync == SyncMode::Always {
-            writer.synced = sequence;
+        match self.sync {
+            SyncMode::Always => writer.synced = sequence,
+            SyncMode::OnRequest if batch.must_sync => self.sync_current(writer)?,
+            SyncMode::OnRequest => {}
         }
         writer.carried = batch.carried;
         let mut log = self.log.lock();
