@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Forwarder;
 use crate::raft::{
     CallError, Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest,
-    Member, MemberView, Method, ProposeError, Purpose,
+    Member, MemberError, MemberView, Method, Purpose,
 };
 
 /// How long one member may take to answer.
@@ -279,10 +279,7 @@ async fn admit(
         if known.member == request.member {
             return accepted(forwarder);
         }
-        return outcome(
-            forwarder,
-            consensus.update_member(request.member_id, request.member.clone()).await,
-        );
+        return set_member(forwarder, request).await;
     }
     let name = &request.member.name;
     let namesakes = members.iter().filter(|(_, other)| other.member.name == *name);
@@ -295,13 +292,15 @@ async fn admit(
             )); // I2
         }
     }
-    outcome(forwarder, consensus.add_learner(request.member_id, request.member.clone()).await)
+    set_member(forwarder, request).await
 }
 
-fn outcome(forwarder: &Forwarder, result: Result<(), ProposeError>) -> JoinReply {
-    match result {
+async fn set_member(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
+    let set = forwarder.consensus().set_member(request.member_id, request.member.clone());
+    match set.await {
         Ok(()) => accepted(forwarder),
-        Err(error) => JoinReply::Later(format!("the membership was not changed: {error:?}")),
+        Err(error @ MemberError::NotChanged(_)) => JoinReply::Later(error.to_string()),
+        Err(full) => JoinReply::Refused(full.to_string()),
     }
 }
 

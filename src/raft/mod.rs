@@ -10,6 +10,7 @@ mod connection;
 mod cursor;
 mod hold;
 mod log_store;
+mod members;
 mod network;
 mod peers;
 mod reads;
@@ -32,7 +33,6 @@ use std::time::Duration;
 
 use diskstore_storage::wal::Wal;
 use futures_util::StreamExt;
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::metrics::RaftMetrics;
@@ -44,6 +44,7 @@ use tokio::time::Instant;
 
 pub use channel::{CallError, Channel};
 pub use connection::{FrameReader, FrameWriter, bad_frame, split};
+pub use members::MemberError;
 pub use peers::{Incoming, Zone};
 pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
 pub use state_machine::MachineShared;
@@ -411,77 +412,6 @@ impl Consensus {
                 Ok(())
             }
             Err(error) => Err(self.unknown(&error.to_string())),
-        }
-    }
-
-    /// Adds a member that does not count yet, or sets the record of one.
-    ///
-    /// # Errors
-    /// As for commands.
-    pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), ProposeError> {
-        let added = self.raft.add_learner(id, member, false).await;
-        self.changed_membership(added.map(|_| ()))
-    }
-
-    /// Changes the record of a member, whatever it counts.
-    ///
-    /// # Errors
-    /// As for commands.
-    pub async fn update_member(&self, id: u64, member: Member) -> Result<(), ProposeError> {
-        let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
-        let changed = self.raft.change_membership(change, true).await;
-        self.changed_membership(changed.map(|_| ()))
-    }
-
-    /// True if this leader has led for `time` and has not heard of a member for as long.
-    pub fn is_silent(&self, id: u64, time: Duration) -> bool {
-        let has_led = self.leading_since().is_some_and(|since| since.elapsed() >= time);
-        let view = self.view();
-        let member = view.members.get(&id);
-        has_led
-            && member.is_some_and(|member| member.silent_for.is_none_or(|silent| silent >= time))
-    }
-
-    /// When this member became leader of the present term.
-    fn leading_since(&self) -> Option<Instant> {
-        let view = self.view();
-        let mut leading = self.leading.lock();
-        if !view.is_leader {
-            *leading = None;
-        } else if leading.is_none_or(|(term, _)| term != view.term) {
-            *leading = Some((view.term, Instant::now()));
-        }
-        leading.map(|(_, since)| since)
-    }
-
-    /// Makes these members the voters; a voter that is not among them leaves the cluster.
-    ///
-    /// # Errors
-    /// As for commands.
-    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ProposeError> {
-        let change = ChangeMembers::ReplaceAllVoters(voters);
-        let changed = self.raft.change_membership(change, false).await;
-        self.changed_membership(changed.map(|_| ()))
-    }
-
-    /// Takes a member that does not count out of the cluster.
-    ///
-    /// # Errors
-    /// As for commands.
-    pub async fn remove_learner(&self, id: u64) -> Result<(), ProposeError> {
-        let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-        let changed = self.raft.change_membership(change, true).await;
-        self.changed_membership(changed.map(|_| ()))
-    }
-
-    fn changed_membership(
-        &self,
-        result: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-    ) -> Result<(), ProposeError> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(self.propose_error(error)),
-            Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
         }
     }
 

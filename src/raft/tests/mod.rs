@@ -60,7 +60,11 @@ impl Place {
     }
 
     fn open_wal(&self) -> Wal {
-        let options = wal::Options { segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
+        self.open_wal_of(SEGMENT_BYTES)
+    }
+
+    fn open_wal_of(&self, segment_bytes: u64) -> Wal {
+        let options = wal::Options { segment_bytes, ..wal::Options::default() };
         let (directory, aside) = (self.directory.join("wal"), self.directory.join("tmp"));
         Wal::open(self.disk.clone(), &directory, &aside, &options).unwrap().0
     }

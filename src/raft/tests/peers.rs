@@ -1,9 +1,11 @@
 //! A member as its peers meet it: who may speak to it, and what it says after a start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::disk::SimDisk;
+use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::VoteRequest;
 use tokio::net::TcpListener;
@@ -15,9 +17,11 @@ use crate::machine::DiskMachine;
 use crate::raft::channel::Channel;
 use crate::raft::connection::dial;
 use crate::raft::requests::{Method, decode_vote_reply, encode_vote};
-use crate::raft::types::{Entry, TypeConfig, entry_to, vote_from};
+use crate::raft::types::{
+    Entry, Member, Membership, NAME_BYTES_MAX, TypeConfig, encode_membership, entry_to, vote_from,
+};
 use crate::raft::wire::{Hello, Purpose};
-use crate::raft::{Consensus, Setup, Zone};
+use crate::raft::{Consensus, MemberError, Setup, Zone};
 
 /// The member under test.
 const MEMBER: u64 = 2;
@@ -31,10 +35,14 @@ struct Started {
 
 /// Starts a voter of three whose log ends at index 2 of term 1, under a vote for member 1.
 async fn start(is_restart: bool) -> Started {
+    start_with(membership(&[1, MEMBER, 3]), is_restart).await
+}
+
+async fn start_with(members: Membership, is_restart: bool) -> Started {
     let place = Place::on(&SimDisk::new(1));
-    let wal = Arc::new(place.open_wal());
+    let wal = Arc::new(place.open_wal_of(1 << 20)); // a membership may take 64 KiB
     wal.save_vote(StoredVote { term: 1, node_id: 1, committed: true });
-    let voters = openraft::entry::EntryPayload::Membership(membership(&[1, MEMBER, 3]));
+    let voters = openraft::entry::EntryPayload::Membership(members);
     let first: Entry = openraft::entry::RaftEntry::new(log_id(1, 0), voters);
     let rest = (1..=2).map(|index| normal(1, index, Command::default()));
     wal.append(std::iter::once(first).chain(rest).map(entry_to)).unwrap();
@@ -124,5 +132,50 @@ async fn a_member_whose_log_went_backwards_stops_with_its_own_exit_code() {
     let fault = tokio::time::timeout(BOUND, started.faults.wait()).await.unwrap();
     assert_eq!(fault.exit_code, EXIT_DATA_LOST);
     assert!(fault.reason.contains("lost acknowledged data"), "{}", fault.reason);
+    started.consensus.stop().await;
+}
+
+/// It would be committed, and then no member could keep it in a superblock.
+#[tokio::test]
+async fn a_member_whose_record_has_no_room_is_refused_and_a_shorter_one_taken_in() {
+    let name = "n".repeat(NAME_BYTES_MAX);
+    let long = Member {
+        name: name.clone(),
+        raft_address: name.clone(),
+        client_address: name,
+        ..Member::default()
+    };
+    let mut nodes = BTreeMap::from([(MEMBER, Member::default())]);
+    let room = |nodes: &BTreeMap<u64, Member>| {
+        let voters: BTreeSet<u64> = nodes.keys().copied().collect();
+        let half_way = Membership::new(vec![voters.clone(), voters], nodes.clone()).unwrap();
+        MEMBERSHIP_BYTES_MAX.checked_sub(encode_membership(&half_way).len())
+    };
+    let voters = vec![BTreeSet::from([MEMBER])];
+    while room(&nodes).unwrap() > 800 {
+        nodes.insert(1000 + nodes.len() as u64, long.clone());
+    }
+    let members = Membership::new(voters, nodes.clone()).unwrap();
+    let started = start_with(members, false).await;
+    started.consensus.allow_elections().await;
+    tokio::time::timeout(BOUND, async {
+        while !started.consensus.view().is_leader {
+            started.consensus.changed(BOUND).await;
+        }
+    })
+    .await
+    .unwrap();
+    let mut taken = 0;
+    let error = loop {
+        match started.consensus.set_member(5000 + taken, long.clone()).await {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 3, "no room was left for so many");
+    };
+    assert!(matches!(error, MemberError::TooLong { .. }), "{error}");
+    started.consensus.set_member(6000, Member::default()).await.unwrap();
+    assert!(started.consensus.view().members.contains_key(&6000));
+    assert!(started.consensus.checkpoint(BOUND).await.is_some());
     started.consensus.stop().await;
 }

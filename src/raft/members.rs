@@ -1,0 +1,191 @@
+//! Changes of the cluster's membership, as the leader makes them.
+//!
+//! Called by `cluster`; calls openraft. Invariant:
+//!
+//! - I1: no membership is proposed that its places cannot hold: every member reads an entry of at
+//!   most [`MEMBER_COUNT_MAX`] members, and keeps it in a superblock. What is counted is the most
+//!   that the members may come to take, so that a later change of voters fits too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
+use openraft::ChangeMembers;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::Precondition;
+use tokio::time::Instant;
+
+use super::types::{MEMBER_COUNT_MAX, Member, Membership, TypeConfig, encode_membership};
+use super::{Consensus, ProposeError};
+use crate::command::Failure;
+
+/// Why a member was not taken in, or its record not changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MemberError {
+    /// One member too many.
+    #[error("a cluster has at most {MEMBER_COUNT_MAX} members; remove one first")]
+    TooMany,
+    /// One byte too many.
+    #[error(
+        "with this member the names and addresses of the cluster would take {bytes} bytes, but \
+         {MEMBERSHIP_BYTES_MAX} fit; give it a shorter -id and -advertise, or remove a member first"
+    )]
+    TooLong {
+        /// The most that the membership would come to take.
+        bytes: usize,
+    },
+    /// The change was not made, or it is not known whether.
+    #[error("the membership was not changed: {0:?}")]
+    NotChanged(ProposeError),
+}
+
+impl Consensus {
+    /// Adds a member that does not count yet, or sets the record of one, whatever it counts.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn set_member(&self, id: u64, member: Member) -> Result<(), MemberError> {
+        let effective = self.raft.with_raft_state(|state| {
+            let effective = state.membership_state.effective();
+            (*effective.log_id(), effective.membership().clone())
+        });
+        let stopping = |_| MemberError::NotChanged(ProposeError::Failed(Failure::Stopping));
+        let (last_membership_log_id, membership) = effective.await.map_err(stopping)?;
+        check_room(&membership, id, &member)?; // I1
+        let is_known = membership.get_node(&id).is_some();
+        let nodes = BTreeMap::from([(id, member)]);
+        let change =
+            if is_known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
+        // Of two that join at once the second finds another membership than was looked at.
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id };
+        let changed = self.raft.change_membership_if(change, true, [unchanged]).await;
+        self.changed_membership(changed.map(|_| ())).map_err(MemberError::NotChanged)
+    }
+
+    /// True if this leader has led for `time` and has not heard of a member for as long.
+    pub fn is_silent(&self, id: u64, time: Duration) -> bool {
+        let has_led = self.leading_since().is_some_and(|since| since.elapsed() >= time);
+        let view = self.view();
+        let member = view.members.get(&id);
+        has_led
+            && member.is_some_and(|member| member.silent_for.is_none_or(|silent| silent >= time))
+    }
+
+    /// When this member became leader of the present term.
+    fn leading_since(&self) -> Option<Instant> {
+        let view = self.view();
+        let mut leading = self.leading.lock();
+        if !view.is_leader {
+            *leading = None;
+        } else if leading.is_none_or(|(term, _)| term != view.term) {
+            *leading = Some((view.term, Instant::now()));
+        }
+        leading.map(|(_, since)| since)
+    }
+
+    /// Makes these members the voters; a voter that is not among them leaves the cluster.
+    ///
+    /// # Errors
+    /// As for commands.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ProposeError> {
+        let change = ChangeMembers::ReplaceAllVoters(voters);
+        let changed = self.raft.change_membership(change, false).await;
+        self.changed_membership(changed.map(|_| ()))
+    }
+
+    /// Takes a member that does not count out of the cluster.
+    ///
+    /// # Errors
+    /// As for commands.
+    pub async fn remove_learner(&self, id: u64) -> Result<(), ProposeError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        let changed = self.raft.change_membership(change, true).await;
+        self.changed_membership(changed.map(|_| ()))
+    }
+
+    fn changed_membership(
+        &self,
+        result: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+    ) -> Result<(), ProposeError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(self.propose_error(error)),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
+        }
+    }
+}
+
+/// Whether a membership has room for a member, or for another record of one that it has.
+fn check_room(membership: &Membership, id: u64, member: &Member) -> Result<(), MemberError> {
+    let mut nodes: BTreeMap<u64, Member> =
+        membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
+    nodes.insert(id, member.clone());
+    if nodes.len() > MEMBER_COUNT_MAX {
+        return Err(MemberError::TooMany);
+    }
+    // At worst all of them vote, before and after a change that is half way.
+    let voters: BTreeSet<u64> = nodes.keys().copied().collect();
+    let largest = Membership::new(vec![voters.clone(), voters], nodes);
+    let largest = largest.expect("invariant: every voter is among the members");
+    let bytes = encode_membership(&largest).len();
+    if bytes > MEMBERSHIP_BYTES_MAX { Err(MemberError::TooLong { bytes }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::NAME_BYTES_MAX;
+    use super::*;
+
+    fn member(name_bytes: usize) -> Member {
+        let name = "n".repeat(name_bytes);
+        Member {
+            name: name.clone(),
+            raft_address: name.clone(),
+            client_address: name,
+            ..Member::default()
+        }
+    }
+
+    /// Adds members until one is refused; the members then, and why.
+    fn filled(name_bytes: usize) -> (Membership, MemberError) {
+        let mut nodes = BTreeMap::new();
+        for id in 0.. {
+            let membership = Membership::new(Vec::new(), nodes.clone()).unwrap();
+            if let Err(error) = check_room(&membership, id, &member(name_bytes)) {
+                return (membership, error);
+            }
+            nodes.insert(id, member(name_bytes));
+        }
+        unreachable!("somewhere it is full");
+    }
+
+    #[test]
+    fn members_with_long_names_end_where_their_bytes_do() {
+        let (membership, error) = filled(NAME_BYTES_MAX);
+        assert!(matches!(error, MemberError::TooLong { .. }), "{error}");
+        let nodes: BTreeMap<u64, Member> =
+            membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
+        // 8 for its id, three texts behind their lengths, its role; 8 more in each configuration.
+        let bytes_each = 8 + 3 * (2 + NAME_BYTES_MAX) + 1 + 2 * 8;
+        assert_eq!(nodes.len(), MEMBERSHIP_BYTES_MAX / bytes_each);
+        let voters: BTreeSet<u64> = nodes.keys().copied().collect();
+        let half_way = Membership::new(vec![voters.clone(), voters], nodes).unwrap();
+        assert!(encode_membership(&half_way).len() <= MEMBERSHIP_BYTES_MAX);
+    }
+
+    #[test]
+    fn members_with_short_names_end_where_their_number_does() {
+        let (membership, error) = filled(20);
+        assert!(matches!(error, MemberError::TooMany), "{error}");
+        assert_eq!(membership.nodes().count(), MEMBER_COUNT_MAX);
+    }
+
+    #[test]
+    fn a_longer_record_of_a_member_is_refused_like_a_new_member() {
+        let (membership, _) = filled(NAME_BYTES_MAX);
+        check_room(&membership, 0, &member(NAME_BYTES_MAX)).unwrap();
+        let (membership, _) = filled(100);
+        check_room(&membership, 0, &member(100)).unwrap();
+        check_room(&membership, 0, &member(NAME_BYTES_MAX)).unwrap_err();
+    }
+}
