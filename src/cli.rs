@@ -9,6 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::{Deserialize, Deserializer};
@@ -178,12 +179,76 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
+    /// Puts load on nodes, or on any Redis, and prints throughput and latencies.
+    #[command(args_override_self = true)]
+    Bench(Box<BenchFlags>),
     /// Prints a file of a node's directory as text.
     #[command(args_override_self = true)]
     Inspect {
         /// The file: slots, segment, identity or double-write file.
         file: PathBuf,
     },
+}
+
+/// A load; nothing is checked yet.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct BenchFlags {
+    /// Connections.
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub clients: Number,
+    /// Operations that a connection sends at once; it waits for all of their replies.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub pipeline: Number,
+    /// Starts N operations a second, whatever the servers do; a latency then counts from when its
+    /// operation was to start [default: as fast as replies come].
+    #[arg(long, value_name = "N")]
+    pub rate: Option<Number>,
+    /// Threads of the load [default: one for each four processors].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<Number>,
+    /// Keys are 0 to N - 1.
+    #[arg(long, value_name = "N", default_value = "65536")]
+    pub keys: Number,
+    /// Which keys: uniform, zipfian, latest or sequential.
+    #[arg(long, value_name = "NAME", default_value = "uniform")]
+    pub distribution: String,
+    /// Reads in 100 operations.
+    #[arg(long, value_name = "PERCENT", default_value = "50")]
+    pub reads: Number,
+    /// Length of values, N or MIN-MAX.
+    #[arg(long, value_name = "BYTES", default_value = "1024")]
+    pub value_bytes: String,
+    /// How long is measured: 30s, 1m30s [default: 10s, or until -requests are done].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// How many operations are measured at most.
+    #[arg(long, value_name = "N")]
+    pub requests: Option<Number>,
+    /// What starts so early is not measured.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub warm_up: Duration,
+    /// How long a reply may take; then its connection is made anew.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// What keys, lengths and the mix follow from.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub seed: Number,
+    /// Checks that what is read was written by a load, to this key, as a whole.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub verify: bool,
+    /// Prints JSON, with a series of seconds.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub json: bool,
+    /// Writes latencies as HdrHistogram does; with reads and writes FILE-reads and FILE-writes.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Where connections go, in turn.
+    #[command(flatten)]
+    pub servers: Servers,
 }
 
 /// The nodes that a sub-command talks to.
@@ -328,6 +393,33 @@ fn with_single_dashes(table: &clap::Command, text: &str) -> String {
         .replace("[--", "[-")
 }
 
+/// A duration as Go writes it, such as `1m30s` or `500ms`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+    let refusal = "write a time such as 500ms, 30s or 1m30s";
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let number_bytes = rest.find(|char: char| char.is_ascii_alphabetic()).ok_or(refusal)?;
+        let (number, unit) = rest.split_at(number_bytes);
+        let unit_bytes = unit.find(|char: char| !char.is_ascii_alphabetic()).unwrap_or(unit.len());
+        let (unit, more) = unit.split_at(unit_bytes);
+        let seconds = match unit {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(refusal),
+        };
+        let number: f64 = number.parse().map_err(|_| refusal)?;
+        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| refusal)?;
+        (rest, sum) = (more, sum.checked_add(part).ok_or(refusal)?);
+    }
+    if text.is_empty() { Err(refusal) } else { Ok(sum) }
+}
+
 /// The words that Go takes for a boolean.
 fn parse_boolean(text: &str) -> Result<bool, &'static str> {
     match text {
@@ -413,6 +505,19 @@ mod tests {
         for line in ["---id a", "-=a", "-id", "-slots", "stray", "-"] {
             assert_eq!(refused(line).exit_code, 2, "{line}");
         }
+    }
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        let duration = |text| parse_duration(text).map(|duration| duration.as_micros());
+        assert_eq!(duration("1m30s"), Ok(90_000_000));
+        assert_eq!(duration("1.5s"), Ok(1_500_000));
+        assert_eq!(duration("1h2m3s4ms5us"), Ok(3_723_004_005));
+        assert_eq!(duration("7"), Ok(7_000_000));
+        for text in ["", "s", "5x", "-1s", "1s5", "1e300h", "nan s", "infs", "1 s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(refused("bench -duration 5x").exit_code, 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod fault;
+pub mod load;
 pub mod machine;
 pub mod metrics;
 pub mod node;

@@ -23,6 +23,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "diskstore-storage",
     "futures-util",
     "getrandom",
+    "hdrhistogram",
     "indicatif",
     "jemalloc_pprof",
     "openraft",
@@ -56,6 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/server/resp/", &["tokio"]),
     ("src/server/text.rs", &["tokio"]),
     ("src/server/protobuf.rs", &["tokio"]),
+    ("src/load/", &["crate::"]),
     ("src/client/", &["crate::raft", "crate::node", "crate::server", "crate::machine"]),
 ];
 

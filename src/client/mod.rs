@@ -5,6 +5,7 @@
 //!   and a lost connection is reported as an unknown outcome.
 //! - I2: A value goes to stdout byte for byte; everything said about it goes to stderr.
 
+mod bench;
 mod connection;
 mod demo;
 mod table;
@@ -38,6 +39,19 @@ pub enum ClientError {
     /// What the demonstration's nodes could not run with; exit code 2.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A flag out of bounds; exit code 2.
+    #[error("-{flag} `{value}`: {reason}")]
+    Flag {
+        /// Its name.
+        flag: String,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
+    /// No operation of a load succeeded.
+    #[error("nothing succeeded")]
+    NothingSucceeded,
     /// No node could be reached.
     #[error("no node answers ({}); is one running? Start one with: diskstore, or name another \
              with -addr HOST:PORT", tried.join("; "))]
@@ -106,7 +120,7 @@ impl ClientError {
     /// What the program exits with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ClientError::Usage { .. } | ClientError::Config(_) => 2,
+            ClientError::Usage { .. } | ClientError::Config(_) | ClientError::Flag { .. } => 2,
             _ => 1,
         }
     }
@@ -136,6 +150,7 @@ pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         },
         Task::Status { json, servers } => status(*json, servers, out),
         Task::Inspect { file } => inspect(file, out),
+        Task::Bench(flags) => bench::run(flags, out),
     }
 }
 

@@ -308,7 +308,12 @@ fn mib(flag: &'static str, text: Number, min: u64) -> Result<u64, ConfigError> {
 }
 
 /// A decimal number within bounds; underscores may group its digits.
-fn number(flag: &'static str, text: Number, min: u64, max: u64) -> Result<u64, ConfigError> {
+pub(crate) fn number(
+    flag: &'static str,
+    text: Number,
+    min: u64,
+    max: u64,
+) -> Result<u64, ConfigError> {
     let Number(value) = text;
     let digits = value.replace('_', "");
     let given = digits.parse().ok().filter(|given| (min..=max).contains(given));

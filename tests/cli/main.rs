@@ -1,6 +1,7 @@
 //! What a user meets on the command line: real processes, wrong and right usage.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 
+mod bench;
 mod harness;
 mod join;
 mod node;

@@ -1,0 +1,199 @@
+//! `diskstore bench`: puts load on nodes, or on any Redis, and says what came of it.
+//!
+//! - I1: the report goes to stdout, the line that shows how far it is to a terminal on stderr.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use super::{ClientError, print};
+use crate::cli::{BenchFlags, Number};
+use crate::config::{Address, number};
+use crate::load::{self, Codec, Distribution, Load, Pace, Progress, Report, Resp};
+
+/// How long an address may take to accept the first connection.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+/// Operations that are measured for so long unless told otherwise.
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+/// How often the line is shown anew.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// One thread of the load for so many processors: servers need some too.
+const PROCESSORS_PER_THREAD: usize = 4;
+
+pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientError> {
+    let load = checked(flags)?;
+    // Before anything is measured: a folder that is not there should not cost a run.
+    let folder = flags.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
+    if let Some(folder) = folder {
+        std::fs::read_dir(folder).map_err(|source| local(folder, source))?;
+    }
+    let report = measure(&load)
+        .map_err(|source| ClientError::Local { what: "the load".to_owned(), source })?;
+    if flags.json {
+        let json = serde_json::to_vec(&report).expect("invariant: a report has text for keys");
+        print(out, &[&json[..], b"\n"].concat())?;
+    } else {
+        print(out, report.table().as_bytes())?;
+    }
+    if let Some(path) = &flags.hgrm {
+        write_quantiles(&report, path)?;
+    }
+    if report.all.count == 0 { Err(ClientError::NothingSucceeded) } else { Ok(()) }
+}
+
+/// Runs the load, and shows on a terminal how far it is.
+fn measure(load: &Load) -> io::Result<Report> {
+    let progress = Progress::default();
+    let make_codec = || -> Box<dyn Codec> { Box::new(Resp) };
+    std::thread::scope(|scope| {
+        let (end, ended): (Sender<()>, _) = channel();
+        let progress = &progress;
+        scope.spawn(move || {
+            let bar = ProgressBar::new_spinner(); // shows nothing but on a terminal // I1
+            let begin = Instant::now();
+            let mut before = 0;
+            while ended.recv_timeout(LINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let (successes, errors) = (progress.successes(), progress.errors());
+                let (seconds, news) = (begin.elapsed().as_secs(), successes - before);
+                bar.set_message(format!("{seconds} s: {news} operations/s, {errors} errors"));
+                bar.tick();
+                before = successes;
+            }
+            bar.finish_and_clear();
+        });
+        let report = load::run(load, &make_codec, progress);
+        drop(end);
+        report
+    })
+}
+
+fn write_quantiles(report: &Report, path: &Path) -> Result<(), ClientError> {
+    let files = report.quantiles();
+    for (kind, text) in &files {
+        let path = if files.len() > 1 { path_for(path, kind) } else { path.to_owned() };
+        std::fs::write(&path, text).map_err(|source| local(&path, source))?;
+    }
+    Ok(())
+}
+
+/// `run.hgrm` becomes `run-reads.hgrm`.
+fn path_for(path: &Path, kind: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{kind}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// The load that was asked for, if it is within bounds.
+fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
+    let distribution = match flags.distribution.as_str() {
+        "uniform" => Distribution::Uniform,
+        "zipfian" => Distribution::Zipfian,
+        "latest" => Distribution::Latest,
+        "sequential" => Distribution::Sequential,
+        other => {
+            let allowed = "give one of uniform, zipfian, latest, sequential";
+            return Err(refuse("distribution", other, allowed));
+        }
+    };
+    let value_bytes = value_bytes(&flags.value_bytes)?;
+    if flags.verify && *value_bytes.start() < load::HEAD_BYTES {
+        let reason = "with -verify give at least 32, for the key and the number of the write";
+        return Err(refuse("value-bytes", &flags.value_bytes, reason));
+    }
+    let bounded = |flag, value: &Number, min, max| number(flag, value.clone(), min, max);
+    let clients = bounded("clients", &flags.clients, 1, load::CLIENT_COUNT_MAX)?;
+    let threads = match &flags.threads {
+        Some(threads) => bounded("threads", threads, 1, load::THREAD_COUNT_MAX)?,
+        None => threads_default(),
+    };
+    let pace = match &flags.rate {
+        Some(rate) => Pace::Open { per_second: bounded("rate", rate, 1, load::RATE_MAX)? },
+        None => Pace::Closed,
+    };
+    let requests = flags.requests.as_ref();
+    let requests = requests.map(|count| bounded("requests", count, 1, u64::MAX)).transpose()?;
+    let duration = flags.duration.or(requests.is_none().then_some(DURATION_DEFAULT));
+    let whole = duration.unwrap_or_default().saturating_add(flags.warm_up);
+    if duration == Some(Duration::ZERO) || whole > load::DURATION_MAX {
+        let shown = format!("{:?}", duration.unwrap_or_default());
+        return Err(refuse("duration", &shown, "with -warm-up give up to 24h, and not 0"));
+    }
+    Ok(Load {
+        clients,
+        pipeline: bounded("pipeline", &flags.pipeline, 1, load::PIPELINE_MAX)?,
+        threads: threads.min(clients),
+        pace,
+        keys: bounded("keys", &flags.keys, 1, u64::MAX >> 1)?,
+        distribution,
+        reads_percent: bounded("reads", &flags.reads, 0, 100)?,
+        value_bytes,
+        duration,
+        requests,
+        warm_up: flags.warm_up,
+        seed: bounded("seed", &flags.seed, 0, u64::MAX)?,
+        verify: flags.verify,
+        timeout: flags.timeout.max(Duration::from_millis(1)),
+        targets: targets(&flags.servers.list)?, // last: it asks the network
+    })
+}
+
+fn threads_default() -> u64 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / PROCESSORS_PER_THREAD).max(1) as u64
+}
+
+/// `N` or `MIN-MAX`.
+fn value_bytes(text: &str) -> Result<std::ops::RangeInclusive<usize>, ClientError> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    let range = least.parse().ok().zip(most.parse().ok());
+    range.filter(|(least, most)| least <= most && *most <= load::VALUE_BYTES_MAX).map_or_else(
+        || {
+            let most = load::VALUE_BYTES_MAX;
+            Err(refuse("value-bytes", text, &format!("give N or MIN-MAX, up to {most}")))
+        },
+        |(least, most)| Ok(least..=most),
+    )
+}
+
+/// Every address must take a connection now: a mistyped one would be half of all errors.
+fn targets(list: &str) -> Result<Vec<SocketAddr>, ClientError> {
+    let mut targets = Vec::new();
+    for address in super::addresses(&crate::cli::Servers { list: list.to_owned() })? {
+        let connected = resolve(address).and_then(|target| {
+            TcpStream::connect_timeout(&target, CONNECT_TIME_MAX).map(|_| target)
+        });
+        targets.push(
+            connected.map_err(|error| ClientError::NoNode {
+                tried: vec![format!("{address}: {error}")],
+            })?,
+        );
+    }
+    Ok(targets)
+}
+
+fn resolve(address: &str) -> io::Result<SocketAddr> {
+    let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
+    let parsed = Address::parse(address).map_err(invalid)?;
+    let mut found = (parsed.host.as_str(), parsed.port).to_socket_addrs()?;
+    found.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn refuse(flag: &str, value: &str, reason: &str) -> ClientError {
+    let (flag, value, reason) = (flag.to_owned(), value.to_owned(), reason.to_owned());
+    ClientError::Flag { flag, value, reason }
+}
+
+fn local(path: &Path, source: io::Error) -> ClientError {
+    ClientError::Local { what: format!("-hgrm {}", path.display()), source }
+}
+
+#[cfg(test)]
+mod tests;

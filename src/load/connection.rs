@@ -1,0 +1,201 @@
+//! One connection: its socket, which never blocks, and the operations that wait for their replies.
+//!
+//! - I1: `waiting` holds what was sent and not answered, oldest first.
+//! - I2: a lost connection answers nothing more: what waits is lost, its outcome unknown.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::codec::{Codec, Foreign, Reply, Step};
+use super::tally::Kind;
+
+/// An operation on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) kind: Kind,
+    pub(super) key: u64,
+    /// When it was to start.
+    pub(super) start: u64,
+    /// When it was sent.
+    pub(super) sent: u64,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// To be tried at this time.
+    Down { until: u64 },
+    /// Since this time.
+    Opening { since: u64 },
+    /// Takes operations.
+    Open,
+}
+
+pub(super) struct Connection {
+    /// Number among the connections of all threads.
+    pub(super) client: u64,
+    pub(super) state: State,
+    pub(super) waiting: VecDeque<Sent>,
+    /// How many operations it was given.
+    pub(super) issued: u64,
+    /// How many times it was tried to make it.
+    pub(super) attempts: u64,
+    socket: Option<OwnedFd>,
+    codec: Box<dyn Codec>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    /// Whether `epoll` also tells when there is room to write.
+    wants_room: bool,
+}
+
+impl Connection {
+    pub(super) fn new(client: u64, codec: Box<dyn Codec>) -> Connection {
+        Connection {
+            client,
+            state: State::Down { until: 0 },
+            waiting: VecDeque::new(),
+            issued: 0,
+            attempts: 0,
+            socket: None,
+            codec,
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            wants_room: false,
+        }
+    }
+
+    /// Begins to connect; `token` is what `epoll` will call the connection.
+    pub(super) fn connect(
+        &mut self,
+        target: SocketAddr,
+        codec: Box<dyn Codec>,
+        epoll: &OwnedFd,
+        token: u64,
+    ) -> io::Result<()> {
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        match rustix::net::connect(&socket, &target) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let interest = EventFlags::IN | EventFlags::OUT;
+        epoll::add(epoll, &socket, EventData::new_u64(token), interest)?;
+        (self.socket, self.wants_room, self.codec) = (Some(socket), true, codec);
+        self.codec.open(&mut self.output);
+        Ok(())
+    }
+
+    /// Drops the socket with everything that was on its way; says what waited for a reply.
+    pub(super) fn drop_socket(&mut self, until: u64) -> VecDeque<Sent> {
+        self.socket = None;
+        self.state = State::Down { until };
+        self.input.clear();
+        self.output.clear();
+        (self.written, self.wants_room) = (0, false);
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// What kept the connection from being made, if anything.
+    pub(super) fn connect_error(&self) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        Ok(sockopt::socket_error(socket)??)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.codec.is_open()
+    }
+
+    /// True if nothing is left to be written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Where the next requests are appended.
+    pub(super) fn request(&mut self) -> (&mut dyn Codec, &mut Vec<u8>) {
+        (self.codec.as_mut(), &mut self.output)
+    }
+
+    /// Writes what is there, as far as the socket takes it.
+    pub(super) fn flush(&mut self, epoll: &OwnedFd, token: u64) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        while self.written < self.output.len() {
+            let left = &self.output[self.written..];
+            match rustix::net::send(socket, left, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(count) => self.written += count,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.written == self.output.len() {
+            self.output.clear();
+            self.written = 0;
+        }
+        let wants_room = !self.is_flushed();
+        if wants_room != self.wants_room {
+            let room = if wants_room { EventFlags::OUT } else { EventFlags::empty() };
+            epoll::modify(epoll, socket, EventData::new_u64(token), EventFlags::IN | room)?;
+            self.wants_room = wants_room;
+        }
+        Ok(())
+    }
+
+    /// Reads once, and hands each reply with its operation to `answered`.
+    pub(super) fn read(
+        &mut self,
+        scratch: &mut [u8],
+        mut answered: impl FnMut(Sent, Reply<'_>),
+    ) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let count = match rustix::io::read(socket, &mut *scratch) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => count,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if self.input.is_empty() {
+            let passed = self.decode(&scratch[..count], &mut answered)?;
+            self.input.extend_from_slice(&scratch[passed..count]);
+            return Ok(());
+        }
+        let mut input = std::mem::take(&mut self.input);
+        input.extend_from_slice(&scratch[..count]);
+        let passed = self.decode(&input, &mut answered)?;
+        input.drain(..passed);
+        if !input.is_empty() || input.capacity() <= scratch.len() {
+            self.input = input;
+        }
+        Ok(())
+    }
+
+    /// Reads replies off the front; says how many bytes they had.
+    fn decode(
+        &mut self,
+        input: &[u8],
+        answered: &mut impl FnMut(Sent, Reply<'_>),
+    ) -> io::Result<usize> {
+        let mut passed = 0;
+        loop {
+            match self.codec.next(&input[passed..], &mut self.output) {
+                Ok(Step::More) => return Ok(passed),
+                Ok(Step::Passed(count)) => passed += count,
+                Ok(Step::Reply(count, reply)) => {
+                    let sent = self.waiting.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+                    answered(sent, reply);
+                    passed += count;
+                }
+                Err(Foreign) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+}

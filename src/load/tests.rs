@@ -1,0 +1,240 @@
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+/// What a test's server does with one request: the reply, or nothing and the connection is closed.
+type Answer = Box<dyn FnMut(&[Vec<u8>]) -> Option<Vec<u8>> + Send>;
+
+/// A server on this machine. It ends with the test's process.
+fn server(mut make: impl FnMut() -> Answer + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut answer = make();
+            std::thread::spawn(move || serve(&stream.unwrap(), &mut answer));
+        }
+    });
+    address
+}
+
+fn serve(stream: &TcpStream, answer: &mut Answer) {
+    stream.set_nodelay(true).unwrap();
+    let mut input = BufReader::new(stream);
+    while let Some(request) = request(&mut input) {
+        let Some(reply) = answer(&request) else { return };
+        if (&mut &*stream).write_all(&reply).is_err() {
+            return;
+        }
+    }
+}
+
+fn request(input: &mut impl BufRead) -> Option<Vec<Vec<u8>>> {
+    let count = number(input)?;
+    (0..count)
+        .map(|_| {
+            let mut argument = vec![0; number(input)? + 2];
+            input.read_exact(&mut argument).ok()?;
+            argument.truncate(argument.len() - 2);
+            Some(argument)
+        })
+        .collect()
+}
+
+fn number(input: &mut impl BufRead) -> Option<usize> {
+    let mut line = String::new();
+    input.read_line(&mut line).ok()?;
+    line.get(1..)?.trim_end().parse().ok()
+}
+
+/// A server that keeps what it is told.
+fn store() -> SocketAddr {
+    let slots = Arc::new(Mutex::new(HashMap::<Vec<u8>, Vec<u8>>::new()));
+    server(move || {
+        let slots = Arc::clone(&slots);
+        Box::new(move |request| {
+            let mut slots = slots.lock().unwrap();
+            Some(match request {
+                [_, key] => slots.get(key).map_or(b"$-1\r\n".to_vec(), |value| bulk(value)),
+                [_, key, value] => {
+                    slots.insert(key.clone(), value.clone());
+                    b"+OK\r\n".to_vec()
+                }
+                _ => unreachable!("a load reads and writes"),
+            })
+        })
+    })
+}
+
+fn bulk(value: &[u8]) -> Vec<u8> {
+    [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat()
+}
+
+/// A small load that is done with `requests` operations.
+fn load(target: SocketAddr, requests: u64) -> Load {
+    Load {
+        targets: vec![target],
+        clients: 3,
+        pipeline: 1,
+        threads: 2,
+        pace: Pace::Closed,
+        keys: 100,
+        distribution: Distribution::Uniform,
+        reads_percent: 50,
+        value_bytes: 32..=200,
+        duration: None,
+        requests: Some(requests),
+        warm_up: Duration::ZERO,
+        seed: 1,
+        verify: true,
+        timeout: Duration::from_mins(1),
+    }
+}
+
+fn report(load: &Load) -> Report {
+    run(load, &|| Box::new(Resp), &Progress::default()).unwrap()
+}
+
+fn kinds(report: &Report) -> Vec<(&str, u64)> {
+    report.errors.iter().map(|errors| (errors.kind.as_str(), errors.count)).collect()
+}
+
+#[test]
+fn every_operation_is_counted_once() {
+    for pipeline in [1, 7] {
+        let load = Load { pipeline, ..load(store(), 5000) };
+        let report = report(&load);
+        assert_eq!((report.all.count, report.error_count()), (5000, 0), "{:?}", report.errors);
+        assert_eq!(report.reads.count + report.writes.count, 5000);
+        assert!((2000..3000).contains(&report.reads.count), "{}", report.reads.count);
+        assert!(report.missing < report.reads.count);
+        let in_series: u64 = report.series.iter().map(|second| second.reads + second.writes).sum();
+        assert_eq!(in_series, 5000);
+        assert!(report.all.per_second > 0.0 && report.all.latency.p50_ms > 0.0);
+    }
+}
+
+#[test]
+fn keys_lengths_and_mix_are_those_asked_for_and_follow_from_the_seed() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let target = server(move || {
+        let sink = Arc::clone(&sink);
+        Box::new(move |request| {
+            sink.lock().unwrap().push((request[1].clone(), request[2].len()));
+            Some(b"+OK\r\n".to_vec())
+        })
+    });
+    let one = Load { clients: 1, threads: 1, reads_percent: 0, keys: 5, ..load(target, 300) };
+    let run_of = |load: &Load| {
+        report(load);
+        std::mem::take(&mut *seen.lock().unwrap())
+    };
+    let first = run_of(&one);
+    let keys: HashSet<&[u8]> = first.iter().map(|(key, _)| key.as_slice()).collect();
+    let expected: [&[u8]; 5] = [b"0", b"1", b"2", b"3", b"4"];
+    assert_eq!(keys, expected.into());
+    let lengths: Vec<usize> = first.iter().map(|(_, length)| *length).collect();
+    assert!(lengths.iter().all(|length| (32..=200).contains(length)));
+    assert!(lengths.iter().any(|length| *length < 60));
+    assert!(lengths.iter().any(|length| *length > 170));
+    assert_eq!(run_of(&one), first);
+    assert_ne!(run_of(&Load { seed: 2, ..one }), first);
+}
+
+#[test]
+fn errors_are_told_apart_and_are_no_successes() {
+    let target = server(|| {
+        let mut count = 0;
+        Box::new(move |request| {
+            count += 1;
+            Some(match (request.len(), count % 2) {
+                (_, 0) => b"-BUSY try again\r\n".to_vec(),
+                (2, _) => bulk(b"somebody else's"),
+                _ => b":1\r\n".to_vec(),
+            })
+        })
+    });
+    let report = report(&Load { clients: 1, threads: 1, ..load(target, 1000) });
+    assert_eq!((report.reads.count, report.all.count + report.error_count()), (0, 1000));
+    let kinds = kinds(&report);
+    assert_eq!(kinds[0], ("BUSY", 500));
+    assert_eq!((kinds[1].0, kinds.len()), ("wrong", 2));
+    assert!(report.table().contains("BUSY try again"), "{}", report.table());
+}
+
+#[test]
+fn a_lost_connection_is_made_anew_and_costs_what_was_on_its_way() {
+    let target = server(|| {
+        let mut left = 10;
+        Box::new(move |_| {
+            left -= 1;
+            (left > 0).then(|| b"+OK\r\n".to_vec())
+        })
+    });
+    let load = Load { reads_percent: 0, clients: 1, threads: 1, ..load(target, 25) };
+    let report = report(&load);
+    assert_eq!((report.writes.count, kinds(&report)), (23, vec![("closed", 2)]));
+}
+
+#[test]
+fn a_server_that_is_silent_ends_a_run_with_errors() {
+    let target = server(|| Box::new(|_| Some(Vec::new())));
+    for pace in [Pace::Closed, Pace::Open { per_second: 1000 }] {
+        let timeout = Duration::from_millis(50);
+        let duration = Some(Duration::from_millis(200));
+        let load = Load { pace, pipeline: 200, timeout, duration, ..load(target, 1000) };
+        let report = report(&load);
+        assert_eq!(report.all.count, 0);
+        assert!(kinds(&report).iter().any(|(kind, count)| *kind == "timeout" && *count >= 3));
+        if pace != Pace::Closed {
+            assert_eq!(report.error_count(), 200, "{:?}", report.errors);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_reply_ends_the_connection() {
+    let target = server(|| Box::new(|_| Some(b"HTTP/1.1 400 Bad Request\r\n".to_vec())));
+    let report = report(&load(target, 10));
+    assert_eq!(kinds(&report), [("foreign", 10)]);
+}
+
+#[test]
+fn a_stall_counts_for_all_operations_that_were_due_meanwhile() {
+    let stall = Duration::from_millis(500);
+    let target = server(move || {
+        let mut count = 0;
+        Box::new(move |_| {
+            count += 1;
+            if count == 10 {
+                std::thread::sleep(stall);
+            }
+            Some(b"+OK\r\n".to_vec())
+        })
+    });
+    // Due every 2 ms: about 250 while the server stalls, of which but one is on its way.
+    let pace = Pace::Open { per_second: 500 };
+    let load = Load { pace, reads_percent: 0, clients: 1, threads: 1, ..load(target, 400) };
+    let report = report(&load);
+    assert_eq!(report.writes.count, 400);
+    assert!(report.writes.latency.max_ms >= 500.0);
+    // More than half of all operations were due in the first half of the stall or the second; a
+    // generator that waits with them would see one slow operation in 400.
+    assert!(report.writes.latency.p90_ms >= 300.0, "{:?}", report.writes.latency);
+    assert!(report.writes.latency.p50_ms >= 40.0, "{:?}", report.writes.latency);
+}
+
+#[test]
+fn quantiles_are_written_for_what_there_was() {
+    let report = report(&Load { reads_percent: 0, ..load(store(), 100) });
+    let files = report.quantiles();
+    let [("writes", text)] = files.as_slice() else { unreachable!("one file of writes") };
+    let last = text.lines().rfind(|line| !line.starts_with('#')).unwrap();
+    let fields: Vec<&str> = last.split_whitespace().collect();
+    assert_eq!(fields[1..], ["1.000000000000", "100"], "{text}");
+    assert!(text.contains("Total count    =          100]"), "{text}");
+}

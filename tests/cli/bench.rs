@@ -1,0 +1,45 @@
+//! `diskstore bench` against a real node.
+
+use crate::harness::{Place, refused, stderr, stdout};
+
+#[test]
+fn a_load_is_reported_as_a_table_and_as_json() {
+    let place = Place::new();
+    let _node = place.start(&[]);
+    let load =
+        ["bench", "-requests", "500", "-warm-up", "0s", "-keys", "4096", "-value-bytes", "64"];
+    let text = place.asked(&[&load[..], &["-verify"]].concat());
+    assert!(text.contains("\nreads ") && text.contains("\nwrites "), "{text}");
+    assert!(text.contains("\n0 errors"), "{text}");
+
+    let file = place.file("run.hgrm");
+    let json = place.asked(&[&load[..], &["-json", "-reads", "0", "-hgrm", &file]].concat());
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["writes"]["count"], 500);
+    assert_eq!(report["reads"]["count"], 0);
+    assert_eq!(report["errors"].as_array().unwrap().len(), 0);
+    let series = report["series"].as_array().unwrap();
+    assert_eq!(series.iter().map(|second| second["writes"].as_u64().unwrap()).sum::<u64>(), 500);
+    assert!(std::fs::read_to_string(&file).unwrap().contains("Percentile"));
+}
+
+#[test]
+fn a_load_of_which_nothing_succeeds_exits_with_1() {
+    let place = Place::new();
+    let _node = place.start(&[]);
+    let load =
+        ["bench", "-requests", "50", "-warm-up", "0s", "-reads", "0", "-value-bytes", "1025"];
+    let output = place.ask(&load);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("nothing succeeded"), "{}", stderr(&output));
+    assert!(stdout(&output).contains("\n50 errors"), "{}", stdout(&output));
+}
+
+#[test]
+fn wrong_flags_of_a_load_exit_with_2_and_no_node_with_1() {
+    let text = refused(2, &["bench", "-distribution", "even"]);
+    assert!(text.contains("uniform, zipfian, latest, sequential"), "{text}");
+    let place = Place::new();
+    let text = refused(1, &["bench", "-addr", &place.client()]);
+    assert!(text.contains("no node answers"), "{text}");
+}
