@@ -41,7 +41,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "tracing-subscriber",
 ];
 const STORAGE_DEPENDENCIES: &[&str] =
-    &["bincode", "bytes", "crc32fast", "memmap2", "parking_lot", "rustix", "thiserror"];
+    &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
 /// Paths (folders end in a slash), and what their code may not name. Arrows point down only.
 const ARROWS: &[(&str, &[&str])] = &[

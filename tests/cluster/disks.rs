@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use diskstore_storage::slots::DATA_OFFSET;
+
 use crate::load::{Filler, History, Load};
 use crate::logs::{BLOCK_BYTES, batches, overwrite};
 use crate::nodes::{Cluster, Node, wait_for, wait_until};
@@ -151,6 +153,28 @@ fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
     for index in 0..3 {
         history.check_local(&cluster, index);
     }
+}
+
+/// TRUST F15: the page is gone, and the kernel says so by a signal.
+#[test]
+fn a_node_whose_data_file_is_cut_stops_and_names_file_offset_and_slot() {
+    const SLOT: u64 = 4_000;
+    let mut cluster = Cluster::empty();
+    let node = cluster.add("node0", &["-slots", "4096", "-value-size", "1008"]);
+    node.start();
+    node.asked(&["SET", &SLOT.to_string(), "gone"]);
+    node.asked(&["SET", "7", "kept"]);
+    let path = node.directory.join("slots.dat");
+    // A slot has 1,024 bytes with its header: four of them make a page.
+    let offset = DATA_OFFSET + SLOT * 1_024;
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(offset - 4096).unwrap();
+    assert_eq!(node.asked(&["GET", "7"]).text().as_deref(), Some("kept"));
+    node.ask(&["GET", &SLOT.to_string()]).unwrap_err();
+    let status = node.wait_exit();
+    let words = node.words();
+    assert_eq!(status.code(), Some(1), "{words}");
+    let place = format!("byte {offset} of {}, in slot {SLOT}, cannot be read", path.display());
+    assert!(words.contains(&place) && words.contains("-join"), "{place}: {words}");
 }
 
 #[test]

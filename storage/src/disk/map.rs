@@ -6,21 +6,27 @@
 //!   caller's lock failed to prevent gives wrong bytes, never undefined behaviour.
 //! - I2: no reference into the memory leaves this file.
 //! - I3: nothing that is written here reaches the file.
-//! - I4: the file is never shortened while it is mapped (a fault beyond its end is `SIGBUS`).
-#![expect(unsafe_code, reason = "a memory map cannot be made or read without it")]
+//! - I4: the file is never shortened while it is mapped. Where somebody else does so, or the medium
+//!   fails, the fault is `SIGBUS`, which [`report_bus_errors`] answers.
+#![expect(unsafe_code, reason = "maps and the signal of a bad page cannot be had without it")]
 #![expect(clippy::disallowed_types, reason = "a map is made from the real file")]
 
+use std::ffi::{c_int, c_void};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
+use super::bus_error::{self, Named};
 use super::{BLOCK_BYTES, File};
 use crate::{Error, Result};
 
 /// Bytes of one atomic word: offsets are multiples of it.
 const WORD_BYTES: usize = 8;
+/// Exit code of a process that cannot read a mapped page.
+const BUS_ERROR_EXIT_CODE: c_int = 1;
 
 const _: () = assert!(size_of::<AtomicU64>() == WORD_BYTES);
 const _: () = assert!(BLOCK_BYTES.is_multiple_of(align_of::<AtomicU64>()));
@@ -38,7 +44,7 @@ pub struct Map {
 #[derive(Debug)]
 enum Memory {
     /// Pages of the file, copied by the kernel when they are first written.
-    Mapped(MmapRaw),
+    Mapped { named: Named, map: MmapRaw },
     /// A copy of the file, and the file to read it again from.
     Copied { words: Box<[AtomicU64]>, file: Arc<dyn File> },
 }
@@ -58,7 +64,8 @@ impl Map {
         // Slots are reached at random: reading around each of them would read the file many times
         // over. Walks say so with `prefetch`.
         map.advise(Advice::Random).map_err(failed)?;
-        let memory = Memory::Mapped(map);
+        let named = Named::new(map.as_ptr().addr(), map.len(), path);
+        let memory = Memory::Mapped { named, map };
         Ok(Self { path: path.to_owned(), bytes, memory })
     }
 
@@ -71,6 +78,14 @@ impl Map {
         let length = usize::try_from(bytes).expect("invariant: the copy was allocated");
         map.copy_from_file(0, length)?;
         Ok(map)
+    }
+
+    /// From byte `offset` on the file holds slots of `slot_bytes` bytes: what
+    /// [`report_bus_errors`] says of them.
+    pub fn holds_slots(&self, offset: u64, slot_bytes: u64) {
+        if let Memory::Mapped { named, .. } = &self.memory {
+            named.holds_slots(offset, slot_bytes);
+        }
     }
 
     /// Size in bytes: that of the file when it was mapped.
@@ -118,7 +133,7 @@ impl Map {
     /// Asks for these bytes to be read into memory while the caller does something else. Only a
     /// hint: the range is cut to the map, and a kernel that does not take it changes nothing.
     pub fn prefetch(&self, offset: u64, bytes: u64) {
-        let Memory::Mapped(map) = &self.memory else { return };
+        let Memory::Mapped { map, .. } = &self.memory else { return };
         let start = offset.min(self.bytes) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let end = offset.saturating_add(bytes).min(self.bytes);
         let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(end - start)) else {
@@ -144,7 +159,7 @@ impl Map {
         assert!(end <= self.bytes, "pages end at {end}, the map at {}", self.bytes);
         assert!(end == self.bytes || end.is_multiple_of(BLOCK_BYTES as u64), "page end {end}");
         match &self.memory {
-            Memory::Mapped(map) => {
+            Memory::Mapped { map, .. } => {
                 let start = usize::try_from(offset).expect("invariant: inside the map");
                 // SAFETY: the range lies inside the mapping (asserted above). The mapping is
                 // private to this value, and what the advice does to its words, a return to the
@@ -182,7 +197,7 @@ impl Map {
     fn words(&self) -> &[AtomicU64] {
         match &self.memory {
             Memory::Copied { words, .. } => words,
-            Memory::Mapped(map) => {
+            Memory::Mapped { map, .. } => {
                 #[expect(clippy::cast_ptr_alignment, reason = "asserted on the next line")]
                 let start = map.as_mut_ptr().cast::<AtomicU64>();
                 assert!(start.is_aligned(), "the kernel maps at page boundaries");
@@ -198,4 +213,37 @@ impl Map {
 /// The bytes of a word in the order in which they lie in the file.
 fn bytes_of(word: &AtomicU64) -> [u8; WORD_BYTES] {
     u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes()
+}
+
+/// Has a page of a map that cannot be read (its file was cut, or its medium failed) end the process
+/// with exit code 1 and one line on stderr that names file, offset and slot. For the whole process,
+/// to be called once by a program.
+///
+/// # Errors
+/// The operating system takes no handler.
+pub fn report_bus_errors() -> io::Result<()> {
+    // SAFETY: all zeros are a `sigaction` without handler, flags and mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_bus_error;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: `action` is whole, its handler has the form that SA_SIGINFO asks for and does only
+    // what a handler may do (`bus_error` I1), and the old action is not asked for.
+    let result = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
+    // SAFETY: under SA_SIGINFO the kernel hands over a `siginfo_t`, or nothing.
+    let info = unsafe { info.as_ref() };
+    // SAFETY: the kernel sets the address for this signal; of one that was sent by hand, which has
+    // none, it is a number like any other.
+    let address = info.map(|info| unsafe { info.si_addr() });
+    if address.is_some_and(|address| bus_error::report(address.addr())) {
+        // SAFETY: ends the process without running anything; async-signal-safe.
+        unsafe { libc::_exit(BUS_ERROR_EXIT_CODE) };
+    }
+    // Not ours: what faulted does so again, and is treated as if there were no handler.
+    // SAFETY: the default action needs nothing; async-signal-safe.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }

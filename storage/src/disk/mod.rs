@@ -11,12 +11,13 @@
 //!   simulated disk finds what a strict file system would refuse.
 
 mod buffer;
+mod bus_error;
 mod map;
 mod real;
 mod sim;
 
 pub use buffer::AlignedBuffer;
-pub use map::Map;
+pub use map::{Map, report_bus_errors};
 pub use real::RealDisk;
 pub use sim::{CrashMode, Operation, OperationKind, SECTOR_BYTES, SimDisk};
 

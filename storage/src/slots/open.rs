@@ -17,6 +17,7 @@ use crate::disk::{Disk, File, WriteMode};
 use crate::slots::area::Area;
 use crate::slots::checkpoint::Writer;
 use crate::slots::double::{self, Double, DoubleFound, Round};
+use crate::slots::geometry::DATA_OFFSET;
 use crate::slots::locks::Locks;
 use crate::slots::pages::Pages;
 use crate::slots::round::ROUND_PAGES_DEFAULT;
@@ -159,8 +160,10 @@ impl Slots {
         (superblock, pages): (Superblock, Pages),
         options: Options,
     ) -> Result<Self> {
+        let geometry = superblock.geometry;
         let map = file.map()?;
-        let area = Area { path: file.path(), geometry: superblock.geometry, pages, map };
+        map.holds_slots(DATA_OFFSET, geometry.slot_bytes());
+        let area = Area { path: file.path(), geometry, pages, map };
         Ok(Self {
             area,
             locks: Locks::new(),
