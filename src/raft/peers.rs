@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use diskstore_storage::wal::Wal;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use tokio::net::{TcpListener, TcpStream};
@@ -283,10 +283,13 @@ impl Peers {
                 Some((request, reader))
             }
         });
-        let mut replies = std::pin::pin!(self.raft.stream_append(requests));
+        let mut replies = std::pin::pin!(self.raft.stream_append(requests).fuse());
         while let Some(reply) = replies.next().await {
-            let reply = reply.map_err(io::Error::other)?;
-            put_append_reply(&mut writer.buffer, &reply);
+            put_append_reply(&mut writer.buffer, &reply.map_err(io::Error::other)?);
+            // One sync completes many requests: their answers leave together.
+            while let Some(Some(reply)) = replies.next().now_or_never() {
+                put_append_reply(&mut writer.buffer, &reply.map_err(io::Error::other)?);
+            }
             writer.send_in_time().await?;
         }
         Ok(())

@@ -53,14 +53,16 @@ impl ReadRounds {
             let mut waiters = Vec::new();
             while waiting.recv_many(&mut waiters, QUEUE_MAX).await > 0 {
                 let (waiters, confirmed) = (std::mem::take(&mut waiters), round());
-                let running = tokio::spawn(async move {
+                let mut running = Box::pin(async move {
                     let result = confirmed.await;
                     for waiter in waiters {
                         // Its caller may have given up.
                         drop(waiter.send(result.clone()));
                     }
                 });
-                drop(timeout(ROUND_STEP, running).await); // I2: a late one goes on by itself
+                if timeout(ROUND_STEP, &mut running).await.is_err() {
+                    tokio::spawn(running); // I2: a late one goes on by itself
+                }
             }
         });
         ReadRounds { queue }
