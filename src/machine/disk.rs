@@ -71,6 +71,13 @@ impl DiskMachine {
         Ok(Reply { index, outcomes })
     }
 
+    /// Has memory ready for what a command writes, so that applying it takes no page fault.
+    pub fn populate(&self, command: &Command) {
+        for key in command.operations().filter_map(|operation| self.key_of(&operation)) {
+            self.slots.populate(key);
+        }
+    }
+
     /// Checks what can be said of a command without looking at slots: a command that is refused
     /// here never becomes a log entry.
     ///

@@ -12,6 +12,7 @@ mod hold;
 mod log_store;
 mod members;
 mod network;
+mod pace;
 mod peers;
 mod reads;
 mod replay;
@@ -415,8 +416,9 @@ impl Consensus {
         }
     }
 
-    /// Writes a checkpoint; returns its index once it survives power loss.
+    /// Writes a checkpoint at once; returns its index once it survives power loss.
     pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
+        self.shared.spread_checkpoint(0);
         let wanted = self.shared.applied().log_id.map(|log_id| log_id.index);
         let deadline = Instant::now() + bound;
         // One that runs already, of an older state, takes no second order: it is asked again.
@@ -433,8 +435,10 @@ impl Consensus {
         None
     }
 
-    /// Asks for a checkpoint and does not wait for it.
-    pub async fn trigger_checkpoint(&self) {
+    /// Asks for a checkpoint and does not wait for it. It is spread over the time in which the log
+    /// grows by `spread_bytes`.
+    pub async fn trigger_checkpoint(&self, spread_bytes: u64) {
+        self.shared.spread_checkpoint(spread_bytes);
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::warn!(%error, "cannot ask for a checkpoint");
         }

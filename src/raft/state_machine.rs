@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use diskstore_storage::slots::{self, Target};
 use futures_util::{Stream, StreamExt};
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use super::applier::{Applier, Job};
 use super::cursor::Cursor;
 use super::hold::{Hold, Holds};
+use super::pace::Pace;
 use super::snapshot_wire::DAMAGED_COUNT_MAX;
 use super::syncer::Syncer;
 use super::types::{
@@ -56,6 +57,8 @@ pub struct MachineShared {
     /// Held while a checkpoint runs; an install raises the flag and then takes it (I4).
     checkpoint: Mutex<()>,
     cancel_checkpoint: AtomicBool,
+    /// See [`MachineShared::spread_checkpoint`].
+    spread_bytes: AtomicU64,
     /// Held from the first merged slot of a transfer to its end.
     install: tokio::sync::Mutex<()>,
     /// Slots whose checksums were found wrong, at most [`DAMAGED_COUNT_MAX`].
@@ -79,6 +82,7 @@ impl MachineShared {
             applied_index: watch::Sender::new(index),
             checkpoint: Mutex::new(()),
             cancel_checkpoint: AtomicBool::new(false),
+            spread_bytes: AtomicU64::new(0),
             install: tokio::sync::Mutex::new(()),
             damaged: Mutex::default(),
             holds: Arc::default(),
@@ -162,14 +166,25 @@ impl MachineShared {
         }
     }
 
-    /// Writes a checkpoint of `applied`. Blocks for as long as the disk takes.
+    /// A checkpoint, the one that runs included, takes as long as the log takes to grow by so many
+    /// bytes; with 0 it is as fast as it can be.
+    pub fn spread_checkpoint(&self, log_bytes: u64) {
+        self.spread_bytes.store(log_bytes, Ordering::Relaxed);
+    }
+
+    /// Writes a checkpoint of `applied`. Blocks for as long as it takes.
     fn checkpoint(&self, applied: &Applied) -> diskstore_storage::Result<()> {
         let Some(log_id) = applied.log_id else { return Ok(()) };
         let _running = self.checkpoint.lock();
         let started = std::time::Instant::now();
-        let outcome = self.machine.slots().checkpoint(
+        let slots = self.machine.slots();
+        let mut pace = Pace::new(slots, &self.syncer, &self.spread_bytes);
+        let outcome = slots.checkpoint(
             Self::target(applied, log_id),
-            &mut || self.syncer.barrier_blocking(),
+            &mut || {
+                pace.rest();
+                self.syncer.barrier_blocking()
+            },
             &self.cancel_checkpoint,
         )?;
         tracing::info!(

@@ -224,6 +224,11 @@ impl Syncer {
         self.shared.segment_work.notify_one();
     }
 
+    /// Bytes ever written to the log.
+    pub fn log_bytes(&self) -> u64 {
+        self.shared.wal.log_bytes()
+    }
+
     /// How long syncs took.
     pub fn times(&self) -> &SyncTimes {
         &self.shared.times

@@ -87,6 +87,14 @@ impl AlignedBuffer {
         self.bytes = bytes;
     }
 
+    /// Appends `bytes` bytes, zeros or what an earlier use left, and returns them to be set.
+    pub fn extend_unset(&mut self, bytes: usize) -> &mut [u8] {
+        self.reserve(bytes);
+        let at = self.start + self.bytes;
+        self.bytes += bytes;
+        &mut self.memory[at..at + bytes]
+    }
+
     /// Appends zeros up to the next multiple of [`BLOCK_BYTES`].
     pub fn pad_to_block(&mut self) {
         self.resize_zeroed(self.bytes.next_multiple_of(BLOCK_BYTES));

@@ -133,15 +133,26 @@ impl Map {
     /// Asks for these bytes to be read into memory while the caller does something else. Only a
     /// hint: the range is cut to the map, and a kernel that does not take it changes nothing.
     pub fn prefetch(&self, offset: u64, bytes: u64) {
+        self.advise(Advice::WillNeed, offset, bytes);
+    }
+
+    fn advise(&self, advice: Advice, offset: u64, bytes: u64) {
         let Memory::Mapped { map, .. } = &self.memory else { return };
         let start = offset.min(self.bytes) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let end = offset.saturating_add(bytes).min(self.bytes);
         let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(end - start)) else {
             return;
         };
-        match map.advise_range(Advice::WillNeed, start, length) {
+        match map.advise_range(advice, start, length) {
             Ok(()) | Err(_) => {}
         }
+    }
+
+    /// Makes the pages of these bytes writable: the page faults that a first write would take
+    /// happen here, on the caller's thread, and the bytes stay as they are. Only a hint, as
+    /// [`Map::prefetch`] is.
+    pub fn populate(&self, offset: u64, bytes: u64) {
+        self.advise(Advice::PopulateWrite, offset, bytes);
     }
 
     /// Forgets what was written to these pages, so that they hold the file's content again and

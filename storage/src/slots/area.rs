@@ -102,6 +102,11 @@ impl Area {
         self.map.prefetch(DATA_OFFSET + first_page * PAGE_BYTES, page_count * PAGE_BYTES);
     }
 
+    /// Has the pages of a slot ready to be written.
+    pub(crate) fn populate(&self, key: u64) {
+        self.map.populate(self.geometry.offset_of(key), self.geometry.slot_bytes());
+    }
+
     /// The error that names a damaged slot.
     pub(crate) fn damaged(&self, key: u64) -> Error {
         Error::Corrupt {

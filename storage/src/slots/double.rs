@@ -99,14 +99,13 @@ impl Image {
         self.buffer.resize_zeroed(PREFIX_BYTES);
     }
 
-    /// Adds an empty image of a page, which must be above those before it. Returns its bytes.
+    /// Adds the image of a page, which must be above those before it. Returns its bytes, all of
+    /// which the caller sets: they may be those of an earlier round.
     pub(crate) fn push(&mut self, page: u64) -> &mut [u8] {
         assert!(self.pages.last().is_none_or(|last| *last < page), "page {page} twice in a round");
         assert!(self.pages.len() < ROUND_PAGES_MAX, "a round of too many pages");
-        let start = self.buffer.len();
         self.pages.push(page);
-        self.buffer.resize_zeroed(start + PAGE);
-        self.buffer.as_mut_slice().get_mut(start..).unwrap_or_default()
+        self.buffer.extend_unset(PAGE)
     }
 
     /// The images from number `first` on, as one run of bytes.

@@ -166,6 +166,15 @@ impl Slots {
         self.area.pages.modified_count() * PAGE_BYTES
     }
 
+    /// Takes the page faults of a write to a slot ahead of it, on the caller's thread. Does nothing
+    /// for a key that does not exist, or where the memory budget is smaller than the file: pages
+    /// count against it only once they are written.
+    pub fn populate(&self, key: u64) {
+        if key < self.area.geometry.slot_count() && self.fits_in_budget() {
+            self.area.populate(key);
+        }
+    }
+
     /// Whether all pages together stay below the memory that changed ones may take.
     pub fn fits_in_budget(&self) -> bool {
         self.area.geometry.page_count() * PAGE_BYTES < self.options.memory_bytes_max

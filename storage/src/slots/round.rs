@@ -18,8 +18,9 @@ use crate::slots::double::{Image, PAGE, ROUND_PAGES_MAX};
 use crate::slots::geometry::{DATA_OFFSET, Geometry, PAGE_BYTES, VALUE_BYTES_MAX};
 use crate::slots::locks::{self, Locks};
 
-/// Pages of a round (8 MiB), edges not counted, unless the caller wants less.
-pub const ROUND_PAGES_DEFAULT: u64 = 2048;
+/// Pages of a round (1 MiB), edges not counted, unless the caller wants others: large enough that
+/// its syncs cost little, small enough that the log never waits long for the disk.
+pub const ROUND_PAGES_DEFAULT: u64 = 256;
 /// Clean pages between two runs that are copied along, so that one write does for both.
 const BRIDGE_PAGES: u64 = 8;
 /// [`ROUND_PAGES_MAX`], to count with.
@@ -117,7 +118,10 @@ impl<'a> Round<'a> {
         let edges = self.copy_edge_slot(first_key, run);
         self.push_from_disk(edges.first, run.first)?;
         for page in run.first..=run.last {
-            self.image.push(page);
+            let bytes = self.image.push(page);
+            if page + 1 == self.area.geometry.page_count() {
+                bytes.fill(0); // slots cover every page but the end of the last one
+            }
         }
         if first_key == last_key {
             self.push_from_disk(run.last + 1, edges.last + 1)?;
