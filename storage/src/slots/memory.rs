@@ -13,12 +13,13 @@ use crate::slots::geometry::{DATA_OFFSET, PAGE_BYTES};
 const DROP_PAGES: u64 = 32;
 
 impl Slots {
-    /// Drops clean pages while more than three quarters of the budget are in use, down to half.
+    /// Drops clean pages while more than three quarters of the budget are in use, down to half;
+    /// none where all pages together stay below it.
     /// `cursor` is where the last call ended, so that pages take turns. No round is under way.
     pub(crate) fn drop_clean_pages(&self, cursor: &mut u64) -> Result<()> {
         let budget_pages = self.options.memory_bytes_max / PAGE_BYTES;
         let pages = &self.area.pages;
-        if pages.modified_count() <= budget_pages / 4 * 3 {
+        if self.fits_in_budget() || pages.modified_count() <= budget_pages / 4 * 3 {
             return Ok(());
         }
         for turn in 0..2 {

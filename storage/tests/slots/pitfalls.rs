@@ -199,6 +199,21 @@ fn a_page_that_changes_while_it_is_dropped_keeps_the_change() {
     assert_eq!(slots.modified_bytes(), 0);
 }
 
+/// Dropping pages of a file that fits would have them read from the disk again, for nothing.
+#[test]
+fn a_file_that_fits_in_the_budget_stays_in_memory() {
+    let geometry = crossing();
+    let disk = disk();
+    let slots = create(&disk, geometry, Options::new(geometry.file_bytes())).unwrap();
+    for key in 0..geometry.slot_count() {
+        set(&slots, key, key + 1, b"stays").unwrap();
+    }
+    let modified_bytes = slots.modified_bytes();
+    checkpoint(&slots, geometry.slot_count());
+    assert_eq!(slots.dirty_pages(), 0);
+    assert_eq!(slots.modified_bytes(), modified_bytes);
+}
+
 /// 6: no merged slot is on the disk before a superblock says so, whatever the caller forgot.
 #[test]
 fn a_merged_slot_reaches_the_disk_behind_its_readable_from() {
