@@ -52,7 +52,7 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
         if is_due && (!is_running || then.elapsed() >= CANCELLED_AFTER) {
             (log_bytes_then, then) = (log_bytes, Instant::now());
             is_running = true;
-            let spread_bytes = (policy.checkpoint_bytes / 2).min(policy.dirty_bytes_max / 8);
+            let spread_bytes = (policy.checkpoint_bytes / 8 * 7).min(policy.dirty_bytes_max / 8);
             consensus.trigger_checkpoint(spread_bytes).await;
         }
     }

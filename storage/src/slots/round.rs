@@ -18,9 +18,10 @@ use crate::slots::double::{Image, PAGE, ROUND_PAGES_MAX};
 use crate::slots::geometry::{DATA_OFFSET, Geometry, PAGE_BYTES, VALUE_BYTES_MAX};
 use crate::slots::locks::{self, Locks};
 
-/// Pages of a round (1 MiB), edges not counted, unless the caller wants others: large enough that
-/// its syncs cost little, small enough that the log never waits long for the disk.
-pub const ROUND_PAGES_DEFAULT: u64 = 256;
+/// Pages of a round (just under 1 MiB), edges not counted, unless the caller wants others: large
+/// enough that its syncs cost little, small enough that the log never waits long for the disk, and
+/// that a virtual disk, which often takes 254 pages at most, takes a round as one request.
+pub const ROUND_PAGES_DEFAULT: u64 = 240;
 /// Clean pages between two runs that are copied along, so that one write does for both.
 const BRIDGE_PAGES: u64 = 8;
 /// [`ROUND_PAGES_MAX`], to count with.
