@@ -36,7 +36,7 @@ use super::wire::{AppendReply, Kind, put_append, read_append_reply};
 /// A stream is broken when a frame is unanswered and nothing was answered or sent for this long.
 const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Most append frames on their way to one member.
-const WINDOW: usize = 2;
+const WINDOW: usize = 64;
 
 pub(super) type Append = AppendEntriesRequest<TypeConfig>;
 pub(super) type AppendResult =
