@@ -43,7 +43,7 @@ impl Complaint {
     /// The command has such sub-commands, but not this one.
     pub(crate) fn subcommand(command: &str, name: &[u8]) -> Complaint {
         let name = quote(name);
-        Complaint::new(format!("ERR unknown subcommand '{name}'. Try {command} HELP."))
+        Complaint::new(format!("ERR unknown subcommand '{name}' of {command}"))
     }
 
     /// Too few arguments, or too many.

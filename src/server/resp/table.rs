@@ -1,5 +1,8 @@
 //! The commands that are served: names, arities, and what COMMAND says about them. Pure.
 
+use super::refused::Complaint;
+use crate::command::OPERATION_COUNT_MAX;
+
 /// What a command is, whatever it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -136,10 +139,25 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Whether `count` arguments, the name included, may be right.
-    pub(crate) fn accepts(&self, count: usize) -> bool {
+    /// Checks the number of arguments, the name included, and of keys among them.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn check(&self, count: usize) -> Result<(), Complaint> {
         let needed = usize::from(self.arity.unsigned_abs());
-        if self.arity < 0 { count >= needed } else { count == needed }
+        let fits = if self.arity < 0 { count >= needed } else { count == needed };
+        let (_, last_key, step) = self.keys;
+        // A list of keys, or of keys with their values, up to the end.
+        let step = if last_key < 0 { usize::from(step.unsigned_abs()) } else { 1 };
+        let list = count.saturating_sub(1);
+        if !fits || !list.is_multiple_of(step) {
+            return Err(Complaint::arity(self.name));
+        }
+        if last_key < 0 && list / step > OPERATION_COUNT_MAX {
+            let text = format!("ERR one command takes at most {OPERATION_COUNT_MAX} keys");
+            return Err(Complaint::new(text));
+        }
+        Ok(())
     }
 }
 
@@ -263,10 +281,17 @@ mod tests {
     }
 
     #[test]
-    fn arities_are_exact_or_least() {
-        assert!(lookup(b"get").unwrap().accepts(2));
-        assert!(!lookup(b"get").unwrap().accepts(3));
-        assert!(lookup(b"del").unwrap().accepts(9));
-        assert!(!lookup(b"del").unwrap().accepts(1));
+    fn arities_are_exact_or_least_and_pairs_are_whole() {
+        let complaint = |name: &str, count| lookup(name.as_bytes()).unwrap().check(count).err();
+        for (name, right, wrong) in [("get", 2, 3), ("del", 9, 1), ("mset", 5, 4), ("ping", 1, 0)] {
+            assert_eq!(complaint(name, right), None, "{name}");
+            assert_eq!(complaint(name, wrong), Some(Complaint::arity(name)));
+        }
+        let most = OPERATION_COUNT_MAX;
+        for (name, count) in [("mget", most + 1), ("exists", most + 1), ("mset", 2 * most + 1)] {
+            assert_eq!(complaint(name, count), None, "{name}");
+            let Complaint(text) = complaint(name, count + 2).unwrap();
+            assert_eq!(text, "ERR one command takes at most 4096 keys", "{name}");
+        }
     }
 }

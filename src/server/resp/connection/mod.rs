@@ -182,9 +182,7 @@ impl Connection {
                 None => Complaint::unknown(arguments),
             });
         };
-        if !spec.accepts(arguments.len()) {
-            return Err(Complaint::arity(spec.name));
-        }
+        spec.check(arguments.len())?;
         match spec.verb {
             Verb::Multi => Ok(self.begin()),
             Verb::Exec => self.execute(),
@@ -192,20 +190,19 @@ impl Connection {
             Verb::Watch => self.watch(rest),
             Verb::Quit => Ok(Step::Close(Bytes::from_static(OK))),
             Verb::Reset => Ok(self.reset()),
-            verb if self.queue.is_some() => self.enqueue(verb, spec.name, arguments),
-            verb => self.single(verb, arguments),
+            verb if self.queue.is_some() => self.enqueue(verb, spec.name, rest),
+            verb => self.single(verb, rest),
         }
     }
 
     /// A request outside of a transaction.
-    fn single(&mut self, verb: Verb, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+    fn single(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Step, Complaint> {
         let mut draft = Draft::new(None);
-        if let Some(shape) = data::add(&mut draft, verb, arguments, &self.keys)? {
+        if let Some(shape) = data::add(&mut draft, verb, rest, &self.keys)? {
             let kind = draft.kind();
             self.reply_bytes_max = draft.reply_bytes_max();
             return Ok(Step::Execute { command: draft.finish(), shape, kind });
         }
-        let rest = arguments.get(1..).unwrap_or_default();
         if let Some(step) = self.local(verb, rest)? {
             return Ok(step);
         }
@@ -222,7 +219,7 @@ impl Connection {
     }
 
     /// Queues a request of a transaction.
-    fn enqueue(&mut self, verb: Verb, name: &str, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+    fn enqueue(&mut self, verb: Verb, name: &str, rest: &[&[u8]]) -> Result<Step, Complaint> {
         let Some(queue) = &mut self.queue else { return Err(Complaint::SYNTAX) };
         if queue.items.len() >= OPERATION_COUNT_MAX {
             let text = format!("ERR a transaction takes at most {OPERATION_COUNT_MAX} requests");
@@ -231,11 +228,10 @@ impl Connection {
         if queue.aborted {
             return Ok(Step::Answer(Bytes::from_static(QUEUED)));
         }
-        if let Some(shape) = data::add(&mut queue.draft, verb, arguments, &self.keys)? {
+        if let Some(shape) = data::add(&mut queue.draft, verb, rest, &self.keys)? {
             queue.items.push(Item::Data(shape));
             return Ok(Step::Answer(Bytes::from_static(QUEUED)));
         }
-        let rest = arguments.get(1..).unwrap_or_default();
         let local = match verb {
             Verb::Client if rest.first().is_some_and(|sub| sub.eq_ignore_ascii_case(b"reply")) => {
                 None

@@ -59,7 +59,7 @@ fn plain_requests_are_answered_as_by_redis() {
         ("CLIENT SETNAME me", "+OK\r\n"),
         ("CLIENT GETNAME", "$2\r\nme\r\n"),
         ("CLIENT NO-EVICT on", "+OK\r\n"),
-        ("CLIENT NOPE", "-ERR unknown subcommand 'NOPE'. Try CLIENT HELP.\r\n"),
+        ("CLIENT NOPE", "-ERR unknown subcommand 'NOPE' of CLIENT\r\n"),
         ("CLIENT ID 1", "-ERR wrong number of arguments for 'client|id' command\r\n"),
         ("SCAN x", "-ERR invalid cursor\r\n"),
         ("SCAN 0 COUNT 0", "-ERR syntax error\r\n"),
