@@ -128,12 +128,12 @@ pub enum Task {
     /// Runs three nodes on this machine until Ctrl-C.
     #[command(args_override_self = true)]
     Demo {
-        /// Number of slots.
-        #[arg(long, value_name = "N", default_value = "65536")]
-        slots: Number,
-        /// Most bytes that a slot holds.
-        #[arg(long, value_name = "BYTES", default_value = "1024")]
-        value_size: Number,
+        /// Number of slots [default: 65536, or what DIR holds].
+        #[arg(long, value_name = "N")]
+        slots: Option<Number>,
+        /// Most bytes that a slot holds [default: 1024, or what DIR holds].
+        #[arg(long, value_name = "BYTES")]
+        value_size: Option<Number>,
         /// Keeps the data in DIR; otherwise it is temporary and removed at the end.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,

@@ -24,6 +24,9 @@ use crate::status::Status;
 
 /// Nodes of the demonstration.
 const NODE_COUNT: u16 = 3;
+/// What the slots are like unless told otherwise.
+const SLOTS_DEFAULT: &str = "65536";
+const VALUE_SIZE_DEFAULT: &str = "1024";
 /// Ports that are used when all are free: clients, raft, join.
 const CLIENT_PORT: u16 = 11000;
 const RAFT_PORT: u16 = 12000;
@@ -43,20 +46,33 @@ const PARENT_VARIABLE: &str = "DISKSTORE_DEMO";
 /// What the slots are like.
 #[derive(Debug, Clone)]
 pub(super) struct Geometry {
-    slots: String,
-    value_size: String,
+    slots: Option<Number>,
+    value_size: Option<Number>,
 }
 
 impl Geometry {
     /// What was typed, refused here in the words of a node.
-    pub(super) fn new(slots: &Number, value_size: &Number) -> Result<Geometry, ConfigError> {
-        let settings = Settings {
-            slots: Some(slots.clone()),
-            value_size: Some(value_size.clone()),
-            ..Settings::default()
+    pub(super) fn new(
+        slots: Option<Number>,
+        value_size: Option<Number>,
+    ) -> Result<Geometry, ConfigError> {
+        let (typed, rest) = (Geometry { slots, value_size }, Settings::default());
+        let (slots, value_size) = (typed.slots.clone(), typed.value_size.clone());
+        Config::new(Settings { slots, value_size, ..rest })?;
+        Ok(typed)
+    }
+
+    /// The flags of a node: what was typed, and for the founder of a cluster the defaults; whoever
+    /// joins or restarts keeps to what is there.
+    fn flags(&self, is_founder: bool) -> Vec<String> {
+        let flag = |name: &str, typed: &Option<Number>, default: &str| {
+            let typed = typed.as_ref().map(|Number(text)| text.as_str());
+            let value = typed.or(is_founder.then_some(default))?;
+            Some([name.to_owned(), value.to_owned()])
         };
-        Config::new(settings)?;
-        Ok(Geometry { slots: slots.0.clone(), value_size: value_size.0.clone() })
+        let slots = flag("-slots", &self.slots, SLOTS_DEFAULT);
+        let value_size = flag("-value-size", &self.value_size, VALUE_SIZE_DEFAULT);
+        slots.into_iter().chain(value_size).flatten().collect()
     }
 }
 
@@ -263,18 +279,18 @@ impl DemoNode {
         let log = directory.join(format!("{name}.log"));
         let (client, raft) = (ports.client(index), ports.raft(index));
         let join_flag = if index == 0 { "-hjoin" } else { "-join" };
-        let data = directory.join(&name).display().to_string();
+        let data = directory.join(&name);
+        let is_founder = index == 0 && !data.exists();
         let words = [
             ("-id", name.clone()),
             ("-port", format!(":{client}")),
             ("-raft", format!(":{raft}")),
             (join_flag, format!(":{}", ports.join)),
-            ("-slots", geometry.slots.clone()),
-            ("-value-size", geometry.value_size.clone()),
-            ("-data", data),
+            ("-data", data.display().to_string()),
         ];
-        let arguments: Vec<String> =
+        let mut arguments: Vec<String> =
             words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+        arguments.extend(geometry.flags(is_founder));
         let process = spawn(&arguments, &log)
             .map_err(|source| ClientError::Local { what: format!("starting {name}"), source })?;
         Ok(DemoNode { name, client, arguments, log, process: Some(process) })
@@ -400,8 +416,7 @@ mod tests {
 
     #[test]
     fn a_temporary_directory_is_removed_and_a_given_one_is_kept() {
-        let eight = Number("8".to_owned());
-        let geometry = Geometry::new(&eight, &eight).unwrap();
+        let geometry = Geometry::new(None, None).unwrap();
         let demo = Demo::create(geometry.clone(), None).unwrap();
         let directory = demo.directory.clone();
         assert!(directory.is_dir());
@@ -413,6 +428,17 @@ mod tests {
         let given = tempfile::tempdir().unwrap();
         drop(Demo::create(geometry, Some(given.path())).unwrap());
         assert!(given.path().is_dir());
+    }
+
+    #[test]
+    fn only_a_founder_is_given_slots_that_nobody_asked_for() {
+        let nothing = Geometry::new(None, None).unwrap();
+        assert_eq!(nothing.flags(true), ["-slots", "65536", "-value-size", "1024"]);
+        assert!(nothing.flags(false).is_empty());
+        let typed = Geometry::new(Some(Number("8".to_owned())), None).unwrap();
+        assert_eq!(typed.flags(true), ["-slots", "8", "-value-size", "1024"]);
+        assert_eq!(typed.flags(false), ["-slots", "8"]);
+        assert!(Geometry::new(None, Some(Number("x".to_owned()))).is_err());
     }
 
     #[test]

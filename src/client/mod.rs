@@ -133,7 +133,7 @@ impl ClientError {
 pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
     match task {
         Task::Demo { slots, value_size, data } => {
-            demo::run(demo::Geometry::new(slots, value_size)?, data.as_deref(), out)
+            demo::run(demo::Geometry::new(slots.clone(), value_size.clone())?, data.as_deref(), out)
         }
         Task::Get { key, servers } => get(key, servers, out),
         Task::Set { key, value, servers } => {
