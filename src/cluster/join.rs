@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Forwarder;
 use crate::raft::{
     CallError, Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest,
-    Member, MemberError, MemberView, Method, Purpose,
+    Member, MemberError, MemberView, Method, ProposeError, Purpose,
 };
 
 /// How long one member may take to answer.
@@ -299,7 +299,12 @@ async fn set_member(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
     let set = forwarder.consensus().set_member(request.member_id, request.member.clone());
     match set.await {
         Ok(()) => accepted(forwarder),
-        Err(error @ MemberError::NotChanged(_)) => JoinReply::Later(error.to_string()),
+        Err(MemberError::NotChanged(ProposeError::Failed(failure))) => {
+            JoinReply::Later(failure.to_string())
+        }
+        Err(MemberError::NotChanged(ProposeError::NotLeader { .. })) => {
+            JoinReply::Later("the leader has changed".into())
+        }
         Err(full) => JoinReply::Refused(full.to_string()),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Called by the programs and by `server`; calls `cluster`, `raft` and `machine`.
 
+mod error;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use start::{Progress, StartError, start};
+pub use error::StartError;
+pub use start::{Progress, start};
 
 use crate::cluster::Forwarder;
 use crate::command::{Command, CommandResult, Failure, ReadLevel};

@@ -23,160 +23,19 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Node, upkeep};
+use super::{Node, StartError, upkeep};
 use crate::cluster::{
-    Forwarder, JoinError, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster,
-    listen_first, serve_incoming,
+    Forwarder, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster, listen_first,
+    serve_incoming,
 };
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy, VALUE_BYTES_DEFAULT};
-use crate::fault::{EXIT_DATA_LOST, EXIT_FAILURE, Faults};
+use crate::fault::Faults;
 use crate::machine::DiskMachine;
-use crate::oplog::{OpLog, OpLogError};
+use crate::oplog::OpLog;
 use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
 
 /// Directory of the log's segments in a node's directory.
 const WAL_NAME: &str = "wal";
-
-/// Why a node did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A file or directory of the node.
-    #[error(transparent)]
-    Storage(#[from] diskstore_storage::Error),
-    /// A port cannot be listened on.
-    #[error(
-        "cannot listen on {address} (-{flag}); choose another port or stop the program that has it"
-    )]
-    Listen {
-        /// The flag that named the address.
-        flag: &'static str,
-        /// The address.
-        address: String,
-        /// The operating system's word.
-        source: std::io::Error,
-    },
-    /// The directory is another node's, or of another geometry.
-    #[error(
-        "{directory} was made for {actual}, but {flag} asks for {asked}; start it as before, or \
-         give another -data directory"
-    )]
-    OtherIdentity {
-        /// The directory.
-        directory: String,
-        /// The flag that contradicts it.
-        flag: &'static str,
-        /// What was asked for.
-        asked: String,
-        /// What the directory says.
-        actual: String,
-    },
-    /// The geometry that was asked for is not the cluster's.
-    #[error(
-        "{flag} {asked} was asked for, but the cluster has {actual}; leave the flag out to join"
-    )]
-    OtherGeometry {
-        /// The flag.
-        flag: &'static str,
-        /// What was asked for.
-        asked: u64,
-        /// What the cluster has.
-        actual: u64,
-    },
-    /// Data without an identity.
-    #[error(
-        "{directory} holds {found} but no IDENTITY: it is no whole node's directory; \
-             restore it, or start with an empty directory and -join"
-    )]
-    NoIdentity {
-        /// The directory.
-        directory: String,
-        /// The file that was found.
-        found: String,
-    },
-    /// The node never finished joining and was started without `-join`.
-    #[error(
-        "{directory} belongs to a node that has not finished joining; start it with -join ADDRESS, \
-         or delete the directory to begin anew"
-    )]
-    NotJoined {
-        /// The directory.
-        directory: String,
-    },
-    /// A member of a cluster knows this node.
-    #[error(
-        "a member of cluster {cluster:032x} knows this address as one of its own, so this node was \
-         wiped; start it with -join ADDRESS, naming a running member"
-    )]
-    Wiped {
-        /// The cluster that it belonged to.
-        cluster: u128,
-    },
-    /// Joining failed.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// The log is not the one that belongs to the slots.
-    #[error(
-        "the log in {directory} begins behind {purged}, but the slots are at {checkpoint}: they do \
-         not belong together; restore this member from the others"
-    )]
-    Contradiction {
-        /// The directory.
-        directory: String,
-        /// Purge point of the log.
-        purged: String,
-        /// Checkpoint of the slots.
-        checkpoint: String,
-    },
-    /// A member's files are gone: it may have voted and acknowledged what is in them.
-    #[error(
-        "{directory} is a member's, but its {what} gone: this disk lost acknowledged data; move the \
-         directory away and start the node with -join ADDRESS, naming a running member"
-    )]
-    DataLost {
-        /// The directory.
-        directory: String,
-        /// What is gone, with its verb.
-        what: &'static str,
-    },
-    /// The node cannot go on before it has started.
-    #[error("{}", .0.reason)]
-    Fault(crate::fault::Fault),
-    /// The leader took the node in and cannot reach it.
-    #[error(
-        "the cluster took this node in, but its leader has not reached it at {address} within a \
-         minute; check -raft and -advertise"
-    )]
-    Unreachable {
-        /// The address that was told to the cluster.
-        address: String,
-    },
-    /// The application log of `-logfolder`.
-    #[error("the application log of -logfolder cannot be opened")]
-    OpLog(#[from] OpLogError),
-    /// Consensus did not start.
-    #[error(transparent)]
-    Consensus(#[from] raft::StartError),
-    /// The cluster could not be founded.
-    #[error("the cluster could not be founded: {0}")]
-    Found(crate::command::Failure),
-    /// A background task failed.
-    #[error("a background task failed")]
-    Task(#[from] tokio::task::JoinError),
-    /// No random number for an id.
-    #[error("the system gives no random numbers: {0}")]
-    Random(String),
-}
-
-impl StartError {
-    /// The exit code of a process that did not start.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            StartError::DataLost { .. } => EXIT_DATA_LOST,
-            StartError::Fault(fault) => fault.exit_code,
-            _ => EXIT_FAILURE,
-        }
-    }
-}
 
 /// Where the node listens; bound first, so that a port in use is found before files are made.
 struct Listeners {
@@ -271,6 +130,9 @@ fn check_identity(
             None => Ok(()),
         };
     };
+    if identity.standing == Standing::Joining {
+        return Ok(()); // nobody counts on it yet: joining compares with the cluster
+    }
     let other = |flag, asked: String, actual: String| {
         Err(StartError::OtherIdentity { directory: directory.clone(), flag, asked, actual })
     };

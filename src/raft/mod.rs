@@ -35,7 +35,7 @@ use std::time::Duration;
 use diskstore_storage::wal::Wal;
 use futures_util::StreamExt;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::metrics::RaftMetrics;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -372,6 +372,10 @@ impl Consensus {
             }) => ProposeError::NotLeader { leader: leader_id.zip(leader_node) },
             ClientWriteError::LogEntryDiscarded(_) => {
                 ProposeError::Failed(self.unknown("the leader changed"))
+            }
+            ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
+                let reason = "the membership is just being changed".into();
+                ProposeError::Failed(Failure::Busy { reason })
             }
             other => ProposeError::Failed(self.unknown(&other.to_string())),
         }

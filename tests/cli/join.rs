@@ -80,3 +80,24 @@ fn a_client_at_a_port_of_members_is_told_where_to_go() {
         }
     }
 }
+
+#[test]
+fn a_joiner_with_a_name_in_use_may_come_again_under_another() {
+    let (first, second) = (Place::new(), Place::new());
+    let _first = first.start(&["-id", "a"]);
+    let arguments = second.arguments(&["-id", "a", "-join", &first.raft()]);
+    let mut node = program()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(node.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("the name a is in use by the member at"), "{said}");
+    node.kill().unwrap();
+    node.wait().unwrap();
+    let _second = second.start(&["-id", "b", "-join", &first.raft()]);
+    assert_eq!(second.asked(&["set", "1", "x"]), "OK\n");
+}

@@ -98,6 +98,7 @@ fn a_second_process_on_a_directory_is_refused_and_disturbs_nobody() {
     let data = place.data().display().to_string();
     let text = other.refused(1, &["-data", &data]);
     assert!(text.contains("in use by another process") && text.contains(&data), "{text}");
+    assert!(text.contains("stop that process, or give another -data"), "{text}");
     assert_eq!(place.asked(&["get", "1"]), "x\n");
 }
 
@@ -129,6 +130,7 @@ fn a_disk_too_small_is_refused_and_nothing_stays_behind() {
     // Ten terabytes.
     let text = place.refused(1, &["-slots", "10000000", "-value-size", "1048576"]);
     assert!(text.contains("no space for") && text.contains("slots.dat"), "{text}");
+    assert!(text.contains("make room, ask for fewer -slots"), "{text}");
     let left = names(&place.data());
     assert!(!left.iter().any(|name| name.contains(".dat")), "{left:?}");
 }

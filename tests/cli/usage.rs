@@ -107,6 +107,19 @@ fn a_port_in_use_is_named_with_the_way_out() {
 }
 
 #[test]
+fn what_keeps_a_directory_from_being_used_is_named_with_the_way_out() {
+    let place = Place::new();
+    std::fs::create_dir(place.data()).unwrap();
+    std::fs::write(place.data().join("IDENTITY"), "something else").unwrap();
+    let text = place.refused(1, &[]);
+    assert!(text.contains("IDENTITY is corrupt") && text.contains("start it with -join"), "{text}");
+    std::fs::remove_dir_all(place.data()).unwrap();
+    std::fs::write(place.data(), "").unwrap();
+    let text = place.refused(1, &[]);
+    assert!(text.contains("File exists") && text.contains("give another -data"), "{text}");
+}
+
+#[test]
 fn a_profile_that_could_not_be_written_is_refused_at_the_start() {
     let place = Place::new();
     for flag in ["-cpuprofile", "-memprofile"] {

@@ -9,7 +9,8 @@ use diskstore_storage::slots::{Geometry, Membership, Slots, Target};
 use diskstore_storage::wal::Wal;
 
 use super::{create_slots, directory, disk, entry, log_id, open_slots, open_wal, sync};
-use crate::node::start::{StartError, agree};
+use crate::node::StartError;
+use crate::node::start::agree;
 
 /// A directory whose log holds entries 0 to 9 of term 1.
 fn stores(disk: &SimDisk) -> (Slots, Wal) {

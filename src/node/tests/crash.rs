@@ -284,7 +284,7 @@ fn check(after: &SimDisk, history: &History) -> Result<()> {
     let slots = Arc::new(open_slots(after)?);
     let wal = open_wal(after)?;
     agree(&wal, &slots, directory()).map_err(|error| match error {
-        crate::node::start::StartError::Storage(error) => error,
+        crate::node::StartError::Storage(error) => error,
         other => panic!("{other}"),
     })?;
     let checkpoint_index = slots.superblock().checkpoint.map_or(0, |log_id| log_id.index);
