@@ -70,6 +70,8 @@ pub struct MemberStatus {
     pub matched: Option<u64>,
     /// Entries of the leader's log that it lacks; only the leader knows.
     pub lag: Option<u64>,
+    /// True if it has not answered for an election timeout; only the leader knows.
+    pub silent: bool,
 }
 
 /// How long syncs of the log took.

@@ -89,7 +89,7 @@ fn members(members: &[MemberStatus]) -> Vec<[String; 6]> {
     let rows = members.iter().map(|member| {
         [
             member.name.clone(),
-            member.role.clone(),
+            if member.silent { format!("{}, silent", member.role) } else { member.role.clone() },
             member.client.clone(),
             member.raft.clone(),
             number(member.matched),
@@ -210,6 +210,14 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
         assert!(text.ends_with("diskstore status -addr 127.0.0.1:11000\n"), "{text}");
         status.leader = None;
         assert!(render(&status).contains("no leader known"));
+    }
+
+    #[test]
+    fn a_member_that_does_not_answer_is_marked() {
+        let mut status = status();
+        status.members[1].silent = true;
+        let text = render(&status);
+        assert!(text.contains("\na-longer-name  voter, silent  127.0.0.1:11001 "), "{text}");
     }
 
     #[test]

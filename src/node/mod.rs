@@ -22,7 +22,7 @@ use crate::cluster::Forwarder;
 use crate::command::{Command, CommandResult, Failure, ReadLevel};
 use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
-use crate::raft::{Consensus, MemberView, View};
+use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, View};
 use crate::status::{MemberStatus, Status, SyncStatus};
 
 /// How long a clean stop tries to hand leadership over.
@@ -225,7 +225,7 @@ impl Node {
                 .leader
                 .and_then(|id| view.members.get(&id))
                 .map(|leader| leader.member.name.clone()),
-            members: members_of(&view, consensus.member_id()),
+            members: self.members_of(&view),
             committed: view.committed.unwrap_or(0),
             applied: consensus.shared().applied_index(),
             last_log: view.last_log.unwrap_or(0),
@@ -244,6 +244,34 @@ impl Node {
             unsafe_flags: self.unsafe_flags(),
             uptime_s: self.started.elapsed().as_secs(),
         }
+    }
+
+    fn members_of(&self, view: &View) -> Vec<MemberStatus> {
+        let member_id = self.consensus().member_id();
+        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        let last_log = view.last_log.unwrap_or(0);
+        let status = |(id, known): (&u64, &MemberView)| {
+            let matched =
+                if view.is_leader && *id == member_id { Some(last_log) } else { known.matched };
+            MemberStatus {
+                id: format!("{id:016x}"),
+                name: known.member.name.clone(),
+                role: match (view.leader == Some(*id), known.is_voter) {
+                    (true, _) => "leader",
+                    (false, true) => "follower",
+                    (false, false) => "learner",
+                }
+                .into(),
+                client: known.member.client_address.clone(),
+                raft: known.member.raft_address.clone(),
+                matched,
+                silent: *id != member_id && self.consensus().is_silent(*id, silence),
+                lag: matched.map(|matched| last_log.saturating_sub(matched)),
+            }
+        };
+        let mut members: Vec<MemberStatus> = view.members.iter().map(status).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
     }
 
     fn unsafe_flags(&self) -> Vec<String> {
@@ -295,29 +323,4 @@ fn role_of(view: &View, member_id: u64) -> &'static str {
         (false, true, None) => "candidate",
         (false, false, _) => "learner",
     }
-}
-
-fn members_of(view: &View, member_id: u64) -> Vec<MemberStatus> {
-    let last_log = view.last_log.unwrap_or(0);
-    let status = |(id, known): (&u64, &MemberView)| {
-        let matched =
-            if view.is_leader && *id == member_id { Some(last_log) } else { known.matched };
-        MemberStatus {
-            id: format!("{id:016x}"),
-            name: known.member.name.clone(),
-            role: match (view.leader == Some(*id), known.is_voter) {
-                (true, _) => "leader",
-                (false, true) => "follower",
-                (false, false) => "learner",
-            }
-            .into(),
-            client: known.member.client_address.clone(),
-            raft: known.member.raft_address.clone(),
-            matched,
-            lag: matched.map(|matched| last_log.saturating_sub(matched)),
-        }
-    };
-    let mut members: Vec<MemberStatus> = view.members.iter().map(status).collect();
-    members.sort_by(|a, b| a.name.cmp(&b.name));
-    members
 }
