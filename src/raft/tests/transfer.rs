@@ -15,7 +15,7 @@ use crate::raft::connection::{FrameReader, FrameWriter, split};
 use crate::raft::snapshot::{self, Sender};
 use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
 use crate::raft::state_machine::SlotsSnapshot;
-use crate::raft::types::{StoredMembership, TypeConfig, Vote, vote_from};
+use crate::raft::types::{StoredMembership, TypeConfig, Vote, log_id_to, vote_from};
 use crate::raft::wire::{Hello, Kind, Purpose, Welcome};
 
 fn vote(term: u64) -> Vote {
@@ -155,7 +155,7 @@ fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
     let place = Place::on(disk);
     let (directory, key) = (place.directory.clone(), 2);
     let offset = place.open_slots().geometry().offset_of(key);
-    disk.flip_bit(&directory.join(SLOTS_FILE), offset + 16, 0).unwrap();
+    disk.flip_bit(&directory.join(SLOTS_FILE), offset + 8, 0).unwrap();
     // Otherwise the last round, which holds the whole page, would mend it.
     disk.flip_bit(&directory.join(DOUBLE_FILE), 16, 0).unwrap();
     let stores = place.open();
@@ -179,6 +179,31 @@ async fn a_slot_that_is_damaged_here_travels_although_it_did_not_change() {
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), Some(b"1".to_vec()));
     assert_eq!(receiver.shared.damaged_slots(), Vec::<u64>::new());
+}
+
+/// Whoever keeps it damaged can never send a snapshot, once it leads.
+#[tokio::test]
+async fn a_damaged_slot_that_was_never_written_is_repaired_too() {
+    let (disk, other, third) = (SimDisk::new(1), SimDisk::new(2), SimDisk::new(3));
+    let mut receiver = member(&other, &[1, 3]).await;
+    receiver.checkpoint().await;
+    drop(receiver);
+    let mut receiver = with_slot_2_damaged(&other);
+    receiver.shared.machine.slots().scan(0, 0, usize::MAX, &mut Vec::new()).unwrap_err();
+    let mut sender = member(&disk, &[1, 3, 4]).await;
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
+    assert_eq!(receiver.value(2), None);
+    assert_eq!(receiver.shared.damaged_slots(), Vec::<u64>::new());
+    drop(receiver);
+    // For good, and as a sender in its turn.
+    let mut receiver = after_power_loss(&other).open();
+    assert_eq!(receiver.shared.machine.slots().learn_pages(0, u64::MAX).damaged, Vec::<u64>::new());
+    receiver.wal.drop_all_and_purge_to(log_id_to(&log_id(1, 3)));
+    let mut joiner = member(&third, &[]).await;
+    assert_eq!(transfer(&mut receiver, &mut joiner).await, (true, true, 3));
+    for slot in 0..super::SLOT_COUNT {
+        assert_eq!(joiner.value(slot), sender.value(slot), "slot {slot}");
+    }
 }
 
 /// PITFALLS 17: its copy may be older than what was lost, and nothing would bring it up.

@@ -96,8 +96,9 @@ impl Slots {
     }
 
     /// Installs a slot that came from another member, or from a backup, if it is newer than what
-    /// is here or if what is here is damaged. True if it was installed. Raises
-    /// [`Slots::readable_from`] to its index first; durable with the next checkpoint or install.
+    /// is here or if what is here is damaged; one that was never written there mends a damaged one
+    /// too. True if it was installed. Raises [`Slots::readable_from`] to its index first; durable
+    /// with the next checkpoint or install.
     ///
     /// # Errors
     /// `OutOfRange` if the key or the value does not fit the geometry, or if the index is none
@@ -106,8 +107,8 @@ impl Slots {
         self.area.geometry.check_key(image.key)?;
         self.area.check_value(image.value.as_deref().unwrap_or_default())?;
         check_index(image.index)?;
-        if image.index == 0 {
-            return Ok(false); // never written: there is nothing to bring
+        if image.index == 0 && image.value.is_some() {
+            return Err(Error::OutOfRange { what: "log index", value: 0, limit: INDEX_MAX });
         }
         let _lock = self.locks.lock_one(image.key);
         let loaded = self.area.load_owned(image.key);

@@ -28,8 +28,13 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The header of a value (`None`: deleted) that entry `index` leaves in slot `key`.
+    /// The header of a value (`None`: deleted) that entry `index` leaves in slot `key`; that of a
+    /// slot that was never written if `index` is 0.
     pub(crate) fn new(key: u64, index: u64, value: Option<&[u8]>) -> Self {
+        if index == 0 {
+            assert_eq!(value, None, "a slot that was never written has no value"); // I1
+            return Self::default();
+        }
         let length_word = match value {
             Some(value) => {
                 let length = u32::try_from(value.len()).expect("invariant: checked by the caller");
