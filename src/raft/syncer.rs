@@ -403,4 +403,14 @@ mod tests {
         assert!(barrier.await.unwrap().is_err(), "so does a checkpoint");
         assert!(faults.current().is_none(), "a stop is no fault");
     }
+
+    /// C5: a thread of the log that panics takes what it holds with it.
+    #[tokio::test]
+    async fn a_completion_that_is_dropped_reports_an_error() {
+        let (sender, receiver) = TypeConfig::oneshot();
+        drop(Completion(Some(IOFlushed::signal(sender))));
+        let told = timeout(LONG, receiver).await.unwrap();
+        let error = told.expect("it is told, not left alone").unwrap_err();
+        assert!(error.to_string().contains("dropped a completion"), "{error}");
+    }
 }

@@ -5,6 +5,7 @@
 mod contract;
 mod frames;
 mod peers;
+mod stall;
 mod suite;
 mod transfer;
 
