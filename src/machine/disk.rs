@@ -11,7 +11,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use diskstore_storage::slots::{Applied, Change, Current, Slot, Slots};
 use smallvec::{SmallVec, smallvec};
 
@@ -223,9 +222,9 @@ impl DiskMachine {
         Ok(Reply { index: 0, outcomes: outcomes.collect() })
     }
 
-    /// The value that a key's slot holds now; `None` also for a damaged slot.
-    pub fn value(&self, key: &[u8]) -> Option<Bytes> {
-        self.slots.read(slot_of(key)?).ok()?.value
+    /// What a key's slot holds now; `None` for a damaged slot, and a key that names none.
+    pub fn slot(&self, key: &[u8]) -> Option<Slot> {
+        self.slots.read(slot_of(key)?).ok()
     }
 
     fn first_damaged(&self, keys: &[u64]) -> Failure {

@@ -13,16 +13,22 @@
 //! - I4: After the first failed write or sync nothing more is written: every later call fails too.
 //! - I5: The caller syncs before it lets anyone see the applied position, so that a checkpoint
 //!   never stands above the end of this file.
+//! - I6: An entry whose slot was ahead of it at a replay is recorded too: the slot's page may have
+//!   reached the disk in a crash, and the record not. Of a slot that holds this very entry the
+//!   state is exact, and so is an unconditional set or delete; else a later state stands for one
+//!   that is gone, and the later entry follows.
 
 mod record;
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
+use diskstore_storage::slots::Slot;
 
-use crate::command::{Action, Body, Command, Operation, Outcome, Reply, slot_of};
+use crate::command::{Action, Body, Command, Condition, Outcome, Reply, slot_of as slot_number};
 use record::{Kind, Record};
 
 /// Marks a record that further records of the same entry follow (in the field for a UDP port).
@@ -135,8 +141,8 @@ impl OpLog {
         self.last_index
     }
 
-    /// Records what an applied command did. `value_of` gives the value that a slot holds now that
-    /// the entry is applied; it is asked where the command does not say.
+    /// Records what an applied command did. `slot_of` gives what a key's slot holds now that the
+    /// entry is applied; it is asked where command and reply do not say (I6).
     ///
     /// # Errors
     /// A write that failed, now or before.
@@ -145,31 +151,31 @@ impl OpLog {
         index: u64,
         command: &Command,
         reply: &Reply,
-        value_of: &mut dyn FnMut(&[u8]) -> Option<Bytes>,
+        slot_of: &mut dyn FnMut(&[u8]) -> Option<Slot>,
     ) -> Result<(), OpLogError> {
         if index <= self.last_index {
             return Ok(()); // I1
         }
-        let operations = command.operations().zip(&reply.outcomes);
-        let mut left = operations.clone().filter(is_recorded).count();
-        for (operation, outcome) in operations.filter(is_recorded) {
-            left -= 1;
-            let mark = if left > 0 { MORE } else { "" }; // I2
-            let computed;
-            let (kind, value) = match (operation.action, &outcome.body) {
-                (Action::Get, _) => (Kind::Get, &[][..]),
-                (Action::Set { value, .. }, _) => (Kind::Set, value),
-                (Action::Delete { .. }, _) => (Kind::Delete, &[][..]),
-                (Action::Increment { .. }, Body::Integer(result)) => {
-                    computed = Bytes::from(result.to_string());
-                    (Kind::Set, &computed[..])
-                }
-                _ => {
-                    computed = value_of(operation.key).unwrap_or_default();
-                    (Kind::Set, &computed[..])
-                }
+        let operations = || command.operations().zip(&reply.outcomes);
+        let changed: BTreeSet<&[u8]> = operations()
+            .filter(|(_, outcome)| outcome.changed)
+            .map(|(operation, _)| operation.key)
+            .collect();
+        let effects = operations().filter_map(|(operation, outcome)| {
+            let effect = if operation.action.is_read() || outcome.changed {
+                Some(effect(&operation.action, outcome, || slot_of(operation.key)))
+            } else if changed.contains(operation.key) {
+                None
+            } else {
+                let slot = slot_of(operation.key).filter(|slot| slot.index >= index);
+                slot.map(|slot| effect_on_slot_ahead(&operation.action, slot, index))
             };
-            let key = key_text(operation.key);
+            effect.map(|(kind, value)| (operation.key, kind, value))
+        });
+        let effects: Vec<_> = effects.collect();
+        for (nth, (key, kind, value)) in effects.iter().enumerate() {
+            let mark = if nth + 1 < effects.len() { MORE } else { "" }; // I2
+            let (kind, key) = (*kind, key_text(key));
             Record { index, mark, kind, key: &key, value }.encode(&mut self.buffer);
         }
         self.last_index = index;
@@ -231,14 +237,44 @@ impl OpLog {
     }
 }
 
-/// True for what the log shows: reads that went through the log, and what changed a slot.
-fn is_recorded((operation, outcome): &(Operation<'_>, &Outcome)) -> bool {
-    outcome.changed || operation.action.is_read()
+type Effect<'a> = (Kind, Cow<'a, [u8]>);
+
+/// What an operation did that was carried out now.
+fn effect<'a>(
+    action: &Action<'a>,
+    outcome: &Outcome,
+    slot: impl FnOnce() -> Option<Slot>,
+) -> Effect<'a> {
+    match (action, &outcome.body) {
+        (Action::Get, _) => (Kind::Get, Cow::Borrowed(&[])),
+        (Action::Set { value, .. }, _) => (Kind::Set, Cow::Borrowed(value)),
+        (Action::Delete { .. }, _) => (Kind::Delete, Cow::Borrowed(&[])),
+        (Action::Increment { .. }, Body::Integer(result)) => {
+            (Kind::Set, Cow::Owned(result.to_string().into_bytes()))
+        }
+        _ => {
+            let value = slot().and_then(|slot| slot.value).unwrap_or_default();
+            (Kind::Set, Cow::Owned(value.to_vec()))
+        }
+    }
+}
+
+/// What an operation did before a crash, to a slot that reached the disk (I6).
+fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Slot, index: u64) -> Effect<'a> {
+    match (action, slot.value) {
+        (Action::Set { value, condition: Condition::Always, .. }, _) if slot.index > index => {
+            (Kind::Set, Cow::Borrowed(value))
+        }
+        (Action::Delete { condition: Condition::Always, .. }, _) | (_, None) => {
+            (Kind::Delete, Cow::Borrowed(&[]))
+        }
+        (_, Some(value)) => (Kind::Set, Cow::Owned(value.to_vec())),
+    }
 }
 
 /// A slot's key as decimal text; any other key as it is.
 fn key_text(key: &[u8]) -> Vec<u8> {
-    slot_of(key).map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
+    slot_number(key).map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
 }
 
 /// Where the last whole entry ends, and its index.

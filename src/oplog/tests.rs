@@ -1,5 +1,7 @@
+use bytes::Bytes;
+
 use super::*;
-use crate::command::{Answer, CommandBuilder, Condition, slot_key};
+use crate::command::{Answer, CommandBuilder, Operation, slot_key};
 
 /// Records one entry that sets slots to a value.
 fn record_sets(log: &mut OpLog, index: u64, slots: &[u64], value: &[u8]) {
@@ -20,8 +22,18 @@ fn outcome(changed: bool, body: Body) -> Outcome {
 fn record_one(log: &mut OpLog, index: u64, action: Action<'_>, outcome: Outcome) {
     let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
     let reply = Reply { index, outcomes: [outcome].into_iter().collect() };
-    let mut value_of = |_: &[u8]| Some(Bytes::from_static(b"whole"));
-    log.record(index, &command, &reply, &mut value_of).unwrap();
+    let value = Some(Bytes::from_static(b"whole"));
+    let slot = if reply.outcomes[0].changed { Slot { index, value } } else { Slot::default() };
+    log.record(index, &command, &reply, &mut |_| Some(slot.clone())).unwrap();
+}
+
+/// Replays one operation on slot 7, which holds what entry `ahead` left.
+fn replay_one(log: &mut OpLog, index: u64, action: Action<'_>, ahead: u64, value: Option<&[u8]>) {
+    let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
+    let outcomes = [outcome(false, Body::Empty)].into_iter().collect();
+    let slot = Slot { index: ahead, value: value.map(Bytes::copy_from_slice) };
+    let reply = Reply { index, outcomes };
+    log.record(index, &command, &reply, &mut |_| Some(slot.clone())).unwrap();
 }
 
 /// One file, in its own directory.
@@ -79,6 +91,58 @@ fn every_kind_of_command_is_recorded_as_get_set_or_delete() {
     }
     assert_eq!(place.bytes(), expected);
     assert_eq!(log.last_index(), 5);
+}
+
+/// I6: the crash came between the slot's page and the record.
+#[test]
+fn an_entry_whose_slot_is_ahead_is_recorded_from_the_slot_or_the_command() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    let answer = Answer::Status;
+    let set = |condition| Action::Set { value: b"own", condition, answer };
+    replay_one(&mut log, 1, Action::Append { value: b"x" }, 1, Some(b"exact"));
+    replay_one(&mut log, 2, set(Condition::IfAbsent), 1, Some(b"unmet: the slot is older"));
+    replay_one(&mut log, 3, Action::Increment { by: 1 }, 8, Some(b"later"));
+    replay_one(&mut log, 4, set(Condition::Always), 8, Some(b"later"));
+    replay_one(&mut log, 5, Action::Delete { condition: Condition::Always, answer }, 8, Some(b"l"));
+    replay_one(&mut log, 6, set(Condition::Always), 8, None);
+    replay_one(&mut log, 7, Action::Increment { by: 1 }, 8, None);
+    log.sync().unwrap();
+    let mut expected = Vec::new();
+    let records: [(u64, Kind, &[u8]); 6] = [
+        (1, Kind::Set, b"exact"),
+        (3, Kind::Set, b"later"),
+        (4, Kind::Set, b"own"),
+        (5, Kind::Delete, b""),
+        (6, Kind::Set, b"own"),
+        (7, Kind::Delete, b""),
+    ];
+    for (index, kind, value) in records {
+        Record { index, mark: "", kind, key: b"7", value }.encode(&mut expected);
+    }
+    assert_eq!(place.bytes(), expected);
+}
+
+/// The first of these did nothing although its slot holds this entry: the second wrote it.
+#[test]
+fn an_operation_that_did_nothing_is_not_taken_for_one_whose_slot_is_ahead() {
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    let mut builder = CommandBuilder::new();
+    for action in [
+        Action::Set { value: b"a", condition: Condition::IfAbsent, answer: Answer::Status },
+        Action::Increment { by: 1 },
+    ] {
+        builder.push(&Operation { key: &slot_key(7), action }).unwrap();
+    }
+    let outcomes = [outcome(false, Body::Empty), outcome(true, Body::Integer(3))];
+    let reply = Reply { index: 4, outcomes: outcomes.into_iter().collect() };
+    let slot = Slot { index: 4, value: Some(Bytes::from_static(b"3")) };
+    log.record(4, &builder.finish(), &reply, &mut |_| Some(slot.clone())).unwrap();
+    log.sync().unwrap();
+    let mut expected = Vec::new();
+    Record { index: 4, mark: "", kind: Kind::Set, key: b"7", value: b"3" }.encode(&mut expected);
+    assert_eq!(place.bytes(), expected);
 }
 
 #[test]

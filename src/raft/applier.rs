@@ -100,6 +100,21 @@ impl Applier {
         receiver.await.map_err(gone)?
     }
 
+    /// Notes in the application log, if there is one, that entries up to `index` come by snapshot.
+    ///
+    /// # Errors
+    /// The application log cannot be written.
+    pub(super) async fn mark_gap(&self, index: u64) -> io::Result<()> {
+        let setup = self.setup.clone();
+        let marked = tokio::task::spawn_blocking(move || {
+            let mut setup = setup.lock();
+            let Some(oplog) = &mut setup.oplog else { return Ok(()) };
+            oplog.mark_gap(index)?;
+            oplog.sync()
+        });
+        marked.await.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+
     /// True if applying touches neither the disk nor the memory budget: every page was read, the
     /// file fits, and there is no application log to sync.
     fn is_never_waiting(&self) -> bool {
@@ -131,7 +146,7 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
                 let reply = machine.apply(log_id.index, command).map_err(io::Error::other)?;
                 if let Some(oplog) = &mut setup.oplog {
                     oplog
-                        .record(log_id.index, command, &reply, &mut |key| machine.value(key))
+                        .record(log_id.index, command, &reply, &mut |key| machine.slot(key))
                         .map_err(io::Error::other)?;
                 }
                 reply

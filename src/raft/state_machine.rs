@@ -313,6 +313,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(());
         }
         let applied = Applied { log_id: Some(log_id), membership: meta.last_membership.clone() };
+        // First of all: after a crash in between the mark is early, but no gap goes unmarked.
+        self.applier.mark_gap(log_id.index).await?;
         let shared = self.shared.clone();
         run_blocking(move || shared.install(&applied, log_id)).await?;
         self.shared.set_applied(log_id, Some(meta.last_membership.clone()));

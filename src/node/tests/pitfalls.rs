@@ -78,5 +78,6 @@ fn both_increments_of_one_batch_count_and_a_replay_adds_nothing() {
     let bodies: Vec<_> = reply.outcomes.iter().map(|outcome| outcome.body.clone()).collect();
     assert_eq!(bodies, [Body::Integer(1), Body::Integer(1), Body::Integer(2)]);
     machine.apply(1, &twice).unwrap();
-    assert_eq!(machine.value(&slot_key(5)).as_deref(), Some(&b"2"[..]));
+    let value = machine.slot(&slot_key(5)).unwrap().value;
+    assert_eq!(value.as_deref(), Some(&b"2"[..]));
 }

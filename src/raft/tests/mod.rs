@@ -4,6 +4,7 @@
 
 mod contract;
 mod frames;
+mod oplog;
 mod peers;
 mod stall;
 mod suite;
@@ -30,6 +31,7 @@ use super::types::{Entry, LogId, Member, Membership, TypeConfig, log_id_from};
 use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
 use crate::fault::Faults;
 use crate::machine::DiskMachine;
+use crate::oplog::OpLog;
 
 const CLUSTER: u128 = 0xc1;
 const SLOT_COUNT: u64 = 64;
@@ -72,6 +74,10 @@ impl Place {
 
     /// Opens both stores as a node does, but for the agreement of log and checkpoint.
     fn open(&self) -> Stores {
+        self.open_with(None)
+    }
+
+    fn open_with(&self, oplog: Option<OpLog>) -> Stores {
         let slots = Arc::new(self.open_slots());
         let wal = Arc::new(self.open_wal());
         let faults = Faults::new();
@@ -81,7 +87,7 @@ impl Place {
         let setup = applier::Setup {
             shared: shared.clone(),
             wal: wal.clone(),
-            oplog: None,
+            oplog,
             faults: faults.clone(),
         };
         let applier = Applier::start(setup).unwrap();

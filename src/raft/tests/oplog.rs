@@ -1,0 +1,70 @@
+//! The application log of `-logfolder` beside a log and slots that crash.
+
+use std::path::Path;
+
+use diskstore_storage::disk::SimDisk;
+use openraft::storage::{RaftStateMachine, SnapshotMeta};
+
+use super::{Place, after_power_loss, blank, command, log_id, normal};
+use crate::command::{Action, Answer, Condition};
+use crate::oplog::{GAP, OpLog};
+use crate::raft::state_machine::SlotsSnapshot;
+use crate::raft::types::{Entry, StoredMembership};
+
+fn bytes_in(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("log-file-n.log")).unwrap()
+}
+
+/// Entries of every kind, each slot's last one exact.
+fn script() -> Vec<Entry> {
+    let answer = Answer::Status;
+    let set = |condition| Action::Set { value: b"set", condition, answer };
+    let operations = [
+        (5, Action::Increment { by: 3 }),
+        (6, set(Condition::Always)),
+        (7, Action::Append { value: b"appended" }),
+        (8, set(Condition::IfAbsent)),
+        (8, set(Condition::IfAbsent)), // does nothing
+        (6, Action::Delete { condition: Condition::Always, answer }),
+        (9, Action::SetRange { offset: 2, value: b"range" }),
+    ];
+    let entries = operations.iter().zip(1..);
+    entries.map(|(operation, index)| normal(1, index, command(&[*operation]))).collect()
+}
+
+/// The pages of a running checkpoint reach the disk before the records of what they hold.
+#[tokio::test]
+async fn entries_that_are_replayed_over_slots_ahead_of_them_are_recorded() {
+    let (whole, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let oplog = OpLog::open(whole.path(), "n").unwrap();
+    let mut stores = Place::on(&SimDisk::new(1)).open_with(Some(oplog));
+    stores.apply(script()).await.unwrap();
+
+    let disk = SimDisk::new(2);
+    let mut stores = Place::on(&disk).open();
+    stores.append(std::iter::once(blank(1, 0)).chain(script()).collect()).await.unwrap();
+    stores.apply(script()).await.unwrap();
+    let shared = stores.shared.clone();
+    tokio::task::spawn_blocking(move || shared.write_back().unwrap()).await.unwrap();
+    let oplog = OpLog::open(crashed.path(), "n").unwrap();
+    let mut after = after_power_loss(&disk).open_with(Some(oplog));
+    assert_eq!(after.shared.applied().log_id, None);
+    assert_eq!(after.value(9), Some(b"\0\0range".to_vec()), "the page was written back");
+    after.apply(script()).await.unwrap();
+    assert_eq!(bytes_in(crashed.path()), bytes_in(whole.path()));
+}
+
+#[tokio::test]
+async fn what_comes_by_snapshot_is_marked_as_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let oplog = OpLog::open(folder.path(), "n").unwrap();
+    let mut stores = Place::on(&SimDisk::new(1)).open_with(Some(oplog));
+    stores.apply(script()).await.unwrap();
+    let before = bytes_in(folder.path());
+    let last_membership = StoredMembership::default();
+    let meta = SnapshotMeta { last_log_id: Some(log_id(1, 90)), last_membership };
+    stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
+    let after = bytes_in(folder.path());
+    let added = after.strip_prefix(&before[..]).unwrap();
+    assert!(added.windows(GAP.len()).any(|bytes| bytes == GAP.as_bytes()), "{added:?}");
+}
