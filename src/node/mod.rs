@@ -3,6 +3,7 @@
 //! Called by the programs and by `server`; calls `cluster`, `raft` and `machine`.
 
 mod error;
+mod local;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use error::StartError;
+use local::{READABLE_BOUND, catching_up};
 pub use start::{Progress, start};
 
 use crate::cluster::Forwarder;
@@ -29,8 +31,6 @@ use crate::status::{MemberStatus, Status, SyncStatus};
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
 /// How long the last checkpoint of a clean stop may take.
 const CHECKPOINT_BOUND: Duration = Duration::from_mins(2);
-/// How long a local read waits until this replica's state is one that ever was.
-const READABLE_BOUND: Duration = Duration::from_secs(5);
 /// Slots that one step of a scan reads at most.
 const SCAN_STEP: u64 = 4096;
 
@@ -108,38 +108,11 @@ impl Node {
     pub async fn read(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
         match level {
             ReadLevel::Log => self.write(commands).await,
-            ReadLevel::Local => self.read_local(&commands).await,
+            ReadLevel::Local => local::read(self.consensus(), &commands).await,
             ReadLevel::Linearizable | ReadLevel::Lease => {
                 self.forwarder.read(commands, level).await
             }
         }
-    }
-
-    /// This replica's committed and durable values: the slot is copied first, then the log is
-    /// waited for up to the entry that wrote it (`TRUST.md` C18).
-    async fn read_local(&self, commands: &[Command]) -> Vec<CommandResult> {
-        let consensus = self.consensus();
-        let shared = consensus.shared();
-        if !shared.is_readable() {
-            let ready = tokio::time::timeout(READABLE_BOUND, shared.wait_applied(0)).await;
-            if ready.is_err() {
-                return vec![Err(catching_up()); commands.len()];
-            }
-        }
-        let mut results: Vec<CommandResult> =
-            commands.iter().map(|command| shared.machine.read(command)).collect();
-        if !shared.is_readable() {
-            return vec![Err(catching_up()); commands.len()]; // a snapshot began meanwhile
-        }
-        let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
-        let newest = outcomes.map(|outcome| outcome.version).max().unwrap_or(0);
-        if let Some(position) = consensus.wal().position_of(newest)
-            && position > consensus.wal().durable()
-            && consensus.syncer().wait(position).await.is_err()
-        {
-            results.fill(Err(Failure::Stopping));
-        }
-        results
     }
 
     /// At most `count` slots of this replica that hold a value, from `from` on, and where to go on.
@@ -308,11 +281,6 @@ impl Node {
         self.consensus().stop().await;
         tracing::info!(elapsed = ?begun.elapsed(), "stopped");
     }
-}
-
-/// What a reader hears while the slots are no state that ever was.
-fn catching_up() -> Failure {
-    Failure::Busy { reason: "this member is still catching up".to_owned() }
 }
 
 fn role_of(view: &View, member_id: u64) -> &'static str {

@@ -2,6 +2,7 @@
 
 mod agree;
 mod crash;
+mod local;
 mod pitfalls;
 
 use std::path::Path;

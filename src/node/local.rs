@@ -1,0 +1,42 @@
+//! Reads of this replica alone: what it holds, committed and durable, however old.
+//!
+//! Called by the node; calls `raft` and `machine`.
+
+use std::time::Duration;
+
+use crate::command::{Command, CommandResult, Failure};
+use crate::raft::Consensus;
+
+/// How long a local read waits until this replica's state is one that ever was.
+pub(super) const READABLE_BOUND: Duration = Duration::from_secs(5);
+
+/// This replica's values: the slots are copied first, then the log is waited for up to the entry
+/// that wrote the newest of them (`TRUST.md` C18).
+pub(super) async fn read(consensus: &Consensus, commands: &[Command]) -> Vec<CommandResult> {
+    let shared = consensus.shared();
+    if !shared.is_readable() {
+        let ready = tokio::time::timeout(READABLE_BOUND, shared.wait_applied(0)).await;
+        if ready.is_err() {
+            return vec![Err(catching_up()); commands.len()];
+        }
+    }
+    let mut results: Vec<CommandResult> =
+        commands.iter().map(|command| shared.machine.read(command)).collect();
+    if !shared.is_readable() {
+        return vec![Err(catching_up()); commands.len()]; // a snapshot began meanwhile
+    }
+    let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
+    let newest = outcomes.map(|outcome| outcome.version).max().filter(|version| *version > 0);
+    if let Some(position) = newest.and_then(|index| consensus.wal().position_of(index))
+        && position > consensus.wal().durable()
+        && consensus.syncer().wait(position).await.is_err()
+    {
+        results.fill(Err(Failure::Stopping));
+    }
+    results
+}
+
+/// What a reader hears while the slots are no state that ever was.
+pub(super) fn catching_up() -> Failure {
+    Failure::Busy { reason: "this member is still catching up".to_owned() }
+}
