@@ -155,7 +155,7 @@ fn a_prepared_segment_is_told_from_one_that_lost_its_header() {
     assert_eq!(text.lines().last(), Some("segment 1: prepared, not used yet"));
 
     disk.write_file(&path("zeros"), &bytes);
-    assert!(matches!(text_of(&disk, &path("zeros")), Err(Error::Corrupt { offset: 0, .. })));
+    assert!(matches!(text_of(&disk, &path("zeros")), Err(Error::Foreign { .. })));
 }
 
 #[test]
