@@ -28,11 +28,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, FsWord, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Disk, File, Lock, Map, Poison, WriteMode, assert_aligned};
+use super::{Disk, File, Lock, Map, Poison, WriteMode, assert_aligned, is_aligned};
 use crate::{Error, Result};
 
 /// Zeros written at once where space cannot be reserved otherwise, in bytes.
 const ZERO_BYTES: usize = 1 << 20;
+/// Reads of at least so many aligned bytes go around the page cache in the direct modes.
+const DIRECT_READ_BYTES_MIN: usize = 64 << 10;
 
 /// File systems that write every block to a new place: reserved space does not help them, and
 /// only blocks that hold bytes count. Source: linux/magic.h; OpenZFS and bcachefs sources.
@@ -239,6 +241,14 @@ impl File for RealFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        // Large reads of a log that is read once leave the page cache alone.
+        if let Some(direct) = &self.direct
+            && buffer.len() >= DIRECT_READ_BYTES_MIN
+            && is_aligned(buffer, offset)
+            && direct.read_exact_at(buffer, offset).is_ok()
+        {
+            return Ok(());
+        }
         // Retries short reads and EINTR.
         self.buffered.read_exact_at(buffer, offset).map_err(self.error("read", offset))
     }
@@ -282,7 +292,7 @@ impl File for RealFile {
 /// `O_SYNC`, which also writes the time of modification, a journal commit for every batch.
 fn open_direct(path: &Path) -> io::Result<Option<fs::File>> {
     let flag = i32::try_from(OFlags::DIRECT.bits()).expect("invariant: an open flag is an int");
-    match OpenOptions::new().write(true).custom_flags(flag).open(path) {
+    match OpenOptions::new().read(true).write(true).custom_flags(flag).open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(None),
         Err(error) => Err(error),
