@@ -108,7 +108,7 @@ impl Slots {
         self.area.check_value(image.value.as_deref().unwrap_or_default())?;
         check_index(image.index)?;
         if image.index == 0 && image.value.is_some() {
-            return Err(Error::OutOfRange { what: "log index", value: 0, limit: INDEX_MAX });
+            return Ok(false); // no entry wrote this: there is nothing to bring
         }
         let _lock = self.locks.lock_one(image.key);
         let loaded = self.area.load_owned(image.key);
