@@ -284,7 +284,7 @@ fn every_file_of_code_is_a_module_of_its_folder() {
             "mod" => (folder.parent().unwrap(), folder.file_name().unwrap().to_str().unwrap()),
             _ => (folder, stem),
         };
-        let owners = [folder.join("mod.rs"), folder.join("lib.rs"), folder.with_extension("rs")];
+        let owners = ["mod.rs", "lib.rs", "main.rs"].map(|name| folder.join(name));
         let declared = files
             .iter()
             .filter(|file| owners.iter().any(|owner| Path::new(&file.path) == owner))

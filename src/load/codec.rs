@@ -42,7 +42,8 @@ pub enum Step<'a> {
     More,
     /// So many bytes were no reply and are done with.
     Passed(usize),
-    /// So many bytes were the reply to the oldest operation that waits for one.
+    /// So many bytes, 0 if they answer further ones too, were the reply to the oldest operation that
+    /// waits for one.
     Reply(usize, Reply<'a>),
 }
 
@@ -62,6 +63,9 @@ pub trait Codec: Send {
 
     /// Appends one operation.
     fn request(&mut self, operation: &Operation<'_>, output: &mut Vec<u8>);
+
+    /// Appends what follows the last of the operations that are sent at once.
+    fn end_batch(&mut self, _output: &mut Vec<u8>) {}
 
     /// Looks at the front of what was received; what must be answered to it is appended to `output`.
     ///

@@ -120,6 +120,11 @@ impl Connection {
         self.output.is_empty()
     }
 
+    /// True if the socket takes no more for now.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.wants_room
+    }
+
     /// Where the next requests are appended.
     pub(super) fn request(&mut self) -> (&mut dyn Codec, &mut Vec<u8>) {
         (self.codec.as_mut(), &mut self.output)

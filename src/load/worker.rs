@@ -260,7 +260,8 @@ impl<'a> Worker<'a> {
         self.news = (self.news.0 + news.0, self.news.1 + news.1);
         outcome?;
         let connection = &mut self.connections[index];
-        if is_new || !connection.is_flushed() {
+        // Otherwise what is to be written goes out with the next operations. // I1
+        if is_new || connection.is_blocked() {
             connection.flush(&self.epoll, index as u64)?;
         }
         if is_new && connection.is_ready() {
@@ -272,9 +273,23 @@ impl<'a> Worker<'a> {
     /// Sends what the connection has room for.
     fn pump(&mut self, index: usize, now: u64) {
         let connection = &self.connections[index];
-        if !self.is_running || connection.state != State::Open || !connection.is_flushed() {
+        if connection.state != State::Open {
             return;
         }
+        if self.is_running && !connection.is_blocked() {
+            self.issue_batch(index, now);
+        }
+        let connection = &mut self.connections[index];
+        if !connection.is_flushed()
+            && let Err(error) = connection.flush(&self.epoll, index as u64)
+        {
+            self.lose(index, &words(&error), now);
+        }
+    }
+
+    /// Lays out all operations that are to be sent at once.
+    fn issue_batch(&mut self, index: usize, now: u64) {
+        let connection = &self.connections[index];
         let waiting = connection.waiting.len() as u64;
         let count = match self.schedule.pace {
             Pace::Closed if waiting > 0 || now >= self.schedule.end => 0,
@@ -283,18 +298,15 @@ impl<'a> Worker<'a> {
                 (self.due_of(index) - connection.issued).min(self.shared.load.pipeline - waiting)
             }
         };
+        let count = count.min(self.requests_left);
+        if count == 0 {
+            return;
+        }
         for _ in 0..count {
-            if self.requests_left == 0 {
-                break;
-            }
             self.issue(index, now);
         }
-        let connection = &mut self.connections[index];
-        if !connection.is_flushed()
-            && let Err(error) = connection.flush(&self.epoll, index as u64)
-        {
-            self.lose(index, &words(&error), now);
-        }
+        let (codec, output) = self.connections[index].request();
+        codec.end_batch(output);
     }
 
     /// How many operations of an open loop have become due on a connection.

@@ -9,6 +9,8 @@
 //! - I2: a session that fails ends alone.
 
 mod ask;
+#[doc(hidden)]
+pub mod bench;
 mod clients;
 mod detect;
 mod keys;
