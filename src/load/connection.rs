@@ -195,12 +195,20 @@ impl Connection {
                 Ok(Step::More) => return Ok(passed),
                 Ok(Step::Passed(count)) => passed += count,
                 Ok(Step::Reply(count, reply)) => {
-                    let sent = self.waiting.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+                    let Some(sent) = self.waiting.pop_front() else { return Err(unasked(reply)) };
                     answered(sent, reply);
                     passed += count;
                 }
                 Err(Foreign) => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
+    }
+}
+
+/// A server may say why it takes no connection before anything was asked.
+fn unasked(reply: Reply<'_>) -> io::Error {
+    match reply {
+        Reply::Refused(words) => io::Error::other(String::from_utf8_lossy(words)),
+        Reply::Done | Reply::Value(_) | Reply::Missing => io::ErrorKind::InvalidData.into(),
     }
 }

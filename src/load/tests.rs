@@ -204,6 +204,22 @@ fn what_is_no_reply_ends_the_connection() {
 }
 
 #[test]
+fn a_server_that_takes_no_connection_is_heard() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            stream.unwrap().write_all(b"-ERR max number of clients\r\n").unwrap_or_default();
+        }
+    });
+    let timeout = Duration::from_millis(100);
+    let duration = Some(Duration::from_millis(300));
+    let report = report(&Load { duration, timeout, ..load(target, 10) });
+    let heard = |errors: &ErrorReport| errors.first == "connection: ERR max number of clients";
+    assert!(report.errors.iter().any(heard), "{:?}", report.errors);
+}
+
+#[test]
 fn a_stall_counts_for_all_operations_that_were_due_meanwhile() {
     let stall = Duration::from_millis(500);
     let target = server(move || {

@@ -140,7 +140,7 @@ pub(crate) const NOT_MEASURED: [&str; 6] = [
 pub(crate) struct Row {
     /// What is compared.
     pub(crate) goal: String,
-    /// Ours, and the other's.
+    /// Ours and the other's, where they are compared.
     pub(crate) values: Option<[f64; 2]>,
     /// What the row comes to.
     pub(crate) is: Option<f64>,
@@ -206,13 +206,14 @@ fn row(goal: &Goal, results: &Results) -> Row {
         }
     };
     let is = values.map(|(ours, others)| ours / others);
+    let is_ratio = matches!(goal.bound, Bound::Throughput(..) | Bound::P99(..));
     let outcome = match is {
         None => "not measured",
         Some(is) if (at_least && is >= limit) || (!at_least && is <= limit) => "met",
         Some(_) => "missed",
     };
     let sign = if at_least { ">=" } else { "<=" };
-    let values = values.map(|(ours, others)| [ours, others]);
+    let values = values.filter(|_| is_ratio).map(|(ours, others)| [ours, others]);
     Row { goal: format!("{text} {sign} {limit:.2}"), values, is, outcome }
 }
 
@@ -225,23 +226,22 @@ fn mean(runs: &[Measured], of: fn(&Measured) -> f64) -> Option<f64> {
 pub(crate) fn table(rows: &[Row], results: &Results) -> String {
     let mut text = String::new();
     let mut line = |line: &str| writeln!(text, "{}", line.trim_end()).unwrap_or_default();
-    line(
-        "GOAL                                                                        OURS      OTHER       IS",
-    );
+    line(&format!("{:<72} {:>10} {:>10} {:>8}", "GOAL", "OURS", "OTHER", "IS"));
     for Row { goal, values, is, outcome } in rows {
         let cells = match (values, is) {
             (Some([ours, others]), Some(is)) => format!("{ours:>10.2} {others:>10.2} {is:>8.2}"),
-            _ => " ".repeat(30),
+            (None, Some(is)) => format!("{is:>30.2}"),
+            (_, None) => " ".repeat(30),
         };
-        line(&format!("{goal:<68} {cells}  {outcome}"));
+        line(&format!("{goal:<72} {cells}  {outcome}"));
     }
-    line(
-        "\nRUN                                       PER S     P50 MS     P99 MS   SERVER US    WRITTEN  ERRORS",
-    );
+    let head = ["PER S", "P50 MS", "P99 MS", "SERVER US", "WRITTEN", "ERRORS"];
+    let head = head.map(|name| format!("{name:>11}")).concat();
+    line(&format!("\n{:<38}{head}", "RUN"));
     for ((engine, work), runs) in results {
         for run in runs {
             line(&format!(
-                "{:<17} {:<20} {:>9.0} {:>10.3} {:>10.3} {:>11.2} {:>10.2} {:>7}",
+                "{:<17} {:<20}{:>11.0}{:>11.3}{:>11.3}{:>11.2}{:>11.2}{:>11}",
                 engine.name(),
                 work.describe(),
                 run.per_second,
