@@ -278,7 +278,11 @@ async fn open_files(
         SyncPolicy::Always => wal::SyncMode::Always,
         SyncPolicy::Never => wal::SyncMode::OnRequest,
     };
-    let log_options = wal::Options { sync, ..wal::Options::default() };
+    let mut log_options = wal::Options { sync, ..wal::Options::default() };
+    // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
+    // first, and removing many at once makes the disk busy with what it forgets.
+    let segments = policy.checkpoint_bytes / log_options.segment_bytes + 1;
+    log_options.recycle_count_max = usize::try_from(segments).unwrap_or(usize::MAX);
     let is_member = place.identity.standing == Standing::Member;
     tokio::task::spawn_blocking(move || {
         let options = slots::Options::new(memory_bytes);
