@@ -1,60 +1,79 @@
-//! Spreads the writing of a checkpoint over time, so that it takes little from those who write.
+//! Spreads work that nobody waits for, a checkpoint or a snapshot, over time, so that it takes
+//! little from those who write meanwhile.
 //!
-//! Called by the checkpoint between two rounds; looks at the log and the clock, and sleeps.
+//! Called by `state_machine` and `snapshot` after each step of the work. While nobody writes the
+//! work goes at full speed, and it is never spread so far that the log behind it grows for ever.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use diskstore_storage::slots::{ROUND_PAGES_DEFAULT, Slots};
+use tokio::time::Instant;
 
-use super::syncer::Syncer;
-
-/// At most this many times as long as a round took is slept before the next one.
+/// A rest is so many times as long as the step before it took ...
 const IDLE_FACTOR: u32 = 8;
-/// How often a sleeper looks whether it may go on sleeping.
-const SLICE: Duration = Duration::from_millis(5);
+/// ... and at most so long, so that a slow step is not followed by silence.
+const REST_MAX: Duration = Duration::from_millis(100);
+/// Somebody writes if the log grew by more than this during a step.
+const BUSY_BYTES: u64 = 1024;
 
-/// The pace of one checkpoint. It is on schedule while the share of its rounds that are done is at
-/// least the share of `spread_bytes` by which the log has grown since it began.
-pub(super) struct Pace<'a> {
-    slots: &'a Slots,
-    syncer: &'a Syncer,
-    spread_bytes: &'a AtomicU64,
-    log_bytes_then: u64,
-    round_count: u64,
-    done_count: u64,
-    since: Instant,
+/// The pace of one piece of work.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Steps, or whatever else the progress is counted in; at least 1.
+    total: u64,
+    log_bytes_at_begin: u64,
+    log_bytes: u64,
+    step_began: Instant,
 }
 
-impl<'a> Pace<'a> {
-    /// The pace of a checkpoint that begins now. It goes at full speed while `spread_bytes` is 0,
-    /// which may change as it goes on.
-    pub(super) fn new(slots: &'a Slots, syncer: &'a Syncer, spread_bytes: &'a AtomicU64) -> Self {
-        let round_count = slots.dirty_pages().div_ceil(ROUND_PAGES_DEFAULT).max(1);
-        let (log_bytes_then, since) = (syncer.log_bytes(), Instant::now());
-        Pace { slots, syncer, spread_bytes, log_bytes_then, round_count, done_count: 0, since }
+impl Pace {
+    /// Work of `total` units begins, when `log_bytes` have been written to the log.
+    pub(super) fn new(total: u64, log_bytes: u64) -> Pace {
+        let step_began = Instant::now();
+        Pace { total: total.max(1), log_bytes_at_begin: log_bytes, log_bytes, step_began }
     }
 
-    /// Sleeps after a round, unless the checkpoint is late or somebody waits for it.
-    pub(super) fn rest(&mut self) {
-        self.done_count += 1;
-        let end = Instant::now() + self.since.elapsed() * IDLE_FACTOR;
-        while self.is_early() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            std::thread::sleep(left.min(SLICE));
-        }
-        self.since = Instant::now();
+    /// How long to rest before the next step, when `done` units are done. None at all once the
+    /// share that is done is below that of `spread_bytes` by which the log has grown since the
+    /// work began.
+    pub(super) fn rest(&mut self, done: u64, log_bytes: u64, spread_bytes: u64) -> Duration {
+        let is_busy = log_bytes.saturating_sub(self.log_bytes) > BUSY_BYTES;
+        let grown = log_bytes.saturating_sub(self.log_bytes_at_begin);
+        let is_late = u128::from(grown) * u128::from(self.total)
+            > u128::from(spread_bytes) * u128::from(done);
+        let rest = if is_busy && !is_late {
+            (self.step_began.elapsed() * IDLE_FACTOR).min(REST_MAX)
+        } else {
+            Duration::ZERO
+        };
+        self.log_bytes = log_bytes;
+        self.step_began = Instant::now() + rest;
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// The rest after the first tenth of some work, a moment after it began.
+    fn rest(grown: u64, spread_bytes: u64) -> Duration {
+        let mut pace = Pace::new(100, 7 * MIB);
+        std::thread::sleep(Duration::from_millis(1));
+        pace.rest(10, 7 * MIB + grown, spread_bytes)
     }
 
-    fn is_early(&self) -> bool {
-        let spread_bytes = self.spread_bytes.load(Ordering::Relaxed);
-        let grown = self.syncer.log_bytes().saturating_sub(self.log_bytes_then);
-        let is_on_schedule = u128::from(grown) * u128::from(self.round_count)
-            <= u128::from(spread_bytes) * u128::from(self.done_count);
-        // At the memory budget applying waits for this checkpoint.
-        spread_bytes > 0 && is_on_schedule && !self.slots.over_budget()
+    #[test]
+    fn work_rests_while_somebody_writes() {
+        assert!(rest(MIB, 100 * MIB) >= Duration::from_millis(8));
+        assert!(rest(MIB, 100 * MIB) <= REST_MAX);
+    }
+
+    #[test]
+    fn work_goes_on_at_once_while_nobody_writes_or_once_it_is_late() {
+        assert_eq!(rest(0, 100 * MIB), Duration::ZERO);
+        assert_eq!(rest(11 * MIB, 100 * MIB), Duration::ZERO);
+        assert_eq!(rest(MIB, 0), Duration::ZERO);
     }
 }

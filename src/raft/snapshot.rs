@@ -26,6 +26,7 @@ use openraft::storage::Snapshot;
 use tokio::time::Instant;
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, dial, in_time};
+use super::pace::Pace;
 use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::types::{TypeConfig, Vote};
@@ -123,8 +124,10 @@ struct Sent<'a> {
 impl Sent<'_> {
     /// Sends all slots whose index is above `changed_after`.
     async fn send_changed(&mut self, changed_after: u64) -> io::Result<()> {
-        let mut next = Some(0);
-        let mut last_sent = Instant::now();
+        let (mut next, mut last_sent) = (Some(0), Instant::now());
+        let geometry = self.sender.shared.machine.slots().geometry();
+        let log_bytes = || self.sender.wal.log_bytes();
+        let mut pace = Pace::new(geometry.slot_count(), log_bytes());
         while let Some(from) = next {
             let slots = self.sender.shared.machine.slots().clone();
             // Reading may fault pages in from the disk.
@@ -141,6 +144,11 @@ impl Sent<'_> {
             }
             last_sent = Instant::now();
             self.send(images).await?;
+            // The log that is kept for the transfer grows to the size of the data file at most.
+            let spread_bytes = geometry.file_bytes();
+            if let Some(done) = next {
+                tokio::time::sleep(pace.rest(done, log_bytes(), spread_bytes)).await;
+            }
         }
         Ok(())
     }

@@ -177,12 +177,17 @@ impl MachineShared {
         let Some(log_id) = applied.log_id else { return Ok(()) };
         let _running = self.checkpoint.lock();
         let started = std::time::Instant::now();
-        let slots = self.machine.slots();
-        let mut pace = Pace::new(slots, &self.syncer, &self.spread_bytes);
-        let outcome = slots.checkpoint(
+        let data = self.machine.slots();
+        let round_count = data.dirty_pages().div_ceil(slots::ROUND_PAGES_DEFAULT);
+        let (mut done, mut pace) = (0, Pace::new(round_count, self.syncer.log_bytes()));
+        let outcome = data.checkpoint(
             Self::target(applied, log_id),
             &mut || {
-                pace.rest();
+                done += 1;
+                // At the memory budget applying waits for this checkpoint.
+                let is_urgent = data.over_budget();
+                let spread = if is_urgent { 0 } else { self.spread_bytes.load(Ordering::Relaxed) };
+                std::thread::sleep(pace.rest(done, self.syncer.log_bytes(), spread));
                 self.syncer.barrier_blocking()
             },
             &self.cancel_checkpoint,
