@@ -275,14 +275,14 @@ async fn admit(
     members: &BTreeMap<u64, MemberView>,
 ) -> JoinReply {
     let consensus = forwarder.consensus();
-    if let Some(known) = members.get(&request.member_id) {
-        if known.member == request.member {
-            return accepted(forwarder);
-        }
-        return set_member(forwarder, request).await;
+    let known = members.get(&request.member_id);
+    if known.is_some_and(|known| known.member == request.member) {
+        return accepted(forwarder);
     }
     let name = &request.member.name;
-    let namesakes = members.iter().filter(|(_, other)| other.member.name == *name);
+    let namesakes = members
+        .iter()
+        .filter(|(id, other)| **id != request.member_id && other.member.name == *name);
     for (id, other) in namesakes {
         let is_self = *id == consensus.member_id();
         if is_self || !consensus.is_silent(*id, Duration::from_millis(ELECTION_MS_MAX)) {

@@ -140,7 +140,7 @@ struct Shared<'a> {
 /// # Errors
 /// What the system refused to a thread: memory, descriptors.
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
-    raise_descriptor_limit()?;
+    crate::descriptors::raise_limit()?;
     let threads = load.threads.min(load.clients);
     let shared = Shared {
         load,
@@ -166,14 +166,6 @@ pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::
         all.add(tally);
     }
     Ok(Report::new(load, &all))
-}
-
-/// Thousands of connections are more than a program may open by default.
-fn raise_descriptor_limit() -> std::io::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// Nanoseconds since `begin`.

@@ -50,8 +50,10 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
             || then.elapsed() >= AGE_MAX && slots.dirty_pages() > 0;
         // One that was cancelled by an install never shows; after a while another is asked for.
         if is_due && (!is_running || then.elapsed() >= CANCELLED_AFTER) {
-            (log_bytes_then, then) = (log_bytes, Instant::now());
-            is_running = true;
+            if !is_running {
+                log_bytes_then = log_bytes; // one that is spread over time may be asked for twice
+            }
+            (then, is_running) = (Instant::now(), true);
             let spread_bytes = (policy.checkpoint_bytes / 8 * 7).min(policy.dirty_bytes_max / 8);
             consensus.trigger_checkpoint(spread_bytes).await;
         }

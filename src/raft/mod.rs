@@ -33,8 +33,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diskstore_storage::wal::Wal;
-use futures_util::StreamExt;
-use openraft::async_runtime::WatchReceiver;
+use futures_util::{FutureExt, StreamExt};
+use openraft::async_runtime::{Watch, WatchReceiver};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::metrics::RaftMetrics;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
@@ -186,6 +186,18 @@ pub enum ProposeError {
     Failed(Failure),
 }
 
+/// Waits until what is watched changes after now, or `bound` has passed.
+async fn next_change<W, T, R>(mut metrics: R, bound: Duration)
+where
+    W: Watch,
+    T: Send + Sync,
+    R: WatchReceiver<W, T>,
+{
+    // A new receiver has seen what the one that it is a copy of had: all that came since is old.
+    let _old = metrics.changed().now_or_never();
+    drop(tokio::time::timeout(bound, metrics.changed()).await);
+}
+
 fn config() -> Result<Arc<Config>, openraft::ConfigError> {
     let config = Config {
         cluster_name: "diskstore".into(),
@@ -327,14 +339,12 @@ impl Consensus {
 
     /// Waits until what [`Consensus::view`] gives has changed, or `bound` has passed.
     pub async fn changed(&self, bound: Duration) {
-        let mut metrics = self.raft.server_metrics();
-        drop(tokio::time::timeout(bound, metrics.changed()).await);
+        next_change(self.raft.server_metrics(), bound).await;
     }
 
     /// As [`Consensus::changed`], for what moves with every entry.
     pub async fn changed_data(&self, bound: Duration) {
-        let mut metrics = self.raft.metrics();
-        drop(tokio::time::timeout(bound, metrics.changed()).await);
+        next_change(self.raft.metrics(), bound).await;
     }
 
     /// Proposes commands together; answers in order. `Unknown` for those without an answer within
@@ -422,11 +432,11 @@ impl Consensus {
 
     /// Writes a checkpoint at once; returns its index once it survives power loss.
     pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
-        self.shared.spread_checkpoint(0);
         let wanted = self.shared.applied().log_id.map(|log_id| log_id.index);
         let deadline = Instant::now() + bound;
         // One that runs already, of an older state, takes no second order: it is asked again.
         while Instant::now() < deadline {
+            self.shared.spread_checkpoint(0);
             self.raft.trigger().snapshot().await.ok()?;
             let wait = self.raft.wait(Some(CHECKPOINT_STEP));
             let is_done = |metrics: &RaftMetrics<TypeConfig>| {

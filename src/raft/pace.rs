@@ -39,7 +39,7 @@ impl Pace {
         let is_busy = log_bytes.saturating_sub(self.log_bytes) > BUSY_BYTES;
         let grown = log_bytes.saturating_sub(self.log_bytes_at_begin);
         let is_late = u128::from(grown) * u128::from(self.total)
-            > u128::from(spread_bytes) * u128::from(done);
+            > u128::from(spread_bytes) * u128::from(done.min(self.total));
         let rest = if is_busy && !is_late {
             (self.step_began.elapsed() * IDLE_FACTOR).min(REST_MAX)
         } else {

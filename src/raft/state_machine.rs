@@ -183,6 +183,7 @@ impl MachineShared {
         let outcome = data.checkpoint(
             Self::target(applied, log_id),
             &mut || {
+                // Between the copying of a round and its writing.
                 done += 1;
                 // At the memory budget applying waits for this checkpoint.
                 let is_urgent = data.over_budget();

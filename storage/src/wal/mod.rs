@@ -61,9 +61,9 @@ pub enum SyncMode {
     /// Every batch, before it counts as durable.
     #[default]
     Always,
-    /// Only by [`Wal::sync`], and with every batch that holds a vote. Any other batch counts as durable once it is written, which is not true: a
-    /// power loss may take the batches since the last sync. A batch claims only what was synced,
-    /// so such a loss reads as a torn end.
+    /// Only by [`Wal::sync`], and with every batch that holds a vote. Any other batch counts as
+    /// durable once it is written, which is not true: a power loss may take the batches since the
+    /// last sync. A batch claims only what was synced, so such a loss reads as a torn end.
     OnRequest,
 }
 

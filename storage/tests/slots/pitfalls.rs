@@ -204,7 +204,8 @@ fn a_page_that_changes_while_it_is_dropped_keeps_the_change() {
 fn a_file_that_fits_in_the_budget_stays_in_memory() {
     let geometry = crossing();
     let disk = disk();
-    let slots = create(&disk, geometry, Options::new(geometry.file_bytes())).unwrap();
+    let memory_bytes_max = (geometry.page_count() + 1) * diskstore_storage::slots::PAGE_BYTES;
+    let slots = create(&disk, geometry, Options::new(memory_bytes_max)).unwrap();
     for key in 0..geometry.slot_count() {
         set(&slots, key, key + 1, b"stays").unwrap();
     }
