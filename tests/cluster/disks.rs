@@ -1,7 +1,7 @@
 //! Disks that are full, that fail, and that hold other bytes than were written.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use diskstore_storage::slots::DATA_OFFSET;
 
@@ -9,6 +9,7 @@ use crate::load::{Filler, History, Load};
 use crate::logs::{BLOCK_BYTES, batches, overwrite};
 use crate::nodes::{Cluster, Node, wait_for, wait_until};
 use crate::resp::{Failure, Value};
+use crate::strace::Injector;
 
 /// Acknowledged writes before and after a fault.
 const WRITES: u64 = 100;
@@ -98,32 +99,6 @@ fn a_disk_that_is_full_refuses_a_start_and_writes_but_no_reads() {
     drop(disk);
 }
 
-/// A tracer that makes system calls of a process fail.
-struct Injector(Child);
-
-impl Injector {
-    /// `None`, loudly, where there is no strace.
-    fn attach(node: &Node, calls: &str) -> Option<Injector> {
-        let pid = node.pid().as_raw_nonzero().to_string();
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-p", &pid, "-e", &format!("trace={calls}")]);
-        command.args(["-e", &format!("inject={calls}:error=EIO"), "-o", "/dev/null"]);
-        let spawned = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-        let Ok(child) = spawned else {
-            eprintln!("SKIPPED: no strace here, failing disks are not tested");
-            return None;
-        };
-        Some(Injector(child))
-    }
-}
-
-impl Drop for Injector {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 #[test]
 fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
     let mut cluster = Cluster::of_three(&["-checkpoint-mib", "1", "-keep-mib", "0"]);
@@ -134,7 +109,7 @@ fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
     let (leader, follower, _) = cluster.roles();
     for (index, calls) in [(follower, writes), (leader, writes), (follower, "fdatasync,fsync")] {
         load.wait_more(WRITES);
-        let Some(injector) = Injector::attach(&cluster.nodes[index], calls) else { return };
+        let Some(injector) = Injector::fail(&cluster.nodes[index], calls) else { return };
         let before = cluster.nodes[index].words().len();
         let status = cluster.nodes[index].wait_exit();
         drop(injector);

@@ -15,3 +15,5 @@ mod logs;
 mod members;
 mod nodes;
 mod resp;
+mod stalls;
+mod strace;
