@@ -11,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::{Deserialize, Deserializer};
 
@@ -275,10 +276,39 @@ pub struct Refusal {
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Refusal> {
     let mut table = Invocation::command();
     table.build();
-    let normal = normalise(&table, arguments.into_iter().collect());
+    let typed: Vec<OsString> = arguments.into_iter().collect();
+    let normal = normalise(&table, typed.clone());
     Invocation::try_parse_from(normal).map_err(|error| Refusal {
-        text: with_single_dashes(&table, &error.render().to_string()),
+        text: stray_value(&table, &typed, &error)
+            .unwrap_or_else(|| with_single_dashes(&table, &error.render().to_string())),
         exit_code: if error.use_stderr() { 2 } else { 0 },
+    })
+}
+
+/// What is said of a word that stands where only a joined value of a boolean can.
+fn stray_value(table: &clap::Command, typed: &[OsString], error: &clap::Error) -> Option<String> {
+    let refused = error.get(ContextKind::InvalidSubcommand);
+    let Some(ContextValue::String(word)) = refused.or_else(|| error.get(ContextKind::InvalidArg))
+    else {
+        return None;
+    };
+    let before = typed.iter().position(|argument| argument == word.as_str())?.checked_sub(1)?;
+    let (name, None) = split_flag(typed.get(before)?)? else { return None };
+    let commands: Vec<String> =
+        table.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    if nearest(word, &commands).is_some() {
+        return None; // misspelt, or a command with flags of a node
+    }
+    let mut scopes = std::iter::once(table).chain(table.get_subcommands());
+    let is_boolean = scopes.any(|scope| {
+        let mut flags = scope.get_arguments().filter(|flag| flag.get_long() == Some(name));
+        flags.any(clap::Arg::is_require_equals_set)
+    });
+    is_boolean.then(|| {
+        format!(
+            "error: `{word}` behind -{name}: that flag stands alone, or takes its value joined, \
+             -{name}=true or -{name}=false\n"
+        )
     })
 }
 
@@ -331,6 +361,10 @@ fn normalise(table: &clap::Command, arguments: Vec<OsString>) -> Vec<OsString> {
             let takes_next = value.is_none() && takes_value(scope, name);
             let value = if takes_next { rest.next() } else { value.map(OsStr::to_owned) };
             normal.push(joined(name, value));
+        } else if std::ptr::eq(scope, table) && argument == "help" {
+            normal.extend(rest.find(|word| table.find_subcommand(word).is_some()));
+            normal.push("--help".into());
+            break;
         } else if std::ptr::eq(scope, table) {
             // The first argument that is no flag names the sub-command.
             scope = argument.to_str().and_then(|name| table.find_subcommand(name)).unwrap_or(scope);
@@ -479,7 +513,18 @@ mod tests {
         }
         assert_eq!(refused("-insecure=yes").exit_code, 2);
         // Apart it is an argument, as in Go.
-        assert_eq!(refused("-insecure false").exit_code, 2);
+        for (line, words) in [
+            ("-insecure yes", "`yes` behind -insecure: that flag stands alone"),
+            ("-id a --insecure false", "-insecure=true or -insecure=false"),
+            ("status -json yes", "`yes` behind -json: that flag stands alone"),
+        ] {
+            let refusal = refused(line);
+            assert_eq!(refusal.exit_code, 2);
+            assert!(refusal.text.contains(words), "{line}: {}", refusal.text);
+        }
+        for line in ["-insecure statsu", "-id a yes", "yes -insecure"] {
+            assert!(!refused(line).text.contains("behind"), "{line}: {}", refused(line).text);
+        }
     }
 
     #[test]
@@ -536,6 +581,9 @@ mod tests {
             assert!(!refusal.text.contains(" --p"), "{}", refusal.text);
         }
         assert_eq!(refused("get -help").exit_code, 0);
+        assert_eq!(refused("help"), refused("-help"));
+        assert_eq!(refused("help get"), refused("get -help"));
+        assert_eq!(settings("-id help").id.as_deref(), Some("help"));
         let refusal = refused("-version");
         assert_eq!(refusal.exit_code, 0);
         assert_eq!(refusal.text.trim(), concat!("diskstore ", env!("CARGO_PKG_VERSION")));

@@ -24,6 +24,7 @@ fn wrong_usage_exits_with_2_and_names_the_thing() {
         (&["-port", "host"], "-port `host`"),
         (&["-read", "fast"], "give one of linearizable, lease, local, log"),
         (&["-insecure=maybe"], "-insecure"),
+        (&["-insecure", "yes"], "`yes` behind -insecure"),
         (&["-port", "0.0.0.0:5"], "add -insecure"),
         (&["-id", "../x"], "-id `../x`"),
         (&["-join", "a b"], "-join `a b`"),
@@ -40,7 +41,7 @@ fn wrong_usage_exits_with_2_and_names_the_thing() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for arguments in [&["-h"][..], &["-help"], &["--help"], &["demo", "-help"]] {
+    for arguments in [&["-h"][..], &["-help"], &["--help"], &["demo", "-help"], &["help"]] {
         let output = run(arguments);
         assert!(output.status.success() && output.stderr.is_empty());
         assert!(stdout(&output).contains("Usage: diskstore"));
