@@ -24,7 +24,7 @@ const MAGIC_BYTES: usize = 8;
 const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
 
 /// Prints what is in a file: an identity, a segment of the log, a data file or a double write file,
-/// told apart by their first bytes.
+/// told apart by their first bytes; and what the empty lock file is for.
 ///
 /// # Errors
 /// `Io` if the file cannot be read or the text not be written; `Foreign` if it is none of these;
@@ -37,7 +37,11 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
     }
     let mut report = Report { path, out, lines: 0 };
     report.head(format_args!("file {}, {} bytes", path.display(), file.len()?))?;
+    let is_lock = path.file_name() == Some(OsStr::new(identity::LOCK_NAME)) && file.len()? == 0;
     match magic {
+        UNWRITTEN if is_lock => {
+            report.head(format_args!("lock: it holds nothing; a running node holds it"))
+        }
         identity::IDENTITY_MAGIC => show_identity(&identity::read_file(disk, path)?, &mut report),
         wal::SEGMENT_MAGIC => wal::show_segment(file.as_ref(), &mut report),
         // A segment lies ready before its header is written: only its name says what it is.
@@ -121,6 +125,18 @@ mod tests {
             assert!(matches!(text_of(&disk), Err(Error::Foreign { .. })));
         }
         assert!(text_of(&SimDisk::new(1)).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_lock_is_told_from_an_empty_file() {
+        let path = Path::new("/LOCK");
+        let disk = SimDisk::new(1);
+        disk.write_file(path, b"");
+        let mut text = String::new();
+        inspect(&disk, path, &mut text).unwrap();
+        assert!(text.contains("lock: it holds nothing"), "{text}");
+        disk.write_file(path, b"short");
+        assert!(matches!(inspect(&disk, path, &mut text), Err(Error::Foreign { .. })));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pprof::protos::{Message, Profile};
 
-use crate::harness::{Node, PATIENCE, Place, names, program, stderr};
+use crate::harness::{Node, PATIENCE, Place, names, program, run, stderr, stdout};
 
 #[test]
 fn the_banner_begins_with_the_five_lines_and_ends_with_what_to_type() {
@@ -262,6 +262,8 @@ fn files_of_a_stopped_node_can_be_inspected() {
         }
     }
     assert!(shown >= 4, "{shown} files");
+    let lock = place.data().join("LOCK").display().to_string();
+    assert!(stdout(&run(&["inspect", &lock])).contains("lock: it holds nothing"));
 }
 
 #[test]
