@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails: far more than it takes on a busy machine.
@@ -16,9 +16,21 @@ pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_diskstore"))
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end, and kills it when it does not come to one.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    program().args(arguments).stdin(Stdio::null()).output().unwrap()
+    let mut command = program();
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pid = child.id().to_string();
+    let (ended, end) = channel::<()>();
+    std::thread::spawn(move || {
+        if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            drop(Command::new("kill").args(["-KILL", &pid]).status());
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    output
 }
 
 /// What it printed on stderr.
