@@ -78,7 +78,7 @@ impl Forwarder {
                 let body = encode_commands(&commands, ReadLevel::Log).into();
                 let bound = WRITE_BOUND + WIRE_BOUND;
                 match self.call((id, &member), Method::Write, body, bound).await {
-                    Ok(body) => match results_of(&body, commands.len()) {
+                    Ok(body) => match results_of(body, commands.len()) {
                         Answered::Results(results) => return results,
                         Answered::NotLeader => {} // it proposed nothing
                         Answered::Unreadable => {
@@ -135,7 +135,7 @@ impl Forwarder {
                 let answer = self.call((id, &member), Method::Read, body, bound).await;
                 // A read that got lost changed nothing: it is tried again.
                 if let Ok(body) = answer
-                    && let Answered::Results(results) = results_of(&body, commands.len())
+                    && let Answered::Results(results) = results_of(body, commands.len())
                 {
                     return results;
                 }
@@ -318,7 +318,7 @@ enum Answered {
     Unreadable,
 }
 
-fn results_of(body: &[u8], count: usize) -> Answered {
+fn results_of(body: Bytes, count: usize) -> Answered {
     match decode_results(body, count) {
         Err(_) => Answered::Unreadable,
         Ok(results) if matches!(results.first(), Some(Err(Failure::NotLeader { .. }))) => {
@@ -366,7 +366,7 @@ mod tests {
         let unknown = Failure::Unknown { term: 1, index: 2, reason: TOO_LONG.into() };
         let body = encode_bounded(results, bytes_max, &unknown);
         assert!(body.len() <= bytes_max, "{} of {bytes_max} bytes", body.len());
-        decode_results(&body, results.len()).unwrap()
+        decode_results(body.into(), results.len()).unwrap()
     }
 
     #[test]

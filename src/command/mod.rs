@@ -4,8 +4,10 @@
 //! session to the wire, the log and the machine that applies it. All decoding is bounded.
 //!
 //! Called by everything above the machine; calls nothing. Here are the types and their limits;
-//! `layout.rs` has the bytes of a command, `reply.rs` those of replies and failures.
+//! `layout.rs` has the bytes of a command, `reply.rs` those of replies and failures;
+//! `cursor.rs` reads what came from another member.
 
+pub(crate) mod cursor;
 mod layout;
 mod reply;
 
@@ -15,7 +17,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub use layout::{BuildError, Command, CommandBuilder, Operations, slot_key, slot_of};
-pub use reply::{decode_result, encode_result};
+pub(crate) use reply::decode_result;
+pub use reply::encode_result;
 
 /// Most operations that one command (one log entry) may hold.
 pub const OPERATION_COUNT_MAX: usize = 4096;

@@ -5,9 +5,7 @@
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use bytes::Bytes;
-use smallvec::SmallVec;
-
+use super::cursor::Cursor;
 use super::{
     Body, CommandResult, DecodeError, Failure, OPERATION_COUNT_MAX, Outcome, REASON_BYTES_MAX,
     Refusal, Reply,
@@ -53,22 +51,15 @@ pub fn encode_result(result: &CommandResult, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes a reply or a failure off the front of `input`.
+/// Takes a reply or a failure off the front of what is left.
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes are neither; `input` is then to be given up.
-pub fn decode_result(input: &mut &[u8]) -> Result<CommandResult, DecodeError> {
-    let mut reader = Reader::new(input);
-    match reader.u8()? {
-        RESULT_REPLY => {
-            *input = reader.rest;
-            Reply::decode(input).map(Ok)
-        }
-        RESULT_FAILURE => {
-            *input = reader.rest;
-            Failure::decode(input).map(Err)
-        }
-        _ => Err(reader.fail("neither reply nor failure")),
+pub(crate) fn decode_result(input: &mut Cursor) -> Result<CommandResult, DecodeError> {
+    match input.u8()? {
+        RESULT_REPLY => Reply::decode(input).map(Ok),
+        RESULT_FAILURE => Failure::decode(input).map(Err),
+        _ => Err(input.error("neither reply nor failure")),
     }
 }
 
@@ -88,22 +79,11 @@ impl Reply {
         }
     }
 
-    /// Takes a reply off the front of `input`.
-    ///
-    /// # Errors
-    /// [`DecodeError`] if the bytes are none; `input` is then to be given up.
-    pub fn decode(input: &mut &[u8]) -> Result<Reply, DecodeError> {
-        let mut reader = Reader::new(input);
-        let index = reader.u64()?;
-        let count = usize::from(reader.u16()?);
-        if count > OPERATION_COUNT_MAX {
-            return Err(reader.fail("more outcomes than a command has operations"));
-        }
-        let mut outcomes = SmallVec::new();
-        for _ in 0..count {
-            outcomes.push(decode_outcome(&mut reader)?);
-        }
-        *input = reader.rest;
+    fn decode(input: &mut Cursor) -> Result<Reply, DecodeError> {
+        let index = input.u64()?;
+        let count =
+            input.count_u16(OPERATION_COUNT_MAX, "more outcomes than a command has operations")?;
+        let outcomes = (0..count).map(|_| decode_outcome(input)).collect::<Result<_, _>>()?;
         Ok(Reply { index, outcomes })
     }
 }
@@ -143,29 +123,22 @@ impl Failure {
         }
     }
 
-    /// Takes a failure off the front of `input`.
-    ///
-    /// # Errors
-    /// [`DecodeError`] if the bytes are none; `input` is then to be given up.
-    pub fn decode(input: &mut &[u8]) -> Result<Failure, DecodeError> {
-        let mut reader = Reader::new(input);
-        let failure = match reader.u8()? {
-            FAILURE_NO_LEADER => Failure::NoLeader { reason: reader.text()? },
-            FAILURE_NOT_LEADER => Failure::NotLeader { leader: reader.text()? },
+    fn decode(input: &mut Cursor) -> Result<Failure, DecodeError> {
+        Ok(match input.u8()? {
+            FAILURE_NO_LEADER => Failure::NoLeader { reason: input.string(REASON_BYTES_MAX)? },
+            FAILURE_NOT_LEADER => Failure::NotLeader { leader: input.string(REASON_BYTES_MAX)? },
             FAILURE_NO_SPACE => Failure::NoSpace,
-            FAILURE_BUSY => Failure::Busy { reason: reader.text()? },
-            FAILURE_REFUSED => Failure::Refused(decode_refusal(&mut reader)?),
-            FAILURE_DAMAGED => Failure::Damaged { slot: reader.u64()? },
+            FAILURE_BUSY => Failure::Busy { reason: input.string(REASON_BYTES_MAX)? },
+            FAILURE_REFUSED => Failure::Refused(decode_refusal(input)?),
+            FAILURE_DAMAGED => Failure::Damaged { slot: input.u64()? },
             FAILURE_STOPPING => Failure::Stopping,
             FAILURE_UNKNOWN => Failure::Unknown {
-                term: reader.u64()?,
-                index: reader.u64()?,
-                reason: reader.text()?,
+                term: input.u64()?,
+                index: input.u64()?,
+                reason: input.string(REASON_BYTES_MAX)?,
             },
-            _ => return Err(reader.fail("unknown kind of failure")),
-        };
-        *input = reader.rest;
-        Ok(failure)
+            _ => return Err(input.error("unknown kind of failure")),
+        })
     }
 }
 
@@ -195,22 +168,22 @@ fn encode_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
-    let version = reader.u64()?;
-    let flags = reader.u8()?;
+fn decode_outcome(input: &mut Cursor) -> Result<Outcome, DecodeError> {
+    let version = input.u64()?;
+    let flags = input.u8()?;
     if flags & !(FLAG_CHANGED | FLAG_EXISTED) != 0 {
-        return Err(reader.fail("unknown flags of an outcome"));
+        return Err(input.error("unknown flags of an outcome"));
     }
-    let body = match reader.u8()? {
+    let body = match input.u8()? {
         BODY_EMPTY => Body::Empty,
         BODY_NONE => Body::Value(None),
         BODY_VALUE => {
-            let bytes = reader.u32()?;
-            Body::Value(Some(Bytes::copy_from_slice(reader.take(bytes)?)))
+            let bytes = input.u32()? as usize;
+            Body::Value(Some(input.bytes(bytes)?))
         }
-        BODY_INTEGER => Body::Integer(reader.u64()?.cast_signed()),
-        BODY_REFUSED => Body::Refused(decode_refusal(reader)?),
-        _ => return Err(reader.fail("unknown body of an outcome")),
+        BODY_INTEGER => Body::Integer(input.u64()?.cast_signed()),
+        BODY_REFUSED => Body::Refused(decode_refusal(input)?),
+        _ => return Err(input.error("unknown body of an outcome")),
     };
     let changed = flags & FLAG_CHANGED != 0;
     let existed = flags & FLAG_EXISTED != 0;
@@ -233,15 +206,13 @@ fn encode_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_refusal(reader: &mut Reader<'_>) -> Result<Refusal, DecodeError> {
-    match reader.u8()? {
+fn decode_refusal(input: &mut Cursor) -> Result<Refusal, DecodeError> {
+    match input.u8()? {
         REFUSAL_NOT_AN_INTEGER => Ok(Refusal::NotAnInteger),
         REFUSAL_OVERFLOW => Ok(Refusal::Overflow),
-        REFUSAL_TOO_LARGE => {
-            Ok(Refusal::TooLarge { bytes: reader.u64()?, bytes_max: reader.u64()? })
-        }
-        REFUSAL_OUT_OF_RANGE => Ok(Refusal::OutOfRange { slot_count: reader.u64()? }),
-        _ => Err(reader.fail("unknown refusal")),
+        REFUSAL_TOO_LARGE => Ok(Refusal::TooLarge { bytes: input.u64()?, bytes_max: input.u64()? }),
+        REFUSAL_OUT_OF_RANGE => Ok(Refusal::OutOfRange { slot_count: input.u64()? }),
+        _ => Err(input.error("unknown refusal")),
     }
 }
 
@@ -252,62 +223,10 @@ fn encode_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Takes bounded pieces off the front of bytes from outside.
-struct Reader<'a> {
-    rest: &'a [u8],
-    bytes: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn new(rest: &'a [u8]) -> Reader<'a> {
-        Reader { rest, bytes: rest.len() }
-    }
-
-    fn fail(&self, what: &'static str) -> DecodeError {
-        DecodeError { what, offset: self.bytes - self.rest.len() }
-    }
-
-    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (chunk, rest) = self.rest.split_first_chunk().ok_or(self.fail("cut off"))?;
-        self.rest = rest;
-        Ok(*chunk)
-    }
-
-    fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.chunk().map(u8::from_le_bytes)
-    }
-
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.chunk().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.chunk().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.chunk().map(u64::from_le_bytes)
-    }
-
-    fn take(&mut self, count: u32) -> Result<&'a [u8], DecodeError> {
-        let count = usize::try_from(count).map_err(|_| self.fail("length beyond memory"))?;
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(self.fail("cut off"))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn text(&mut self) -> Result<String, DecodeError> {
-        let count = self.u16()?;
-        if usize::from(count) > REASON_BYTES_MAX {
-            return Err(self.fail("reason longer than allowed"));
-        }
-        let text = std::str::from_utf8(self.take(u32::from(count))?);
-        text.map(str::to_owned).map_err(|_| self.fail("reason is not UTF-8"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn bodies() -> Vec<Body> {
@@ -352,9 +271,9 @@ mod tests {
             let mut bytes = Vec::new();
             encode_result(&result, &mut bytes);
             bytes.push(77);
-            let mut input = bytes.as_slice();
+            let mut input = Cursor::new(bytes.into());
             assert_eq!(decode_result(&mut input).unwrap(), result);
-            assert_eq!(input, [77]);
+            assert_eq!(input.rest(), &[77_u8][..]);
         }
     }
 
@@ -380,8 +299,10 @@ mod tests {
         for result in results() {
             let mut bytes = Vec::new();
             encode_result(&result, &mut bytes);
+            let bytes = Bytes::from(bytes);
             for end in 0..bytes.len() {
-                assert!(decode_result(&mut &bytes[..end]).is_err(), "{result:?} cut at {end}");
+                let mut input = Cursor::new(bytes.slice(..end));
+                assert!(decode_result(&mut input).is_err(), "{result:?} cut at {end}");
             }
         }
     }
@@ -397,10 +318,10 @@ mod tests {
         };
         for _ in 0..100_000 {
             let length = next() % 64;
-            let bytes: Vec<u8> = (0..length).map(|_| next().to_le_bytes()[2] % 10).collect();
-            let mut input = bytes.as_slice();
+            let bytes: Bytes = (0..length).map(|_| next().to_le_bytes()[2] % 10).collect();
+            let mut input = Cursor::new(bytes.clone());
             if decode_result(&mut input).is_ok() {
-                assert!(input.len() < bytes.len());
+                assert!(input.rest().len() < bytes.len());
             }
         }
     }
@@ -410,7 +331,8 @@ mod tests {
         let reason = "x".to_owned() + &"\u{e9}".repeat(REASON_BYTES_MAX);
         let mut bytes = Vec::new();
         Failure::Busy { reason }.encode(&mut bytes);
-        let Failure::Busy { reason } = Failure::decode(&mut bytes.as_slice()).unwrap() else {
+        let Failure::Busy { reason } = Failure::decode(&mut Cursor::new(bytes.into())).unwrap()
+        else {
             panic!("another failure came back");
         };
         assert_eq!(reason.len(), REASON_BYTES_MAX - 1);
@@ -422,6 +344,6 @@ mod tests {
         bytes[9] = 1;
         bytes.extend_from_slice(&[0; 9]);
         bytes.extend_from_slice(&[BODY_VALUE, 255, 255, 255, 255, 1]);
-        assert!(decode_result(&mut bytes.as_slice()).is_err());
+        assert!(decode_result(&mut Cursor::new(bytes.into())).is_err());
     }
 }

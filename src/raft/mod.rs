@@ -7,7 +7,6 @@ mod appends;
 mod applier;
 mod channel;
 mod connection;
-mod cursor;
 mod hold;
 mod log_store;
 mod members;

@@ -6,9 +6,9 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::cursor::Cursor;
 use super::types::{TypeConfig, vote_from, vote_to};
 use super::wire::{Kind, put_frame, put_log_id_option, put_vote, read_log_id_option, read_vote};
+use crate::command::cursor::Cursor;
 use crate::command::{
     Command, CommandResult, DecodeError, ReadLevel, decode_result, encode_result,
 };
@@ -246,19 +246,13 @@ pub fn encode_results(results: &[CommandResult]) -> Vec<u8> {
 ///
 /// # Errors
 /// The bytes are not what they should be.
-pub fn decode_results(body: &[u8], expected: usize) -> Result<Vec<CommandResult>, DecodeError> {
-    let mut input = body;
-    let what = "count of results";
-    let (count, rest) = input.split_first_chunk::<4>().ok_or(DecodeError { what, offset: 0 })?;
-    if u32::from_le_bytes(*count) as usize != expected {
-        return Err(DecodeError { what, offset: 0 });
+pub fn decode_results(body: Bytes, expected: usize) -> Result<Vec<CommandResult>, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    if cursor.u32()? as usize != expected {
+        return Err(cursor.error("count of results"));
     }
-    input = rest;
     let results: Vec<_> =
-        (0..expected).map(|_| decode_result(&mut input)).collect::<Result<_, _>>()?;
-    if !input.is_empty() {
-        let offset = body.len() - input.len();
-        return Err(DecodeError { what: "bytes behind the results", offset });
-    }
+        (0..expected).map(|_| decode_result(&mut cursor)).collect::<Result<_, _>>()?;
+    cursor.finish()?;
     Ok(results)
 }

@@ -12,7 +12,6 @@
 use bytes::{BufMut, Bytes};
 use diskstore_storage::slots::SlotImage;
 
-use super::cursor::Cursor;
 use super::types::{
     LogId, StoredMembership, Vote, decode_membership, encode_membership, log_id_from, log_id_to,
     vote_from, vote_to,
@@ -22,6 +21,7 @@ use super::wire::{
     read_vote,
 };
 use crate::command::DecodeError;
+use crate::command::cursor::Cursor;
 
 /// Most damaged slots that a receiver names.
 pub(super) const DAMAGED_COUNT_MAX: usize = 4096;

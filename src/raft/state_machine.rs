@@ -22,7 +22,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::applier::{Applier, Job};
-use super::cursor::Cursor;
 use super::hold::{Hold, Holds};
 use super::pace::Pace;
 use super::snapshot_wire::DAMAGED_COUNT_MAX;
@@ -31,6 +30,7 @@ use super::types::{
     LogId, StoredMembership, TypeConfig, decode_membership, encode_membership, log_id_from,
     log_id_to,
 };
+use crate::command::cursor::Cursor;
 use crate::machine::DiskMachine;
 
 /// Most entries that go to the applier at once.

@@ -10,7 +10,7 @@ use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_std;
 use openraft::vote::{RaftLeaderId, RaftVote};
 
-use super::cursor::{Cursor, put_string};
+use crate::command::cursor::{Cursor, put_string};
 use crate::command::{Command, DecodeError, Reply};
 
 openraft::declare_raft_types!(

@@ -10,11 +10,11 @@ use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::AppendEntriesRequest;
 use openraft::raft::StreamAppendError;
 
-use super::cursor::{Cursor, put_string};
 use super::types::{
     Entry, LogId, Member, TypeConfig, decode_member, encode_member, entry_from, entry_to,
     log_id_from, log_id_to, vote_from, vote_to,
 };
+use crate::command::cursor::{Cursor, put_string};
 use crate::command::{COMMAND_BYTES_MAX, DecodeError};
 
 /// First bytes of a hello's body.

@@ -201,7 +201,7 @@ fn bodies() -> Vec<Case> {
             |body| shown(decode_commands(body)),
         ),
         Case::new(GOLDEN[14], &results, encode_results(&results), |body| {
-            shown(decode_results(&body, 2))
+            shown(decode_results(body, 2))
         }),
         Case::new(GOLDEN[15], &join, put(|out| join.put(out)), |body| {
             shown(JoinRequest::decode(body))
