@@ -194,14 +194,6 @@ impl Poison {
     }
 }
 
-/// Whether buffer address, length and offset are such as direct reads and writes ask for.
-fn is_aligned(buffer: &[u8], offset: u64) -> bool {
-    let block_bytes = BLOCK_BYTES as u64;
-    [buffer.as_ptr().addr() as u64, buffer.len() as u64, offset]
-        .into_iter()
-        .all(|number| number.is_multiple_of(block_bytes))
-}
-
 /// Checks what a direct write asks of its caller, on every disk and file system alike.
 ///
 /// # Panics

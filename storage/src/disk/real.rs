@@ -7,8 +7,8 @@
 //!   failed sync the kernel may call pages clean that never reached the disk.
 //! - I2: bytes go out through one of two descriptors, buffered or direct, never both in one file
 //!   unless the direct one was refused before anything was written through it.
-//! - I3: maps and most reads go through the buffered descriptor; the kernel drops cached pages under
-//!   a direct write, so they see what was written. Large aligned reads are direct and see the same.
+//! - I3: reads and maps go through the buffered descriptor; the kernel drops cached pages under
+//!   a direct write, so they see what was written.
 //!
 //! Source: open(2), pwritev2(2), fallocate(2), fsync(2); A. Rebello et al., "Can Applications
 //! Recover from fsync Failures?", USENIX ATC 2020.
@@ -28,13 +28,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, FsWord, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Disk, File, Lock, Map, Poison, WriteMode, assert_aligned, is_aligned};
+use super::{Disk, File, Lock, Map, Poison, WriteMode, assert_aligned};
 use crate::{Error, Result};
 
 /// Zeros written at once where space cannot be reserved otherwise, in bytes.
 const ZERO_BYTES: usize = 1 << 20;
-/// Reads of at least so many aligned bytes go around the page cache in the direct modes.
-const DIRECT_READ_BYTES_MIN: usize = 64 << 10;
 
 /// File systems that write every block to a new place: reserved space does not help them, and
 /// only blocks that hold bytes count. Source: linux/magic.h; OpenZFS and bcachefs sources.
@@ -149,11 +147,8 @@ impl RealFile {
         let failed = |source| Error::io(operation, path, 0, source);
         let buffered = options.open(path).map_err(failed)?;
         let direct = match mode {
-            WriteMode::Buffered => None,
-            WriteMode::ReadOnly => open_direct(path, OpenOptions::new().read(true)).unwrap_or(None),
-            WriteMode::Direct | WriteMode::DirectDurable => {
-                open_direct(path, OpenOptions::new().read(true).write(true)).map_err(failed)?
-            }
+            WriteMode::Buffered | WriteMode::ReadOnly => None,
+            WriteMode::Direct | WriteMode::DirectDurable => open_direct(path).map_err(failed)?,
         };
         Ok(Arc::new(Self {
             path: path.to_owned(),
@@ -244,15 +239,6 @@ impl File for RealFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        // Large reads of a log that is read once leave the page cache alone. Whatever speaks against
-        // one, the other descriptor says.
-        if let Some(direct) = &self.direct
-            && buffer.len() >= DIRECT_READ_BYTES_MIN
-            && is_aligned(buffer, offset)
-            && direct.read_exact_at(buffer, offset).is_ok()
-        {
-            return Ok(());
-        }
         // Retries short reads and EINTR.
         self.buffered.read_exact_at(buffer, offset).map_err(self.error("read", offset))
     }
@@ -294,9 +280,9 @@ impl File for RealFile {
 ///
 /// `O_DSYNC` is asked for with each write instead of here: rustix knows the flag only as
 /// `O_SYNC`, which also writes the time of modification, a journal commit for every batch.
-fn open_direct(path: &Path, options: &mut OpenOptions) -> io::Result<Option<fs::File>> {
+fn open_direct(path: &Path) -> io::Result<Option<fs::File>> {
     let flag = i32::try_from(OFlags::DIRECT.bits()).expect("invariant: an open flag is an int");
-    match options.custom_flags(flag).open(path) {
+    match OpenOptions::new().write(true).custom_flags(flag).open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(None),
         Err(error) => Err(error),

@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use super::index::Run;
 use super::log::Log;
 use super::record::{self, Entry, EntryRecord, Record};
-use crate::disk::{AlignedBuffer, BLOCK_BYTES};
 use crate::{Error, Result};
 
 /// How often one call starts anew because the log changed under it.
@@ -114,17 +113,12 @@ impl Reading {
 fn fetch(run: &Run, reading: &mut Reading) -> std::result::Result<(), Failure> {
     let start = run.offsets.first().copied().unwrap_or(run.end);
     let fail = |error| Failure { index: run.first_index, offset: start, error };
-    // Whole blocks, which can be read directly; a file that ends before is read to its end.
-    let block_bytes = BLOCK_BYTES as u64;
-    let first_byte = u64::from(start) / block_bytes * block_bytes;
-    let end = u64::from(run.end).next_multiple_of(block_bytes);
-    let end = end.min(run.file.len().map_err(fail)?);
-    let mut buffer = AlignedBuffer::new();
-    let length = usize::try_from(end.saturating_sub(first_byte)).unwrap_or(usize::MAX);
-    run.file.read_at(buffer.extend_unset(length), first_byte).map_err(fail)?;
-    let buffer = Bytes::from_owner(buffer);
+    let length = usize::try_from(run.end - start).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; length];
+    run.file.read_at(&mut buffer, u64::from(start)).map_err(fail)?;
+    let buffer = Bytes::from(buffer);
     for (index, &offset) in (run.first_index..).zip(&run.offsets) {
-        let from = usize::try_from(u64::from(offset) - first_byte).unwrap_or(usize::MAX);
+        let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
         let entry = buffer.get(from..).and_then(|bytes| decode(bytes, index, &buffer));
         let Some(entry) = entry else {
             let what = "an entry of the log does not match its CRC";

@@ -6,7 +6,7 @@
 
 use super::batch::{self, BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES, BatchHeader};
 use crate::Result;
-use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
+use crate::disk::{BLOCK_BYTES, File};
 
 /// Bytes of one read.
 const PIECE_BYTES: usize = 2 << 20;
@@ -17,12 +17,12 @@ pub(super) struct Window<'a> {
     file: &'a dyn File,
     file_bytes: u64,
     start: u64,
-    bytes: AlignedBuffer,
+    bytes: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
     pub(super) fn new(file: &'a dyn File, file_bytes: u64) -> Self {
-        Window { file, file_bytes, start: 0, bytes: AlignedBuffer::new() }
+        Window { file, file_bytes, start: 0, bytes: Vec::new() }
     }
 
     /// `length` bytes at `offset`, if the file has them.
@@ -34,16 +34,14 @@ impl<'a> Window<'a> {
         if offset < self.start || self.start + (self.bytes.len() as u64) < offset + length as u64 {
             let wanted = u64::try_from(length.max(PIECE_BYTES)).unwrap_or(u64::MAX).min(rest);
             let wanted = usize::try_from(wanted).unwrap_or(length);
-            self.bytes.clear();
-            self.start = offset;
-            let read = self.file.read_at(self.bytes.extend_unset(wanted), offset);
-            if read.is_err() {
-                self.bytes.clear();
+            if self.bytes.len() != wanted {
+                self.bytes = vec![0; wanted];
             }
-            read?;
+            self.start = offset;
+            self.file.read_at(&mut self.bytes, offset)?;
         }
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
-        Ok(self.bytes.as_slice().get(from..).and_then(|bytes| bytes.get(..length)))
+        Ok(self.bytes.get(from..).and_then(|bytes| bytes.get(..length)))
     }
 
     /// The header of the batch at `offset`, whatever it says.
