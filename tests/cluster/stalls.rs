@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::load::{History, KEYS, Load};
-use crate::nodes::{Cluster, Node, wait_until};
+use crate::nodes::{Cluster, Node, wait_for, wait_until};
 use crate::resp::{Client, Failure, Value};
 use crate::strace::Injector;
 
@@ -30,7 +30,7 @@ fn answer(node: &Node, words: &[&str]) -> Result<Value, Failure> {
 
 /// Syncs of its log that have ended.
 fn syncs(node: &Node) -> u64 {
-    node.status().map_or(0, |status| status.sync.count)
+    wait_for("a status", || node.status()).sync.count
 }
 
 /// Sends long writes to one node until one of them is not acknowledged.
