@@ -20,6 +20,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "bytes",
     "clap",
     "crc32fast",
+    "diskstore-flags",
     "diskstore-storage",
     "futures-util",
     "getrandom",
@@ -43,9 +44,12 @@ const NODE_DEPENDENCIES: &[&str] = &[
 const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
+const FLAGS_DEPENDENCIES: &[&str] = &["clap"];
+
 /// Paths (folders end in a slash), and what their code may not name. Arrows point down only.
 const ARROWS: &[(&str, &[&str])] = &[
     ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
+    ("flags/src/", &["diskstore", "tokio"]),
     ("src/command/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/config/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/status.rs", &["crate::"]),
@@ -199,6 +203,7 @@ fn dependencies_are_the_ones_written_here() {
     };
     assert_eq!(listed("Cargo.toml"), NODE_DEPENDENCIES);
     assert_eq!(listed("storage/Cargo.toml"), STORAGE_DEPENDENCIES);
+    assert_eq!(listed("flags/Cargo.toml"), FLAGS_DEPENDENCIES);
 }
 
 #[test]

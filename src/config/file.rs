@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
     let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
     let names = cli::setting_names();
     if let Some(key) = table.keys().find(|key| !names.contains(key)) {
-        let nearest = cli::nearest(key, &names).map(str::to_owned);
+        let nearest = diskstore_flags::nearest(key, &names).map(str::to_owned);
         return Err(ConfigError::UnknownKey { path: path.to_owned(), key: key.clone(), nearest });
     }
     toml::from_str(&text).map_err(syntax)
