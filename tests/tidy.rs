@@ -45,11 +45,13 @@ const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
 const FLAGS_DEPENDENCIES: &[&str] = &["clap"];
+const MONIT_DEPENDENCIES: &[&str] = &["anyhow", "clap", "diskstore-flags", "thiserror", "tokio"];
 
 /// Paths (folders end in a slash), and what their code may not name. Arrows point down only.
 const ARROWS: &[(&str, &[&str])] = &[
     ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
-    ("flags/src/", &["diskstore", "tokio"]),
+    ("flags/src/", &["diskstore::", "tokio"]),
+    ("monit/src/", &["diskstore::", "diskstore_storage"]),
     ("src/command/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/config/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/status.rs", &["crate::"]),
@@ -204,6 +206,7 @@ fn dependencies_are_the_ones_written_here() {
     assert_eq!(listed("Cargo.toml"), NODE_DEPENDENCIES);
     assert_eq!(listed("storage/Cargo.toml"), STORAGE_DEPENDENCIES);
     assert_eq!(listed("flags/Cargo.toml"), FLAGS_DEPENDENCIES);
+    assert_eq!(listed("monit/Cargo.toml"), MONIT_DEPENDENCIES);
 }
 
 #[test]
