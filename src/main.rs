@@ -85,7 +85,7 @@ fn run_node(config: Config) -> Result<ExitCode, Failed> {
     let profiles = Profiles::start(config.cpu_profile.as_deref(), config.mem_profile.as_deref())
         .map_err(failed)?;
     start_logging(config.log_level);
-    if let Err(error) = diskstore::descriptors::raise_limit() {
+    if let Err(error) = diskstore::load::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     diskstore_storage::disk::report_bus_errors().map_err(failed)?;

@@ -50,7 +50,7 @@ const MONIT_DEPENDENCIES: &[&str] = &["anyhow", "clap", "diskstore-flags", "this
 /// Paths (folders end in a slash), and what their code may not name. Arrows point down only.
 const ARROWS: &[(&str, &[&str])] = &[
     ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
-    ("flags/src/", &["diskstore::", "tokio"]),
+    ("src/flags/src/", &["diskstore::", "tokio"]),
     ("monit/src/", &["diskstore::", "diskstore_storage"]),
     ("src/command/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/config/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
@@ -205,7 +205,7 @@ fn dependencies_are_the_ones_written_here() {
     };
     assert_eq!(listed("Cargo.toml"), NODE_DEPENDENCIES);
     assert_eq!(listed("storage/Cargo.toml"), STORAGE_DEPENDENCIES);
-    assert_eq!(listed("flags/Cargo.toml"), FLAGS_DEPENDENCIES);
+    assert_eq!(listed("src/flags/Cargo.toml"), FLAGS_DEPENDENCIES);
     assert_eq!(listed("monit/Cargo.toml"), MONIT_DEPENDENCIES);
 }
 

@@ -140,7 +140,7 @@ struct Shared<'a> {
 /// # Errors
 /// What the system refused to a thread: memory, descriptors.
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
-    crate::descriptors::raise_limit()?;
+    raise_descriptor_limit()?;
     let threads = load.threads.min(load.clients);
     let shared = Shared {
         load,
@@ -166,6 +166,19 @@ pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::
         all.add(tally);
     }
     Ok(Report::new(load, &all))
+}
+
+/// Raises the number of files and connections that this process may have open to what the system
+/// allows. Thousands of connections are more than a program may open by default, and a node that
+/// cannot open its next log segment stops.
+///
+/// # Errors
+/// The system refuses.
+pub fn raise_descriptor_limit() -> std::io::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// Nanoseconds since `begin`.
