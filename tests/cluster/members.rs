@@ -1,5 +1,7 @@
 //! Members that are missing, wiped, started twice or under a name that is in use.
 
+use rustix::process::Signal;
+
 use crate::load::{History, Load};
 use crate::nodes::{Cluster, wait_for, wait_until};
 use crate::resp::{Failure, Value};
@@ -80,6 +82,54 @@ fn a_wiped_node_takes_its_old_place_under_a_new_member_id() {
     for index in 0..3 {
         history.check_local(&cluster, index);
     }
+}
+
+/// Between its identity and the moment when the own log names it a joiner may end at any time: it
+/// goes on where it was, as the same member.
+#[test]
+fn a_joiner_that_is_killed_on_its_way_becomes_one_member_in_the_end() {
+    let mut cluster = Cluster::of_three(&[]);
+    let join = cluster.nodes[0].raft_address();
+    let joiner = cluster.add("node3", &["-join", &join]);
+    for made in ["IDENTITY", "slots.dat", "wal"] {
+        joiner.start();
+        wait_until(made, || joiner.directory.join(made).exists());
+        joiner.kill();
+    }
+    joiner.start();
+    let id_at = |cluster: &Cluster, index: usize| {
+        let members = cluster.nodes[index].status()?.members;
+        Some(members.into_iter().find(|member| member.name == "node3")?.id)
+    };
+    let taken_in = wait_for("it to be taken in", || id_at(&cluster, 0));
+    cluster.nodes[3].kill();
+    cluster.nodes[3].start();
+    cluster.wait_voters(4);
+    let status = wait_for("its status", || cluster.nodes[3].status());
+    assert_eq!(status.member_id, taken_in);
+    assert_eq!(id_at(&cluster, 0), Some(taken_in));
+    cluster.wait_level();
+}
+
+/// The wish to vote stands in the member's record, so any leader can fulfil it.
+#[test]
+fn a_learner_whose_leader_dies_is_promoted_by_the_next_one() {
+    let mut cluster = Cluster::of_three(&[]);
+    let (leader, follower, _) = cluster.roles();
+    let join = cluster.nodes[follower].raft_address();
+    cluster.add("node3", &["-join", &join]).start();
+    wait_until("it to be taken in", || {
+        let members = cluster.nodes[leader].status().map(|status| status.members);
+        members.is_some_and(|members| members.iter().any(|member| member.name == "node3"))
+    });
+    // It cannot catch up before the one that took it in is gone.
+    cluster.nodes[3].signal(Signal::STOP);
+    cluster.nodes[leader].kill();
+    cluster.nodes[3].signal(Signal::CONT);
+    cluster.wait_voters(4);
+    cluster.nodes[leader].start();
+    cluster.wait_voters(4);
+    cluster.wait_level();
 }
 
 #[test]
