@@ -149,8 +149,8 @@ struct Tidy {
     disk: SimDisk,
     segment: PathBuf,
     model: Model,
-    /// The model without the last batch.
-    before: Model,
+    /// The model before each batch.
+    before: Vec<Model>,
     /// Where the batches begin, and where the last one ends.
     batches: Vec<u64>,
     /// Count of operations on the disk so far.
@@ -160,7 +160,7 @@ struct Tidy {
 fn tidy() -> Tidy {
     let disk = SimDisk::new(5);
     let mut driver = Driver::new(&disk, &options()).unwrap();
-    let mut before = Model::default();
+    let mut before = Vec::new();
     for step in [
         Step::Vote,
         Step::Append { count: 2, bytes: 100 },
@@ -168,7 +168,7 @@ fn tidy() -> Tidy {
         Step::Append { count: 3, bytes: 200 },
         Step::Append { count: 2, bytes: 1500 },
     ] {
-        before = driver.acknowledged.clone();
+        before.push(driver.acknowledged.clone());
         driver.run(step).unwrap();
         driver.run(Step::Sync).unwrap();
     }
@@ -200,36 +200,60 @@ fn reopen(disk: &SimDisk) -> (Model, Recovery) {
     (Model::of(&wal).unwrap(), recovery)
 }
 
+/// From the first batch to behind the last one: a tear takes all that follows, so nothing claims
+/// what was lost.
 #[test]
-fn torn_last_batch_is_cut_at_every_byte_offset() {
+fn torn_tail_is_cut_at_every_byte_offset() {
     let tidy = tidy();
     let whole = tidy.disk.read_file(&tidy.segment).unwrap();
-    let (start, end) = (tidy.batches[4], tidy.batches[5]);
     let stale = stale_bytes(whole.len());
-    let batch_end = usize::try_from(end).unwrap();
-    for at in start..end {
-        let offset = usize::try_from(at).unwrap();
-        let mut zeroed = whole.clone();
-        zeroed[offset..].fill(0);
-        let mut reused = whole.clone();
-        reused[offset..].copy_from_slice(&stale[offset..]);
-        let mut random = whole.clone();
-        let noise = (at..).map(|at| at.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[5]);
-        random[offset..].iter_mut().zip(noise).for_each(|(byte, noise)| *byte = noise);
-        let cut = whole[..offset].to_vec();
-        for bytes in [zeroed, reused, random, cut] {
-            let disk = tidy.disk.copy();
-            disk.write_file(&tidy.segment, &bytes);
-            let (found, recovery) = reopen(&disk);
-            if bytes.get(..batch_end) == whole.get(..batch_end) {
-                assert_eq!(found, tidy.model, "only padding became what it was, at {at}");
-                assert_eq!(recovery.cut, None);
-            } else {
-                assert_eq!(found, tidy.before, "from byte {at}");
+    for (nth, range) in tidy.batches.windows(2).enumerate() {
+        let after = tidy.before.get(nth + 1).unwrap_or(&tidy.model);
+        for at in range[0]..range[1] {
+            let offset = usize::try_from(at).unwrap();
+            let batch_end = usize::try_from(range[1]).unwrap();
+            for bytes in torn(&whole, &stale, offset) {
+                let disk = tidy.disk.copy();
+                disk.write_file(&tidy.segment, &bytes);
+                let (found, recovery) = reopen(&disk);
+                if bytes.get(..batch_end) == whole.get(..batch_end) {
+                    assert_eq!(found, *after, "only padding became what it was, at {at}");
+                    continue;
+                }
+                assert_eq!(found, tidy.before[nth], "from byte {at}");
                 assert_kept(&disk, &recovery, &bytes);
             }
         }
     }
+}
+
+/// The padding of the last batch may become what it was, and what lies behind it anything.
+#[test]
+fn torn_tail_behind_the_last_batch_changes_nothing() {
+    let tidy = tidy();
+    let whole = tidy.disk.read_file(&tidy.segment).unwrap();
+    let stale = stale_bytes(whole.len());
+    let batch_end = usize::try_from(tidy.batches[5]).unwrap();
+    for offset in batch_end..whole.len() {
+        for bytes in torn(&whole, &stale, offset).into_iter().take(3) {
+            let disk = tidy.disk.copy();
+            disk.write_file(&tidy.segment, &bytes);
+            let (found, recovery) = reopen(&disk);
+            assert_eq!(found, tidy.model, "from byte {offset}");
+            assert_eq!(recovery.cut, None);
+        }
+    }
+}
+
+/// A segment whose bytes from `offset` on are zeros, those of an earlier life, noise, and gone.
+fn torn(whole: &[u8], stale: &[u8], offset: usize) -> [Vec<u8>; 4] {
+    let (mut zeroed, mut reused) = (whole.to_vec(), whole.to_vec());
+    zeroed[offset..].fill(0);
+    reused[offset..].copy_from_slice(&stale[offset..]);
+    let mut random = whole.to_vec();
+    let noise = (offset as u64..).map(|at| at.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[5]);
+    random[offset..].iter_mut().zip(noise).for_each(|(byte, noise)| *byte = noise);
+    [zeroed, reused, random, whole[..offset].to_vec()]
 }
 
 /// A cut says what it cut, and keeps it. Bytes of which nothing is left leave no trace.
@@ -288,7 +312,7 @@ fn every_flipped_bit_of_the_unclaimed_batch_is_cut_and_reported() {
             disk.flip_bit(&tidy.segment, at, bit).unwrap();
             let bytes = disk.read_file(&tidy.segment).unwrap();
             let (found, recovery) = reopen(&disk);
-            assert_eq!(found, tidy.before);
+            assert_eq!(found, tidy.before[4]);
             let cut = recovery.cut.as_ref().expect("a cut is reported");
             assert_eq!((cut.offset, cut.sequence), (tidy.batches[4], 5));
             assert_eq!(cut.path, tidy.segment);
@@ -350,7 +374,7 @@ fn batches_behind_a_cut_stay_dead_when_the_log_went_on() {
     let whole = tidy.disk.read_file(&tidy.segment).unwrap();
     tidy.disk.flip_bit(&tidy.segment, tidy.batches[4] + 99, 1).unwrap();
     let mut driver = Driver::new(&tidy.disk, &options()).unwrap();
-    assert_eq!(driver.model, tidy.before);
+    assert_eq!(driver.model, tidy.before[4]);
     for step in [Step::Vote, Step::Append { count: 4, bytes: 20 }, Step::Sync, Step::Claim] {
         driver.run(step).unwrap();
     }
@@ -515,7 +539,7 @@ fn what_a_killed_process_left_in_the_page_cache_is_made_durable_before_it_counts
     // The last batch is written as a buffered file system has it, and never synced.
     let file = tidy.disk.open(&tidy.segment, WriteMode::Buffered).unwrap();
     file.write_at(&whole[range], start).unwrap();
-    assert_eq!(reopen(&tidy.disk.crash(CrashMode::Lost)).0, tidy.before);
+    assert_eq!(reopen(&tidy.disk.crash(CrashMode::Lost)).0, tidy.before[4]);
     assert_eq!(reopen(&tidy.disk).0, tidy.model);
     assert_eq!(reopen(&tidy.disk.crash(CrashMode::Lost)).0, tidy.model);
 }
