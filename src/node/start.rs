@@ -70,6 +70,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     if opened.is_err() && place.is_first_start && data_in(&config, &*disk)?.is_none() {
         // Nothing was promised or made yet: the next start may ask for another geometry.
         disk.remove(&config.data_dir.join(identity::IDENTITY_NAME))?;
+        disk.sync_dir(&config.data_dir)?; // else it is back after a power loss
     }
     let opened = opened?;
     let is_restart = opened.wal.state().vote.is_some();

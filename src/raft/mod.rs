@@ -186,7 +186,7 @@ pub enum ProposeError {
 }
 
 /// Waits until what is watched changes after now, or `bound` has passed.
-async fn next_change<W, T, R>(mut metrics: R, bound: Duration)
+async fn wait_for_change<W, T, R>(mut metrics: R, bound: Duration)
 where
     W: Watch,
     T: Send + Sync,
@@ -338,12 +338,12 @@ impl Consensus {
 
     /// Waits until what [`Consensus::view`] gives has changed, or `bound` has passed.
     pub async fn changed(&self, bound: Duration) {
-        next_change(self.raft.server_metrics(), bound).await;
+        wait_for_change(self.raft.server_metrics(), bound).await;
     }
 
     /// As [`Consensus::changed`], for what moves with every entry.
     pub async fn changed_data(&self, bound: Duration) {
-        next_change(self.raft.metrics(), bound).await;
+        wait_for_change(self.raft.metrics(), bound).await;
     }
 
     /// Proposes commands together; answers in order. `Unknown` for those without an answer within

@@ -43,11 +43,7 @@ fn no_acknowledged_write_is_lost_when_leader_follower_or_all_are_killed() {
         }
         load.wait_more(WRITES);
         load.stop();
-        history.check(&cluster);
-        cluster.wait_level();
-        for index in 0..3 {
-            history.check_local(&cluster, index);
-        }
+        history.check_everywhere(&cluster);
     }
     assert!(history.reads() > 0);
     eprintln!("{} writes acknowledged, {} unknown", history.acknowledged(), history.unknown());
@@ -166,11 +162,7 @@ fn nodes_killed_in_the_middle_of_a_checkpoint_lose_nothing() {
     filler.stop();
     load.wait_more(WRITES);
     load.stop();
-    history.check(&cluster);
-    cluster.wait_level();
-    for index in 0..3 {
-        history.check_local(&cluster, index);
-    }
+    history.check_everywhere(&cluster);
 }
 
 #[test]

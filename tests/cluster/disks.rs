@@ -123,11 +123,7 @@ fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
     filler.stop();
     load.wait_more(WRITES);
     load.stop();
-    history.check(&cluster);
-    cluster.wait_level();
-    for index in 0..3 {
-        history.check_local(&cluster, index);
-    }
+    history.check_everywhere(&cluster);
 }
 
 /// TRUST F15: the page is gone, and the kernel says so by a signal.

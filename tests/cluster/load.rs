@@ -110,6 +110,16 @@ impl History {
         }
     }
 
+    /// Reads every key at every node, then, when all of them are level, locally at each.
+    #[track_caller]
+    pub(crate) fn check_everywhere(&self, cluster: &Cluster) {
+        self.check(cluster);
+        cluster.wait_level();
+        for index in 0..cluster.nodes.len() {
+            self.check_local(cluster, index);
+        }
+    }
+
     /// Reads every key locally at one node that has applied everything.
     #[track_caller]
     pub(crate) fn check_local(&self, cluster: &Cluster, index: usize) {

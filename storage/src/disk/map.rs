@@ -254,7 +254,9 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _context: 
         // SAFETY: ends the process without running anything; async-signal-safe.
         unsafe { libc::_exit(BUS_ERROR_EXIT_CODE) };
     }
-    // Not ours: what faulted does so again, and is treated as if there were no handler.
+    // Not ours: it comes again as soon as this returns, by hand as well, and finds no handler.
     // SAFETY: the default action needs nothing; async-signal-safe.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: the signal is one the kernel has just delivered; async-signal-safe.
+    unsafe { libc::raise(signal) };
 }
