@@ -100,7 +100,7 @@ impl Forwarder {
 
     /// Proposes commands on this member only.
     async fn write_here(&self, commands: Vec<Command>) -> Attempt {
-        if let Some(failure) = self.refusal() {
+        if let Some(failure) = self.refusal(&commands) {
             return Attempt::Done(vec![Err(failure); commands.len()]);
         }
         let results = self.consensus.propose(commands, WRITE_BOUND).await;
@@ -111,14 +111,12 @@ impl Forwarder {
     }
 
     /// Why nothing is proposed now although this member may lead.
-    fn refusal(&self) -> Option<Failure> {
-        let slots = self.consensus.shared().machine.slots();
-        if slots.over_budget() && self.consensus.view().is_leader {
-            let reason = "changed pages take all of -memory-mib until a checkpoint ends".into();
-            return Some(Failure::Busy { reason });
-        }
+    fn refusal(&self, commands: &[Command]) -> Option<Failure> {
+        let refusal = self.consensus.shared().machine.refusal(commands);
         let has_room = self.consensus.wal().has_next_segment();
-        (!has_room && self.consensus.view().is_leader).then_some(Failure::NoSpace)
+        refusal
+            .or((!has_room).then_some(Failure::NoSpace))
+            .filter(|_| self.consensus.view().is_leader)
     }
 
     /// Reads commands at a level that needs the leader; answers in order.

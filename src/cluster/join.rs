@@ -232,11 +232,11 @@ pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option
 }
 
 fn accepted(forwarder: &Forwarder) -> JoinReply {
-    let geometry = forwarder.consensus().shared().machine.slots().geometry();
+    let limits = forwarder.consensus().shared().machine.limits();
     JoinReply::Accepted {
         cluster_id: forwarder.cluster_id(),
-        slot_count: geometry.slot_count(),
-        value_bytes: geometry.value_bytes(),
+        slot_count: limits.slot_count,
+        value_bytes: limits.value_bytes_max,
     }
 }
 

@@ -11,11 +11,19 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use diskstore_storage::slots::{Applied, Change, Current, Slot, Slots};
+use diskstore_storage::slots::{
+    Applied, Change, Current, PAGE_BYTES, ROUND_PAGES_DEFAULT, Slot, Slots, Target,
+};
 use smallvec::{SmallVec, smallvec};
 
-use super::effect::{Draft, Limits, is_blind, run};
+use super::effect::{self, Draft, is_blind, run};
+use super::{Images, Learned, Limits};
 use crate::command::{Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply, slot_of};
+
+/// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
+const SCAN_STEP: u64 = 4096;
+/// Pages that one step of [`DiskMachine::learn`] reads.
+const LEARN_PAGES: u64 = 2048;
 
 /// Why the node cannot apply an entry. It is this node's trouble, so the node stops.
 #[derive(Debug, thiserror::Error)]
@@ -154,8 +162,8 @@ impl DiskMachine {
             }
             return Ok(());
         };
-        let limits =
-            Limits { value_bytes_max: u64::from(self.slots.geometry().value_bytes()), index };
+        let value_bytes_max = u64::from(self.slots.geometry().value_bytes());
+        let limits = effect::Limits { value_bytes_max, index };
         let mut is_damaged = false;
         let applied = guard.apply(key, index, |base| {
             if let [Operation { action: plain @ Action::Set { value, .. }, .. }] = operations
@@ -225,6 +233,66 @@ impl DiskMachine {
     /// What a key's slot holds now; `None` for a damaged slot, and a key that names none.
     pub fn slot(&self, key: &[u8]) -> Option<Slot> {
         self.slots.read(slot_of(key)?).ok()
+    }
+
+    /// The limits of keys and values.
+    pub(super) fn limits(&self) -> Limits {
+        let geometry = self.slots.geometry();
+        Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
+    }
+
+    /// At most `count` slots that hold a value, from `from` on, and where to go on.
+    pub(super) fn live_keys(
+        &self,
+        from: u64,
+        count: usize,
+    ) -> Result<(Vec<u64>, Option<u64>), Failure> {
+        let end = self.slots.geometry().slot_count();
+        let (mut found, mut key) = (Vec::new(), from);
+        let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
+        while key < stop && found.len() < count {
+            let slot = self.slots.read(key).map_err(|_| Failure::Damaged { slot: key })?;
+            if slot.value.is_some() {
+                found.push(key);
+            }
+            key += 1;
+        }
+        Ok((found, (key < end).then_some(key)))
+    }
+
+    /// Reads and checks some pages.
+    pub(super) fn learn(&self, from_page: u64) -> Learned {
+        let learned = self.slots.learn_pages(from_page, LEARN_PAGES);
+        Learned { next: learned.next_page, damaged: learned.damaged }
+    }
+
+    /// Bytes of pages that differ from the disk.
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        self.slots.dirty_pages() * PAGE_BYTES
+    }
+
+    /// Rounds that a checkpoint would take.
+    pub(super) fn checkpoint_steps(&self) -> u64 {
+        self.slots.dirty_pages().div_ceil(ROUND_PAGES_DEFAULT)
+    }
+
+    /// What the superblock names.
+    pub(super) fn durable(&self) -> Option<Target> {
+        let superblock = self.slots.superblock();
+        let log_id = superblock.checkpoint?;
+        Some(Target { log_id, membership: superblock.membership })
+    }
+
+    /// Changed slots, for a snapshot.
+    pub(super) fn scan(
+        &self,
+        from: u64,
+        changed_after: u64,
+        bytes_max: usize,
+    ) -> diskstore_storage::Result<(Images, Option<u64>)> {
+        let mut images = Vec::new();
+        let next = self.slots.scan(from, changed_after, bytes_max, &mut images)?;
+        Ok((Images::Slots(images), next))
     }
 
     fn first_damaged(&self, keys: &[u64]) -> Failure {

@@ -1,6 +1,336 @@
 //! What the log is applied to. Calls `storage`; knows neither Raft nor sockets.
+//!
+//! [`Machine`] is all that Raft and the node know of it: one enum, so that neither needs a type
+//! parameter and applying an entry is a jump and not a call through a table. Each kind has a file of
+//! its own; what only one of them has, the others answer with nothing.
 
 mod disk;
 mod effect;
 
+use std::sync::atomic::AtomicBool;
+
+use diskstore_storage::Result;
+use diskstore_storage::identity::MachineKind;
+use diskstore_storage::slots::{Outcome, Slot, SlotImage, Target};
+
 pub use disk::{ApplyError, DiskMachine};
+
+use crate::command::{Command, Failure, Refusal, Reply};
+
+/// What is asked between the steps of a checkpoint: it may rest, and returns once everything
+/// appended to the log before it was called is durable.
+pub type LogDurable<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// What a node's log is applied to.
+#[derive(Debug, Clone)]
+pub enum Machine {
+    /// Slots of a data file.
+    Slots(DiskMachine),
+}
+
+/// What keys and values there can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Number of slots; 0 where keys are no slots.
+    pub slot_count: u64,
+    /// Most bytes of one value.
+    pub value_bytes_max: u32,
+}
+
+/// Pieces of a snapshot, as they travel: what was deleted is among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Images {
+    /// Slots.
+    Slots(Vec<SlotImage>),
+}
+
+/// What one step of [`Machine::learn`] saw.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Learned {
+    /// Where to go on; `None` at the end.
+    pub next: Option<u64>,
+    /// Slots whose checksum is wrong, ascending.
+    pub damaged: Vec<u64>,
+}
+
+/// Applying, reading, and what is asked for each of them.
+impl Machine {
+    /// What it is.
+    pub fn kind(&self) -> MachineKind {
+        match self {
+            Machine::Slots(_) => MachineKind::Slots,
+        }
+    }
+
+    /// The limits of keys and values.
+    pub fn limits(&self) -> Limits {
+        match self {
+            Machine::Slots(disk) => disk.limits(),
+        }
+    }
+
+    /// Applies the command of log entry `index`. Entries come in the order of the log, one at a
+    /// time; one that was applied before changes nothing.
+    ///
+    /// # Errors
+    /// Only for a sick node; a command that is refused has a reply.
+    pub fn apply(&self, index: u64, command: &Command) -> std::result::Result<Reply, ApplyError> {
+        match self {
+            Machine::Slots(disk) => disk.apply(index, command),
+        }
+    }
+
+    /// Reads what a command of nothing but reads asks for, at one moment.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    pub fn read(&self, command: &Command) -> std::result::Result<Reply, Failure> {
+        match self {
+            Machine::Slots(disk) => disk.read(command),
+        }
+    }
+
+    /// Checks what can be said of a command without looking at content: a command that is refused
+    /// here never becomes a log entry.
+    ///
+    /// # Errors
+    /// A key or a value that cannot be.
+    pub fn check(&self, command: &Command) -> std::result::Result<(), Refusal> {
+        match self {
+            Machine::Slots(disk) => disk.check(command),
+        }
+    }
+
+    /// Why such commands are not proposed now, however right they are.
+    pub fn refusal(&self, _commands: &[Command]) -> Option<Failure> {
+        match self {
+            Machine::Slots(disk) => disk.slots().over_budget().then(|| Failure::Busy {
+                reason: "changed pages take all of -memory-mib until a checkpoint ends".into(),
+            }),
+        }
+    }
+
+    /// Has memory ready for what a command writes, so that applying it takes no page fault.
+    pub fn populate(&self, command: &Command) {
+        match self {
+            Machine::Slots(disk) => disk.populate(command),
+        }
+    }
+
+    /// What a key holds now, for the application log; `None` where that cannot be said.
+    pub fn slot(&self, key: &[u8]) -> Option<Slot> {
+        match self {
+            Machine::Slots(disk) => disk.slot(key),
+        }
+    }
+
+    /// True if applying touches neither the disk nor a memory budget, so that it may happen on the
+    /// thread that runs Raft.
+    pub fn never_waits(&self) -> bool {
+        match self {
+            Machine::Slots(disk) => {
+                disk.slots().fits_in_budget() && disk.slots().live_count().is_some()
+            }
+        }
+    }
+
+    /// True if applying has to wait until [`Machine::write_back`] has made room.
+    pub fn over_budget(&self) -> bool {
+        match self {
+            Machine::Slots(disk) => disk.slots().over_budget(),
+        }
+    }
+}
+
+/// What it holds, for people and upkeep.
+impl Machine {
+    /// How many keys hold a value; `None` while they are not counted.
+    pub fn live_count(&self) -> Option<u64> {
+        match self {
+            Machine::Slots(disk) => disk.slots().live_count(),
+        }
+    }
+
+    /// At most `count` keys that hold a value, from position `from` on, and where to go on. Looks
+    /// at a bounded number of places.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    pub fn live_keys(
+        &self,
+        from: u64,
+        count: usize,
+    ) -> std::result::Result<(Vec<u64>, Option<u64>), Failure> {
+        match self {
+            Machine::Slots(disk) => disk.live_keys(from, count),
+        }
+    }
+
+    /// Reads a bounded number of places from `from` on, so that live keys are counted and damaged
+    /// ones are known.
+    pub fn learn(&self, from: u64) -> Learned {
+        match self {
+            Machine::Slots(disk) => disk.learn(from),
+        }
+    }
+
+    /// Whether a slot's checksum is wrong.
+    pub fn is_damaged(&self, slot: u64) -> bool {
+        match self {
+            Machine::Slots(disk) => disk.slots().read(slot).is_err(),
+        }
+    }
+
+    /// Bytes that all content takes on the disk: what a checkpoint or a snapshot costs at most.
+    pub fn data_bytes(&self) -> u64 {
+        match self {
+            Machine::Slots(disk) => disk.slots().geometry().file_bytes(),
+        }
+    }
+
+    /// Bytes that changed since they were last written to the disk.
+    pub fn dirty_bytes(&self) -> u64 {
+        match self {
+            Machine::Slots(disk) => disk.dirty_bytes(),
+        }
+    }
+}
+
+/// Checkpoints.
+impl Machine {
+    /// The newest checkpoint that survives power loss; `None` before the first.
+    pub fn durable(&self) -> Option<Target> {
+        match self {
+            Machine::Slots(disk) => disk.durable(),
+        }
+    }
+
+    /// How many steps a checkpoint would take now, at least.
+    pub fn checkpoint_steps(&self) -> u64 {
+        match self {
+            Machine::Slots(disk) => disk.checkpoint_steps(),
+        }
+    }
+
+    /// Makes everything durable that was applied up to `target`. Blocks. After `Ok` (and not
+    /// `cancelled`) the log up to the target may be purged. A later checkpoint stays.
+    ///
+    /// # Errors
+    /// Of the disk or of `log_durable`.
+    pub fn checkpoint(
+        &self,
+        target: Target,
+        log_durable: LogDurable<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<Outcome> {
+        match self {
+            Machine::Slots(disk) => disk.slots().checkpoint(target, log_durable, cancel),
+        }
+    }
+
+    /// Writes back what changed, where that makes room in memory; the checkpoint stays where it is.
+    ///
+    /// # Errors
+    /// As [`Machine::checkpoint`].
+    pub fn write_back(&self, log_durable: LogDurable<'_>) -> Result<()> {
+        match self {
+            Machine::Slots(disk) => {
+                disk.slots().write_back(log_durable, &AtomicBool::new(false)).map(|_| ())
+            }
+        }
+    }
+}
+
+/// Snapshots, sent and received.
+impl Machine {
+    /// The content is a state that ever was once every entry up to here is applied.
+    pub fn readable_from(&self) -> u64 {
+        match self {
+            Machine::Slots(disk) => disk.slots().readable_from(),
+        }
+    }
+
+    /// Raises [`Machine::readable_from`]. Durable before anything merged later is.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn set_readable_from(&self, index: u64) -> Result<()> {
+        match self {
+            Machine::Slots(disk) => disk.slots().set_readable_from(index),
+        }
+    }
+
+    /// Positions of [`Machine::scan`] are below this.
+    pub fn scan_end(&self) -> u64 {
+        match self {
+            Machine::Slots(disk) => disk.slots().geometry().slot_count(),
+        }
+    }
+
+    /// What changed after `changed_after`, from position `from` on, until values make `bytes_max`
+    /// bytes or a bounded number of places was looked at; and where to go on.
+    ///
+    /// # Errors
+    /// Something damaged: a snapshot is never finished over it.
+    pub fn scan(
+        &self,
+        from: u64,
+        changed_after: u64,
+        bytes_max: usize,
+    ) -> Result<(Images, Option<u64>)> {
+        match self {
+            Machine::Slots(disk) => disk.scan(from, changed_after, bytes_max),
+        }
+    }
+
+    /// One slot as a snapshot carries it, for a receiver whose own is damaged.
+    ///
+    /// # Errors
+    /// It is damaged here too.
+    pub fn image(&self, slot: u64) -> Result<Images> {
+        match self {
+            Machine::Slots(disk) => {
+                disk.slots().image(slot).map(|image| Images::Slots(vec![image]))
+            }
+        }
+    }
+
+    /// Merges what another member sent, each piece where it is newer than what is here.
+    ///
+    /// # Errors
+    /// It does not fit this machine; some of it may have been merged.
+    pub fn merge(&self, images: &Images) -> Result<()> {
+        match (self, images) {
+            (Machine::Slots(disk), Images::Slots(images)) => {
+                images.iter().try_for_each(|image| disk.slots().merge(image).map(|_| ()))
+            }
+        }
+    }
+
+    /// Ends the merging of a snapshot that was taken from `target` on, and makes that the
+    /// checkpoint. After `Ok` all of it survives power loss.
+    ///
+    /// # Errors
+    /// As [`Machine::checkpoint`].
+    pub fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
+        match self {
+            Machine::Slots(disk) => disk.slots().install(target, log_durable).map(|_| ()),
+        }
+    }
+}
+
+impl Images {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Images::Slots(images) => images.len(),
+        }
+    }
+
+    /// The highest log index among them; 0 if there are none.
+    pub fn highest_index(&self) -> u64 {
+        match self {
+            Images::Slots(images) => images.iter().map(|image| image.index).max().unwrap_or(0),
+        }
+    }
+}

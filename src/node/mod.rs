@@ -24,6 +24,7 @@ use crate::cluster::Forwarder;
 use crate::command::{Command, CommandResult, Failure, ReadLevel};
 use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
+pub use crate::machine::Limits;
 use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, View};
 use crate::status::{MemberStatus, Status, SyncStatus};
 
@@ -31,17 +32,6 @@ use crate::status::{MemberStatus, Status, SyncStatus};
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
 /// How long the last checkpoint of a clean stop may take.
 const CHECKPOINT_BOUND: Duration = Duration::from_mins(2);
-/// Slots that one step of a scan reads at most.
-const SCAN_STEP: u64 = 4096;
-
-/// What the slots of a node hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Number of slots.
-    pub slot_count: u64,
-    /// Most bytes of one value.
-    pub value_bytes_max: u32,
-}
 
 /// One running node.
 #[derive(Debug)]
@@ -73,8 +63,7 @@ impl Node {
 
     /// The limits of keys and values.
     pub fn limits(&self) -> Limits {
-        let geometry = self.consensus().shared().machine.slots().geometry();
-        Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
+        self.consensus().shared().machine.limits()
     }
 
     /// How fresh a read must be unless its caller asks for less.
@@ -122,21 +111,11 @@ impl Node {
     pub async fn scan(&self, from: u64, count: usize) -> Result<(Vec<u64>, Option<u64>), Failure> {
         let shared = self.consensus().shared().clone();
         let scan = move || {
-            let slots = shared.machine.slots();
-            let end = slots.geometry().slot_count();
-            let (mut found, mut key) = (Vec::new(), from);
-            let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
-            while key < stop && found.len() < count {
-                let slot = slots.read(key).map_err(|_| Failure::Damaged { slot: key })?;
-                if slot.value.is_some() {
-                    found.push(key);
-                }
-                key += 1;
-            }
+            let found = shared.machine.live_keys(from, count);
             if !shared.is_readable() {
                 return Err(catching_up()); // looked at last: a snapshot may have begun meanwhile
             }
-            Ok((found, (key < end).then_some(key)))
+            found
         };
         tokio::task::spawn_blocking(scan).await.unwrap_or(Err(Failure::Stopping))
     }
@@ -149,7 +128,7 @@ impl Node {
         let shared = self.consensus().shared();
         let counting = async {
             loop {
-                let count = shared.machine.slots().live_count();
+                let count = shared.machine.live_count();
                 if let Some(count) = count.filter(|_| shared.is_readable()) {
                     return count;
                 }
@@ -184,7 +163,7 @@ impl Node {
     pub fn status(&self) -> Status {
         let consensus = self.consensus();
         let view = consensus.view();
-        let slots = consensus.shared().machine.slots();
+        let machine = &consensus.shared().machine;
         let times = consensus.syncer().times();
         let limits = self.limits();
         Status {
@@ -204,10 +183,10 @@ impl Node {
             last_log: view.last_log.unwrap_or(0),
             checkpoint: view.checkpoint.unwrap_or(0),
             purged: view.purged.unwrap_or(0),
-            readable_from: slots.readable_from(),
+            readable_from: machine.readable_from(),
             slots: limits.slot_count,
             value_size: limits.value_bytes_max,
-            live: slots.live_count(),
+            live: machine.live_count(),
             sync: SyncStatus {
                 count: times.count(),
                 p50_us: times.percentile_us(50),

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_storage::LogId;
 use diskstore_storage::disk::{Disk, RealDisk};
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
@@ -30,7 +31,7 @@ use crate::cluster::{
 };
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy, VALUE_BYTES_DEFAULT};
 use crate::fault::Faults;
-use crate::machine::DiskMachine;
+use crate::machine::{DiskMachine, Machine};
 use crate::oplog::OpLog;
 use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
 
@@ -78,7 +79,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         cluster_id: place.cluster_id,
         member_id: place.identity.member_id,
         wal: opened.wal,
-        machine: DiskMachine::new(opened.slots.clone()),
+        machine: opened.machine,
         oplog: match &config.log_folder {
             Some(folder) => Some(OpLog::open(folder, &config.id)?),
             None => None,
@@ -253,7 +254,7 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
 }
 
 struct Opened {
-    slots: Arc<Slots>,
+    machine: Machine,
     wal: Arc<Wal>,
     policy: upkeep::Policy,
     report: String,
@@ -300,13 +301,15 @@ async fn open_files(
             &log_options,
         )?;
         // Whoever is a member, or has a checkpoint, has accepted a leader's vote.
-        let has_history = is_member || slots.superblock().checkpoint.is_some();
+        let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
+        let checkpoint = machine.durable().map(|durable| durable.log_id);
+        let has_history = is_member || checkpoint.is_some();
         if has_history && wal.state().vote.is_none() {
             return Err(lost("log is"));
         }
-        agree(&wal, &slots, &directory)?;
+        agree(&wal, checkpoint, &directory)?;
         report.push_str(&log_report(&recovery));
-        Ok(Opened { slots: Arc::new(slots), wal: Arc::new(wal), policy, report })
+        Ok(Opened { machine, wal: Arc::new(wal), policy, report })
     })
     .await?
 }
@@ -351,11 +354,14 @@ fn open_slots(
 }
 
 /// Makes log and checkpoint agree before openraft reads them (I3).
-pub(super) fn agree(wal: &Wal, slots: &Slots, directory: &Path) -> Result<(), StartError> {
+pub(super) fn agree(
+    wal: &Wal,
+    checkpoint: Option<LogId>,
+    directory: &Path,
+) -> Result<(), StartError> {
     let state = wal.state();
-    let checkpoint = slots.superblock().checkpoint;
     if state.purged > checkpoint {
-        let text = |log_id: Option<diskstore_storage::LogId>| {
+        let text = |log_id: Option<LogId>| {
             log_id.map_or_else(|| "their beginning".into(), |log_id| log_id.to_string())
         };
         return Err(StartError::Contradiction {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::slots::PAGE_BYTES;
 use tokio::time::Instant;
 
 use crate::raft::{Consensus, MachineShared};
@@ -14,8 +13,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 const AGE_MAX: Duration = Duration::from_mins(10);
 /// A checkpoint that shows no result for so long was cancelled.
 const CANCELLED_AFTER: Duration = Duration::from_mins(1);
-/// Pages that are learned at once, and the pause between, so that a start is not slowed down.
-const LEARN_PAGES: u64 = 2048;
+/// The pause between two steps of learning, so that a start is not slowed down.
 const LEARN_PAUSE: Duration = Duration::from_millis(2);
 
 /// When checkpoints are due.
@@ -32,7 +30,7 @@ pub(super) struct Policy {
 
 /// Asks for checkpoints when they are due, and purges the log behind them.
 pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
-    let slots = consensus.shared().machine.slots().clone();
+    let machine = consensus.shared().machine.clone();
     let (mut log_bytes_then, mut then) = (0, Instant::now());
     let mut checkpoint_then = consensus.view().checkpoint;
     let mut is_running = false;
@@ -46,8 +44,8 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
         consensus.purge(policy.keep_bytes).await;
         let log_bytes = consensus.wal().log_bytes();
         let is_due = log_bytes - log_bytes_then >= policy.checkpoint_bytes
-            || slots.dirty_pages() * PAGE_BYTES >= policy.dirty_bytes_max
-            || then.elapsed() >= AGE_MAX && slots.dirty_pages() > 0;
+            || machine.dirty_bytes() >= policy.dirty_bytes_max
+            || then.elapsed() >= AGE_MAX && machine.dirty_bytes() > 0;
         // One that was cancelled by an install never shows; after a while another is asked for.
         if is_due && (!is_running || then.elapsed() >= CANCELLED_AFTER) {
             if !is_running {
@@ -63,21 +61,21 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
 /// Reads all pages once after a start, so that deltas can skip old ones, live slots are counted and
 /// damaged ones are known.
 pub(super) async fn learn_slots(shared: Arc<MachineShared>) {
-    let slots = shared.machine.slots().clone();
+    let machine = shared.machine.clone();
     // A file that was just made holds nothing to learn.
-    let mut next = slots.live_count().is_none().then_some(0);
+    let mut next = machine.live_count().is_none().then_some(0);
     let mut damaged_count = 0_usize;
-    while let Some(page) = next {
-        let of_step = slots.clone();
-        let step = tokio::task::spawn_blocking(move || of_step.learn_pages(page, LEARN_PAGES));
+    while let Some(from) = next {
+        let of_step = machine.clone();
+        let step = tokio::task::spawn_blocking(move || of_step.learn(from));
         let Ok(learned) = step.await else { return };
         shared.note_damaged(&learned.damaged);
         for slot in &learned.damaged {
             tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
         }
         damaged_count += learned.damaged.len();
-        next = learned.next_page;
+        next = learned.next;
         tokio::time::sleep(LEARN_PAUSE).await;
     }
-    tracing::debug!(live = slots.live_count(), damaged_count, "all slots were read once");
+    tracing::debug!(live = machine.live_count(), damaged_count, "all slots were read once");
 }

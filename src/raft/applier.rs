@@ -12,7 +12,6 @@ use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::storage::ApplyResponder;
 use tokio::sync::oneshot;
 
-use diskstore_storage::slots::Slots;
 use diskstore_storage::wal::Wal;
 use parking_lot::Mutex;
 
@@ -20,6 +19,7 @@ use super::state_machine::MachineShared;
 use super::types::{Entry, StoredMembership, TypeConfig};
 use crate::command::Reply;
 use crate::fault::{Faults, chain};
+use crate::machine::Machine;
 use crate::oplog::OpLog;
 
 /// One entry to apply, and whoever waits for its reply.
@@ -41,7 +41,7 @@ pub(super) struct Applier {
     sender: mpsc::Sender<Work>,
     /// Held while entries are applied, wherever that is.
     setup: Arc<Mutex<Setup>>,
-    slots: Arc<Slots>,
+    machine: Machine,
 }
 
 /// What the thread works with.
@@ -69,7 +69,7 @@ impl Applier {
     /// The operating system starts no more threads.
     pub(super) fn start(setup: Setup) -> io::Result<Applier> {
         let (sender, receiver) = mpsc::channel::<Work>();
-        let slots = setup.shared.machine.slots().clone();
+        let machine = setup.shared.machine.clone();
         let setup = Arc::new(Mutex::new(setup));
         let of_thread = setup.clone();
         std::thread::Builder::new().name("apply".into()).spawn(move || {
@@ -79,7 +79,7 @@ impl Applier {
                 drop(work.done.send(result));
             }
         })?;
-        Ok(Applier { sender, setup, slots })
+        Ok(Applier { sender, setup, machine })
     }
 
     /// Applies entries in order; returns once all of them are applied and answered.
@@ -115,11 +115,10 @@ impl Applier {
         marked.await.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 
-    /// True if applying touches neither the disk nor the memory budget: every page was read, the
-    /// file fits, and there is no application log to sync.
+    /// True if applying touches neither the disk nor the memory budget, and there is no application
+    /// log to sync.
     fn is_never_waiting(&self) -> bool {
-        self.slots.fits_in_budget()
-            && self.slots.live_count().is_some()
+        self.machine.never_waits()
             && self.setup.try_lock().is_some_and(|setup| setup.oplog.is_none())
     }
 }
@@ -176,7 +175,7 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
 
 /// At the memory budget applying waits until changed pages were written back and dropped.
 fn wait_for_memory(setup: &Setup) -> io::Result<()> {
-    if !setup.shared.machine.slots().over_budget() {
+    if !setup.shared.machine.over_budget() {
         return Ok(());
     }
     setup.shared.write_back().map_err(io::Error::other)

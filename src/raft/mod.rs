@@ -54,7 +54,7 @@ pub use wire::{Hello, JoinReply, JoinRequest, Kind, Purpose, Welcome};
 
 use crate::command::{Command, Failure, Reply};
 use crate::fault::Faults;
-use crate::machine::DiskMachine;
+use crate::machine::Machine;
 use crate::oplog::OpLog;
 use applier::Applier;
 use log_store::LogStore;
@@ -110,7 +110,7 @@ pub struct Setup {
     /// The open log.
     pub wal: Arc<Wal>,
     /// The open machine.
-    pub machine: DiskMachine,
+    pub machine: Machine,
     /// The application log of `-logfolder`.
     pub oplog: Option<OpLog>,
     /// Where trouble is reported.

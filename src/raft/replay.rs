@@ -13,7 +13,7 @@ use openraft::entry::EntryPayload;
 
 use super::applier::{Job, Setup, apply_all};
 use super::types::{Entry, entry_from};
-use crate::machine::DiskMachine;
+use crate::machine::Machine;
 
 /// Bytes of values that are read at once.
 const PIECE_BYTES: usize = 4 << 20;
@@ -43,7 +43,7 @@ pub(super) fn replay(setup: &mut Setup) -> io::Result<u64> {
 }
 
 fn read_pieces(
-    (wal, machine): (&Wal, &DiskMachine),
+    (wal, machine): (&Wal, &Machine),
     range: std::ops::Range<u64>,
     sender: &mpsc::SyncSender<io::Result<Vec<Entry>>>,
 ) {

@@ -1,6 +1,6 @@
 //! Snapshots: slots streamed from one member to another while commands go on being applied.
 //!
-//! Called by `network` (send) and `peers` (receive); calls `storage::slots`. A snapshot begins at
+//! Called by `network` (send) and `peers` (receive); calls `machine`. A snapshot begins at
 //! the sender's applied index S and ends at E; the receiver takes what changed after its own
 //! applied index, merges it by the slot rule, and then holds S with some slots ahead. Invariants:
 //!
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use diskstore_storage::slots::SlotImage;
 use diskstore_storage::wal::Wal;
 use openraft::alias::SnapshotOf;
 use openraft::raft::SnapshotResponse;
@@ -31,6 +30,7 @@ use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, re
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::types::{TypeConfig, Vote};
 use super::wire::{Hello, Kind};
+use crate::machine::Images;
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 1 << 20;
@@ -88,7 +88,7 @@ pub(super) async fn send(
         return Err(io::Error::other("there is nothing to send"));
     };
     let (mut reader, mut writer) = dial(address, hello).await?;
-    let readable_from = sender.shared.machine.slots().readable_from();
+    let readable_from = sender.shared.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
     let membership = meta.last_membership.clone();
     let begin = SnapshotBegin { vote, log_id, membership, readable_from, last_log };
@@ -125,27 +125,25 @@ impl Sent<'_> {
     /// Sends all slots whose index is above `changed_after`.
     async fn send_changed(&mut self, changed_after: u64) -> io::Result<()> {
         let (mut next, mut last_sent) = (Some(0), Instant::now());
-        let geometry = self.sender.shared.machine.slots().geometry();
+        let machine = &self.sender.shared.machine;
         let log_bytes = || self.sender.wal.log_bytes();
-        let mut pace = Pace::new(geometry.slot_count(), log_bytes());
+        let mut pace = Pace::new(machine.scan_end(), log_bytes());
         while let Some(from) = next {
-            let slots = self.sender.shared.machine.slots().clone();
+            let scanned = machine.clone();
             // Reading may fault pages in from the disk.
             let scanned = tokio::task::spawn_blocking(move || {
-                let mut images = Vec::new();
-                let next = slots.scan(from, changed_after, FRAME_VALUE_BYTES, &mut images)?;
-                Ok::<_, diskstore_storage::Error>((next, images))
+                scanned.scan(from, changed_after, FRAME_VALUE_BYTES)
             });
-            let (after, images) =
+            let (images, after) =
                 scanned.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
             next = after;
-            if images.is_empty() && last_sent.elapsed() < SIGN_OF_LIFE {
+            if images.count() == 0 && last_sent.elapsed() < SIGN_OF_LIFE {
                 continue;
             }
             last_sent = Instant::now();
             self.send(images).await?;
-            // The log that is kept for the transfer grows to the size of the data file at most.
-            let spread_bytes = geometry.file_bytes();
+            // The log that is kept for the transfer grows to the size of the data at most.
+            let spread_bytes = machine.data_bytes();
             if let Some(done) = next {
                 tokio::time::sleep(pace.rest(done, log_bytes(), spread_bytes)).await;
             }
@@ -159,10 +157,10 @@ impl Sent<'_> {
             return Ok(()); // they may be older here than what the receiver lost (PITFALLS 17)
         }
         for key in keys {
-            let slots = self.sender.shared.machine.slots().clone();
-            let image = tokio::task::spawn_blocking(move || slots.image(key));
+            let machine = self.sender.shared.machine.clone();
+            let image = tokio::task::spawn_blocking(move || machine.image(key));
             match image.await.map_err(io::Error::other)? {
-                Ok(image) => self.send(vec![image]).await?,
+                Ok(image) => self.send(image).await?,
                 // The receiver knows that the slot is damaged and answers reads with an error.
                 Err(error) => tracing::warn!(slot = key, %error, "a slot cannot be repaired"),
             }
@@ -170,10 +168,9 @@ impl Sent<'_> {
         Ok(())
     }
 
-    async fn send(&mut self, images: Vec<SlotImage>) -> io::Result<()> {
-        let count = images.len() as u64;
-        let highest = images.iter().map(|image| image.index).max().unwrap_or(0);
-        let last_log = self.sender.last_log(highest)?;
+    async fn send(&mut self, images: Images) -> io::Result<()> {
+        let count = images.count() as u64;
+        let last_log = self.sender.last_log(images.highest_index())?;
         SnapshotSlots { nth: self.frames, last_log, images }.put(&mut self.writer.buffer);
         self.frames += 1;
         self.slots += count;
@@ -218,7 +215,7 @@ pub(super) async fn receive(
                     return Err(io::Error::other("a frame of the snapshot is missing"));
                 }
                 frames += 1;
-                count += images.len() as u64;
+                count += images.count() as u64;
                 merge(shared, images).await?;
             }
             Kind::SnapshotEnd => {
@@ -244,20 +241,17 @@ async fn damaged_slots(shared: &Arc<MachineShared>) -> io::Result<Vec<u64>> {
 
 /// Makes it durable that nothing may be read before `index` is applied (I1).
 async fn raise_readable_from(shared: &Arc<MachineShared>, index: u64) -> io::Result<()> {
-    let slots = shared.machine.slots().clone();
-    let raised = tokio::task::spawn_blocking(move || slots.set_readable_from(index));
+    let machine = shared.machine.clone();
+    let raised = tokio::task::spawn_blocking(move || machine.set_readable_from(index));
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
 /// Merges slots; at the memory budget they are written back first.
-async fn merge(shared: &Arc<MachineShared>, images: Vec<SlotImage>) -> io::Result<()> {
+async fn merge(shared: &Arc<MachineShared>, images: Images) -> io::Result<()> {
     let shared = shared.clone();
     let merged = tokio::task::spawn_blocking(move || {
-        let slots = shared.machine.slots();
-        for image in &images {
-            slots.merge(image)?;
-        }
-        if slots.over_budget() { shared.write_back() } else { Ok(()) }
+        shared.machine.merge(&images)?;
+        if shared.machine.over_budget() { shared.write_back() } else { Ok(()) }
     });
     merged.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }

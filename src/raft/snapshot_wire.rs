@@ -22,6 +22,7 @@ use super::wire::{
 };
 use crate::command::DecodeError;
 use crate::command::cursor::Cursor;
+use crate::machine::Images;
 
 /// Most damaged slots that a receiver names.
 pub(super) const DAMAGED_COUNT_MAX: usize = 4096;
@@ -144,7 +145,7 @@ pub(super) struct SnapshotSlots {
     /// Index of the last entry in the sender's log when they had been read.
     pub last_log: u64,
     /// The slots.
-    pub images: Vec<SlotImage>,
+    pub images: Images,
 }
 
 impl SnapshotSlots {
@@ -153,9 +154,10 @@ impl SnapshotSlots {
         put_frame(out, Kind::SnapshotSlots, |out| {
             out.put_u64_le(self.nth);
             out.put_u64_le(self.last_log);
-            let count = u32::try_from(self.images.len());
+            let Images::Slots(images) = &self.images;
+            let count = u32::try_from(images.len());
             out.put_u32_le(count.expect("invariant: frames are bounded"));
-            for image in &self.images {
+            for image in images {
                 let value = image.value.as_deref().unwrap_or_default();
                 let length = u32::try_from(value.len()).expect("invariant: values are bounded");
                 out.put_u64_le(image.key);
@@ -185,7 +187,7 @@ impl SnapshotSlots {
             images.push(SlotImage { key, index, value: (word & LIVE != 0).then_some(value) });
         }
         cursor.finish()?;
-        Ok(SnapshotSlots { nth, last_log, images })
+        Ok(SnapshotSlots { nth, last_log, images: Images::Slots(images) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state machine as openraft wants it, over a machine and its slots.
 //!
-//! Called by openraft's state machine worker; calls `machine`, `storage::slots` and `syncer`.
+//! Called by openraft's state machine worker; calls `machine` and `syncer`.
 //! Invariants:
 //!
 //! - I1: entries are applied in log order by one thread, never by the one that runs Raft.
@@ -31,7 +31,7 @@ use super::types::{
     log_id_to,
 };
 use crate::command::cursor::Cursor;
-use crate::machine::DiskMachine;
+use crate::machine::Machine;
 
 /// Most entries that go to the applier at once.
 const JOB_ENTRIES_MAX: usize = 512;
@@ -49,7 +49,7 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct MachineShared {
     /// The machine.
-    pub machine: DiskMachine,
+    pub machine: Machine,
     /// The syncer: checkpoints wait for the log.
     pub syncer: Arc<Syncer>,
     applied: Mutex<Applied>,
@@ -68,11 +68,11 @@ pub struct MachineShared {
 }
 
 impl MachineShared {
-    /// Starts from what the superblock says.
+    /// Starts from the machine's checkpoint.
     ///
     /// # Errors
-    /// The superblock's membership cannot be read.
-    pub fn open(machine: DiskMachine, syncer: Arc<Syncer>) -> io::Result<MachineShared> {
+    /// The checkpoint's membership cannot be read.
+    pub fn open(machine: Machine, syncer: Arc<Syncer>) -> io::Result<MachineShared> {
         let Meta { last_log_id: log_id, last_membership: membership } = checkpoint_of(&machine)?;
         let index = log_id.map_or(0, |log_id| log_id.index);
         Ok(MachineShared {
@@ -103,14 +103,14 @@ impl MachineShared {
     /// snapshot is only half replayed, nothing may be read.
     pub async fn wait_applied(&self, index: u64) {
         let mut receiver = self.applied_index.subscribe();
-        let wanted = index.max(self.machine.slots().readable_from());
+        let wanted = index.max(self.machine.readable_from());
         // The sender lives as long as this object.
         drop(receiver.wait_for(|applied| *applied >= wanted).await);
     }
 
     /// True if a local read gives a state that ever was.
     pub fn is_readable(&self) -> bool {
-        self.applied_index() >= self.machine.slots().readable_from()
+        self.applied_index() >= self.machine.readable_from()
     }
 
     /// Moves the applied position.
@@ -134,8 +134,8 @@ impl MachineShared {
     /// Those of the slots noted as damaged that still are. Reads them from the disk.
     pub fn damaged_slots(&self) -> Vec<u64> {
         let noted = std::mem::take(&mut *self.damaged.lock());
-        let slots = self.machine.slots();
-        let still: Vec<u64> = noted.into_iter().filter(|key| slots.read(*key).is_err()).collect();
+        let still: Vec<u64> =
+            noted.into_iter().filter(|slot| self.machine.is_damaged(*slot)).collect();
         self.note_damaged(&still);
         still
     }
@@ -145,15 +145,12 @@ impl MachineShared {
         self.install.lock().await
     }
 
-    /// Writes changed pages to the disk while a snapshot is received. Blocks.
+    /// Writes what changed to the disk, where that makes room in memory. Blocks.
     ///
     /// # Errors
     /// Of the disk.
     pub fn write_back(&self) -> diskstore_storage::Result<()> {
-        let slots = self.machine.slots();
-        let syncer = &self.syncer;
-        slots.write_back(&mut || syncer.barrier_blocking(), &AtomicBool::new(false))?;
-        Ok(())
+        self.machine.write_back(&mut || self.syncer.barrier_blocking())
     }
 
     fn target(applied: &Applied, log_id: LogId) -> Target {
@@ -177,16 +174,16 @@ impl MachineShared {
         let Some(log_id) = applied.log_id else { return Ok(()) };
         let _running = self.checkpoint.lock();
         let started = std::time::Instant::now();
-        let data = self.machine.slots();
-        let round_count = data.dirty_pages().div_ceil(slots::ROUND_PAGES_DEFAULT);
-        let (mut done, mut pace) = (0, Pace::new(round_count, self.syncer.log_bytes()));
-        let outcome = data.checkpoint(
+        let machine = &self.machine;
+        let (mut done, mut pace) =
+            (0, Pace::new(machine.checkpoint_steps(), self.syncer.log_bytes()));
+        let outcome = machine.checkpoint(
             Self::target(applied, log_id),
             &mut || {
-                // Between the copying of a round and its writing.
+                // Between the copying of a step and its writing.
                 done += 1;
                 // At the memory budget applying waits for this checkpoint.
-                let is_urgent = data.over_budget();
+                let is_urgent = machine.over_budget();
                 let spread = if is_urgent { 0 } else { self.spread_bytes.load(Ordering::Relaxed) };
                 std::thread::sleep(pace.rest(done, self.syncer.log_bytes(), spread));
                 self.syncer.barrier_blocking()
@@ -208,12 +205,10 @@ impl MachineShared {
         let running = self.checkpoint.lock();
         self.cancel_checkpoint.store(false, Ordering::Release);
         self.syncer.barrier_blocking()?;
-        let result = self
-            .machine
-            .slots()
-            .install(Self::target(applied, log_id), &mut || self.syncer.barrier_blocking());
+        let target = Self::target(applied, log_id);
+        let result = self.machine.install(target, &mut || self.syncer.barrier_blocking());
         drop(running);
-        result.map(|_| ())
+        result
     }
 
     /// A snapshot of what is applied now; the log behind it stays for as long as it exists.
@@ -232,24 +227,25 @@ impl MachineShared {
         self.holds.purge_bound()
     }
 
-    /// What the superblock names: the newest checkpoint that survives power loss.
+    /// The newest checkpoint that survives power loss.
     fn checkpoint_meta(&self) -> io::Result<Meta> {
         checkpoint_of(&self.machine)
     }
 }
 
-/// The checkpoint that a machine's superblock names, and the membership as of it.
-fn checkpoint_of(machine: &DiskMachine) -> io::Result<Meta> {
-    let superblock = machine.slots().superblock();
-    let membership = if superblock.membership.body.is_empty() {
+/// The newest durable checkpoint of a machine, and the membership as of it.
+fn checkpoint_of(machine: &Machine) -> io::Result<Meta> {
+    let Some(Target { log_id, membership }) = machine.durable() else {
+        return Ok(Meta::default());
+    };
+    let last_membership = if membership.body.is_empty() {
         StoredMembership::default()
     } else {
-        let body = decode_membership(&mut Cursor::new(superblock.membership.body))
-            .map_err(io::Error::other)?;
-        StoredMembership::new(superblock.membership.log_id.map(log_id_from), body)
+        let body =
+            decode_membership(&mut Cursor::new(membership.body)).map_err(io::Error::other)?;
+        StoredMembership::new(membership.log_id.map(log_id_from), body)
     };
-    let last_log_id = superblock.checkpoint.map(log_id_from);
-    Ok(Meta { last_log_id, last_membership: membership })
+    Ok(Meta { last_log_id: Some(log_id_from(log_id)), last_membership })
 }
 
 type Meta =

@@ -27,7 +27,7 @@ fn checkpoint(slots: &Slots, log_id: LogId) {
 }
 
 fn agreed(wal: &Wal, slots: &Slots) -> Result<(), StartError> {
-    agree(wal, slots, directory())
+    agree(wal, slots.superblock().checkpoint, directory())
 }
 
 #[test]

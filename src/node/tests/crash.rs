@@ -283,7 +283,7 @@ fn content(slots: &Slots) -> BTreeMap<u64, Content> {
 fn check(after: &SimDisk, history: &History) -> Result<()> {
     let slots = Arc::new(open_slots(after)?);
     let wal = open_wal(after)?;
-    agree(&wal, &slots, directory()).map_err(|error| match error {
+    agree(&wal, slots.superblock().checkpoint, directory()).map_err(|error| match error {
         crate::node::StartError::Storage(error) => error,
         other => panic!("{other}"),
     })?;

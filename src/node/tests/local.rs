@@ -10,7 +10,7 @@ use super::super::local::read;
 use super::{create_slots, disk, entry, open_wal};
 use crate::command::{Body, Command, CommandResult, Failure, slot_key};
 use crate::fault::Faults;
-use crate::machine::DiskMachine;
+use crate::machine::{DiskMachine, Machine};
 use crate::raft::{Consensus, Setup};
 
 /// A member that has applied entries 1 to 3, which set slots 1 to 3, and has synced none of them.
@@ -19,7 +19,10 @@ async fn member(disk: &SimDisk) -> Arc<Consensus> {
         cluster_id: 0xc1,
         member_id: 1,
         wal: Arc::new(open_wal(disk).unwrap()),
-        machine: DiskMachine::new(Arc::new(create_slots(disk, Geometry::new(64, 32).unwrap()))),
+        machine: Machine::Slots(DiskMachine::new(Arc::new(create_slots(
+            disk,
+            Geometry::new(64, 32).unwrap(),
+        )))),
         oplog: None,
         faults: Faults::new(),
         is_restart: false,

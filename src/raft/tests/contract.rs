@@ -13,7 +13,7 @@ use openraft::storage::{
 
 use super::{
     Place, SEGMENT_BYTES, Stores, after_power_loss, blank, blanks, command, increment, log_id,
-    normal,
+    normal, slots_of,
 };
 use crate::command::{Action, Answer, Condition};
 use crate::raft::state_machine::SlotsSnapshot;
@@ -356,7 +356,7 @@ async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
         value: Some(bytes::Bytes::from_static(b"ahead")),
     };
     let merge = move || {
-        shared.machine.slots().merge(&image).unwrap();
+        slots_of(&shared).merge(&image).unwrap();
         assert!(!shared.is_readable(), "it counts at once");
         let before = disk.operation_count();
         shared.write_back().unwrap();
@@ -373,7 +373,7 @@ async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
         let merge = move || {
             let value = Some(bytes::Bytes::from_static(b"ahead"));
             let image = diskstore_storage::slots::SlotImage { key: 9, index: 77, value };
-            shared.machine.slots().merge(&image).unwrap();
+            slots_of(&shared).merge(&image).unwrap();
             shared.write_back().unwrap_err();
         };
         tokio::task::spawn_blocking(merge).await.unwrap();
@@ -431,7 +431,7 @@ async fn c18_no_page_reaches_the_disk_before_the_entries_in_it_do() {
         let is_written = written.await.unwrap();
         for mode in [CrashMode::Lost, CrashMode::All, CrashMode::Reordered { seed: operation }] {
             let after = Place::on(&disk.crash(mode)).open();
-            let index = after.shared.machine.slots().read(2).unwrap().index;
+            let index = slots_of(&after.shared).read(2).unwrap().index;
             let last = after.wal.state().last.map_or(0, |last| last.index);
             assert!(index <= last, "slot at {index}, log at {last}, {mode:?}");
             is_seen |= index == 4;

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{blank, command, log_id, normal};
 use crate::command::{Action, DecodeError, Failure, ReadLevel, Reply};
+use crate::machine::Images;
 use crate::raft::connection::split;
 use crate::raft::requests::{
     Method, decode_commands, decode_results, decode_transfer, decode_transfer_reply, decode_vote,
@@ -136,7 +137,7 @@ fn slots() -> SnapshotSlots {
     let value = Some(Bytes::from_static(b"v"));
     let images =
         vec![SlotImage { key: 1, index: 4, value }, SlotImage { key: 2, index: 4, value: None }];
-    SnapshotSlots { nth: 6, last_log: 9, images }
+    SnapshotSlots { nth: 6, last_log: 9, images: Images::Slots(images) }
 }
 
 /// Frames of a snapshot, header included.
@@ -417,7 +418,8 @@ fn a_snapshot_beyond_the_end_of_its_senders_log_is_refused() {
         let begun = SnapshotBegin { log_id: log_id(2, far), ..begin() };
         SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
         let mut ahead = slots();
-        ahead.images[1].index = far;
+        let Images::Slots(images) = &mut ahead.images;
+        images[1].index = far;
         SnapshotSlots::decode(body(put(|out| ahead.put(out)))).unwrap_err();
         let end = SnapshotEnd { frames: 7, slots: 2, applied: far, last_log: 9 };
         SnapshotEnd::decode(body(put(|out| end.put(out)))).unwrap_err();

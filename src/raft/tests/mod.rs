@@ -30,13 +30,19 @@ use super::syncer::Syncer;
 use super::types::{Entry, LogId, Member, Membership, TypeConfig, log_id_from};
 use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
 use crate::fault::Faults;
-use crate::machine::DiskMachine;
+use crate::machine::{DiskMachine, Machine};
 use crate::oplog::OpLog;
 
 const CLUSTER: u128 = 0xc1;
 const SLOT_COUNT: u64 = 64;
 const VALUE_BYTES: u32 = 32;
 const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// The slots of a machine that has some.
+fn slots_of(shared: &MachineShared) -> &Arc<Slots> {
+    let Machine::Slots(disk) = &shared.machine;
+    disk.slots()
+}
 
 /// A directory of a node on some disk.
 #[derive(Debug, Clone)]
@@ -82,7 +88,7 @@ impl Place {
         let wal = Arc::new(self.open_wal());
         let faults = Faults::new();
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
-        let machine = DiskMachine::new(slots);
+        let machine = Machine::Slots(DiskMachine::new(slots));
         let shared = Arc::new(MachineShared::open(machine, syncer.clone()).unwrap());
         let setup = applier::Setup {
             shared: shared.clone(),
@@ -155,7 +161,7 @@ impl Stores {
     }
 
     fn value(&self, slot: u64) -> Option<Vec<u8>> {
-        self.shared.machine.slots().read(slot).unwrap().value.map(|value| value.to_vec())
+        slots_of(&self.shared).read(slot).unwrap().value.map(|value| value.to_vec())
     }
 }
 

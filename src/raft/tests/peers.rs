@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use super::{CLUSTER, Place, log_id, membership, normal};
 use crate::command::Command;
 use crate::fault::{EXIT_DATA_LOST, Faults};
-use crate::machine::DiskMachine;
+use crate::machine::{DiskMachine, Machine};
 use crate::raft::channel::Channel;
 use crate::raft::connection::dial;
 use crate::raft::requests::{Method, decode_vote_reply, encode_vote};
@@ -51,7 +51,7 @@ async fn start_with(members: Membership, is_restart: bool) -> Started {
         cluster_id: CLUSTER,
         member_id: MEMBER,
         wal,
-        machine: DiskMachine::new(Arc::new(place.open_slots())),
+        machine: Machine::Slots(DiskMachine::new(Arc::new(place.open_slots()))),
         oplog: None,
         faults: faults.clone(),
         is_restart,

@@ -9,8 +9,11 @@ use openraft::alias::SnapshotOf;
 use openraft::storage::{RaftLogStorage, RaftStateMachine, SnapshotMeta};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{CLUSTER, Place, Stores, after_power_loss, blank, command, increment, log_id, normal};
+use super::{
+    CLUSTER, Place, Stores, after_power_loss, blank, command, increment, log_id, normal, slots_of,
+};
 use crate::command::{Action, Answer, Condition};
+use crate::machine::Images;
 use crate::raft::connection::{FrameReader, FrameWriter, split};
 use crate::raft::snapshot::{self, Sender};
 use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
@@ -118,12 +121,12 @@ async fn a_sender_behind_its_own_readable_from_passes_it_on() {
     let mut sender = member(&disk, &[1, 2]).await;
     sender.append((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
     let value = Some(Bytes::from_static(b"ahead"));
-    sender.shared.machine.slots().merge(&SlotImage { key: 5, index: 9, value }).unwrap();
+    slots_of(&sender.shared).merge(&SlotImage { key: 5, index: 9, value }).unwrap();
     let mut receiver = member(&other, &[1]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.shared.applied_index(), 2);
     assert!(!receiver.shared.is_readable());
-    assert_eq!(receiver.shared.machine.slots().superblock().readable_from, 9);
+    assert_eq!(slots_of(&receiver.shared).superblock().readable_from, 9);
     receiver.apply((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
     assert!(receiver.shared.is_readable());
 }
@@ -136,7 +139,7 @@ async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
         let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
         let mut sender = member(&disk, &[1, 2]).await;
         if by_label {
-            sender.shared.machine.slots().set_readable_from(1 << 40).unwrap();
+            slots_of(&sender.shared).set_readable_from(1 << 40).unwrap();
         } else {
             let beyond = increment(1, 3, 7); // applied, but nowhere in the log
             sender.apply(vec![beyond]).await.unwrap();
@@ -145,7 +148,7 @@ async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
         let mut receiver = member(&other, &[]).await;
         let (is_sent, is_received, _) = transfer(&mut sender, &mut receiver).await;
         assert!(!is_sent && !is_received);
-        assert!(receiver.shared.machine.slots().readable_from() <= 2);
+        assert!(slots_of(&receiver.shared).readable_from() <= 2);
         assert_eq!(receiver.value(7), None);
     }
 }
@@ -159,7 +162,7 @@ fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
     // Otherwise the last round, which holds the whole page, would mend it.
     disk.flip_bit(&directory.join(DOUBLE_FILE), 16, 0).unwrap();
     let stores = place.open();
-    let slots = stores.shared.machine.slots();
+    let slots = slots_of(&stores.shared);
     let learned = slots.learn_pages(0, u64::MAX);
     assert_eq!(learned.damaged, vec![key]);
     stores.shared.note_damaged(&learned.damaged);
@@ -189,7 +192,7 @@ async fn a_damaged_slot_that_was_never_written_is_repaired_too() {
     receiver.checkpoint().await;
     drop(receiver);
     let mut receiver = with_slot_2_damaged(&other);
-    receiver.shared.machine.slots().scan(0, 0, usize::MAX, &mut Vec::new()).unwrap_err();
+    slots_of(&receiver.shared).scan(0, 0, usize::MAX, &mut Vec::new()).unwrap_err();
     let mut sender = member(&disk, &[1, 3, 4]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), None);
@@ -197,7 +200,7 @@ async fn a_damaged_slot_that_was_never_written_is_repaired_too() {
     drop(receiver);
     // For good, and as a sender in its turn.
     let mut receiver = after_power_loss(&other).open();
-    assert_eq!(receiver.shared.machine.slots().learn_pages(0, u64::MAX).damaged, Vec::<u64>::new());
+    assert_eq!(slots_of(&receiver.shared).learn_pages(0, u64::MAX).damaged, Vec::<u64>::new());
     receiver.wal.drop_all_and_purge_to(log_id_to(&log_id(1, 3)));
     let mut joiner = member(&third, &[]).await;
     assert_eq!(transfer(&mut receiver, &mut joiner).await, (true, true, 3));
@@ -216,7 +219,7 @@ async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     let mut receiver = with_slot_2_damaged(&other);
     let mut sender = member(&disk, &[2, 2]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 0));
-    receiver.shared.machine.slots().read(2).unwrap_err();
+    slots_of(&receiver.shared).read(2).unwrap_err();
     assert_eq!(receiver.shared.damaged_slots(), vec![2]);
 }
 
@@ -258,7 +261,11 @@ fn begin() -> SnapshotBegin {
 
 fn slots(nth: u64, key: u64) -> SnapshotSlots {
     let value = Some(Bytes::from_static(b"sent"));
-    SnapshotSlots { nth, last_log: 9, images: vec![SlotImage { key, index: 3, value }] }
+    SnapshotSlots {
+        nth,
+        last_log: 9,
+        images: Images::Slots(vec![SlotImage { key, index: 3, value }]),
+    }
 }
 
 /// Sends these frames to an empty member; whether it installed them.
