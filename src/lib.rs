@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod node;
 pub mod oplog;
 pub mod profile;
+pub mod program;
 pub mod progress;
 pub mod raft;
 pub mod server;

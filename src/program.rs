@@ -1,0 +1,231 @@
+//! The body that the programs share: a node from its configuration to its exit code, and what every
+//! program needs of signals, logging and its terminal.
+//!
+//! Called by `main.rs` and `bin/`; calls everything. Exit codes: 0 a clean stop, 2 wrong usage, 130
+//! a second signal while stopping, a node's own code when it had to stop, 1 everything else.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::banner;
+use crate::config::{Address, Config, LogLevel};
+use crate::fault::{self, Fault};
+use crate::node::{self, Node, StartError};
+use crate::profile::Profiles;
+use crate::progress::Progress;
+use crate::raft::CLEAN_STOP_TARGET;
+use crate::server::Server;
+
+/// Exit code of wrong usage.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code after a second signal.
+const EXIT_INTERRUPTED: i32 = 130;
+/// How long blocking work may go on after the node has stopped.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often, and how many times at most, a new node looks for its leader before it introduces
+/// itself without one: five seconds, longer than an election.
+const ROLE_POLL: Duration = Duration::from_millis(20);
+const ROLE_POLLS_MAX: u32 = 250;
+/// Most processors on which one thread runs all sessions: the log and the slots have threads of
+/// their own, and on few processors a second one for sessions costs more than it brings.
+const SINGLE_THREAD_PROCESSORS_MAX: usize = 4;
+
+/// A failure, with what the program exits with.
+pub type Failed = (u8, Box<dyn Error>);
+
+/// What a program's `main` ends with: a failure is told on stderr.
+pub fn exit(name: &str, outcome: Result<ExitCode, Failed>) -> ExitCode {
+    outcome.unwrap_or_else(|(exit_code, error)| {
+        tell(&format!("{name}: {}\n", fault::chain(error.as_ref())));
+        ExitCode::from(exit_code)
+    })
+}
+
+/// Runs a node until it stops, and writes its profiles.
+///
+/// # Errors
+/// Why it did not start or stop as it should, with the exit code.
+pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
+    let profiles = Profiles::start(config.cpu_profile.as_deref(), config.mem_profile.as_deref())
+        .map_err(failed)?;
+    start_logging(config.log_level);
+    if let Err(error) = crate::load::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    diskstore_storage::disk::report_bus_errors().map_err(failed)?;
+    print_now(&banner::head(&config)).map_err(failed)?;
+    let runtime = runtime().map_err(failed)?;
+    let outcome = runtime.block_on(serve(config));
+    // What is left is blocking work that an early signal or a fault has made pointless.
+    runtime.shutdown_timeout(SHUTDOWN_TIME_MAX);
+    let exit_code = outcome?;
+    if exit_code == 0 {
+        profiles.finish().map_err(failed)?;
+    }
+    Ok(ExitCode::from(exit_code))
+}
+
+async fn serve(config: Config) -> Result<u8, Failed> {
+    // Before the node opens its files, so that neither a taken port nor an early Ctrl-C costs a
+    // recovery.
+    let mut signals = Signals::new().map_err(failed)?;
+    let listener = listen(&config.client_address).await.map_err(failed)?;
+    let mut progress = Progress::new();
+    let report = Box::new(move |done, all| progress.report(done, all));
+    let node = tokio::select! {
+        started = node::start(config.clone(), report) => {
+            started.map_err(|error| (error.exit_code(), error.into()))?
+        }
+        () = signals.next() => return Ok(0),
+    };
+    let (stop, stopping) = watch::channel(false);
+    let server = Server::new(Arc::clone(&node), &config.key_prefixes);
+    let mut sessions = std::pin::pin!(server.run(listener, stopping));
+    tokio::select! {
+        fault = node.wait_fault() => return Ok(told(&fault)),
+        error = introduce(&node) => return Err(failed(error)),
+        () = signals.next() => stop_at_second(signals),
+        () = &mut sessions => unreachable!("sessions end only when they are told to"),
+    }
+    // Clients first, so that nobody is told of a leader that has gone.
+    stop.send_replace(true);
+    let stopped = async {
+        sessions.await;
+        node.stop().await;
+    };
+    tokio::select! {
+        fault = node.wait_fault() => Ok(told(&fault)),
+        () = stopped => Ok(0),
+    }
+}
+
+/// Prints the rest of the banner as soon as the role is known. Returns only if that fails.
+async fn introduce(node: &Node) -> io::Error {
+    for _ in 0..ROLE_POLLS_MAX {
+        if node.has_leader() {
+            break;
+        }
+        tokio::time::sleep(ROLE_POLL).await;
+    }
+    match print_now(&banner::tail(node.config(), &node.status(), node.opening())) {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
+    }
+}
+
+/// Exits at once when a second signal comes.
+fn stop_at_second(mut signals: Signals) {
+    tokio::spawn(async move {
+        signals.next().await;
+        tell("diskstore: second signal, stopping at once; the next start replays the log\n");
+        std::process::exit(EXIT_INTERRUPTED);
+    });
+}
+
+/// Says why the node cannot go on.
+fn told(fault: &Fault) -> u8 {
+    tell(&format!("diskstore: {}\n", fault.reason));
+    fault.exit_code
+}
+
+/// What asks a program to stop: SIGINT or SIGTERM.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Takes both from here on; without that they end the process.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn new() -> io::Result<Signals> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Signals { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn listen(address: &Address) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind((address.host.as_str(), address.port)).await;
+    let address = address.to_string();
+    bound.map_err(|source| StartError::Listen { flag: "port", address, source })
+}
+
+/// The runtime of a program: one thread where few processors are.
+///
+/// # Errors
+/// The system starts no thread.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = if processors <= SINGLE_THREAD_PROCESSORS_MAX {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder.enable_all().build()
+}
+
+/// Logs to stderr; the consensus library only what an operator should look at.
+pub fn start_logging(level: LogLevel) {
+    let level = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // It warns of a member that is down many times a second; the network tells it once.
+    let openraft_max =
+        if level < LevelFilter::DEBUG { LevelFilter::ERROR } else { LevelFilter::WARN };
+    let targets = Targets::new()
+        .with_default(level)
+        .with_target("openraft", level.min(openraft_max))
+        .with_target(CLEAN_STOP_TARGET, LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        // It would be told on stderr too, and a node must not end because nobody reads that.
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+}
+
+/// Prints on stderr; that nobody reads it any more is no reason to fail.
+pub fn tell(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}
+
+/// Prints at once, also into a file or a pipe.
+///
+/// # Errors
+/// Nobody takes it.
+pub fn print_now(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// A failure of the common kind.
+pub fn failed(error: impl Into<Box<dyn Error>>) -> Failed {
+    (1, error.into())
+}
