@@ -71,7 +71,8 @@ pub struct Settings {
     /// How fresh a read is: linearizable, lease, local or log [default: linearizable].
     #[arg(long, value_name = "LEVEL")]
     pub read: Option<String>,
-    /// When the log is synced: always or never (a power loss then loses writes) [default: always].
+    /// When the log is synced: always; batch:MS, at most so late, and never: a power loss then loses
+    /// acknowledged writes [default: always].
     #[arg(long, value_name = "WHEN")]
     pub sync: Option<String>,
     /// Log between two checkpoints, MiB [default: size of the data file, 64 to 1024].

@@ -46,7 +46,7 @@ pub struct Status {
     pub live: Option<u64>,
     /// Syncs of the log since the start.
     pub sync: SyncStatus,
-    /// Flags in force that weaken a promise: `-sync never`, `-read local`, `-insecure`.
+    /// Flags in force that weaken a promise: `-sync batch`, `-sync never`, `-read local`, `-insecure`.
     pub unsafe_flags: Vec<String>,
     /// Seconds since the start.
     pub uptime_s: u64,

@@ -11,6 +11,7 @@ mod error;
 mod file;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use diskstore_storage::slots::Geometry;
 
@@ -39,6 +40,8 @@ const CHECKPOINT_BYTES_MIN: u64 = 64 * MIB;
 const CHECKPOINT_BYTES_MAX: u64 = 1024 * MIB;
 /// Least memory that slots get by default.
 const MEMORY_BYTES_MIN: u64 = 256 * MIB;
+/// Most milliseconds between two syncs of the log.
+const SYNC_MS_MAX: u64 = 60_000;
 /// Most characters of a node's name.
 const NAME_BYTES_MAX: usize = 64;
 /// Most members to ask when joining, and most key prefixes.
@@ -49,8 +52,21 @@ const LIST_COUNT_MAX: usize = 64;
 pub enum SyncPolicy {
     /// Before anything is acknowledged.
     Always,
+    /// At the latest this long after something was written; nobody waits for it, and a power loss
+    /// may take what was acknowledged meanwhile.
+    Batch(Duration),
     /// When the system likes: a power loss may take acknowledged writes.
     Never,
+}
+
+impl std::fmt::Display for SyncPolicy {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SyncPolicy::Always => formatter.write_str("always"),
+            SyncPolicy::Batch(interval) => write!(formatter, "batch:{}", interval.as_millis()),
+            SyncPolicy::Never => formatter.write_str("never"),
+        }
+    }
 }
 
 /// What is logged on stderr.
@@ -331,7 +347,17 @@ fn read_level(text: &str) -> Result<ReadLevel, ConfigError> {
 }
 
 fn sync_policy(text: &str) -> Result<SyncPolicy, ConfigError> {
-    word("sync", text, &[("always", SyncPolicy::Always), ("never", SyncPolicy::Never)])
+    let milliseconds = text.strip_prefix("batch:").and_then(|text| text.parse().ok());
+    match (text, milliseconds) {
+        ("always", _) => Ok(SyncPolicy::Always),
+        ("never", _) => Ok(SyncPolicy::Never),
+        (_, Some(ms @ 1..=SYNC_MS_MAX)) => Ok(SyncPolicy::Batch(Duration::from_millis(ms))),
+        _ => Err(ConfigError::Word {
+            flag: "sync",
+            value: text.to_owned(),
+            allowed: vec!["always", "batch:MS (1 to 60000)", "never"],
+        }),
+    }
 }
 
 fn log_level(text: &str) -> Result<LogLevel, ConfigError> {

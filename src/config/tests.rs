@@ -95,7 +95,16 @@ fn names_that_a_file_could_not_have_are_refused() {
 fn an_unknown_word_is_answered_with_the_known_ones() {
     let expected = "-read `fast`: give one of linearizable, lease, local, log";
     assert_eq!(complaint(&["-read", "fast"]), expected);
-    assert_eq!(complaint(&["-sync", "os"]), "-sync `os`: give one of always, never");
+    assert_eq!(
+        complaint(&["-sync", "os"]),
+        "-sync `os`: give one of always, batch:MS (1 to 60000), never"
+    );
+    for word in ["batch", "batch:", "batch:0", "batch:60001", "batch:1s"] {
+        assert!(complaint(&["-sync", word]).starts_with(&format!("-sync `{word}`")), "{word}");
+    }
+    let every_ten = SyncPolicy::Batch(Duration::from_millis(10));
+    assert_eq!(typed(&["-sync", "batch:10"]).unwrap().sync, every_ten);
+    assert_eq!(every_ten.to_string(), "batch:10");
     let expected = "-log `loud`: give one of off, error, warn, info, debug, trace";
     assert_eq!(complaint(&["-log", "loud"]), expected);
 }

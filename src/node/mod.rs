@@ -229,11 +229,11 @@ impl Node {
     fn unsafe_flags(&self) -> Vec<String> {
         let config = &self.config;
         let flags = [
-            (config.sync == SyncPolicy::Never, "-sync never"),
-            (config.read_level == ReadLevel::Local, "-read local"),
-            (config.insecure, "-insecure"),
+            (config.sync != SyncPolicy::Always).then(|| format!("-sync {}", config.sync)),
+            (config.read_level == ReadLevel::Local).then(|| "-read local".to_owned()),
+            config.insecure.then(|| "-insecure".to_owned()),
         ];
-        flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| (*flag).into()).collect()
+        flags.into_iter().flatten().collect()
     }
 
     /// Waits until the node cannot go on, and says why.

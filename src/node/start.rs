@@ -88,6 +88,9 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         is_restart,
     };
     let (consensus, incoming) = Consensus::start(setup).await?;
+    if let SyncPolicy::Batch(interval) = config.sync {
+        consensus.syncer().sync_every(interval);
+    }
     let forwarder = Arc::new(Forwarder::new(consensus.clone(), place.cluster_id));
     let mut tasks = serve(&forwarder, listeners, incoming);
     tokio::select! {
@@ -278,7 +281,7 @@ async fn open_files(
     let (directory, cluster_id) = (config.data_dir.clone(), place.cluster_id);
     let sync = match config.sync {
         SyncPolicy::Always => wal::SyncMode::Always,
-        SyncPolicy::Never => wal::SyncMode::OnRequest,
+        SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
     };
     let mut log_options = wal::Options { sync, ..wal::Options::default() };
     // What one checkpoint frees serves until the next: a new segment is written twice, with zeros

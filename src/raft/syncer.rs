@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diskstore_storage::Error;
-use diskstore_storage::wal::{Position, SealedBatch, Wal};
+use diskstore_storage::wal::{Position, SealedBatch, SyncMode, Wal};
 use openraft::storage::IOFlushed;
 use openraft::type_config::TypeConfigExt;
 use parking_lot::{Condvar, Mutex};
@@ -56,8 +56,25 @@ struct State {
     waiting: VecDeque<(Position, Completion)>,
     is_kicked: bool,
     is_stopping: bool,
+    /// How long what is written may stay unsynced, where the log does not sync every batch.
+    sync_interval: Option<Duration>,
+    /// When the oldest batch was written that no sync has followed.
+    unsynced_since: Option<Instant>,
     /// Why nothing becomes durable any more.
     failure: Option<String>,
+}
+
+impl State {
+    /// When the log is to be synced, if nothing is to be written before.
+    fn sync_due(&self) -> Option<Instant> {
+        Some(self.unsynced_since? + self.sync_interval?)
+    }
+}
+
+/// What the thread does next.
+enum Work {
+    Write(SealedBatch),
+    Sync,
 }
 
 #[derive(Default)]
@@ -134,6 +151,15 @@ impl Syncer {
             .name("wal-segments".into())
             .spawn(move || run_segments(&for_segments))?;
         Ok(Syncer { shared, threads: Mutex::new(vec![sync, segments]) })
+    }
+
+    /// Syncs what is written at the latest after this time, and at the stop: for a log that does not
+    /// sync every batch. Nobody waits for it.
+    pub fn sync_every(&self, interval: Duration) {
+        let mut state = self.shared.state.lock();
+        (state.sync_interval, state.is_kicked) = (Some(interval), true);
+        drop(state);
+        self.shared.work.notify_one();
     }
 
     /// Fires `callback` once `position` is durable, and wakes the thread.
@@ -251,17 +277,16 @@ impl Syncer {
 }
 
 fn run_sync(shared: &Shared) {
-    while let Some(batch) = next_batch(shared) {
+    let syncs_batches = shared.wal.sync_mode() == SyncMode::Always;
+    while let Some(work) = next_work(shared) {
         let started = Instant::now();
-        match shared.wal.write(batch) {
-            Ok(durable) => {
-                shared.times.record(started.elapsed());
-                complete(shared, durable);
-            }
-            Err(error) => {
-                fail(shared, &chain(&error));
-                return;
-            }
+        let is_sync = syncs_batches || matches!(work, Work::Sync);
+        if let Err(error) = carry_out(shared, work, started) {
+            fail(shared, &chain(&error));
+            return;
+        }
+        if is_sync {
+            shared.times.record(started.elapsed());
         }
         if shared.wal.is_prepare_due() {
             shared.segments.lock().is_kicked = true;
@@ -271,30 +296,52 @@ fn run_sync(shared: &Shared) {
     }
 }
 
-/// What is to be written next; blocks until there is something, `None` at the end.
-fn next_batch(shared: &Shared) -> Option<SealedBatch> {
+fn carry_out(shared: &Shared, work: Work, started: Instant) -> Result<(), Error> {
+    match work {
+        Work::Write(batch) => {
+            let durable = shared.wal.write(batch)?;
+            shared.state.lock().unsynced_since.get_or_insert(started);
+            complete(shared, durable);
+        }
+        Work::Sync => {
+            shared.wal.sync()?;
+            shared.state.lock().unsynced_since = None;
+        }
+    }
+    Ok(())
+}
+
+/// What is to be done next; blocks until there is something, `None` at the end.
+fn next_work(shared: &Shared) -> Option<Work> {
     let mut state = shared.state.lock();
     loop {
         state.is_kicked = false;
+        let due = state.sync_due();
+        if due.is_some_and(|due| due <= Instant::now()) {
+            return Some(Work::Sync);
+        }
         if let Some(batch) = shared.wal.seal() {
-            return Some(batch);
+            return Some(Work::Write(batch));
         }
         if state.is_stopping {
-            return shared.wal.seal_claim();
+            return shared.wal.seal_claim().map(Work::Write).or(due.map(|_| Work::Sync));
         }
-        if !shared.wal.claim_due() {
+        let claim = shared.wal.claim_due().then(|| Instant::now() + CLAIM_AFTER);
+        let is_claim_next = claim.is_some_and(|claim| due.is_none_or(|due| claim < due));
+        let Some(until) = claim.into_iter().chain(due).min() else {
             shared.work.wait_while(&mut state, |state| !state.is_kicked && !state.is_stopping);
             continue;
-        }
-        let timeout = shared.work.wait_while_for(
+        };
+        let timeout = shared.work.wait_while_until(
             &mut state,
             |state| !state.is_kicked && !state.is_stopping,
-            CLAIM_AFTER,
+            until,
         );
         if timeout.timed_out()
+            && is_claim_next
             && let Some(batch) = shared.wal.seal_claim()
         {
-            return Some(batch);
+            return Some(Work::Write(batch));
         }
     }
 }
@@ -374,8 +421,9 @@ fn tend_segments(shared: &Shared, was_refused: bool) -> Result<bool, Error> {
 mod tests {
     use std::path::Path;
 
-    use diskstore_storage::disk::SimDisk;
-    use diskstore_storage::wal::Options;
+    use diskstore_storage::LogId;
+    use diskstore_storage::disk::{CrashMode, SimDisk};
+    use diskstore_storage::wal::{Entry, EntryKind, Options};
     use tokio::time::timeout;
 
     use super::*;
@@ -383,13 +431,52 @@ mod tests {
     /// When a wait that should have ended is called hanging.
     const LONG: Duration = Duration::from_secs(10);
 
+    fn open(disk: &SimDisk, sync: SyncMode) -> Arc<Wal> {
+        let options = Options { sync, segment_bytes: 64 << 10, ..Options::default() };
+        let disk = Arc::new(disk.clone());
+        Arc::new(Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap().0)
+    }
+
+    fn entry(index: u64) -> Entry {
+        let log_id = LogId { term: 1, index };
+        Entry { log_id, kind: EntryKind::Normal, payload: b"value".as_slice().into() }
+    }
+
+    /// The last index that a power loss leaves.
+    fn last_after_power_loss(disk: &SimDisk) -> Option<u64> {
+        let disk = disk.crash(CrashMode::Lost);
+        open(&disk, SyncMode::Always).state().last.map(|last| last.index)
+    }
+
+    #[tokio::test]
+    async fn batches_are_synced_after_the_interval_and_nobody_waits_for_it() {
+        let disk = SimDisk::new(1);
+        let wal = open(&disk, SyncMode::OnRequest);
+        let syncer = Syncer::start(wal.clone(), Faults::new()).unwrap();
+        syncer.sync_every(Duration::from_hours(1));
+        let position = wal.append([entry(0), entry(1)]).unwrap();
+        timeout(LONG, syncer.wait(position)).await.unwrap().unwrap();
+        assert_eq!(last_after_power_loss(&disk), None, "written, not synced");
+        assert_eq!(syncer.times().count(), 0);
+        syncer.sync_every(Duration::from_millis(1));
+        let synced = async {
+            while last_after_power_loss(&disk) != Some(1) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, synced).await.expect("it is synced, though nothing else is written");
+        syncer.sync_every(Duration::from_hours(1));
+        let position = wal.append([entry(2)]).unwrap();
+        timeout(LONG, syncer.wait(position)).await.unwrap().unwrap();
+        syncer.stop();
+        assert_eq!(last_after_power_loss(&disk), Some(2), "a stop leaves nothing unsynced");
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_stopped_syncer() {
-        let options = Options { segment_bytes: 64 << 10, ..Options::default() };
-        let (wal, tmp) = (Path::new("/wal"), Path::new("/tmp"));
-        let wal = Wal::open(Arc::new(SimDisk::new(1)), wal, tmp, &options).unwrap().0;
+        let wal = open(&SimDisk::new(1), SyncMode::Always);
         let faults = Faults::new();
-        let syncer = Arc::new(Syncer::start(Arc::new(wal), faults.clone()).unwrap());
+        let syncer = Arc::new(Syncer::start(wal, faults.clone()).unwrap());
         let never = Position(syncer.shared.wal.position().0 + 100);
         let wait = |syncer: Arc<Syncer>| timeout(LONG, async move { syncer.wait(never).await });
         let waiting = tokio::spawn(wait(syncer.clone()));

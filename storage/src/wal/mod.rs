@@ -333,6 +333,11 @@ impl Wal {
         Position(log.last_sequence())
     }
 
+    /// When what is written is made durable.
+    pub fn sync_mode(&self) -> SyncMode {
+        self.sync
+    }
+
     /// Everything up to this position survives power loss.
     pub fn durable(&self) -> Position {
         Position(self.durable.load(Ordering::Acquire))
@@ -528,7 +533,7 @@ impl Wal {
     /// once must not look so after a later sync. What was not removed is found again at the next
     /// start.
     pub fn reclaim(&self) -> Result<usize> {
-        self.sync()?; // the purge point first, whatever the mode
+        self.check_poison()?;
         self.watch(self.reclaim_purged())
     }
 
@@ -538,6 +543,10 @@ impl Wal {
             let Some(upto) = log.purged_durable else { return Ok(0) };
             log.index.take_purged(upto)
         };
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        self.sync_current(&mut self.writer.lock())?; // the purge point first, whatever the mode
         let mut old = Vec::with_capacity(gone.len());
         for segment in gone {
             old.push((name_of(segment.id), segment.file.len()?));
