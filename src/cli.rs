@@ -94,7 +94,7 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = parse_boolean)]
     pub insecure: Option<bool>,
-    /// Writes a CPU profile (pprof) at a clean stop.
+    /// Writes a CPU profile (pprof) at a clean stop; SIGUSR1 ends and begins profiles too.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
     /// Writes a heap profile (pprof) at a clean stop.

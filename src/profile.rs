@@ -1,19 +1,25 @@
-//! Profiles of the running node in pprof's format: `-cpuprofile` and `-memprofile`. The program
-//! starts them and writes them at a clean stop; nothing else calls this.
+//! Profiles of the running program in pprof's format: `-cpuprofile` and `-memprofile`. A program
+//! starts them first of all and writes them at its end; SIGUSR1 begins a CPU profile, or ends the one
+//! that runs, at any time between. Nothing else calls this.
 //!
-//! - I1: Without the flags nothing is sampled. Heap sampling must be on when the allocator starts,
-//!   so `-memprofile` starts the program anew with the allocator's variable set (same process
-//!   id), instead of compiling it in and paying for it in every allocation of every run.
+//! - I1: Without the flags and the signal nothing is sampled. Heap sampling must be on when the
+//!   allocator starts, so `-memprofile` starts the program anew with the allocator's variable set
+//!   (same process id), instead of compiling it in and paying for it in every allocation of every run.
 //! - I2: A path that cannot be written is an error at the start, not after a day of measuring.
 //! - I3: A profile appears whole or not at all: written beside its place, synced, renamed.
+//! - I4: No profile takes the place of another of the same run: the first goes to the flag's FILE,
+//!   further ones to FILE.2, FILE.3 ...; without the flag to PROGRAM-PID-cpu.pb in the current folder.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pprof::protos::Message;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// CPU samples a second; a prime, so that it beats with no timer.
 const CPU_SAMPLES_PER_SECOND: i32 = 99;
@@ -40,6 +46,12 @@ pub enum ProfileError {
         /// Its reason.
         source: pprof::Error,
     },
+    /// The signals that begin and end profiles cannot be taken.
+    #[error("signals for profiles cannot be taken")]
+    Signals {
+        /// The operating system's word.
+        source: io::Error,
+    },
     /// The program cannot be started anew with heap sampling.
     #[error("-memprofile: the program cannot be started with heap sampling")]
     Restart {
@@ -57,20 +69,56 @@ pub enum ProfileError {
 /// The profiles of this run.
 #[expect(missing_debug_implementations, reason = "the profiler's guard has none")]
 pub struct Profiles {
-    cpu: Option<(Pending, pprof::ProfilerGuard<'static>)>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    cpu: Option<RunningCpu>,
     heap: Option<Pending>,
+    /// Where the first CPU profile goes.
+    cpu_path: PathBuf,
+    /// How many CPU profiles were begun.
+    cpu_count: u32,
+    is_finished: bool,
+}
+
+struct RunningCpu {
+    pending: Pending,
+    guard: pprof::ProfilerGuard<'static>,
 }
 
 impl Profiles {
-    /// Begins to sample what was asked for. With a heap profile this may not return: the program
-    /// starts anew, so call it before anything else is open or running.
+    /// Begins to sample what was asked for, and to listen to SIGUSR1. With a heap profile this may
+    /// not return: the program starts anew, so call it before anything else is open or running.
     ///
     /// # Errors
     /// A path that cannot be written, a profiler that does not work here.
     pub fn start(cpu: Option<&Path>, heap: Option<&Path>) -> Result<Profiles, ProfileError> {
         let heap = heap.map(start_heap).transpose()?;
-        let cpu = cpu.map(start_cpu).transpose()?;
-        Ok(Profiles { cpu, heap })
+        let cpu_path = cpu.map_or_else(unasked_path, Path::to_owned);
+        let mut state = State { cpu: None, heap, cpu_path, cpu_count: 0, is_finished: false };
+        if cpu.is_some() {
+            state.begin_cpu()?;
+        }
+        let profiles = Profiles { state: Arc::new(Mutex::new(state)) };
+        let state = profiles.state.clone();
+        listen(&[SignalKind::user_defined1()], move |_| state.lock().toggle_cpu())?;
+        Ok(profiles)
+    }
+
+    /// Has SIGINT and SIGTERM write the profiles and end the program, with the exit code of a program
+    /// that such a signal has ended: for one that does not take them itself.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn finish_at_signals(&self) -> Result<(), ProfileError> {
+        let state = self.state.clone();
+        listen(&[SignalKind::interrupt(), SignalKind::terminate()], move |signal| {
+            if let Err(error) = state.lock().finish() {
+                tell(&crate::fault::chain(&error));
+            }
+            std::process::exit(128 + signal.as_raw_value());
+        })
     }
 
     /// Writes the profiles; after `Ok` they are complete under their names.
@@ -78,27 +126,110 @@ impl Profiles {
     /// # Errors
     /// A disk that is full or failing, an allocator that does not answer.
     pub fn finish(self) -> Result<(), ProfileError> {
-        if let Some((pending, guard)) = self.cpu {
-            let cpu_error = |source| ProfileError::Cpu { source };
-            let report = guard.report().build().map_err(cpu_error)?;
-            pending.write(&report.pprof().map_err(cpu_error)?.encode_to_vec())?;
+        self.state.lock().finish()
+    }
+}
+
+impl State {
+    fn begin_cpu(&mut self) -> Result<(), ProfileError> {
+        let count = self.cpu_count + 1;
+        let mut path = self.cpu_path.clone().into_os_string();
+        if count > 1 {
+            path.push(format!(".{count}")); // I4
         }
-        if let Some(pending) = self.heap {
+        self.cpu = Some(RunningCpu::start(Path::new(&path))?);
+        self.cpu_count = count;
+        Ok(())
+    }
+
+    /// What SIGUSR1 does.
+    fn toggle_cpu(&mut self) {
+        let done = match self.cpu.take() {
+            _ if self.is_finished => return,
+            Some(running) => {
+                let path = running.pending.path.clone();
+                running.write().map(|()| format!("CPU profile written to {}", path.display()))
+            }
+            None => self.begin_cpu().map(|()| "CPU profile begun, SIGUSR1 ends it".to_owned()),
+        };
+        tell(&done.unwrap_or_else(|error| crate::fault::chain(&error)));
+    }
+
+    fn finish(&mut self) -> Result<(), ProfileError> {
+        self.is_finished = true;
+        if let Some(running) = self.cpu.take() {
+            running.write()?;
+        }
+        if let Some(pending) = self.heap.take() {
             pending.write(&heap_profile()?)?;
         }
         Ok(())
     }
 }
 
-fn start_cpu(path: &Path) -> Result<(Pending, pprof::ProfilerGuard<'static>), ProfileError> {
-    let pending = Pending::create("cpuprofile", path)?;
-    let guard = pprof::ProfilerGuardBuilder::default()
-        .frequency(CPU_SAMPLES_PER_SECOND)
-        // Interrupted inside these, the walk up the stack could dead-lock.
-        .blocklist(&["libc", "libgcc", "pthread", "vdso"])
-        .build()
-        .map_err(|source| ProfileError::Cpu { source })?;
-    Ok((pending, guard))
+impl RunningCpu {
+    fn start(path: &Path) -> Result<RunningCpu, ProfileError> {
+        let pending = Pending::create("cpuprofile", path)?;
+        let guard = pprof::ProfilerGuardBuilder::default()
+            .frequency(CPU_SAMPLES_PER_SECOND)
+            // Interrupted inside these, the walk up the stack could dead-lock.
+            .blocklist(&["libc", "libgcc", "pthread", "vdso"])
+            .build()
+            .map_err(|source| ProfileError::Cpu { source })?;
+        Ok(RunningCpu { pending, guard })
+    }
+
+    fn write(self) -> Result<(), ProfileError> {
+        let cpu_error = |source| ProfileError::Cpu { source };
+        let report = self.guard.report().build().map_err(cpu_error)?;
+        self.pending.write(&report.pprof().map_err(cpu_error)?.encode_to_vec())
+    }
+}
+
+/// Where a CPU profile goes that only a signal asked for.
+fn unasked_path() -> PathBuf {
+    PathBuf::from(format!("{}-{}-cpu.pb", program(), std::process::id()))
+}
+
+/// The name of this program.
+fn program() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Calls `react` with every signal of these kinds, on a thread of its own that ends with the process.
+fn listen(
+    kinds: &[SignalKind],
+    react: impl Fn(SignalKind) + Send + 'static,
+) -> Result<(), ProfileError> {
+    let signals_error = |source| ProfileError::Signals { source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.map_err(signals_error)?;
+    let entered = runtime.enter();
+    let signals: io::Result<Vec<(SignalKind, Signal)>> =
+        kinds.iter().map(|kind| Ok((*kind, signal(*kind)?))).collect();
+    let mut signals = signals.map_err(signals_error)?;
+    drop(entered);
+    let wait = move || {
+        runtime.block_on(async {
+            loop {
+                let arrivals = signals.iter_mut().map(|(kind, signal)| {
+                    Box::pin(async {
+                        signal.recv().await;
+                        *kind
+                    })
+                });
+                react(futures_util::future::select_all(arrivals).await.0);
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
+    thread.map(drop).map_err(signals_error)
+}
+
+/// Says on stderr what became of a profile; that nobody reads it is no reason to fail.
+fn tell(text: &str) {
+    drop(io::stderr().lock().write_all(format!("{}: {text}\n", program()).as_bytes()));
 }
 
 fn start_heap(path: &Path) -> Result<Pending, ProfileError> {
@@ -189,9 +320,12 @@ mod tests {
         let path = directory.path().join("cpu.pb");
         let profiles = Profiles::start(Some(&path), None).unwrap();
         assert!(!path.exists());
-        let report = || profiles.cpu.as_ref().unwrap().1.report().build().unwrap();
+        let is_empty = || {
+            let state = profiles.state.lock();
+            state.cpu.as_ref().unwrap().guard.report().build().unwrap().data.is_empty()
+        };
         let mut sum = 0_u64;
-        while report().data.is_empty() {
+        while is_empty() {
             sum = (0..1_000_000).fold(sum, |sum, next| std::hint::black_box(sum ^ next));
         }
         profiles.finish().unwrap();

@@ -6,4 +6,5 @@ mod durability;
 mod harness;
 mod join;
 mod node;
+mod profiles;
 mod usage;

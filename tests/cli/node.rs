@@ -5,8 +5,6 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pprof::protos::{Message, Profile};
-
 use crate::harness::{Node, PATIENCE, Place, names, program, run, stderr, stdout};
 
 #[test]
@@ -188,24 +186,6 @@ fn a_status_is_text_or_json() {
     assert_eq!(json["slots"], 4096);
     assert_eq!(json["members"][0]["client"], place.client());
     assert_eq!(json["cluster_id"].as_str().unwrap().len(), 32);
-}
-
-#[test]
-fn profiles_are_written_at_a_clean_stop_and_can_be_read() {
-    let place = Place::new();
-    let (cpu, heap) = (place.file("cpu.pb"), place.file("heap.pb"));
-    let node = place.start(&["-cpuprofile", &cpu, "-memprofile", &heap]);
-    place.asked(&["set", "1", "x"]);
-    node.stop();
-    let cpu = Profile::decode(&*std::fs::read(&cpu).unwrap()).unwrap();
-    assert!(cpu.string_table.iter().any(|text| text == "cpu"));
-    let mut bytes = Vec::new();
-    let packed = std::fs::File::open(&heap).unwrap();
-    flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
-    let heap = Profile::decode(&*bytes).unwrap();
-    assert!(heap.string_table.iter().any(|text| text == "inuse_space"));
-    assert!(!heap.sample.is_empty() && !heap.location.is_empty());
-    assert!(names(place.directory.path()).iter().all(|name| !name.contains(".tmp")));
 }
 
 #[test]
