@@ -103,6 +103,12 @@ pub struct Settings {
     /// Records every applied command in DIR/log-file-NAME.log, synced.
     #[arg(long, value_name = "DIR")]
     pub logfolder: Option<PathBuf>,
+    /// Size at which the file of -logfolder goes on in a next one, MiB [default: 256].
+    #[arg(long, value_name = "N")]
+    pub roll_mib: Option<Number>,
+    /// Address at which what -logfolder holds is handed out to `recovery`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub hrecov: Option<String>,
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,

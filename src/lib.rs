@@ -18,5 +18,6 @@ pub mod profile;
 pub mod program;
 pub mod progress;
 pub mod raft;
+pub mod recovery;
 pub mod server;
 pub mod status;

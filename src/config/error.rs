@@ -129,6 +129,9 @@ pub enum ConfigError {
         /// The port.
         port: u16,
     },
+    /// State is to be handed out that nobody records.
+    #[error("-hrecov hands out what -logfolder records: add -logfolder DIR, or leave -hrecov out")]
+    NothingRecorded,
     /// The configuration file cannot be read.
     #[error("-config {}: the file cannot be read", path.display())]
     Unreadable {

@@ -62,6 +62,8 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         cpuprofile: first.cpuprofile.or(second.cpuprofile),
         memprofile: first.memprofile.or(second.memprofile),
         logfolder: first.logfolder.or(second.logfolder),
+        roll_mib: first.roll_mib.or(second.roll_mib),
+        hrecov: first.hrecov.or(second.hrecov),
         log: first.log.or(second.log),
     }
 }

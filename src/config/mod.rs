@@ -35,6 +35,8 @@ pub const VALUE_BYTES_MAX: u32 = 1 << 20;
 const KEEP_MIB_DEFAULT: u64 = 64;
 /// Most MiB that a flag may ask for: 16 TiB.
 const MIB_MAX: u64 = 1 << 24;
+/// Size of a file of the application log unless told otherwise.
+const ROLL_MIB_DEFAULT: u64 = 256;
 /// Bounds of the default distance between two checkpoints.
 const CHECKPOINT_BYTES_MIN: u64 = 64 * MIB;
 const CHECKPOINT_BYTES_MAX: u64 = 1024 * MIB;
@@ -123,6 +125,10 @@ pub struct Config {
     pub key_prefixes: Vec<String>,
     /// Directory of the application log.
     pub log_folder: Option<PathBuf>,
+    /// Bytes of a file of the application log before the next is begun.
+    pub roll_bytes: u64,
+    /// Where the application log is handed out.
+    pub recovery_address: Option<Address>,
     /// Where a CPU profile goes at a clean stop.
     pub cpu_profile: Option<PathBuf>,
     /// Where a heap profile goes at a clean stop.
@@ -170,6 +176,9 @@ impl Config {
             key_prefixes: optional(settings.key_prefixes, |text| key_prefixes(&text))?
                 .unwrap_or_default(),
             log_folder: settings.logfolder,
+            roll_bytes: optional(settings.roll_mib, |n| mib("roll-mib", n, 1))?
+                .unwrap_or(ROLL_MIB_DEFAULT * MIB),
+            recovery_address: optional(settings.hrecov, |text| listen_address("hrecov", &text))?,
             cpu_profile: settings.cpuprofile,
             mem_profile: settings.memprofile,
             log_level: log_level(settings.log.as_deref().unwrap_or("info"))?,
@@ -177,6 +186,9 @@ impl Config {
         };
         config.check_geometry()?;
         config.check_addresses()?;
+        if config.recovery_address.is_some() && config.log_folder.is_none() {
+            return Err(ConfigError::NothingRecorded);
+        }
         Ok(config)
     }
 
@@ -225,6 +237,7 @@ impl Config {
     fn check_addresses(&self) -> Result<(), ConfigError> {
         let mut listening = vec![("port", &self.client_address), ("raft", &self.raft_address)];
         listening.extend(self.join_address.as_ref().map(|address| ("hjoin", address)));
+        listening.extend(self.recovery_address.as_ref().map(|address| ("hrecov", address)));
         let mut seen: Vec<(&'static str, &Address)> = Vec::new();
         for (flag, address) in listening {
             if let Some((first, _)) = seen.iter().find(|(_, other)| other.overlaps(address)) {

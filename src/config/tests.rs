@@ -48,7 +48,7 @@ fn every_flag_arrives_in_the_configuration() {
     let line = "-id a -port :1 -raft 2 -hjoin localhost:3 -join :4,b.example:5 -data /d -slots 7 \
                 -value-size 8 -read lease -sync never -checkpoint-mib 9 -keep-mib 10 \
                 -memory-mib 16 -key-prefixes key:,user -advertise h.example -cpuprofile c \
-                -memprofile m -logfolder l -log warn";
+                -memprofile m -logfolder l -roll-mib 17 -hrecov :6 -log warn";
     let words: Vec<&str> = line.split_whitespace().collect();
     let expected = Config {
         id: "a".to_owned(),
@@ -68,6 +68,8 @@ fn every_flag_arrives_in_the_configuration() {
         memory_bytes: Some(16 << 20),
         key_prefixes: vec!["key:".to_owned(), "user".to_owned()],
         log_folder: Some(PathBuf::from("l")),
+        roll_bytes: 17 << 20,
+        recovery_address: Some(address("127.0.0.1:6")),
         cpu_profile: Some(PathBuf::from("c")),
         mem_profile: Some(PathBuf::from("m")),
         log_level: LogLevel::Warn,
@@ -75,6 +77,15 @@ fn every_flag_arrives_in_the_configuration() {
     assert_eq!(typed(&words).unwrap(), expected);
     assert_eq!(expected.advertised_raft(), address("h.example:2"));
     assert_eq!(expected.advertised_client(), address("h.example:1"));
+}
+
+#[test]
+fn state_is_handed_out_only_where_it_is_recorded() {
+    let text = complaint(&["-hrecov", ":14000"]);
+    assert!(text.contains("add -logfolder DIR"), "{text}");
+    assert!(typed(&["-hrecov", ":14000", "-logfolder", "l"]).is_ok());
+    let text = complaint(&["-hrecov", "10.0.0.1:14000", "-logfolder", "l"]);
+    assert!(text.starts_with("-hrecov 10.0.0.1:14000 is reachable"), "{text}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ use crate::cluster::{
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy, VALUE_BYTES_DEFAULT};
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
-use crate::oplog::OpLog;
+use crate::oplog::{OpLog, Parts, serve_recovery};
 use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
 
 /// Directory of the log's segments in a node's directory.
@@ -42,6 +42,7 @@ const WAL_NAME: &str = "wal";
 struct Listeners {
     raft: TcpListener,
     join: Option<TcpListener>,
+    recovery: Option<TcpListener>,
 }
 
 /// What the directory said, or what was decided for an empty one.
@@ -75,15 +76,13 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     }
     let opened = opened?;
     let is_restart = opened.wal.state().vote.is_some();
+    let recorded = config.log_folder.as_ref().map(|folder| Parts::of_node(folder, &config.id));
     let setup = raft::Setup {
         cluster_id: place.cluster_id,
         member_id: place.identity.member_id,
         wal: opened.wal,
+        oplog: open_oplog(&config, &opened.machine)?,
         machine: opened.machine,
-        oplog: match &config.log_folder {
-            Some(folder) => Some(OpLog::open(folder, &config.id)?),
-            None => None,
-        },
         faults: faults.clone(),
         is_restart,
     };
@@ -92,7 +91,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         consensus.syncer().sync_every(interval);
     }
     let forwarder = Arc::new(Forwarder::new(consensus.clone(), place.cluster_id));
-    let mut tasks = serve(&forwarder, listeners, incoming);
+    let mut tasks = serve(&forwarder, listeners, incoming, recorded);
     tokio::select! {
         entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
@@ -156,11 +155,19 @@ fn check_identity(
 
 async fn listen(config: &Config) -> Result<Listeners, StartError> {
     let raft = bind("raft", &config.raft_address).await?;
-    let join = match &config.join_address {
-        Some(address) => Some(bind("hjoin", address).await?),
-        None => None,
-    };
-    Ok(Listeners { raft, join })
+    let join = bind_if_asked("hjoin", config.join_address.as_ref()).await?;
+    let recovery = bind_if_asked("hrecov", config.recovery_address.as_ref()).await?;
+    Ok(Listeners { raft, join, recovery })
+}
+
+async fn bind_if_asked(
+    flag: &'static str,
+    address: Option<&Address>,
+) -> Result<Option<TcpListener>, StartError> {
+    match address {
+        Some(address) => bind(flag, address).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn bind(flag: &'static str, address: &Address) -> Result<TcpListener, StartError> {
@@ -254,6 +261,16 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
     };
     identity::write(disk, &config.data_dir, &identity)?;
     Ok(Place { identity, cluster_id, is_first_start: false })
+}
+
+/// Opens the application log. One that begins behind a checkpoint lacks what led there.
+fn open_oplog(config: &Config, machine: &Machine) -> Result<Option<OpLog>, StartError> {
+    let Some(folder) = &config.log_folder else { return Ok(None) };
+    let mut oplog = OpLog::open(folder, &config.id, config.roll_bytes)?;
+    if oplog.last_index() == 0 {
+        oplog.mark_gap(machine.durable().map_or(0, |at| at.log_id.index))?;
+    }
+    Ok(Some(oplog))
 }
 
 struct Opened {
@@ -414,6 +431,7 @@ fn serve(
     forwarder: &Arc<Forwarder>,
     listeners: Listeners,
     incoming: mpsc::Receiver<Incoming>,
+    recorded: Option<Parts>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let consensus = forwarder.consensus();
     let mut tasks = vec![
@@ -421,6 +439,8 @@ fn serve(
         tokio::spawn(serve_incoming(forwarder.clone(), incoming)),
     ];
     tasks.extend(listeners.join.map(|listener| consensus.serve(listener, Zone::Joins)));
+    let handed_out = listeners.recovery.zip(recorded);
+    tasks.extend(handed_out.map(|(listener, parts)| tokio::spawn(serve_recovery(listener, parts))));
     tasks
 }
 

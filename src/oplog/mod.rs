@@ -1,14 +1,16 @@
 //! The application log of `-logfolder`: every applied command in the record form of the original
-//! program, so that its recovery tools read it. The apply thread calls it, and nothing else.
+//! program, so that its recovery tools read it. The apply thread writes it; `serve.rs` hands it out.
 //!
 //! A record is its length (int32, big-endian) and a protobuf `Command` (`docs/format.md`,
 //! "Application log"). The form knows GET, SET and DELETE: an increment, an append or a set-range
 //! is recorded as the SET of its result, a command that changed nothing is not recorded.
 //!
+//! The file rolls: behind a certain size the log goes on in a next one (`parts.rs`).
+//!
 //! - I1: No entry stands twice: those up to the last index in the file are skipped at a replay.
-//! - I2: An entry stands whole or not at all: every record of it but the last carries [`MORE`], and
+//! - I2: An entry stands whole or not at all: every record of it but the last carries [`Mark::More`], and
 //!   [`OpLog::open`] cuts an entry off whose last record is missing.
-//! - I3: What arrived by snapshot is marked by a record with [`GAP`]: entries up to its index that
+//! - I3: What arrived by snapshot is marked by a record with [`Mark::Gap`]: entries up to its index that
 //!   are not in the file were never applied one by one.
 //! - I4: After the first failed write or sync nothing more is written: every later call fails too.
 //! - I5: The caller syncs before it lets anyone see the applied position, so that a checkpoint
@@ -18,23 +20,27 @@
 //!   state is exact, and so is an unconditional set or delete; else a later state stands for one
 //!   that is gone, and the later entry follows.
 
+mod effects;
+mod parts;
+mod read;
 mod record;
+mod serve;
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use diskstore_storage::slots::Slot;
 
-use crate::command::{Action, Body, Command, Condition, Outcome, Reply, slot_of as slot_number};
-use record::{Kind, Record};
+pub use parts::Parts;
+pub use read::{Found, PartRecords, ReadError, Records, ends_entry};
+pub use record::{Kind, LENGTH_BYTES, Mark, Record};
+pub use serve::{END_PREFIX, serve_recovery};
 
-/// Marks a record that further records of the same entry follow (in the field for a UDP port).
-pub const MORE: &str = "more";
-/// Marks the record of a gap (in the field for a UDP port).
-pub const GAP: &str = "gap";
+use crate::command::{Command, Reply};
+use effects::effects_of;
+use parts::{End, find_end};
+
 /// Bytes that are gathered before they are written, though not synced.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 
@@ -55,6 +61,15 @@ pub enum OpLogError {
     #[error("-logfolder: {} is in use by another process; give each node its own name or folder",
         path.display())]
     Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file between others is gone.
+    #[error(
+        "-logfolder: {} is missing, and files that follow it are there; bring it back, or move \
+         them away to begin a new log", path.display()
+    )]
+    Missing {
         /// The file.
         path: PathBuf,
     },
@@ -79,66 +94,100 @@ pub enum OpLogError {
     },
 }
 
+impl OpLogError {
+    fn io(operation: &'static str, path: &Path, source: io::Error) -> OpLogError {
+        OpLogError::Io { operation, path: path.to_owned(), source }
+    }
+}
+
 /// An open application log.
 #[derive(Debug)]
 pub struct OpLog {
-    path: PathBuf,
+    parts: Parts,
+    /// The file that is written, counted from 1.
+    nth: u32,
     file: File,
+    /// Bytes of that file, those in the buffer included.
+    bytes: u64,
+    /// Size at which the log goes on in the next file.
+    part_bytes_max: u64,
     last_index: u64,
     buffer: Vec<u8>,
     /// True from a write to the next sync.
     unsynced: bool,
     poisoned: bool,
+    /// The first file, held so that no second process writes.
+    _lock: File,
 }
 
 impl OpLog {
-    /// Opens (or makes) `log-file-<id>.log`, cuts a torn end off, and goes on behind it.
+    /// Opens (or makes) `log-file-<id>.log` and the files that follow it, cuts a torn end off, and
+    /// goes on behind it. A file takes at least `part_bytes_max` bytes before the next is begun.
     ///
     /// # Errors
     /// A directory that cannot be written, a file in use, a file that is no application log.
-    pub fn open(directory: &Path, id: &str) -> Result<OpLog, OpLogError> {
-        let path = directory.join(format!("log-file-{id}.log"));
-        let failed = |operation, path: &Path| {
-            let path = path.to_owned();
+    pub fn open(directory: &Path, id: &str, part_bytes_max: u64) -> Result<OpLog, OpLogError> {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| OpLogError::io("creation", directory, source))?;
+        let parts = Parts::of_node(directory, id);
+        let lock = lock(&parts)?;
+        let nth = parts.count()?;
+        let path = parts.path(nth);
+        let mut end = find_end(&path)?;
+        let mut before = nth;
+        while end.index == 0 && before > 1 {
+            before -= 1; // a file that was made last and never written
+            end.index = find_end(&parts.path(before))?.index;
+        }
+        OpLog::go_on(parts, nth, end, part_bytes_max, lock)
+    }
+
+    /// Cuts the last file at `end` and writes there.
+    fn go_on(
+        parts: Parts,
+        nth: u32,
+        end: End,
+        part_bytes_max: u64,
+        lock: File,
+    ) -> Result<OpLog, OpLogError> {
+        let path = parts.path(nth);
+        let failed = |operation| {
+            let path = path.clone();
             move |source| OpLogError::Io { operation, path, source }
         };
-        std::fs::create_dir_all(directory).map_err(failed("creation", directory))?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed("open", &path))?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => OpLogError::Locked { path: path.clone() },
-            TryLockError::Error(source) => failed("lock", &path)(source),
-        })?;
-        let end = find_end(&file, &path)?;
-        let bytes = file.metadata().map_err(failed("stat", &path))?.len();
+        let mut file = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
+        let bytes = file.metadata().map_err(failed("stat"))?.len();
         if end.offset < bytes {
             tracing::warn!(path = %path.display(), bytes = bytes - end.offset,
                 "cut an unfinished entry off the application log");
-            file.set_len(end.offset).map_err(failed("cut", &path))?;
+            file.set_len(end.offset).map_err(failed("cut"))?;
         }
-        file.seek(SeekFrom::Start(end.offset)).map_err(failed("seek", &path))?;
+        file.seek(SeekFrom::Start(end.offset)).map_err(failed("seek"))?;
         // The cut and the file's name must be durable before anything is written behind them.
-        file.sync_all().map_err(failed("sync", &path))?;
-        let parent = File::open(directory).map_err(failed("open", directory))?;
-        parent.sync_all().map_err(failed("sync", directory))?;
+        file.sync_all().map_err(failed("sync"))?;
+        parts.sync_directory()?;
         Ok(OpLog {
-            path,
+            parts,
+            nth,
             file,
+            bytes: end.offset,
+            part_bytes_max,
             last_index: end.index,
             buffer: Vec::new(),
             unsynced: false,
             poisoned: false,
+            _lock: lock,
         })
     }
 
     /// Log index of the last entry or gap in the file; 0 if there is none.
     pub fn last_index(&self) -> u64 {
         self.last_index
+    }
+
+    /// Where its files are.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Records what an applied command did. `slot_of` gives what a key's slot holds now that the
@@ -156,27 +205,12 @@ impl OpLog {
         if index <= self.last_index {
             return Ok(()); // I1
         }
-        let operations = || command.operations().zip(&reply.outcomes);
-        let changed: BTreeSet<&[u8]> = operations()
-            .filter(|(_, outcome)| outcome.changed)
-            .map(|(operation, _)| operation.key)
-            .collect();
-        let effects = operations().filter_map(|(operation, outcome)| {
-            let effect = if operation.action.is_read() || outcome.changed {
-                Some(effect(&operation.action, outcome, || slot_of(operation.key)))
-            } else if changed.contains(operation.key) {
-                None
-            } else {
-                let slot = slot_of(operation.key).filter(|slot| slot.index >= index);
-                slot.map(|slot| effect_on_slot_ahead(&operation.action, slot, index))
-            };
-            effect.map(|(kind, value)| (operation.key, kind, value))
-        });
-        let effects: Vec<_> = effects.collect();
-        for (nth, (key, kind, value)) in effects.iter().enumerate() {
-            let mark = if nth + 1 < effects.len() { MORE } else { "" }; // I2
-            let (kind, key) = (*kind, key_text(key));
-            Record { index, mark, kind, key: &key, value }.encode(&mut self.buffer);
+        self.roll_if_full()?;
+        let effects = effects_of(index, command, reply, slot_of);
+        for (nth, effect) in effects.iter().enumerate() {
+            let mark = if nth + 1 < effects.len() { Mark::More } else { Mark::None }; // I2
+            let (kind, key, value) = (effect.kind, &*effect.key, &*effect.value);
+            self.put(&Record { index, mark, kind, key, value });
         }
         self.last_index = index;
         if self.buffer.len() >= BUFFER_BYTES_MAX { self.write() } else { Ok(()) }
@@ -190,8 +224,7 @@ impl OpLog {
         if index <= self.last_index {
             return Ok(());
         }
-        let record = Record { index, mark: GAP, kind: Kind::Get, key: b"0", value: &[] };
-        record.encode(&mut self.buffer);
+        self.put(&Record::marking(Mark::Gap, index));
         self.last_index = index;
         self.write()
     }
@@ -211,9 +244,31 @@ impl OpLog {
         self.checked("sync", result)
     }
 
+    fn put(&mut self, record: &Record<'_>) {
+        let before = self.buffer.len();
+        record.encode(&mut self.buffer);
+        self.bytes += (self.buffer.len() - before) as u64;
+    }
+
+    /// Begins the next file, between two entries, once this one is complete and synced.
+    fn roll_if_full(&mut self) -> Result<(), OpLogError> {
+        if self.bytes < self.part_bytes_max {
+            return Ok(());
+        }
+        self.sync()?;
+        let next = self.parts.path(self.nth + 1);
+        let made = OpenOptions::new().write(true).create_new(true).open(&next);
+        let made = made.map_err(|source| OpLogError::io("creation", &next, source));
+        let made = made.and_then(|file| self.parts.sync_directory().map(|()| file));
+        self.poisoned |= made.is_err(); // I4
+        self.file = made?;
+        (self.nth, self.bytes) = (self.nth + 1, 0);
+        Ok(())
+    }
+
     fn write(&mut self) -> Result<(), OpLogError> {
         if self.poisoned {
-            return Err(OpLogError::Poisoned { path: self.path.clone() });
+            return Err(OpLogError::Poisoned { path: self.parts.path(self.nth) });
         }
         if self.buffer.is_empty() {
             return Ok(());
@@ -232,101 +287,21 @@ impl OpLog {
     ) -> Result<(), OpLogError> {
         result.map_err(|source| {
             self.poisoned = true; // I4
-            OpLogError::Io { operation, path: self.path.clone(), source }
+            OpLogError::io(operation, &self.parts.path(self.nth), source)
         })
     }
 }
 
-type Effect<'a> = (Kind, Cow<'a, [u8]>);
-
-/// What an operation did that was carried out now.
-fn effect<'a>(
-    action: &Action<'a>,
-    outcome: &Outcome,
-    slot: impl FnOnce() -> Option<Slot>,
-) -> Effect<'a> {
-    match (action, &outcome.body) {
-        (Action::Get, _) => (Kind::Get, Cow::Borrowed(&[])),
-        (Action::Set { value, .. }, _) => (Kind::Set, Cow::Borrowed(value)),
-        (Action::Delete { .. }, _) => (Kind::Delete, Cow::Borrowed(&[])),
-        (Action::Increment { .. }, Body::Integer(result)) => {
-            (Kind::Set, Cow::Owned(result.to_string().into_bytes()))
-        }
-        _ => {
-            let value = slot().and_then(|slot| slot.value).unwrap_or_default();
-            (Kind::Set, Cow::Owned(value.to_vec()))
-        }
-    }
-}
-
-/// What an operation did before a crash, to a slot that reached the disk (I6).
-fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Slot, index: u64) -> Effect<'a> {
-    match (action, slot.value) {
-        (Action::Set { value, condition: Condition::Always, .. }, _) if slot.index > index => {
-            (Kind::Set, Cow::Borrowed(value))
-        }
-        (Action::Delete { condition: Condition::Always, .. }, _) | (_, None) => {
-            (Kind::Delete, Cow::Borrowed(&[]))
-        }
-        (_, Some(value)) => (Kind::Set, Cow::Owned(value.to_vec())),
-    }
-}
-
-/// A slot's key as decimal text; any other key as it is.
-fn key_text(key: &[u8]) -> Vec<u8> {
-    slot_number(key).map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
-}
-
-/// Where the last whole entry ends, and its index.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct End {
-    offset: u64,
-    index: u64,
-}
-
-/// Reads the file up to its torn end.
-fn find_end(file: &File, path: &Path) -> Result<End, OpLogError> {
-    let mut input = BufReader::with_capacity(BUFFER_BYTES_MAX, file);
-    let mut end = End::default();
-    let mut offset = 0;
-    let mut body = Vec::new();
-    loop {
-        let corrupt = |what| OpLogError::Corrupt { path: path.to_owned(), offset, what };
-        let failed = |source| OpLogError::Io { operation: "read", path: path.to_owned(), source };
-        let Some(bytes) = record::read_length(&mut input).map_err(failed)? else { return Ok(end) };
-        if bytes == 0 {
-            // A length that was never written: a power loss left the file longer than its bytes.
-            let zeros = only_zeros(&mut input).map_err(failed)?;
-            return if zeros { Ok(end) } else { Err(corrupt("a record without bytes")) };
-        }
-        if bytes > record::RECORD_BYTES_MAX {
-            return Err(corrupt("a record longer than any"));
-        }
-        body.clear();
-        let read = (&mut input).take(bytes).read_to_end(&mut body).map_err(failed)?;
-        if u64::try_from(read).unwrap_or(u64::MAX) < bytes {
-            return Ok(end);
-        }
-        let head =
-            record::decode_head(&body).ok_or_else(|| corrupt("a record that is no Command"))?;
-        if head.index < end.index {
-            return Err(corrupt("an index below the one before"));
-        }
-        offset += record::LENGTH_BYTES + bytes;
-        if !head.more {
-            end = End { offset, index: head.index };
-        }
-    }
-}
-
-fn only_zeros(input: &mut impl Read) -> io::Result<bool> {
-    let mut block = [0; 4096];
-    loop {
-        match input.read(&mut block)? {
-            0 => return Ok(true),
-            read if block.iter().take(read).any(|byte| *byte != 0) => return Ok(false),
-            _ => {}
-        }
+/// Opens or makes the first file, which is locked for as long as the log is open.
+fn lock(parts: &Parts) -> Result<File, OpLogError> {
+    let path = parts.path(1);
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|source| OpLogError::io("open", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpLogError::Locked { path }),
+        Err(TryLockError::Error(source)) => Err(OpLogError::io("lock", &path, source)),
     }
 }
 

@@ -3,15 +3,12 @@
 //! panics.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use std::io::{self, Read};
-
-use super::MORE;
 use crate::command::COMMAND_BYTES_MAX;
 
 /// Bytes of the length in front of a record.
-pub(super) const LENGTH_BYTES: u64 = 4;
+pub const LENGTH_BYTES: usize = 4;
 /// Most bytes of a record: a whole command's, and the few bytes that this form adds.
-pub(super) const RECORD_BYTES_MAX: u64 = (COMMAND_BYTES_MAX + (1 << 16)) as u64;
+pub(super) const RECORD_BYTES_MAX: usize = COMMAND_BYTES_MAX + (1 << 16);
 /// Field numbers of `Command`.
 const FIELD_ID: u64 = 1;
 const FIELD_IP: u64 = 2;
@@ -24,37 +21,123 @@ const WIRE_BYTES: u64 = 2;
 
 /// The original's operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// Reads a key.
     Get = 0,
+    /// Sets it to a value.
     Set = 1,
+    /// Removes its value.
     Delete = 2,
+}
+
+/// What a record says beside its command, in the field that carries a UDP port on the original's
+/// wire: readers of the original pass over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Nothing: it is the last record of its entry.
+    None,
+    /// Another record of this entry follows.
+    More,
+    /// Entries up to its index that are not in the file came by snapshot.
+    Gap,
+    /// A slot as a snapshot brought it; its index is the slot's.
+    Image,
+    /// The end of an answer; its index is the highest that was sent. Never in a file.
+    End,
+}
+
+impl Mark {
+    const fn text(self) -> &'static str {
+        match self {
+            Mark::None => "",
+            Mark::More => "more",
+            Mark::Gap => "gap",
+            Mark::Image => "image",
+            Mark::End => "end",
+        }
+    }
+
+    /// Whatever else stands there, a UDP port for one, says nothing here.
+    fn of(text: &[u8]) -> Mark {
+        let marks = [Mark::More, Mark::Gap, Mark::Image, Mark::End];
+        let found = marks.into_iter().find(|mark| mark.text().as_bytes() == text);
+        found.unwrap_or(Mark::None)
+    }
 }
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Record<'a> {
-    pub(super) index: u64,
-    /// In the field that carries a UDP port on the original's wire.
-    pub(super) mark: &'a str,
-    pub(super) kind: Kind,
-    pub(super) key: &'a [u8],
-    pub(super) value: &'a [u8],
+pub struct Record<'a> {
+    /// Log index.
+    pub index: u64,
+    /// What it says beside its command.
+    pub mark: Mark,
+    /// The operation.
+    pub kind: Kind,
+    /// The key: a slot number in decimal.
+    pub key: &'a [u8],
+    /// The value that a SET leaves.
+    pub value: &'a [u8],
 }
 
-impl Record<'_> {
-    /// Appends length and body. Fields with their default value are left out, as protobuf does.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        let mut body = Vec::with_capacity(self.key.len() + self.value.len() + 32);
-        put_number(FIELD_ID, self.index, &mut body);
-        put_bytes(FIELD_IP, self.mark.as_bytes(), &mut body);
-        put_number(FIELD_OP, self.kind as u64, &mut body);
-        put_bytes(FIELD_KEY, self.key, &mut body);
-        put_bytes(FIELD_VALUE, self.value, &mut body);
-        let length = u32::try_from(body.len()).expect("invariant: a command is at most 8 MiB");
-        #[expect(clippy::big_endian_bytes, reason = "the original's form is big-endian")]
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&body);
+impl<'a> Record<'a> {
+    /// A record that stands for no operation of an entry.
+    pub(super) fn marking(mark: Mark, index: u64) -> Record<'a> {
+        Record { index, mark, kind: Kind::Get, key: b"0", value: &[] }
     }
+
+    /// Appends length and body; the value stands at the end. Fields with their default value are
+    /// left out, as protobuf does.
+    ///
+    /// # Panics
+    /// With a key or value of 4 GiB or more.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; LENGTH_BYTES]);
+        put_number(FIELD_ID, self.index, out);
+        put_bytes(FIELD_IP, self.mark.text().as_bytes(), out);
+        put_number(FIELD_OP, self.kind as u64, out);
+        put_bytes(FIELD_KEY, self.key, out);
+        put_bytes(FIELD_VALUE, self.value, out);
+        let bytes = out.len() - start - LENGTH_BYTES;
+        let length = u32::try_from(bytes).expect("invariant: a command is at most 8 MiB");
+        if let Some(place) = out.get_mut(start..start + LENGTH_BYTES) {
+            #[expect(clippy::big_endian_bytes, reason = "the original's form is big-endian")]
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+    }
+
+    /// Reads a body. `None`: it is no `Command`.
+    pub fn decode(mut body: &'a [u8]) -> Option<Record<'a>> {
+        let none = (Mark::None, Kind::Get);
+        let mut record = Record { index: 0, mark: none.0, kind: none.1, key: &[], value: &[] };
+        while !body.is_empty() {
+            let tag = take_varint(&mut body)?;
+            match (tag >> 3, tag & 7) {
+                (FIELD_ID, WIRE_NUMBER) => record.index = take_varint(&mut body)?,
+                (FIELD_IP, WIRE_BYTES) => record.mark = Mark::of(take_bytes(&mut body)?),
+                (FIELD_OP, WIRE_NUMBER) => {
+                    record.kind = match take_varint(&mut body)? {
+                        0 => Kind::Get,
+                        1 => Kind::Set,
+                        2 => Kind::Delete,
+                        _ => return None,
+                    }
+                }
+                (FIELD_KEY, WIRE_BYTES) => record.key = take_bytes(&mut body)?,
+                (FIELD_VALUE, WIRE_BYTES) => record.value = take_bytes(&mut body)?,
+                _ => return None,
+            }
+        }
+        Some(record)
+    }
+}
+
+/// The length in front of a record.
+pub(super) fn length_of(bytes: [u8; LENGTH_BYTES]) -> usize {
+    #[expect(clippy::big_endian_bytes, reason = "the original's form is big-endian")]
+    let length = u32::from_be_bytes(bytes);
+    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
 fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
@@ -79,42 +162,6 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
         value >>= 7;
     }
     out.push(u8::try_from(value).unwrap_or(0));
-}
-
-/// What the reader of a file wants to know of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) index: u64,
-    /// True if further records of the same entry follow.
-    pub(super) more: bool,
-}
-
-/// The length in front of the next record. `None`: the file ends before or inside it.
-pub(super) fn read_length(input: &mut impl Read) -> io::Result<Option<u64>> {
-    let mut bytes = Vec::with_capacity(4);
-    input.take(LENGTH_BYTES).read_to_end(&mut bytes)?;
-    let length: Option<[u8; 4]> = bytes.try_into().ok();
-    Ok(length.map(u32::from_be_bytes).map(u64::from))
-}
-
-/// Reads what matters of a body. `None`: it is no `Command`.
-pub(super) fn decode_head(mut body: &[u8]) -> Option<Head> {
-    let mut head = Head { index: 0, more: false };
-    while !body.is_empty() {
-        let tag = take_varint(&mut body)?;
-        match (tag >> 3, tag & 7) {
-            (FIELD_ID, WIRE_NUMBER) => head.index = take_varint(&mut body)?,
-            (FIELD_OP, WIRE_NUMBER) => {
-                take_varint(&mut body).filter(|op| *op <= Kind::Delete as u64)?;
-            }
-            (FIELD_IP, WIRE_BYTES) => head.more = take_bytes(&mut body)? == MORE.as_bytes(),
-            (FIELD_KEY | FIELD_VALUE, WIRE_BYTES) => {
-                take_bytes(&mut body)?;
-            }
-            _ => return None,
-        }
-    }
-    Some(head)
 }
 
 fn take_varint(input: &mut &[u8]) -> Option<u64> {

@@ -1,7 +1,9 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::command::{Answer, CommandBuilder, Operation, slot_key};
+use crate::command::{
+    Action, Answer, Body, CommandBuilder, Condition, Operation, Outcome, slot_key,
+};
 
 /// Records one entry that sets slots to a value.
 fn record_sets(log: &mut OpLog, index: u64, slots: &[u64], value: &[u8]) {
@@ -45,7 +47,7 @@ impl Place {
     }
 
     fn open(&self) -> Result<OpLog, OpLogError> {
-        OpLog::open(self.0.path(), "n")
+        OpLog::open(self.0.path(), "n", u64::MAX)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -87,7 +89,7 @@ fn every_kind_of_command_is_recorded_as_get_set_or_delete() {
     let kinds: [(Kind, &[u8]); 4] =
         [(Kind::Get, b""), (Kind::Delete, b""), (Kind::Set, b"12"), (Kind::Set, b"whole")];
     for (index, (kind, value)) in (1..).zip(kinds) {
-        Record { index, mark: "", kind, key: b"7", value }.encode(&mut expected);
+        Record { index, mark: Mark::None, kind, key: b"7", value }.encode(&mut expected);
     }
     assert_eq!(place.bytes(), expected);
     assert_eq!(log.last_index(), 5);
@@ -118,7 +120,7 @@ fn an_entry_whose_slot_is_ahead_is_recorded_from_the_slot_or_the_command() {
         (7, Kind::Delete, b""),
     ];
     for (index, kind, value) in records {
-        Record { index, mark: "", kind, key: b"7", value }.encode(&mut expected);
+        Record { index, mark: Mark::None, kind, key: b"7", value }.encode(&mut expected);
     }
     assert_eq!(place.bytes(), expected);
 }
@@ -141,7 +143,8 @@ fn an_operation_that_did_nothing_is_not_taken_for_one_whose_slot_is_ahead() {
     log.record(4, &builder.finish(), &reply, &mut |_| Some(slot.clone())).unwrap();
     log.sync().unwrap();
     let mut expected = Vec::new();
-    Record { index: 4, mark: "", kind: Kind::Set, key: b"7", value: b"3" }.encode(&mut expected);
+    Record { index: 4, mark: Mark::None, kind: Kind::Set, key: b"7", value: b"3" }
+        .encode(&mut expected);
     assert_eq!(place.bytes(), expected);
 }
 
@@ -235,9 +238,9 @@ fn a_gap_by_snapshot_is_marked_once() {
     log.sync().unwrap();
     drop(log);
     let mut gap = Vec::new();
-    Record { index: 50, mark: GAP, kind: Kind::Get, key: b"0", value: b"" }.encode(&mut gap);
+    Record { index: 50, mark: Mark::Gap, kind: Kind::Get, key: b"0", value: b"" }.encode(&mut gap);
     assert!(place.bytes().ends_with(&gap));
-    assert_eq!(place.bytes().windows(GAP.len()).filter(|bytes| bytes == b"gap").count(), 1);
+    assert_eq!(place.bytes().windows(3).filter(|bytes| bytes == b"gap").count(), 1);
     assert_eq!(place.open().unwrap().last_index(), 50);
 }
 
@@ -266,12 +269,12 @@ fn after_a_failed_write_nothing_is_written_any_more() {
 fn a_directory_that_cannot_be_made_is_named() {
     let place = Place::new();
     place.put(b"");
-    let error = OpLog::open(&place.path(), "n").unwrap_err();
+    let error = OpLog::open(&place.path(), "n", u64::MAX).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log failed"), "{error}");
 }
 
 #[test]
-fn heads_survive_garbage() {
+fn records_survive_garbage() {
     let mut state = 1_u64;
     for _ in 0..100_000 {
         state =
@@ -279,8 +282,60 @@ fn heads_survive_garbage() {
         let bytes = state.to_le_bytes();
         let length = usize::try_from(state >> 61).unwrap();
         // Whatever comes, it is answered.
-        let _head: Option<record::Head> = record::decode_head(&bytes[..length]);
+        let _record: Option<Record<'_>> = Record::decode(&bytes[..length]);
     }
-    assert_eq!(record::decode_head(&[0x22, 0xff, 0xff, 0xff, 0xff, 0x0f]), None);
-    assert_eq!(record::decode_head(&[0x08; 11]), None);
+    assert_eq!(Record::decode(&[0x22, 0xff, 0xff, 0xff, 0xff, 0x0f]), None);
+    assert_eq!(Record::decode(&[0x08; 11]), None);
+}
+
+#[test]
+fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = Parts::of_node(folder.path(), "n");
+    let whole = Place::new();
+    let mut in_one = whole.open().unwrap();
+    for index in 1..=60 {
+        // A new process for each of them.
+        let mut log = OpLog::open(folder.path(), "n", 100).unwrap();
+        assert_eq!(log.last_index(), index - 1);
+        for log in [&mut log, &mut in_one] {
+            record_sets(log, index, &[1, 2, 3], b"value");
+            log.sync().unwrap();
+        }
+    }
+    let count = parts.count().unwrap();
+    assert_eq!(count, 30, "two entries of 60 bytes in each");
+    let mut joined = Vec::new();
+    for nth in 1..=count {
+        joined.extend(std::fs::read(parts.path(nth)).unwrap());
+    }
+    assert_eq!(joined, whole.bytes());
+    assert_eq!(indexes(&parts), indexes(&Parts::of_node(whole.0.path(), "n")));
+    // A crash may leave a file that was made and never written.
+    std::fs::write(parts.path(count + 1), b"").unwrap();
+    assert_eq!(OpLog::open(folder.path(), "n", 100).unwrap().last_index(), 60);
+    std::fs::remove_file(parts.path(7)).unwrap();
+    let error = OpLog::open(folder.path(), "n", 100).unwrap_err();
+    assert!(error.to_string().contains("log-file-n.log.7 is missing"), "{error}");
+}
+
+fn indexes(parts: &Parts) -> Vec<u64> {
+    let mut records = PartRecords::open(parts, 1).unwrap();
+    let mut indexes = Vec::new();
+    while let Some(found) = records.next_record().unwrap() {
+        indexes.push(found.record.index);
+    }
+    indexes
+}
+
+#[test]
+fn names_of_other_nodes_are_no_files_of_this_log() {
+    let folder = tempfile::tempdir().unwrap();
+    for id in ["n.log", "n.log.2", "n.2"] {
+        OpLog::open(folder.path(), id, 100).unwrap();
+    }
+    for name in ["log-file-n.log.02", "log-file-n.log.x", "log-file-n.log.+2"] {
+        std::fs::write(folder.path().join(name), b"").unwrap();
+    }
+    assert_eq!(Parts::of_node(folder.path(), "n").count().unwrap(), 0);
 }

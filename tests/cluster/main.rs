@@ -14,6 +14,8 @@ mod load;
 mod logs;
 mod members;
 mod nodes;
+mod records;
+mod recovery;
 mod resp;
 mod stalls;
 mod strace;

@@ -1,0 +1,84 @@
+//! What an applied command did, as the records that the original's form has: GET, SET and DELETE.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use diskstore_storage::slots::Slot;
+
+use super::record::Kind;
+use crate::command::{Action, Body, Command, Condition, Outcome, Reply, slot_of as slot_number};
+
+/// One record to be: operation, key as text, value.
+#[derive(Debug)]
+pub(super) struct Effect<'a> {
+    pub(super) kind: Kind,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Cow<'a, [u8]>,
+}
+
+/// The records of an entry. `slot_of` gives what a key's slot holds now that the entry is applied;
+/// it is asked where command and reply do not say (I6 of `mod.rs`).
+pub(super) fn effects_of<'a>(
+    index: u64,
+    command: &'a Command,
+    reply: &Reply,
+    slot_of: &mut dyn FnMut(&[u8]) -> Option<Slot>,
+) -> Vec<Effect<'a>> {
+    let operations = || command.operations().zip(&reply.outcomes);
+    let changed: BTreeSet<&[u8]> = operations()
+        .filter(|(_, outcome)| outcome.changed)
+        .map(|(operation, _)| operation.key)
+        .collect();
+    let effects = operations().filter_map(|(operation, outcome)| {
+        let done = if operation.action.is_read() || outcome.changed {
+            Some(effect(&operation.action, outcome, || slot_of(operation.key)))
+        } else if changed.contains(operation.key) {
+            None
+        } else {
+            let slot = slot_of(operation.key).filter(|slot| slot.index >= index);
+            slot.map(|slot| effect_on_slot_ahead(&operation.action, slot, index))
+        };
+        done.map(|(kind, value)| Effect { kind, key: key_text(operation.key), value })
+    });
+    effects.collect()
+}
+
+type Done<'a> = (Kind, Cow<'a, [u8]>);
+
+/// What an operation did that was carried out now.
+fn effect<'a>(
+    action: &Action<'a>,
+    outcome: &Outcome,
+    slot: impl FnOnce() -> Option<Slot>,
+) -> Done<'a> {
+    match (action, &outcome.body) {
+        (Action::Get, _) => (Kind::Get, Cow::Borrowed(&[])),
+        (Action::Set { value, .. }, _) => (Kind::Set, Cow::Borrowed(value)),
+        (Action::Delete { .. }, _) => (Kind::Delete, Cow::Borrowed(&[])),
+        (Action::Increment { .. }, Body::Integer(result)) => {
+            (Kind::Set, Cow::Owned(result.to_string().into_bytes()))
+        }
+        _ => {
+            let value = slot().and_then(|slot| slot.value).unwrap_or_default();
+            (Kind::Set, Cow::Owned(value.to_vec()))
+        }
+    }
+}
+
+/// What an operation did before a crash, to a slot that reached the disk (I6 of `mod.rs`).
+fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Slot, index: u64) -> Done<'a> {
+    match (action, slot.value) {
+        (Action::Set { value, condition: Condition::Always, .. }, _) if slot.index > index => {
+            (Kind::Set, Cow::Borrowed(value))
+        }
+        (Action::Delete { condition: Condition::Always, .. }, _) | (_, None) => {
+            (Kind::Delete, Cow::Borrowed(&[]))
+        }
+        (_, Some(value)) => (Kind::Set, Cow::Owned(value.to_vec())),
+    }
+}
+
+/// A slot's key as decimal text; any other key as it is.
+fn key_text(key: &[u8]) -> Vec<u8> {
+    slot_number(key).map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
+}
