@@ -145,15 +145,20 @@ impl Forwarder {
     }
 
     async fn read_here(&self, commands: &[Command], level: ReadLevel) -> Attempt {
+        let machine = &self.consensus.shared().machine;
+        let read = || commands.iter().map(|command| machine.read(command)).collect();
+        if level == ReadLevel::Lease {
+            let results = read();
+            if self.consensus.holds_lease() {
+                return Attempt::Done(results);
+            }
+        }
         let fresh = match level {
             ReadLevel::Lease => self.consensus.read_lease().await,
             _ => self.consensus.read_index(READ_BOUND).await,
         };
         match fresh {
-            Ok(()) => {
-                let machine = &self.consensus.shared().machine;
-                Attempt::Done(commands.iter().map(|command| machine.read(command)).collect())
-            }
+            Ok(()) => Attempt::Done(read()),
             Err(ProposeError::NotLeader { leader }) => Attempt::Elsewhere(leader),
             Err(ProposeError::Failed(failure)) => Attempt::Done(vec![Err(failure); commands.len()]),
         }

@@ -131,6 +131,9 @@ pub struct Consensus {
     peers: Arc<Peers>,
     reads: ReadRounds,
     member_id: u64,
+    /// True from the first attempt to hand over on; nobody takes it back, for an attempt that failed
+    /// may still reach the heir.
+    is_handing_over: AtomicBool,
     /// Term of this member's leadership, and when it was first seen.
     leading: Mutex<Option<(u64, Instant)>>,
 }
@@ -275,6 +278,7 @@ impl Consensus {
             peers,
             reads,
             member_id,
+            is_handing_over: AtomicBool::new(false),
             leading,
         };
         Ok((Arc::new(consensus), requests))
@@ -415,6 +419,17 @@ impl Consensus {
         reads::lease(&self.raft, &self.shared).await
     }
 
+    /// True if this member certainly led until now, and what its replica holds is what a read under
+    /// the lease may see. To be asked after the read: whatever delayed it counts then.
+    pub fn holds_lease(&self) -> bool {
+        let holds = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            reads::holds_lease(&metrics, self.shared.applied_term())
+        };
+        holds && !self.is_handing_over.load(Ordering::Acquire) && self.shared.is_readable()
+    }
+
     /// Founds a cluster of this one member, unless the log names one already.
     ///
     /// # Errors
@@ -488,6 +503,7 @@ impl Consensus {
                 **id != self.member_id && member.is_voter && is_alive
             });
             let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { return };
+            self.is_handing_over.store(true, Ordering::Release); // before the heir can know
             if self.raft.trigger().transfer_leader(*heir).await.is_err() {
                 return;
             }

@@ -5,12 +5,17 @@
 //! - I1: a read joins only a round that begins after the read came (PITFALLS 13): those that come
 //!   while a round runs share the next one.
 //! - I2: a round ends within [`ROUND_MAX`], and holds up the next one for [`ROUND_STEP`] at most.
+//! - I3: a read under the lease stands without asking openraft only if, after it, this member is a
+//!   leader that has applied an entry of its own term, that has not begun to hand over (an heir is
+//!   elected in spite of the lease), and that a majority acknowledged within [`LEASE_SURE`], half of
+//!   what the voters promised.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::metrics::RaftMetrics;
+use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -27,6 +32,10 @@ const ROUND_MAX: Duration = Duration::from_millis(super::ELECTION_MS_MAX);
 /// The next round begins when one ends, or after this time without waiting for it: a heartbeat. So
 /// no more than `ROUND_MAX / ROUND_STEP` rounds run at a time.
 const ROUND_STEP: Duration = Duration::from_millis(super::HEARTBEAT_MS);
+
+/// How long after a majority's acknowledgement a leader takes its lease for granted. Voters give none
+/// to another for twice this time, so clocks may drift by half before two members hold a lease.
+const LEASE_SURE: Duration = Duration::from_millis(super::ELECTION_MS_MAX / 2);
 
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
 
@@ -82,6 +91,15 @@ impl ReadRounds {
     }
 }
 
+/// True if what openraft published last is enough for a read under the lease (I3). It may be older
+/// than what openraft knows: an acknowledgement is then older too, and nobody else leads before the
+/// lease has run out.
+pub(super) fn holds_lease(metrics: &RaftMetrics<TypeConfig>, applied_term: Option<u64>) -> bool {
+    metrics.state == ServerState::Leader
+        && applied_term == Some(metrics.current_term)
+        && metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE_SURE)
+}
+
 /// Confirms a read under the lease, within [`ROUND_MAX`].
 pub(super) async fn lease(
     raft: &RaftHandle,
@@ -132,7 +150,33 @@ fn no_leader(reason: &str) -> ProposeError {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use openraft::metrics::SerdeInstant;
+    use openraft::type_config::TypeConfigExt;
+
     use super::*;
+
+    /// I3, what of it openraft publishes.
+    #[test]
+    fn a_lease_is_sure_for_half_of_its_time_and_for_the_leader_of_an_applied_term_alone() {
+        let mut metrics = RaftMetrics::new_initial(1);
+        metrics.current_term = 3;
+        metrics.state = ServerState::Leader;
+        assert!(!holds_lease(&metrics, Some(3)), "nobody acknowledged anything");
+        metrics.last_quorum_acked = Some(SerdeInstant::new(TypeConfig::now()));
+        assert!(holds_lease(&metrics, Some(3)));
+        assert!(!holds_lease(&metrics, Some(2)), "entries of older terms may not be applied");
+        assert!(!holds_lease(&metrics, None));
+        let old = TypeConfig::now() - LEASE_SURE;
+        let of = |acked, state| RaftMetrics {
+            last_quorum_acked: Some(SerdeInstant::new(acked)),
+            state,
+            ..metrics.clone()
+        };
+        assert!(!holds_lease(&of(old, ServerState::Leader), Some(3)));
+        for state in [ServerState::Learner, ServerState::Follower, ServerState::Candidate] {
+            assert!(!holds_lease(&of(TypeConfig::now(), state), Some(3)), "{state:?}");
+        }
+    }
 
     const LONG: Duration = Duration::from_secs(10);
 

@@ -94,6 +94,11 @@ impl MachineShared {
         self.applied.lock().clone()
     }
 
+    /// Term of the last entry applied.
+    pub(super) fn applied_term(&self) -> Option<u64> {
+        self.applied.lock().log_id.map(|log_id| log_id_to(&log_id).term)
+    }
+
     /// Index of the last entry applied, 0 at first.
     pub fn applied_index(&self) -> u64 {
         *self.applied_index.borrow()

@@ -6,16 +6,23 @@
 //! Invariants:
 //! - I1: replies leave in the order of the requests; nothing is read while replies are unsent.
 //! - I2: a run is awaited before the next one begins, so a read sees the writes before it.
-//! - I3: memory of a session is bounded: by the longest request, and by the replies of one turn.
+//! - I3: memory of a session is bounded: by the longest request, and by the replies of one turn. One
+//!   that waits for its client keeps next to none.
 //! - I4: whatever a client sends ends its own session at the worst.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,10 +33,10 @@ use super::detect::{self, Protocol};
 use super::original_turn::OriginalDialect;
 use super::resp_turn::RespDialect;
 
-/// Bytes that one read takes at least.
-const READ_BYTES_MIN: usize = 16 << 10;
 /// Bytes that one read takes at most.
-const READ_BYTES_MAX: usize = 256 << 10;
+const READ_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a read buffer that is kept for the next turn.
+const READ_BYTES_KEPT: usize = 4 << 10;
 /// Bytes of a write buffer that is kept for the next turn.
 const WRITE_BYTES_KEPT: usize = 64 << 10;
 /// How long a connection may take to say what it speaks.
@@ -38,6 +45,12 @@ const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much it may send meanwhile.
 const LINGER_BYTES_MAX: u64 = 1 << 20;
+
+thread_local! {
+    /// Where the sockets of all sessions of a thread are read, one after the other: a session takes
+    /// memory for what came, and none while it waits.
+    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
+}
 
 /// What follows a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +75,12 @@ pub(crate) struct Session {
     entered: Entered,
     stream: TcpStream,
     peer: SocketAddr,
-    stop: watch::Receiver<bool>,
+    /// Ends when the node stops; not polled after that.
+    stopping: BoxFuture<'static, ()>,
     input: BytesMut,
+    /// Most bytes that `input` held since it was made.
+    input_bytes: usize,
     out: BytesMut,
-    read_bytes: usize,
 }
 
 impl Session {
@@ -74,10 +89,12 @@ impl Session {
         server: Arc<Server>,
         entered: Entered,
         (stream, peer): (TcpStream, SocketAddr),
-        stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<bool>,
     ) -> Session {
+        // The sender is gone when the server is.
+        let stopping = async move { drop(stop.wait_for(|stopping| *stopping).await) }.boxed();
         let (input, out) = (BytesMut::new(), BytesMut::new());
-        Session { server, entered, stream, peer, stop, input, out, read_bytes: READ_BYTES_MIN }
+        Session { server, entered, stream, peer, stopping, input, input_bytes: 0, out }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or the node stops.
@@ -136,31 +153,25 @@ impl Session {
 
     /// Reads what is there, after waiting for it; false if the client has left or the node stops.
     async fn read(&mut self) -> io::Result<bool> {
-        loop {
-            if *self.stop.borrow() {
-                return Ok(false);
-            }
-            self.input.reserve(self.read_bytes);
-            match self.stream.try_read_buf(&mut self.input) {
-                Ok(0) => return Ok(false),
-                Ok(count) => {
-                    let next = if count >= self.read_bytes { count * 2 } else { READ_BYTES_MIN };
-                    self.read_bytes = next.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
-                    return Ok(true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            if self.input.is_empty() {
-                // A client that is silent holds no memory (I3).
-                self.input = BytesMut::new();
-                self.read_bytes = READ_BYTES_MIN;
-            }
-            tokio::select! {
-                readable = self.stream.readable() => readable?,
-                _ = self.stop.wait_for(|stopping| *stopping) => return Ok(false),
-            }
+        poll_fn(|context| self.poll_read(context)).await
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.stopping.poll_unpin(context).is_ready() {
+            return Poll::Ready(Ok(false));
         }
+        let received = RECEIVED.with_borrow_mut(|received| {
+            let mut received = ReadBuf::new(received);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut received))?;
+            self.input.extend_from_slice(received.filled());
+            Poll::Ready(Ok(!received.filled().is_empty()))
+        });
+        self.input_bytes = self.input_bytes.max(self.input.len());
+        if received.is_pending() && self.input.is_empty() && self.input_bytes > READ_BYTES_KEPT {
+            self.input = BytesMut::new(); // I3
+            self.input_bytes = 0;
+        }
+        received
     }
 
     /// Sends all replies (I1).
