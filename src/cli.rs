@@ -218,12 +218,19 @@ pub struct BenchFlags {
     /// Keys are 0 to N - 1.
     #[arg(long, value_name = "N", default_value = "65536")]
     pub keys: Number,
-    /// Which keys: uniform, zipfian, latest or sequential.
-    #[arg(long, value_name = "NAME", default_value = "uniform")]
-    pub distribution: String,
-    /// Reads in 100 operations.
-    #[arg(long, value_name = "PERCENT", default_value = "50")]
-    pub reads: Number,
+    /// What is done: original, a, b, c, d, f (YCSB's), update-uniform, update-latest, or fill, which
+    /// gives every key a value; instead of -reads and -distribution.
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
+    /// Which keys: uniform, zipfian, latest or sequential [default: uniform].
+    #[arg(long, value_name = "NAME")]
+    pub distribution: Option<String>,
+    /// Reads in 100 operations [default: 50].
+    #[arg(long, value_name = "PERCENT")]
+    pub reads: Option<Number>,
+    /// How long a connection rests between a reply and its next operation.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = diskstore_flags::parse_duration)]
+    pub think: Duration,
     /// Length of values, N or MIN-MAX.
     #[arg(long, value_name = "BYTES", default_value = "1024")]
     pub value_bytes: String,

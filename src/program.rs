@@ -26,8 +26,10 @@ use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGET;
-use crate::server::Server;
+use crate::server::{CONNECTION_COUNT_MAX, Server};
 
+/// Files and connections that a node wants to have open: one for each client, and some.
+const DESCRIPTOR_COUNT_WANTED: u64 = CONNECTION_COUNT_MAX as u64 + 4096;
 /// Exit code of wrong usage.
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code after a second signal.
@@ -61,7 +63,7 @@ pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
     let profiles = Profiles::start(config.cpu_profile.as_deref(), config.mem_profile.as_deref())
         .map_err(failed)?;
     start_logging(config.log_level);
-    if let Err(error) = crate::load::raise_descriptor_limit() {
+    if let Err(error) = crate::load::raise_descriptor_limit(DESCRIPTOR_COUNT_WANTED) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     diskstore_storage::disk::report_bus_errors().map_err(failed)?;

@@ -19,7 +19,11 @@ use super::tally::Kind;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     pub(super) kind: Kind,
+    /// Whether a value is asked for: of a modification first that, then the write.
+    pub(super) is_read: bool,
     pub(super) key: u64,
+    /// The number of an insert.
+    pub(super) insert: Option<u64>,
     /// When it was to start.
     pub(super) start: u64,
     /// When it was sent.
@@ -44,6 +48,8 @@ pub(super) struct Connection {
     pub(super) waiting: VecDeque<Sent>,
     /// How many operations it was given.
     pub(super) issued: u64,
+    /// It sends nothing before this time.
+    pub(super) rests_until: u64,
     /// How many times it was tried to make it.
     pub(super) attempts: u64,
     socket: Option<OwnedFd>,
@@ -62,6 +68,7 @@ impl Connection {
             state: State::Down { until: 0 },
             waiting: VecDeque::new(),
             issued: 0,
+            rests_until: 0,
             attempts: 0,
             socket: None,
             codec,

@@ -1,12 +1,13 @@
 //! Which keys are read and written.
 //!
 //! - I1: every key is below the number of keys.
+//! - I2: nothing is chosen as the latest before its insert, and all before it, were answered.
 //!
 //! Source: Gray et al., "Quickly Generating Billion-Record Synthetic Databases", SIGMOD 1994, as the
 //! Yahoo! Cloud Serving Benchmark uses it (`ZipfianGenerator`, `ScrambledZipfianGenerator`,
 //! `SkewedLatestGenerator`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::random::Random;
 
@@ -17,6 +18,9 @@ const SCRAMBLED_ITEM_COUNT: u64 = 10_000_000_000;
 /// Terms of zeta that are added one by one; the rest is an integral.
 const ZETA_TERM_COUNT: u64 = 10_000;
 
+/// Most inserts that may be without an answer at once.
+pub const INSERTS_UNDER_WAY_MAX: u64 = 1 << 20;
+
 /// How keys are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distribution {
@@ -24,7 +28,7 @@ pub enum Distribution {
     Uniform,
     /// A few often, most seldom, and those that are often asked for lie scattered.
     Zipfian,
-    /// Writes go on to the next key; reads mostly look at what was written last.
+    /// Mostly what was inserted last.
     Latest,
     /// One after the other.
     Sequential,
@@ -36,6 +40,7 @@ pub(super) struct Keys {
     count: u64,
     distribution: Distribution,
     zipfian: Zipfian,
+    inserted: Inserted,
     /// How many keys were handed out in sequence.
     next: AtomicU64,
 }
@@ -44,33 +49,67 @@ impl Keys {
     pub(super) fn new(count: u64, distribution: Distribution) -> Keys {
         let scrambled = distribution == Distribution::Zipfian;
         let items = if scrambled { SCRAMBLED_ITEM_COUNT } else { count };
-        Keys { count, distribution, zipfian: Zipfian::new(items), next: AtomicU64::new(0) }
+        let inserted = Inserted::new();
+        let next = AtomicU64::new(0);
+        Keys { count, distribution, zipfian: Zipfian::new(items), inserted, next }
     }
 
-    /// The key of the next read.
-    pub(super) fn to_read(&self, random: &mut Random) -> u64 {
+    /// The key of the next read or update.
+    pub(super) fn choose(&self, random: &mut Random) -> u64 {
         match self.distribution {
             Distribution::Uniform => random.below(self.count),
             Distribution::Zipfian => scatter(self.zipfian.item(random)) % self.count,
             Distribution::Latest => {
-                let written = self.next.load(Ordering::Relaxed);
+                let inserted = self.inserted.answered.load(Ordering::Acquire);
                 let back = self.zipfian.item(random) + 1;
-                (written % self.count + self.count - back) % self.count
+                (inserted % self.count + self.count - back) % self.count
             }
-            Distribution::Sequential => self.in_sequence(),
+            Distribution::Sequential => self.next.fetch_add(1, Ordering::Relaxed) % self.count,
         }
     }
 
-    /// The key of the next write.
-    pub(super) fn to_write(&self, random: &mut Random) -> u64 {
-        match self.distribution {
-            Distribution::Uniform | Distribution::Zipfian => self.to_read(random),
-            Distribution::Latest | Distribution::Sequential => self.in_sequence(),
+    /// The key of the next insert, and the number to tell when it was answered.
+    pub(super) fn insert(&self) -> (u64, u64) {
+        let number = self.inserted.begun.fetch_add(1, Ordering::Relaxed);
+        (number % self.count, number)
+    }
+
+    /// An insert was answered, whatever the answer was. // I2
+    pub(super) fn end_insert(&self, number: u64) {
+        self.inserted.end(number);
+    }
+}
+
+/// Inserts by their numbers, which end in any order.
+#[derive(Debug)]
+struct Inserted {
+    begun: AtomicU64,
+    /// All below this number were answered.
+    answered: AtomicU64,
+    /// Those above that were answered, at their number modulo [`INSERTS_UNDER_WAY_MAX`].
+    ended: Box<[AtomicBool]>,
+}
+
+impl Inserted {
+    fn new() -> Inserted {
+        let ended = (0..INSERTS_UNDER_WAY_MAX).map(|_| AtomicBool::new(false)).collect();
+        Inserted { begun: AtomicU64::new(0), answered: AtomicU64::new(0), ended }
+    }
+
+    fn end(&self, number: u64) {
+        self.place(number).store(true, Ordering::SeqCst);
+        // Whoever takes a mark away has the number above it looked at, so that none is left behind.
+        loop {
+            let next = self.answered.load(Ordering::SeqCst);
+            if !self.place(next).swap(false, Ordering::SeqCst) {
+                return;
+            }
+            self.answered.store(next + 1, Ordering::SeqCst);
         }
     }
 
-    fn in_sequence(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.count
+    fn place(&self, number: u64) -> &AtomicBool {
+        &self.ended[super::to_index(number % INSERTS_UNDER_WAY_MAX)]
     }
 }
 
@@ -142,7 +181,7 @@ mod tests {
         let mut random = Random::new(1, 0);
         let mut counts = vec![0; count];
         for _ in 0..DRAWS {
-            counts[usize::try_from(keys.to_read(&mut random)).unwrap()] += 1;
+            counts[usize::try_from(keys.choose(&mut random)).unwrap()] += 1;
         }
         counts
     }
@@ -187,24 +226,55 @@ mod tests {
         assert!(counts[most] > DRAWS / 40 && counts[most] < DRAWS / 20, "{}", counts[most]);
     }
 
+    /// `SkewedLatestGenerator`: the newest record is the zipfian distribution's first item, the one
+    /// before it the second, and so on.
     #[test]
-    fn latest_reads_stay_near_the_last_write() {
+    fn latest_records_come_as_often_as_their_age_says() {
         let keys = Keys::new(1000, Distribution::Latest);
         let mut random = Random::new(1, 0);
-        let mut near = 0;
-        for write in 0..2500 {
-            assert_eq!(keys.to_write(&mut random), write % 1000);
-            let back = (write % 1000 + 1000 - keys.to_read(&mut random)) % 1000;
-            near += u32::from(back < 10);
+        for insert in 0..2500 {
+            assert_eq!(keys.insert(), (insert % 1000, insert));
+            keys.end_insert(insert);
         }
-        assert!(near > 2500 / 3, "{near}");
+        let mut counts = vec![0_u64; 1000]; // by age
+        for _ in 0..DRAWS {
+            let age = (2499 + 1000 - keys.choose(&mut random)) % 1000;
+            counts[usize::try_from(age).unwrap()] += 1;
+        }
+        for (age, tolerance) in [(0, 0.03), (1, 0.05), (9, 0.15), (99, 0.3)] {
+            let expected = super::super::to_float(age + 1).powf(-THETA) / zeta_exact(1000);
+            let is = super::super::to_float(counts[usize::try_from(age).unwrap()])
+                / super::super::to_float(DRAWS);
+            assert!((is / expected - 1.0).abs() < tolerance, "age {age}: {is} of {expected}");
+        }
+    }
+
+    /// `AcknowledgedCounterGenerator`.
+    #[test]
+    fn nothing_is_the_latest_before_all_inserts_up_to_it_were_answered() {
+        let keys = Keys::new(1000, Distribution::Latest);
+        let latest = |keys: &Keys| keys.inserted.answered.load(Ordering::Relaxed);
+        let numbers: Vec<u64> = (0..5).map(|_| keys.insert().1).collect();
+        for (ended, answered) in [(1, 0), (3, 0), (0, 2), (4, 2), (2, 5)] {
+            keys.end_insert(numbers[ended]);
+            assert_eq!(latest(&keys), answered, "after {ended}");
+        }
+        // From several threads, round the window.
+        let keys = Keys::new(7, Distribution::Latest);
+        let each = INSERTS_UNDER_WAY_MAX / 2;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..each).for_each(|_| keys.end_insert(keys.insert().1)));
+            }
+        });
+        assert_eq!(latest(&keys), 4 * each);
     }
 
     #[test]
     fn sequential_keys_begin_anew_behind_the_last() {
         let keys = Keys::new(3, Distribution::Sequential);
         let mut random = Random::new(1, 0);
-        let drawn: Vec<u64> = (0..7).map(|_| keys.to_write(&mut random)).collect();
+        let drawn: Vec<u64> = (0..7).map(|_| keys.choose(&mut random)).collect();
         assert_eq!(drawn, [0, 1, 2, 0, 1, 2, 0]);
     }
 

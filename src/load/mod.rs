@@ -5,7 +5,7 @@
 //! `worker` has the one loop of a thread; `codec` says what a protocol must be able to do.
 //!
 //! - I1: Closed loop: a connection sends `pipeline` operations at once, waits for all of their
-//!   replies, and sends the next. Open loop: operations start at a constant rate whatever the server
+//!   replies, rests if it is to, and sends the next. Open loop: operations start at a constant rate whatever the server
 //!   does, and latency counts from the moment an operation was to start.
 //! - I2: What fails is an error, counted by its kind, and never a success.
 //! - I3: No allocation and no lock for an operation that succeeds.
@@ -20,6 +20,7 @@ mod schedule;
 mod tally;
 mod value;
 mod worker;
+mod workload;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -28,10 +29,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use codec::{Codec, Foreign, Operation, Reply, Step};
-pub use keys::Distribution;
+pub use keys::{Distribution, INSERTS_UNDER_WAY_MAX};
 pub use report::{ErrorReport, Latency, OperationReport, Report, SecondReport};
 pub use resp::Resp;
 pub use value::{HEAD_BYTES, Value, Values};
+pub use workload::{WORKLOADS, Workload};
 
 use keys::Keys;
 use tally::Tally;
@@ -47,6 +49,8 @@ pub const THREAD_COUNT_MAX: u64 = 256;
 pub const RATE_MAX: u64 = 100_000_000;
 /// Most bytes of a value.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
+/// Descriptors of a run beside its connections.
+const SPARE_DESCRIPTOR_COUNT: u64 = 1024;
 /// Longest run, warm-up included.
 pub const DURATION_MAX: Duration = Duration::from_hours(24);
 
@@ -77,10 +81,11 @@ pub struct Load {
     pub pace: Pace,
     /// Number of keys.
     pub keys: u64,
-    /// Which of them.
-    pub distribution: Distribution,
-    /// Reads in 100 operations; the others are writes.
-    pub reads_percent: u64,
+    /// What is done with which of them.
+    pub workload: Workload,
+    /// How long a connection of a closed loop rests between its last reply and its next operation,
+    /// each time as likely as another.
+    pub think: RangeInclusive<Duration>,
     /// Length of values, each as likely as another.
     pub value_bytes: RangeInclusive<usize>,
     /// How long is measured; `None`: until `requests` are done.
@@ -95,6 +100,8 @@ pub struct Load {
     pub verify: bool,
     /// How long a reply may take; then its connection is given up.
     pub timeout: Duration,
+    /// Flags of the servers that weaken a promise, for the report.
+    pub unsafe_flags: Vec<String>,
 }
 
 /// How far a run is; for a line that shows it.
@@ -140,12 +147,12 @@ struct Shared<'a> {
 /// # Errors
 /// What the system refused to a thread: memory, descriptors.
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
-    raise_descriptor_limit()?;
+    raise_descriptor_limit(load.clients + SPARE_DESCRIPTOR_COUNT)?;
     let threads = load.threads.min(load.clients);
     let shared = Shared {
         load,
         make_codec,
-        keys: Keys::new(load.keys, load.distribution),
+        keys: Keys::new(load.keys, load.workload.distribution),
         values: Values::new(*load.value_bytes.end()),
         progress,
         begin: Barrier::new(to_index(threads)),
@@ -169,16 +176,20 @@ pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::
 }
 
 /// Raises the number of files and connections that this process may have open to what the system
-/// allows. Thousands of connections are more than a program may open by default, and a node that
-/// cannot open its next log segment stops.
+/// allows, and beyond that to `wanted` if it may. Thousands of connections are more than a program
+/// may open by default, and a node that cannot open its next log segment stops.
 ///
 /// # Errors
 /// The system refuses.
-pub fn raise_descriptor_limit() -> std::io::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
+pub fn raise_descriptor_limit(wanted: u64) -> std::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
+    if wanted > allowed && setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// Nanoseconds since `begin`.

@@ -2,6 +2,7 @@
 //! of HdrHistogram, which its plotters read.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -17,14 +18,20 @@ const TICKS_PER_HALF: u32 = 5;
 pub struct Report {
     /// What was asked for, in words.
     pub load: String,
+    /// The name of the workload, if it has one.
+    pub workload: Option<&'static str>,
+    /// Flags of the servers that weaken a promise.
+    pub unsafe_flags: Vec<String>,
     /// How long was measured, seconds.
     pub seconds: f64,
-    /// Reads and writes together.
+    /// All operations together.
     pub all: OperationReport,
     /// Reads that succeeded.
     pub reads: OperationReport,
     /// Writes that succeeded.
     pub writes: OperationReport,
+    /// Reads followed by a write of the same record, each pair one operation.
+    pub modifies: OperationReport,
     /// Reads that found no value, among those that succeeded.
     pub missing: u64,
     /// What failed: operations, and connections that could not be made.
@@ -32,7 +39,7 @@ pub struct Report {
     /// Second by second, the warm-up left out.
     pub series: Vec<SecondReport>,
     #[serde(skip)]
-    histograms: [Histogram<u64>; 2],
+    histograms: [Histogram<u64>; 3],
 }
 
 /// Operations of one kind that succeeded.
@@ -81,6 +88,8 @@ pub struct SecondReport {
     pub reads: u64,
     /// Writes that succeeded.
     pub writes: u64,
+    /// Reads followed by a write that succeeded.
+    pub modifies: u64,
     /// What failed.
     pub errors: u64,
     /// Half of all operations took no longer.
@@ -97,9 +106,11 @@ impl Report {
             Some(duration) if load.requests.is_none() => duration.as_secs_f64(),
             _ => to_float(tally.last) / 1e9,
         };
-        let in_time = tally.reads.in_time + tally.writes.in_time;
+        let in_time = tally.reads.in_time + tally.writes.in_time + tally.modifies.in_time;
         let mut latency = tally.reads.latency.clone();
-        latency.add(&tally.writes.latency).expect("invariant: histograms grow as needed");
+        for other in [&tally.writes, &tally.modifies] {
+            latency.add(&other.latency).expect("invariant: histograms grow as needed");
+        }
         let all = Successes { latency, in_time };
         let errors = tally.errors.iter().map(|(kind, errors)| ErrorReport {
             kind: kind.clone(),
@@ -108,14 +119,18 @@ impl Report {
         });
         Report {
             load: describe(load),
+            workload: load.workload.name,
+            unsafe_flags: load.unsafe_flags.clone(),
             seconds,
             all: OperationReport::new(&all, seconds),
             reads: OperationReport::new(&tally.reads, seconds),
             writes: OperationReport::new(&tally.writes, seconds),
+            modifies: OperationReport::new(&tally.modifies, seconds),
             missing: tally.missing,
             errors: errors.collect(),
             series: tally.seconds.iter().map(SecondReport::new).collect(),
-            histograms: [tally.reads.latency.clone(), tally.writes.latency.clone()],
+            histograms: [&tally.reads, &tally.writes, &tally.modifies]
+                .map(|successes| successes.latency.clone()),
         }
     }
 
@@ -129,12 +144,12 @@ impl Report {
         let mut text = format!("{}\nmeasured for {:.1} s\n\n", self.load, self.seconds);
         let head = ["", "COUNT", "PER S", "MEAN MS", "P50", "P90", "P99", "P99.9", "MAX"];
         let mut rows = vec![head.map(str::to_owned)];
-        for (name, report) in [("reads", &self.reads), ("writes", &self.writes)] {
+        for (name, report) in self.kinds() {
             if report.count > 0 {
                 rows.push(report.row(name));
             }
         }
-        if self.reads.count > 0 && self.writes.count > 0 {
+        if rows.len() > 2 {
             rows.push(self.all.row("all"));
         }
         for row in rows {
@@ -146,15 +161,22 @@ impl Report {
         for errors in &self.errors {
             push(&mut text, &format!("  {:>12}  {}", grouped(errors.count), errors.first));
         }
+        if !self.unsafe_flags.is_empty() {
+            push(&mut text, &format!("promises weakened by {}", self.unsafe_flags.join(", ")));
+        }
         if self.missing > 0 {
             push(&mut text, &format!("{} reads found no value", grouped(self.missing)));
         }
         text
     }
 
-    /// Reads' and writes' latencies, if there were any, in the form of HdrHistogram: milliseconds.
+    fn kinds(&self) -> [(&'static str, &OperationReport); 3] {
+        [("reads", &self.reads), ("writes", &self.writes), ("modify", &self.modifies)]
+    }
+
+    /// Each kind's latencies, if there were any, in the form of HdrHistogram: milliseconds.
     pub fn quantiles(&self) -> Vec<(&'static str, String)> {
-        let named = ["reads", "writes"].into_iter().zip(&self.histograms);
+        let named = self.kinds().map(|(name, _)| name).into_iter().zip(&self.histograms);
         let used = named.filter(|(_, histogram)| !histogram.is_empty());
         used.map(|(name, histogram)| (name, quantiles(histogram))).collect()
     }
@@ -196,6 +218,7 @@ impl SecondReport {
         SecondReport {
             reads: second.reads,
             writes: second.writes,
+            modifies: second.modifies,
             errors: second.errors,
             p50_ms: microseconds(second.latency.value_at_quantile(0.5)),
             p99_ms: microseconds(second.latency.value_at_quantile(0.99)),
@@ -206,23 +229,26 @@ impl SecondReport {
 
 fn describe(load: &Load) -> String {
     let targets: Vec<String> = load.targets.iter().map(ToString::to_string).collect();
-    let pace = match load.pace {
-        Pace::Closed => "closed loop".to_owned(),
-        Pace::Open { per_second } => format!("{} operations/s due", grouped(per_second)),
+    let pace = match (load.pace, *load.think.end()) {
+        (Pace::Closed, Duration::ZERO) => "closed loop".to_owned(),
+        (Pace::Closed, think) => {
+            format!("closed loop, resting {:?} to {think:?}", load.think.start())
+        }
+        (Pace::Open { per_second }, _) => format!("{} operations/s due", grouped(per_second)),
     };
     let (least, most) = (*load.value_bytes.start() as u64, *load.value_bytes.end() as u64);
     let bytes = if least == most { grouped(most) } else { format!("{least} to {most}") };
     format!(
-        "{}: {} connections, pipeline {}, {pace}, {} thread{}, {} % reads\n\
-         {} keys {}, values of {bytes} bytes, seed {}, {:.1} s of warm-up left out",
+        "{}: {} connections, pipeline {}, {pace}, {} thread{}\n\
+         {}, {} keys {}, values of {bytes} bytes, seed {}, {:.1} s of warm-up left out",
         targets.join(", "),
         grouped(load.clients),
         load.pipeline,
         load.threads,
         if load.threads == 1 { "" } else { "s" },
-        load.reads_percent,
+        load.workload.describe(),
         grouped(load.keys),
-        format!("{:?}", load.distribution).to_lowercase(),
+        format!("{:?}", load.workload.distribution).to_lowercase(),
         load.seed,
         load.warm_up.as_secs_f64(),
     )

@@ -16,11 +16,13 @@ const KIND_COUNT_MAX: usize = 32;
 /// Most bytes of an error's words that are kept.
 const WORDS_BYTES_MAX: usize = 200;
 
-/// Reads or writes.
+/// Kinds of operations that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Read,
     Write,
+    /// A read, and then a write of what was read.
+    Modify,
 }
 
 /// Operations of one kind that succeeded.
@@ -37,6 +39,7 @@ pub(super) struct Successes {
 pub(super) struct Second {
     pub(super) reads: u64,
     pub(super) writes: u64,
+    pub(super) modifies: u64,
     pub(super) errors: u64,
     /// Latencies of all operations, microseconds.
     pub(super) latency: Histogram<u32>,
@@ -55,6 +58,7 @@ pub(super) struct Errors {
 pub(super) struct Tally {
     pub(super) reads: Successes,
     pub(super) writes: Successes,
+    pub(super) modifies: Successes,
     /// Reads that found no value, counted as successes too.
     pub(super) missing: u64,
     pub(super) errors: BTreeMap<String, Errors>,
@@ -68,6 +72,7 @@ impl Tally {
         Tally {
             reads: Successes::new(),
             writes: Successes::new(),
+            modifies: Successes::new(),
             missing: 0,
             errors: BTreeMap::new(),
             seconds: Vec::new(),
@@ -81,6 +86,7 @@ impl Tally {
         let successes = match kind {
             Kind::Read => &mut self.reads,
             Kind::Write => &mut self.writes,
+            Kind::Modify => &mut self.modifies,
         };
         record(&mut successes.latency, latency);
         successes.in_time += u64::from(is_in_time);
@@ -89,6 +95,7 @@ impl Tally {
         match kind {
             Kind::Read => second.reads += 1,
             Kind::Write => second.writes += 1,
+            Kind::Modify => second.modifies += 1,
         }
         record(&mut second.latency, latency / 1000);
     }
@@ -113,7 +120,11 @@ impl Tally {
 
     /// Adds what another thread has measured.
     pub(super) fn add(&mut self, other: &Tally) {
-        for (mine, others) in [(&mut self.reads, &other.reads), (&mut self.writes, &other.writes)] {
+        for (mine, others) in [
+            (&mut self.reads, &other.reads),
+            (&mut self.writes, &other.writes),
+            (&mut self.modifies, &other.modifies),
+        ] {
             mine.latency.add(&others.latency).expect("invariant: histograms grow as needed");
             mine.in_time += others.in_time;
         }
@@ -126,6 +137,7 @@ impl Tally {
             let mine = self.second_at(index);
             mine.reads += second.reads;
             mine.writes += second.writes;
+            mine.modifies += second.modifies;
             mine.errors += second.errors;
             mine.latency.add(&second.latency).expect("invariant: histograms grow as needed");
         }
@@ -157,7 +169,7 @@ impl Successes {
 impl Second {
     fn new() -> Second {
         let latency = Histogram::new(SERIES_DIGITS).expect("invariant: two digits are allowed");
-        Second { reads: 0, writes: 0, errors: 0, latency }
+        Second { reads: 0, writes: 0, modifies: 0, errors: 0, latency }
     }
 }
 

@@ -73,6 +73,11 @@ fn bulk(value: &[u8]) -> Vec<u8> {
     [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat()
 }
 
+/// So many reads in 100, all keys alike.
+fn mixed(reads: u64) -> Workload {
+    Workload::mixed(reads, Distribution::Uniform)
+}
+
 /// A small load that is done with `requests` operations.
 fn load(target: SocketAddr, requests: u64) -> Load {
     Load {
@@ -82,8 +87,8 @@ fn load(target: SocketAddr, requests: u64) -> Load {
         threads: 2,
         pace: Pace::Closed,
         keys: 100,
-        distribution: Distribution::Uniform,
-        reads_percent: 50,
+        workload: mixed(50),
+        think: Duration::ZERO..=Duration::ZERO,
         value_bytes: 32..=200,
         duration: None,
         requests: Some(requests),
@@ -91,6 +96,7 @@ fn load(target: SocketAddr, requests: u64) -> Load {
         seed: 1,
         verify: true,
         timeout: Duration::from_mins(1),
+        unsafe_flags: Vec::new(),
     }
 }
 
@@ -128,7 +134,7 @@ fn keys_lengths_and_mix_are_those_asked_for_and_follow_from_the_seed() {
             Some(b"+OK\r\n".to_vec())
         })
     });
-    let one = Load { clients: 1, threads: 1, reads_percent: 0, keys: 5, ..load(target, 300) };
+    let one = Load { clients: 1, threads: 1, workload: mixed(0), keys: 5, ..load(target, 300) };
     let run_of = |load: &Load| {
         report(load);
         std::mem::take(&mut *seen.lock().unwrap())
@@ -175,7 +181,7 @@ fn a_lost_connection_is_made_anew_and_costs_what_was_on_its_way() {
             (left > 0).then(|| b"+OK\r\n".to_vec())
         })
     });
-    let load = Load { reads_percent: 0, clients: 1, threads: 1, ..load(target, 25) };
+    let load = Load { workload: mixed(0), clients: 1, threads: 1, ..load(target, 25) };
     let report = report(&load);
     assert_eq!((report.writes.count, kinds(&report)), (23, vec![("closed", 2)]));
 }
@@ -215,7 +221,8 @@ fn a_server_that_takes_no_connection_is_heard() {
     let timeout = Duration::from_millis(100);
     let duration = Some(Duration::from_millis(300));
     let report = report(&Load { duration, timeout, ..load(target, 10) });
-    let heard = |errors: &ErrorReport| errors.first == "connection: ERR max number of clients";
+    // As what became of the connection, or as the reply if an operation left before it came.
+    let heard = |errors: &ErrorReport| errors.first.ends_with("ERR max number of clients");
     assert!(report.errors.iter().any(heard), "{:?}", report.errors);
 }
 
@@ -234,7 +241,7 @@ fn a_stall_counts_for_all_operations_that_were_due_meanwhile() {
     });
     // Due every 2 ms: about 250 while the server stalls, of which but one is on its way.
     let pace = Pace::Open { per_second: 500 };
-    let load = Load { pace, reads_percent: 0, clients: 1, threads: 1, ..load(target, 400) };
+    let load = Load { pace, workload: mixed(0), clients: 1, threads: 1, ..load(target, 400) };
     let report = report(&load);
     assert_eq!(report.writes.count, 400);
     assert!(report.writes.latency.max_ms >= 500.0);
@@ -246,11 +253,68 @@ fn a_stall_counts_for_all_operations_that_were_due_meanwhile() {
 
 #[test]
 fn quantiles_are_written_for_what_there_was() {
-    let report = report(&Load { reads_percent: 0, ..load(store(), 100) });
+    let report = report(&Load { workload: mixed(0), ..load(store(), 100) });
     let files = report.quantiles();
     let [("writes", text)] = files.as_slice() else { unreachable!("one file of writes") };
     let last = text.lines().rfind(|line| !line.starts_with('#')).unwrap();
     let fields: Vec<&str> = last.split_whitespace().collect();
     assert_eq!(fields[1..], ["1.000000000000", "100"], "{text}");
     assert!(text.contains("Total count    =          100]"), "{text}");
+}
+
+#[test]
+fn a_modification_reads_and_then_writes_the_same_key_and_counts_once() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let target = server(move || {
+        let sink = Arc::clone(&sink);
+        Box::new(move |request| {
+            sink.lock().unwrap().push((request.len(), request[1].clone()));
+            Some(if request.len() == 2 { b"$-1\r\n".to_vec() } else { b"+OK\r\n".to_vec() })
+        })
+    });
+    for pipeline in [1, 8] {
+        let workload = Workload { updates: 0, modifies: 100, ..mixed(0) };
+        let one = Load { clients: 1, threads: 1, pipeline, workload, ..load(target, 400) };
+        let report = report(&one);
+        assert_eq!((report.modifies.count, report.all.count), (400, 400));
+        assert_eq!((report.reads.count, report.writes.count, report.error_count()), (0, 0, 0));
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let of = |arguments| {
+            let those = seen.iter().filter(move |(count, _)| *count == arguments);
+            those.map(|(_, key)| key.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!((of(2).len(), seen.len()), (400, 800));
+        assert_eq!(of(2), of(3), "what is written is what was read, in that order");
+        assert!(report.table().contains("\nmodify "), "{}", report.table());
+    }
+}
+
+#[test]
+fn a_modification_that_is_cut_off_between_its_halves_is_one_error() {
+    let target = server(|| Box::new(|request| (request.len() == 2).then(|| b"$-1\r\n".to_vec())));
+    let workload = Workload { updates: 0, modifies: 100, ..mixed(0) };
+    let report = report(&Load { clients: 1, threads: 1, workload, ..load(target, 20) });
+    assert_eq!((report.all.count, kinds(&report)), (0, vec![("closed", 20)]));
+}
+
+#[test]
+fn inserts_go_on_and_reads_find_what_was_answered() {
+    let target = store();
+    let workload = Workload { reads: 50, inserts: 50, ..Workload::named("d").unwrap() };
+    let load = Load { workload, clients: 8, ..load(target, 4000) };
+    let report = report(&load);
+    assert_eq!((report.all.count, report.error_count()), (4000, 0), "{:?}", report.errors);
+    // With a hundred records nearly every read finds one once the first hundred are there.
+    assert!(report.missing < 200, "{}", report.missing);
+}
+
+#[test]
+fn a_connection_rests_between_its_reply_and_its_next_operation() {
+    let think = Duration::from_millis(10)..=Duration::from_millis(20);
+    let load = Load { think, clients: 2, threads: 1, ..load(store(), 20) };
+    let report = report(&load);
+    assert_eq!((report.all.count, report.error_count()), (20, 0));
+    assert!(report.seconds >= 0.09, "nine rests of a connection: {}", report.seconds);
+    assert!(report.load.contains("resting 10ms to 20ms"), "{}", report.load);
 }

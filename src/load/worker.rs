@@ -4,6 +4,8 @@
 //! - I2: the loop never blocks longer than until the next operation is due, and every wait for the
 //!   server ends.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -20,6 +22,7 @@ use super::connection::{Connection, Sent, State};
 use super::random::Random;
 use super::schedule::Schedule;
 use super::tally::{Kind, Tally};
+use super::workload::Action;
 use super::{Pace, Shared, nanoseconds, to_index, to_nanoseconds};
 
 /// Bytes that are read at once.
@@ -67,6 +70,10 @@ pub(super) struct Worker<'a> {
     connected_at: u64,
     /// Successes and errors, those of the warm-up included, that are not yet told.
     news: (u64, u64),
+    /// When connections have rested.
+    resting: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Records that were read and are now to be written.
+    follow_ups: Vec<Sent>,
 }
 
 impl<'a> Worker<'a> {
@@ -97,6 +104,8 @@ impl<'a> Worker<'a> {
             sweep_at: 0,
             connected_at: 0,
             news: (0, 0),
+            resting: BinaryHeap::new(),
+            follow_ups: Vec::new(),
         })
     }
 
@@ -113,6 +122,7 @@ impl<'a> Worker<'a> {
         loop {
             let now = nanoseconds(self.clock);
             self.start_due(now);
+            self.wake(now);
             if self.is_done(now) {
                 break;
             }
@@ -164,9 +174,10 @@ impl<'a> Worker<'a> {
     }
 
     fn wait(&self, events: &mut Events, now: u64) -> io::Result<()> {
-        let until = self.next_due().min(self.sweep_at);
+        let woken = self.resting.peek().map_or(u64::MAX, |Reverse((time, _))| *time);
+        let until = self.next_due().min(woken).min(self.sweep_at);
         let left = timespec(until.saturating_sub(now));
-        if self.schedule.pace == Pace::Closed || !self.is_running {
+        if until == self.sweep_at || !self.is_running {
             return self.take_events(events, &left);
         }
         // The wait of `epoll` is counted in milliseconds, which is too coarse for a rate.
@@ -212,12 +223,37 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Has a connection that all replies have come to rest for a while, if it is to.
+    fn rest(&mut self, index: usize, now: u64) {
+        let (least, most) = (self.shared.load.think.start(), self.shared.load.think.end());
+        if most.is_zero() || !self.connections[index].waiting.is_empty() {
+            return;
+        }
+        let (least, most) = (to_nanoseconds(*least), to_nanoseconds(*most));
+        let until = now + least + self.random.below(most - least + 1);
+        self.connections[index].rests_until = until;
+        self.resting.push(Reverse((until, index)));
+    }
+
+    /// Goes on with connections that have rested.
+    fn wake(&mut self, now: u64) {
+        while self.resting.peek().is_some_and(|Reverse((time, _))| *time <= now) {
+            let Some(Reverse((_, index))) = self.resting.pop() else { return };
+            self.pump(index, now);
+        }
+    }
+
     /// Reads, writes and goes on with a connection.
     fn react(&mut self, index: usize) {
         let outcome = self.exchange(index);
         let now = nanoseconds(self.clock);
         match outcome {
-            Ok(answered_at) => self.pump(index, answered_at.unwrap_or(now)),
+            Ok(answered_at) => {
+                if let Some(answered_at) = answered_at {
+                    self.rest(index, answered_at);
+                }
+                self.pump(index, answered_at.unwrap_or(now));
+            }
             Err(error) => self.lose(index, &words(&error), now),
         }
     }
@@ -232,32 +268,26 @@ impl<'a> Worker<'a> {
         }
         let mut answered_at = None;
         let mut news = (0, 0);
+        let follow_ups = &mut self.follow_ups;
         let outcome = connection.read(scratch, |sent, reply| {
             let now = *answered_at.get_or_insert_with(|| nanoseconds(*clock));
-            match judge(shared, &sent, reply) {
-                Ok(is_missing) => {
-                    news.0 += 1;
-                    if schedule.measures(sent.start) {
-                        tally.missing += u64::from(is_missing);
-                        let latency = now.saturating_sub(sent.start);
-                        tally.succeed(
-                            sent.kind,
-                            latency,
-                            now - schedule.begin,
-                            now <= schedule.end,
-                        );
-                    }
-                }
-                Err(words) => {
-                    news.1 += 1;
-                    if schedule.measures(sent.start) {
-                        tally.fail(&String::from_utf8_lossy(words), 1, now - schedule.begin);
-                    }
-                }
+            let judged = judge(shared, &sent, reply);
+            if sent.kind == Kind::Modify && sent.is_read && judged.is_ok() {
+                follow_ups.push(Sent { is_read: false, sent: now, ..sent });
+                return;
+            }
+            if let Some(number) = sent.insert {
+                shared.keys.end_insert(number);
+            }
+            let counts = if judged.is_ok() { &mut news.0 } else { &mut news.1 };
+            *counts += 1;
+            if schedule.measures(sent.start) {
+                count(tally, schedule, &sent, judged, now);
             }
         });
         self.in_flight -= news.0 + news.1;
         self.news = (self.news.0 + news.0, self.news.1 + news.1);
+        self.follow_up(index);
         outcome?;
         let connection = &mut self.connections[index];
         // Otherwise what is to be written goes out with the next operations. // I1
@@ -268,6 +298,20 @@ impl<'a> Worker<'a> {
             connection.state = State::Open;
         }
         Ok(answered_at)
+    }
+
+    /// Lays out the writes of what was read to be modified.
+    fn follow_up(&mut self, index: usize) {
+        if self.follow_ups.is_empty() {
+            return;
+        }
+        let mut follow_ups = std::mem::take(&mut self.follow_ups);
+        for sent in follow_ups.drain(..) {
+            self.lay_out(index, sent);
+        }
+        self.follow_ups = follow_ups;
+        let (codec, output) = self.connections[index].request();
+        codec.end_batch(output);
     }
 
     /// Sends what the connection has room for.
@@ -293,6 +337,7 @@ impl<'a> Worker<'a> {
         let waiting = connection.waiting.len() as u64;
         let count = match self.schedule.pace {
             Pace::Closed if waiting > 0 || now >= self.schedule.end => 0,
+            Pace::Closed if now < connection.rests_until => 0,
             Pace::Closed => self.shared.load.pipeline,
             Pace::Open { .. } => {
                 (self.due_of(index) - connection.issued).min(self.shared.load.pipeline - waiting)
@@ -323,29 +368,41 @@ impl<'a> Worker<'a> {
             Pace::Closed => now,
             Pace::Open { .. } => self.schedule.start(connection.client, connection.issued),
         };
-        let is_read = random.below(100) < shared.load.reads_percent;
-        let (kind, key) = if is_read {
-            (Kind::Read, shared.keys.to_read(random))
-        } else {
-            (Kind::Write, shared.keys.to_write(random))
+        let action = shared.load.workload.draw(random);
+        let ((key, insert), kind) = match action {
+            Action::Read => ((shared.keys.choose(random), None), Kind::Read),
+            Action::Update => ((shared.keys.choose(random), None), Kind::Write),
+            Action::Modify => ((shared.keys.choose(random), None), Kind::Modify),
+            Action::Insert => {
+                let (key, number) = shared.keys.insert();
+                ((key, Some(number)), Kind::Write)
+            }
         };
-        let (codec, output) = connection.request();
-        if is_read {
-            codec.request(&Operation::Read { key }, output);
-        } else {
-            let (least, most) = (*shared.load.value_bytes.start(), *shared.load.value_bytes.end());
-            let bytes = least + to_index(random.below((most - least) as u64 + 1));
-            let value = shared.values.value(key, self.writes, bytes);
-            self.writes += 1;
-            codec.request(&Operation::Write { key, value }, output);
-        }
-        connection.waiting.push_back(Sent { kind, key, start, sent: now });
         connection.issued += 1;
         self.issued += 1;
         self.in_flight += 1;
         if self.shared.load.requests.is_some() && start >= self.schedule.begin {
             self.requests_left -= 1;
         }
+        let is_read = kind != Kind::Write;
+        self.lay_out(index, Sent { kind, is_read, key, insert, start, sent: now });
+    }
+
+    /// Appends a request to what goes out.
+    fn lay_out(&mut self, index: usize, sent: Sent) {
+        let Worker { connections, shared, random, .. } = self;
+        let connection = &mut connections[index];
+        let (codec, output) = connection.request();
+        if sent.is_read {
+            codec.request(&Operation::Read { key: sent.key }, output);
+        } else {
+            let (least, most) = (*shared.load.value_bytes.start(), *shared.load.value_bytes.end());
+            let bytes = least + to_index(random.below((most - least) as u64 + 1));
+            let value = shared.values.value(sent.key, self.writes, bytes);
+            self.writes += 1;
+            codec.request(&Operation::Write { key: sent.key, value }, output);
+        }
+        connection.waiting.push_back(sent);
     }
 
     /// Makes connections that are due, and gives those up that take too long.
@@ -399,6 +456,9 @@ impl<'a> Worker<'a> {
         let connection = &mut self.connections[index];
         let was_open = connection.state == State::Open;
         let lost = connection.drop_socket(until);
+        for number in lost.iter().filter_map(|sent| sent.insert) {
+            self.shared.keys.end_insert(number);
+        }
         self.in_flight -= lost.len() as u64;
         self.news.1 += lost.len() as u64;
         let measured = lost.iter().filter(|sent| self.schedule.measures(sent.start)).count();
@@ -449,17 +509,36 @@ impl<'a> Worker<'a> {
 
 /// Whether a read found nothing, or the words of an error.
 fn judge<'a>(shared: &Shared<'_>, sent: &Sent, reply: Reply<'a>) -> Result<bool, &'a [u8]> {
-    match (sent.kind, reply) {
+    match (sent.is_read, reply) {
         (_, Reply::Refused(words)) => Err(words),
-        (Kind::Write, Reply::Done) => Ok(false),
-        (Kind::Read, Reply::Missing) => Ok(true),
-        (Kind::Read, Reply::Value(value)) => {
+        (false, Reply::Done) => Ok(false),
+        (true, Reply::Missing) => Ok(true),
+        (true, Reply::Value(value)) => {
             if shared.load.verify && !shared.values.is_whole(sent.key, value) {
                 return Err(b"wrong value: not one that was written to this key");
             }
             Ok(false)
         }
-        (Kind::Write, _) | (Kind::Read, Reply::Done) => Err(b"unexpected reply"),
+        (false, _) | (true, Reply::Done) => Err(b"unexpected reply"),
+    }
+}
+
+/// Counts an operation that is measured.
+fn count(
+    tally: &mut Tally,
+    schedule: &Schedule,
+    sent: &Sent,
+    judged: Result<bool, &[u8]>,
+    now: u64,
+) {
+    let since_begin = now - schedule.begin;
+    match judged {
+        Ok(is_missing) => {
+            tally.missing += u64::from(is_missing);
+            let latency = now.saturating_sub(sent.start);
+            tally.succeed(sent.kind, latency, since_begin, now <= schedule.end);
+        }
+        Err(words) => tally.fail(&String::from_utf8_lossy(words), 1, since_begin),
     }
 }
 

@@ -39,7 +39,7 @@ use original_turn::Datagrams;
 use session::Session;
 
 /// Most connections that are open at once.
-pub const CONNECTION_COUNT_MAX: usize = 10_000;
+pub const CONNECTION_COUNT_MAX: usize = 32_000;
 /// How long to wait after a connection could not be accepted: there may be no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the sessions may take to answer what they have taken once the node stops.

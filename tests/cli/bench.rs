@@ -24,6 +24,30 @@ fn a_load_is_reported_as_a_table_and_as_json() {
 }
 
 #[test]
+fn workloads_have_names_and_reports_say_what_weakens_their_result() {
+    let place = Place::new();
+    let _node = place.start(&["-sync", "never"]);
+    let run = |name: &str| -> serde_json::Value {
+        let load = ["bench", "-workload", name, "-keys", "500", "-warm-up", "0s", "-json"];
+        let more: &[&str] = if name == "fill" { &[] } else { &["-requests", "1000"] };
+        serde_json::from_str(&place.asked(&[&load[..], more].concat())).unwrap()
+    };
+    assert_eq!(run("fill")["writes"]["count"], 500);
+    for name in ["original", "a", "b", "c", "d", "f", "update-uniform", "update-latest"] {
+        let report = run(name);
+        assert_eq!(report["workload"], name);
+        assert_eq!(report["unsafe_flags"], serde_json::json!(["-sync never"]));
+        assert_eq!(report["all"]["count"], 1000, "{name}");
+        assert_eq!(
+            (&report["missing"], report["errors"].as_array().unwrap().len()),
+            (&0.into(), 0)
+        );
+        assert_eq!(report["modifies"]["count"].as_u64().unwrap() > 0, name == "f");
+        assert_eq!(report["reads"]["count"].as_u64().unwrap() > 0, !name.starts_with("update"));
+    }
+}
+
+#[test]
 fn a_load_of_which_nothing_succeeds_exits_with_1() {
     let place = Place::new();
     let _node = place.start(&[]);

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use diskstore::load::{self, Distribution, Load, Pace, Progress, Report};
+use diskstore::load::{self, Distribution, Load, Pace, Progress, Report, Workload};
 use engines::{ENGINES, Engine, Running, node_program};
 use rows::{Measured, Results, Work, rows, table, works_of};
 
@@ -182,7 +182,7 @@ fn turn(
 fn fill(running: &Running) -> Result<()> {
     let work = Work { is_read: false, clients: 256, pipeline: 1, is_long: false };
     let load = Load {
-        distribution: Distribution::Sequential,
+        workload: Workload::mixed(0, Distribution::Sequential),
         requests: Some(KEYS),
         duration: None,
         ..load_of(running, work, WARM_UP)
@@ -212,8 +212,8 @@ fn load_of(running: &Running, work: Work, duration: Duration) -> Load {
         threads: 1,
         pace: Pace::Closed,
         keys: if work.is_long { KEYS_LONG } else { KEYS },
-        distribution: Distribution::Uniform,
-        reads_percent: if work.is_read { 100 } else { 0 },
+        workload: Workload::mixed(if work.is_read { 100 } else { 0 }, Distribution::Uniform),
+        think: Duration::ZERO..=Duration::ZERO,
         value_bytes: VALUE_BYTES..=VALUE_BYTES,
         duration: Some(duration),
         requests: None,
@@ -221,6 +221,7 @@ fn load_of(running: &Running, work: Work, duration: Duration) -> Load {
         seed: 1,
         verify: true,
         timeout: TIMEOUT,
+        unsafe_flags: Vec::new(),
     }
 }
 

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
+use super::connection::{Answer, Connection};
 use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};
-use crate::load::{self, Codec, Distribution, Load, Pace, Progress, Report, Resp};
+use crate::load::{self, Codec, Distribution, Load, Pace, Progress, Report, Resp, Workload};
+use crate::status::Status;
 
 /// How long an address may take to accept the first connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -25,7 +27,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 const PROCESSORS_PER_THREAD: usize = 4;
 
 pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientError> {
-    let load = checked(flags)?;
+    let mut load = checked(flags)?;
+    load.unsafe_flags = unsafe_flags(&flags.servers.list);
     // Before anything is measured: a folder that is not there should not cost a run.
     let folder = flags.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
     if let Some(folder) = folder {
@@ -93,16 +96,7 @@ fn path_for(path: &Path, kind: &str) -> PathBuf {
 
 /// The load that was asked for, if it is within bounds.
 fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
-    let distribution = match flags.distribution.as_str() {
-        "uniform" => Distribution::Uniform,
-        "zipfian" => Distribution::Zipfian,
-        "latest" => Distribution::Latest,
-        "sequential" => Distribution::Sequential,
-        other => {
-            let allowed = "give one of uniform, zipfian, latest, sequential";
-            return Err(refuse("distribution", other, allowed));
-        }
-    };
+    let workload = workload(flags)?;
     let value_bytes = value_bytes(&flags.value_bytes)?;
     if flags.verify && *value_bytes.start() < load::HEAD_BYTES {
         let reason = "with -verify give at least 32, for the key and the number of the write";
@@ -118,8 +112,22 @@ fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
         Some(rate) => Pace::Open { per_second: bounded("rate", rate, 1, load::RATE_MAX)? },
         None => Pace::Closed,
     };
+    let keys = bounded("keys", &flags.keys, 1, u64::MAX >> 1)?;
+    let pipeline = bounded("pipeline", &flags.pipeline, 1, load::PIPELINE_MAX)?;
+    if workload.inserts > 0 && clients * pipeline > load::INSERTS_UNDER_WAY_MAX {
+        let most = load::INSERTS_UNDER_WAY_MAX;
+        let reason = format!("with inserts give at most {most} for -clients times -pipeline");
+        return Err(refuse("pipeline", &pipeline.to_string(), &reason));
+    }
+    if flags.rate.is_some() && !flags.think.is_zero() {
+        let reason = "with -rate operations start when they are due: give one of the two";
+        return Err(refuse("think", &format!("{:?}", flags.think), reason));
+    }
     let requests = flags.requests.as_ref();
     let requests = requests.map(|count| bounded("requests", count, 1, u64::MAX)).transpose()?;
+    // Each key once, but for what is not counted because it comes first.
+    let is_fill = workload.name == Some("fill") && flags.duration.is_none();
+    let requests = requests.or(is_fill.then_some(keys));
     let duration = flags.duration.or(requests.is_none().then_some(DURATION_DEFAULT));
     let whole = duration.unwrap_or_default().saturating_add(flags.warm_up);
     if duration == Some(Duration::ZERO) || whole > load::DURATION_MAX {
@@ -128,12 +136,12 @@ fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
     }
     Ok(Load {
         clients,
-        pipeline: bounded("pipeline", &flags.pipeline, 1, load::PIPELINE_MAX)?,
+        pipeline,
         threads: threads.min(clients),
         pace,
-        keys: bounded("keys", &flags.keys, 1, u64::MAX >> 1)?,
-        distribution,
-        reads_percent: bounded("reads", &flags.reads, 0, 100)?,
+        keys,
+        workload,
+        think: flags.think..=flags.think,
         value_bytes,
         duration,
         requests,
@@ -141,8 +149,51 @@ fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
         seed: bounded("seed", &flags.seed, 0, u64::MAX)?,
         verify: flags.verify,
         timeout: flags.timeout.max(Duration::from_millis(1)),
+        unsafe_flags: Vec::new(),
         targets: targets(&flags.servers.list)?, // last: it asks the network
     })
+}
+
+/// What `-workload`, or `-reads` and `-distribution`, ask for.
+fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
+    if let Some(name) = &flags.workload {
+        if flags.reads.is_some() || flags.distribution.is_some() {
+            let reason = "it says what -reads and -distribution would: leave those out";
+            return Err(refuse("workload", name, reason));
+        }
+        let names: Vec<&str> =
+            load::WORKLOADS.iter().filter_map(|workload| workload.name).collect();
+        let reason = format!("give one of {}", names.join(", "));
+        return Workload::named(name).ok_or_else(|| refuse("workload", name, &reason));
+    }
+    let distribution = match flags.distribution.as_deref().unwrap_or("uniform") {
+        "uniform" => Distribution::Uniform,
+        "zipfian" => Distribution::Zipfian,
+        "latest" => Distribution::Latest,
+        "sequential" => Distribution::Sequential,
+        other => {
+            let allowed = "give one of uniform, zipfian, latest, sequential";
+            return Err(refuse("distribution", other, allowed));
+        }
+    };
+    let reads = flags.reads.clone().unwrap_or_else(|| Number("50".to_owned()));
+    Ok(Workload::mixed(number("reads", reads, 0, 100)?, distribution))
+}
+
+/// Flags of the nodes at `list` that weaken a promise; none of what is no node of ours.
+fn unsafe_flags(list: &str) -> Vec<String> {
+    let mut flags: Vec<String> = list
+        .split(',')
+        .filter_map(|address| {
+            let answer = Connection::open(address).ok()?.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
+            let Answer::Value(json) = answer else { return None };
+            Status::from_json(&json).ok()
+        })
+        .flat_map(|status| status.unsafe_flags)
+        .collect();
+    flags.sort();
+    flags.dedup();
+    flags
 }
 
 fn threads_default() -> u64 {

@@ -27,7 +27,8 @@ fn flags_become_a_load() {
     let line = "-rate 1000 -requests 5 -value-bytes 1-9 -distribution latest -reads 0 -clients 2";
     let load = checked(&flags(&format!("{line} -threads 9 -addr {address},{address}"))).unwrap();
     assert_eq!((load.pace, load.duration), (Pace::Open { per_second: 1000 }, None));
-    assert_eq!((load.distribution, load.value_bytes), (Distribution::Latest, 1..=9));
+    assert_eq!(load.workload, Workload::mixed(0, Distribution::Latest));
+    assert_eq!(load.value_bytes, 1..=9);
     assert_eq!((load.targets.len(), load.threads, load.requests), (2, 2, Some(5)));
 }
 
@@ -43,6 +44,10 @@ fn what_is_out_of_bounds_is_refused_with_what_is_allowed() {
         ("-requests 0", "-requests `0`: give a whole number from 1 to"),
         ("-reads 101", "-reads `101`: give a whole number from 0 to 100"),
         ("-seed x", "-seed `x`: give a whole number from 0 to"),
+        ("-workload e", "-workload `e`: give one of original, a, b, c, d, f, update-uniform"),
+        ("-workload a -reads 5", "-workload `a`: it says what -reads and -distribution would"),
+        ("-workload d -clients 1000 -pipeline 2000", "-pipeline `2000`: with inserts give at most"),
+        ("-rate 5 -think 1ms", "-think `1ms`: with -rate operations start when they are due"),
         ("-distribution even", "-distribution `even`: give one of uniform, zipfian"),
         ("-value-bytes 9-1", "-value-bytes `9-1`: give N or MIN-MAX"),
         ("-value-bytes x", "-value-bytes `x`: give N or MIN-MAX"),
