@@ -109,6 +109,9 @@ pub struct Settings {
     /// Address at which what -logfolder holds is handed out to `recovery`.
     #[arg(long, value_name = "ADDRESS")]
     pub hrecov: Option<String>,
+    /// Writes how many commands succeed each second to DIR/NAME-throughput.out.
+    #[arg(long, value_name = "DIR")]
+    pub throughput_folder: Option<PathBuf>,
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,

@@ -21,3 +21,4 @@ pub mod raft;
 pub mod recovery;
 pub mod server;
 pub mod status;
+pub mod throughput;

@@ -27,6 +27,7 @@ use crate::profile::Profiles;
 use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGET;
 use crate::server::{CONNECTION_COUNT_MAX, Server};
+use crate::throughput::ThroughputFile;
 
 /// Files and connections that a node wants to have open: one for each client, and some.
 const DESCRIPTOR_COUNT_WANTED: u64 = CONNECTION_COUNT_MAX as u64 + 4096;
@@ -84,6 +85,9 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     // recovery.
     let mut signals = Signals::new().map_err(failed)?;
     let listener = listen(&config.client_address).await.map_err(failed)?;
+    let throughput = config.throughput_folder.as_deref();
+    let throughput = throughput.map(|folder| ThroughputFile::open(folder, &config.id));
+    let throughput = throughput.transpose().map_err(failed)?;
     let mut progress = Progress::new();
     let report = Box::new(move |done, all| progress.report(done, all));
     let node = tokio::select! {
@@ -92,6 +96,8 @@ async fn serve(config: Config) -> Result<u8, Failed> {
         }
         () = signals.next() => return Ok(0),
     };
+    let recording = throughput.map(|file| file.record(node.successes()));
+    let _recording = recording.transpose().map_err(failed)?;
     let (stop, stopping) = watch::channel(false);
     let server = Server::new(Arc::clone(&node), &config.key_prefixes);
     let mut sessions = std::pin::pin!(server.run(listener, stopping));

@@ -64,6 +64,7 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         logfolder: first.logfolder.or(second.logfolder),
         roll_mib: first.roll_mib.or(second.roll_mib),
         hrecov: first.hrecov.or(second.hrecov),
+        throughput_folder: first.throughput_folder.or(second.throughput_folder),
         log: first.log.or(second.log),
     }
 }

@@ -129,6 +129,8 @@ pub struct Config {
     pub roll_bytes: u64,
     /// Where the application log is handed out.
     pub recovery_address: Option<Address>,
+    /// Directory of the file with the successes of each second.
+    pub throughput_folder: Option<PathBuf>,
     /// Where a CPU profile goes at a clean stop.
     pub cpu_profile: Option<PathBuf>,
     /// Where a heap profile goes at a clean stop.
@@ -176,6 +178,7 @@ impl Config {
             key_prefixes: optional(settings.key_prefixes, |text| key_prefixes(&text))?
                 .unwrap_or_default(),
             log_folder: settings.logfolder,
+            throughput_folder: settings.throughput_folder,
             roll_bytes: optional(settings.roll_mib, |n| mib("roll-mib", n, 1))?
                 .unwrap_or(ROLL_MIB_DEFAULT * MIB),
             recovery_address: optional(settings.hrecov, |text| listen_address("hrecov", &text))?,

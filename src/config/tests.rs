@@ -48,7 +48,7 @@ fn every_flag_arrives_in_the_configuration() {
     let line = "-id a -port :1 -raft 2 -hjoin localhost:3 -join :4,b.example:5 -data /d -slots 7 \
                 -value-size 8 -read lease -sync never -checkpoint-mib 9 -keep-mib 10 \
                 -memory-mib 16 -key-prefixes key:,user -advertise h.example -cpuprofile c \
-                -memprofile m -logfolder l -roll-mib 17 -hrecov :6 -log warn";
+                -memprofile m -throughput-folder t -logfolder l -roll-mib 17 -hrecov :6 -log warn";
     let words: Vec<&str> = line.split_whitespace().collect();
     let expected = Config {
         id: "a".to_owned(),
@@ -68,6 +68,7 @@ fn every_flag_arrives_in_the_configuration() {
         memory_bytes: Some(16 << 20),
         key_prefixes: vec!["key:".to_owned(), "user".to_owned()],
         log_folder: Some(PathBuf::from("l")),
+        throughput_folder: Some(PathBuf::from("t")),
         roll_bytes: 17 << 20,
         recovery_address: Some(address("127.0.0.1:6")),
         cpu_profile: Some(PathBuf::from("c")),

@@ -10,6 +10,7 @@ mod tests;
 mod upkeep;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use local::{READABLE_BOUND, catching_up};
 pub use start::{Progress, start};
 
 use crate::cluster::Forwarder;
-use crate::command::{Command, CommandResult, Failure, ReadLevel};
+use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel};
 use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
 pub use crate::machine::Limits;
@@ -42,6 +43,7 @@ pub struct Node {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     started: Instant,
     opening: String,
+    successes: Arc<AtomicU64>,
     /// Held as long as the node lives: no second process in its directory.
     _lock: Box<dyn diskstore_storage::disk::Lock>,
 }
@@ -74,6 +76,10 @@ impl Node {
     /// Proposes all of `commands` together; the results are in their order. A command that cannot
     /// be right is refused here and becomes no log entry.
     pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
+        self.counted(self.propose(commands).await)
+    }
+
+    async fn propose(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let machine = &self.consensus().shared().machine;
         let checks: Vec<_> = commands.iter().map(|command| machine.check(command)).collect();
         if checks.iter().all(Result::is_ok) {
@@ -97,11 +103,27 @@ impl Node {
     pub async fn read(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
         match level {
             ReadLevel::Log => self.write(commands).await,
-            ReadLevel::Local => local::read(self.consensus(), &commands).await,
+            ReadLevel::Local => self.counted(local::read(self.consensus(), &commands).await),
             ReadLevel::Linearizable | ReadLevel::Lease => {
-                self.forwarder.read(commands, level).await
+                self.counted(self.forwarder.read(commands, level).await)
             }
         }
+    }
+
+    /// Counts those of a client's commands that succeeded.
+    fn counted(&self, results: Vec<CommandResult>) -> Vec<CommandResult> {
+        let succeeded = |result: &&CommandResult| {
+            let is_refused = |outcome: &Outcome| matches!(outcome.body, Body::Refused(_));
+            result.as_ref().is_ok_and(|reply| !reply.outcomes.iter().any(is_refused))
+        };
+        let count = results.iter().filter(succeeded).count() as u64;
+        self.successes.fetch_add(count, Ordering::Relaxed);
+        results
+    }
+
+    /// Commands of this node's clients that succeeded since the start; it grows.
+    pub fn successes(&self) -> Arc<AtomicU64> {
+        self.successes.clone()
     }
 
     /// At most `count` slots of this replica that hold a value, from `from` on, and where to go on.

@@ -107,6 +107,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         tasks: Mutex::new(tasks),
         started: Instant::now(),
         opening: opened.report,
+        successes: Arc::default(),
         _lock: lock,
     }))
 }

@@ -7,4 +7,5 @@ mod harness;
 mod join;
 mod node;
 mod profiles;
+mod throughput;
 mod usage;
