@@ -44,6 +44,12 @@ pub struct Status {
     pub value_size: u32,
     /// Slots that hold a value; absent until they have been counted after a start.
     pub live: Option<u64>,
+    /// Bytes written to the log since the start, padding included.
+    pub log_written_bytes: u64,
+    /// Pages of slots that were written in place since the start.
+    pub written_pages: u64,
+    /// Slots sent to members that lacked them since the start.
+    pub slots_sent: u64,
     /// Syncs of the log since the start.
     pub sync: SyncStatus,
     /// Flags in force that weaken a promise: `-sync batch`, `-sync never`, `-read local`, `-insecure`.

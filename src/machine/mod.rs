@@ -188,6 +188,13 @@ impl Machine {
         }
     }
 
+    /// Pages that were written in place since the start.
+    pub fn written_pages(&self) -> u64 {
+        match self {
+            Machine::Slots(disk) => disk.slots().written_pages(),
+        }
+    }
+
     /// Bytes that changed since they were last written to the disk.
     pub fn dirty_bytes(&self) -> u64 {
         match self {

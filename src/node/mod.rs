@@ -209,6 +209,9 @@ impl Node {
             slots: limits.slot_count,
             value_size: limits.value_bytes_max,
             live: machine.live_count(),
+            log_written_bytes: consensus.syncer().written_bytes(),
+            written_pages: machine.written_pages(),
+            slots_sent: consensus.slots_sent(),
             sync: SyncStatus {
                 count: times.count(),
                 p50_us: times.percentile_us(50),

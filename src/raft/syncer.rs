@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,7 @@ struct Shared {
     room: Notify,
     faults: Faults,
     times: SyncTimes,
+    written_bytes: AtomicU64,
 }
 
 impl Shared {
@@ -142,6 +144,7 @@ impl Syncer {
             room: Notify::new(),
             faults,
             times: SyncTimes::default(),
+            written_bytes: AtomicU64::new(0),
         });
         let (for_sync, for_segments) = (shared.clone(), shared.clone());
         let sync = std::thread::Builder::new()
@@ -255,6 +258,11 @@ impl Syncer {
         self.shared.wal.log_bytes()
     }
 
+    /// Bytes that batches took on the disk since the start, padding included.
+    pub fn written_bytes(&self) -> u64 {
+        self.shared.written_bytes.load(Ordering::Relaxed)
+    }
+
     /// How long syncs took.
     pub fn times(&self) -> &SyncTimes {
         &self.shared.times
@@ -299,6 +307,7 @@ fn run_sync(shared: &Shared) {
 fn carry_out(shared: &Shared, work: Work, started: Instant) -> Result<(), Error> {
     match work {
         Work::Write(batch) => {
+            shared.written_bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
             let durable = shared.wal.write(batch)?;
             shared.state.lock().unsynced_since.get_or_insert(started);
             complete(shared, durable);
@@ -458,6 +467,7 @@ mod tests {
         timeout(LONG, syncer.wait(position)).await.unwrap().unwrap();
         assert_eq!(last_after_power_loss(&disk), None, "written, not synced");
         assert_eq!(syncer.times().count(), 0);
+        assert_eq!(syncer.written_bytes(), 4096, "a batch of one block");
         syncer.sync_every(Duration::from_millis(1));
         let synced = async {
             while last_after_power_loss(&disk) != Some(1) {

@@ -195,6 +195,8 @@ impl Slots {
         log_durable()?;
         self.sync_readable_from()?;
         double.write(image)?;
-        image.write_in_place(self.file.as_ref())
+        image.write_in_place(self.file.as_ref())?;
+        self.written_pages.fetch_add(image.pages.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 }

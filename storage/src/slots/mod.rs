@@ -95,6 +95,8 @@ pub struct Slots {
     readable_from: AtomicU64,
     /// Held by the one checkpoint that runs.
     writer: Mutex<Writer>,
+    /// Pages that were written in place since the start.
+    written_pages: AtomicU64,
     options: Options,
 }
 
@@ -159,6 +161,11 @@ impl Slots {
     /// Pages that differ from the disk.
     pub fn dirty_pages(&self) -> u64 {
         self.area.pages.dirty_count()
+    }
+
+    /// Pages that were written in place since the file was opened, by checkpoints or to make room.
+    pub fn written_pages(&self) -> u64 {
+        self.written_pages.load(Ordering::Relaxed)
     }
 
     /// Bytes of memory that changed pages take, written back or not.

@@ -172,6 +172,7 @@ impl Slots {
             superblock: Mutex::new(superblock),
             superblock_write: Mutex::new(()),
             writer: Mutex::new(Writer::new(double)),
+            written_pages: AtomicU64::new(0),
             options,
         })
     }

@@ -370,6 +370,7 @@ fn a_cancelled_checkpoint_ends_between_rounds_and_keeps_the_superblock() {
     let outcome = slots.checkpoint(target(64), &mut log_durable, &cancel).unwrap();
     assert!(outcome.cancelled);
     assert_eq!(outcome.rounds, 1);
+    assert_eq!((outcome.pages, slots.written_pages()), (2, 2), "a page and its edge");
     assert_eq!(slots.superblock().checkpoint, None);
     let slots = reopen(&disk, small_rounds());
     assert!(!content(&slots).unwrap().is_empty());
