@@ -3,19 +3,19 @@
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use diskstore::load::{Codec, Resp};
 
 use crate::etcd::Etcd;
-use crate::process::{Server, Used, wait_until};
+use crate::nodes::Nodes;
+use crate::process::{Server, Used, used_by, wait_until};
 use crate::redis::SetAndWait;
 use crate::zookeeper::{Write, ZooKeeper};
 
 /// Ports from here on are used, on loopback.
-const PORT: u16 = 24_000;
+pub(crate) const PORT: u16 = 24_000;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
@@ -84,17 +84,17 @@ impl Engine {
         }
     }
 
-    /// Starts it in an empty directory, and waits until it serves.
+    /// Starts it in an empty directory, ready to hold so many keys, and waits until it serves.
     ///
     /// # Errors
     /// It does not come up.
-    pub(crate) fn start(self, node: &Path, directory: &Path) -> Result<Running> {
+    pub(crate) fn start(self, node: &Path, directory: &Path, keys: u64) -> Result<Running> {
         let started = match self {
             Engine::Diskstore => start_diskstore(node, directory, "linearizable"),
             Engine::DiskstoreLease => start_diskstore(node, directory, "lease"),
             Engine::DiskstoreLocal => start_diskstore(node, directory, "local"),
             Engine::Etcd => start_etcd(directory),
-            Engine::ZooKeeper => start_zookeeper(directory),
+            Engine::ZooKeeper => start_zookeeper(directory, keys),
             Engine::Redis => start_redis(directory, 1),
             Engine::RedisReplicated => start_redis(directory, 3),
         };
@@ -120,13 +120,7 @@ impl Running {
     /// # Errors
     /// One of them is gone.
     pub(crate) fn used(&self) -> Result<Used> {
-        let mut all = Used::default();
-        for server in &self.servers {
-            let used = server.used().context("a node is gone")?;
-            all.cpu_us += used.cpu_us;
-            all.written_bytes += used.written_bytes;
-        }
-        Ok(all)
+        used_by(&self.servers)
     }
 
     /// How many nodes it has.
@@ -137,45 +131,16 @@ impl Running {
 
 type Started = (Vec<Server>, u16);
 
-fn address(port: u16) -> SocketAddr {
+pub(crate) fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
 fn start_diskstore(node: &Path, directory: &Path, read: &str) -> Result<Started> {
-    let mut servers = Vec::new();
-    for number in 0..3 {
-        let (port, raft) = (PORT + number, PORT + 10 + number);
-        let join = if number > 0 { format!("-join :{}", PORT + 10) } else { String::new() };
-        let line = format!("-id node{number} -port :{port} -raft :{raft} -read {read} {join}");
-        servers.push(Server::start(node, &words(&line), &directory.join(number.to_string()))?);
-        wait_until(&mut servers, || status(node, port).filter(|status| leader(status).is_some()))?;
-    }
-    let voters = |status: &serde_json::Value| {
-        let members = status["members"].as_array().map_or(&[][..], Vec::as_slice);
-        members.iter().filter(|member| member["role"] != "learner").count()
-    };
-    let status =
-        wait_until(&mut servers, || status(node, PORT).filter(|status| voters(status) == 3))?;
-    let clients = leader(&status).context("no leader")?;
-    let port = clients.rsplit_once(':').context("a leader without port")?.1.parse()?;
-    Ok((servers, port))
-}
-
-fn status(node: &Path, port: u16) -> Option<serde_json::Value> {
-    let addr = format!(":{port}");
-    let output = Command::new(node).args(["status", "-json", "-addr", &addr]).output().ok()?;
-    serde_json::from_slice(&output.stdout).ok()
-}
-
-/// Where the leader serves clients.
-fn leader(status: &serde_json::Value) -> Option<String> {
-    let members = status["members"].as_array()?;
-    let leader = members.iter().find(|member| member["name"] == status["leader"])?;
-    Some(leader["client"].as_str()?.to_owned())
+    Nodes::start(node, directory, 3, &format!("-read {read}"))?.into_servers()
 }
 
 fn start_etcd(directory: &Path) -> Result<Started> {
@@ -208,7 +173,10 @@ fn start_etcd(directory: &Path) -> Result<Started> {
     Ok((servers, port))
 }
 
-fn start_zookeeper(directory: &Path) -> Result<Started> {
+/// `ZooKeeper` holds everything on the heap, and writes all of it after so many transactions: with
+/// many keys that would fill the disk.
+fn start_zookeeper(directory: &Path, keys: u64) -> Result<Started> {
+    let (heap_gib, snapshot_count) = (1 + keys.div_ceil(1 << 19), keys.max(100_000));
     let members: Vec<String> = (0..3)
         .map(|n| format!("server.{n}=127.0.0.1:{}:{}\n", PORT + 50 + n, PORT + 60 + n))
         .collect();
@@ -225,9 +193,12 @@ fn start_zookeeper(directory: &Path) -> Result<Started> {
             members.concat()
         );
         std::fs::write(directory.join("zoo.cfg"), settings)?;
-        let line = "-Xmx1g -cp /usr/share/java/zookeeper.jar \
-                    org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg";
-        servers.push(Server::start(Path::new("/usr/bin/java"), &words(line), &directory)?);
+        let line = format!(
+            "-Xmx{heap_gib}g -Dzookeeper.snapCount={snapshot_count} \
+             -cp /usr/share/java/zookeeper.jar \
+             org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg"
+        );
+        servers.push(Server::start(Path::new("/usr/bin/java"), &words(&line), &directory)?);
     }
     let leads = |port: &u16| ask(*port, "srvr").is_some_and(|text| text.contains("Mode: leader"));
     let port = wait_until(&mut servers, || (PORT + 40..PORT + 43).find(leads))?;

@@ -9,10 +9,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take until it serves.
 const START_TIME_MAX: Duration = Duration::from_mins(1);
-const POLL: Duration = Duration::from_millis(50);
+/// How long a server may take to end in order.
+const STOP_TIME_MAX: Duration = Duration::from_mins(2);
+/// As exact as times until something is so are.
+const POLL: Duration = Duration::from_millis(5);
 /// Ticks of the CPU time in `/proc`, which Linux shows in hundredths of a second everywhere.
 const TICK_US: f64 = 10_000.0;
 
@@ -29,6 +33,8 @@ pub(crate) struct Used {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    /// It was told to end.
+    has_ended: bool,
 }
 
 impl Server {
@@ -49,14 +55,14 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        Ok(Server { child })
+        Ok(Server { child, has_ended: false })
     }
 
     /// What it has used up to now.
     ///
     /// # Errors
     /// It is gone.
-    pub(crate) fn used(&self) -> Result<Used> {
+    fn used(&self) -> Result<Used> {
         let folder = format!("/proc/{}", self.child.id());
         let stat = fs::read_to_string(format!("{folder}/stat"))?;
         // The name in parentheses may hold spaces.
@@ -69,21 +75,57 @@ impl Server {
         Ok(Used { cpu_us: ticks * TICK_US, written_bytes })
     }
 
-    /// True while it runs.
+    /// True unless it has ended without being told to.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+    fn is_well(&mut self) -> Result<bool> {
+        Ok(self.has_ended || self.child.try_wait()?.is_none())
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.has_ended = true;
+        // It may be gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Tells it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.has_ended = true;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("a process without id")?, Signal::TERM)?;
+        let begin = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            anyhow::ensure!(begin.elapsed() < STOP_TIME_MAX, "a server does not end");
+            std::thread::sleep(POLL);
+        }
+        Ok(())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // I1. It may be gone already.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.kill(); // I1
     }
+}
+
+/// What some servers have used up to now, together.
+///
+/// # Errors
+/// One of them is gone.
+pub(crate) fn used_by(servers: &[Server]) -> Result<Used> {
+    let mut all = Used::default();
+    for server in servers {
+        let used = server.used().context("a node is gone")?;
+        all.cpu_us += used.cpu_us;
+        all.written_bytes += used.written_bytes;
+    }
+    Ok(all)
 }
 
 /// Waits until `ready` gives something; a server that ends meanwhile ends the wait.
@@ -100,7 +142,7 @@ pub(crate) fn wait_until<T>(
             return Ok(found);
         }
         for server in &mut *servers {
-            if !server.is_running()? {
+            if !server.is_well()? {
                 bail!("a server has ended instead of serving; see its log");
             }
         }

@@ -42,6 +42,15 @@ pub(crate) struct Measured {
 /// All runs, in the order in which they were made.
 pub(crate) type Results = BTreeMap<(Engine, Work), Vec<Measured>>;
 
+/// Where a goal begins.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Limit {
+    /// It or more is met.
+    AtLeast(f64),
+    /// It or less is met.
+    AtMost(f64),
+}
+
 /// A goal: what of ours is compared with what.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Goal {
@@ -66,7 +75,7 @@ pub(crate) enum Bound {
     Written(f64),
 }
 
-const fn writes(clients: u64, pipeline: u64) -> Work {
+pub(crate) const fn writes(clients: u64, pipeline: u64) -> Work {
     Work { is_read: false, clients, pipeline, is_long: false }
 }
 
@@ -94,7 +103,7 @@ const fn ours(work: Work, bound: Bound) -> Goal {
 const SUSTAINED: f64 = 0.85;
 
 /// The goals that a run of this program can tell.
-pub(crate) const GOALS: [Goal; 28] = [
+pub(crate) const GOALS: [Goal; 30] = [
     faster(writes(1, 1), Etcd, 3.5),
     faster(writes(64, 1), Etcd, 12.0),
     faster(writes(256, 1), Etcd, 12.0),
@@ -117,22 +126,14 @@ pub(crate) const GOALS: [Goal; 28] = [
     ours(writes(64, 1), Bound::P99(Etcd, 0.1)),
     faster(long(64), Etcd, 12.0 * SUSTAINED),
     faster(long(256), Etcd, 12.0 * SUSTAINED),
+    faster(long(64), ZooKeeper, 6.0 * SUSTAINED),
+    faster(long(256), ZooKeeper, 6.0 * SUSTAINED),
     faster(long(64), Redis, 1.2 * SUSTAINED),
     faster(long(256), Redis, 1.2 * SUSTAINED),
     faster(long(64), RedisReplicated, 3.5 * SUSTAINED),
     ours(long(64), Bound::P99(Etcd, 0.1)),
     ours(writes(256, 1), Bound::ServerUs(10.0)),
     ours(writes(256, 1), Bound::Written(1.3)),
-];
-
-/// Goals of the same list that this program does not measure.
-pub(crate) const NOT_MEASURED: [&str; 6] = [
-    "sustained writes against ZooKeeper (its memory does not hold the keys)",
-    "throughput and p99 while a checkpoint, a purge or a snapshot runs",
-    "bytes written for a dirty page and a checkpoint",
-    "restart: log replay, and a clean start of 1,048,576 slots",
-    "catch-up of a member that missed n slots",
-    "growth to 10 million slots, and from 3 to 5 nodes",
 ];
 
 /// A row of the table.
@@ -148,16 +149,46 @@ pub(crate) struct Row {
     pub(crate) outcome: &'static str,
 }
 
-/// What an engine has to do so that all goals can be told.
-pub(crate) fn works_of(engine: Engine, with_long: bool) -> Vec<Work> {
+impl Row {
+    /// A row of what was measured: `values` are ours and the other's, `is` what it comes to.
+    pub(crate) fn new(text: &str, limit: Limit, values: Option<[f64; 2]>, is: Option<f64>) -> Row {
+        let (sign, bound) = match limit {
+            Limit::AtLeast(bound) => (">=", bound),
+            Limit::AtMost(bound) => ("<=", bound),
+        };
+        let outcome = match (is, limit) {
+            (None, _) => "not measured",
+            (Some(is), Limit::AtLeast(bound)) if is >= bound => "met",
+            (Some(is), Limit::AtMost(bound)) if is <= bound => "met",
+            (Some(_), _) => "missed",
+        };
+        Row { goal: format!("{text} {sign} {bound:.2}"), values, is, outcome }
+    }
+}
+
+/// Which loads are put on engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loads {
+    /// Those of a few seconds.
+    Short,
+    /// Those of a minute.
+    Sustained,
+    /// All.
+    Both,
+}
+
+/// What an engine has to do so that the goals of these loads can be told.
+pub(crate) fn works_of(engine: Engine, loads: Loads) -> Vec<Work> {
     let involved = GOALS.iter().filter(|goal| match goal.bound {
         Bound::Throughput(other, _) | Bound::P99(other, _) => {
             goal.engine == engine || other == engine
         }
         Bound::ServerUs(_) | Bound::Written(_) => goal.engine == engine,
     });
-    let mut works: Vec<Work> =
-        involved.map(|goal| goal.work).filter(|work| with_long || !work.is_long).collect();
+    let mut works: Vec<Work> = involved
+        .map(|goal| goal.work)
+        .filter(|work| loads == Loads::Both || work.is_long == (loads == Loads::Sustained))
+        .collect();
     works.sort_by_key(|work| (work.is_long, work.is_read, *work));
     works.dedup();
     works
@@ -165,56 +196,37 @@ pub(crate) fn works_of(engine: Engine, with_long: bool) -> Vec<Work> {
 
 /// The rows, as far as results are there.
 pub(crate) fn rows(results: &Results) -> Vec<Row> {
-    let mut rows: Vec<Row> = GOALS.iter().map(|goal| row(goal, results)).collect();
-    rows.extend(NOT_MEASURED.map(|goal| Row {
-        goal: goal.to_owned(),
-        values: None,
-        is: None,
-        outcome: "not measured",
-    }));
-    rows
+    GOALS.iter().map(|goal| row(goal, results)).collect()
 }
 
 fn row(goal: &Goal, results: &Results) -> Row {
     let mean = |engine, of: fn(&Measured) -> f64| mean(results.get(&(engine, goal.work))?, of);
     let work = goal.work.describe();
     let name = goal.engine.name();
-    // A ratio is ours by the other's; where there is no other, the value itself is looked at.
-    let (text, values, at_least, limit) = match goal.bound {
+    let ratio = |text, limit, [ours, other]: [Option<f64>; 2]| {
+        let values = ours.zip(other).map(|(ours, other)| [ours, other]);
+        Row::new(text, limit, values, values.map(|[ours, other]| ours / other))
+    };
+    match goal.bound {
         Bound::Throughput(other, limit) => {
             let of: fn(&Measured) -> f64 = |run| run.per_second;
             let text = format!("{work}: {name} / {} per s", other.name());
-            (text, mean(goal.engine, of).zip(mean(other, of)), true, limit)
+            ratio(&text, Limit::AtLeast(limit), [mean(goal.engine, of), mean(other, of)])
         }
         Bound::P99(other, limit) => {
             let of: fn(&Measured) -> f64 = |run| run.p99_ms;
             let text = format!("{work}: p99 in ms of {name} / {}", other.name());
-            (text, mean(goal.engine, of).zip(mean(other, of)), false, limit)
+            ratio(&text, Limit::AtMost(limit), [mean(goal.engine, of), mean(other, of)])
         }
         Bound::ServerUs(limit) => {
-            let value = mean(goal.engine, |run| run.server_us);
-            (format!("{work}: CPU of three nodes, us"), value.zip(Some(1.0)), false, limit)
+            let text = format!("{work}: CPU of three nodes, us");
+            Row::new(&text, Limit::AtMost(limit), None, mean(goal.engine, |run| run.server_us))
         }
         Bound::Written(limit) => {
-            let value = mean(goal.engine, |run| run.written);
-            (
-                format!("{work}: bytes to disk of a node per byte"),
-                value.zip(Some(1.0)),
-                false,
-                limit,
-            )
+            let text = format!("{work}: bytes to disk of a node per byte, checkpoints too");
+            Row::new(&text, Limit::AtMost(limit), None, mean(goal.engine, |run| run.written))
         }
-    };
-    let is = values.map(|(ours, others)| ours / others);
-    let is_ratio = matches!(goal.bound, Bound::Throughput(..) | Bound::P99(..));
-    let outcome = match is {
-        None => "not measured",
-        Some(is) if (at_least && is >= limit) || (!at_least && is <= limit) => "met",
-        Some(_) => "missed",
-    };
-    let sign = if at_least { ">=" } else { "<=" };
-    let values = values.filter(|_| is_ratio).map(|(ours, others)| [ours, others]);
-    Row { goal: format!("{text} {sign} {limit:.2}"), values, is, outcome }
+    }
 }
 
 fn mean(runs: &[Measured], of: fn(&Measured) -> f64) -> Option<f64> {
@@ -226,14 +238,17 @@ fn mean(runs: &[Measured], of: fn(&Measured) -> f64) -> Option<f64> {
 pub(crate) fn table(rows: &[Row], results: &Results) -> String {
     let mut text = String::new();
     let mut line = |line: &str| writeln!(text, "{}", line.trim_end()).unwrap_or_default();
-    line(&format!("{:<72} {:>10} {:>10} {:>8}", "GOAL", "OURS", "OTHER", "IS"));
+    line(&format!("{:<76} {:>10} {:>10} {:>8}", "GOAL", "OURS", "OTHER", "IS"));
     for Row { goal, values, is, outcome } in rows {
         let cells = match (values, is) {
             (Some([ours, others]), Some(is)) => format!("{ours:>10.2} {others:>10.2} {is:>8.2}"),
             (None, Some(is)) => format!("{is:>30.2}"),
             (_, None) => " ".repeat(30),
         };
-        line(&format!("{goal:<72} {cells}  {outcome}"));
+        line(&format!("{goal:<76} {cells}  {outcome}"));
+    }
+    if results.is_empty() {
+        return text;
     }
     let head = ["PER S", "P50 MS", "P99 MS", "SERVER US", "WRITTEN", "ERRORS"];
     let head = head.map(|name| format!("{name:>11}")).concat();
@@ -301,7 +316,7 @@ mod tests {
     #[test]
     fn every_engine_has_work_and_repeats_none() {
         for engine in crate::engines::ENGINES {
-            let works = works_of(engine, true);
+            let works = works_of(engine, Loads::Both);
             assert!(!works.is_empty(), "{engine:?}");
             let unique: std::collections::BTreeSet<_> = works.iter().collect();
             assert_eq!(unique.len(), works.len(), "{engine:?}");
