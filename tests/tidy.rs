@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
     ("src/flags/src/", &["diskstore::", "tokio"]),
     ("monit/src/", &["diskstore::", "diskstore_storage"]),
+    ("benches/experiment/src/", &["diskstore::", "diskstore_storage", "tokio"]),
     ("src/command/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/config/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/status.rs", &["crate::"]),

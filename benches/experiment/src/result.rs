@@ -1,0 +1,226 @@
+//! What one run came to. Kept as JSON; tables, plots and the report are made from all of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Run;
+
+/// Writes of probes are counted by so many milliseconds.
+pub(crate) const SERVICE_BIN_MS: u64 = 50;
+
+/// A run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunResult {
+    pub(crate) run: Run,
+    /// When the measurement began, milliseconds since 1970.
+    pub(crate) begin_unix_ms: u64,
+    /// How long the run took, with starting and stopping.
+    pub(crate) whole_s: f64,
+    pub(crate) load: Option<LoadReport>,
+    pub(crate) latencies: Vec<Quantile>,
+    pub(crate) resources: Vec<Resources>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) nodes: NodeCounts,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) failover: Option<Failover>,
+}
+
+/// What `diskstore bench -json` printed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LoadReport {
+    pub(crate) load: String,
+    pub(crate) seconds: f64,
+    pub(crate) all: Operations,
+    pub(crate) reads: Operations,
+    pub(crate) writes: Operations,
+    pub(crate) missing: u64,
+    pub(crate) errors: Vec<Errors>,
+    pub(crate) series: Vec<Second>,
+}
+
+/// Operations that succeeded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Operations {
+    pub(crate) count: u64,
+    pub(crate) per_second: f64,
+    pub(crate) latency: Latency,
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) mean_ms: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p90_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+/// What failed, of one kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Errors {
+    pub(crate) kind: String,
+    pub(crate) count: u64,
+    pub(crate) first: String,
+}
+
+/// One second of the measurement.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Second {
+    pub(crate) reads: u64,
+    pub(crate) writes: u64,
+    pub(crate) errors: u64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+/// So large a share of operations of a kind took no longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Quantile {
+    /// `reads` or `writes`.
+    pub(crate) operation: String,
+    pub(crate) quantile: f64,
+    pub(crate) ms: f64,
+    /// How many took no longer.
+    pub(crate) count: u64,
+}
+
+/// What `monit` wrote of a process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Resources {
+    pub(crate) process: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Vec<u64>>,
+}
+
+/// Something that happened to the cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// Since the measurement began; at its end, where it took time.
+    pub(crate) second: f64,
+    pub(crate) took_s: f64,
+    /// `checkpoint`, `election`, `snapshot`, `join`, `kill`.
+    pub(crate) kind: String,
+    pub(crate) process: String,
+}
+
+/// What nodes say of themselves after the measurement.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct NodeCounts {
+    /// Syncs of the leader's log during the measurement.
+    pub(crate) sync_count: u64,
+    pub(crate) sync_p50_us: u64,
+    pub(crate) sync_p99_us: u64,
+    /// Flags in force that weaken a promise.
+    pub(crate) unsafe_flags: Vec<String>,
+    /// Entries that a learner lacks at the end, the largest number of them.
+    pub(crate) learner_lag_max: Option<u64>,
+}
+
+/// A recovery.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Recovery {
+    pub(crate) commands: u64,
+    pub(crate) bytes: u64,
+    pub(crate) transfer_ms: Option<f64>,
+    pub(crate) install_ms: Option<f64>,
+    pub(crate) total_ms: f64,
+}
+
+/// A failover.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Failover {
+    /// When the leader was killed.
+    pub(crate) kill_s: f64,
+    /// The longest time without a successful write from then on, anywhere.
+    pub(crate) without_service_ms: f64,
+    /// Until a node that lives said that it leads.
+    pub(crate) elected_ms: Option<f64>,
+    /// Writes of probes that succeeded, by [`SERVICE_BIN_MS`] since the measurement began.
+    pub(crate) service: Vec<u64>,
+}
+
+impl RunResult {
+    /// A run of which nothing is known yet.
+    pub(crate) fn new(run: Run) -> RunResult {
+        RunResult {
+            run,
+            begin_unix_ms: 0,
+            whole_s: 0.0,
+            load: None,
+            latencies: Vec::new(),
+            resources: Vec::new(),
+            events: Vec::new(),
+            nodes: NodeCounts::default(),
+            recovery: None,
+            failover: None,
+        }
+    }
+
+    /// The outcome in a few words.
+    pub(crate) fn words(&self) -> String {
+        if let Some(recovery) = &self.recovery {
+            return format!("recovered in {:.0} ms", recovery.total_ms);
+        }
+        let load = format!("{:.0} operations/s", self.per_second());
+        match &self.failover {
+            Some(failover) => {
+                format!("{load}, {:.0} ms without service", failover.without_service_ms)
+            }
+            None => load,
+        }
+    }
+
+    /// Operations a second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.load.as_ref().map_or(0.0, |load| load.all.per_second)
+    }
+}
+
+impl Recovery {
+    /// Commands a second, transfer and installation together.
+    #[expect(clippy::cast_precision_loss, reason = "statistics need 52 bits at most")]
+    pub(crate) fn per_second(&self) -> f64 {
+        self.commands as f64 / (self.total_ms / 1e3)
+    }
+}
+
+impl LoadReport {
+    /// How many failed.
+    pub(crate) fn error_count(&self) -> u64 {
+        self.errors.iter().map(|errors| errors.count).sum()
+    }
+}
+
+impl Resources {
+    /// The values of a column, row by row.
+    pub(crate) fn column(&self, name: &str) -> impl Iterator<Item = u64> {
+        let at = self.columns.iter().position(|column| column == name);
+        self.rows.iter().filter_map(move |row| row.get(at?).copied())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn report() -> LoadReport {
+        let text = r#"{"load":"x","seconds":2.0,"missing":0,"errors":[],
+            "all":{"count":3,"per_second":1.5,"latency":{"mean_ms":1,"p50_ms":1,"p90_ms":1,"p99_ms":1,"p999_ms":1,"max_ms":1}},
+            "reads":{"count":0,"per_second":0,"latency":{"mean_ms":0,"p50_ms":0,"p90_ms":0,"p99_ms":0,"p999_ms":0,"max_ms":0}},
+            "writes":{"count":3,"per_second":1.5,"latency":{"mean_ms":1,"p50_ms":1,"p90_ms":1,"p99_ms":1,"p999_ms":1,"max_ms":1}},
+            "series":[{"reads":0,"writes":3,"errors":0,"p50_ms":1,"p99_ms":1,"max_ms":1}]}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    pub(crate) fn latencies() -> Vec<Quantile> {
+        let quantile = |(quantile, ms, count)| Quantile {
+            operation: "writes".to_owned(),
+            quantile,
+            ms,
+            count,
+        };
+        [(0.0, 0.5, 1), (0.5, 1.0, 2), (1.0, 8.0, 3)].map(quantile).into()
+    }
+}
