@@ -293,7 +293,7 @@ pub fn setting_names() -> Vec<String> {
 }
 
 /// The words that Go takes for a boolean.
-fn parse_boolean(text: &str) -> Result<bool, &'static str> {
+pub(crate) fn parse_boolean(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

@@ -31,6 +31,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "parking_lot",
     "pprof",
     "rustix",
+    "rustyline",
     "serde",
     "serde_json",
     "smallvec",

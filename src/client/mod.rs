@@ -8,10 +8,11 @@
 mod bench;
 mod connection;
 mod demo;
+mod original;
 mod table;
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diskstore_storage::disk::RealDisk;
 
@@ -21,6 +22,7 @@ use crate::status::Status;
 use connection::{Answer, Connection};
 
 pub use demo::follow_parent;
+pub use original::{ClientFlags, run as run_client};
 
 /// Most addresses that `-addr` may name.
 const ADDRESS_COUNT_MAX: usize = 64;
@@ -48,6 +50,20 @@ pub enum ClientError {
         value: String,
         /// What is allowed.
         reason: String,
+    },
+    /// A file with something wrong in it; exit code 2.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not every command of a pipe succeeded.
+    #[error("{count} of the commands failed")]
+    SomeFailed {
+        /// How many.
+        count: u64,
     },
     /// No operation of a load succeeded.
     #[error("nothing succeeded")]
@@ -120,7 +136,10 @@ impl ClientError {
     /// What the program exits with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ClientError::Usage { .. } | ClientError::Config(_) | ClientError::Flag { .. } => 2,
+            ClientError::Usage { .. }
+            | ClientError::Config(_)
+            | ClientError::File { .. }
+            | ClientError::Flag { .. } => 2,
             _ => 1,
         }
     }

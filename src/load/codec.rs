@@ -53,6 +53,9 @@ pub struct Foreign;
 
 /// One connection's protocol.
 pub trait Codec: Send {
+    /// Answers come by UDP to this port, which requests have to name.
+    fn answer_to(&mut self, _port: u16) {}
+
     /// Appends what a client says first, when the connection stands.
     fn open(&mut self, _output: &mut Vec<u8>) {}
 

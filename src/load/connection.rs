@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::codec::{Codec, Foreign, Reply, Step};
+use super::copies::Copies;
 use super::tally::Kind;
 
 /// An operation on its way.
@@ -53,6 +54,8 @@ pub(super) struct Connection {
     /// How many times it was tried to make it.
     pub(super) attempts: u64,
     socket: Option<OwnedFd>,
+    /// Instead of the socket where answers come by UDP.
+    copies: Option<Copies>,
     codec: Box<dyn Codec>,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -71,6 +74,7 @@ impl Connection {
             rests_until: 0,
             attempts: 0,
             socket: None,
+            copies: None,
             codec,
             input: Vec::new(),
             output: Vec::new(),
@@ -102,9 +106,24 @@ impl Connection {
         Ok(())
     }
 
+    /// Begins to connect to all of `targets`; answers are to come to `local`.
+    pub(super) fn connect_all(
+        &mut self,
+        targets: &[SocketAddr],
+        local: SocketAddr,
+        codec: Box<dyn Codec>,
+        (epoll, token): (&OwnedFd, u64),
+    ) -> io::Result<()> {
+        let copies = Copies::connect(targets, local, (epoll, token))?;
+        self.codec = codec;
+        self.codec.answer_to(copies.port());
+        self.copies = Some(copies);
+        Ok(())
+    }
+
     /// Drops the socket with everything that was on its way; says what waited for a reply.
     pub(super) fn drop_socket(&mut self, until: u64) -> VecDeque<Sent> {
-        self.socket = None;
+        (self.socket, self.copies) = (None, None);
         self.state = State::Down { until };
         self.input.clear();
         self.output.clear();
@@ -112,14 +131,21 @@ impl Connection {
         std::mem::take(&mut self.waiting)
     }
 
-    /// What kept the connection from being made, if anything.
-    pub(super) fn connect_error(&self) -> io::Result<()> {
+    /// What kept the connection from being made, if anything; `part` of it has become ready.
+    pub(super) fn settle(
+        &mut self,
+        part: usize,
+        (epoll, token): (&OwnedFd, u64),
+    ) -> io::Result<()> {
+        if let Some(copies) = &mut self.copies {
+            return copies.settle(part, (epoll, token));
+        }
         let Some(socket) = &self.socket else { return Ok(()) };
         Ok(sockopt::socket_error(socket)??)
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.codec.is_open()
+        self.codec.is_open() && self.copies.as_ref().is_none_or(Copies::is_settled)
     }
 
     /// True if nothing is left to be written.
@@ -139,6 +165,11 @@ impl Connection {
 
     /// Writes what is there, as far as the socket takes it.
     pub(super) fn flush(&mut self, epoll: &OwnedFd, token: u64) -> io::Result<()> {
+        if let Some(copies) = self.copies.as_mut().filter(|_| !self.output.is_empty()) {
+            let sent = copies.send(&self.output);
+            self.output.clear();
+            return sent;
+        }
         let Some(socket) = &self.socket else { return Ok(()) };
         while self.written < self.output.len() {
             let left = &self.output[self.written..];
@@ -162,12 +193,21 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once, and hands each reply with its operation to `answered`.
+    /// Reads once, of the `part` that is ready, and hands each reply with its operation to
+    /// `answered`.
     pub(super) fn read(
         &mut self,
+        part: usize,
         scratch: &mut [u8],
         mut answered: impl FnMut(Sent, Reply<'_>),
     ) -> io::Result<()> {
+        if let Some(copies) = &mut self.copies {
+            let Some(count) = copies.receive(part, scratch)? else { return Ok(()) };
+            if !self.waiting.is_empty() {
+                self.decode(&scratch[..count], &mut answered)?;
+            } // otherwise it answers what was given up
+            return Ok(());
+        }
         let Some(socket) = &self.socket else { return Ok(()) };
         let count = match rustix::io::read(socket, &mut *scratch) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -12,7 +12,9 @@
 
 mod codec;
 mod connection;
+mod copies;
 mod keys;
+mod original;
 mod random;
 mod report;
 mod resp;
@@ -22,7 +24,7 @@ mod value;
 mod worker;
 mod workload;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,12 +32,14 @@ use std::time::{Duration, Instant};
 
 pub use codec::{Codec, Foreign, Operation, Reply, Step};
 pub use keys::{Distribution, INSERTS_UNDER_WAY_MAX};
+pub use original::{Original, append_message};
 pub use report::{ErrorReport, Latency, OperationReport, Report, SecondReport};
 pub use resp::Resp;
 pub use value::{HEAD_BYTES, Value, Values};
 pub use workload::{WORKLOADS, Workload};
 
 use keys::Keys;
+use parking_lot::Mutex;
 use tally::Tally;
 use worker::Worker;
 
@@ -66,11 +70,31 @@ pub enum Pace {
     },
 }
 
+/// Where answers come by UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answers {
+    /// The address to listen at.
+    pub local: IpAddr,
+    /// The port of the first connection; each further one takes the next. 0: any.
+    pub port: u16,
+}
+
+impl Answers {
+    /// Where those of a connection come.
+    fn of(&self, client: u64) -> SocketAddr {
+        let next = u64::from(self.port) + client;
+        let port = if self.port == 0 { Ok(0) } else { u16::try_from(next) };
+        SocketAddr::new(self.local, port.expect("invariant: there are ports for all"))
+    }
+}
+
 /// A load. Whoever makes one keeps to the bounds above.
 #[derive(Debug, Clone)]
 pub struct Load {
     /// Where connections go, in turn.
     pub targets: Vec<SocketAddr>,
+    /// If answers come by UDP, every operation goes to all targets; `pipeline` is 1 then.
+    pub answers: Option<Answers>,
     /// Connections.
     pub clients: u64,
     /// Operations of one connection on their way.
@@ -109,9 +133,24 @@ pub struct Load {
 pub struct Progress {
     successes: AtomicU64,
     errors: AtomicU64,
+    /// Latencies of the first connection, nanoseconds, if somebody takes them.
+    watched: Option<Mutex<Vec<u64>>>,
 }
 
 impl Progress {
+    /// A progress that also has the latencies of the first connection, one by one: take them.
+    pub fn watching() -> Progress {
+        Progress { watched: Some(Mutex::default()), ..Progress::default() }
+    }
+
+    /// The latencies of the first connection that have come, nanoseconds, in their order.
+    pub fn take_watched(&self) -> Vec<u64> {
+        self.watched
+            .as_ref()
+            .map(|watched| std::mem::take(&mut *watched.lock()))
+            .unwrap_or_default()
+    }
+
     fn add(&self, (successes, errors): (u64, u64)) {
         self.successes.fetch_add(successes, Ordering::Relaxed);
         self.errors.fetch_add(errors, Ordering::Relaxed);
@@ -147,7 +186,7 @@ struct Shared<'a> {
 /// # Errors
 /// What the system refused to a thread: memory, descriptors.
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
-    raise_descriptor_limit(load.clients + SPARE_DESCRIPTOR_COUNT)?;
+    raise_descriptor_limit(descriptor_count(load))?;
     let threads = load.threads.min(load.clients);
     let shared = Shared {
         load,
@@ -173,6 +212,12 @@ pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::
         all.add(tally);
     }
     Ok(Report::new(load, &all))
+}
+
+/// Descriptors of a run.
+fn descriptor_count(load: &Load) -> u64 {
+    let each = if load.answers.is_some() { load.targets.len() as u64 + 1 } else { 1 };
+    load.clients * each + SPARE_DESCRIPTOR_COUNT
 }
 
 /// Raises the number of files and connections that this process may have open to what the system

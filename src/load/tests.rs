@@ -82,6 +82,7 @@ fn mixed(reads: u64) -> Workload {
 fn load(target: SocketAddr, requests: u64) -> Load {
     Load {
         targets: vec![target],
+        answers: None,
         clients: 3,
         pipeline: 1,
         threads: 2,
@@ -317,4 +318,72 @@ fn a_connection_rests_between_its_reply_and_its_next_operation() {
     assert_eq!((report.all.count, report.error_count()), (20, 0));
     assert!(report.seconds >= 0.09, "nine rests of a connection: {}", report.seconds);
     assert!(report.load.contains("resting 10ms to 20ms"), "{}", report.load);
+}
+
+/// Replicas of the original, of which the first answers by UDP; also how many commands each has read.
+fn replicas(count: usize) -> (Vec<SocketAddr>, Arc<Mutex<Vec<u64>>>) {
+    let seen = Arc::new(Mutex::new(vec![0; count]));
+    let addresses = (0..count).map(|number| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || answer_lines(number, &stream.unwrap(), &seen));
+            }
+        });
+        address
+    });
+    (addresses.collect(), seen)
+}
+
+fn answer_lines(number: usize, stream: &TcpStream, seen: &Mutex<Vec<u64>>) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        seen.lock().unwrap()[number] += 1;
+        let (port, command) = line.split_once('-').unwrap();
+        let to = SocketAddr::new(stream.peer_addr().unwrap().ip(), port.parse().unwrap());
+        let answer: &[u8] = if command.starts_with("get-") { b"OK: it\n" } else { b"OK: \n" };
+        if number == 0 {
+            socket.send_to(answer, to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_client_of_the_original_writes_to_all_and_takes_one_datagram() {
+    let (mut targets, seen) = replicas(3);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    targets.push(nobody); // a replica that is down stops nobody
+    let answers = Some(Answers { local: [127, 0, 0, 1].into(), port: 0 });
+    let load = Load { targets, answers, verify: false, ..load(nobody, 1000) };
+    let progress = Progress::watching();
+    let report = run(&load, &|| Box::new(Original::text()), &progress).unwrap();
+    assert_eq!((report.all.count, report.error_count()), (1000, 0), "{:?}", report.errors);
+    assert_eq!(report.missing, 0);
+    // Followers may still be reading what they were sent.
+    for _ in 0..10_000 {
+        if *seen.lock().unwrap() == [1000; 3] {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(*seen.lock().unwrap(), [1000; 3]);
+    let watched = progress.take_watched();
+    assert!((1..1000).contains(&watched.len()) && watched.iter().all(|latency| *latency > 0));
+    assert!(progress.take_watched().is_empty());
+}
+
+#[test]
+fn a_client_of_the_original_whose_leader_is_silent_hears_of_it() {
+    let (targets, _seen) = replicas(2);
+    let answers = Some(Answers { local: [127, 0, 0, 1].into(), port: 0 });
+    let timeout = Duration::from_millis(50);
+    let duration = Some(Duration::from_millis(300));
+    // The second one follows, and says nothing.
+    let silent = Load { answers, duration, timeout, ..load(targets[1], 1000) };
+    let report = run(&silent, &|| Box::new(Original::text()), &Progress::default()).unwrap();
+    assert_eq!(report.all.count, 0);
+    assert!(kinds(&report).iter().any(|(kind, count)| *kind == "timeout" && *count >= 3));
 }

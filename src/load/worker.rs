@@ -19,6 +19,7 @@ use rustix::thread::set_current_timer_slack;
 
 use super::codec::{Operation, Reply};
 use super::connection::{Connection, Sent, State};
+use super::copies::split;
 use super::random::Random;
 use super::schedule::Schedule;
 use super::tally::{Kind, Tally};
@@ -74,6 +75,8 @@ pub(super) struct Worker<'a> {
     resting: BinaryHeap<Reverse<(u64, usize)>>,
     /// Records that were read and are now to be written.
     follow_ups: Vec<Sent>,
+    /// Latencies of the first connection that are not yet told.
+    watched: Vec<u64>,
 }
 
 impl<'a> Worker<'a> {
@@ -106,6 +109,7 @@ impl<'a> Worker<'a> {
             news: (0, 0),
             resting: BinaryHeap::new(),
             follow_ups: Vec::new(),
+            watched: Vec::new(),
         })
     }
 
@@ -168,7 +172,8 @@ impl<'a> Worker<'a> {
         }
         self.wait(events, now)?;
         for event in events.drain(..) {
-            self.react(to_index(event.data.u64()));
+            let (index, part) = split(event.data.u64());
+            self.react(index, part);
         }
         Ok(())
     }
@@ -244,8 +249,8 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads, writes and goes on with a connection.
-    fn react(&mut self, index: usize) {
-        let outcome = self.exchange(index);
+    fn react(&mut self, index: usize, part: usize) {
+        let outcome = self.exchange(index, part);
         let now = nanoseconds(self.clock);
         match outcome {
             Ok(answered_at) => {
@@ -259,17 +264,19 @@ impl<'a> Worker<'a> {
     }
 
     /// Takes what came, and writes what is left; says when replies came, if any did.
-    fn exchange(&mut self, index: usize) -> io::Result<Option<u64>> {
-        let Worker { connections, scratch, tally, shared, schedule, clock, .. } = self;
+    fn exchange(&mut self, index: usize, part: usize) -> io::Result<Option<u64>> {
+        let Worker { connections, scratch, tally, shared, schedule, clock, epoll, .. } = self;
         let connection = &mut connections[index];
         let is_new = connection.state != State::Open;
         if is_new {
-            connection.connect_error()?;
+            connection.settle(part, (epoll, index as u64))?;
         }
         let mut answered_at = None;
         let mut news = (0, 0);
         let follow_ups = &mut self.follow_ups;
-        let outcome = connection.read(scratch, |sent, reply| {
+        let watched = (connection.client == 0).then_some(&mut self.watched);
+        let mut watched = watched.filter(|_| shared.progress.watched.is_some());
+        let outcome = connection.read(part, scratch, |sent, reply| {
             let now = *answered_at.get_or_insert_with(|| nanoseconds(*clock));
             let judged = judge(shared, &sent, reply);
             if sent.kind == Kind::Modify && sent.is_read && judged.is_ok() {
@@ -283,6 +290,9 @@ impl<'a> Worker<'a> {
             *counts += 1;
             if schedule.measures(sent.start) {
                 count(tally, schedule, &sent, judged, now);
+                if let Some(watched) = watched.as_mut().filter(|_| judged.is_ok()) {
+                    watched.push(now.saturating_sub(sent.start));
+                }
             }
         });
         self.in_flight -= news.0 + news.1;
@@ -437,7 +447,15 @@ impl<'a> Worker<'a> {
         let codec = (self.shared.make_codec)();
         let connection = &mut self.connections[index];
         connection.attempts += 1;
-        match connection.connect(target, codec, &self.epoll, index as u64) {
+        let begun = match self.shared.load.answers {
+            None => connection.connect(target, codec, &self.epoll, index as u64),
+            Some(answers) => {
+                let local = answers.of(connection.client);
+                let targets = &self.shared.load.targets;
+                connection.connect_all(targets, local, codec, (&self.epoll, index as u64))
+            }
+        };
+        match begun {
             Ok(()) => connection.state = State::Opening { since: now },
             Err(error) => self.lose(index, &words(&error), now),
         }
@@ -504,6 +522,9 @@ impl<'a> Worker<'a> {
     fn tell(&mut self) {
         self.shared.progress.add(self.news);
         self.news = (0, 0);
+        if let Some(watched) = &self.shared.progress.watched {
+            watched.lock().append(&mut self.watched);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod bench;
+mod client;
 mod durability;
 mod harness;
 mod join;

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "times and skips are for whoever reads along")]
 
 mod catch_up;
+mod client;
 mod crashes;
 mod disks;
 mod first_steps;

@@ -25,6 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn load_of(target: SocketAddr, work: Work, duration: Duration) -> Load {
     Load {
         targets: vec![target],
+        answers: None,
         clients: work.clients,
         pipeline: work.pipeline,
         threads: 1,

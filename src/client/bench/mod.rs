@@ -14,7 +14,9 @@ use super::connection::{Answer, Connection};
 use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};
-use crate::load::{self, Codec, Distribution, Load, Pace, Progress, Report, Resp, Workload};
+use crate::load::{
+    self, Codec, Distribution, Load, MakeCodec, Pace, Progress, Report, Resp, Workload,
+};
 use crate::status::Status;
 
 /// How long an address may take to accept the first connection.
@@ -34,27 +36,38 @@ pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientE
     if let Some(folder) = folder {
         std::fs::read_dir(folder).map_err(|source| local(folder, source))?;
     }
-    let report = measure(&load)
-        .map_err(|source| ClientError::Local { what: "the load".to_owned(), source })?;
-    if flags.json {
-        let json = serde_json::to_vec(&report).expect("invariant: a report has text for keys");
-        print(out, &[&json[..], b"\n"].concat())?;
-    } else {
-        print(out, report.table().as_bytes())?;
-    }
+    let make_codec = || -> Box<dyn Codec> { Box::new(Resp) };
+    let report = measure(&load, &make_codec, &Progress::default(), &mut || {})?;
+    print_report(&report, flags.json, out)?;
     if let Some(path) = &flags.hgrm {
         write_quantiles(&report, path)?;
     }
     if report.all.count == 0 { Err(ClientError::NothingSucceeded) } else { Ok(()) }
 }
 
-/// Runs the load, and shows on a terminal how far it is.
-fn measure(load: &Load) -> io::Result<Report> {
-    let progress = Progress::default();
-    let make_codec = || -> Box<dyn Codec> { Box::new(Resp) };
-    std::thread::scope(|scope| {
+/// Prints what a load came to, as a table or as JSON.
+pub(super) fn print_report(
+    report: &Report,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> Result<(), ClientError> {
+    if !as_json {
+        return print(out, report.table().as_bytes());
+    }
+    let json = serde_json::to_vec(report).expect("invariant: a report has text for keys");
+    print(out, &[&json[..], b"\n"].concat())
+}
+
+/// Runs the load, and shows on a terminal how far it is. `each_second` is called then, and once more
+/// at the end.
+pub(super) fn measure(
+    load: &Load,
+    make_codec: MakeCodec<'_>,
+    progress: &Progress,
+    each_second: &mut (dyn FnMut() + Send),
+) -> Result<Report, ClientError> {
+    let report = std::thread::scope(|scope| {
         let (end, ended): (Sender<()>, _) = channel();
-        let progress = &progress;
         scope.spawn(move || {
             let bar = ProgressBar::new_spinner(); // shows nothing but on a terminal // I1
             let begin = Instant::now();
@@ -65,13 +78,16 @@ fn measure(load: &Load) -> io::Result<Report> {
                 bar.set_message(format!("{seconds} s: {news} operations/s, {errors} errors"));
                 bar.tick();
                 before = successes;
+                each_second();
             }
+            each_second();
             bar.finish_and_clear();
         });
-        let report = load::run(load, &make_codec, progress);
+        let report = load::run(load, make_codec, progress);
         drop(end);
         report
-    })
+    });
+    report.map_err(|source| ClientError::Local { what: "the load".to_owned(), source })
 }
 
 fn write_quantiles(report: &Report, path: &Path) -> Result<(), ClientError> {
@@ -135,6 +151,7 @@ fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
         return Err(refuse("duration", &shown, "with -warm-up give up to 24h, and not 0"));
     }
     Ok(Load {
+        answers: None,
         clients,
         pipeline,
         threads: threads.min(clients),
@@ -181,7 +198,7 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
 }
 
 /// Flags of the nodes at `list` that weaken a promise; none of what is no node of ours.
-fn unsafe_flags(list: &str) -> Vec<String> {
+pub(super) fn unsafe_flags(list: &str) -> Vec<String> {
     let mut flags: Vec<String> = list
         .split(',')
         .filter_map(|address| {
@@ -196,7 +213,7 @@ fn unsafe_flags(list: &str) -> Vec<String> {
     flags
 }
 
-fn threads_default() -> u64 {
+pub(super) fn threads_default() -> u64 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors / PROCESSORS_PER_THREAD).max(1) as u64
 }
@@ -215,7 +232,7 @@ fn value_bytes(text: &str) -> Result<std::ops::RangeInclusive<usize>, ClientErro
 }
 
 /// Every address must take a connection now: a mistyped one would be half of all errors.
-fn targets(list: &str) -> Result<Vec<SocketAddr>, ClientError> {
+pub(super) fn targets(list: &str) -> Result<Vec<SocketAddr>, ClientError> {
     let mut targets = Vec::new();
     for address in super::addresses(&crate::cli::Servers { list: list.to_owned() })? {
         let connected = resolve(address).and_then(|target| {
@@ -237,7 +254,7 @@ fn resolve(address: &str) -> io::Result<SocketAddr> {
     found.next().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-fn refuse(flag: &str, value: &str, reason: &str) -> ClientError {
+pub(super) fn refuse(flag: &str, value: &str, reason: &str) -> ClientError {
     let (flag, value, reason) = (flag.to_owned(), value.to_owned(), reason.to_owned());
     ClientError::Flag { flag, value, reason }
 }

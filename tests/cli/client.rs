@@ -1,0 +1,147 @@
+//! The `client` program as its user meets it: at a terminal, with wrong files and flags, measured.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pprof::protos::{Message, Profile};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{PATIENCE, Place};
+
+fn client() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_client"))
+}
+
+fn write_config(folder: &Path, text: &str) -> String {
+    let path = folder.join("client-config.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Waits until `condition` gives something.
+#[track_caller]
+fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn wrong_files_and_flags_are_named_and_exit_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = client().args(arguments).current_dir(folder.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        text
+    };
+    assert!(refused(&[]).contains("client-config.toml: No such file"));
+    let config = write_config(folder.path(), "svrIps = [\":1\"]\nudpport = \"15000\"\n");
+    let words = format!("client: {config}: `udpport` is to be a number, and is of type string");
+    assert!(refused(&["-config", &config]).contains(&words));
+    write_config(folder.path(), "svrIps = [\":1\"]\nthinkTimeMsec = 3\n");
+    assert!(refused(&[]).contains("`thinkTimeMsec` is no key of it; did you mean"));
+    assert!(refused(&["-protocol", "grpc"]).contains("give one of resp, text, proto"));
+    assert!(refused(&["-clients", "5"]).contains("a load needs"));
+    let text = refused(&["-cleints", "5"]);
+    assert!(text.contains("'-clients'") && text.contains("Usage: client"), "{text}");
+}
+
+#[test]
+fn a_terminal_has_line_editing_and_a_history() {
+    let place = Place::new();
+    let node = place.start(&[]);
+    let folder = place.directory.path();
+    let config = write_config(folder, &format!("svrIps = [{:?}]\n", place.client()));
+    let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+    rustix::pty::grantpt(&terminal).unwrap();
+    rustix::pty::unlockpt(&terminal).unwrap();
+    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let end = File::options().read(true).write(true).open(name).unwrap();
+    let stdio = || Stdio::from(OwnedFd::from(end.try_clone().unwrap()));
+    let mut child = client()
+        .args(["-config", &config])
+        .env("HOME", folder)
+        .env("TERM", "xterm")
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(stdio())
+        .spawn()
+        .unwrap();
+    drop(end);
+    let mut terminal = File::from(terminal);
+    let mut shown = String::new();
+    let mut until = |terminal: &mut File, words: &str, times: usize| {
+        let mut bytes = [0; 4096];
+        let patience = Timespec::try_from(PATIENCE).unwrap();
+        while shown.matches(words).count() < times {
+            let mut readable = [PollFd::new(&*terminal, PollFlags::IN)];
+            assert_eq!(poll(&mut readable, Some(&patience)), Ok(1), "no {words} in {shown}");
+            let count = terminal.read(&mut bytes).unwrap();
+            shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    };
+    until(&mut terminal, "udpaddr: 15000", 1);
+    until(&mut terminal, "exit", 1);
+    // A typing error that is taken back, and then the last line again by the upward arrow.
+    terminal.write_all(b"set 1 hellp\x7fo\r").unwrap();
+    until(&mut terminal, "OK: ", 1);
+    terminal.write_all(b"get 1\r").unwrap();
+    until(&mut terminal, "OK: hello", 1);
+    terminal.write_all(b"\x1b[A\r").unwrap();
+    until(&mut terminal, "OK: hello", 2);
+    terminal.write_all(b"exit\r").unwrap();
+    assert_eq!(end_of(&mut child), Some(0));
+    let history = std::fs::read_to_string(folder.join(".diskstore_client_history")).unwrap();
+    assert!(history.contains("set 1 hello\nget 1\n"), "{history}");
+    node.stop();
+}
+
+#[track_caller]
+fn end_of(child: &mut Child) -> Option<i32> {
+    wait_for(|| child.try_wait().unwrap()).code()
+}
+
+#[test]
+fn signals_write_the_profiles_of_a_client_and_end_it() {
+    let place = Place::new();
+    let node = place.start(&[]);
+    let folder = place.directory.path();
+    let config = write_config(folder, &format!("svrIps = [{:?}]\n", place.client()));
+    for (signal, exit_code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut child = client()
+            .args(["-config", &config, "-clients", "2", "-key", "9", "-data", "0"])
+            .args(["-time", "3600", "-cpuprofile", "cpu.pb", "-memprofile", "heap.pb"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let latencies = folder.join("2c-latency.out");
+        wait_for(|| std::fs::metadata(&latencies).ok().filter(|file| file.len() > 0));
+        assert!(!folder.join("cpu.pb").exists() && !folder.join("heap.pb").exists());
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(end_of(&mut child), Some(exit_code));
+        for name in ["cpu.pb", "heap.pb", "2c-latency.out"] {
+            let bytes = std::fs::read(folder.join(name)).unwrap();
+            std::fs::remove_file(folder.join(name)).unwrap();
+            match name {
+                "cpu.pb" => assert!(!Profile::decode(&*bytes).unwrap().sample.is_empty()),
+                "heap.pb" => assert_eq!(bytes[..2], [0x1f, 0x8b], "compressed by gzip"),
+                _ => assert!(bytes.ends_with(b"\n")),
+            }
+        }
+    }
+    node.stop();
+}
