@@ -36,14 +36,16 @@ impl Bench {
         ports: &[u16],
         folder: &Path,
     ) -> Result<Bench> {
+        let mix = match &load.workload {
+            Some(name) => format!("-workload {name}"),
+            None => format!("-reads {} -distribution {}", load.reads, load.distribution),
+        };
         let line = format!(
-            "-clients {} -pipeline {} -keys {} -reads {} -distribution {} -value-bytes {} -seed \
-             {seed} -warm-up {}s -duration {}s -hgrm latency.hgrm",
+            "-clients {} -pipeline {} -keys {} {mix} -value-bytes {} -seed {seed} -warm-up {}s \
+             -duration {}s",
             point.clients,
             load.pipeline,
             load.keys,
-            load.reads,
-            load.distribution,
             point.value_bytes,
             load.warm_up_s,
             load.duration_s,
@@ -89,7 +91,7 @@ impl Bench {
         time_max: Duration,
     ) -> Result<Bench> {
         let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let line = format!("bench -json -addr {} {line}", addresses.join(","));
+        let line = format!("bench -json -hgrm latency.hgrm -addr {} {line}", addresses.join(","));
         let child = Process::start_with_output(&programs.load(), &words(&line), directory)?;
         Ok(Bench { child, directory: directory.to_owned(), time_max })
     }
@@ -113,13 +115,18 @@ impl Bench {
         let report: LoadReport = serde_json::from_slice(&text).with_context(words)?;
         ensure!(status.success(), words());
         let mut latencies = Vec::new();
-        let both = report.reads.count > 0 && report.writes.count > 0;
-        for (operation, count) in [("reads", report.reads.count), ("writes", report.writes.count)] {
-            let name = if both { format!("latency-{operation}") } else { "latency".to_owned() };
-            let path = self.directory.join(format!("{name}.hgrm"));
-            if count > 0 && path.exists() {
-                latencies.extend(quantiles(operation, &std::fs::read_to_string(&path)?));
-            }
+        let kinds = [
+            ("reads", report.reads.count),
+            ("writes", report.writes.count),
+            ("modifies", report.modifies.count),
+        ];
+        let used = kinds.iter().filter(|(_, count)| *count > 0);
+        let used: Vec<&str> = used.map(|(operation, _)| *operation).collect();
+        for operation in &used {
+            let several = used.len() > 1;
+            let name = if several { format!("latency-{operation}") } else { "latency".to_owned() };
+            let text = std::fs::read_to_string(self.directory.join(format!("{name}.hgrm")))?;
+            latencies.extend(quantiles(operation, &text));
         }
         Ok((report, latencies))
     }

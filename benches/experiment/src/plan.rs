@@ -154,6 +154,8 @@ pub(crate) struct Load {
     /// Reads in 100 operations.
     pub(crate) reads: u64,
     pub(crate) distribution: String,
+    /// A name that `diskstore bench -workload` takes, instead of reads and distribution.
+    pub(crate) workload: Option<String>,
     pub(crate) pipeline: u64,
     /// A further member joins so long after the measurement began, and is sent the state.
     pub(crate) join_at_s: Option<u64>,
@@ -247,6 +249,7 @@ impl Default for Load {
             keys: 65_536,
             reads: 0,
             distribution: "uniform".to_owned(),
+            workload: None,
             pipeline: 1,
             join_at_s: None,
             kill_at_s: None,
@@ -281,6 +284,11 @@ impl Plan {
         bounded("load.duration_s", load.duration_s, 1, SECONDS_MAX)?;
         bounded("load.warm_up_s", load.warm_up_s, 0, SECONDS_MAX)?;
         bounded("load.reads", load.reads, 0, 100)?;
+        let is_mixed = load.reads > 0 || load.distribution != "uniform";
+        ensure!(
+            load.workload.is_none() || !is_mixed,
+            "load.workload stands for load.reads and load.distribution: give it alone"
+        );
         bounded("load.pipeline", load.pipeline, 1, 10_000)?;
         bounded("load.keys", load.keys, 1, KEY_COUNT_MAX)?;
         bounded("cluster.nodes", cluster.nodes, 1, NODE_COUNT_MAX)?;
@@ -402,19 +410,31 @@ impl Quick {
 }
 
 impl Point {
-    /// The factors that are compared: all but how much load there is.
-    pub(crate) fn variant(&self) -> String {
-        let Point { machine, strategy, sync, read, .. } = self;
-        let read = if read == "linearizable" { String::new() } else { format!(", read {read}") };
-        let source = self.source.map(|source| format!(", {source}")).unwrap_or_default();
-        format!("{machine}, {strategy}, sync {sync}{read}{source}")
+    /// The factors that are compared, in words: all but how much load there is.
+    pub(crate) fn factors(&self) -> Vec<String> {
+        let commands = self.commands.map(|commands| format!("{commands} commands"));
+        vec![
+            self.source.map(|source| source.to_string()).unwrap_or_default(),
+            commands.unwrap_or_default(),
+            self.machine.to_string(),
+            self.strategy.to_string(),
+            format!("sync {}", self.sync),
+            format!("read {}", self.read),
+            format!("{} B", self.value_bytes),
+        ]
     }
 }
 
 impl Display for Point {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}, {} B, {} clients", self.variant(), self.value_bytes, self.clients)?;
-        self.commands.map_or(Ok(()), |commands| write!(out, ", {commands} commands"))
+        let mut factors = self.factors();
+        factors.retain(|factor| !factor.is_empty() && factor != "read linearizable");
+        let clients = if self.commands.is_none() {
+            format!(", {} clients", self.clients)
+        } else {
+            String::new()
+        };
+        write!(out, "{}{clients}", factors.join(", "))
     }
 }
 
@@ -538,6 +558,7 @@ mod tests {
             ("repeat = 0", "repeat = 0"),
             ("[load]\nreads = 101", "load.reads = 101: give 0 to 100"),
             ("[load]\nduration_s = 5\njoin_at_s = 5", "load.join_at_s = 5: give 0 to 4"),
+            ("[load]\nworkload = 'a'\nreads = 5", "give it alone"),
             ("[load]\nkill_at_s = 1", "kind = \"failover\""),
             ("[sweep]\ncommands = [1]", "kind = \"recovery\""),
         ] {

@@ -32,6 +32,7 @@ pub(crate) struct LoadReport {
     pub(crate) all: Operations,
     pub(crate) reads: Operations,
     pub(crate) writes: Operations,
+    pub(crate) modifies: Operations,
     pub(crate) missing: u64,
     pub(crate) errors: Vec<Errors>,
     pub(crate) series: Vec<Second>,
@@ -69,6 +70,7 @@ pub(crate) struct Errors {
 pub(crate) struct Second {
     pub(crate) reads: u64,
     pub(crate) writes: u64,
+    pub(crate) modifies: u64,
     pub(crate) errors: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
@@ -78,7 +80,7 @@ pub(crate) struct Second {
 /// So large a share of operations of a kind took no longer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Quantile {
-    /// `reads` or `writes`.
+    /// `reads`, `writes` or `modifies`.
     pub(crate) operation: String,
     pub(crate) quantile: f64,
     pub(crate) ms: f64,
@@ -210,7 +212,8 @@ pub(crate) mod tests {
             "all":{"count":3,"per_second":1.5,"latency":{"mean_ms":1,"p50_ms":1,"p90_ms":1,"p99_ms":1,"p999_ms":1,"max_ms":1}},
             "reads":{"count":0,"per_second":0,"latency":{"mean_ms":0,"p50_ms":0,"p90_ms":0,"p99_ms":0,"p999_ms":0,"max_ms":0}},
             "writes":{"count":3,"per_second":1.5,"latency":{"mean_ms":1,"p50_ms":1,"p90_ms":1,"p99_ms":1,"p999_ms":1,"max_ms":1}},
-            "series":[{"reads":0,"writes":3,"errors":0,"p50_ms":1,"p99_ms":1,"max_ms":1}]}"#;
+            "modifies":{"count":0,"per_second":0,"latency":{"mean_ms":0,"p50_ms":0,"p90_ms":0,"p99_ms":0,"p999_ms":0,"max_ms":0}},
+            "series":[{"reads":0,"writes":3,"modifies":0,"errors":0,"p50_ms":1,"p99_ms":1,"max_ms":1}]}"#;
         serde_json::from_str(text).unwrap()
     }
 

@@ -26,7 +26,7 @@ pub(crate) fn all(results: &[RunResult]) -> Vec<(String, String)> {
 
 fn runs(results: &[RunResult]) -> String {
     let mut text = format!(
-        "{FACTORS},begin_unix_ms,whole_s,seconds,operations,per_second,reads,writes,missing,errors,\
+        "{FACTORS},begin_unix_ms,whole_s,seconds,operations,per_second,reads,writes,modifies,missing,errors,\
          mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,syncs,sync_p50_us,sync_p99_us,\
          learner_lag_max,unsafe_flags\n"
     );
@@ -34,7 +34,7 @@ fn runs(results: &[RunResult]) -> String {
         let Some(load) = &result.load else { continue };
         let (latency, nodes) = (load.all.latency, &result.nodes);
         let lag = nodes.learner_lag_max.map(|lag| lag.to_string()).unwrap_or_default();
-        let cells: [&dyn Display; 21] = [
+        let cells: [&dyn Display; 22] = [
             &factors(result),
             &result.begin_unix_ms,
             &result.whole_s,
@@ -43,6 +43,7 @@ fn runs(results: &[RunResult]) -> String {
             &load.all.per_second,
             &load.reads.count,
             &load.writes.count,
+            &load.modifies.count,
             &load.missing,
             &load.error_count(),
             &latency.mean_ms,
@@ -63,7 +64,7 @@ fn runs(results: &[RunResult]) -> String {
 }
 
 fn series(results: &[RunResult]) -> String {
-    let mut text = "run,second,reads,writes,errors,p50_ms,p99_ms,max_ms\n".to_owned();
+    let mut text = "run,second,reads,writes,modifies,errors,p50_ms,p99_ms,max_ms\n".to_owned();
     for (result, load) in results.iter().filter_map(|result| Some((result, result.load.as_ref()?)))
     {
         for (second, row) in load.series.iter().enumerate() {
@@ -74,6 +75,7 @@ fn series(results: &[RunResult]) -> String {
                     &second,
                     &row.reads,
                     &row.writes,
+                    &row.modifies,
                     &row.errors,
                     &row.p50_ms,
                     &row.p99_ms,

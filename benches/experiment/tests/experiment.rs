@@ -90,7 +90,10 @@ fn an_experiment_that_is_killed_goes_on_and_its_tables_make_sense() {
     let out = folder.path().join("out");
     fs::write(&file, PLAN).unwrap();
     let mut killed = experiment(&file, &out).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("a first result", || !results(&out).is_empty());
+    wait_until("a first result", || {
+        assert!(killed.try_wait().unwrap().is_none(), "it has ended");
+        !results(&out).is_empty()
+    });
     wait_until("the second cluster", || processes_in(&out).len() >= 3);
     killed.kill().unwrap();
     killed.wait().unwrap();

@@ -285,7 +285,8 @@ impl Range {
 
     fn linear(from: f64, most: f64) -> Range {
         let step = step(if most > from { most - from } else { 1.0 });
-        let to = ((most / step).floor() + 1.0) * step;
+        // The last tick is at the highest value or above.
+        let to = ((most / step - 1e-9).ceil() * step).max(from + step);
         let ticks = ticks(from, to, step);
         Range { scale: Scale::Linear, from, to, ticks, is_numbered: false }
     }

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::plan::Point;
 use crate::result::{RunResult, SERVICE_BIN_MS};
 use crate::statistics::{Spread, float};
 use crate::watch::seconds;
@@ -17,7 +16,7 @@ pub(crate) use chart::shown;
 /// Variants of which throughput over time is shown, each in a plot of its own.
 const TIME_PLOT_COUNT_MAX: usize = 6;
 /// How much of a failover is shown before and after the kill.
-const KILL_WINDOW_S: (f64, f64) = (1.0, 4.0);
+const KILL_WINDOW_S: (f64, f64) = (1.0, 8.0);
 
 const MIB: f64 = 1_048_576.0;
 
@@ -60,14 +59,20 @@ pub(crate) fn all(results: &[RunResult]) -> Result<Vec<(String, String)>> {
     Ok(plots.into_iter().map(|(name, svg)| (format!("plots/{name}.svg"), svg)).collect())
 }
 
+/// Variants are called by those of their factors that differ between results.
 fn variants<'a>(results: impl Iterator<Item = &'a RunResult> + Clone) -> Variants<'a> {
+    let all: Vec<Vec<String>> = results.clone().map(|result| result.run.point.factors()).collect();
+    let differs = |at: usize| all.iter().any(|factors| factors[at] != all[0][at]);
     let mut variants = Variants::new();
-    let first = results.clone().next().map(|result| result.run.point.value_bytes);
-    let one_size = results.clone().all(|result| Some(result.run.point.value_bytes) == first);
-    for result in results {
-        let Point { value_bytes, .. } = result.run.point;
-        let size = if one_size { String::new() } else { format!(", {value_bytes} B") };
-        let name = format!("{}{size}", result.run.point.variant());
+    for (result, factors) in results.zip(&all) {
+        let told = factors.iter().enumerate().filter(|(at, _)| differs(*at));
+        let told: Vec<&str> = told.map(|(_, factor)| factor.as_str()).collect();
+        let point = &result.run.point;
+        let name = match told[..] {
+            [] => format!("{}, {}, sync {}", point.machine, point.strategy, point.sync),
+            [value] if value == point.strategy.to_string() => format!("strategy {value}"),
+            _ => told.join(", "),
+        };
         match variants.iter_mut().find(|(found, _)| *found == name) {
             Some((_, runs)) => runs.push(result),
             None => variants.push((name, vec![result])),
@@ -111,7 +116,7 @@ fn latency(result: &RunResult, quantile: u64) -> f64 {
 /// Every repetition is a line.
 fn distributions(variants: &Variants<'_>, clients: u64) -> Result<Vec<(String, String)>> {
     let mut plots = Vec::new();
-    for operation in ["reads", "writes"] {
+    for operation in ["reads", "writes", "modifies"] {
         let mut all = Vec::new();
         for (colour, (name, runs)) in variants.iter().enumerate() {
             for run in runs {
@@ -145,7 +150,9 @@ fn throughput_time(name: &str, result: &RunResult) -> Result<String> {
     let Some(load) = &result.load else { return Ok(String::new()) };
     // What is answered after the end is no whole second.
     let whole = load.series.iter().zip(0_u64..).filter(|(_, at)| float(*at) + 1.0 <= load.seconds);
-    let points = whole.map(|(row, at)| (float(at) + 0.5, float(row.reads + row.writes))).collect();
+    let points = whole
+        .map(|(row, at)| (float(at) + 0.5, float(row.reads + row.writes + row.modifies)))
+        .collect();
     let line =
         Line { name: "operations/s".to_owned(), colour: 0, width: 2, points, has_dots: false };
     let marks = result.events.iter().map(|event| Mark {
@@ -222,22 +229,19 @@ fn total(process: &crate::result::Resources, column: &str, result: &RunResult) -
 }
 
 fn recovery(results: &[RunResult]) -> Result<String> {
-    let mut cases: BTreeMap<String, Vec<[Option<f64>; 3]>> = BTreeMap::new();
-    for result in results {
-        let (Some(recovery), point) = (&result.recovery, &result.run.point) else { continue };
-        let Some(commands) = point.commands else { continue };
-        let name = format!("{}, {commands:>9}", point.variant());
-        let times = [recovery.transfer_ms, recovery.install_ms, Some(recovery.total_ms)];
-        cases.entry(name).or_default().push(times);
-    }
+    let cases = variants(results.iter().filter(|result| result.recovery.is_some()));
     let series = ["transfer", "install", "total"].into_iter().enumerate().map(|(at, name)| {
-        let values = cases.values().map(|times| {
-            let values: Vec<f64> = times.iter().filter_map(|times| times[at]).collect();
-            (!values.is_empty()).then(|| Spread::of(&values))
+        let values = cases.iter().map(|(_, runs)| {
+            let times = runs.iter().filter_map(|run| {
+                let recovery = run.recovery.as_ref()?;
+                [recovery.transfer_ms, recovery.install_ms, Some(recovery.total_ms)][at]
+            });
+            let times: Vec<f64> = times.collect();
+            (!times.is_empty()).then(|| Spread::of(&times))
         });
         Bars { name: name.to_owned(), values: values.collect() }
     });
-    let categories: Vec<String> = cases.keys().cloned().collect();
+    let categories: Vec<String> = cases.iter().map(|(name, _)| name.clone()).collect();
     let title = "recovery, average and standard deviation";
     bars(title, "milliseconds", &categories, &series.collect::<Vec<_>>())
 }

@@ -87,7 +87,7 @@ impl Setting<'_> {
         result: &RunResult,
     ) -> Result<Measuring> {
         let (load, point) = (&self.plan.load, &result.run.point);
-        if load.reads > 0 {
+        if load.reads > 0 || load.workload.is_some() {
             Bench::fill(self.programs, (load, point), load.keys, ports[0], self.folder)?;
         }
         let interval = Duration::from_millis(load.duration_s * 1000 / ROW_COUNT_MIN)

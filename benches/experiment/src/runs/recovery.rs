@@ -37,7 +37,7 @@ pub(super) fn measure(
     let mut recovery = match source {
         Source::Restart => restart(&mut cluster, leader, committed)?,
         Source::Member => member(&mut cluster, committed)?,
-        Source::Records => records(setting, &cluster)?,
+        Source::Records => records(setting, &cluster, point.value_bytes)?,
     };
     if source != Source::Records {
         recovery.commands = count;
@@ -104,11 +104,12 @@ struct Printed {
 }
 
 /// Program `recovery` asks a logger, or a node that records.
-fn records(setting: &Setting<'_>, cluster: &Cluster<'_>) -> Result<Recovery> {
+fn records(setting: &Setting<'_>, cluster: &Cluster<'_>, value_bytes: u64) -> Result<Recovery> {
     let mut sources = cluster.loggers.iter().chain(&cluster.nodes);
     let port = sources.find_map(|member| member.recovery).context("nothing records")?;
     let directory = setting.folder.join("recovery");
-    let line = format!("-recov 127.0.0.1:{port} -json");
+    let (slots, bytes) = (setting.plan.cluster.slots, value_bytes);
+    let line = format!("-recov 127.0.0.1:{port} -slots {slots} -value-size {bytes} -json");
     let program = setting.programs.recovery();
     let mut child = Process::start_with_output(&program, &words(&line), &directory)?;
     let status = child.wait(RECOVERY_TIME_MAX)?;
