@@ -130,7 +130,9 @@ impl<'a> Cluster<'a> {
         let name = format!("log{number}");
         let directory = self.folder.join(&name);
         let (raft, port) = (self.ports.next()?, self.ports.next()?);
-        let line = format!("-id {name} -raft :{raft} -join :{} -logfolder records", self.join);
+        let (join, sync) = (self.join, &self.point.sync);
+        let line =
+            format!("-id {name} -raft :{raft} -join :{join} -sync {sync} -logfolder records");
         let mut arguments = words(&line);
         if self.point.source.is_some() {
             arguments.extend(words(&format!("-hrecov :{port}")));
