@@ -15,6 +15,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;
 use tokio::time::Instant;
 
+use super::proposals::propose_error;
 use super::types::{MEMBER_COUNT_MAX, Member, Membership, TypeConfig, encode_membership};
 use super::{Consensus, ProposeError};
 use crate::command::Failure;
@@ -109,7 +110,7 @@ impl Consensus {
     ) -> Result<(), ProposeError> {
         match result {
             Ok(()) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(self.propose_error(error)),
+            Err(RaftError::APIError(error)) => Err(propose_error(&self.raft, error)),
             Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
         }
     }

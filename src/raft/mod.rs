@@ -13,6 +13,7 @@ mod members;
 mod network;
 mod pace;
 mod peers;
+mod proposals;
 mod reads;
 mod replay;
 mod requests;
@@ -32,9 +33,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diskstore_storage::wal::Wal;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use openraft::async_runtime::{Watch, WatchReceiver};
-use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
+use openraft::errors::RaftError;
 use openraft::metrics::RaftMetrics;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -60,6 +61,7 @@ use applier::Applier;
 use log_store::LogStore;
 use network::Network;
 use peers::Peers;
+use proposals::Proposals;
 use reads::ReadRounds;
 use snapshot::Sender;
 use state_machine::StateMachine;
@@ -130,6 +132,7 @@ pub struct Consensus {
     network: Network,
     peers: Arc<Peers>,
     reads: ReadRounds,
+    proposals: Proposals,
     member_id: u64,
     /// True from the first attempt to hand over on; nobody takes it back, for an attempt that failed
     /// may still reach the heir.
@@ -266,6 +269,7 @@ impl Consensus {
             incoming,
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());
+        let proposals = Proposals::start(raft.clone());
         tokio::spawn(watch_fatal(raft.clone(), faults));
         let leading = Mutex::default();
         let consensus = Consensus {
@@ -277,6 +281,7 @@ impl Consensus {
             network,
             peers,
             reads,
+            proposals,
             member_id,
             is_handing_over: AtomicBool::new(false),
             leading,
@@ -357,50 +362,7 @@ impl Consensus {
         commands: Vec<Command>,
         bound: Duration,
     ) -> Vec<Result<Reply, ProposeError>> {
-        let count = commands.len();
-        let mut results = Vec::with_capacity(count);
-        let deadline = Instant::now() + bound;
-        let Ok(mut answers) = self.raft.client_write_many(commands).await else {
-            return vec![Err(ProposeError::Failed(Failure::Stopping)); count];
-        };
-        while results.len() < count {
-            let Ok(answer) = tokio::time::timeout_at(deadline, answers.next()).await else {
-                break;
-            };
-            let Some(Ok(answer)) = answer else { break };
-            results.push(match answer {
-                Ok(written) => Ok(written.response),
-                Err(error) => Err(self.propose_error(error)),
-            });
-        }
-        let missing = || Err(ProposeError::Failed(self.unknown("no answer from a majority")));
-        results.resize_with(count, missing);
-        results
-    }
-
-    fn propose_error(&self, error: ClientWriteError<TypeConfig>) -> ProposeError {
-        match error {
-            ClientWriteError::ForwardToLeader(ForwardToLeader {
-                leader_id, leader_node, ..
-            }) => ProposeError::NotLeader { leader: leader_id.zip(leader_node) },
-            ClientWriteError::LogEntryDiscarded(_) => {
-                ProposeError::Failed(self.unknown("the leader changed"))
-            }
-            ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
-                let reason = "the membership is just being changed".into();
-                ProposeError::Failed(Failure::Busy { reason })
-            }
-            other => ProposeError::Failed(self.unknown(&other.to_string())),
-        }
-    }
-
-    fn unknown(&self, reason: &str) -> Failure {
-        let view = self.view();
-        Failure::Unknown {
-            term: view.term,
-            index: view.last_log.unwrap_or_default(),
-            reason: reason.into(),
-        }
+        self.proposals.propose(commands, Instant::now() + bound).await
     }
 
     /// Returns once a read sees every write that was acknowledged before this call.
@@ -440,7 +402,7 @@ impl Consensus {
             Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => {
                 Ok(())
             }
-            Err(error) => Err(self.unknown(&error.to_string())),
+            Err(error) => Err(proposals::unknown(&self.raft, &error.to_string())),
         }
     }
 

@@ -24,6 +24,7 @@ use openraft::type_config::TypeConfigExt;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+use super::pace::Pace;
 use super::types::TypeConfig;
 use crate::fault::{Faults, chain};
 use crate::metrics::SyncTimes;
@@ -407,7 +408,14 @@ fn tend_segments(shared: &Shared, was_refused: bool) -> Result<bool, Error> {
     if !shared.wal.is_prepare_due() {
         return Ok(was_refused);
     }
-    match shared.wal.prepare() {
+    let mut pace = None;
+    // It is there by the time half of the present segment is full.
+    let mut rest = |filled, bytes| {
+        let log_bytes = shared.wal.log_bytes();
+        let pace = pace.get_or_insert_with(|| Pace::new(bytes, log_bytes));
+        std::thread::sleep(pace.rest(filled, log_bytes, bytes / 2));
+    };
+    match shared.wal.prepare_resting(&mut rest) {
         Err(full @ Error::NoSpace { .. }) => {
             if !was_refused {
                 tracing::error!(

@@ -213,7 +213,7 @@ impl Wal {
         };
         let store = Store::new(disk, directory.to_path_buf(), recovered.next_id, options);
         store.recycle(recovered.unused)?;
-        match store.prepare() {
+        match store.prepare(&mut |_, _| {}) {
             // The present segment takes some more; see `has_next_segment`.
             Err(Error::NoSpace { .. }) if writer.current.is_some() => {}
             made => drop(made?),
@@ -507,8 +507,18 @@ impl Wal {
     /// [`Error::NoSpace`], after which it may be tried again. After any other error of the disk,
     /// or [`Error::Poisoned`], the log writes no more.
     pub fn prepare(&self) -> Result<bool> {
+        self.prepare_resting(&mut |_, _| {})
+    }
+
+    /// As [`Wal::prepare`]; after each piece that it fills it calls `rest` with the bytes that are
+    /// filled and those of the whole segment, for the disk is busy with batches as well. The segment
+    /// is there when all rests are over.
+    ///
+    /// # Errors
+    /// As [`Wal::prepare`].
+    pub fn prepare_resting(&self, rest: &mut dyn FnMut(u64, u64)) -> Result<bool> {
         self.check_poison()?;
-        match self.store.prepare() {
+        match self.store.prepare(rest) {
             Err(full @ Error::NoSpace { .. }) => Err(full),
             made => self.watch(made),
         }

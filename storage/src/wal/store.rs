@@ -24,6 +24,9 @@ const MAKING_NAME: &str = "next.tmp";
 /// Zeros are written in pieces of this many bytes.
 const ZERO_BYTES: usize = 1 << 20;
 
+/// Called with the bytes of a segment that are filled, and those of all of it.
+pub(super) type Rest<'a> = &'a mut dyn FnMut(u64, u64);
+
 /// A segment that takes its first batch.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -88,8 +91,9 @@ impl Store {
         self.spares.lock().next.is_none()
     }
 
-    /// Makes the next segment if there is none. True if it made one.
-    pub(super) fn prepare(&self) -> Result<bool> {
+    /// Makes the next segment if there is none, calling `rest` as [`super::Wal::prepare_resting`]
+    /// says. True if it made one.
+    pub(super) fn prepare(&self, rest: Rest<'_>) -> Result<bool> {
         let _making = self.making.lock();
         let (id, reusable) = {
             let mut spares = self.spares.lock();
@@ -101,7 +105,7 @@ impl Store {
         };
         let made = match reusable {
             Some(name) => self.reuse(&name, id),
-            None => self.make(id),
+            None => self.make(id, rest),
         };
         let mut spares = self.spares.lock();
         spares.is_refused = made.is_err();
@@ -115,7 +119,7 @@ impl Store {
             if let Some(next) = self.spares.lock().next.take() {
                 return Ok(next);
             }
-            self.prepare()?;
+            self.prepare(&mut |_, _| {})?;
         }
     }
 
@@ -126,11 +130,11 @@ impl Store {
         self.open(id)
     }
 
-    fn make(&self, id: u64) -> Result<Prepared> {
+    fn make(&self, id: u64, rest: Rest<'_>) -> Result<Prepared> {
         let making = self.directory.join(MAKING_NAME);
         self.remove_leftover()?;
         let file = self.disk.create(&making, WriteMode::Direct)?;
-        if let Err(error) = self.fill(&*file) {
+        if let Err(error) = self.fill(&*file, rest) {
             drop(file);
             // The space goes back; what failed first is what the caller must hear.
             return self.remove_leftover().and(Err(error));
@@ -140,17 +144,18 @@ impl Store {
         self.open(id)
     }
 
-    fn fill(&self, file: &dyn File) -> Result<()> {
+    fn fill(&self, file: &dyn File, rest: Rest<'_>) -> Result<()> {
         file.reserve(self.segment_bytes)?;
         let piece_bytes = usize::try_from(self.segment_bytes).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
         let mut zeros = AlignedBuffer::with_capacity(piece_bytes);
         zeros.resize_zeroed(piece_bytes);
         let mut offset = 0;
         while offset < self.segment_bytes {
-            let rest = usize::try_from(self.segment_bytes - offset).unwrap_or(usize::MAX);
-            let (piece, _) = zeros.as_slice().split_at(rest.min(piece_bytes));
+            let left = usize::try_from(self.segment_bytes - offset).unwrap_or(usize::MAX);
+            let (piece, _) = zeros.as_slice().split_at(left.min(piece_bytes));
             file.write_at(piece, offset)?;
             offset += piece.len() as u64;
+            rest(offset, self.segment_bytes);
         }
         file.sync()
     }

@@ -371,3 +371,18 @@ fn a_hole_is_a_bug() {
     let wal = open(&SimDisk::new(1), &small());
     wal.append([entry(1, 9), entry(3, 9)]).unwrap();
 }
+
+#[test]
+fn a_segment_is_filled_piece_by_piece_with_rests_between() {
+    let disk = SimDisk::new(1);
+    let options = Options { segment_bytes: 3 << 20, ..Options::default() };
+    let wal = open(&disk, &options);
+    let mut rests = Vec::new();
+    let made = wal.prepare_resting(&mut |filled, bytes| rests.push((filled >> 20, bytes >> 20)));
+    if made.unwrap() {
+        assert_eq!(rests, [(1, 3), (2, 3), (3, 3)]);
+    } else {
+        unreachable!("a fresh log has no next segment");
+    }
+    assert!(!wal.prepare().unwrap(), "it is there now");
+}

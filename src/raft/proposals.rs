@@ -1,0 +1,346 @@
+//! Proposals: what comes while a batch of commands is on its way goes out together as the next.
+//!
+//! Called by `mod.rs`. Each batch costs every member a pass through openraft, a frame, a sync and
+//! several wake-ups, whatever its size. So the next one leaves when the one before was answered, or
+//! once it is as large as all that are on their way. Invariants:
+//!
+//! - I1: commands are proposed in the order in which they came, and answered in it.
+//! - I2: nothing waits for longer than [`HELD_MAX`] to be proposed: members that are far away cost
+//!   their latency once, not twice.
+//! - I3: whoever proposes is answered by its deadline, whatever openraft and the disk do.
+//! - I4: a batch is bounded, in commands and bytes; one caller's commands stay together.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader};
+use openraft::raft::WriteResult;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::types::TypeConfig;
+use super::{ProposeError, RaftHandle};
+use crate::command::{Command, Failure, Reply};
+
+/// Most callers that wait to be taken into a batch.
+const QUEUE_MAX: usize = 65_536;
+/// No caller is taken into a batch that has so many commands.
+const COMMAND_COUNT_MAX: usize = 4096;
+/// No caller is taken into a batch that has so many bytes.
+const COMMAND_BYTES_MAX: usize = 4 << 20;
+/// How long a batch is held for answers to those before it: several syncs.
+const HELD_MAX: Duration = Duration::from_millis(2);
+
+/// Results in the order of their commands.
+pub(super) type Results = Vec<Result<Reply, ProposeError>>;
+type Answers = BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>;
+
+struct Proposal {
+    commands: Vec<Command>,
+    deadline: Instant,
+    results: oneshot::Sender<Results>,
+}
+
+/// Commands that go out together.
+#[derive(Default)]
+struct Batch {
+    commands: Vec<Command>,
+    /// Who waits for how many of them.
+    callers: Vec<(usize, oneshot::Sender<Results>)>,
+    bytes: usize,
+    /// Of the first caller, which comes before those of all others.
+    deadline: Option<Instant>,
+}
+
+impl Batch {
+    fn add(&mut self, proposal: Proposal) {
+        let Proposal { commands, deadline, results } = proposal;
+        if results.is_closed() {
+            return; // nobody wants it any more
+        }
+        self.deadline.get_or_insert(deadline);
+        self.callers.push((commands.len(), results));
+        self.bytes += commands.iter().map(|command| command.bytes().len()).sum::<usize>();
+        self.commands.extend(commands);
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= COMMAND_COUNT_MAX || self.bytes >= COMMAND_BYTES_MAX // I4
+    }
+}
+
+/// The task that proposes one batch after the other.
+#[derive(Debug)]
+pub(super) struct Proposals {
+    queue: mpsc::Sender<Proposal>,
+}
+
+impl Proposals {
+    pub(super) fn start(raft: RaftHandle) -> Proposals {
+        Self::start_with(HELD_MAX, move |batch| propose(raft.clone(), batch))
+    }
+
+    /// `send` proposes a batch, answers its callers, and gives back how many commands it had.
+    fn start_with<F>(held_max: Duration, send: impl Fn(Batch) -> F + Send + 'static) -> Proposals
+    where
+        F: Future<Output = usize> + Send + 'static,
+    {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(run(waiting, held_max, send));
+        Proposals { queue }
+    }
+
+    /// Proposes commands together, and waits for their answers until `deadline`.
+    pub(super) async fn propose(&self, commands: Vec<Command>, deadline: Instant) -> Results {
+        let count = commands.len();
+        let all = |failure| vec![Err(ProposeError::Failed(failure)); count];
+        let (results, receiver) = oneshot::channel();
+        let sent = match self.queue.try_send(Proposal { commands, deadline, results }) {
+            Err(TrySendError::Full(proposal)) => {
+                let Ok(sent) = timeout_at(deadline, self.queue.send(proposal)).await else {
+                    let reason = "too many commands wait to be proposed".to_owned();
+                    return all(Failure::Busy { reason });
+                };
+                sent.is_ok()
+            }
+            sent => sent.is_ok(),
+        };
+        if !sent {
+            return all(Failure::Stopping);
+        }
+        // Without an answer the task is gone, and with it the runtime.
+        let gone = || Failure::Unknown { term: 0, index: 0, reason: "this node stops".into() };
+        receiver.await.unwrap_or_else(|_| all(gone()))
+    }
+}
+
+async fn run<F: Future<Output = usize>>(
+    mut waiting: mpsc::Receiver<Proposal>,
+    held_max: Duration,
+    send: impl Fn(Batch) -> F,
+) {
+    let mut running = FuturesUnordered::new();
+    let mut next = Batch::default();
+    let (mut on_way, mut is_open) = (0, true);
+    let mut held = Box::pin(sleep_until(Instant::now()));
+    while is_open || !running.is_empty() {
+        let mut is_late = false;
+        tokio::select! {
+            biased;
+            Some(count) = running.next(), if !running.is_empty() => on_way -= count,
+            came = waiting.recv(), if is_open && !next.is_full() => match came {
+                Some(proposal) => next.add(proposal),
+                None => is_open = false,
+            },
+            () = &mut held, if !next.callers.is_empty() => is_late = true,
+        }
+        while !next.is_full()
+            && let Ok(proposal) = waiting.try_recv()
+        {
+            next.add(proposal);
+        }
+        let count = next.commands.len();
+        let is_due = count >= on_way || is_late || next.is_full() || !is_open;
+        if is_due && !next.callers.is_empty() {
+            on_way += count;
+            running.push(send(std::mem::take(&mut next)));
+            held.as_mut().reset(Instant::now() + held_max); // I2
+        }
+    }
+}
+
+/// Proposes a batch and answers its callers; how many commands it had.
+async fn propose(raft: RaftHandle, batch: Batch) -> usize {
+    let Batch { commands, callers, deadline, .. } = batch;
+    let count = commands.len();
+    let deadline = deadline.unwrap_or_else(Instant::now);
+    let refused = |error| propose_error(&raft, error);
+    match timeout_at(deadline, raft.client_write_many(commands)).await {
+        Ok(Ok(answers)) => {
+            let missing = || unknown(&raft, "no answer from a majority");
+            answer(callers, answers.boxed(), deadline, (&refused, &missing)).await;
+        }
+        not_sent => {
+            let is_stopping = not_sent.is_ok();
+            drop(not_sent);
+            let busy = || Failure::Busy { reason: "too many commands wait".into() };
+            let missing = || if is_stopping { Failure::Stopping } else { busy() };
+            let nothing = futures_util::stream::empty().boxed();
+            answer(callers, nothing, deadline, (&refused, &missing)).await;
+        }
+    }
+    count
+}
+
+type Refused<'a> = &'a (dyn Fn(ClientWriteError<TypeConfig>) -> ProposeError + Sync);
+type Missing<'a> = &'a (dyn Fn() -> Failure + Sync);
+
+/// Hands answers on as they come. What has none when they end, or by the deadline, is `missing`.
+async fn answer(
+    callers: Vec<(usize, oneshot::Sender<Results>)>,
+    mut answers: Answers,
+    deadline: Instant,
+    (refused, missing): (Refused<'_>, Missing<'_>),
+) {
+    let mut late = Box::pin(sleep_until(deadline));
+    let mut has_ended = false;
+    for (count, caller) in callers {
+        let mut results = Results::with_capacity(count);
+        while results.len() < count && !has_ended {
+            let answer = tokio::select! {
+                biased;
+                answer = answers.next() => answer,
+                () = &mut late => None, // I3
+            };
+            match answer {
+                Some(Ok(Ok(written))) => results.push(Ok(written.response)),
+                Some(Ok(Err(error))) => results.push(Err(refused(error))),
+                // openraft has ended, or it is too late: it may have been carried out.
+                Some(Err(_)) | None => has_ended = true,
+            }
+        }
+        results.resize_with(count, || Err(ProposeError::Failed(missing())));
+        // The caller may have given up.
+        drop(caller.send(results));
+    }
+}
+
+/// Why openraft did not carry out a command, or a change of the membership.
+pub(super) fn propose_error(
+    raft: &RaftHandle,
+    error: ClientWriteError<TypeConfig>,
+) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, leader_node, .. }) => {
+            ProposeError::NotLeader { leader: leader_id.zip(leader_node) }
+        }
+        ClientWriteError::LogEntryDiscarded(_) => {
+            ProposeError::Failed(unknown(raft, "the leader changed"))
+        }
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
+            let reason = "the membership is just being changed".into();
+            ProposeError::Failed(Failure::Busy { reason })
+        }
+        other => ProposeError::Failed(unknown(raft, &other.to_string())),
+    }
+}
+
+/// The failure of what may or may not be carried out yet.
+pub(super) fn unknown(raft: &RaftHandle, reason: &str) -> Failure {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let index = metrics.last_log_index.unwrap_or_default();
+    Failure::Unknown { term: metrics.current_term, index, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    /// Batches as they are proposed, and where to say that they were answered.
+    type Sent = mpsc::UnboundedReceiver<(Batch, oneshot::Sender<()>)>;
+
+    fn start(held_max: Duration) -> (Proposals, Sent) {
+        let (sent, receiver) = mpsc::unbounded_channel();
+        let proposals = Proposals::start_with(held_max, move |batch: Batch| {
+            let count = batch.commands.len();
+            let (answered, wait) = oneshot::channel();
+            sent.send((batch, answered)).unwrap();
+            async move {
+                drop(wait.await);
+                count
+            }
+        });
+        (proposals, receiver)
+    }
+
+    fn command() -> Command {
+        Command::get(&crate::command::slot_key(1)).unwrap()
+    }
+
+    fn call(proposals: &Proposals, count: usize) -> oneshot::Receiver<Results> {
+        let (results, receiver) = oneshot::channel();
+        let deadline = Instant::now() + LONG;
+        let proposal = Proposal { commands: vec![command(); count], deadline, results };
+        assert!(proposals.queue.try_send(proposal).is_ok());
+        receiver
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_batch_is_on_its_way_is_the_next() {
+        let (proposals, mut sent) = start(LONG);
+        let _first = call(&proposals, 3);
+        let (first, answered) = sent.recv().await.unwrap();
+        let _others = [call(&proposals, 1), call(&proposals, 1)];
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(sent.try_recv().is_err(), "two commands wait for the answers to three");
+        answered.send(()).unwrap();
+        let (second, _answered) = sent.recv().await.unwrap();
+        assert_eq!((first.commands.len(), second.callers.len()), (3, 2));
+    }
+
+    #[tokio::test]
+    async fn as_many_as_are_on_their_way_wait_for_nobody() {
+        let (proposals, mut sent) = start(LONG);
+        let _first = call(&proposals, 2);
+        let (_, _answered) = sent.recv().await.unwrap();
+        let _others = [call(&proposals, 1), call(&proposals, 1)];
+        assert_eq!(sent.recv().await.unwrap().0.commands.len(), 2);
+    }
+
+    /// I2
+    #[tokio::test]
+    async fn nothing_is_held_for_long_by_a_batch_without_answers() {
+        let (proposals, mut sent) = start(HELD_MAX);
+        let _first = call(&proposals, 3);
+        let (_, _answered) = sent.recv().await.unwrap();
+        let _second = call(&proposals, 1);
+        let (second, _) = timeout_at(Instant::now() + LONG, sent.recv()).await.unwrap().unwrap();
+        assert_eq!(second.commands.len(), 1);
+    }
+
+    /// I4
+    #[tokio::test]
+    async fn a_batch_is_bounded_and_a_caller_stays_whole() {
+        let (proposals, mut sent) = start(HELD_MAX);
+        let _callers: Vec<_> = (0..3).map(|_| call(&proposals, COMMAND_COUNT_MAX - 1)).collect();
+        let (first, _answered) = sent.recv().await.unwrap();
+        assert_eq!(first.commands.len(), 2 * (COMMAND_COUNT_MAX - 1));
+        let (second, _answered) = sent.recv().await.unwrap();
+        assert_eq!(second.commands.len(), COMMAND_COUNT_MAX - 1);
+    }
+
+    #[tokio::test]
+    async fn who_has_given_up_is_not_proposed() {
+        let (proposals, mut sent) = start(LONG);
+        drop(call(&proposals, 5));
+        let _second = call(&proposals, 1);
+        assert_eq!(sent.recv().await.unwrap().0.commands.len(), 1);
+    }
+
+    /// I3, and an answer that was given counts.
+    #[tokio::test]
+    async fn a_caller_without_answers_hears_so_at_its_deadline() {
+        let (caller, results) = oneshot::channel();
+        let refusal = ClientWriteError::ForwardToLeader(ForwardToLeader::empty());
+        let one = futures_util::stream::iter([Ok(Err(refusal))]);
+        let answers = one.chain(futures_util::stream::pending()).boxed();
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let refused = |_| ProposeError::NotLeader { leader: None };
+        let missing = || Failure::NoSpace;
+        answer(vec![(2, caller)], answers, deadline, (&refused, &missing)).await;
+        assert!(Instant::now() >= deadline, "the second answer was waited for");
+        let results = results.await.unwrap();
+        assert!(matches!(
+            results.as_slice(),
+            [Err(ProposeError::NotLeader { .. }), Err(ProposeError::Failed(Failure::NoSpace))]
+        ));
+    }
+}
