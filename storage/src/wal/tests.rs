@@ -11,9 +11,10 @@ use bytes::Bytes;
 use super::batch::{self, BatchHeader, OpenBatch};
 use super::record::{self, Record};
 use super::segment::{Begun, Carried, Follows, SegmentHeader, id_of, name_of};
+use super::store::Store;
 use super::tail::Tail;
 use super::{Entry, EntryKind, Options, Position, Wal};
-use crate::disk::{AlignedBuffer, BLOCK_BYTES, SimDisk};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
 use crate::{Error, LogId, Vote};
 
 const HEADER: SegmentHeader = SegmentHeader {
@@ -374,15 +375,12 @@ fn a_hole_is_a_bug() {
 
 #[test]
 fn a_segment_is_filled_piece_by_piece_with_rests_between() {
-    let disk = SimDisk::new(1);
-    let options = Options { segment_bytes: 3 << 20, ..Options::default() };
-    let wal = open(&disk, &options);
+    let (disk, options) = (SimDisk::new(1), Options { segment_bytes: 3 << 20, ..small() });
+    disk.create_dir_all(Path::new("/wal")).unwrap();
+    let store = Store::new(Arc::new(disk), "/wal".into(), 1, &options);
     let mut rests = Vec::new();
-    let made = wal.prepare_resting(&mut |filled, bytes| rests.push((filled >> 20, bytes >> 20)));
-    if made.unwrap() {
-        assert_eq!(rests, [(1, 3), (2, 3), (3, 3)]);
-    } else {
-        unreachable!("a fresh log has no next segment");
-    }
-    assert!(!wal.prepare().unwrap(), "it is there now");
+    let mut rest = |filled: u64, bytes: u64| rests.push((filled >> 20, bytes >> 20));
+    assert!(store.prepare(&mut rest).unwrap());
+    assert!(!store.prepare(&mut rest).unwrap(), "it is there");
+    assert_eq!(rests, [(1, 3), (2, 3), (3, 3)]);
 }
