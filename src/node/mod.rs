@@ -33,6 +33,8 @@ use crate::status::{MemberStatus, Status, SyncStatus};
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
 /// How long the last checkpoint of a clean stop may take.
 const CHECKPOINT_BOUND: Duration = Duration::from_mins(2);
+/// How long a clean stop waits until the log behind that is purged.
+const PURGE_BOUND: Duration = Duration::from_secs(1);
 
 /// One running node.
 #[derive(Debug)]
@@ -279,6 +281,7 @@ impl Node {
         if self.consensus().checkpoint(CHECKPOINT_BOUND).await.is_none() {
             tracing::warn!("stopping without a last checkpoint: the next start replays the log");
         }
+        self.consensus().purge_now(self.config.keep_bytes, PURGE_BOUND).await;
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }

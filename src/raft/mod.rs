@@ -435,19 +435,33 @@ impl Consensus {
     }
 
     /// Purges the log behind the checkpoint, keeping at least `keep_bytes` of it and what running
-    /// snapshots need.
-    pub async fn purge(&self, keep_bytes: u64) {
+    /// snapshots need. Returns up to where, if it asked for that.
+    pub async fn purge(&self, keep_bytes: u64) -> Option<u64> {
         let view = self.view();
         let bounds = [
             view.checkpoint,
             self.wal.purge_point_keeping(keep_bytes),
             Some(self.shared.purge_bound()),
         ];
-        let Some(upto) = bounds.into_iter().min().flatten() else { return };
-        if view.purged < Some(upto)
-            && let Err(error) = self.raft.trigger().purge_log(upto).await
-        {
+        let upto = bounds.into_iter().min().flatten()?;
+        if view.purged >= Some(upto) {
+            return None;
+        }
+        if let Err(error) = self.raft.trigger().purge_log(upto).await {
             tracing::warn!(%error, "cannot purge the log");
+            return None;
+        }
+        Some(upto)
+    }
+
+    /// As [`Consensus::purge`], and waits until it is done, or `bound` has passed.
+    pub async fn purge_now(&self, keep_bytes: u64, bound: Duration) {
+        let Some(upto) = self.purge(keep_bytes).await else { return };
+        let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.purged.as_ref().is_some_and(|log_id| log_id.index >= upto)
+        };
+        if self.raft.wait(Some(bound)).metrics(is_done, "purged").await.is_err() {
+            tracing::warn!(upto, "the log is not purged in time");
         }
     }
 

@@ -281,6 +281,12 @@ impl Syncer {
                 tracing::error!("a log thread panicked");
             }
         }
+        // The next start reads what is still in the log.
+        if !self.shared.has_ended()
+            && let Err(error) = self.shared.wal.reclaim()
+        {
+            tracing::warn!(error = chain(&error), "old log segments stay");
+        }
         self.shared.end("the log is closed: this node is stopping");
     }
 }

@@ -411,6 +411,32 @@ fn a_recycled_segment_never_shows_its_old_batches() {
 }
 
 #[test]
+fn a_segment_out_of_the_log_is_not_read_and_used_again() {
+    let disk = SimDisk::new(12);
+    let mut driver = Driver::new(&disk, &options()).unwrap();
+    for step in [
+        Step::Append { count: 6, bytes: 4000 },
+        Step::Sync,
+        Step::Append { count: 6, bytes: 4000 },
+        Step::Sync,
+        Step::Append { count: 6, bytes: 4000 },
+        Step::Sync,
+        Step::Purge { keep: 3 },
+        Step::Sync,
+    ] {
+        driver.run(step).unwrap();
+    }
+    assert_eq!(reopen(&disk.copy()).1.segments, 2);
+    let paths = segment_paths(&disk).len();
+    driver.run(Step::Reclaim).unwrap();
+    assert_eq!(segment_paths(&disk).len(), paths, "it is kept");
+    let copy = disk.copy();
+    let (found, recovery) = reopen(&copy);
+    assert_eq!((found, recovery.segments), (driver.model, 1));
+    assert_eq!(segment_paths(&copy).len(), paths, "it is still kept");
+}
+
+#[test]
 fn a_sync_of_truncated_entries_makes_nothing_else_durable() {
     let disk = SimDisk::new(13);
     let (wal, _) = open(&disk).unwrap();

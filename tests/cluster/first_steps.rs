@@ -1,6 +1,6 @@
 //! Three nodes as the README starts them.
 
-use crate::nodes::{Cluster, wait_until};
+use crate::nodes::{Cluster, wait_for, wait_until};
 use crate::resp::Value;
 
 #[test]
@@ -50,4 +50,23 @@ fn each_level_of_read_is_served_by_each_role() {
         cluster.nodes[leader].start();
         cluster.wait_voters(3);
     }
+}
+
+#[test]
+fn a_clean_stop_leaves_no_more_log_than_is_kept() {
+    let mut cluster = Cluster::of_three(&["-keep-mib", "0"]);
+    for key in 0..9 {
+        cluster.nodes[0].asked(&["SET", &key.to_string(), "value"]);
+    }
+    let written = cluster.nodes[0].status().map_or(0, |status| status.last_log);
+    assert!(written >= 9, "{written} entries");
+    let (_, follower, _) = cluster.roles();
+    let node = &mut cluster.nodes[follower];
+    wait_until("all entries on the follower", || {
+        node.status().is_some_and(|status| status.applied >= written)
+    });
+    node.stop();
+    node.start();
+    let purged = wait_for("the follower's status", || Some(node.status()?.purged));
+    assert!(purged + 1 >= written, "purged to {purged} of {written}");
 }

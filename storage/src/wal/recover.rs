@@ -18,7 +18,7 @@ use super::index::{Index, Segment};
 use super::record::{self, Record};
 use super::scan::Window;
 use super::segment::{
-    Begun, Follows, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of, name_of,
+    Begun, Follows, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of, is_spare, name_of,
 };
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
 use crate::{Error, Result};
@@ -115,10 +115,11 @@ pub(super) fn recover(disk: &dyn Disk, directory: &Path, aside: &Path) -> Result
         None => find_cut(&found, end)?,
     };
     let (last_offset, last_bytes) = (replay.last_offset, replay.last_bytes);
+    let spares = spares_in(disk, directory)?;
     let mut recovered = Recovered {
         current: None,
         last: replay.last,
-        unused: unused_of(&found, &replay.index),
+        unused: unused_of(&found, &replay.index).into_iter().chain(spares).collect(),
         next_id: found.last().map_or(0, |found| found.id) + 1,
         index: replay.index,
         report: replay.report,
@@ -141,6 +142,16 @@ fn scan(disk: &dyn Disk, directory: &Path) -> Result<Vec<Found>> {
     let mut ids: Vec<u64> = disk.list(directory)?.iter().filter_map(|name| id_of(name)).collect();
     ids.sort_unstable();
     ids.into_iter().map(|id| inspect(disk, &directory.join(name_of(id)), id)).collect()
+}
+
+/// Name and bytes of segments that were taken out of the log before.
+fn spares_in(disk: &dyn Disk, directory: &Path) -> Result<Vec<(String, u64)>> {
+    let names = disk.list(directory)?.into_iter().filter(|name| is_spare(name));
+    let with_bytes = |name: String| {
+        let bytes = disk.open(&directory.join(&name), WriteMode::ReadOnly)?.len()?;
+        Ok((name, bytes))
+    };
+    names.map(with_bytes).collect()
 }
 
 fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {

@@ -30,6 +30,8 @@ const FLAG_PURGED: u32 = 4;
 const FLAG_COMMITTED: u32 = 8;
 const FLAG_LAST: u32 = 16;
 const NAME_SUFFIX: &str = ".segment";
+/// ... of one that is out of the log, kept to be used again.
+const SPARE_SUFFIX: &str = ".spare";
 const NAME_DIGITS: usize = 16;
 
 /// The state of the log at one point of the stream.
@@ -155,6 +157,19 @@ fn crc_of(block: &[u8; BLOCK_BYTES]) -> u32 {
 /// The file name of a segment.
 pub(super) fn name_of(id: u64) -> String {
     format!("{id:016x}{NAME_SUFFIX}")
+}
+
+/// The name that a segment has once it is out of the log.
+pub(super) fn spare_name_of(name: &str) -> String {
+    match name.strip_suffix(NAME_SUFFIX) {
+        Some(digits) => format!("{digits}{SPARE_SUFFIX}"),
+        None => name.to_owned(),
+    }
+}
+
+/// Whether a file is a segment that is out of the log.
+pub(super) fn is_spare(name: &str) -> bool {
+    name.strip_suffix(SPARE_SUFFIX).is_some_and(|digits| digits.len() == NAME_DIGITS)
 }
 
 /// The segment that a file name means, if any.

@@ -7,6 +7,7 @@
 //!   it, so that a write into it changes no file metadata and cannot run out of space.
 //! - I2: a file gets a new id, durably, before it is used again, so nothing in it looks alive.
 //! - I3: ids only rise.
+//! - I4: what is out of the log has a name of another kind until then, so that no start reads it.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Options;
-use super::segment::name_of;
+use super::segment::{name_of, spare_name_of};
 use crate::Result;
 use crate::disk::{AlignedBuffer, Disk, File, WriteMode};
 
@@ -177,14 +178,17 @@ impl Store {
         let count = old.len();
         let mut removed = false;
         for (name, bytes) in old {
-            {
-                let mut spares = self.spares.lock();
-                if bytes == self.segment_bytes && spares.reusable.len() < self.recycle_count_max {
-                    spares.reusable.push_back(name);
-                    continue;
+            let path = self.directory.join(&name);
+            let has_room = self.spares.lock().reusable.len() < self.recycle_count_max;
+            if bytes == self.segment_bytes && has_room {
+                let spare = spare_name_of(&name);
+                if spare != name {
+                    self.disk.rename(&path, &self.directory.join(&spare))?; // I4
                 }
+                self.spares.lock().reusable.push_back(spare);
+                continue;
             }
-            self.disk.remove(&self.directory.join(name))?;
+            self.disk.remove(&path)?;
             removed = true;
         }
         if removed {
