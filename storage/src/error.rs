@@ -31,7 +31,8 @@ pub enum Error {
     },
     /// A file that none of this crate's writers made.
     #[error(
-        "{} is none of diskstore's files (slots.dat, double.dat, IDENTITY, segments in wal)",
+        "{} is none of diskstore's files (slots.dat, double.dat, snapshot.dat, IDENTITY, segments in \
+         wal)",
         path.display()
     )]
     Foreign {

@@ -1,6 +1,7 @@
 //! The files of a node as text, for people.
 //!
-//! Called by the `inspect` command; calls the decoders of `identity`, `wal` and `slots`. Invariants:
+//! Called by the `inspect` command; calls the decoders of `identity`, `wal`, `slots` and `keys`.
+//! Invariants:
 //!
 //! - I1: nothing is written: files are opened without the permission to.
 //! - I2: output is bounded: at most [`LINES_MAX`] lines of detail, then a count of what was left
@@ -12,7 +13,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use crate::disk::{Disk, WriteMode};
-use crate::{Error, Result, identity, slots, wal};
+use crate::{Error, Result, identity, keys, slots, wal};
 
 /// Most lines of detail of one file.
 pub const LINES_MAX: u64 = 10_000;
@@ -23,8 +24,8 @@ const MAGIC_BYTES: usize = 8;
 /// What a file begins with that was prepared and not written.
 const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
 
-/// Prints what is in a file: an identity, a segment of the log, a data file or a double write file,
-/// told apart by their first bytes; and what the empty lock file is for.
+/// Prints what is in a file: an identity, a segment of the log, a data file, a double write file or
+/// a snapshot file, told apart by their first bytes; and what the empty lock file is for.
 ///
 /// # Errors
 /// `Io` if the file cannot be read or the text not be written; `Foreign` if it is none of these;
@@ -51,6 +52,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
         }
         slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
         slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
+        keys::MAGIC => keys::show_snapshot(file, &mut report),
         _ => Err(Error::Foreign { path: path.to_owned() }),
     }?;
     report.end()
@@ -101,7 +103,12 @@ fn show_identity(identity: &identity::Identity, report: &mut Report<'_>) -> Resu
     report.head(format_args!("standing {standing:?}"))?;
     report.head(format_args!("member id {member_id:016x}"))?;
     report.head(format_args!("name {name:?}"))?;
-    report.head(format_args!("{slot_count} slots of {value_bytes} bytes"))?;
+    match machine {
+        identity::MachineKind::Slots => {
+            report.head(format_args!("{slot_count} slots of {value_bytes} bytes"))?;
+        }
+        _ => report.head(format_args!("values of up to {value_bytes} bytes"))?,
+    }
     report.head(format_args!("machine {machine:?}"))
 }
 

@@ -1,4 +1,5 @@
-//! Files and bytes of diskstore: the write-ahead log, the slots and their checkpoints.
+//! Files and bytes of diskstore: the write-ahead log, the slots and their checkpoints, keys in
+//! memory and their snapshot file.
 //!
 //! This crate starts no thread, reads no clock, and knows neither sockets nor Raft. Every byte
 //! that can survive a crash passes through [`disk::File::write_at`] and [`disk::File::sync`], so
@@ -8,6 +9,7 @@ pub mod disk;
 mod error;
 pub mod identity;
 mod inspect;
+pub mod keys;
 pub mod meta;
 pub mod slots;
 mod types;

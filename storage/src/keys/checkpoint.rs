@@ -1,0 +1,136 @@
+//! Checkpoints of keys: a snapshot file of all of them, beside which commands go on.
+//!
+//! Called by the caller's checkpoint thread; calls `file`, `scan`. The file is fuzzy: it has
+//! everything up to the entry that it names, and some keys that are newer. Invariants:
+//!
+//! - I1: one at a time: the writer's lock is held throughout.
+//! - I2: the horizon of a file is not above the entry that it names: a replay from there meets every
+//!   delete that it needs.
+//! - I3: a full disk costs the checkpoint, not the node: the file before it stays, and the log behind
+//!   that too.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::keys::Keys;
+use crate::keys::file::{self, Header, PIECE_BYTES_DEFAULT, Writer};
+use crate::slots::{Outcome, PAGE_BYTES, Target};
+use crate::{Error, Result};
+
+/// Deleted keys may take this share of the memory before the older half is forgotten.
+const DELETED_SHARE: u64 = 8;
+/// What a deleted key is counted as for that: its key is short, as a rule.
+const DELETED_BYTES: u64 = 256;
+
+impl Keys {
+    /// Pieces that a checkpoint would write now.
+    pub fn checkpoint_pieces(&self) -> u64 {
+        self.memory_bytes() / self.options.piece_bytes as u64 + 1
+    }
+
+    /// Writes everything that was applied up to `target` to a new snapshot file. Blocks. After `Ok`
+    /// (and not `cancelled`) that survives power loss, and the log up to there may be purged. A file
+    /// that names a later checkpoint stays; so does the old one where the disk is full.
+    ///
+    /// `log_durable` is called between two pieces, and returns once everything appended to the log
+    /// before it was called is durable.
+    ///
+    /// # Errors
+    /// Of the disk or of `log_durable`.
+    pub fn checkpoint(
+        &self,
+        target: Target,
+        log_durable: &mut dyn FnMut() -> Result<()>,
+        cancel: &AtomicBool,
+    ) -> Result<Outcome> {
+        match self.write_snapshot(target, log_durable, cancel) {
+            Err(Error::NoSpace { .. }) => Ok(Outcome { cancelled: true, ..Outcome::default() }), // I3
+            result => result,
+        }
+    }
+
+    pub(super) fn write_snapshot(
+        &self,
+        target: Target,
+        log_durable: &mut dyn FnMut() -> Result<()>,
+        cancel: &AtomicBool,
+    ) -> Result<Outcome> {
+        let _one = self.writer.lock();
+        let before = self.header();
+        if before.checkpoint >= Some(target.log_id) {
+            return Ok(Outcome::default());
+        }
+        let dirty_bytes = self.dirty_bytes.swap(0, Ordering::Relaxed);
+        let header = Header {
+            checkpoint: Some(target.log_id),
+            horizon: self.next_horizon(target.log_id.index),
+            membership: target.membership,
+            readable_from: self.readable_from(),
+            ..before
+        };
+        let written = self.write_file(&header, log_durable, cancel);
+        if written.as_ref().map_or(true, |outcome| outcome.cancelled) {
+            self.dirty_bytes.fetch_add(dirty_bytes, Ordering::Relaxed);
+            file::remove_unfinished(&*self.disk, &self.directory);
+            return written;
+        }
+        let horizon = header.horizon;
+        *self.durable.lock() = header;
+        self.forget_up_to(horizon);
+        written
+    }
+
+    fn write_file(
+        &self,
+        header: &Header,
+        log_durable: &mut dyn FnMut() -> Result<()>,
+        cancel: &AtomicBool,
+    ) -> Result<Outcome> {
+        let piece_bytes = self.options.piece_bytes;
+        assert!((1..=PIECE_BYTES_DEFAULT).contains(&piece_bytes), "pieces of {piece_bytes} bytes");
+        let mut writer = Writer::create(&*self.disk, &self.directory, header)?;
+        let mut outcome = Outcome::default();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            if cancel.load(Ordering::Relaxed) {
+                outcome.cancelled = true;
+                return Ok(outcome);
+            }
+            let page = self.scan(from, 0, piece_bytes);
+            next = page.next;
+            let is_kept = |index: u64, is_live: bool| is_live || index > header.horizon;
+            for image in &page.found {
+                if is_kept(image.index, image.value.is_some()) {
+                    writer.push(image);
+                }
+                writer.write_full_piece(piece_bytes)?;
+            }
+            outcome.rounds += 1;
+            log_durable()?;
+        }
+        outcome.bytes = writer.finish(log_durable)?;
+        outcome.pages = outcome.bytes / PAGE_BYTES;
+        self.written_pages.fetch_add(outcome.pages, Ordering::Relaxed);
+        Ok(outcome)
+    }
+
+    /// The horizon that a checkpoint of entry `index` moves to: over the older half of all deletes,
+    /// once they take more than their share of the memory.
+    fn next_horizon(&self, index: u64) -> u64 {
+        let now = self.horizon();
+        if self.deleted_count() * DELETED_BYTES <= self.options.memory_bytes_max / DELETED_SHARE {
+            return now;
+        }
+        let mut indexes = Vec::new();
+        for shard in &self.shards {
+            let held = shard.lock();
+            let deleted = held.from(0).filter(|(_, _, record)| record.value.is_none());
+            indexes.extend(deleted.map(|(_, _, record)| record.index));
+        }
+        let middle = indexes.len() / 2;
+        if middle >= indexes.len() {
+            return now;
+        }
+        let (_, median, _) = indexes.select_nth_unstable(middle);
+        (*median).min(index).max(now) // I2
+    }
+}
