@@ -70,17 +70,19 @@ fn next_line(config: &Config, status: &Status) -> String {
         Some(host) => format!("{host}:{}", join.port),
         None => join.to_string(),
     };
-    format!("next: {try_it}; add a node with: diskstore -id NAME -port :P -raft :R -join {join}")
+    let program = config.program();
+    format!("next: {try_it}; add a node with: {program} -id NAME -port :P -raft :R -join {join}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::Settings;
+    use crate::config::MachineKind;
     use crate::status::MemberStatus;
 
     fn config(settings: Settings) -> Config {
-        Config::new(settings).unwrap()
+        Config::new(MachineKind::Slots, settings).unwrap()
     }
 
     fn status(members: usize) -> Status {

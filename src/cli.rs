@@ -40,6 +40,25 @@ pub struct Invocation {
     pub task: Option<Task>,
 }
 
+/// What `kvstore` was asked to be: a node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvstore",
+    version,
+    about = "A strongly consistent, replicated store of keys and values in memory, its log on disk.",
+    after_help = "Flags may be written -x v, -x=v, --x v or --x=v. Ask a running node with: \
+                  diskstore status, get, set, delete",
+    args_override_self = true
+)]
+pub struct KvInvocation {
+    /// What a node runs with.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Reads flags not given here from FILE (TOML, the same names).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// The flags of a node as typed, or as written in a configuration file. Nothing is checked yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -62,12 +81,15 @@ pub struct Settings {
     /// Directory of this node's files [default: ./diskstore-data/NAME].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Number of slots, fixed when the cluster is made [default: 1048576].
+    /// Number of slots, fixed when the cluster is made [default: 1048576]; diskstore only.
     #[arg(long, value_name = "N")]
     pub slots: Option<Number>,
-    /// Most bytes that a slot holds, fixed when the cluster is made [default: 1024].
+    /// Most bytes that a slot holds, fixed when the cluster is made [default: 1024]; diskstore only.
     #[arg(long, value_name = "BYTES")]
     pub value_size: Option<Number>,
+    /// Most bytes of a value, fixed when the cluster is made [default: 1048576]; kvstore only.
+    #[arg(long, value_name = "BYTES")]
+    pub value_max: Option<Number>,
     /// How fresh a read is: linearizable, lease, local or log [default: linearizable].
     #[arg(long, value_name = "LEVEL")]
     pub read: Option<String>,
@@ -75,13 +97,14 @@ pub struct Settings {
     /// acknowledged writes [default: always].
     #[arg(long, value_name = "WHEN")]
     pub sync: Option<String>,
-    /// Log between two checkpoints, MiB [default: size of the data file, 64 to 1024].
+    /// Log between two checkpoints, MiB [default: size of the data, 64 to 1024].
     #[arg(long, value_name = "N")]
     pub checkpoint_mib: Option<Number>,
     /// Log kept behind a checkpoint for members that lag, MiB [default: 64].
     #[arg(long, value_name = "N")]
     pub keep_mib: Option<Number>,
-    /// Memory for slots, MiB [default: size of the data file, 256 to a quarter of the machine].
+    /// Memory for slots, MiB [default: size of the data file, 256 to a quarter of the machine]; for
+    /// all keys and values of kvstore [default: a quarter of the machine].
     #[arg(long, value_name = "N")]
     pub memory_mib: Option<Number>,
     /// Prefixes that are cut off keys, such as key:,user (for benchmark programs).
@@ -283,6 +306,16 @@ pub struct Servers {
 /// # Errors
 /// Wrong usage with the nearest match, or help or version that was asked for.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Refusal> {
+    diskstore_flags::parse(arguments)
+}
+
+/// Reads the command line of `kvstore`, as [`parse`] does.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_kvstore(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<KvInvocation, Refusal> {
     diskstore_flags::parse(arguments)
 }
 

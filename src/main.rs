@@ -1,10 +1,9 @@
 //! The `diskstore` program. Thin: reads what was typed, then runs a node or a sub-command.
-#![expect(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::io;
 use std::process::ExitCode;
 
-use diskstore::config::Config;
+use diskstore::config::{Config, MachineKind};
 use diskstore::program::{self, EXIT_USAGE, Failed};
 use diskstore::{cli, client};
 
@@ -13,28 +12,20 @@ use diskstore::{cli, client};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    program::exit(
-        "diskstore",
-        client::follow_parent().map_err(program::failed).and_then(|()| run()),
-    )
+    let followed = client::follow_parent().map_err(program::failed);
+    program::exit("diskstore", followed.and_then(|()| run()))
 }
 
 fn run() -> Result<ExitCode, Failed> {
-    let invocation = match cli::parse(std::env::args_os()) {
-        Ok(invocation) => invocation,
-        Err(refusal) if refusal.exit_code == 0 => {
-            print!("{}", refusal.text);
-            return Ok(ExitCode::SUCCESS);
-        }
-        Err(refusal) => {
-            program::tell(&refusal.text);
-            return Ok(ExitCode::from(refusal.exit_code));
-        }
-    };
-    if let Some(task) = &invocation.task {
+    let cli::Invocation { settings, config, task } =
+        match program::typed(cli::parse(std::env::args_os())) {
+            Ok(invocation) => invocation,
+            Err(exit_code) => return Ok(exit_code),
+        };
+    if let Some(task) = &task {
         let done = client::run(task, &mut io::stdout().lock());
         return done.map(|()| ExitCode::SUCCESS).map_err(|error| (error.exit_code(), error.into()));
     }
-    let config = Config::load(&invocation).map_err(|error| (EXIT_USAGE, error.into()))?;
-    program::run_node(config)
+    let config = Config::load(MachineKind::Slots, settings, config.as_deref());
+    program::run_node(config.map_err(|error| (EXIT_USAGE, error.into()))?)
 }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_flags::Refusal;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -56,6 +57,21 @@ pub fn exit(name: &str, outcome: Result<ExitCode, Failed>) -> ExitCode {
     })
 }
 
+/// What was typed; help, version and what is wrong with it are printed, and end the program.
+///
+/// # Errors
+/// What to exit with.
+pub fn typed<T>(parsed: Result<T, Refusal>) -> Result<T, ExitCode> {
+    parsed.map_err(|Refusal { text, exit_code }| {
+        if exit_code == 0 {
+            drop(print_now(&text)); // help for a pipe that is closed is no failure
+        } else {
+            tell(&text);
+        }
+        ExitCode::from(exit_code)
+    })
+}
+
 /// Runs a node until it stops, and writes its profiles.
 ///
 /// # Errors
@@ -81,6 +97,7 @@ pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
 }
 
 async fn serve(config: Config) -> Result<u8, Failed> {
+    let program = config.program();
     // Before the node opens its files, so that neither a taken port nor an early Ctrl-C costs a
     // recovery.
     let mut signals = Signals::new().map_err(failed)?;
@@ -102,9 +119,9 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let server = Server::new(Arc::clone(&node), &config.key_prefixes);
     let mut sessions = std::pin::pin!(server.run(listener, stopping));
     tokio::select! {
-        fault = node.wait_fault() => return Ok(told(&fault)),
+        fault = node.wait_fault() => return Ok(told(program, &fault)),
         error = introduce(&node) => return Err(failed(error)),
-        () = signals.next() => stop_at_second(signals),
+        () = signals.next() => stop_at_second(program, signals),
         () = &mut sessions => unreachable!("sessions end only when they are told to"),
     }
     // Clients first, so that nobody is told of a leader that has gone.
@@ -114,7 +131,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
         node.stop().await;
     };
     tokio::select! {
-        fault = node.wait_fault() => Ok(told(&fault)),
+        fault = node.wait_fault() => Ok(told(program, &fault)),
         () = stopped => Ok(0),
     }
 }
@@ -134,17 +151,19 @@ async fn introduce(node: &Node) -> io::Error {
 }
 
 /// Exits at once when a second signal comes.
-fn stop_at_second(mut signals: Signals) {
+fn stop_at_second(program: &'static str, mut signals: Signals) {
     tokio::spawn(async move {
         signals.next().await;
-        tell("diskstore: second signal, stopping at once; the next start replays the log\n");
+        tell(&format!(
+            "{program}: second signal, stopping at once; the next start replays the log\n"
+        ));
         std::process::exit(EXIT_INTERRUPTED);
     });
 }
 
 /// Says why the node cannot go on.
-fn told(fault: &Fault) -> u8 {
-    tell(&format!("diskstore: {}\n", fault.reason));
+fn told(program: &str, fault: &Fault) -> u8 {
+    tell(&format!("{program}: {}\n", fault.reason));
     fault.exit_code
 }
 

@@ -38,11 +38,11 @@ pub struct Status {
     pub purged: u64,
     /// Log index that must be applied before this node serves local reads.
     pub readable_from: u64,
-    /// Number of slots.
+    /// Number of slots; 0 where any bytes are a key.
     pub slots: u64,
-    /// Most bytes that a slot holds.
+    /// Most bytes of a value.
     pub value_size: u32,
-    /// Slots that hold a value; absent until they have been counted after a start.
+    /// Slots or keys that hold a value; absent until they have been counted after a start.
     pub live: Option<u64>,
     /// Bytes written to the log since the start, padding included.
     pub log_written_bytes: u64,

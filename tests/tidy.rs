@@ -106,7 +106,7 @@ fn sources(endings: &[&str]) -> Vec<Source> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let hidden = name.starts_with('.') && name != ".ci";
             if path.is_dir() {
-                if !hidden && name != "target" && name != "diskstore-data" {
+                if !hidden && name != "target" && !name.ends_with("store-data") {
                     folders.push(path);
                 }
             } else if endings.iter().any(|ending| name.ends_with(ending)) {

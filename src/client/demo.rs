@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::connection::{Answer, Connection};
 use super::{ClientError, print};
 use crate::cli::{Number, Settings};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, MachineKind};
 use crate::status::Status;
 
 /// Nodes of the demonstration.
@@ -58,7 +58,7 @@ impl Geometry {
     ) -> Result<Geometry, ConfigError> {
         let (typed, rest) = (Geometry { slots, value_size }, Settings::default());
         let (slots, value_size) = (typed.slots.clone(), typed.value_size.clone());
-        Config::new(Settings { slots, value_size, ..rest })?;
+        Config::new(MachineKind::Slots, Settings { slots, value_size, ..rest })?;
         Ok(typed)
     }
 

@@ -27,14 +27,7 @@ pub(super) fn render(status: &Status) -> String {
                 status.last_log, status.committed, status.applied, status.checkpoint, status.purged
             ),
         ),
-        (
-            "slots",
-            format!(
-                "{} of up to {} bytes, {live}",
-                digits(status.slots),
-                digits(status.value_size.into())
-            ),
-        ),
+        content(status, &live),
         (
             "syncs",
             format!(
@@ -67,6 +60,15 @@ pub(super) fn render(status: &Status) -> String {
         push(&mut text, &hint);
     }
     text
+}
+
+/// The line on what the node holds: slots, or any keys.
+fn content(status: &Status, live: &str) -> (&'static str, String) {
+    let bytes = digits(status.value_size.into());
+    match status.slots {
+        0 => ("keys", format!("{live}, values of up to {bytes} bytes")),
+        slots => ("slots", format!("{} of up to {bytes} bytes, {live}", digits(slots))),
+    }
 }
 
 fn push(text: &mut String, line: &str) {

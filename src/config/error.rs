@@ -26,6 +26,16 @@ pub enum ConfigError {
         /// What would be right.
         allowed: Vec<&'static str>,
     },
+    /// A flag that only the other program has.
+    #[error("-{flag} is no flag of {program}: {reason}")]
+    OtherProgram {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// The program that was started.
+        program: &'static str,
+        /// What it has instead.
+        reason: &'static str,
+    },
     /// No number, or one out of bounds.
     #[error("-{flag} `{value}`: give a whole number from {min} to {max}")]
     Number {

@@ -51,6 +51,7 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         data: first.data.or(second.data),
         slots: first.slots.or(second.slots),
         value_size: first.value_size.or(second.value_size),
+        value_max: first.value_max.or(second.value_max),
         read: first.read.or(second.read),
         sync: first.sync.or(second.sync),
         checkpoint_mib: first.checkpoint_mib.or(second.checkpoint_mib),

@@ -10,15 +10,16 @@ mod address;
 mod error;
 mod file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diskstore_storage::slots::Geometry;
 
-use crate::cli::{Invocation, Number, Settings};
+use crate::cli::{Number, Settings};
 use crate::command::ReadLevel;
 
 pub use address::Address;
+pub use diskstore_storage::identity::MachineKind;
 pub use error::ConfigError;
 
 /// One mebibyte.
@@ -31,6 +32,8 @@ pub const SLOT_COUNT_MAX: u64 = 1 << 40;
 pub const VALUE_BYTES_DEFAULT: u32 = 1024;
 /// Most bytes that a slot may hold.
 pub const VALUE_BYTES_MAX: u32 = 1 << 20;
+/// Most bytes of a value of `kvstore`, unless told otherwise.
+pub const KEY_VALUE_BYTES_DEFAULT: u32 = VALUE_BYTES_MAX;
 /// Log kept behind a checkpoint unless told otherwise.
 const KEEP_MIB_DEFAULT: u64 = 64;
 /// Most MiB that a flag may ask for: 16 TiB.
@@ -91,6 +94,8 @@ pub enum LogLevel {
 /// Everything that a node runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// What the log is applied to: which program this is.
+    pub machine: MachineKind,
     /// Name of the node: letters, digits, `-`, `_` and `.`.
     pub id: String,
     /// Where clients come in.
@@ -115,7 +120,7 @@ pub struct Config {
     pub read_level: ReadLevel,
     /// When the log is synced.
     pub sync: SyncPolicy,
-    /// Bytes of log between two checkpoints, if asked for; see [`Config::checkpoint_bytes_for`].
+    /// Bytes of log between two checkpoints, if asked for; see [`checkpoint_bytes`].
     pub checkpoint_bytes: Option<u64>,
     /// Bytes of log kept behind a checkpoint.
     pub keep_bytes: u64,
@@ -144,31 +149,42 @@ impl Config {
     ///
     /// # Errors
     /// A file that cannot be read, and every wrong value, with the name of the flag.
-    pub fn load(invocation: &Invocation) -> Result<Config, ConfigError> {
-        let from_file = match &invocation.config {
+    pub fn load(
+        machine: MachineKind,
+        settings: Settings,
+        path: Option<&Path>,
+    ) -> Result<Config, ConfigError> {
+        let from_file = match path {
             Some(path) => file::read(path)?,
             None => Settings::default(),
         };
-        Config::new(file::merge(invocation.settings.clone(), from_file))
+        Config::new(machine, file::merge(settings, from_file))
     }
 
     /// Checks settings and fills in defaults.
     ///
     /// # Errors
     /// The first wrong value, with the name of the flag and what would be right.
-    pub fn new(settings: Settings) -> Result<Config, ConfigError> {
+    pub fn new(machine: MachineKind, settings: Settings) -> Result<Config, ConfigError> {
+        check_program(machine, &settings)?;
         let id = settings.id.unwrap_or_else(|| "node0".to_owned());
         check_name(&id)?;
         let config = Config {
+            machine,
             client_address: listen_address("port", settings.port.as_deref().unwrap_or(":11000"))?,
             raft_address: listen_address("raft", settings.raft.as_deref().unwrap_or(":12000"))?,
             join_address: optional(settings.hjoin, |text| listen_address("hjoin", &text))?,
             join_targets: optional(settings.join, |text| join_targets(&text))?.unwrap_or_default(),
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
-            data_dir: settings.data.unwrap_or_else(|| PathBuf::from("./diskstore-data").join(&id)),
+            data_dir: settings.data.unwrap_or_else(|| default_directory(machine).join(&id)),
             slot_count: optional(settings.slots, |n| number("slots", n, 1, SLOT_COUNT_MAX))?,
-            value_bytes: optional(settings.value_size, value_bytes)?,
+            value_bytes: match machine {
+                MachineKind::Memory => {
+                    optional(settings.value_max, |n| value_bytes("value-max", n))?
+                }
+                _ => optional(settings.value_size, |n| value_bytes("value-size", n))?,
+            },
             read_level: read_level(settings.read.as_deref().unwrap_or("linearizable"))?,
             sync: sync_policy(settings.sync.as_deref().unwrap_or("always"))?,
             checkpoint_bytes: optional(settings.checkpoint_mib, |n| mib("checkpoint-mib", n, 1))?,
@@ -195,11 +211,22 @@ impl Config {
         Ok(config)
     }
 
-    /// Bytes of log between two checkpoints of a data file of this size: random writes dirty
-    /// nearly every page, so a short distance would write the file over and over.
-    pub fn checkpoint_bytes_for(&self, data_file_bytes: u64) -> u64 {
-        self.checkpoint_bytes
-            .unwrap_or_else(|| data_file_bytes.clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX))
+    /// The program that this is, as it calls itself.
+    pub fn program(&self) -> &'static str {
+        program_of(self.machine)
+    }
+
+    /// Most bytes of a value in a new cluster.
+    pub fn new_value_bytes(&self) -> u32 {
+        self.value_bytes.unwrap_or(match self.machine {
+            MachineKind::Memory => KEY_VALUE_BYTES_DEFAULT,
+            _ => VALUE_BYTES_DEFAULT,
+        })
+    }
+
+    /// Bytes of memory for keys and values on a machine with this much.
+    pub fn key_memory_bytes_for(&self, machine_bytes: u64) -> u64 {
+        self.memory_bytes.unwrap_or_else(|| (machine_bytes / 4).max(MEMORY_BYTES_MIN))
     }
 
     /// Bytes of memory for the slots of a data file of this size on a machine with this much.
@@ -227,8 +254,11 @@ impl Config {
 
     /// A data file of the geometry that was asked for, or the default's, must be possible.
     fn check_geometry(&self) -> Result<(), ConfigError> {
+        if self.machine != MachineKind::Slots {
+            return Ok(());
+        }
         let slot_count = self.slot_count.unwrap_or(SLOT_COUNT_DEFAULT);
-        let value_bytes = self.value_bytes.unwrap_or(VALUE_BYTES_DEFAULT);
+        let value_bytes = self.new_value_bytes();
         Geometry::new(slot_count, value_bytes).map(|_| ()).map_err(|source| ConfigError::Geometry {
             slot_count,
             value_bytes,
@@ -271,6 +301,49 @@ impl Config {
             _ => Ok(()),
         }
     }
+}
+
+fn program_of(machine: MachineKind) -> &'static str {
+    match machine {
+        MachineKind::Slots => "diskstore",
+        MachineKind::Memory => "kvstore",
+        MachineKind::Journal => "logger",
+    }
+}
+
+fn default_directory(machine: MachineKind) -> PathBuf {
+    format!("./{}-data", program_of(machine)).into()
+}
+
+/// Refuses the flags that only another program has.
+fn check_program(machine: MachineKind, settings: &Settings) -> Result<(), ConfigError> {
+    let program = program_of(machine);
+    let is_memory = machine == MachineKind::Memory;
+    let refused = [
+        (
+            is_memory && settings.slots.is_some(),
+            "slots",
+            "any bytes are a key, and there may be as many as fit in -memory-mib",
+        ),
+        (is_memory && settings.value_size.is_some(), "value-size", "give -value-max"),
+        (
+            is_memory && settings.key_prefixes.is_some(),
+            "key-prefixes",
+            "any bytes are a key, with their prefix",
+        ),
+        (!is_memory && settings.value_max.is_some(), "value-max", "give -value-size"),
+    ];
+    match refused.into_iter().find(|(is_refused, ..)| *is_refused) {
+        Some((_, flag, reason)) => Err(ConfigError::OtherProgram { flag, program, reason }),
+        None => Ok(()),
+    }
+}
+
+/// Bytes of log between two checkpoints of data of this size, unless asked for otherwise: random
+/// writes dirty nearly every page, and keys in memory are written as a whole, so a short distance
+/// would write everything over and over.
+pub fn checkpoint_bytes(asked: Option<u64>, data_bytes: u64) -> u64 {
+    asked.unwrap_or_else(|| data_bytes.clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX))
 }
 
 /// Applies a check to a value that may be absent.
@@ -330,8 +403,8 @@ fn listed<T>(flag: &'static str, text: &str, list: Vec<T>) -> Result<Vec<T>, Con
     Err(ConfigError::List { flag, value: text.to_owned(), max: LIST_COUNT_MAX })
 }
 
-fn value_bytes(text: Number) -> Result<u32, ConfigError> {
-    let value = number("value-size", text, 1, u64::from(VALUE_BYTES_MAX))?;
+fn value_bytes(flag: &'static str, text: Number) -> Result<u32, ConfigError> {
+    let value = number(flag, text, 1, u64::from(VALUE_BYTES_MAX))?;
     Ok(u32::try_from(value).expect("invariant: just bounded by a u32"))
 }
 

@@ -6,7 +6,8 @@ use crate::cli;
 
 fn typed(arguments: &[&str]) -> Result<Config, ConfigError> {
     let line = std::iter::once("diskstore").chain(arguments.iter().copied()).map(OsString::from);
-    Config::load(&cli::parse(line).expect("usage is right"))
+    let typed = cli::parse(line).expect("usage is right");
+    Config::load(MachineKind::Slots, typed.settings, typed.config.as_deref())
 }
 
 fn complaint(arguments: &[&str]) -> String {
@@ -51,6 +52,7 @@ fn every_flag_arrives_in_the_configuration() {
                 -memprofile m -throughput-folder t -logfolder l -roll-mib 17 -hrecov :6 -log warn";
     let words: Vec<&str> = line.split_whitespace().collect();
     let expected = Config {
+        machine: MachineKind::Slots,
         id: "a".to_owned(),
         client_address: address("127.0.0.1:1"),
         raft_address: address("127.0.0.1:2"),
@@ -228,15 +230,15 @@ fn joining_through_itself_alone_is_refused() {
 fn defaults_that_follow_the_data_file_stay_in_their_bounds() {
     let config = typed(&[]).unwrap();
     let mib = 1 << 20;
-    assert_eq!(config.checkpoint_bytes_for(mib), 64 * mib);
-    assert_eq!(config.checkpoint_bytes_for(100 * mib), 100 * mib);
-    assert_eq!(config.checkpoint_bytes_for(9000 * mib), 1024 * mib);
+    assert_eq!(checkpoint_bytes(config.checkpoint_bytes, mib), 64 * mib);
+    assert_eq!(checkpoint_bytes(config.checkpoint_bytes, 100 * mib), 100 * mib);
+    assert_eq!(checkpoint_bytes(config.checkpoint_bytes, 9000 * mib), 1024 * mib);
     assert_eq!(config.memory_bytes_for(mib, 8192 * mib), 256 * mib);
     assert_eq!(config.memory_bytes_for(1000 * mib, 8192 * mib), 1000 * mib);
     assert_eq!(config.memory_bytes_for(9000 * mib, 8192 * mib), 2048 * mib);
     let asked = typed(&["-memory-mib", "20", "-checkpoint-mib", "2"]).unwrap();
     assert_eq!(asked.memory_bytes_for(9000 * mib, 8192 * mib), 20 * mib);
-    assert_eq!(asked.checkpoint_bytes_for(9000 * mib), 2 * mib);
+    assert_eq!(checkpoint_bytes(asked.checkpoint_bytes, 9000 * mib), 2 * mib);
 }
 
 #[test]

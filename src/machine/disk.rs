@@ -11,14 +11,18 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use diskstore_storage::slots::{
     Applied, Change, Current, PAGE_BYTES, ROUND_PAGES_DEFAULT, Slot, Slots, Target,
 };
 use smallvec::{SmallVec, smallvec};
 
-use super::effect::{self, Draft, is_blind, run};
-use super::{Images, Learned, Limits};
-use crate::command::{Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply, slot_of};
+use super::effect::{self, Draft, change_of, is_blind, nothing, run};
+use super::group::by_key;
+use super::{Images, Learned, Limits, check_value};
+use crate::command::{
+    Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
+};
 
 /// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
 const SCAN_STEP: u64 = 4096;
@@ -97,16 +101,7 @@ impl DiskMachine {
             if self.key_of(&operation).is_none() {
                 return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
             }
-            let bytes = match operation.action {
-                Action::Set { value, .. } | Action::Append { value } => value.len() as u64,
-                Action::SetRange { offset, value } if !value.is_empty() => {
-                    offset.saturating_add(value.len() as u64)
-                }
-                _ => 0,
-            };
-            if bytes > bytes_max {
-                return Err(Refusal::TooLarge { bytes, bytes_max });
-            }
+            check_value(&operation.action, bytes_max)?;
         }
         Ok(())
     }
@@ -117,23 +112,11 @@ impl DiskMachine {
         command: &Command,
     ) -> Result<SmallVec<[Outcome; 1]>, ApplyError> {
         let operations: Vec<Operation<'_>> = command.operations().collect();
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; operations.len()];
-        let mut order: Vec<usize> = (0..operations.len()).collect();
-        order.sort_by_key(|position| operations.get(*position).map(|operation| operation.key));
         let keys = operations.iter().filter_map(|operation| self.key_of(operation));
         let mut guard = self.slots.lock(keys);
-        for group in order.chunk_by(|a, b| key_at(&operations, *a) == key_at(&operations, *b)) {
-            let members: Vec<Operation<'_>> =
-                group.iter().filter_map(|position| operations.get(*position).copied()).collect();
-            let mut record = |nth: usize, outcome| {
-                let place = group.get(nth).and_then(|position| outcomes.get_mut(*position));
-                if let Some(place) = place {
-                    *place = Some(outcome);
-                }
-            };
-            self.apply_locked(&mut guard, index, &members, &mut record)?;
-        }
-        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| nothing(index))).collect())
+        by_key(index, &operations, |members, record| {
+            self.apply_locked(&mut guard, index, members, record)
+        })
     }
 
     /// Applies operations that all have one key.
@@ -246,14 +229,14 @@ impl DiskMachine {
         &self,
         from: u64,
         count: usize,
-    ) -> Result<(Vec<u64>, Option<u64>), Failure> {
+    ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
         let end = self.slots.geometry().slot_count();
         let (mut found, mut key) = (Vec::new(), from);
         let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
         while key < stop && found.len() < count {
             let slot = self.slots.read(key).map_err(|_| Failure::Damaged { slot: key })?;
             if slot.value.is_some() {
-                found.push(key);
+                found.push(Bytes::copy_from_slice(&slot_key(key)));
             }
             key += 1;
         }
@@ -305,29 +288,6 @@ impl DiskMachine {
     }
 }
 
-fn key_at<'a>(operations: &[Operation<'a>], position: usize) -> Option<&'a [u8]> {
-    operations.get(position).map(|operation| operation.key)
-}
-
-/// The change that a finished draft comes to. Owned values only: what the draft borrows from the
-/// slot itself must not outlive the closure.
-fn change_of<'a>(draft: Draft<'_>, operations: &[Operation<'a>]) -> Change<'a> {
-    if !draft.changed {
-        return Change::Keep;
-    }
-    match (draft.value, operations) {
-        (None, _) => Change::Delete,
-        (Some(_), [Operation { action: Action::Set { value, .. }, .. }]) => {
-            Change::Set(Cow::Borrowed(value))
-        }
-        (Some(value), _) => Change::Set(Cow::Owned(value.into_owned())),
-    }
-}
-
 fn refused(refusal: Refusal) -> Outcome {
     Outcome { version: 0, changed: false, existed: false, body: Body::Refused(refusal) }
-}
-
-fn nothing(index: u64) -> Outcome {
-    Outcome { version: index, changed: false, existed: false, body: Body::Empty }
 }

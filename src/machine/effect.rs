@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use diskstore_storage::slots::Change;
 
-use crate::command::{Action, Answer, Body, Condition, Outcome, Refusal};
+use crate::command::{Action, Answer, Body, Condition, Operation, Outcome, Refusal};
 
 /// The value that a slot will have once the entry is applied.
 #[derive(Debug)]
@@ -168,6 +169,26 @@ fn set_range(draft: &mut Draft<'_>, offset: u64, value: &[u8], limits: Limits) -
     let length = bytes.len();
     write(draft, bytes);
     Body::Integer(i64::try_from(length).unwrap_or(i64::MAX))
+}
+
+/// The change that a finished draft comes to. Owned values only: what the draft borrows from the
+/// slot itself must not outlive the closure.
+pub(super) fn change_of<'a>(draft: Draft<'_>, operations: &[Operation<'a>]) -> Change<'a> {
+    if !draft.changed {
+        return Change::Keep;
+    }
+    match (draft.value, operations) {
+        (None, _) => Change::Delete,
+        (Some(_), [Operation { action: Action::Set { value, .. }, .. }]) => {
+            Change::Set(Cow::Borrowed(value))
+        }
+        (Some(value), _) => Change::Set(Cow::Owned(value.into_owned())),
+    }
+}
+
+/// The outcome of an operation that did nothing at entry `index`.
+pub(super) fn nothing(index: u64) -> Outcome {
+    Outcome { version: index, changed: false, existed: false, body: Body::Empty }
 }
 
 #[cfg(test)]

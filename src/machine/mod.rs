@@ -6,16 +6,21 @@
 
 mod disk;
 mod effect;
+mod group;
+mod memory;
 
 use std::sync::atomic::AtomicBool;
 
-use diskstore_storage::Result;
+use bytes::Bytes;
 use diskstore_storage::identity::MachineKind;
+use diskstore_storage::keys::{self, KeyImage};
 use diskstore_storage::slots::{Outcome, Slot, SlotImage, Target};
+use diskstore_storage::{Error, Result};
 
 pub use disk::{ApplyError, DiskMachine};
+pub use memory::MemoryMachine;
 
-use crate::command::{Command, Failure, Refusal, Reply};
+use crate::command::{Action, Command, Failure, Refusal, Reply};
 
 /// What is asked between the steps of a checkpoint: it may rest, and returns once everything
 /// appended to the log before it was called is durable.
@@ -26,6 +31,8 @@ pub type LogDurable<'a> = &'a mut dyn FnMut() -> Result<()>;
 pub enum Machine {
     /// Slots of a data file.
     Slots(DiskMachine),
+    /// Keys in memory.
+    Memory(MemoryMachine),
 }
 
 /// What keys and values there can be.
@@ -42,6 +49,18 @@ pub struct Limits {
 pub enum Images {
     /// Slots.
     Slots(Vec<SlotImage>),
+    /// Keys of any bytes.
+    Keys(Vec<KeyImage>),
+}
+
+/// Held while a snapshot is sent: no delete is forgotten.
+#[derive(Debug)]
+pub struct Sending {
+    /// What changed after an index at or above this one can be said; whoever has less is sent
+    /// everything, and drops what is not named.
+    pub horizon: u64,
+    #[expect(dead_code, reason = "it ends with the sending")]
+    held: Option<keys::Sending>,
 }
 
 /// What one step of [`Machine::learn`] saw.
@@ -59,6 +78,7 @@ impl Machine {
     pub fn kind(&self) -> MachineKind {
         match self {
             Machine::Slots(_) => MachineKind::Slots,
+            Machine::Memory(_) => MachineKind::Memory,
         }
     }
 
@@ -66,6 +86,7 @@ impl Machine {
     pub fn limits(&self) -> Limits {
         match self {
             Machine::Slots(disk) => disk.limits(),
+            Machine::Memory(memory) => memory.limits(),
         }
     }
 
@@ -77,6 +98,7 @@ impl Machine {
     pub fn apply(&self, index: u64, command: &Command) -> std::result::Result<Reply, ApplyError> {
         match self {
             Machine::Slots(disk) => disk.apply(index, command),
+            Machine::Memory(memory) => Ok(memory.apply(index, command)),
         }
     }
 
@@ -87,6 +109,7 @@ impl Machine {
     pub fn read(&self, command: &Command) -> std::result::Result<Reply, Failure> {
         match self {
             Machine::Slots(disk) => disk.read(command),
+            Machine::Memory(memory) => Ok(memory.read(command)),
         }
     }
 
@@ -98,15 +121,17 @@ impl Machine {
     pub fn check(&self, command: &Command) -> std::result::Result<(), Refusal> {
         match self {
             Machine::Slots(disk) => disk.check(command),
+            Machine::Memory(memory) => memory.check(command),
         }
     }
 
     /// Why such commands are not proposed now, however right they are.
-    pub fn refusal(&self, _commands: &[Command]) -> Option<Failure> {
+    pub fn refusal(&self, commands: &[Command]) -> Option<Failure> {
         match self {
             Machine::Slots(disk) => disk.slots().over_budget().then(|| Failure::Busy {
                 reason: "changed pages take all of -memory-mib until a checkpoint ends".into(),
             }),
+            Machine::Memory(memory) => memory.refusal(commands),
         }
     }
 
@@ -114,6 +139,7 @@ impl Machine {
     pub fn populate(&self, command: &Command) {
         match self {
             Machine::Slots(disk) => disk.populate(command),
+            Machine::Memory(_) => {}
         }
     }
 
@@ -121,6 +147,16 @@ impl Machine {
     pub fn slot(&self, key: &[u8]) -> Option<Slot> {
         match self {
             Machine::Slots(disk) => disk.slot(key),
+            Machine::Memory(memory) => Some(memory.keys().read(key)),
+        }
+    }
+
+    /// The entry that may have deleted what a read found to be absent, where its version does not
+    /// say: whoever needs that to be durable waits for it.
+    pub fn absent_since(&self) -> u64 {
+        match self {
+            Machine::Slots(_) => 0,
+            Machine::Memory(memory) => memory.keys().highest_index(),
         }
     }
 
@@ -131,6 +167,7 @@ impl Machine {
             Machine::Slots(disk) => {
                 disk.slots().fits_in_budget() && disk.slots().live_count().is_some()
             }
+            Machine::Memory(_) => true,
         }
     }
 
@@ -138,6 +175,7 @@ impl Machine {
     pub fn over_budget(&self) -> bool {
         match self {
             Machine::Slots(disk) => disk.slots().over_budget(),
+            Machine::Memory(_) => false,
         }
     }
 }
@@ -148,6 +186,7 @@ impl Machine {
     pub fn live_count(&self) -> Option<u64> {
         match self {
             Machine::Slots(disk) => disk.slots().live_count(),
+            Machine::Memory(memory) => Some(memory.keys().live_count()),
         }
     }
 
@@ -160,9 +199,13 @@ impl Machine {
         &self,
         from: u64,
         count: usize,
-    ) -> std::result::Result<(Vec<u64>, Option<u64>), Failure> {
+    ) -> std::result::Result<(Vec<Bytes>, Option<u64>), Failure> {
         match self {
             Machine::Slots(disk) => disk.live_keys(from, count),
+            Machine::Memory(memory) => {
+                let page = memory.keys().live_keys(from, count);
+                Ok((page.found, page.next))
+            }
         }
     }
 
@@ -171,6 +214,7 @@ impl Machine {
     pub fn learn(&self, from: u64) -> Learned {
         match self {
             Machine::Slots(disk) => disk.learn(from),
+            Machine::Memory(_) => Learned::default(),
         }
     }
 
@@ -178,6 +222,7 @@ impl Machine {
     pub fn is_damaged(&self, slot: u64) -> bool {
         match self {
             Machine::Slots(disk) => disk.slots().read(slot).is_err(),
+            Machine::Memory(_) => false,
         }
     }
 
@@ -185,13 +230,15 @@ impl Machine {
     pub fn data_bytes(&self) -> u64 {
         match self {
             Machine::Slots(disk) => disk.slots().geometry().file_bytes(),
+            Machine::Memory(memory) => memory.keys().memory_bytes(),
         }
     }
 
-    /// Pages that were written in place since the start.
+    /// Pages that checkpoints have written since the start.
     pub fn written_pages(&self) -> u64 {
         match self {
             Machine::Slots(disk) => disk.slots().written_pages(),
+            Machine::Memory(memory) => memory.keys().written_pages(),
         }
     }
 
@@ -199,6 +246,7 @@ impl Machine {
     pub fn dirty_bytes(&self) -> u64 {
         match self {
             Machine::Slots(disk) => disk.dirty_bytes(),
+            Machine::Memory(memory) => memory.keys().dirty_bytes(),
         }
     }
 }
@@ -209,6 +257,7 @@ impl Machine {
     pub fn durable(&self) -> Option<Target> {
         match self {
             Machine::Slots(disk) => disk.durable(),
+            Machine::Memory(memory) => memory.keys().durable(),
         }
     }
 
@@ -216,6 +265,7 @@ impl Machine {
     pub fn checkpoint_steps(&self) -> u64 {
         match self {
             Machine::Slots(disk) => disk.checkpoint_steps(),
+            Machine::Memory(memory) => memory.keys().checkpoint_pieces(),
         }
     }
 
@@ -232,6 +282,7 @@ impl Machine {
     ) -> Result<Outcome> {
         match self {
             Machine::Slots(disk) => disk.slots().checkpoint(target, log_durable, cancel),
+            Machine::Memory(memory) => memory.keys().checkpoint(target, log_durable, cancel),
         }
     }
 
@@ -244,6 +295,7 @@ impl Machine {
             Machine::Slots(disk) => {
                 disk.slots().write_back(log_durable, &AtomicBool::new(false)).map(|_| ())
             }
+            Machine::Memory(_) => Ok(()),
         }
     }
 }
@@ -254,6 +306,7 @@ impl Machine {
     pub fn readable_from(&self) -> u64 {
         match self {
             Machine::Slots(disk) => disk.slots().readable_from(),
+            Machine::Memory(memory) => memory.keys().readable_from(),
         }
     }
 
@@ -264,6 +317,38 @@ impl Machine {
     pub fn set_readable_from(&self, index: u64) -> Result<()> {
         match self {
             Machine::Slots(disk) => disk.slots().set_readable_from(index),
+            Machine::Memory(memory) => {
+                memory.keys().set_readable_from(index);
+                Ok(())
+            }
+        }
+    }
+
+    /// Something is to be sent, until what this returns is dropped.
+    pub fn begin_send(&self) -> Sending {
+        match self {
+            Machine::Slots(_) => Sending { horizon: 0, held: None },
+            Machine::Memory(memory) => {
+                let held = memory.keys().begin_send();
+                Sending { horizon: held.horizon, held: Some(held) }
+            }
+        }
+    }
+
+    /// A snapshot from another member begins; returns the index after which it is to send what
+    /// changed. `applied` is what this member has applied, `horizon` the sender's.
+    pub fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
+        match self {
+            Machine::Slots(_) => applied,
+            Machine::Memory(memory) => memory.keys().begin_merge(applied, horizon),
+        }
+    }
+
+    /// All of the snapshot that began at index `begin` was merged; it is about to be installed.
+    pub fn finish_merge(&self, begin: u64) {
+        match self {
+            Machine::Slots(_) => {}
+            Machine::Memory(memory) => memory.keys().finish_merge(begin),
         }
     }
 
@@ -271,6 +356,7 @@ impl Machine {
     pub fn scan_end(&self) -> u64 {
         match self {
             Machine::Slots(disk) => disk.slots().geometry().slot_count(),
+            Machine::Memory(_) => u64::MAX,
         }
     }
 
@@ -287,6 +373,7 @@ impl Machine {
     ) -> Result<(Images, Option<u64>)> {
         match self {
             Machine::Slots(disk) => disk.scan(from, changed_after, bytes_max),
+            Machine::Memory(memory) => Ok(memory.scan(from, changed_after, bytes_max)),
         }
     }
 
@@ -299,6 +386,7 @@ impl Machine {
             Machine::Slots(disk) => {
                 disk.slots().image(slot).map(|image| Images::Slots(vec![image]))
             }
+            Machine::Memory(_) => Ok(Images::Keys(Vec::new())),
         }
     }
 
@@ -311,6 +399,11 @@ impl Machine {
             (Machine::Slots(disk), Images::Slots(images)) => {
                 images.iter().try_for_each(|image| disk.slots().merge(image).map(|_| ()))
             }
+            (Machine::Memory(memory), Images::Keys(images)) => {
+                images.iter().try_for_each(|image| memory.keys().merge(image))
+            }
+            (Machine::Slots(_), Images::Keys(_)) => Err(other_kind("Slots", "Memory")),
+            (Machine::Memory(_), Images::Slots(_)) => Err(other_kind("Memory", "Slots")),
         }
     }
 
@@ -322,6 +415,7 @@ impl Machine {
     pub fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
         match self {
             Machine::Slots(disk) => disk.slots().install(target, log_durable).map(|_| ()),
+            Machine::Memory(memory) => memory.keys().install(target, log_durable).map(|_| ()),
         }
     }
 }
@@ -331,6 +425,7 @@ impl Images {
     pub fn count(&self) -> usize {
         match self {
             Images::Slots(images) => images.len(),
+            Images::Keys(images) => images.len(),
         }
     }
 
@@ -338,6 +433,28 @@ impl Images {
     pub fn highest_index(&self) -> u64 {
         match self {
             Images::Slots(images) => images.iter().map(|image| image.index).max().unwrap_or(0),
+            Images::Keys(images) => images.iter().map(|image| image.index).max().unwrap_or(0),
         }
     }
+}
+
+fn other_kind(expected: &str, actual: &str) -> Error {
+    Error::Mismatch {
+        path: "a snapshot".into(),
+        field: "machine",
+        expected: expected.into(),
+        actual: actual.into(),
+    }
+}
+
+/// Refuses a value that is longer than any may be.
+fn check_value(action: &Action<'_>, bytes_max: u64) -> std::result::Result<(), Refusal> {
+    let bytes = match action {
+        Action::Set { value, .. } | Action::Append { value } => value.len() as u64,
+        Action::SetRange { offset, value } if !value.is_empty() => {
+            offset.saturating_add(value.len() as u64)
+        }
+        _ => 0,
+    };
+    if bytes > bytes_max { Err(Refusal::TooLarge { bytes, bytes_max }) } else { Ok(()) }
 }

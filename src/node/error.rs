@@ -38,6 +38,34 @@ pub enum StartError {
         /// What the directory says.
         actual: String,
     },
+    /// The directory is of another program.
+    #[error(
+        "{directory} was made for {actual}, and {program} serves {machine}; start that program, or \
+         give another -data directory"
+    )]
+    OtherMachine {
+        /// The directory.
+        directory: String,
+        /// The program that was started.
+        program: &'static str,
+        /// What it serves.
+        machine: &'static str,
+        /// What the directory is for.
+        actual: &'static str,
+    },
+    /// The cluster is of another program.
+    #[error(
+        "the cluster at -join has {actual}, and {program} serves {machine}; start that program, or \
+         name a member of another cluster"
+    )]
+    OtherCluster {
+        /// The program that was started.
+        program: &'static str,
+        /// What it serves.
+        machine: &'static str,
+        /// What the cluster has.
+        actual: &'static str,
+    },
     /// The geometry that was asked for is not the cluster's.
     #[error(
         "{flag} {asked} was asked for, but the cluster has {actual}; leave the flag out to join"

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::command::{Command, CommandResult, Failure};
+use crate::command::{Command, CommandResult, Failure, Outcome};
 use crate::raft::Consensus;
 
 /// How long a local read waits until this replica's state is one that ever was.
@@ -25,8 +25,13 @@ pub(super) async fn read(consensus: &Consensus, commands: &[Command]) -> Vec<Com
     if !shared.is_readable() {
         return vec![Err(catching_up()); commands.len()]; // a snapshot began meanwhile
     }
+    let absent_since = shared.machine.absent_since();
     let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
-    let newest = outcomes.map(|outcome| outcome.version).max().filter(|version| *version > 0);
+    let since = |outcome: &Outcome| match outcome.version {
+        0 => absent_since,
+        version => version,
+    };
+    let newest = outcomes.map(since).max().filter(|index| *index > 0);
     if let Some(position) = newest.and_then(|index| consensus.wal().position_of(index))
         && position > consensus.wal().durable()
         && consensus.syncer().wait(position).await.is_err()

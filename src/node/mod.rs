@@ -4,6 +4,7 @@
 
 mod error;
 mod local;
+mod open;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -128,11 +130,16 @@ impl Node {
         self.successes.clone()
     }
 
-    /// At most `count` slots of this replica that hold a value, from `from` on, and where to go on.
+    /// At most `count` keys of this replica that hold a value, from position `from` on, and where to
+    /// go on.
     ///
     /// # Errors
     /// A damaged slot.
-    pub async fn scan(&self, from: u64, count: usize) -> Result<(Vec<u64>, Option<u64>), Failure> {
+    pub async fn scan(
+        &self,
+        from: u64,
+        count: usize,
+    ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
         let shared = self.consensus().shared().clone();
         let scan = move || {
             let found = shared.machine.live_keys(from, count);

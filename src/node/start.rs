@@ -7,36 +7,30 @@
 //! - I2: IDENTITY says that the node is a member only once its own log or checkpoint names it; until
 //!   then a start repeats the founding or the join (PITFALLS 22), afterwards never: a member without
 //!   its log or its slots has lost data and does not start.
-//! - I3: openraft reads the stores only after the log and the checkpoint were made to agree (C12,
-//!   C13).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::LogId;
 use diskstore_storage::disk::{Disk, RealDisk};
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
-use diskstore_storage::slots::{self, Geometry, New, Slots};
-use diskstore_storage::wal::{self, Wal};
+use diskstore_storage::keys::SNAPSHOT_FILE;
+use diskstore_storage::slots::{Geometry, SLOTS_FILE};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
     Forwarder, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster, listen_first,
     serve_incoming,
 };
-use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy, VALUE_BYTES_DEFAULT};
+use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
-use crate::machine::{DiskMachine, Machine};
-use crate::oplog::{OpLog, Parts, serve_recovery};
+use crate::machine::Machine;
+use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
 use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
-
-/// Directory of the log's segments in a node's directory.
-const WAL_NAME: &str = "wal";
 
 /// Where the node listens; bound first, so that a port in use is found before files are made.
 struct Listeners {
@@ -68,7 +62,8 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let listeners = listen(&config).await?;
     let place = find_place(&config, found, &*disk, &listeners).await?;
     let faults = Faults::new();
-    let opened = open_files(&config, &place, disk.clone(), progress).await;
+    let opened =
+        open_files(&config, (&place.identity, place.cluster_id), disk.clone(), progress).await;
     if opened.is_err() && place.is_first_start && data_in(&config, &*disk)?.is_none() {
         // Nothing was promised or made yet: the next start may ask for another geometry.
         disk.remove(&config.data_dir.join(identity::IDENTITY_NAME))?;
@@ -114,7 +109,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
 
 /// What of a node's data its directory holds.
 fn data_in(config: &Config, disk: &dyn Disk) -> Result<Option<&'static str>, StartError> {
-    for name in [slots::SLOTS_FILE, WAL_NAME] {
+    for name in [SLOTS_FILE, SNAPSHOT_FILE, WAL_NAME] {
         if disk.exists(&config.data_dir.join(name))? {
             return Ok(Some(name));
         }
@@ -135,6 +130,14 @@ fn check_identity(
             None => Ok(()),
         };
     };
+    if identity.machine != config.machine {
+        return Err(StartError::OtherMachine {
+            directory,
+            program: config.program(),
+            machine: content_of(config.machine),
+            actual: content_of(identity.machine),
+        });
+    }
     if identity.standing == Standing::Joining {
         return Ok(()); // nobody counts on it yet: joining compares with the cluster
     }
@@ -149,7 +152,7 @@ fn check_identity(
     }
     if let Some(asked) = config.value_bytes.filter(|asked| *asked != identity.value_bytes) {
         let bytes = |bytes| format!("values of {bytes} bytes");
-        return other("-value-size", bytes(asked), bytes(identity.value_bytes));
+        return other(value_flag(config.machine), bytes(asked), bytes(identity.value_bytes));
     }
     Ok(())
 }
@@ -228,14 +231,41 @@ async fn find_place(
                 cluster_id: u128::from_le_bytes(random()?).max(1),
                 member_id: draw_member_id()?,
                 name: config.id.clone(),
-                slot_count: config.slot_count.unwrap_or(SLOT_COUNT_DEFAULT),
-                value_bytes: config.value_bytes.unwrap_or(VALUE_BYTES_DEFAULT),
-                machine: MachineKind::Slots,
+                slot_count: match config.machine {
+                    MachineKind::Slots => config.slot_count.unwrap_or(SLOT_COUNT_DEFAULT),
+                    MachineKind::Memory | MachineKind::Journal => 0,
+                },
+                value_bytes: config.new_value_bytes(),
+                machine: config.machine,
             };
-            Geometry::new(identity.slot_count, identity.value_bytes)?;
+            if config.machine == MachineKind::Slots {
+                Geometry::new(identity.slot_count, identity.value_bytes)?;
+            }
             identity::write(disk, &config.data_dir, &identity)?;
             Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: true })
         }
+    }
+}
+
+/// What a cluster's log is applied to, by the number of its slots.
+fn machine_of(slot_count: u64) -> MachineKind {
+    if slot_count == 0 { MachineKind::Memory } else { MachineKind::Slots }
+}
+
+/// What a machine holds, for people.
+fn content_of(machine: MachineKind) -> &'static str {
+    match machine {
+        MachineKind::Slots => "slots (program diskstore)",
+        MachineKind::Memory => "keys in memory (program kvstore)",
+        MachineKind::Journal => "a log only (program logger)",
+    }
+}
+
+/// The flag that says how long values may be.
+fn value_flag(machine: MachineKind) -> &'static str {
+    match machine {
+        MachineKind::Slots => "-value-size",
+        MachineKind::Memory | MachineKind::Journal => "-value-max",
     }
 }
 
@@ -244,12 +274,20 @@ async fn find_place(
 async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place, StartError> {
     let Joined { cluster_id, slot_count, value_bytes } =
         learn_cluster(&join_setup(config, member_id)).await?;
+    let machine = machine_of(slot_count);
+    if machine != config.machine {
+        return Err(StartError::OtherCluster {
+            program: config.program(),
+            machine: content_of(config.machine),
+            actual: content_of(machine),
+        });
+    }
     if let Some(asked) = config.slot_count.filter(|asked| *asked != slot_count) {
         return Err(StartError::OtherGeometry { flag: "-slots", asked, actual: slot_count });
     }
     if let Some(asked) = config.value_bytes.filter(|asked| *asked != value_bytes) {
         let (asked, actual) = (u64::from(asked), u64::from(value_bytes));
-        return Err(StartError::OtherGeometry { flag: "-value-size", asked, actual });
+        return Err(StartError::OtherGeometry { flag: value_flag(config.machine), asked, actual });
     }
     let identity = Identity {
         standing: Standing::Joining,
@@ -258,7 +296,7 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
         name: config.id.clone(),
         slot_count,
         value_bytes,
-        machine: MachineKind::Slots,
+        machine,
     };
     identity::write(disk, &config.data_dir, &identity)?;
     Ok(Place { identity, cluster_id, is_first_start: false })
@@ -268,164 +306,13 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
 fn open_oplog(config: &Config, machine: &Machine) -> Result<Option<OpLog>, StartError> {
     let Some(folder) = &config.log_folder else { return Ok(None) };
     let mut oplog = OpLog::open(folder, &config.id, config.roll_bytes)?;
+    if machine.kind() == MachineKind::Memory {
+        oplog.name_keys(KeyForm::Bytes);
+    }
     if oplog.last_index() == 0 {
         oplog.mark_gap(machine.durable().map_or(0, |at| at.log_id.index))?;
     }
     Ok(Some(oplog))
-}
-
-struct Opened {
-    machine: Machine,
-    wal: Arc<Wal>,
-    policy: upkeep::Policy,
-    report: String,
-}
-
-/// Opens or makes the data file and the log, on a thread that may block.
-async fn open_files(
-    config: &Config,
-    place: &Place,
-    disk: Arc<dyn Disk>,
-    mut progress: Progress,
-) -> Result<Opened, StartError> {
-    let geometry = Geometry::new(place.identity.slot_count, place.identity.value_bytes)?;
-    let file_bytes = geometry.file_bytes();
-    let memory_bytes = config.memory_bytes_for(file_bytes, machine_memory_bytes());
-    let policy = upkeep::Policy {
-        checkpoint_bytes: config.checkpoint_bytes_for(file_bytes),
-        keep_bytes: config.keep_bytes,
-        dirty_bytes_max: if memory_bytes < file_bytes { memory_bytes / 2 } else { u64::MAX },
-    };
-    let (directory, cluster_id) = (config.data_dir.clone(), place.cluster_id);
-    let sync = match config.sync {
-        SyncPolicy::Always => wal::SyncMode::Always,
-        SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
-    };
-    let mut log_options = wal::Options { sync, ..wal::Options::default() };
-    // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
-    // first, and removing many at once makes the disk busy with what it forgets.
-    let segments = policy.checkpoint_bytes / log_options.segment_bytes + 1;
-    log_options.recycle_count_max = usize::try_from(segments).unwrap_or(usize::MAX);
-    let is_member = place.identity.standing == Standing::Member;
-    tokio::task::spawn_blocking(move || {
-        let options = slots::Options::new(memory_bytes);
-        let new = New { geometry, cluster_id, options };
-        let lost = |what| StartError::DataLost { directory: directory.display().to_string(), what };
-        if is_member && !disk.exists(&directory.join(slots::SLOTS_FILE))? {
-            return Err(lost("slots.dat is"));
-        }
-        let (slots, mut report) = open_slots(&*disk, &directory, new, &mut *progress)?;
-        let (wal, recovery) = Wal::open(
-            disk,
-            &directory.join(WAL_NAME),
-            &directory.join(identity::TMP_NAME),
-            &log_options,
-        )?;
-        // Whoever is a member, or has a checkpoint, has accepted a leader's vote.
-        let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
-        let checkpoint = machine.durable().map(|durable| durable.log_id);
-        let has_history = is_member || checkpoint.is_some();
-        if has_history && wal.state().vote.is_none() {
-            return Err(lost("log is"));
-        }
-        agree(&wal, checkpoint, &directory)?;
-        report.push_str(&log_report(&recovery));
-        Ok(Opened { machine, wal: Arc::new(wal), policy, report })
-    })
-    .await?
-}
-
-fn open_slots(
-    disk: &dyn Disk,
-    directory: &Path,
-    new: New,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<(Slots, String), StartError> {
-    let path = directory.join(slots::SLOTS_FILE);
-    let (count, bytes) = (new.geometry.slot_count(), new.geometry.value_bytes());
-    if !disk.exists(&path)? {
-        let slots = Slots::create(disk, directory, new, progress)?;
-        return Ok((slots, format!("made {count} slots of {bytes} bytes in {}", path.display())));
-    }
-    let (slots, opening) = Slots::open(disk, directory, new.options)?;
-    let superblock = slots.superblock();
-    if superblock.cluster_id != new.cluster_id {
-        return Err(StartError::OtherIdentity {
-            directory: path.display().to_string(),
-            flag: "this start",
-            asked: format!("cluster {:032x}", new.cluster_id),
-            actual: format!("cluster {:032x}", superblock.cluster_id),
-        });
-    }
-    if superblock.geometry != new.geometry {
-        let found = superblock.geometry;
-        return Err(StartError::OtherIdentity {
-            directory: path.display().to_string(),
-            flag: "IDENTITY",
-            asked: format!("{count} slots of {bytes} bytes"),
-            actual: format!("{} slots of {} bytes", found.slot_count(), found.value_bytes()),
-        });
-    }
-    if let Some(copy) = opening.superblock_repaired {
-        tracing::warn!(copy, "a superblock copy was bad or old and has been written again");
-    }
-    let checkpoint = superblock.checkpoint.map_or_else(|| "none".into(), |at| at.to_string());
-    let path = path.display();
-    Ok((slots, format!("{count} slots of {bytes} bytes in {path}, checkpoint {checkpoint}")))
-}
-
-/// Makes log and checkpoint agree before openraft reads them (I3).
-pub(super) fn agree(
-    wal: &Wal,
-    checkpoint: Option<LogId>,
-    directory: &Path,
-) -> Result<(), StartError> {
-    let state = wal.state();
-    if state.purged > checkpoint {
-        let text = |log_id: Option<LogId>| {
-            log_id.map_or_else(|| "their beginning".into(), |log_id| log_id.to_string())
-        };
-        return Err(StartError::Contradiction {
-            directory: directory.display().to_string(),
-            purged: text(state.purged),
-            checkpoint: text(checkpoint),
-        });
-    }
-    let Some(checkpoint) = checkpoint else { return Ok(()) };
-    if wal.log_id_at(checkpoint.index) == Some(checkpoint) {
-        return Ok(());
-    }
-    tracing::warn!(%checkpoint, "the log does not hold the checkpoint: it is dropped up to there");
-    wal.drop_all_and_purge_to(checkpoint);
-    while let Some(batch) = wal.seal() {
-        wal.write(batch)?;
-    }
-    wal.sync()?; // under `-sync never` too
-    Ok(())
-}
-
-fn log_report(recovery: &wal::Recovery) -> String {
-    let mut report =
-        format!("; log: {} entries in {} batches recovered", recovery.entries, recovery.batches);
-    if let Some(cut) = &recovery.cut {
-        let text = format!(
-            ", torn end of {} bytes cut off {} at byte {}",
-            cut.bytes,
-            cut.path.display(),
-            cut.offset
-        );
-        tracing::warn!("{}", text.trim_start_matches(", "));
-        report.push_str(&text);
-    }
-    report
-}
-
-/// Memory of this machine in bytes; a large number where the system does not say.
-fn machine_memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib * 1024)
 }
 
 fn serve(

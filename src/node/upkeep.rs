@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::checkpoint_bytes;
 use crate::raft::{Consensus, MachineShared};
 
 /// How often a node looks whether a checkpoint is due.
@@ -19,8 +20,8 @@ const LEARN_PAUSE: Duration = Duration::from_millis(2);
 /// When checkpoints are due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
-    /// Bytes of log between two checkpoints.
-    pub(super) checkpoint_bytes: u64,
+    /// Bytes of log between two checkpoints, if asked for.
+    pub(super) checkpoint_bytes: Option<u64>,
     /// Bytes of log kept behind the checkpoint.
     pub(super) keep_bytes: u64,
     /// Bytes of dirty pages at which a checkpoint is due before the log asks for one: half of the
@@ -43,7 +44,8 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
         }
         consensus.purge(policy.keep_bytes).await;
         let log_bytes = consensus.wal().log_bytes();
-        let is_due = log_bytes - log_bytes_then >= policy.checkpoint_bytes
+        let checkpoint_bytes = checkpoint_bytes(policy.checkpoint_bytes, machine.data_bytes());
+        let is_due = log_bytes - log_bytes_then >= checkpoint_bytes
             || machine.dirty_bytes() >= policy.dirty_bytes_max
             || then.elapsed() >= AGE_MAX && machine.dirty_bytes() > 0;
         // One that was cancelled by an install never shows; after a while another is asked for.
@@ -52,7 +54,7 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
                 log_bytes_then = log_bytes; // one that is spread over time may be asked for twice
             }
             (then, is_running) = (Instant::now(), true);
-            let spread_bytes = (policy.checkpoint_bytes / 8 * 7).min(policy.dirty_bytes_max / 8);
+            let spread_bytes = (checkpoint_bytes / 8 * 7).min(policy.dirty_bytes_max / 8);
             consensus.trigger_checkpoint(spread_bytes).await;
         }
     }

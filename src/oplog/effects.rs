@@ -16,13 +16,16 @@ pub(super) struct Effect<'a> {
     pub(super) value: Cow<'a, [u8]>,
 }
 
+/// Says what a key's slot holds now.
+type SlotOf<'f> = dyn FnMut(&[u8]) -> Option<Slot> + 'f;
+
 /// The records of an entry. `slot_of` gives what a key's slot holds now that the entry is applied;
 /// it is asked where command and reply do not say (I6 of `mod.rs`).
 pub(super) fn effects_of<'a>(
     index: u64,
     command: &'a Command,
     reply: &Reply,
-    slot_of: &mut dyn FnMut(&[u8]) -> Option<Slot>,
+    (keys, slot_of): (KeyForm, &mut SlotOf<'_>),
 ) -> Vec<Effect<'a>> {
     let operations = || command.operations().zip(&reply.outcomes);
     let changed: BTreeSet<&[u8]> = operations()
@@ -38,7 +41,7 @@ pub(super) fn effects_of<'a>(
             let slot = slot_of(operation.key).filter(|slot| slot.index >= index);
             slot.map(|slot| effect_on_slot_ahead(&operation.action, slot, index))
         };
-        done.map(|(kind, value)| Effect { kind, key: key_text(operation.key), value })
+        done.map(|(kind, value)| Effect { kind, key: keys.text(operation.key), value })
     });
     effects.collect()
 }
@@ -78,7 +81,18 @@ fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Slot, index: u64) -> Done
     }
 }
 
-/// A slot's key as decimal text; any other key as it is.
-fn key_text(key: &[u8]) -> Vec<u8> {
-    slot_number(key).map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
+/// What the keys of commands are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyForm {
+    /// Numbers of slots, recorded as decimal text.
+    Slots,
+    /// Any bytes, recorded as they are.
+    Bytes,
+}
+
+impl KeyForm {
+    fn text(self, key: &[u8]) -> Vec<u8> {
+        let slot = slot_number(key).filter(|_| self == KeyForm::Slots);
+        slot.map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
+    }
 }

@@ -38,6 +38,7 @@ pub use record::{Kind, LENGTH_BYTES, Mark, Record};
 pub use serve::{END_PREFIX, serve_recovery};
 
 use crate::command::{Command, Reply};
+pub use effects::KeyForm;
 use effects::effects_of;
 use parts::{End, find_end};
 
@@ -112,6 +113,7 @@ pub struct OpLog {
     /// Size at which the log goes on in the next file.
     part_bytes_max: u64,
     last_index: u64,
+    keys: KeyForm,
     buffer: Vec<u8>,
     /// True from a write to the next sync.
     unsynced: bool,
@@ -172,6 +174,7 @@ impl OpLog {
             file,
             bytes: end.offset,
             part_bytes_max,
+            keys: KeyForm::Slots,
             last_index: end.index,
             buffer: Vec::new(),
             unsynced: false,
@@ -190,6 +193,11 @@ impl OpLog {
         &self.parts
     }
 
+    /// What the keys of commands are, unless they are slots.
+    pub fn name_keys(&mut self, keys: KeyForm) {
+        self.keys = keys;
+    }
+
     /// Records what an applied command did. `slot_of` gives what a key's slot holds now that the
     /// entry is applied; it is asked where command and reply do not say (I6).
     ///
@@ -206,7 +214,7 @@ impl OpLog {
             return Ok(()); // I1
         }
         self.roll_if_full()?;
-        let effects = effects_of(index, command, reply, slot_of);
+        let effects = effects_of(index, command, reply, (self.keys, slot_of));
         for (nth, effect) in effects.iter().enumerate() {
             let mark = if nth + 1 < effects.len() { Mark::More } else { Mark::None }; // I2
             let (kind, key, value) = (effect.kind, &*effect.key, &*effect.value);

@@ -83,7 +83,7 @@ pub(super) async fn send(
     vote: Vote,
     snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
 ) -> io::Result<SnapshotResponse<TypeConfig>> {
-    let Snapshot { meta, snapshot: _held } = snapshot; // I3
+    let Snapshot { meta, snapshot: held } = snapshot; // I3
     let Some(log_id) = meta.last_log_id else {
         return Err(io::Error::other("there is nothing to send"));
     };
@@ -91,7 +91,11 @@ pub(super) async fn send(
     let readable_from = sender.shared.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
     let membership = meta.last_membership.clone();
-    let begin = SnapshotBegin { vote, log_id, membership, readable_from, last_log };
+    let horizon = held.horizon().unwrap_or(0);
+    if horizon < sender.shared.machine.begin_send().horizon {
+        return Err(io::Error::other("deletes behind this snapshot may have been forgotten"));
+    }
+    let begin = SnapshotBegin { vote, log_id, membership, readable_from, last_log, horizon };
     begin.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     let accepted = in_time(reader.expect(Kind::SnapshotAccept), IDLE_MAX).await?;
@@ -198,9 +202,9 @@ pub(super) async fn receive(
         in_time(writer.send(), IDLE_MAX).await?;
         return Ok(None);
     }
-    let applied = shared.applied_index();
+    let after = shared.machine.begin_merge(shared.applied_index(), begin.horizon);
     let damaged = damaged_slots(shared).await?;
-    Accept::Changed { after: applied, damaged }.put(&mut writer.buffer);
+    Accept::Changed { after, damaged }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     raise_readable_from(shared, begin.readable_from.max(begin.log_id.index)).await?;
     let (mut frames, mut count) = (0, 0);
@@ -208,9 +212,12 @@ pub(super) async fn receive(
         let frame = in_time(reader.next(), IDLE_MAX).await?;
         let Some(frame) = frame else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         match frame.kind {
-            Kind::SnapshotSlots => {
-                let SnapshotSlots { nth, images, .. } =
-                    SnapshotSlots::decode(frame.body).map_err(bad_frame)?;
+            kind @ (Kind::SnapshotSlots | Kind::SnapshotKeys) => {
+                let decoded = match kind {
+                    Kind::SnapshotKeys => SnapshotSlots::decode_keys(frame.body),
+                    _ => SnapshotSlots::decode(frame.body),
+                };
+                let SnapshotSlots { nth, images, .. } = decoded.map_err(bad_frame)?;
                 if nth != frames {
                     return Err(io::Error::other("a frame of the snapshot is missing"));
                 }
@@ -224,7 +231,8 @@ pub(super) async fn receive(
                     return Err(io::Error::other("slots of the snapshot are missing"));
                 }
                 raise_readable_from(shared, end.applied).await?;
-                tracing::info!(slots = count, changed_after = applied, "snapshot received");
+                shared.machine.finish_merge(begin.log_id.index);
+                tracing::info!(slots = count, changed_after = after, "snapshot received");
                 return Ok(Some(begin));
             }
             kind => return Err(io::Error::other(format!("{kind:?} within a snapshot"))),

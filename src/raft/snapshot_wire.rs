@@ -10,6 +10,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
+use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::SlotImage;
 
 use super::types::{
@@ -26,7 +27,7 @@ use crate::machine::Images;
 
 /// Most damaged slots that a receiver names.
 pub(super) const DAMAGED_COUNT_MAX: usize = 4096;
-/// Set in the length of a slot that holds a value.
+/// Set in the length of a slot or key that holds a value.
 const LIVE: u32 = 1 << 31;
 
 /// The first frame of a snapshot.
@@ -42,6 +43,9 @@ pub(super) struct SnapshotBegin {
     pub readable_from: u64,
     /// Index of the last entry in the sender's log.
     pub last_log: u64,
+    /// The sender may have forgotten deletes up to here: a receiver that has applied less wants
+    /// everything, and drops what it is not named. Not above `log_id`.
+    pub horizon: u64,
 }
 
 impl SnapshotBegin {
@@ -52,6 +56,7 @@ impl SnapshotBegin {
             put_log_id(out, &log_id_to(&self.log_id));
             out.put_u64_le(self.readable_from);
             out.put_u64_le(self.last_log);
+            out.put_u64_le(self.horizon);
             put_log_id_option(out, self.membership.log_id().as_ref());
             out.put_slice(&encode_membership(self.membership.membership()));
         });
@@ -67,6 +72,10 @@ impl SnapshotBegin {
         let log_id = log_id_from(read_log_id(&mut cursor)?);
         let readable_from = cursor.u64()?;
         let last_log = cursor.u64()?;
+        let horizon = cursor.u64()?;
+        if horizon > log_id.index {
+            return Err(cursor.error("a horizon behind the begin of a snapshot"));
+        }
         if readable_from.max(log_id.index) > last_log {
             return Err(cursor.error("a snapshot beyond the sender's log"));
         }
@@ -74,7 +83,7 @@ impl SnapshotBegin {
         let membership = decode_membership(&mut cursor)?;
         cursor.finish()?;
         let membership = StoredMembership::new(membership_log_id, membership);
-        Ok(SnapshotBegin { vote, log_id, membership, readable_from, last_log })
+        Ok(SnapshotBegin { vote, log_id, membership, readable_from, last_log, horizon })
     }
 }
 
@@ -137,58 +146,103 @@ impl Accept {
     }
 }
 
-/// Some slots of a snapshot.
+/// Some slots or keys of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SnapshotSlots {
-    /// Counts the frames of slots of this snapshot from 0.
+    /// Counts the frames of slots or keys of this snapshot from 0.
     pub nth: u64,
     /// Index of the last entry in the sender's log when they had been read.
     pub last_log: u64,
-    /// The slots.
+    /// The slots or keys.
     pub images: Images,
 }
 
 impl SnapshotSlots {
     /// Appends the frame.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::SnapshotSlots, |out| {
+        let kind = match &self.images {
+            Images::Slots(_) => Kind::SnapshotSlots,
+            Images::Keys(_) => Kind::SnapshotKeys,
+        };
+        put_frame(out, kind, |out| {
             out.put_u64_le(self.nth);
             out.put_u64_le(self.last_log);
-            let Images::Slots(images) = &self.images;
-            let count = u32::try_from(images.len());
+            let count = u32::try_from(self.images.count());
             out.put_u32_le(count.expect("invariant: frames are bounded"));
-            for image in images {
-                let value = image.value.as_deref().unwrap_or_default();
-                let length = u32::try_from(value.len()).expect("invariant: values are bounded");
-                out.put_u64_le(image.key);
-                out.put_u64_le(image.index);
-                out.put_u32_le(length | if image.value.is_some() { LIVE } else { 0 });
-                out.put_slice(value);
+            match &self.images {
+                Images::Slots(images) => {
+                    for SlotImage { key, index, value } in images {
+                        out.put_u64_le(*key);
+                        put_version(out, *index, value.as_ref());
+                        out.put_slice(value.as_deref().unwrap_or_default());
+                    }
+                }
+                Images::Keys(images) => {
+                    for KeyImage { key, index, value } in images {
+                        let bytes = u16::try_from(key.len());
+                        out.put_u16_le(bytes.expect("invariant: keys are bounded"));
+                        put_version(out, *index, value.as_ref());
+                        out.put_slice(key);
+                        out.put_slice(value.as_deref().unwrap_or_default());
+                    }
+                }
             }
         });
     }
 
-    /// Reads the body.
+    /// Reads the body of a frame of slots.
     ///
     /// # Errors
     /// The bytes are not what they should be, or contradict I1.
     pub(super) fn decode(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
         let mut cursor = Cursor::new(body);
-        let nth = cursor.u64()?;
-        let last_log = cursor.u64()?;
-        let count = cursor.u32()?;
+        let (nth, last_log, count) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
         let mut images = Vec::new();
         for _ in 0..count {
-            let (key, index, word) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
-            if index > last_log {
-                return Err(cursor.error("a slot beyond the sender's log"));
-            }
+            let key = cursor.u64()?;
+            let (index, word) = read_version(&mut cursor, last_log)?;
             let value = cursor.bytes((word & !LIVE) as usize)?;
             images.push(SlotImage { key, index, value: (word & LIVE != 0).then_some(value) });
         }
         cursor.finish()?;
         Ok(SnapshotSlots { nth, last_log, images: Images::Slots(images) })
     }
+
+    /// Reads the body of a frame of keys.
+    ///
+    /// # Errors
+    /// As [`SnapshotSlots::decode`].
+    pub(super) fn decode_keys(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let (nth, last_log, count) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
+        let mut images = Vec::new();
+        for _ in 0..count {
+            let key_bytes = usize::from(cursor.u16()?);
+            let (index, word) = read_version(&mut cursor, last_log)?;
+            let key = cursor.bytes(key_bytes)?;
+            let value = cursor.bytes((word & !LIVE) as usize)?;
+            images.push(KeyImage { key, index, value: (word & LIVE != 0).then_some(value) });
+        }
+        cursor.finish()?;
+        Ok(SnapshotSlots { nth, last_log, images: Images::Keys(images) })
+    }
+}
+
+/// The index of a slot or key, and the length of its value.
+fn put_version(out: &mut Vec<u8>, index: u64, value: Option<&Bytes>) {
+    let length = value.map_or(0, |value| {
+        LIVE | u32::try_from(value.len()).expect("invariant: values are bounded")
+    });
+    out.put_u64_le(index);
+    out.put_u32_le(length);
+}
+
+fn read_version(cursor: &mut Cursor, last_log: u64) -> Result<(u64, u32), DecodeError> {
+    let (index, word) = (cursor.u64()?, cursor.u32()?);
+    if index > last_log {
+        return Err(cursor.error("a slot beyond the sender's log")); // I1
+    }
+    Ok((index, word))
 }
 
 /// The last frame of a sender.

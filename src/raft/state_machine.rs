@@ -31,7 +31,7 @@ use super::types::{
     log_id_to,
 };
 use crate::command::cursor::Cursor;
-use crate::machine::Machine;
+use crate::machine::{Machine, Sending};
 
 /// Most entries that go to the applier at once.
 const JOB_ENTRIES_MAX: usize = 512;
@@ -218,12 +218,14 @@ impl MachineShared {
 
     /// A snapshot of what is applied now; the log behind it stays for as long as it exists.
     fn snapshot_now(&self) -> (Meta, SlotsSnapshot) {
+        // Before the label is taken: no delete behind it is forgotten.
+        let sending = self.machine.begin_send();
         let (meta, hold) = self.holds.hold(|| {
             let Applied { log_id, membership } = self.applied();
             let index = log_id.map_or(0, |log_id| log_id.index);
             (index, Meta { last_log_id: log_id, last_membership: membership })
         });
-        (meta, SlotsSnapshot { hold: Some(hold) })
+        (meta, SlotsSnapshot { hold: Some(hold), sending: Some(sending) })
     }
 
     /// The log up to here may go as far as snapshots on their way are concerned. A checkpoint that
@@ -263,6 +265,15 @@ pub(super) struct SlotsSnapshot {
     /// For one that can be sent: what keeps the log behind it.
     #[expect(dead_code, reason = "it ends with the snapshot")]
     hold: Option<Hold>,
+    /// And what keeps deletes from being forgotten.
+    sending: Option<Sending>,
+}
+
+impl SlotsSnapshot {
+    /// Deletes up to here may have been forgotten. None are while this exists, if it has a horizon.
+    pub(super) fn horizon(&self) -> Option<u64> {
+        self.sending.as_ref().map(|sending| sending.horizon)
+    }
 }
 
 /// openraft's view of the machine.

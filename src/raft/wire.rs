@@ -58,6 +58,8 @@ pub enum Kind {
     SnapshotEnd = 10,
     /// The snapshot is installed, or was refused.
     SnapshotReply = 11,
+    /// Some keys of a snapshot.
+    SnapshotKeys = 12,
 }
 
 impl Kind {
@@ -75,6 +77,7 @@ impl Kind {
             Kind::SnapshotSlots,
             Kind::SnapshotEnd,
             Kind::SnapshotReply,
+            Kind::SnapshotKeys,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }

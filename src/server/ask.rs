@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use super::Server;
 use super::resp::{Connection, Encoder, Question, failure_text, matches};
 use crate::command::Failure;
@@ -42,20 +44,20 @@ pub(crate) async fn answer(
             };
             to.verbatim(&facts.text(sections));
         }
-        Question::RandomKey => match random_slot(server).await {
-            Ok(slot) => to.value(slot.map(|slot| slot.to_string()).as_ref().map(String::as_bytes)),
+        Question::RandomKey => match random_key(server).await {
+            Ok(key) => to.value(key.as_deref()),
             Err(failure) => to.error(&failure_text(&failure)),
         },
         Question::Role => write_role(to, &server.node.status()),
         Question::Scan { from, count, pattern, strings } => {
             match server.node.scan(*from, *count).await {
-                Ok((slots, next)) => {
-                    let wanted = |slot: &String| {
+                Ok((keys, next)) => {
+                    let wanted = |key: &Bytes| {
                         let pattern = pattern.as_ref();
-                        *strings && pattern.is_none_or(|pattern| matches(pattern, slot.as_bytes()))
+                        *strings && pattern.is_none_or(|pattern| matches(pattern, key))
                     };
-                    let slots = slots.iter().map(u64::to_string).filter(wanted);
-                    write_scan(to, next, &slots.collect::<Vec<_>>());
+                    let keys = keys.into_iter().map(|key| server.keys.shown(key)).filter(wanted);
+                    write_scan(to, next, &keys.collect::<Vec<_>>());
                 }
                 Err(failure) => to.error(&failure_text(&failure)),
             }
@@ -76,16 +78,16 @@ async fn wait(server: &Server, index: u64, members: usize, timeout: Duration) ->
     server.node.wait_replicas(index, members, timeout).await
 }
 
-/// A slot that holds a value: the first one from a random place on.
-async fn random_slot(server: &Server) -> Result<Option<u64>, Failure> {
+/// A key that holds a value: the first one from a random place on.
+async fn random_key(server: &Server) -> Result<Option<Bytes>, Failure> {
     let random = getrandom::u64().unwrap_or_default();
-    let from = random.checked_rem(server.keys.slot_count()).unwrap_or_default();
+    let from = random.checked_rem(server.keys.scan_end()).unwrap_or_default();
     let mut place = Some(from);
     let mut wrapped = false;
     while let Some(start) = place {
-        let (slots, next) = server.node.scan(start, 1).await?;
-        if let Some(slot) = slots.first() {
-            return Ok(Some(*slot));
+        let (mut keys, next) = server.node.scan(start, 1).await?;
+        if let Some(key) = keys.pop() {
+            return Ok(Some(server.keys.shown(key)));
         }
         place = match next {
             Some(next) if wrapped && next > from => None,
@@ -100,12 +102,12 @@ async fn random_slot(server: &Server) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
-fn write_scan(to: &mut Encoder<'_>, next: Option<u64>, slots: &[String]) {
+fn write_scan(to: &mut Encoder<'_>, next: Option<u64>, keys: &[Bytes]) {
     to.array(2);
     to.bulk(next.unwrap_or(0).to_string().as_bytes());
-    to.array(slots.len());
-    for slot in slots {
-        to.bulk(slot.as_bytes());
+    to.array(keys.len());
+    for key in keys {
+        to.bulk(key);
     }
 }
 
@@ -319,8 +321,12 @@ impl Facts {
     }
 
     fn keyspace(&self, text: &mut Text) {
-        text.line(format_args!("slot_count:{}", self.status.slots));
-        text.line(format_args!("slot_value_bytes_max:{}", self.status.value_size));
+        if self.status.slots > 0 {
+            text.line(format_args!("slot_count:{}", self.status.slots));
+            text.line(format_args!("slot_value_bytes_max:{}", self.status.value_size));
+        } else {
+            text.line(format_args!("value_bytes_max:{}", self.status.value_size));
+        }
         if let Some(live) = self.status.live.filter(|live| *live > 0) {
             text.line(format_args!("db0:keys={live},expires=0,avg_ttl=0"));
         }

@@ -5,29 +5,56 @@
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use crate::command::Refusal;
+use std::ops::Deref;
+
+use bytes::Bytes;
+
+use crate::command::{Refusal, slot_key, slot_of};
 
 /// The keys and values that the store takes.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    slot_count: u64,
+    /// Number of slots; `None` where any bytes are a key.
+    slot_count: Option<u64>,
     value_bytes_max: u64,
     prefixes: Vec<Vec<u8>>,
 }
 
+/// A key as commands have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key<'a> {
+    /// The number of a slot.
+    Slot([u8; 8]),
+    /// The client's own bytes.
+    Bytes(&'a [u8]),
+}
+
+impl Deref for Key<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Key::Slot(slot) => slot,
+            Key::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 impl Keys {
-    /// Slots `0..slot_count` of `value_bytes_max` bytes; `prefixes` are dropped from keys.
+    /// Slots `0..slot_count`, or any keys if that is 0, of `value_bytes_max` bytes; `prefixes` are
+    /// dropped from keys that are slots.
     pub(crate) fn new(slot_count: u64, value_bytes_max: u32, prefixes: &[String]) -> Keys {
         let prefixes = prefixes.iter().map(|prefix| prefix.clone().into_bytes());
         let mut prefixes = prefixes.filter(|prefix| !prefix.is_empty()).collect::<Vec<_>>();
         // The longest first, so that no prefix hides another that begins with it.
         prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
+        let slot_count = (slot_count > 0).then_some(slot_count);
         Keys { slot_count, value_bytes_max: u64::from(value_bytes_max), prefixes }
     }
 
-    /// Number of slots.
-    pub(crate) fn slot_count(&self) -> u64 {
-        self.slot_count
+    /// Positions of a scan are below this.
+    pub(crate) fn scan_end(&self) -> u64 {
+        self.slot_count.unwrap_or(u64::MAX)
     }
 
     /// Most bytes of one value.
@@ -35,20 +62,27 @@ impl Keys {
         self.value_bytes_max
     }
 
-    /// Bytes that one slot takes on disk: its header and its value, rounded up.
-    pub(crate) fn slot_bytes(&self) -> u64 {
-        (16 + self.value_bytes_max).next_multiple_of(16)
+    /// Bytes that one slot takes on disk: its header and its value, rounded up; `None` where keys
+    /// are no slots.
+    pub(crate) fn slot_bytes(&self) -> Option<u64> {
+        self.slot_count.map(|_| (16 + self.value_bytes_max).next_multiple_of(16))
     }
 
-    /// The slot that a key names.
+    /// The key that a client's bytes name.
     ///
     /// # Errors
-    /// [`Refusal::OutOfRange`] if it is no decimal number below the number of slots.
-    pub(crate) fn slot(&self, key: &[u8]) -> Result<u64, Refusal> {
+    /// [`Refusal::OutOfRange`] if it has to be a slot, and is no decimal number below their number.
+    pub(crate) fn key<'a>(&self, key: &'a [u8]) -> Result<Key<'a>, Refusal> {
+        let Some(slot_count) = self.slot_count else { return Ok(Key::Bytes(key)) };
         let stripped = self.prefixes.iter().find_map(|prefix| key.strip_prefix(prefix.as_slice()));
-        decimal(stripped.unwrap_or(key))
-            .filter(|slot| *slot < self.slot_count)
-            .ok_or(Refusal::OutOfRange { slot_count: self.slot_count })
+        let slot = decimal(stripped.unwrap_or(key)).filter(|slot| *slot < slot_count);
+        slot.map(|slot| Key::Slot(slot_key(slot))).ok_or(Refusal::OutOfRange { slot_count })
+    }
+
+    /// A key of a command as clients name it.
+    pub(crate) fn shown(&self, key: Bytes) -> Bytes {
+        let slot = self.slot_count.and_then(|_| slot_of(&key));
+        slot.map_or(key, |slot| slot.to_string().into())
     }
 
     /// Checks the length of a value of `bytes` bytes.
@@ -82,24 +116,40 @@ mod tests {
         Keys::new(100, 1024, &["key:".to_owned(), "k".to_owned(), String::new()])
     }
 
+    fn slot(key: &[u8]) -> Result<u64, Refusal> {
+        keys().key(key).map(|key| slot_of(&key).unwrap())
+    }
+
+    #[test]
+    fn any_bytes_are_a_key_where_keys_are_no_slots() {
+        let keys = Keys::new(0, 1024, &["key:".to_owned()]);
+        for key in [&b""[..], b"12345678", b"key:7", b"\0\xff"] {
+            assert_eq!(&*keys.key(key).unwrap(), key);
+            assert_eq!(keys.shown(Bytes::copy_from_slice(key)), key);
+        }
+        let eight = Bytes::from_static(b"\x07\0\0\0\0\0\0\0");
+        assert_eq!(self::keys().shown(eight), "7");
+        assert_eq!(keys.slot_bytes(), None);
+    }
+
     #[test]
     fn keys_are_decimal_numbers_below_the_slot_count() {
-        assert_eq!(keys().slot(b"0"), Ok(0));
-        assert_eq!(keys().slot(b"99"), Ok(99));
-        assert_eq!(keys().slot(b"00000000000000000000000000000000007"), Ok(7));
+        assert_eq!(slot(b"0"), Ok(0));
+        assert_eq!(slot(b"99"), Ok(99));
+        assert_eq!(slot(b"00000000000000000000000000000000007"), Ok(7));
         let bad: &[&[u8]] = &[b"", b"100", b"-1", b"+1", b"1 ", b"0x1", b"99999999999999999999999"];
         for key in bad {
-            assert_eq!(keys().slot(key), Err(Refusal::OutOfRange { slot_count: 100 }));
+            assert_eq!(slot(key), Err(Refusal::OutOfRange { slot_count: 100 }));
         }
-        assert_eq!(keys().slot(b"x").unwrap_err().to_string(), "key must be a slot number 0..99");
+        assert_eq!(slot(b"x").unwrap_err().to_string(), "key must be a slot number 0..99");
     }
 
     #[test]
     fn the_longest_known_prefix_is_dropped_once() {
-        assert_eq!(keys().slot(b"key:000000000012"), Ok(12));
-        assert_eq!(keys().slot(b"k12"), Ok(12));
-        assert!(keys().slot(b"key:key:1").is_err());
-        assert!(keys().slot(b"user1").is_err());
+        assert_eq!(slot(b"key:000000000012"), Ok(12));
+        assert_eq!(slot(b"k12"), Ok(12));
+        assert!(slot(b"key:key:1").is_err());
+        assert!(slot(b"user1").is_err());
     }
 
     #[test]
@@ -107,6 +157,6 @@ mod tests {
         assert_eq!(keys().check_value(1024), Ok(()));
         let refusal = keys().check_value(5000).unwrap_err();
         assert_eq!(refusal.to_string(), "value is 5000 bytes, a slot holds at most 1024");
-        assert_eq!(keys().slot_bytes(), 1040);
+        assert_eq!(keys().slot_bytes(), Some(1040));
     }
 }

@@ -6,7 +6,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
-use crate::command::{Body, Command, CommandResult, slot_key};
+use crate::command::{Body, Command, CommandResult};
 use crate::server::keys::Keys;
 use crate::server::resp::Kind;
 
@@ -56,13 +56,13 @@ impl Request {
 pub(crate) struct Unreadable(pub(crate) &'static str);
 
 fn build(verb: Verb, key: &[u8], value: &[u8], keys: &Keys) -> Result<(Command, Kind), String> {
-    let slot = slot_key(keys.slot(key).map_err(|refusal| refusal.to_string())?);
+    let key = keys.key(key).map_err(|refusal| refusal.to_string())?;
     let value_bytes = u64::try_from(value.len()).unwrap_or(u64::MAX);
     keys.check_value(value_bytes).map_err(|refusal| refusal.to_string())?;
     let built = match verb {
-        Verb::Get => Command::get(&slot).map(|command| (command, Kind::Read)),
-        Verb::Set => Command::set(&slot, value).map(|command| (command, Kind::Write)),
-        Verb::Delete => Command::delete(&slot).map(|command| (command, Kind::Write)),
+        Verb::Get => Command::get(&key).map(|command| (command, Kind::Read)),
+        Verb::Set => Command::set(&key, value).map(|command| (command, Kind::Write)),
+        Verb::Delete => Command::delete(&key).map(|command| (command, Kind::Write)),
     };
     built.map_err(|error| error.to_string())
 }

@@ -11,6 +11,7 @@ mod first_steps;
 #[path = "../cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
+mod kvstore;
 mod load;
 mod logs;
 mod members;

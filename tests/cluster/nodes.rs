@@ -10,7 +10,7 @@ use diskstore::status::Status;
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{host, program};
+use crate::harness::host;
 use crate::resp::{Client, Failure, Value};
 
 /// How long anything may take before a test fails: far more than it takes on a busy machine.
@@ -20,6 +20,9 @@ const POLL: Duration = Duration::from_millis(10);
 const CLUSTERS_MAX: usize = 2;
 /// Small enough to be made at once and to be read back as a whole.
 const GEOMETRY: [&str; 4] = ["-slots", "4096", "-value-size", "256"];
+/// The programs that a node may be.
+const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
+pub(crate) const KVSTORE: &str = env!("CARGO_BIN_EXE_kvstore");
 /// What is shown of the words of each node when a test fails.
 const SHOWN_LINES: usize = 25;
 
@@ -66,6 +69,7 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A node, running or not.
 pub(crate) struct Node {
+    pub(crate) program: &'static str,
     pub(crate) name: String,
     host: String,
     pub(crate) directory: PathBuf,
@@ -79,6 +83,7 @@ impl Node {
     /// A node with its files in a folder.
     pub(crate) fn new(name: &str, folder: &Path, arguments: &[&str]) -> Node {
         Node {
+            program: DISKSTORE,
             name: name.to_owned(),
             host: host(),
             directory: folder.join(name),
@@ -102,7 +107,7 @@ impl Node {
 
     /// Starts the process and waits for nothing.
     pub(crate) fn start(&mut self) {
-        self.start_by(program());
+        self.start_by(Command::new(self.program));
     }
 
     /// As [`Node::start`], by this command.
@@ -236,6 +241,17 @@ impl Cluster {
     /// As [`Cluster::of_three`], with arguments of the first node and of those that join it.
     #[track_caller]
     pub(crate) fn with_geometry(first: &[&str], others: &[&str]) -> Cluster {
+        Cluster::started(DISKSTORE, first, others)
+    }
+
+    /// Three nodes whose keys are in memory.
+    #[track_caller]
+    pub(crate) fn of_kvstores(more: &[&str]) -> Cluster {
+        Cluster::started(KVSTORE, more, more)
+    }
+
+    #[track_caller]
+    fn started(program: &'static str, first: &[&str], others: &[&str]) -> Cluster {
         let mut cluster = Cluster::empty();
         cluster.add("node0", first);
         let join = cluster.nodes[0].join_address();
@@ -244,6 +260,7 @@ impl Cluster {
             cluster.add(name, &[others, &["-join", &join]].concat());
         }
         for node in &mut cluster.nodes {
+            node.program = program;
             node.start();
         }
         cluster.wait_voters(3);

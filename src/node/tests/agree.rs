@@ -10,7 +10,7 @@ use diskstore_storage::wal::Wal;
 
 use super::{create_slots, directory, disk, entry, log_id, open_slots, open_wal, sync};
 use crate::node::StartError;
-use crate::node::start::agree;
+use crate::node::open::agree;
 
 /// A directory whose log holds entries 0 to 9 of term 1.
 fn stores(disk: &SimDisk) -> (Slots, Wal) {

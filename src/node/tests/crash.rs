@@ -19,7 +19,7 @@ use crate::command::{
     Action, Answer, Body, Command, CommandBuilder, Condition, Operation, Outcome, slot_key, slot_of,
 };
 use crate::machine::DiskMachine;
-use crate::node::start::agree;
+use crate::node::open::agree;
 
 /// With its header 1,040 bytes: one slot in four crosses a page.
 const VALUE_BYTES: u32 = 1024;

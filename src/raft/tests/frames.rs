@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
+use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::SlotImage;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::{
@@ -130,6 +131,7 @@ fn begin() -> SnapshotBegin {
         membership: StoredMembership::new(Some(log_id(1, 1)), super::membership(&[7])),
         readable_from: 8,
         last_log: 9,
+        horizon: 3,
     }
 }
 
@@ -138,6 +140,15 @@ fn slots() -> SnapshotSlots {
     let images =
         vec![SlotImage { key: 1, index: 4, value }, SlotImage { key: 2, index: 4, value: None }];
     SnapshotSlots { nth: 6, last_log: 9, images: Images::Slots(images) }
+}
+
+fn keys() -> SnapshotSlots {
+    let (key, value) = (Bytes::from_static(b"k"), Some(Bytes::from_static(b"v")));
+    let images = vec![
+        KeyImage { key, index: 4, value },
+        KeyImage { key: Bytes::new(), index: 4, value: None },
+    ];
+    SnapshotSlots { nth: 6, last_log: 9, images: Images::Keys(images) }
 }
 
 /// Frames of a snapshot, header included.
@@ -153,6 +164,9 @@ fn snapshot_frames() -> Vec<Case> {
         }),
         Case::new(GOLDEN[7], slots(), put(|out| slots().put(out)), |body| {
             shown(SnapshotSlots::decode(body))
+        }),
+        Case::new(GOLDEN[23], keys(), put(|out| keys().put(out)), |body| {
+            shown(SnapshotSlots::decode_keys(body))
         }),
         Case::new(GOLDEN[19], &changed, put(|out| changed.put(out)), read_accept),
         Case::new(GOLDEN[20], &higher, put(|out| higher.put(out)), read_accept),
@@ -418,9 +432,17 @@ fn a_snapshot_beyond_the_end_of_its_senders_log_is_refused() {
         let begun = SnapshotBegin { log_id: log_id(2, far), ..begin() };
         SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
         let mut ahead = slots();
-        let Images::Slots(images) = &mut ahead.images;
-        images[1].index = far;
+        if let Images::Slots(images) = &mut ahead.images {
+            images[1].index = far;
+        }
         SnapshotSlots::decode(body(put(|out| ahead.put(out)))).unwrap_err();
+        let mut ahead = keys();
+        if let Images::Keys(images) = &mut ahead.images {
+            images[1].index = far;
+        }
+        SnapshotSlots::decode_keys(body(put(|out| ahead.put(out)))).unwrap_err();
+        let begun = SnapshotBegin { horizon: 6, ..begin() };
+        SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
         let end = SnapshotEnd { frames: 7, slots: 2, applied: far, last_log: 9 };
         SnapshotEnd::decode(body(put(|out| end.put(out)))).unwrap_err();
     }
@@ -442,7 +464,7 @@ const REQUEST: &str = "0d000000 4c7fcf81 05 000000 0900000000000000 05 77686174"
 const RESPONSE: &str = "0c000000 5ee12fbb 06 000000 0900000000000000 74686174";
 
 /// Names and bytes, fields apart.
-const GOLDEN: [(&str, &str); 23] = [
+const GOLDEN: [(&str, &str); 24] = [
     (
         "hello",
         "49000000 db3e69d2 01 000000 44534b50 0100 c1000000000000000000000000000000 \
@@ -466,8 +488,8 @@ const GOLDEN: [(&str, &str); 23] = [
     ),
     (
         "snapshot begin",
-        "5f000000 d05d5324 07 000000 0300000000000000 0700000000000000 01 \
-         0200000000000000 0500000000000000 0800000000000000 0900000000000000 \
+        "67000000 04bd31de 07 000000 0300000000000000 0700000000000000 01 \
+         0200000000000000 0500000000000000 0800000000000000 0900000000000000 0300000000000000 \
          01 0100000000000000 0100000000000000 \
          0100 0100 0700000000000000 0100 0700000000000000 0000 0000 0000 00",
     ),
@@ -517,4 +539,10 @@ const GOLDEN: [(&str, &str); 23] = [
          0800000000000000 0900000000000000",
     ),
     ("snapshot reply", "11000000 f8ba30da 0b 000000 0300000000000000 0700000000000000 01"),
+    (
+        "snapshot keys",
+        "32000000 d92acdbf 0c 000000 0600000000000000 0900000000000000 02000000 \
+         0100 0400000000000000 01000080 6b 76 \
+         0000 0400000000000000 00000000",
+    ),
 ];

@@ -40,7 +40,7 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// The slots of a machine that has some.
 fn slots_of(shared: &MachineShared) -> &Arc<Slots> {
-    let Machine::Slots(disk) = &shared.machine;
+    let Machine::Slots(disk) = &shared.machine else { panic!("a machine without slots") };
     disk.slots()
 }
 

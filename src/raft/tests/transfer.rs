@@ -256,7 +256,14 @@ async fn a_sender_that_leads_no_more_is_told_so() {
 
 fn begin() -> SnapshotBegin {
     let membership = StoredMembership::default();
-    SnapshotBegin { vote: vote(1), log_id: log_id(1, 4), membership, readable_from: 0, last_log: 9 }
+    SnapshotBegin {
+        vote: vote(1),
+        log_id: log_id(1, 4),
+        membership,
+        readable_from: 0,
+        last_log: 9,
+        horizon: 0,
+    }
 }
 
 fn slots(nth: u64, key: u64) -> SnapshotSlots {

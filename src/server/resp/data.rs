@@ -8,21 +8,25 @@
 
 #![deny(clippy::indexing_slicing)]
 
+use bytes::Bytes;
+
 use super::decode::parse_integer;
 use super::refused::Complaint;
 use super::shape::{Kind, Shape};
 use super::table::Verb;
-use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Operation, slot_key};
-use crate::server::keys::Keys;
+use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Operation};
+use crate::server::keys::{Key, Keys};
 
+/// What a key takes in memory beside its own bytes and its value, about.
+const KEY_MEMORY_BYTES: u64 = 160;
 /// Most bytes of values that the reply to one command may hold.
 pub(crate) const REPLY_BYTES_MAX: u64 = 64 << 20;
 
-/// The slot that a connection watches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The key that a connection watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watched {
-    /// Its number.
-    pub(crate) slot: u64,
+    /// As commands have it.
+    pub(crate) key: Bytes,
     /// Its version when it was read for the watch.
     pub(crate) version: u64,
 }
@@ -70,16 +74,18 @@ impl Draft {
         mut self,
         keys: &Keys,
     ) -> Result<(Command, Option<(usize, u64)>), Complaint> {
-        let Some(watched) = self.watched else { return Ok((self.builder.finish(), None)) };
+        let Some(watched) = self.watched.clone() else {
+            return Ok((self.builder.finish(), None));
+        };
         if self.guard.is_none() {
             self.guard = Some(self.builder.operation_count());
-            self.push(keys, watched.slot, Action::Get)?;
+            self.push(keys, Key::Bytes(&watched.key), Action::Get)?;
         }
         Ok((self.builder.finish(), self.guard.map(|position| (position, watched.version))))
     }
 
-    fn push(&mut self, keys: &Keys, slot: u64, action: Action<'_>) -> Result<(), Complaint> {
-        let action = if action.is_read() { action } else { self.guarded(slot, action)? };
+    fn push(&mut self, keys: &Keys, key: Key<'_>, action: Action<'_>) -> Result<(), Complaint> {
+        let action = if action.is_read() { action } else { self.guarded(&key, action)? };
         if answers_a_value(&action) {
             self.reply_bytes_max += keys.value_bytes_max();
             if self.reply_bytes_max > REPLY_BYTES_MAX.max(keys.value_bytes_max()) {
@@ -91,16 +97,16 @@ impl Draft {
         if !action.is_read() {
             self.kind = Kind::Write;
         }
-        self.builder.push(&Operation { key: &slot_key(slot), action })?;
+        self.builder.push(&Operation { key: &key, action })?;
         Ok(())
     }
 
     /// The action, made to depend on the watched version if there is a watch (I2).
-    fn guarded<'a>(&mut self, slot: u64, action: Action<'a>) -> Result<Action<'a>, Complaint> {
+    fn guarded<'a>(&mut self, key: &[u8], action: Action<'a>) -> Result<Action<'a>, Complaint> {
         const REASON: &str = "EXECABORT under WATCH a transaction holds one plain SET or DEL, of \
                               the watched key: entries of the log depend on one slot alone";
-        let Some(watched) = self.watched else { return Ok(action) };
-        if watched.slot != slot || self.guard.is_some() {
+        let Some(watched) = &self.watched else { return Ok(action) };
+        if *watched.key != *key || self.guard.is_some() {
             return Err(Complaint::new(REASON));
         }
         self.guard = Some(self.builder.operation_count());
@@ -115,6 +121,12 @@ impl Draft {
             _ => Err(Complaint::new(REASON)),
         }
     }
+}
+
+/// A slot takes what it takes; a key what its bytes and its value do.
+fn memory_shape(names: &[&[u8]], keys: &Keys) -> Shape {
+    let key_bytes = names.first().map_or(0, |key| byte_count(key));
+    keys.slot_bytes().map_or(Shape::MemoryBeside(key_bytes + KEY_MEMORY_BYTES), Shape::Memory)
 }
 
 fn answers_a_value(action: &Action<'_>) -> bool {
@@ -194,7 +206,7 @@ fn add_read(
             if !matches!(names, [_] | [_, _, _]) {
                 return Err(Complaint::SYNTAX);
             }
-            (names.get(..1).unwrap_or_default(), Shape::Memory(keys.slot_bytes()))
+            (names.get(..1).unwrap_or_default(), memory_shape(names, keys))
         }
         // Redis writes nothing for an empty value, and answers the length.
         (Verb::SetRange, [_, offset, b""]) => {
@@ -204,7 +216,7 @@ fn add_read(
         _ => return Ok(None),
     };
     for key in names {
-        draft.push(keys, keys.slot(key)?, Action::Get)?;
+        draft.push(keys, keys.key(key)?, Action::Get)?;
     }
     Ok(Some(shape))
 }
@@ -244,13 +256,13 @@ fn add_change(
         }
         (Verb::Append, [key, value]) => {
             keys.check_value(byte_count(value))?;
-            draft.push(keys, keys.slot(key)?, Action::Append { value })?;
+            draft.push(keys, keys.key(key)?, Action::Append { value })?;
             Ok(Some(Shape::Integer))
         }
         (Verb::SetRange, [key, offset, value]) => {
             let offset = offset_of(offset)?;
             keys.check_value(offset.saturating_add(byte_count(value)))?;
-            draft.push(keys, keys.slot(key)?, Action::SetRange { offset, value })?;
+            draft.push(keys, keys.key(key)?, Action::SetRange { offset, value })?;
             Ok(Some(Shape::Integer))
         }
         _ => Ok(None),
@@ -305,7 +317,7 @@ fn push_set(
     keys: &Keys,
 ) -> Result<(), Complaint> {
     keys.check_value(byte_count(value))?;
-    draft.push(keys, keys.slot(key)?, Action::Set { value, condition, answer })
+    draft.push(keys, keys.key(key)?, Action::Set { value, condition, answer })
 }
 
 fn push_delete(
@@ -315,11 +327,11 @@ fn push_delete(
     answer: Answer,
     keys: &Keys,
 ) -> Result<(), Complaint> {
-    draft.push(keys, keys.slot(key)?, Action::Delete { condition, answer })
+    draft.push(keys, keys.key(key)?, Action::Delete { condition, answer })
 }
 
 fn push_increment(draft: &mut Draft, key: &[u8], by: i64, keys: &Keys) -> Result<Shape, Complaint> {
-    draft.push(keys, keys.slot(key)?, Action::Increment { by })?;
+    draft.push(keys, keys.key(key)?, Action::Increment { by })?;
     Ok(Shape::Integer)
 }
 
@@ -343,6 +355,7 @@ fn byte_count(value: &[u8]) -> u64 {
 mod tests {
     use super::super::table::lookup;
     use super::*;
+    use crate::command::slot_key;
 
     fn keys() -> Keys {
         Keys::new(100, 16, &[])
@@ -441,7 +454,8 @@ mod tests {
 
     #[test]
     fn a_watched_transaction_writes_the_watched_slot_once_by_version() {
-        let mut draft = Draft::new(Some(Watched { slot: 7, version: 5 }));
+        let mut draft =
+            Draft::new(Some(Watched { key: Bytes::copy_from_slice(&slot_key(7)), version: 5 }));
         added(&mut draft, &["GET", "8"]).unwrap();
         added(&mut draft, &["SET", "7", "v"]).unwrap();
         for words in [&["SET", "7", "w"][..], &["SET", "8", "w"], &["INCR", "7"]] {
@@ -456,14 +470,16 @@ mod tests {
 
     #[test]
     fn a_watched_transaction_without_writes_reads_the_watched_slot() {
-        let draft = Draft::new(Some(Watched { slot: 7, version: 5 }));
+        let draft =
+            Draft::new(Some(Watched { key: Bytes::copy_from_slice(&slot_key(7)), version: 5 }));
         let (command, guard) = draft.finish_watched(&keys()).unwrap();
         assert_eq!((command.to_string().as_str(), guard), ("get 7", Some((0, 5))));
     }
 
     #[test]
     fn a_condition_of_its_own_is_refused_under_a_watch() {
-        let mut draft = Draft::new(Some(Watched { slot: 7, version: 5 }));
+        let mut draft =
+            Draft::new(Some(Watched { key: Bytes::copy_from_slice(&slot_key(7)), version: 5 }));
         assert!(added(&mut draft, &["SET", "7", "v", "NX"]).is_err());
     }
 }

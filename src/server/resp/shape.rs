@@ -47,6 +47,8 @@ pub(crate) enum Shape {
     Zero,
     /// The bytes that the slot takes, or nil.
     Memory(u64),
+    /// So many bytes and those of the value, or null for none.
+    MemoryBeside(u64),
     /// `OK`; the version goes to the connection, which watches it.
     Watch,
     /// The replies of a transaction.
@@ -90,6 +92,7 @@ impl Shape {
             | Shape::TimeToLive
             | Shape::Zero
             | Shape::Memory(_)
+            | Shape::MemoryBeside(_)
             | Shape::Watch => 1,
         }
     }
@@ -186,7 +189,8 @@ fn render_outcomes(to: &mut Encoder<'_>, shape: &Shape, outcomes: &[Outcome]) {
         Shape::TimeToLive => to.integer(if value.is_some() { -1 } else { -2 }),
         Shape::Zero => to.integer(0),
         Shape::Memory(bytes) if value.is_some() => to.count(*bytes),
-        Shape::StoredIf | Shape::Memory(_) => to.null(),
+        Shape::MemoryBeside(bytes) if value.is_some() => to.count(bytes + length_of(value)),
+        Shape::StoredIf | Shape::Memory(_) | Shape::MemoryBeside(_) => to.null(),
         Shape::Transaction(_) => to.error("ERR a transaction inside a transaction"),
     }
 }

@@ -96,7 +96,7 @@ pub(crate) struct Connection {
     version: Version,
     replies: Replies,
     queue: Option<Queue>,
-    watching: Option<u64>,
+    watching: Option<Bytes>,
     watched: Option<Watched>,
     local_reads: bool,
     written_index: u64,
@@ -164,9 +164,9 @@ impl Connection {
 
     /// Tells the connection what became of a step of the given shape.
     pub(crate) fn note(&mut self, shape: &Shape, result: &CommandResult) {
-        if let (Shape::Watch, Some(slot)) = (shape, self.watching.take()) {
+        if let (Shape::Watch, Some(key)) = (shape, self.watching.take()) {
             let outcome = result.as_ref().ok().and_then(|reply: &Reply| reply.outcomes.first());
-            self.watched = outcome.map(|outcome| Watched { slot, version: outcome.version });
+            self.watched = outcome.map(|outcome| Watched { key, version: outcome.version });
         }
         if let Ok(reply) = result {
             self.written_index = self.written_index.max(reply.index);
@@ -213,7 +213,7 @@ impl Connection {
         if self.queue.is_some() {
             return self.answer(|to| to.error("ERR MULTI calls can not be nested"));
         }
-        let draft = Draft::new(self.watched);
+        let draft = Draft::new(self.watched.clone());
         self.queue = Some(Queue { draft, items: Vec::new(), answer_bytes: 0, aborted: false });
         Step::Answer(Bytes::from_static(OK))
     }
@@ -293,15 +293,15 @@ impl Connection {
             return Ok(self.answer(|to| to.error("ERR WATCH inside MULTI is not allowed")));
         }
         let [key] = names else { return Err(Complaint::new(WIDER)) };
-        let slot = self.keys.slot(key)?;
-        match self.watched {
-            Some(watched) if watched.slot != slot => return Err(Complaint::new(WIDER)),
+        let key = self.keys.key(key)?;
+        match &self.watched {
+            Some(watched) if *watched.key != *key => return Err(Complaint::new(WIDER)),
             // The first watch counts: what changed since then still fails the transaction.
             Some(_) => return Ok(Step::Answer(Bytes::from_static(OK))),
             None => {}
         }
-        self.watching = Some(slot);
-        let command = Command::get(&crate::command::slot_key(slot))?;
+        self.watching = Some(Bytes::copy_from_slice(&key));
+        let command = Command::get(&key)?;
         Ok(Step::Execute { command, shape: Shape::Watch, kind: Kind::Read })
     }
 

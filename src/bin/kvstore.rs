@@ -1,0 +1,25 @@
+//! The `kvstore` program: a node whose log is applied to keys in memory.
+
+use std::process::ExitCode;
+
+use diskstore::cli;
+use diskstore::config::{Config, MachineKind};
+use diskstore::program::{self, EXIT_USAGE, Failed};
+
+/// Returns memory to the system, does not fragment under long runs, and can write heap profiles.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    program::exit("kvstore", run())
+}
+
+fn run() -> Result<ExitCode, Failed> {
+    let cli::KvInvocation { settings, config } =
+        match program::typed(cli::parse_kvstore(std::env::args_os())) {
+            Ok(invocation) => invocation,
+            Err(exit_code) => return Ok(exit_code),
+        };
+    let config = Config::load(MachineKind::Memory, settings, config.as_deref());
+    program::run_node(config.map_err(|error| (EXIT_USAGE, error.into()))?)
+}

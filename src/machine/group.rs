@@ -1,0 +1,38 @@
+//! The operations of one entry, key by key. Called by the machines; calls nothing.
+
+use smallvec::{SmallVec, smallvec};
+
+use super::effect::nothing;
+use crate::command::{Operation, Outcome};
+
+/// Has all operations of each key applied together, keys in ascending order; returns the outcomes
+/// in the order of the operations. `apply` records one outcome for each operation that it is given.
+pub(super) fn by_key<E>(
+    index: u64,
+    operations: &[Operation<'_>],
+    mut apply: impl FnMut(&[Operation<'_>], &mut dyn FnMut(usize, Outcome)) -> Result<(), E>,
+) -> Result<SmallVec<[Outcome; 1]>, E> {
+    let mut outcomes: SmallVec<[Outcome; 1]> = smallvec![nothing(index); operations.len()];
+    let mut place = |position: usize, outcome| {
+        if let Some(place) = outcomes.get_mut(position) {
+            *place = outcome;
+        }
+    };
+    if operations.len() == 1 {
+        apply(operations, &mut place)?;
+        return Ok(outcomes);
+    }
+    let key_at = |position: usize| operations.get(position).map(|operation| operation.key);
+    let mut order: Vec<usize> = (0..operations.len()).collect();
+    order.sort_by_key(|position| key_at(*position));
+    for group in order.chunk_by(|a, b| key_at(*a) == key_at(*b)) {
+        let members: Vec<Operation<'_>> =
+            group.iter().filter_map(|position| operations.get(*position).copied()).collect();
+        apply(&members, &mut |nth, outcome| {
+            if let Some(position) = group.get(nth) {
+                place(*position, outcome);
+            }
+        })?;
+    }
+    Ok(outcomes)
+}

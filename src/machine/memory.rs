@@ -1,0 +1,128 @@
+//! The machine of the key-value store: commands applied to keys in memory.
+//!
+//! Called by the state machine (apply, in log order) and by readers; calls `storage::keys`.
+//! Invariants:
+//!
+//! - I1: every committed command has the same effect and reply on every replica, whatever memory it
+//!   has: what takes too much is refused before it is proposed, and applied where it was not. A
+//!   deleted key has version 0, for a replica may have forgotten that it ever was.
+//! - I2: the locks of all keys of a command are held from its first write to its last.
+//! - I3: the slot rule is asked once per key and entry, for all operations of the entry on it.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use diskstore_storage::keys::{Guard, Keys};
+use diskstore_storage::slots::{Applied, Slot};
+use smallvec::{SmallVec, smallvec};
+
+use super::effect::{self, Draft, change_of, nothing, run};
+use super::group::by_key;
+use super::{Images, Limits, check_value};
+use crate::command::{Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply};
+
+/// Applies commands to keys and reads from them.
+#[derive(Debug, Clone)]
+pub struct MemoryMachine {
+    keys: Arc<Keys>,
+}
+
+impl MemoryMachine {
+    /// A machine over open keys.
+    pub fn new(keys: Arc<Keys>) -> MemoryMachine {
+        MemoryMachine { keys }
+    }
+
+    /// The keys underneath.
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits { slot_count: 0, value_bytes_max: self.keys.value_bytes() }
+    }
+
+    /// Applies the command of log entry `index`.
+    pub fn apply(&self, index: u64, command: &Command) -> Reply {
+        let operations: SmallVec<[Operation<'_>; 1]> = command.operations().collect();
+        let mut guard = self.keys.lock(operations.iter().map(|operation| operation.key));
+        let applied = by_key::<Infallible>(index, &operations, |members, record| {
+            self.apply_locked(&mut guard, index, members, record);
+            Ok(())
+        });
+        let Ok(outcomes) = applied;
+        Reply { index, outcomes }
+    }
+
+    /// Applies operations that all have one key.
+    fn apply_locked(
+        &self,
+        guard: &mut Guard<'_>,
+        index: u64,
+        operations: &[Operation<'_>],
+        record: &mut dyn FnMut(usize, Outcome),
+    ) {
+        let Some(first) = operations.first() else { return };
+        let value_bytes_max = u64::from(self.keys.value_bytes());
+        let limits = effect::Limits { value_bytes_max, index };
+        let applied = guard.apply(first.key, index, |base| {
+            let value = base.value.map(Cow::Borrowed);
+            let mut draft = Draft { version: base.version, value, changed: false };
+            for (nth, operation) in operations.iter().enumerate() {
+                record(nth, run(&mut draft, &operation.action, limits));
+            }
+            change_of(draft, operations)
+        });
+        if applied == Applied::Skipped {
+            for nth in 0..operations.len() {
+                record(nth, nothing(index)); // a replayed entry: its reply is never sent
+            }
+        }
+    }
+
+    pub(super) fn check(&self, command: &Command) -> Result<(), Refusal> {
+        let bytes_max = u64::from(self.keys.value_bytes());
+        command.operations().try_for_each(|operation| check_value(&operation.action, bytes_max))
+    }
+
+    /// Full memory takes no new values; deletes and reads go on.
+    pub(super) fn refusal(&self, commands: &[Command]) -> Option<Failure> {
+        let takes_memory = |operation: Operation<'_>| {
+            !matches!(operation.action, Action::Get | Action::Delete { .. })
+        };
+        let mut operations = commands.iter().flat_map(Command::operations);
+        (self.keys.is_full() && operations.any(takes_memory)).then(|| Failure::Busy {
+            reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),
+        })
+    }
+
+    /// Reads what a command of nothing but reads asks for, at one moment.
+    pub fn read(&self, command: &Command) -> Reply {
+        let mut keys = command.operations().map(|operation| operation.key);
+        let outcomes = if let (Some(key), None) = (keys.next(), keys.next()) {
+            smallvec![outcome_of(self.keys.read(key))]
+        } else {
+            let keys = || command.operations().map(|operation| operation.key);
+            let mut guard = self.keys.lock(keys());
+            keys().map(|key| outcome_of(guard.read(key))).collect()
+        };
+        Reply { index: 0, outcomes }
+    }
+
+    pub(super) fn scan(
+        &self,
+        from: u64,
+        changed_after: u64,
+        bytes_max: usize,
+    ) -> (Images, Option<u64>) {
+        let page = self.keys.scan(from, changed_after, bytes_max);
+        (Images::Keys(page.found), page.next)
+    }
+}
+
+fn outcome_of(Slot { index, value }: Slot) -> Outcome {
+    let existed = value.is_some();
+    let version = if existed { index } else { 0 }; // I1
+    Outcome { version, changed: false, existed, body: Body::Value(value) }
+}

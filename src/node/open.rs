@@ -1,0 +1,273 @@
+//! Opening or making a node's files: what the log is applied to, and the log.
+//!
+//! Called by `start`, once the directory is locked and its identity known; calls `storage` and
+//! `machine`. Invariant:
+//!
+//! - I1: openraft reads the stores only after the log and the checkpoint were made to agree (C12,
+//!   C13).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diskstore_storage::LogId;
+use diskstore_storage::disk::Disk;
+use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
+use diskstore_storage::keys::{self, Keys, SNAPSHOT_FILE};
+use diskstore_storage::slots::{self, Geometry, New, SLOTS_FILE, Slots};
+use diskstore_storage::wal::{self, Wal};
+
+use super::start::Progress;
+use super::{StartError, upkeep};
+use crate::config::{Config, SyncPolicy, checkpoint_bytes};
+use crate::machine::{DiskMachine, Machine, MemoryMachine};
+
+/// Directory of the log's segments in a node's directory.
+pub(super) const WAL_NAME: &str = "wal";
+
+/// What a node works on.
+pub(super) struct Opened {
+    pub(super) machine: Machine,
+    pub(super) wal: Arc<Wal>,
+    pub(super) policy: upkeep::Policy,
+    /// What was found, for people.
+    pub(super) report: String,
+}
+
+/// What the log is to be applied to.
+enum Plan {
+    Slots(New),
+    Memory(keys::New),
+}
+
+impl Plan {
+    fn new(config: &Config, identity: &Identity, cluster_id: u128) -> Result<Plan, StartError> {
+        let value_bytes = identity.value_bytes;
+        if identity.machine == MachineKind::Memory {
+            let memory_bytes = config.key_memory_bytes_for(machine_memory_bytes());
+            let options = keys::Options::new(memory_bytes);
+            return Ok(Plan::Memory(keys::New { cluster_id, value_bytes, options }));
+        }
+        let geometry = Geometry::new(identity.slot_count, value_bytes)?;
+        let memory_bytes = config.memory_bytes_for(geometry.file_bytes(), machine_memory_bytes());
+        let options = slots::Options::new(memory_bytes);
+        Ok(Plan::Slots(New { geometry, cluster_id, options }))
+    }
+
+    fn file_name(&self) -> &'static str {
+        match self {
+            Plan::Slots(_) => SLOTS_FILE,
+            Plan::Memory(_) => SNAPSHOT_FILE,
+        }
+    }
+
+    /// Bytes that may have changed before a checkpoint is due.
+    fn dirty_bytes_max(&self) -> u64 {
+        match self {
+            Plan::Slots(New { geometry, options, .. })
+                if options.memory_bytes_max < geometry.file_bytes() =>
+            {
+                options.memory_bytes_max / 2
+            }
+            Plan::Slots(_) | Plan::Memory(_) => u64::MAX,
+        }
+    }
+
+    fn open(
+        &self,
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Machine, String), StartError> {
+        match self {
+            Plan::Slots(new) => {
+                let (slots, report) = open_slots(&**disk, directory, *new, progress)?;
+                Ok((Machine::Slots(DiskMachine::new(Arc::new(slots))), report))
+            }
+            Plan::Memory(new) => {
+                let (keys, report) = open_keys(disk, directory, *new)?;
+                Ok((Machine::Memory(MemoryMachine::new(Arc::new(keys))), report))
+            }
+        }
+    }
+}
+
+/// Opens or makes what the log is applied to, and the log, on a thread that may block.
+pub(super) async fn open_files(
+    config: &Config,
+    (identity, cluster_id): (&Identity, u128),
+    disk: Arc<dyn Disk>,
+    mut progress: Progress,
+) -> Result<Opened, StartError> {
+    let plan = Plan::new(config, identity, cluster_id)?;
+    let config = config.clone();
+    let is_member = identity.standing == Standing::Member;
+    tokio::task::spawn_blocking(move || {
+        let directory = &config.data_dir;
+        let lost = |what| StartError::DataLost { directory: directory.display().to_string(), what };
+        if is_member && !disk.exists(&directory.join(plan.file_name()))? {
+            return Err(lost(match plan {
+                Plan::Slots(_) => "slots.dat is",
+                Plan::Memory(_) => "snapshot.dat is",
+            }));
+        }
+        let (machine, mut report) = plan.open(&disk, directory, &mut *progress)?;
+        let (wal, recovery) = Wal::open(
+            disk,
+            &directory.join(WAL_NAME),
+            &directory.join(identity::TMP_NAME),
+            &log_options(&config, &machine),
+        )?;
+        // Whoever is a member, or has a checkpoint, has accepted a leader's vote.
+        let checkpoint = machine.durable().map(|durable| durable.log_id);
+        let has_history = is_member || checkpoint.is_some();
+        if has_history && wal.state().vote.is_none() {
+            return Err(lost("log is"));
+        }
+        agree(&wal, checkpoint, directory)?;
+        report.push_str(&log_report(&recovery));
+        let policy = upkeep::Policy {
+            checkpoint_bytes: config.checkpoint_bytes,
+            keep_bytes: config.keep_bytes,
+            dirty_bytes_max: plan.dirty_bytes_max(),
+        };
+        Ok(Opened { machine, wal: Arc::new(wal), policy, report })
+    })
+    .await?
+}
+
+fn log_options(config: &Config, machine: &Machine) -> wal::Options {
+    let sync = match config.sync {
+        SyncPolicy::Always => wal::SyncMode::Always,
+        SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
+    };
+    let mut options = wal::Options { sync, ..wal::Options::default() };
+    // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
+    // first, and removing many at once makes the disk busy with what it forgets.
+    let checkpoint_bytes = checkpoint_bytes(config.checkpoint_bytes, machine.data_bytes());
+    let segments = checkpoint_bytes / options.segment_bytes + 1;
+    options.recycle_count_max = usize::try_from(segments).unwrap_or(usize::MAX);
+    options
+}
+
+fn open_keys(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    new: keys::New,
+) -> Result<(Keys, String), StartError> {
+    let path = directory.join(SNAPSHOT_FILE);
+    let (shown, bytes) = (path.display(), new.value_bytes);
+    if !disk.exists(&path)? {
+        let keys = Keys::create(disk.clone(), directory, new)?;
+        return Ok((keys, format!("made {shown} for values of up to {bytes} bytes")));
+    }
+    let keys = Keys::open(disk.clone(), directory, new.options)?;
+    let header = keys.header();
+    let other = |flag, asked, actual| {
+        let directory = path.display().to_string();
+        Err(StartError::OtherIdentity { directory, flag, asked, actual })
+    };
+    if header.cluster_id != new.cluster_id {
+        let name = |id: u128| format!("cluster {id:032x}");
+        return other("this start", name(new.cluster_id), name(header.cluster_id));
+    }
+    if header.value_bytes != bytes {
+        let name = |bytes: u32| format!("values of {bytes} bytes");
+        return other("IDENTITY", name(bytes), name(header.value_bytes));
+    }
+    let checkpoint = header.checkpoint.map_or_else(|| "none".into(), |at| at.to_string());
+    let count = keys.live_count();
+    Ok((keys, format!("{count} keys in {shown}, checkpoint {checkpoint}")))
+}
+
+fn open_slots(
+    disk: &dyn Disk,
+    directory: &Path,
+    new: New,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Slots, String), StartError> {
+    let path = directory.join(SLOTS_FILE);
+    let (count, bytes) = (new.geometry.slot_count(), new.geometry.value_bytes());
+    if !disk.exists(&path)? {
+        let slots = Slots::create(disk, directory, new, progress)?;
+        return Ok((slots, format!("made {count} slots of {bytes} bytes in {}", path.display())));
+    }
+    let (slots, opening) = Slots::open(disk, directory, new.options)?;
+    let superblock = slots.superblock();
+    if superblock.cluster_id != new.cluster_id {
+        return Err(StartError::OtherIdentity {
+            directory: path.display().to_string(),
+            flag: "this start",
+            asked: format!("cluster {:032x}", new.cluster_id),
+            actual: format!("cluster {:032x}", superblock.cluster_id),
+        });
+    }
+    if superblock.geometry != new.geometry {
+        let found = superblock.geometry;
+        return Err(StartError::OtherIdentity {
+            directory: path.display().to_string(),
+            flag: "IDENTITY",
+            asked: format!("{count} slots of {bytes} bytes"),
+            actual: format!("{} slots of {} bytes", found.slot_count(), found.value_bytes()),
+        });
+    }
+    if let Some(copy) = opening.superblock_repaired {
+        tracing::warn!(copy, "a superblock copy was bad or old and has been written again");
+    }
+    let checkpoint = superblock.checkpoint.map_or_else(|| "none".into(), |at| at.to_string());
+    let path = path.display();
+    Ok((slots, format!("{count} slots of {bytes} bytes in {path}, checkpoint {checkpoint}")))
+}
+
+/// Makes log and checkpoint agree before openraft reads them (I1).
+pub(super) fn agree(
+    wal: &Wal,
+    checkpoint: Option<LogId>,
+    directory: &Path,
+) -> Result<(), StartError> {
+    let state = wal.state();
+    if state.purged > checkpoint {
+        let text = |log_id: Option<LogId>| {
+            log_id.map_or_else(|| "their beginning".into(), |log_id| log_id.to_string())
+        };
+        return Err(StartError::Contradiction {
+            directory: directory.display().to_string(),
+            purged: text(state.purged),
+            checkpoint: text(checkpoint),
+        });
+    }
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    if wal.log_id_at(checkpoint.index) == Some(checkpoint) {
+        return Ok(());
+    }
+    tracing::warn!(%checkpoint, "the log does not hold the checkpoint: it is dropped up to there");
+    wal.drop_all_and_purge_to(checkpoint);
+    while let Some(batch) = wal.seal() {
+        wal.write(batch)?;
+    }
+    wal.sync()?; // under `-sync never` too
+    Ok(())
+}
+
+fn log_report(recovery: &wal::Recovery) -> String {
+    let mut report =
+        format!("; log: {} entries in {} batches recovered", recovery.entries, recovery.batches);
+    if let Some(cut) = &recovery.cut {
+        let text = format!(
+            ", torn end of {} bytes cut off {} at byte {}",
+            cut.bytes,
+            cut.path.display(),
+            cut.offset
+        );
+        tracing::warn!("{}", text.trim_start_matches(", "));
+        report.push_str(&text);
+    }
+    report
+}
+
+/// Memory of this machine in bytes; a large number where the system does not say.
+fn machine_memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib * 1024)
+}
