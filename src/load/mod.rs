@@ -54,7 +54,7 @@ pub const RATE_MAX: u64 = 100_000_000;
 /// Most bytes of a value.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 /// Descriptors of a run beside its connections.
-const SPARE_DESCRIPTOR_COUNT: u64 = 1024;
+const SPARE_DESCRIPTOR_COUNT: u64 = 64;
 /// Longest run, warm-up included.
 pub const DURATION_MAX: Duration = Duration::from_hours(24);
 
@@ -186,7 +186,8 @@ struct Shared<'a> {
 /// # Errors
 /// What the system refused to a thread: memory, descriptors.
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
-    raise_descriptor_limit(descriptor_count(load))?;
+    let needed = descriptor_count(load);
+    check_descriptors(needed, raise_descriptor_limit(needed)?)?;
     let threads = load.threads.min(load.clients);
     let shared = Shared {
         load,
@@ -220,21 +221,35 @@ fn descriptor_count(load: &Load) -> u64 {
     load.clients * each + SPARE_DESCRIPTOR_COUNT
 }
 
+/// Refuses a run that could not open all of its connections.
+fn check_descriptors(needed: u64, allowed: u64) -> std::io::Result<()> {
+    if needed <= allowed {
+        return Ok(());
+    }
+    let reason = format!(
+        "so many connections need {needed} open files, and the system allows {allowed}: raise its \
+         limit (ulimit -Hn), or give fewer -clients"
+    );
+    Err(std::io::Error::other(reason))
+}
+
 /// Raises the number of files and connections that this process may have open to what the system
 /// allows, and beyond that to `wanted` if it may. Thousands of connections are more than a program
-/// may open by default, and a node that cannot open its next log segment stops.
+/// may open by default, and a node that cannot open its next log segment stops. Says how many it may
+/// have then.
 ///
 /// # Errors
 /// The system refuses.
-pub fn raise_descriptor_limit(wanted: u64) -> std::io::Result<()> {
+pub fn raise_descriptor_limit(wanted: u64) -> std::io::Result<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let allowed = limit.maximum.unwrap_or(u64::MAX);
     let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
     if wanted > allowed && setrlimit(Resource::Nofile, raised).is_ok() {
-        return Ok(());
+        return Ok(wanted);
     }
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    Ok(allowed)
 }
 
 /// Nanoseconds since `begin`.

@@ -387,3 +387,15 @@ fn a_client_of_the_original_whose_leader_is_silent_hears_of_it() {
     assert_eq!(report.all.count, 0);
     assert!(kinds(&report).iter().any(|(kind, count)| *kind == "timeout" && *count >= 3));
 }
+
+#[test]
+fn a_run_that_needs_more_files_than_are_allowed_is_refused_before_it_begins() {
+    let (targets, _seen) = replicas(3);
+    let answers = Some(Answers { local: [127, 0, 0, 1].into(), port: 0 });
+    let load = Load { answers, clients: 5000, targets: targets.clone(), ..load(targets[0], 1) };
+    let needed = descriptor_count(&load);
+    assert!((20_000..20_200).contains(&needed), "three streams and a socket each: {needed}");
+    assert!(check_descriptors(needed, needed).is_ok());
+    let words = check_descriptors(needed, needed - 1).unwrap_err().to_string();
+    assert!(words.contains(&format!("need {needed} open files")), "{words}");
+}

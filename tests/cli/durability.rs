@@ -16,10 +16,25 @@ fn info(place: &Place) -> String {
     text
 }
 
+fn status(place: &Place) -> serde_json::Value {
+    serde_json::from_str(&place.asked(&["status", "-json"])).unwrap()
+}
+
 fn syncs(place: &Place) -> u64 {
-    let status: serde_json::Value =
-        serde_json::from_str(&place.asked(&["status", "-json"])).unwrap();
-    status["sync"]["count"].as_u64().unwrap()
+    status(place)["sync"]["count"].as_u64().unwrap()
+}
+
+#[test]
+fn a_read_through_the_log_is_an_entry_in_it() {
+    let place = Place::new();
+    for (level, entries) in [("linearizable", 0), ("log", 1)] {
+        let node = place.start(&["-read", level]);
+        place.asked(&["set", "1", "hello"]);
+        let before = status(&place)["last_log"].as_u64().unwrap();
+        assert_eq!(place.asked(&["get", "1"]), "hello\n");
+        assert_eq!(status(&place)["last_log"], before + entries, "{level}");
+        node.stop();
+    }
 }
 
 #[test]
