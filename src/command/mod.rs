@@ -160,6 +160,8 @@ pub enum Refusal {
         /// Number of slots that there are.
         slot_count: u64,
     },
+    /// This member records commands and serves none.
+    Logger,
 }
 
 /// The reply to a command: one outcome for each operation, in order.
@@ -275,6 +277,8 @@ impl fmt::Display for Refusal {
                 let last = slot_count.saturating_sub(1);
                 write!(formatter, "key must be a slot number 0..{last}")
             }
+            Refusal::Logger => formatter
+                .write_str("this is a logger, which serves no commands; ask a node of its cluster"),
         }
     }
 }

@@ -27,6 +27,7 @@ const REFUSAL_NOT_AN_INTEGER: u8 = 1;
 const REFUSAL_OVERFLOW: u8 = 2;
 const REFUSAL_TOO_LARGE: u8 = 3;
 const REFUSAL_OUT_OF_RANGE: u8 = 4;
+const REFUSAL_LOGGER: u8 = 5;
 
 const FAILURE_NO_LEADER: u8 = 1;
 const FAILURE_NOT_LEADER: u8 = 2;
@@ -193,6 +194,7 @@ fn decode_outcome(input: &mut Cursor) -> Result<Outcome, DecodeError> {
 fn encode_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
     match refusal {
         Refusal::NotAnInteger => out.push(REFUSAL_NOT_AN_INTEGER),
+        Refusal::Logger => out.push(REFUSAL_LOGGER),
         Refusal::Overflow => out.push(REFUSAL_OVERFLOW),
         Refusal::TooLarge { bytes, bytes_max } => {
             out.push(REFUSAL_TOO_LARGE);
@@ -208,6 +210,7 @@ fn encode_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
 
 fn decode_refusal(input: &mut Cursor) -> Result<Refusal, DecodeError> {
     match input.u8()? {
+        REFUSAL_LOGGER => Ok(Refusal::Logger),
         REFUSAL_NOT_AN_INTEGER => Ok(Refusal::NotAnInteger),
         REFUSAL_OVERFLOW => Ok(Refusal::Overflow),
         REFUSAL_TOO_LARGE => Ok(Refusal::TooLarge { bytes: input.u64()?, bytes_max: input.u64()? }),
@@ -240,6 +243,7 @@ mod tests {
             Body::Refused(Refusal::Overflow),
             Body::Refused(Refusal::TooLarge { bytes: 5000, bytes_max: 1024 }),
             Body::Refused(Refusal::OutOfRange { slot_count: 7 }),
+            Body::Refused(Refusal::Logger),
         ]
     }
 

@@ -23,6 +23,7 @@ use super::{Images, Learned, Limits, check_value};
 use crate::command::{
     Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
 };
+use crate::oplog::OpLogError;
 
 /// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
 const SCAN_STEP: u64 = 4096;
@@ -46,6 +47,9 @@ pub enum ApplyError {
     /// The slots refused what the machine had checked.
     #[error(transparent)]
     Storage(#[from] diskstore_storage::Error),
+    /// The journal cannot be written or read.
+    #[error(transparent)]
+    Journal(#[from] OpLogError),
 }
 
 /// Applies commands to slots and reads from them.

@@ -7,6 +7,7 @@
 mod disk;
 mod effect;
 mod group;
+mod journal;
 mod memory;
 
 use std::sync::atomic::AtomicBool;
@@ -18,6 +19,7 @@ use diskstore_storage::slots::{Outcome, Slot, SlotImage, Target};
 use diskstore_storage::{Error, Result};
 
 pub use disk::{ApplyError, DiskMachine};
+pub use journal::{JOURNAL_FILE, JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 
 use crate::command::{Action, Command, Failure, Refusal, Reply};
@@ -33,6 +35,8 @@ pub enum Machine {
     Slots(DiskMachine),
     /// Keys in memory.
     Memory(MemoryMachine),
+    /// An application log, and nothing else.
+    Journal(JournalMachine),
 }
 
 /// What keys and values there can be.
@@ -79,6 +83,7 @@ impl Machine {
         match self {
             Machine::Slots(_) => MachineKind::Slots,
             Machine::Memory(_) => MachineKind::Memory,
+            Machine::Journal(_) => MachineKind::Journal,
         }
     }
 
@@ -87,6 +92,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.limits(),
             Machine::Memory(memory) => memory.limits(),
+            Machine::Journal(journal) => journal.limits(),
         }
     }
 
@@ -99,6 +105,18 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.apply(index, command),
             Machine::Memory(memory) => Ok(memory.apply(index, command)),
+            Machine::Journal(journal) => journal.apply(index, command),
+        }
+    }
+
+    /// A batch of entries was applied: whoever reads along may see it.
+    ///
+    /// # Errors
+    /// Only for a sick node.
+    pub fn hand_on(&self) -> std::result::Result<(), ApplyError> {
+        match self {
+            Machine::Slots(_) | Machine::Memory(_) => Ok(()),
+            Machine::Journal(journal) => journal.hand_on(),
         }
     }
 
@@ -110,6 +128,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.read(command),
             Machine::Memory(memory) => Ok(memory.read(command)),
+            Machine::Journal(_) => Err(Failure::Refused(Refusal::Logger)),
         }
     }
 
@@ -122,6 +141,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.check(command),
             Machine::Memory(memory) => memory.check(command),
+            Machine::Journal(_) => Err(Refusal::Logger),
         }
     }
 
@@ -132,6 +152,7 @@ impl Machine {
                 reason: "changed pages take all of -memory-mib until a checkpoint ends".into(),
             }),
             Machine::Memory(memory) => memory.refusal(commands),
+            Machine::Journal(_) => None,
         }
     }
 
@@ -139,7 +160,7 @@ impl Machine {
     pub fn populate(&self, command: &Command) {
         match self {
             Machine::Slots(disk) => disk.populate(command),
-            Machine::Memory(_) => {}
+            Machine::Memory(_) | Machine::Journal(_) => {}
         }
     }
 
@@ -148,6 +169,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slot(key),
             Machine::Memory(memory) => Some(memory.keys().read(key)),
+            Machine::Journal(journal) => journal.slot(key),
         }
     }
 
@@ -155,7 +177,7 @@ impl Machine {
     /// say: whoever needs that to be durable waits for it.
     pub fn absent_since(&self) -> u64 {
         match self {
-            Machine::Slots(_) => 0,
+            Machine::Slots(_) | Machine::Journal(_) => 0,
             Machine::Memory(memory) => memory.keys().highest_index(),
         }
     }
@@ -168,6 +190,7 @@ impl Machine {
                 disk.slots().fits_in_budget() && disk.slots().live_count().is_some()
             }
             Machine::Memory(_) => true,
+            Machine::Journal(_) => false,
         }
     }
 
@@ -175,7 +198,7 @@ impl Machine {
     pub fn over_budget(&self) -> bool {
         match self {
             Machine::Slots(disk) => disk.slots().over_budget(),
-            Machine::Memory(_) => false,
+            Machine::Memory(_) | Machine::Journal(_) => false,
         }
     }
 }
@@ -187,6 +210,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().live_count(),
             Machine::Memory(memory) => Some(memory.keys().live_count()),
+            Machine::Journal(journal) => Some(journal.live_count()),
         }
     }
 
@@ -206,6 +230,7 @@ impl Machine {
                 let page = memory.keys().live_keys(from, count);
                 Ok((page.found, page.next))
             }
+            Machine::Journal(_) => Err(Failure::Refused(Refusal::Logger)),
         }
     }
 
@@ -214,7 +239,7 @@ impl Machine {
     pub fn learn(&self, from: u64) -> Learned {
         match self {
             Machine::Slots(disk) => disk.learn(from),
-            Machine::Memory(_) => Learned::default(),
+            Machine::Memory(_) | Machine::Journal(_) => Learned::default(),
         }
     }
 
@@ -222,7 +247,7 @@ impl Machine {
     pub fn is_damaged(&self, slot: u64) -> bool {
         match self {
             Machine::Slots(disk) => disk.slots().read(slot).is_err(),
-            Machine::Memory(_) => false,
+            Machine::Memory(_) | Machine::Journal(_) => false,
         }
     }
 
@@ -231,6 +256,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().geometry().file_bytes(),
             Machine::Memory(memory) => memory.keys().memory_bytes(),
+            Machine::Journal(journal) => journal.dirty_bytes(),
         }
     }
 
@@ -239,6 +265,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().written_pages(),
             Machine::Memory(memory) => memory.keys().written_pages(),
+            Machine::Journal(_) => 0,
         }
     }
 
@@ -247,6 +274,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.dirty_bytes(),
             Machine::Memory(memory) => memory.keys().dirty_bytes(),
+            Machine::Journal(journal) => journal.dirty_bytes(),
         }
     }
 }
@@ -258,6 +286,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.durable(),
             Machine::Memory(memory) => memory.keys().durable(),
+            Machine::Journal(journal) => journal.durable(),
         }
     }
 
@@ -266,6 +295,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.checkpoint_steps(),
             Machine::Memory(memory) => memory.keys().checkpoint_pieces(),
+            Machine::Journal(_) => 0,
         }
     }
 
@@ -283,6 +313,9 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().checkpoint(target, log_durable, cancel),
             Machine::Memory(memory) => memory.keys().checkpoint(target, log_durable, cancel),
+            Machine::Journal(journal) => {
+                journal.checkpoint(target, log_durable).map(|()| Outcome::default())
+            }
         }
     }
 
@@ -295,7 +328,7 @@ impl Machine {
             Machine::Slots(disk) => {
                 disk.slots().write_back(log_durable, &AtomicBool::new(false)).map(|_| ())
             }
-            Machine::Memory(_) => Ok(()),
+            Machine::Memory(_) | Machine::Journal(_) => Ok(()),
         }
     }
 }
@@ -307,6 +340,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().readable_from(),
             Machine::Memory(memory) => memory.keys().readable_from(),
+            Machine::Journal(journal) => journal.readable_from(),
         }
     }
 
@@ -321,6 +355,10 @@ impl Machine {
                 memory.keys().set_readable_from(index);
                 Ok(())
             }
+            Machine::Journal(journal) => {
+                journal.set_readable_from(index);
+                Ok(())
+            }
         }
     }
 
@@ -332,6 +370,7 @@ impl Machine {
                 let held = memory.keys().begin_send();
                 Sending { horizon: held.horizon, held: Some(held) }
             }
+            Machine::Journal(_) => Sending { horizon: u64::MAX, held: None },
         }
     }
 
@@ -341,6 +380,7 @@ impl Machine {
         match self {
             Machine::Slots(_) => applied,
             Machine::Memory(memory) => memory.keys().begin_merge(applied, horizon),
+            Machine::Journal(journal) => journal.begin_merge(applied, horizon),
         }
     }
 
@@ -349,6 +389,7 @@ impl Machine {
         match self {
             Machine::Slots(_) => {}
             Machine::Memory(memory) => memory.keys().finish_merge(begin),
+            Machine::Journal(journal) => journal.finish_merge(begin),
         }
     }
 
@@ -357,6 +398,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().geometry().slot_count(),
             Machine::Memory(_) => u64::MAX,
+            Machine::Journal(_) => 0,
         }
     }
 
@@ -374,6 +416,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.scan(from, changed_after, bytes_max),
             Machine::Memory(memory) => Ok(memory.scan(from, changed_after, bytes_max)),
+            Machine::Journal(_) => Ok((Images::Slots(Vec::new()), None)),
         }
     }
 
@@ -387,6 +430,7 @@ impl Machine {
                 disk.slots().image(slot).map(|image| Images::Slots(vec![image]))
             }
             Machine::Memory(_) => Ok(Images::Keys(Vec::new())),
+            Machine::Journal(_) => Ok(Images::Slots(Vec::new())),
         }
     }
 
@@ -402,6 +446,16 @@ impl Machine {
             (Machine::Memory(memory), Images::Keys(images)) => {
                 images.iter().try_for_each(|image| memory.keys().merge(image))
             }
+            (Machine::Journal(journal), Images::Slots(images)) => {
+                images.iter().try_for_each(|SlotImage { key, index, value }| {
+                    journal.merge_slot(*key, *index, value.as_deref())
+                })
+            }
+            (Machine::Journal(journal), Images::Keys(images)) => {
+                images.iter().try_for_each(|KeyImage { key, index, value }| {
+                    journal.merge(key, *index, value.as_deref())
+                })
+            }
             (Machine::Slots(_), Images::Keys(_)) => Err(other_kind("Slots", "Memory")),
             (Machine::Memory(_), Images::Slots(_)) => Err(other_kind("Memory", "Slots")),
         }
@@ -416,6 +470,7 @@ impl Machine {
         match self {
             Machine::Slots(disk) => disk.slots().install(target, log_durable).map(|_| ()),
             Machine::Memory(memory) => memory.keys().install(target, log_durable).map(|_| ()),
+            Machine::Journal(journal) => journal.install(target, log_durable),
         }
     }
 }

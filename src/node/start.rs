@@ -305,10 +305,11 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
 /// Opens the application log. One that begins behind a checkpoint lacks what led there.
 fn open_oplog(config: &Config, machine: &Machine) -> Result<Option<OpLog>, StartError> {
     let Some(folder) = &config.log_folder else { return Ok(None) };
-    let mut oplog = OpLog::open(folder, &config.id, config.roll_bytes)?;
-    if machine.kind() == MachineKind::Memory {
-        oplog.name_keys(KeyForm::Bytes);
-    }
+    let form = match machine.kind() {
+        MachineKind::Slots => KeyForm::Slots,
+        MachineKind::Memory | MachineKind::Journal => KeyForm::Bytes,
+    };
+    let mut oplog = OpLog::open(folder, &config.id, form, config.roll_bytes)?;
     if oplog.last_index() == 0 {
         oplog.mark_gap(machine.durable().map_or(0, |at| at.log_id.index))?;
     }

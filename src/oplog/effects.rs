@@ -6,18 +6,18 @@ use std::collections::BTreeSet;
 use diskstore_storage::slots::Slot;
 
 use super::record::Kind;
-use crate::command::{Action, Body, Command, Condition, Outcome, Reply, slot_of as slot_number};
+use crate::command::{Action, Body, Command, Condition, Outcome, Reply};
 
-/// One record to be: operation, key as text, value.
+/// One record to be.
 #[derive(Debug)]
-pub(super) struct Effect<'a> {
-    pub(super) kind: Kind,
-    pub(super) key: Vec<u8>,
-    pub(super) value: Cow<'a, [u8]>,
+pub struct Effect<'a> {
+    /// The operation.
+    pub kind: Kind,
+    /// The command's key.
+    pub key: &'a [u8],
+    /// The value that a SET leaves.
+    pub value: Cow<'a, [u8]>,
 }
-
-/// Says what a key's slot holds now.
-type SlotOf<'f> = dyn FnMut(&[u8]) -> Option<Slot> + 'f;
 
 /// The records of an entry. `slot_of` gives what a key's slot holds now that the entry is applied;
 /// it is asked where command and reply do not say (I6 of `mod.rs`).
@@ -25,7 +25,7 @@ pub(super) fn effects_of<'a>(
     index: u64,
     command: &'a Command,
     reply: &Reply,
-    (keys, slot_of): (KeyForm, &mut SlotOf<'_>),
+    slot_of: &mut dyn FnMut(&[u8]) -> Option<Slot>,
 ) -> Vec<Effect<'a>> {
     let operations = || command.operations().zip(&reply.outcomes);
     let changed: BTreeSet<&[u8]> = operations()
@@ -41,7 +41,7 @@ pub(super) fn effects_of<'a>(
             let slot = slot_of(operation.key).filter(|slot| slot.index >= index);
             slot.map(|slot| effect_on_slot_ahead(&operation.action, slot, index))
         };
-        done.map(|(kind, value)| Effect { kind, key: keys.text(operation.key), value })
+        done.map(|(kind, value)| Effect { kind, key: operation.key, value })
     });
     effects.collect()
 }
@@ -78,21 +78,5 @@ fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Slot, index: u64) -> Done
             (Kind::Delete, Cow::Borrowed(&[]))
         }
         (_, Some(value)) => (Kind::Set, Cow::Owned(value.to_vec())),
-    }
-}
-
-/// What the keys of commands are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyForm {
-    /// Numbers of slots, recorded as decimal text.
-    Slots,
-    /// Any bytes, recorded as they are.
-    Bytes,
-}
-
-impl KeyForm {
-    fn text(self, key: &[u8]) -> Vec<u8> {
-        let slot = slot_number(key).filter(|_| self == KeyForm::Slots);
-        slot.map_or_else(|| key.to_vec(), |slot| slot.to_string().into_bytes())
     }
 }

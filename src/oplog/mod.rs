@@ -21,26 +21,28 @@
 //!   that is gone, and the later entry follows.
 
 mod effects;
+mod journal;
 mod parts;
 mod read;
 mod record;
 mod serve;
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use diskstore_storage::slots::Slot;
 
+pub use effects::Effect;
 pub use parts::Parts;
 pub use read::{Found, PartRecords, ReadError, Records, ends_entry};
 pub use record::{Kind, LENGTH_BYTES, Mark, Record};
 pub use serve::{END_PREFIX, serve_recovery};
 
-use crate::command::{Command, Reply};
-pub use effects::KeyForm;
+use crate::command::{Command, Reply, slot_of};
 use effects::effects_of;
-use parts::{End, find_end};
+use parts::find_end;
 
 /// Bytes that are gathered before they are written, though not synced.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -87,6 +89,27 @@ pub enum OpLogError {
         /// What does not hold.
         what: &'static str,
     },
+    /// A log of which more was durable than is there.
+    #[error(
+        "-logfolder: {} ends before byte {offset}, up to where it was recorded; move what is left \
+         of it and the logger's own directory (-data) away: it then records the whole state anew",
+        path.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Where it must reach.
+        offset: u64,
+    },
+    /// A log that somebody else began.
+    #[error(
+        "-logfolder: {} holds what an earlier logger of that name recorded; move it away, or give \
+         another -logfolder", path.display()
+    )]
+    Taken {
+        /// The file.
+        path: PathBuf,
+    },
     /// A write or sync failed before.
     #[error("-logfolder: {} failed before and takes no more records", path.display())]
     Poisoned {
@@ -101,10 +124,48 @@ impl OpLogError {
     }
 }
 
+/// How a key stands in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyForm {
+    /// As the decimal number of a slot.
+    Slots,
+    /// As it is.
+    Bytes,
+}
+
+impl KeyForm {
+    /// A command's key in this form.
+    pub fn text(self, key: &[u8]) -> Cow<'_, [u8]> {
+        match (self, slot_of(key)) {
+            (KeyForm::Slots, Some(slot)) => Cow::Owned(slot.to_string().into_bytes()),
+            _ => Cow::Borrowed(key),
+        }
+    }
+}
+
+/// A place in a log: the number of a file, counted from 1, and a byte offset in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The file.
+    pub nth: u32,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// Where a value lies in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where it begins.
+    pub start: Position,
+    /// Its length.
+    pub bytes: u32,
+}
+
 /// An open application log.
 #[derive(Debug)]
 pub struct OpLog {
     parts: Parts,
+    form: KeyForm,
     /// The file that is written, counted from 1.
     nth: u32,
     file: File,
@@ -113,7 +174,6 @@ pub struct OpLog {
     /// Size at which the log goes on in the next file.
     part_bytes_max: u64,
     last_index: u64,
-    keys: KeyForm,
     buffer: Vec<u8>,
     /// True from a write to the next sync.
     unsynced: bool,
@@ -128,9 +188,12 @@ impl OpLog {
     ///
     /// # Errors
     /// A directory that cannot be written, a file in use, a file that is no application log.
-    pub fn open(directory: &Path, id: &str, part_bytes_max: u64) -> Result<OpLog, OpLogError> {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| OpLogError::io("creation", directory, source))?;
+    pub fn open(
+        directory: &Path,
+        id: &str,
+        form: KeyForm,
+        part_bytes_max: u64,
+    ) -> Result<OpLog, OpLogError> {
         let parts = Parts::of_node(directory, id);
         let lock = lock(&parts)?;
         let nth = parts.count()?;
@@ -141,14 +204,16 @@ impl OpLog {
             before -= 1; // a file that was made last and never written
             end.index = find_end(&parts.path(before))?.index;
         }
-        OpLog::go_on(parts, nth, end, part_bytes_max, lock)
+        let mut log = OpLog::go_on(parts, nth, end.offset, part_bytes_max, lock)?;
+        (log.last_index, log.form) = (end.index, form);
+        Ok(log)
     }
 
     /// Cuts the last file at `end` and writes there.
     fn go_on(
         parts: Parts,
         nth: u32,
-        end: End,
+        end: u64,
         part_bytes_max: u64,
         lock: File,
     ) -> Result<OpLog, OpLogError> {
@@ -157,25 +222,26 @@ impl OpLog {
             let path = path.clone();
             move |source| OpLogError::Io { operation, path, source }
         };
-        let mut file = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open"))?;
         let bytes = file.metadata().map_err(failed("stat"))?.len();
-        if end.offset < bytes {
-            tracing::warn!(path = %path.display(), bytes = bytes - end.offset,
-                "cut an unfinished entry off the application log");
-            file.set_len(end.offset).map_err(failed("cut"))?;
+        if end < bytes {
+            tracing::warn!(path = %path.display(), bytes = bytes - end,
+                "cut an unfinished end off the application log");
+            file.set_len(end).map_err(failed("cut"))?;
         }
-        file.seek(SeekFrom::Start(end.offset)).map_err(failed("seek"))?;
+        file.seek(SeekFrom::Start(end)).map_err(failed("seek"))?;
         // The cut and the file's name must be durable before anything is written behind them.
         file.sync_all().map_err(failed("sync"))?;
         parts.sync_directory()?;
         Ok(OpLog {
             parts,
+            form: KeyForm::Bytes,
             nth,
             file,
-            bytes: end.offset,
+            bytes: end,
             part_bytes_max,
-            keys: KeyForm::Slots,
-            last_index: end.index,
+            last_index: 0,
             buffer: Vec::new(),
             unsynced: false,
             poisoned: false,
@@ -191,11 +257,6 @@ impl OpLog {
     /// Where its files are.
     pub fn parts(&self) -> &Parts {
         &self.parts
-    }
-
-    /// What the keys of commands are, unless they are slots.
-    pub fn name_keys(&mut self, keys: KeyForm) {
-        self.keys = keys;
     }
 
     /// Records what an applied command did. `slot_of` gives what a key's slot holds now that the
@@ -214,11 +275,11 @@ impl OpLog {
             return Ok(()); // I1
         }
         self.roll_if_full()?;
-        let effects = effects_of(index, command, reply, (self.keys, slot_of));
+        let effects = effects_of(index, command, reply, slot_of);
         for (nth, effect) in effects.iter().enumerate() {
             let mark = if nth + 1 < effects.len() { Mark::More } else { Mark::None }; // I2
-            let (kind, key, value) = (effect.kind, &*effect.key, &*effect.value);
-            self.put(&Record { index, mark, kind, key, value });
+            let key = self.form.text(effect.key);
+            self.put(&Record { index, mark, kind: effect.kind, key: &key, value: &effect.value });
         }
         self.last_index = index;
         if self.buffer.len() >= BUFFER_BYTES_MAX { self.write() } else { Ok(()) }
@@ -265,7 +326,7 @@ impl OpLog {
         }
         self.sync()?;
         let next = self.parts.path(self.nth + 1);
-        let made = OpenOptions::new().write(true).create_new(true).open(&next);
+        let made = OpenOptions::new().read(true).write(true).create_new(true).open(&next);
         let made = made.map_err(|source| OpLogError::io("creation", &next, source));
         let made = made.and_then(|file| self.parts.sync_directory().map(|()| file));
         self.poisoned |= made.is_err(); // I4
@@ -302,7 +363,9 @@ impl OpLog {
 
 /// Opens or makes the first file, which is locked for as long as the log is open.
 fn lock(parts: &Parts) -> Result<File, OpLogError> {
-    let path = parts.path(1);
+    let (path, directory) = (parts.path(1), parts.directory());
+    std::fs::create_dir_all(directory)
+        .map_err(|source| OpLogError::io("creation", directory, source))?;
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|source| OpLogError::io("open", &path, source))?;

@@ -47,7 +47,7 @@ impl Place {
     }
 
     fn open(&self) -> Result<OpLog, OpLogError> {
-        OpLog::open(self.0.path(), "n", u64::MAX)
+        OpLog::open(self.0.path(), "n", KeyForm::Slots, u64::MAX)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -269,7 +269,7 @@ fn after_a_failed_write_nothing_is_written_any_more() {
 fn a_directory_that_cannot_be_made_is_named() {
     let place = Place::new();
     place.put(b"");
-    let error = OpLog::open(&place.path(), "n", u64::MAX).unwrap_err();
+    let error = OpLog::open(&place.path(), "n", KeyForm::Slots, u64::MAX).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log failed"), "{error}");
 }
 
@@ -296,7 +296,7 @@ fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
     let mut in_one = whole.open().unwrap();
     for index in 1..=60 {
         // A new process for each of them.
-        let mut log = OpLog::open(folder.path(), "n", 100).unwrap();
+        let mut log = OpLog::open(folder.path(), "n", KeyForm::Slots, 100).unwrap();
         assert_eq!(log.last_index(), index - 1);
         for log in [&mut log, &mut in_one] {
             record_sets(log, index, &[1, 2, 3], b"value");
@@ -313,9 +313,9 @@ fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
     assert_eq!(indexes(&parts), indexes(&Parts::of_node(whole.0.path(), "n")));
     // A crash may leave a file that was made and never written.
     std::fs::write(parts.path(count + 1), b"").unwrap();
-    assert_eq!(OpLog::open(folder.path(), "n", 100).unwrap().last_index(), 60);
+    assert_eq!(OpLog::open(folder.path(), "n", KeyForm::Slots, 100).unwrap().last_index(), 60);
     std::fs::remove_file(parts.path(7)).unwrap();
-    let error = OpLog::open(folder.path(), "n", 100).unwrap_err();
+    let error = OpLog::open(folder.path(), "n", KeyForm::Slots, 100).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log.7 is missing"), "{error}");
 }
 
@@ -332,7 +332,7 @@ fn indexes(parts: &Parts) -> Vec<u64> {
 fn names_of_other_nodes_are_no_files_of_this_log() {
     let folder = tempfile::tempdir().unwrap();
     for id in ["n.log", "n.log.2", "n.2"] {
-        OpLog::open(folder.path(), id, 100).unwrap();
+        OpLog::open(folder.path(), id, KeyForm::Slots, 100).unwrap();
     }
     for name in ["log-file-n.log.02", "log-file-n.log.x", "log-file-n.log.+2"] {
         std::fs::write(folder.path().join(name), b"").unwrap();

@@ -163,6 +163,7 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
     if let Some(oplog) = &mut setup.oplog {
         oplog.sync().map_err(io::Error::other)?; // before anyone hears that it was applied
     }
+    setup.shared.machine.hand_on().map_err(io::Error::other)?;
     if let Some(log_id) = last {
         setup.shared.set_applied(log_id, membership);
         setup.wal.release(log_id.index);

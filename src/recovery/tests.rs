@@ -116,7 +116,8 @@ fn images_are_asked_for_again_until_an_entry_follows_them() {
     let image = record(9, Mark::Image, "3", "a");
     let entry = record(8, Mark::None, "4", "b");
     let end = record(9, Mark::End, "0", "");
-    let answers = vec![image.clone(), [image.clone(), entry.clone(), end].concat()];
+    let first = [image.clone(), record(9, Mark::Image, "5", &"long".repeat(99))].concat();
+    let answers = vec![first, [image.clone(), entry.clone(), end].concat()];
     let (fetched, spool, asked) = fetched_from(answers);
     assert_eq!(fetched.unwrap().last_index, 8);
     assert_eq!(spool, [image, entry].concat());

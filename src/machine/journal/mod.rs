@@ -1,0 +1,534 @@
+//! The machine of the logger: entries are recorded in an application log and served to nobody. It
+//! keeps no values in memory, only where in the log's files each key's last one lies: increments and
+//! conditions are recorded by their results, so what they start from must be known.
+//!
+//! Called by the state machine (apply, merge, checkpoint); calls `oplog`. Invariants:
+//!
+//! - J1: whatever is recorded behind the last checkpoint is cut off at a start, and comes again from
+//!   Raft's own log. So a torn end is never read, and no entry stands twice.
+//! - J2: the files are synced before `journal.dat` names their end, and that before the log may be
+//!   purged: recording an entry needs no sync of its own.
+//! - J3: a key is recorded only with a higher version than it has (the slot rule): a slot that a
+//!   snapshot brought ahead of its entry stands once, and nothing older stands behind it.
+//! - J4: what a snapshot of everything does not name was deleted, and is recorded as such.
+
+mod checkpoint;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use diskstore_storage::disk::Disk;
+use diskstore_storage::slots::{Slot, Target};
+use diskstore_storage::{Error, Result};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::effect::{self, Draft, is_blind, nothing, run};
+use super::{ApplyError, LogDurable};
+use crate::command::{Action, Command, Operation, Outcome, Reply, slot_key};
+use crate::oplog::{
+    Effect, KeyForm, Kind, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position,
+};
+use checkpoint::Checkpoint;
+pub use checkpoint::JOURNAL_FILE;
+
+/// What a journal is opened with.
+#[derive(Debug, Clone)]
+pub struct JournalOptions {
+    /// Directory of `journal.dat`.
+    pub directory: PathBuf,
+    /// Where the records go.
+    pub parts: Parts,
+    /// Bytes of one of their files.
+    pub part_bytes_max: u64,
+    /// The cluster.
+    pub cluster_id: u128,
+    /// Number of slots; 0 where keys are no slots.
+    pub slot_count: u64,
+    /// Most bytes of a value.
+    pub value_bytes_max: u32,
+}
+
+/// Records what is applied.
+#[derive(Debug, Clone)]
+pub struct JournalMachine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    disk: Arc<dyn Disk>,
+    options: JournalOptions,
+    state: Mutex<State>,
+    /// What `journal.dat` says; held while it is written.
+    durable: Mutex<Checkpoint>,
+}
+
+#[derive(Debug)]
+struct State {
+    log: OpLog,
+    keys: HashMap<Box<[u8]>, Held>,
+    live_count: u64,
+    readable_from: u64,
+    /// The snapshot that is being received.
+    incoming: Incoming,
+    /// Bytes recorded since the last checkpoint.
+    dirty_bytes: u64,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Log index of its last set or delete.
+    version: u64,
+    /// Where its value lies; `None` if it was deleted.
+    place: Option<Place>,
+    /// The last snapshot that named it.
+    named_by: u32,
+}
+
+#[derive(Debug, Default)]
+struct Incoming {
+    number: u32,
+    /// True if it is of everything.
+    is_full: bool,
+    /// Where it began, once all of it is here.
+    whole: Option<u64>,
+}
+
+impl JournalMachine {
+    /// Opens a journal, or makes one where there is none.
+    ///
+    /// # Errors
+    /// Files that are lost, damaged, or another's.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: JournalOptions,
+    ) -> std::result::Result<JournalMachine, JournalError> {
+        let found = Checkpoint::read(&*disk, &options.directory)?;
+        let durable = match found {
+            Some(checkpoint) => checkpoint,
+            None => create(&*disk, &options)?,
+        };
+        if durable.cluster_id != options.cluster_id {
+            return Err(JournalError::Storage(Error::Mismatch {
+                path: options.directory.join(JOURNAL_FILE),
+                field: "cluster",
+                expected: format!("{:032x}", options.cluster_id),
+                actual: format!("{:032x}", durable.cluster_id),
+            }));
+        }
+        let (parts, form) = (options.parts.clone(), options.form());
+        let mut log = OpLog::open_at(parts, form, options.part_bytes_max, durable.end)?;
+        log.set_last_index(durable.last_index);
+        let mut state = State {
+            log,
+            keys: HashMap::new(),
+            live_count: 0,
+            readable_from: durable.readable_from,
+            incoming: Incoming::default(),
+            dirty_bytes: 0,
+        };
+        state.learn(&options)?;
+        let (state, durable) = (Mutex::new(state), Mutex::new(durable));
+        Ok(JournalMachine { shared: Arc::new(Shared { disk, options, state, durable }) })
+    }
+
+    /// What was found, for people.
+    pub fn report(&self) -> String {
+        let state = self.shared.state.lock();
+        let Position { nth, offset } = state.log.position();
+        let path = state.log.parts().path(nth);
+        format!(
+            "{} keys recorded up to index {}, in {} up to byte {offset}",
+            state.live_count,
+            state.log.last_index(),
+            path.display()
+        )
+    }
+
+    pub(super) fn limits(&self) -> super::Limits {
+        let JournalOptions { slot_count, value_bytes_max, .. } = self.shared.options;
+        super::Limits { slot_count, value_bytes_max }
+    }
+
+    /// Records what the command of entry `index` does.
+    pub(super) fn apply(
+        &self,
+        index: u64,
+        command: &Command,
+    ) -> std::result::Result<Reply, ApplyError> {
+        let state = &mut *self.shared.state.lock();
+        let mut outcomes = SmallVec::new();
+        if index <= state.log.last_index() {
+            outcomes.resize(command.operation_count(), nothing(index));
+            return Ok(Reply { index, outcomes }); // J1
+        }
+        let options = &self.shared.options;
+        let limits = effect::Limits { value_bytes_max: u64::from(options.value_bytes_max), index };
+        let mut drafts: BTreeMap<&[u8], Option<Draft<'_>>> = BTreeMap::new();
+        let mut effects: SmallVec<[Effect<'_>; 1]> = SmallVec::new();
+        for operation in command.operations() {
+            if !drafts.contains_key(operation.key) {
+                drafts.insert(operation.key, state.draft(index, &operation, options)?);
+            }
+            let Some(Some(draft)) = drafts.get_mut(operation.key) else {
+                outcomes.push(nothing(index));
+                continue;
+            };
+            let outcome = run(draft, &operation.action, limits);
+            effects.extend(effect_of(&operation, &outcome, draft));
+            outcomes.push(outcome);
+        }
+        state.record(index, &effects)?;
+        Ok(Reply { index, outcomes })
+    }
+
+    /// The batch of entries is over: others may read what was recorded.
+    pub(super) fn hand_on(&self) -> std::result::Result<(), ApplyError> {
+        Ok(self.shared.state.lock().log.hand_on()?)
+    }
+
+    pub(super) fn live_count(&self) -> u64 {
+        self.shared.state.lock().live_count
+    }
+
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        self.shared.state.lock().dirty_bytes
+    }
+
+    pub(super) fn durable(&self) -> Option<Target> {
+        self.shared.durable.lock().target.clone()
+    }
+
+    pub(super) fn readable_from(&self) -> u64 {
+        self.shared.state.lock().readable_from
+    }
+
+    /// Raises `readable_from`, which is durable before anything merged later is: it comes with the
+    /// checkpoint that names the end of what was merged.
+    pub(super) fn set_readable_from(&self, index: u64) {
+        let mut state = self.shared.state.lock();
+        state.readable_from = state.readable_from.max(index);
+    }
+
+    /// A snapshot begins; returns after which index it is to send what changed. A sender that may
+    /// have forgotten deletes up to its `horizon` sends everything to whoever has less.
+    pub(super) fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
+        let incoming = &mut self.shared.state.lock().incoming;
+        *incoming =
+            Incoming { number: incoming.number + 1, is_full: applied < horizon, whole: None };
+        if incoming.is_full { 0 } else { applied }
+    }
+
+    /// All of the snapshot that began at index `begin` was merged.
+    pub(super) fn finish_merge(&self, begin: u64) {
+        self.shared.state.lock().incoming.whole = Some(begin);
+    }
+
+    /// Records a slot or key as a snapshot brought it, if it is newer than what is known.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn merge(&self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
+        let state = &mut *self.shared.state.lock();
+        let named_by = state.incoming.number;
+        if let Some(held) = state.keys.get_mut(key).filter(|held| held.version >= index) {
+            held.named_by = named_by;
+            return Ok(());
+        }
+        if index == 0 {
+            return Ok(()); // no entry wrote this: there is nothing to bring
+        }
+        state.readable_from = state.readable_from.max(index);
+        state.record_image(key, index, value)
+    }
+
+    /// As [`JournalMachine::merge`], for a slot.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn merge_slot(&self, slot: u64, index: u64, value: Option<&[u8]>) -> Result<()> {
+        self.merge(&slot_key(slot), index, value)
+    }
+
+    /// Ends a snapshot that began at `target`.
+    ///
+    /// # Errors
+    /// As [`JournalMachine::checkpoint`].
+    pub(super) fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
+        let index = target.log_id.index;
+        let mut state = self.shared.state.lock();
+        let is_whole = state.incoming.whole.take() == Some(index);
+        if std::mem::take(&mut state.incoming.is_full) && is_whole {
+            state.delete_unnamed(index)?; // J4
+        }
+        let last_index = state.log.last_index().max(index);
+        state.log.set_last_index(last_index);
+        drop(state);
+        self.checkpoint(target, log_durable)
+    }
+
+    /// Makes what was recorded durable. Blocks. A later checkpoint stays.
+    ///
+    /// # Errors
+    /// Of the disk or of `log_durable`.
+    pub(super) fn checkpoint(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
+        let mut durable = self.shared.durable.lock();
+        if durable.target.as_ref().is_some_and(|durable| durable.log_id > target.log_id) {
+            return Ok(());
+        }
+        let (file, checkpoint) = self.shared.state.lock().begin_checkpoint(&durable, target)?;
+        log_durable()?;
+        let path = self.shared.options.parts.path(checkpoint.end.nth);
+        file.sync_data()
+            .map_err(|source| storage(OpLogError::Io { operation: "sync", path, source }))?; // J2
+        checkpoint.write(&*self.shared.disk, &self.shared.options.directory)?;
+        *durable = checkpoint;
+        Ok(())
+    }
+
+    /// What a key holds now.
+    pub(super) fn slot(&self, key: &[u8]) -> Option<Slot> {
+        let state = self.shared.state.lock();
+        let held = state.keys.get(key)?;
+        let value = held.place.map(|place| state.log.value_at(place)).transpose().ok()?;
+        Some(Slot { index: held.version, value: value.map(Into::into) })
+    }
+}
+
+/// Makes the first `journal.dat`, where no earlier journal has left records.
+fn create(
+    disk: &dyn Disk,
+    options: &JournalOptions,
+) -> std::result::Result<Checkpoint, JournalError> {
+    let path = options.parts.path(1);
+    if options.parts.directory().exists() && options.parts.count()? > 0 {
+        let is_empty = path.metadata().is_ok_and(|file| file.len() == 0);
+        if !is_empty {
+            return Err(OpLogError::Taken { path }.into());
+        }
+    }
+    let checkpoint = Checkpoint {
+        cluster_id: options.cluster_id,
+        end: Position { nth: 1, offset: 0 },
+        last_index: 0,
+        readable_from: 0,
+        target: None,
+    };
+    checkpoint.write(disk, &options.directory)?;
+    Ok(checkpoint)
+}
+
+impl JournalOptions {
+    fn form(&self) -> KeyForm {
+        if self.slot_count == 0 { KeyForm::Bytes } else { KeyForm::Slots }
+    }
+
+    /// False for a key that no machine of the cluster takes.
+    fn knows(&self, key: &[u8]) -> bool {
+        self.slot_count == 0
+            || crate::command::slot_of(key).is_some_and(|slot| slot < self.slot_count)
+    }
+
+    /// A record's key as commands have it.
+    fn key_of(&self, text: &[u8]) -> Option<Box<[u8]>> {
+        if self.slot_count == 0 {
+            return Some(text.into());
+        }
+        let slot: u64 = str::from_utf8(text).ok()?.parse().ok()?;
+        Some(slot_key(slot).as_slice().into())
+    }
+}
+
+impl State {
+    /// Reads the files to learn where each key's last value lies.
+    fn learn(&mut self, options: &JournalOptions) -> std::result::Result<(), JournalError> {
+        let end = self.log.position();
+        let mut records = PartRecords::open(&options.parts, 1)
+            .map_err(|source| read_failed(&options.parts, source.into(), 1))?;
+        loop {
+            let nth = records.position().0;
+            let found =
+                records.next_record().map_err(|error| read_failed(&options.parts, error, nth))?;
+            let Some(found) = found else { break };
+            let record = found.record;
+            let (bytes, kind) = (record.value.len(), record.kind);
+            let key = options.key_of(record.key);
+            let index = record.index;
+            let is_effect = kind != Kind::Get && !matches!(record.mark, Mark::Gap | Mark::End);
+            let (nth, offset) = records.position();
+            if let Some(key) = key.filter(|_| is_effect) {
+                let start = Position { nth, offset: offset - bytes as u64 };
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                let place = (kind == Kind::Set).then_some(Place { start, bytes });
+                self.hold(key, index, place);
+            }
+        }
+        let (nth, offset) = records.position();
+        if (Position { nth, offset }) == end {
+            return Ok(());
+        }
+        Err(OpLogError::Corrupt {
+            path: options.parts.path(nth),
+            offset,
+            what: "half a record that was complete",
+        }
+        .into())
+    }
+
+    /// What a key holds before entry `index`; `None` if the entry does nothing to it any more.
+    fn draft<'a>(
+        &self,
+        index: u64,
+        operation: &Operation<'a>,
+        options: &JournalOptions,
+    ) -> std::result::Result<Option<Draft<'a>>, OpLogError> {
+        if !options.knows(operation.key) {
+            return Ok(None);
+        }
+        let Some(held) = self.keys.get(operation.key) else {
+            return Ok(Some(Draft { version: 0, value: None, changed: false }));
+        };
+        if held.version >= index {
+            return Ok(None); // J3
+        }
+        let value = match held.place {
+            // Whether there is a value is all that it asks; later operations start from its own.
+            Some(_) if is_blind(&operation.action) => Some(Cow::Borrowed(&[][..])),
+            Some(place) => Some(Cow::Owned(self.log.value_at(place)?)),
+            None => None,
+        };
+        // Where keys are no slots a replica may have forgotten that a deleted one ever was.
+        let has_version = value.is_some() || options.slot_count > 0;
+        let version = if has_version { held.version } else { 0 };
+        Ok(Some(Draft { version, value, changed: false }))
+    }
+
+    fn record(
+        &mut self,
+        index: u64,
+        effects: &[Effect<'_>],
+    ) -> std::result::Result<(), OpLogError> {
+        let mut places: SmallVec<[Place; 1]> = SmallVec::new();
+        self.log.record_effects(index, effects, &mut |_, place| places.push(place))?;
+        for (effect, place) in effects.iter().zip(places) {
+            self.dirty_bytes += (effect.key.len() + effect.value.len()) as u64;
+            if effect.kind != Kind::Get {
+                self.hold(effect.key, index, (effect.kind == Kind::Set).then_some(place));
+            }
+        }
+        Ok(())
+    }
+
+    fn record_image(&mut self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
+        let kind = if value.is_some() { Kind::Set } else { Kind::Delete };
+        let effect = Effect { kind, key, value: Cow::Borrowed(value.unwrap_or_default()) };
+        let place = self.log.record_image(index, &effect).map_err(storage)?;
+        self.dirty_bytes += (key.len() + effect.value.len()) as u64;
+        self.hold(key, index, value.map(|_| place));
+        Ok(())
+    }
+
+    fn hold(
+        &mut self,
+        key: impl AsRef<[u8]> + Into<Box<[u8]>>,
+        version: u64,
+        place: Option<Place>,
+    ) {
+        let held = Held { version, place, named_by: self.incoming.number };
+        let mut before = None;
+        if let Some(known) = self.keys.get_mut(key.as_ref()) {
+            before = std::mem::replace(known, held).place;
+        } else {
+            self.keys.insert(key.into(), held);
+        }
+        self.live_count += u64::from(place.is_some());
+        self.live_count -= u64::from(before.is_some());
+    }
+
+    /// Records that keys which a snapshot of everything up to `index` did not name are deleted.
+    fn delete_unnamed(&mut self, index: u64) -> Result<()> {
+        let number = self.incoming.number;
+        let is_gone =
+            |held: &Held| held.place.is_some() && held.named_by != number && held.version <= index;
+        let gone: Vec<Box<[u8]>> = self
+            .keys
+            .iter()
+            .filter(|(_, held)| is_gone(held))
+            .map(|(key, _)| key.clone())
+            .collect();
+        gone.iter().try_for_each(|key| self.record_image(key, index, None))
+    }
+
+    /// What is to be durable, and the file to sync for that.
+    fn begin_checkpoint(
+        &mut self,
+        durable: &Checkpoint,
+        target: Target,
+    ) -> Result<(std::fs::File, Checkpoint)> {
+        let file = self.log.begin_sync().map_err(storage)?;
+        self.dirty_bytes = 0;
+        let checkpoint = Checkpoint {
+            cluster_id: durable.cluster_id,
+            end: self.log.position(),
+            last_index: self.log.last_index(),
+            readable_from: self.readable_from,
+            target: Some(target),
+        };
+        Ok((file, checkpoint))
+    }
+}
+
+/// What an operation is recorded as, if it is at all.
+fn effect_of<'a>(
+    operation: &Operation<'a>,
+    outcome: &Outcome,
+    draft: &Draft<'a>,
+) -> Option<Effect<'a>> {
+    let key = operation.key;
+    if operation.action.is_read() {
+        return Some(Effect { kind: Kind::Get, key, value: Cow::Borrowed(&[]) });
+    }
+    outcome.changed.then(|| match (&draft.value, &operation.action) {
+        (Some(_), Action::Set { value, .. }) => {
+            Effect { kind: Kind::Set, key, value: Cow::Borrowed(value) }
+        }
+        (Some(value), _) => Effect { kind: Kind::Set, key, value: value.clone() },
+        (None, _) => Effect { kind: Kind::Delete, key, value: Cow::Borrowed(&[]) },
+    })
+}
+
+/// Why a journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The files of the log.
+    #[error(transparent)]
+    Log(#[from] OpLogError),
+    /// `journal.dat`.
+    #[error(transparent)]
+    Storage(#[from] Error),
+}
+
+fn read_failed(parts: &Parts, error: crate::oplog::ReadError, nth: u32) -> JournalError {
+    use crate::oplog::ReadError;
+    let path = parts.path(nth);
+    JournalError::Log(match error {
+        ReadError::Io(source) => OpLogError::Io { operation: "read", path, source },
+        ReadError::Malformed { offset, what } => OpLogError::Corrupt { path, offset, what },
+    })
+}
+
+/// The log's errors as those of `storage`, which checkpoints and merges give.
+fn storage(error: OpLogError) -> Error {
+    let (operation, path, source) = match error {
+        OpLogError::Io { operation, path, source } => (operation, path, source),
+        other => ("write", PathBuf::new(), std::io::Error::other(other)),
+    };
+    Error::Io { operation, path, offset: 0, source }
+}
+
+#[cfg(test)]
+mod tests;
