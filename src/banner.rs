@@ -5,16 +5,17 @@
 
 use std::fmt::Display;
 
-use crate::config::Config;
+use crate::config::{Config, MachineKind};
 use crate::status::Status;
 
 /// The five lines that every node begins with, printed before anything is opened.
 pub fn head(config: &Config) -> String {
     let targets: Vec<String> = config.join_targets.iter().map(ToString::to_string).collect();
     let hjoin = config.join_address.as_ref().map(ToString::to_string).unwrap_or_default();
+    let app = config.has_client_port.then(|| config.client_address.to_string());
     let lines: [(&str, &dyn Display); 5] = [
         ("ID:", &config.id),
-        ("app:", &config.client_address),
+        ("app:", &app.unwrap_or_default()),
         ("raft:", &config.raft_address),
         ("join:", &targets.join(",")),
         ("hjoin:", &hjoin),
@@ -59,6 +60,12 @@ fn role_line(status: &Status) -> String {
 }
 
 fn next_line(config: &Config, status: &Status) -> String {
+    if config.machine == MachineKind::Journal {
+        return match &config.recovery_address {
+            Some(address) => format!("next: recovery -recov {address}"),
+            None => "next: add -hrecov ADDRESS to hand out what is recorded".to_owned(),
+        };
+    }
     let client = &config.client_address;
     let reached = if client.is_wildcard() { "127.0.0.1" } else { &client.host };
     let try_it = format!("redis-cli -h {reached} -p {} set 42 hello", client.port);
@@ -78,7 +85,6 @@ fn next_line(config: &Config, status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::cli::Settings;
-    use crate::config::MachineKind;
     use crate::status::MemberStatus;
 
     fn config(settings: Settings) -> Config {

@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod fault;
 pub mod load;
+pub mod logger;
 pub mod machine;
 pub mod metrics;
 pub mod node;

@@ -35,9 +35,9 @@ const DESCRIPTOR_COUNT_WANTED: u64 = CONNECTION_COUNT_MAX as u64 + 4096;
 /// Exit code of wrong usage.
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code after a second signal.
-const EXIT_INTERRUPTED: i32 = 130;
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 /// How long blocking work may go on after the node has stopped.
-const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1);
+pub(crate) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often, and how many times at most, a new node looks for its leader before it introduces
 /// itself without one: five seconds, longer than an election.
 const ROLE_POLL: Duration = Duration::from_millis(20);
@@ -137,7 +137,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
 }
 
 /// Prints the rest of the banner as soon as the role is known. Returns only if that fails.
-async fn introduce(node: &Node) -> io::Error {
+pub(crate) async fn introduce(node: &Node) -> io::Error {
     for _ in 0..ROLE_POLLS_MAX {
         if node.has_leader() {
             break;
@@ -193,7 +193,7 @@ impl Signals {
     }
 }
 
-async fn listen(address: &Address) -> Result<TcpListener, StartError> {
+pub(crate) async fn listen(address: &Address) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind((address.host.as_str(), address.port)).await;
     let address = address.to_string();
     bound.map_err(|source| StartError::Listen { flag: "port", address, source })

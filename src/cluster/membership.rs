@@ -84,8 +84,16 @@ fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
             .matched
             .is_some_and(|matched| matched + LAG_MAX >= view.last_log.unwrap_or_default());
         let is_alive = learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
-        if learner.member.role != Role::Voter || !has_caught_up || !is_alive {
+        if !has_caught_up || !is_alive {
             continue;
+        }
+        if learner.member.role == Role::Learner {
+            // I1: it takes the place of a learner of its name, and never that of a voter.
+            let gone = old.iter().find(|old| !voters.contains(old) && is_silent(**old));
+            match gone {
+                Some(gone) => return Some(Change::RemoveLearner(*gone)),
+                None => continue,
+            }
         }
         if old.iter().any(|old| !is_silent(*old)) {
             continue; // I2
@@ -163,6 +171,9 @@ mod tests {
         members[2].1.member.role = Role::Learner;
         assert_eq!(next_change(&view(members), |_| false), None);
         let mut members = three();
+        (members[2].1.member.role, members[2].1.member.name) = (Role::Learner, "b".into());
+        assert_eq!(next_change(&view(members), |id| id == 2), None, "b votes");
+        let mut members = three();
         members[2].1.silent_for = Some(Duration::from_secs(2));
         assert_eq!(next_change(&view(members), |_| false), None, "it may be gone already");
     }
@@ -181,6 +192,17 @@ mod tests {
         let mut members = three();
         members.push((4, member("c", false, None)));
         assert_eq!(next_change(&view(members), |id| id == 4), Some(Change::RemoveLearner(4)));
+    }
+
+    #[test]
+    fn a_learner_for_ever_takes_the_place_of_a_silent_learner_of_its_name() {
+        let mut members = three();
+        members.push((4, member("c", false, Some(10_000))));
+        for (_, member) in members.iter_mut().filter(|(_, member)| !member.is_voter) {
+            member.member.role = Role::Learner;
+        }
+        assert_eq!(next_change(&view(members.clone()), |_| false), None);
+        assert_eq!(next_change(&view(members), |id| id == 3), Some(Change::RemoveLearner(3)));
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub struct Config {
     pub id: String,
     /// Where clients come in.
     pub client_address: Address,
+    /// False for a logger without a client port.
+    pub has_client_port: bool,
     /// Where the other members come in.
     pub raft_address: Address,
     /// Where joining nodes come in, if apart from the raft address.
@@ -172,6 +174,7 @@ impl Config {
         let config = Config {
             machine,
             client_address: listen_address("port", settings.port.as_deref().unwrap_or(":11000"))?,
+            has_client_port: machine != MachineKind::Journal || settings.port.is_some(),
             raft_address: listen_address("raft", settings.raft.as_deref().unwrap_or(":12000"))?,
             join_address: optional(settings.hjoin, |text| listen_address("hjoin", &text))?,
             join_targets: optional(settings.join, |text| join_targets(&text))?.unwrap_or_default(),
@@ -193,7 +196,9 @@ impl Config {
             memory_bytes: optional(settings.memory_mib, |n| mib("memory-mib", n, 16))?,
             key_prefixes: optional(settings.key_prefixes, |text| key_prefixes(&text))?
                 .unwrap_or_default(),
-            log_folder: settings.logfolder,
+            log_folder: settings
+                .logfolder
+                .or_else(|| (machine == MachineKind::Journal).then(std::env::temp_dir)),
             throughput_folder: settings.throughput_folder,
             roll_bytes: optional(settings.roll_mib, |n| mib("roll-mib", n, 1))?
                 .unwrap_or(ROLL_MIB_DEFAULT * MIB),
@@ -268,7 +273,10 @@ impl Config {
 
     /// What must hold between addresses: no port twice, none exposed or unreachable unawares.
     fn check_addresses(&self) -> Result<(), ConfigError> {
-        let mut listening = vec![("port", &self.client_address), ("raft", &self.raft_address)];
+        let mut listening = vec![("raft", &self.raft_address)];
+        if self.has_client_port {
+            listening.insert(0, ("port", &self.client_address));
+        }
         listening.extend(self.join_address.as_ref().map(|address| ("hjoin", address)));
         listening.extend(self.recovery_address.as_ref().map(|address| ("hrecov", address)));
         let mut seen: Vec<(&'static str, &Address)> = Vec::new();

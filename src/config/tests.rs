@@ -55,6 +55,7 @@ fn every_flag_arrives_in_the_configuration() {
         machine: MachineKind::Slots,
         id: "a".to_owned(),
         client_address: address("127.0.0.1:1"),
+        has_client_port: true,
         raft_address: address("127.0.0.1:2"),
         join_address: Some(address("localhost:3")),
         join_targets: vec![address("127.0.0.1:4"), address("b.example:5")],

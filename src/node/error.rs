@@ -2,6 +2,7 @@
 
 use crate::cluster::JoinError;
 use crate::fault::{self, EXIT_DATA_LOST, EXIT_FAILURE};
+use crate::machine::JournalError;
 use crate::oplog::OpLogError;
 use crate::raft;
 
@@ -161,6 +162,15 @@ pub enum StartError {
     /// No random number for an id.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
+}
+
+impl From<JournalError> for StartError {
+    fn from(error: JournalError) -> StartError {
+        match error {
+            JournalError::Log(error) => StartError::OpLog(error),
+            JournalError::Storage(error) => StartError::Storage(error),
+        }
+    }
 }
 
 impl From<diskstore_storage::Error> for StartError {

@@ -24,8 +24,8 @@ use local::{READABLE_BOUND, catching_up};
 pub use start::{Progress, start};
 
 use crate::cluster::Forwarder;
-use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel};
-use crate::config::{Config, SyncPolicy};
+use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel, Refusal};
+use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};
 pub use crate::machine::Limits;
 use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, View};
@@ -96,7 +96,7 @@ impl Node {
         } else {
             self.forwarder.write(good).await.into_iter()
         };
-        let result = |check: Result<(), crate::command::Refusal>| match check {
+        let result = |check: Result<(), Refusal>| match check {
             Ok(()) => results.next().unwrap_or(Err(Failure::Stopping)),
             Err(refusal) => Err(Failure::Refused(refusal)),
         };
@@ -105,6 +105,9 @@ impl Node {
 
     /// Reads all of `commands` in one freshness round; the results are in their order.
     pub async fn read(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
+        if self.config.machine == MachineKind::Journal {
+            return vec![Err(Failure::Refused(Refusal::Logger)); commands.len()];
+        }
         match level {
             ReadLevel::Log => self.write(commands).await,
             ReadLevel::Local => self.counted(local::read(self.consensus(), &commands).await),

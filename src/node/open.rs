@@ -19,7 +19,10 @@ use diskstore_storage::wal::{self, Wal};
 use super::start::Progress;
 use super::{StartError, upkeep};
 use crate::config::{Config, SyncPolicy, checkpoint_bytes};
-use crate::machine::{DiskMachine, Machine, MemoryMachine};
+use crate::machine::{
+    DiskMachine, JOURNAL_FILE, JournalMachine, JournalOptions, Machine, MemoryMachine,
+};
+use crate::oplog::Parts;
 
 /// Directory of the log's segments in a node's directory.
 pub(super) const WAL_NAME: &str = "wal";
@@ -37,11 +40,23 @@ pub(super) struct Opened {
 enum Plan {
     Slots(New),
     Memory(keys::New),
+    Journal(JournalOptions),
 }
 
 impl Plan {
     fn new(config: &Config, identity: &Identity, cluster_id: u128) -> Result<Plan, StartError> {
         let value_bytes = identity.value_bytes;
+        if identity.machine == MachineKind::Journal {
+            let folder = config.log_folder.clone().unwrap_or_else(std::env::temp_dir);
+            return Ok(Plan::Journal(JournalOptions {
+                directory: config.data_dir.clone(),
+                parts: Parts::of_node(&folder, &config.id),
+                part_bytes_max: config.roll_bytes,
+                cluster_id,
+                slot_count: identity.slot_count,
+                value_bytes_max: value_bytes,
+            }));
+        }
         if identity.machine == MachineKind::Memory {
             let memory_bytes = config.key_memory_bytes_for(machine_memory_bytes());
             let options = keys::Options::new(memory_bytes);
@@ -57,6 +72,7 @@ impl Plan {
         match self {
             Plan::Slots(_) => SLOTS_FILE,
             Plan::Memory(_) => SNAPSHOT_FILE,
+            Plan::Journal(_) => JOURNAL_FILE,
         }
     }
 
@@ -68,7 +84,7 @@ impl Plan {
             {
                 options.memory_bytes_max / 2
             }
-            Plan::Slots(_) | Plan::Memory(_) => u64::MAX,
+            Plan::Slots(_) | Plan::Memory(_) | Plan::Journal(_) => u64::MAX,
         }
     }
 
@@ -86,6 +102,11 @@ impl Plan {
             Plan::Memory(new) => {
                 let (keys, report) = open_keys(disk, directory, *new)?;
                 Ok((Machine::Memory(MemoryMachine::new(Arc::new(keys))), report))
+            }
+            Plan::Journal(options) => {
+                let journal = JournalMachine::open(disk.clone(), options.clone())?;
+                let report = journal.report();
+                Ok((Machine::Journal(journal), report))
             }
         }
     }
@@ -108,6 +129,7 @@ pub(super) async fn open_files(
             return Err(lost(match plan {
                 Plan::Slots(_) => "slots.dat is",
                 Plan::Memory(_) => "snapshot.dat is",
+                Plan::Journal(_) => "journal.dat is",
             }));
         }
         let (machine, mut report) = plan.open(&disk, directory, &mut *progress)?;

@@ -28,7 +28,7 @@ use crate::cluster::{
 };
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
-use crate::machine::Machine;
+use crate::machine::{JOURNAL_FILE, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
 use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
 
@@ -109,7 +109,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
 
 /// What of a node's data its directory holds.
 fn data_in(config: &Config, disk: &dyn Disk) -> Result<Option<&'static str>, StartError> {
-    for name in [SLOTS_FILE, SNAPSHOT_FILE, WAL_NAME] {
+    for name in [SLOTS_FILE, SNAPSHOT_FILE, JOURNAL_FILE, WAL_NAME] {
         if disk.exists(&config.data_dir.join(name))? {
             return Ok(Some(name));
         }
@@ -195,8 +195,15 @@ fn member_of(config: &Config) -> Member {
     Member {
         name: config.id.clone(),
         raft_address: config.advertised_raft().to_string(),
-        client_address: config.advertised_client().to_string(),
-        role: Role::Voter,
+        client_address: if config.has_client_port {
+            config.advertised_client().to_string()
+        } else {
+            String::new()
+        },
+        role: match config.machine {
+            MachineKind::Slots | MachineKind::Memory => Role::Voter,
+            MachineKind::Journal => Role::Learner,
+        },
     }
 }
 
@@ -275,7 +282,7 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
     let Joined { cluster_id, slot_count, value_bytes } =
         learn_cluster(&join_setup(config, member_id)).await?;
     let machine = machine_of(slot_count);
-    if machine != config.machine {
+    if machine != config.machine && config.machine != MachineKind::Journal {
         return Err(StartError::OtherCluster {
             program: config.program(),
             machine: content_of(config.machine),
@@ -296,7 +303,7 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
         name: config.id.clone(),
         slot_count,
         value_bytes,
-        machine,
+        machine: config.machine,
     };
     identity::write(disk, &config.data_dir, &identity)?;
     Ok(Place { identity, cluster_id, is_first_start: false })
@@ -307,7 +314,8 @@ fn open_oplog(config: &Config, machine: &Machine) -> Result<Option<OpLog>, Start
     let Some(folder) = &config.log_folder else { return Ok(None) };
     let form = match machine.kind() {
         MachineKind::Slots => KeyForm::Slots,
-        MachineKind::Memory | MachineKind::Journal => KeyForm::Bytes,
+        MachineKind::Memory => KeyForm::Bytes,
+        MachineKind::Journal => return Ok(None), // it is one itself
     };
     let mut oplog = OpLog::open(folder, &config.id, form, config.roll_bytes)?;
     if oplog.last_index() == 0 {

@@ -13,6 +13,7 @@ mod first_steps;
 mod harness;
 mod kvstore;
 mod load;
+mod logger;
 mod logs;
 mod members;
 mod nodes;

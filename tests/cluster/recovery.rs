@@ -11,6 +11,7 @@ use diskstore_storage::disk::RealDisk;
 use diskstore_storage::slots::{Options, Slots};
 
 use crate::harness::host;
+use crate::logger::state_of;
 use crate::nodes::{Cluster, Node};
 use crate::records::{records, records_in, state};
 
@@ -66,11 +67,7 @@ impl Recorded {
     }
 
     fn state(&self) -> State {
-        let values = (0..4096).filter_map(|key: u64| {
-            let value = self.node().local(&key.to_string()).unwrap()?;
-            Some((key.to_string(), value.into_bytes()))
-        });
-        values.collect()
+        state_of(self.node())
     }
 
     /// The answer to a line.
@@ -84,12 +81,12 @@ impl Recorded {
     }
 }
 
-fn recovery(arguments: &[&str]) -> Output {
+pub(crate) fn recovery(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recovery"));
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-fn recovered(directory: &Path) -> State {
+pub(crate) fn recovered(directory: &Path) -> State {
     let (slots, _) = Slots::open(&RealDisk::new(), directory, Options::new(1 << 30)).unwrap();
     let values = (0..slots.geometry().slot_count()).filter_map(|key| {
         let value = slots.read(key).unwrap().value?;
