@@ -37,6 +37,8 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes that are sent at once.
 const SEND_BYTES: usize = 1 << 20;
+/// Most bytes of one entry's records.
+const ENTRY_BYTES_MAX: usize = 256 << 20;
 /// How long a refused asker may go on sending, and how much.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 1 << 20;
@@ -159,6 +161,9 @@ fn send_records(source: &Source, request: Request, sending: &mut Sending<'_>) ->
             if ends_entry(&found.record) {
                 sending.whole = sending.out.len();
             }
+            if sending.out.len() > sending.whole + ENTRY_BYTES_MAX {
+                return Err(io::Error::other(format!("entry {index} is too long to be sent")));
+            }
             if sending.whole >= SEND_BYTES {
                 sending.send()?;
             }
@@ -263,6 +268,31 @@ mod tests {
         assert_eq!(parsed("a-host:14000-7"), Some((7, u64::MAX, false)));
         assert_eq!(parsed("a-host:14000-7-8"), Some((7, 8, false)));
         assert_eq!(parsed("end@:14000-0"), Some((0, u64::MAX, true)));
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_not_whole_is_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        let mut bytes = Vec::new();
+        let record = |index, mark| Record { mark, ..Record::marking(Mark::None, index) };
+        record(1, Mark::More).encode(&mut bytes);
+        record(1, Mark::None).encode(&mut bytes);
+        let whole = bytes.clone();
+        record(2, Mark::More).encode(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve_recovery(listener, Parts::beginning_with(&path)));
+        let asking = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"a-1\n").unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            answer
+        });
+        assert_eq!(asking.await.unwrap(), whole);
+        serving.abort();
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! - I1: of several records of one entry on one slot the last counts: the records of an entry are
 //!   installed backwards, for the slot rule passes over a slot that holds the entry.
 //! - I2: entries that are not in the log are never passed over in silence.
+//! - I3: every slot is one thread's, so the records of an entry on it stay in their order. Between
+//!   entries order does not matter: the slot rule sees to that.
 
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diskstore_storage::slots::{Change, Slots};
@@ -12,6 +15,10 @@ use crate::oplog::{Found, Kind, LENGTH_BYTES, Mark, PartRecords, Parts, ReadErro
 
 /// Most bytes of one entry's records.
 const ENTRY_BYTES_MAX: usize = 256 << 20;
+/// Most threads that install; each reads the whole log, and takes the slots that are its own.
+const THREAD_COUNT_MAX: u64 = 8;
+/// Slots next to each other that are one thread's: several pages, so that no two want the same one.
+const RUN_SLOTS: u64 = 64;
 /// Records between two looks at memory and at whoever waits.
 const LOOK_RECORDS: u64 = 4096;
 
@@ -95,6 +102,40 @@ pub fn install(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Installed, InstallError> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let count = u64::try_from(processors).unwrap_or(1).min(THREAD_COUNT_MAX);
+    let failed = AtomicBool::new(false);
+    let share = |nth, progress: &mut dyn FnMut(u64)| {
+        let signals = [stop, &failed];
+        let shared =
+            install_share(parts, first, &mut Installer::new(slots, nth, count), signals, progress);
+        failed.fetch_or(shared.is_err(), Ordering::Relaxed);
+        shared
+    };
+    std::thread::scope(|scope| {
+        let share_of = &share;
+        let others: Vec<_> =
+            (1..count).map(|nth| scope.spawn(move || share_of(nth, &mut |_| {}))).collect();
+        let own = share(0, progress);
+        for other in others {
+            match other.join() {
+                Ok(Err(InstallError::Interrupted) | Ok(_)) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        own
+    })
+}
+
+/// Installs the slots of one thread.
+fn install_share(
+    parts: &Parts,
+    first: u64,
+    installer: &mut Installer<'_>,
+    stop: [&AtomicBool; 2],
+    progress: &mut dyn FnMut(u64),
+) -> Result<Installed, InstallError> {
     let unread = |position: (u32, u64), source| InstallError::Read {
         path: parts.path(position.0).display().to_string(),
         offset: position.1,
@@ -102,7 +143,6 @@ pub fn install(
     };
     let mut records =
         PartRecords::open(parts, 1).map_err(|error| unread((1, 0), ReadError::Io(error)))?;
-    let mut installer = Installer::new(slots);
     let mut count = 0_u64;
     loop {
         let position = records.position();
@@ -115,11 +155,11 @@ pub fn install(
         count += 1;
         if count.is_multiple_of(LOOK_RECORDS) {
             progress(installer.installed.bytes);
-            if stop.load(Ordering::Relaxed) {
+            if stop.iter().any(|stop| stop.load(Ordering::Relaxed)) {
                 return Err(InstallError::Interrupted);
             }
-            if slots.over_budget() {
-                slots.write_back(&mut || Ok(()), &AtomicBool::new(false))?;
+            if installer.slots.over_budget() {
+                installer.slots.write_back(&mut || Ok(()), &AtomicBool::new(false))?;
             }
         }
     }
@@ -129,6 +169,8 @@ pub fn install(
 
 struct Installer<'a> {
     slots: &'a Slots,
+    /// Which of how many threads it is for.
+    share: (u64, u64),
     /// Records of an entry whose last one has not come, and where each of them ends.
     entry: Vec<u8>,
     ends: Vec<usize>,
@@ -136,8 +178,15 @@ struct Installer<'a> {
 }
 
 impl Installer<'_> {
-    fn new(slots: &Slots) -> Installer<'_> {
-        Installer { slots, entry: Vec::new(), ends: Vec::new(), installed: Installed::default() }
+    fn new(slots: &Slots, nth: u64, count: u64) -> Installer<'_> {
+        let share = (nth, count);
+        Installer {
+            slots,
+            share,
+            entry: Vec::new(),
+            ends: Vec::new(),
+            installed: Installed::default(),
+        }
     }
 
     fn take(&mut self, found: &Found<'_>) -> Result<(), InstallError> {
@@ -197,6 +246,10 @@ impl Installer<'_> {
         let (bytes, bytes_max) = (record.value.len(), geometry.value_bytes());
         if bytes as u64 > u64::from(bytes_max) {
             return Err(InstallError::Value { index, bytes, bytes_max });
+        }
+        let (nth, count) = self.share;
+        if slot / RUN_SLOTS % count != nth {
+            return Ok(()); // I3
         }
         self.slots.lock(std::iter::once(slot)).apply(slot, index.max(1), |_| change)?;
         Ok(())
