@@ -60,7 +60,7 @@ pub struct Flags {
     /// Directory of the loggers' own files, one below it for each [default: ./logger-data].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// When Raft's log is synced: always, batch:<ms> or never [default: always].
+    /// When Raft's log is synced: always, batch:MS or never [default: always].
     #[arg(long, value_name = "WHEN")]
     pub sync: Option<String>,
     /// Raft's log between two checkpoints, MiB [default: 64].

@@ -56,7 +56,7 @@ const FAILURE_COUNT_MAX: u32 = 3;
 struct Invocation {
     /// The experiment, such as scripts/experiments/saturation.toml.
     file: PathBuf,
-    /// Runs the short form, which FILE's table [quick] describes.
+    /// Runs the short form, which the table `quick` of FILE describes.
     #[arg(long)]
     quick: bool,
     /// Folder of the results [default: experiment-results/NAME].

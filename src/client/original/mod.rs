@@ -61,7 +61,7 @@ pub struct ClientFlags {
     /// Size of values: 0 (128 bytes), 1 (1 KiB) or 2 (4 KiB).
     #[arg(long, value_name = "CHOICE")]
     pub data: Option<Number>,
-    /// Whether the latencies of the first client are written to <clients>c-latency.out.
+    /// Whether the latencies of the first client are written to Nc-latency.out, N being -clients.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true", value_parser = parse_boolean)]
     pub log: bool,
