@@ -283,3 +283,23 @@ fn addresses_print_as_they_are_read() {
         assert_eq!(address(text).to_string(), text);
     }
 }
+
+#[test]
+fn flags_of_the_other_program_are_refused_with_what_this_one_has() {
+    let refused = |machine, settings| Config::new(machine, settings).unwrap_err().to_string();
+    let number = || Some(Number("5".into()));
+    let settings = Settings { value_max: number(), ..Settings::default() };
+    let text = refused(MachineKind::Slots, settings);
+    assert_eq!(text, "-value-max is no flag of diskstore: give -value-size");
+    let settings = Settings { value_size: number(), ..Settings::default() };
+    let text = refused(MachineKind::Memory, settings);
+    assert_eq!(text, "-value-size is no flag of kvstore: give -value-max");
+    let settings = Settings { slots: number(), ..Settings::default() };
+    let text = refused(MachineKind::Memory, settings);
+    assert!(text.starts_with("-slots is no flag of kvstore: any bytes are a key"), "{text}");
+    let settings = Settings { value_max: number(), ..Settings::default() };
+    assert_eq!(Config::new(MachineKind::Memory, settings).unwrap().new_value_bytes(), 5);
+    let config = Config::new(MachineKind::Memory, Settings::default()).unwrap();
+    assert_eq!(config.new_value_bytes(), 1 << 20);
+    assert_eq!(config.data_dir, Path::new("./kvstore-data/node0"));
+}

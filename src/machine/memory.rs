@@ -126,3 +126,88 @@ fn outcome_of(Slot { index, value }: Slot) -> Outcome {
     let version = if existed { index } else { 0 }; // I1
     Outcome { version, changed: false, existed, body: Body::Value(value) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use diskstore_storage::LogId;
+    use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
+    use diskstore_storage::keys::{New, Options};
+    use diskstore_storage::slots::{Membership, Target};
+
+    use super::*;
+    use crate::command::{Answer, CommandBuilder, Condition};
+
+    fn machine(disk: &SimDisk) -> MemoryMachine {
+        disk.create_dir_all(Path::new("/node/tmp")).unwrap();
+        let new = New { cluster_id: 1, value_bytes: 16, options: Options::new(1 << 20) };
+        let keys = Keys::create(Arc::new(disk.clone()), Path::new("/node"), new).unwrap();
+        MemoryMachine::new(Arc::new(keys))
+    }
+
+    fn command(operations: &[(&str, Action<'_>)]) -> Command {
+        let mut builder = CommandBuilder::new();
+        for (key, action) in operations {
+            builder.push(&Operation { key: key.as_bytes(), action: *action }).unwrap();
+        }
+        builder.finish()
+    }
+
+    fn value(machine: &MemoryMachine, key: &str) -> Option<String> {
+        let reply = machine.read(&Command::get(key.as_bytes()).unwrap());
+        let Body::Value(value) = &reply.outcomes[0].body else { panic!("{reply:?}") };
+        value.as_ref().map(|value| String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn an_entry_is_applied_once_to_each_key_whatever_it_does_there() {
+        let disk = SimDisk::new(1);
+        let machine = machine(&disk);
+        let add = |by| Action::Increment { by };
+        let twice = command(&[("b", add(5)), ("a", add(1)), ("b", add(7))]);
+        let reply = machine.apply(3, &twice);
+        let bodies: Vec<&Body> = reply.outcomes.iter().map(|outcome| &outcome.body).collect();
+        assert_eq!(bodies, [&Body::Integer(5), &Body::Integer(1), &Body::Integer(12)]);
+        machine.apply(3, &twice); // replayed
+        assert_eq!(value(&machine, "b").as_deref(), Some("12"));
+        let log_id = LogId { term: 1, index: 2 };
+        let target = Target { log_id, membership: Membership::default() };
+        // The file says 2, and has what 3 did.
+        machine.keys().checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(disk.crash(CrashMode::Lost));
+        let keys = Keys::open(disk, Path::new("/node"), Options::new(1 << 20)).unwrap();
+        assert_eq!(keys.readable_from(), 3);
+        let after = MemoryMachine::new(Arc::new(keys));
+        after.apply(3, &twice);
+        assert_eq!(value(&after, "b").as_deref(), Some("12"));
+    }
+
+    #[test]
+    fn a_deleted_key_is_for_commands_what_one_is_that_never_was() {
+        let machine = machine(&SimDisk::new(1));
+        let (condition, answer) = (Condition::IfVersion(0), Answer::Status);
+        let set = command(&[("k", Action::Set { value: b"v", condition, answer })]);
+        machine.apply(1, &set);
+        let outcome = machine.apply(2, &set).outcomes[0].clone();
+        assert!(!outcome.changed, "{outcome:?}");
+        machine.apply(3, &Command::delete(b"k").unwrap());
+        let get = Command::get(b"k").unwrap();
+        for reply in [machine.read(&get), machine.apply(4, &get)] {
+            assert_eq!((reply.outcomes[0].version, reply.outcomes[0].existed), (0, false));
+        }
+        assert_eq!(machine.keys().read(b"k").index, 3);
+        assert!(machine.apply(5, &set).outcomes[0].changed);
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_is_refused_before_and_when_it_is_applied() {
+        let machine = machine(&SimDisk::new(1));
+        let refusal = Refusal::TooLarge { bytes: 17, bytes_max: 16 };
+        let long = Command::set(b"k", &[b'x'; 17]).unwrap();
+        assert_eq!(machine.check(&long), Err(refusal.clone()));
+        assert_eq!(machine.apply(1, &long).outcomes[0].body, Body::Refused(refusal));
+        assert_eq!(value(&machine, "k"), None);
+    }
+}
