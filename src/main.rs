@@ -17,11 +17,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failed> {
-    let cli::Invocation { settings, config, task } =
-        match program::typed(cli::parse(std::env::args_os())) {
-            Ok(invocation) => invocation,
-            Err(exit_code) => return Ok(exit_code),
-        };
+    let cli::Invocation { settings, config, task } = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(refusal) => return Ok(refusal.tell()),
+    };
     if let Some(task) = &task {
         let done = client::run(task, &mut io::stdout().lock());
         return done.map(|()| ExitCode::SUCCESS).map_err(|error| (error.exit_code(), error.into()));

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_flags::Refusal;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -53,21 +52,6 @@ pub type Failed = (u8, Box<dyn Error>);
 pub fn exit(name: &str, outcome: Result<ExitCode, Failed>) -> ExitCode {
     outcome.unwrap_or_else(|(exit_code, error)| {
         tell(&format!("{name}: {}\n", fault::chain(error.as_ref())));
-        ExitCode::from(exit_code)
-    })
-}
-
-/// What was typed; help, version and what is wrong with it are printed, and end the program.
-///
-/// # Errors
-/// What to exit with.
-pub fn typed<T>(parsed: Result<T, Refusal>) -> Result<T, ExitCode> {
-    parsed.map_err(|Refusal { text, exit_code }| {
-        if exit_code == 0 {
-            drop(print_now(&text)); // help for a pipe that is closed is no failure
-        } else {
-            tell(&text);
-        }
         ExitCode::from(exit_code)
     })
 }

@@ -2,7 +2,7 @@
 //! signal comes.
 //!
 //! Exit codes: 0 the process ended or a signal came, 2 wrong usage, 1 everything else.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+#![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -71,14 +71,7 @@ fn parse_format(text: &str) -> Result<Format, &'static str> {
 fn main() -> ExitCode {
     let invocation: Invocation = match diskstore_flags::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
-        Err(refusal) if refusal.exit_code == 0 => {
-            print!("{}", refusal.text);
-            return ExitCode::SUCCESS;
-        }
-        Err(refusal) => {
-            eprint!("{}", refusal.text);
-            return ExitCode::from(refusal.exit_code);
-        }
+        Err(refusal) => return refusal.tell(),
     };
     match run(&invocation) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,6 @@
 //! The `client` program. Thin: reads what was typed and runs it.
 //!
 //! Exit codes: 0 done, 1 a command or the whole load failed, 2 wrong usage, 130 and 143 a signal.
-#![expect(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::io;
 use std::process::ExitCode;
@@ -17,14 +16,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let flags: ClientFlags = match diskstore_flags::parse(std::env::args_os()) {
         Ok(flags) => flags,
-        Err(refusal) if refusal.exit_code == 0 => {
-            print!("{}", refusal.text);
-            return ExitCode::SUCCESS;
-        }
-        Err(refusal) => {
-            program::tell(&refusal.text);
-            return ExitCode::from(refusal.exit_code);
-        }
+        Err(refusal) => return refusal.tell(),
     };
     program::exit("client", run(&flags))
 }

@@ -15,11 +15,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failed> {
-    let cli::KvInvocation { settings, config } =
-        match program::typed(cli::parse_kvstore(std::env::args_os())) {
-            Ok(invocation) => invocation,
-            Err(exit_code) => return Ok(exit_code),
-        };
+    let cli::KvInvocation { settings, config } = match cli::parse_kvstore(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(refusal) => return Ok(refusal.tell()),
+    };
     let config = Config::load(MachineKind::Memory, settings, config.as_deref());
     program::run_node(config.map_err(|error| (EXIT_USAGE, error.into()))?)
 }

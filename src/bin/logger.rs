@@ -14,9 +14,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failed> {
-    let flags: Flags = match program::typed(diskstore_flags::parse(std::env::args_os())) {
+    let flags: Flags = match diskstore_flags::parse(std::env::args_os()) {
         Ok(flags) => flags,
-        Err(exit_code) => return Ok(exit_code),
+        Err(refusal) => return Ok(refusal.tell()),
     };
     logger::run(&flags)
 }

@@ -1,7 +1,7 @@
 //! The `recovery` program. Thin: reads what was typed and runs it.
 //!
 //! Exit codes: 0 recovered, 2 wrong usage, 130 a signal, 1 everything else.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+#![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use std::io;
 use std::process::ExitCode;
@@ -20,14 +20,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let flags: Flags = match diskstore_flags::parse(std::env::args_os()) {
         Ok(flags) => flags,
-        Err(refusal) if refusal.exit_code == 0 => {
-            print!("{}", refusal.text);
-            return ExitCode::SUCCESS;
-        }
-        Err(refusal) => {
-            eprint!("{}", refusal.text);
-            return ExitCode::from(refusal.exit_code);
-        }
+        Err(refusal) => return refusal.tell(),
     };
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     let outcome = recover(&flags);

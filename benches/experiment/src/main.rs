@@ -73,14 +73,7 @@ struct Invocation {
 fn main() -> ExitCode {
     let invocation: Invocation = match diskstore_flags::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
-        Err(refusal) if refusal.exit_code == 0 => {
-            print!("{}", refusal.text);
-            return ExitCode::SUCCESS;
-        }
-        Err(refusal) => {
-            eprint!("{}", refusal.text);
-            return ExitCode::from(refusal.exit_code);
-        }
+        Err(refusal) => return refusal.tell(),
     };
     match experiment(&invocation) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,8 @@
 //!   begins with a digit.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -18,6 +20,21 @@ pub struct Refusal {
     pub text: String,
     /// 0 for help and version (print on stdout), 2 for wrong usage (print on stderr).
     pub exit_code: u8,
+}
+
+impl Refusal {
+    /// Prints it where it belongs, and gives what to exit with. That nobody reads it, as at a pipe
+    /// that is closed, is no failure.
+    pub fn tell(&self) -> ExitCode {
+        let text = self.text.as_bytes();
+        drop(if self.exit_code == 0 {
+            let mut out = io::stdout().lock();
+            out.write_all(text).and_then(|()| out.flush())
+        } else {
+            io::stderr().lock().write_all(text)
+        });
+        ExitCode::from(self.exit_code)
+    }
 }
 
 /// Reads a command line, the program's own name first, into a table of flags.
