@@ -53,7 +53,12 @@ fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 fn shell(program: &Path, script: &str) -> Guard {
     let mut command = Command::new(program);
     let command = command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null());
-    Guard(command.spawn().unwrap())
+    let shell = Guard(command.spawn().unwrap());
+    // The kernel lets the parent go on before the child has its new command line.
+    let file = format!("{PROC}/{}/cmdline", shell.pid());
+    let started = format!("{}\0-c\0", program.display());
+    poll(|| std::fs::read_to_string(&file).unwrap().starts_with(&started).then_some(()));
+    shell
 }
 
 /// Burns processor time and writes to a file, for ever.
