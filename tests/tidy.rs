@@ -53,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
     ("src/flags/src/", &["diskstore::", "tokio"]),
     ("monit/src/", &["diskstore::", "diskstore_storage"]),
+    ("benches/process/src/", &["diskstore::", "diskstore_storage", "tokio"]),
     ("benches/experiment/src/", &["diskstore::", "diskstore_storage", "tokio"]),
     ("src/command/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
     ("src/config/", &["crate::raft", "crate::node", "crate::server", "tokio"]),

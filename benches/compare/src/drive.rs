@@ -8,8 +8,8 @@ use diskstore::load::{
     self, Distribution, Load, MakeCodec, Pace, Progress, Report, Resp, Workload,
 };
 
-use crate::process::Used;
 use crate::rows::{Measured, Work};
+use crate::servers::Used;
 
 /// Bytes of a value.
 pub(crate) const VALUE_BYTES: usize = 1024;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use diskstore::load::{Codec, Resp};
+use diskstore_process::Process;
 
 use crate::etcd::Etcd;
 use crate::nodes::Nodes;
-use crate::process::{Server, Used, used_by, wait_until};
 use crate::redis::SetAndWait;
+use crate::servers::{Used, used_by, wait_until};
 use crate::zookeeper::{Write, ZooKeeper};
 
 /// Ports from here on are used, on loopback.
@@ -52,7 +53,7 @@ pub(crate) const ENGINES: [Engine; 7] = [
 /// An engine that runs.
 pub(crate) struct Running {
     engine: Engine,
-    servers: Vec<Server>,
+    servers: Vec<Process>,
     /// Where load goes: the leader.
     pub(crate) target: SocketAddr,
 }
@@ -129,7 +130,7 @@ impl Running {
     }
 }
 
-type Started = (Vec<Server>, u16);
+type Started = (Vec<Process>, u16);
 
 pub(crate) fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -158,7 +159,7 @@ fn start_etcd(directory: &Path) -> Result<Started> {
             peer = peer(number),
         );
         let directory = directory.join(number.to_string());
-        servers.push(Server::start(Path::new("/usr/bin/etcd"), &words(&line), &directory)?);
+        servers.push(Process::start(Path::new("/usr/bin/etcd"), &words(&line), &directory)?);
     }
     let leads = |port: &u16| {
         let request = "POST /v3/maintenance/status HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}";
@@ -198,7 +199,7 @@ fn start_zookeeper(directory: &Path, keys: u64) -> Result<Started> {
              -cp /usr/share/java/zookeeper.jar \
              org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg"
         );
-        servers.push(Server::start(Path::new("/usr/bin/java"), &words(&line), &directory)?);
+        servers.push(Process::start(Path::new("/usr/bin/java"), &words(&line), &directory)?);
     }
     let leads = |port: &u16| ask(*port, "srvr").is_some_and(|text| text.contains("Mode: leader"));
     let port = wait_until(&mut servers, || (PORT + 40..PORT + 43).find(leads))?;
@@ -214,7 +215,7 @@ fn start_redis(directory: &Path, copies: u16) -> Result<Started> {
         let line = format!("--port {port} --appendonly yes --appendfsync always {replica}");
         let arguments = [words(&line), vec!["--save".to_owned(), String::new()]].concat();
         let directory = directory.join(number.to_string());
-        servers.push(Server::start(Path::new("/usr/bin/redis-server"), &arguments, &directory)?);
+        servers.push(Process::start(Path::new("/usr/bin/redis-server"), &arguments, &directory)?);
     }
     let online = format!("connected_slaves:{}", copies - 1);
     let is_ready = || {

@@ -2,7 +2,7 @@
 //! prints the table of ratios: each row met, missed or not measured. `scripts/compare` runs it.
 //!
 //! - I1: one engine runs at a time; each begins with an empty directory.
-//! - I2: no server outlives this program (see `process`).
+//! - I2: no server outlives this program (see `diskstore_process`).
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
 mod drive;
@@ -10,9 +10,9 @@ mod engines;
 mod etcd;
 mod nodes;
 mod pages;
-mod process;
 mod redis;
 mod rows;
+mod servers;
 mod settings;
 mod trials;
 mod zookeeper;

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use diskstore::status::{MemberStatus, Status};
+use diskstore_process::Process;
 
 use crate::engines::{PORT, address, words};
-use crate::process::{Server, Used, used_by, wait_until};
+use crate::servers::{Used, used_by, wait_until};
 
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long a node may take to end in order.
+const STOP_TIME_MAX: Duration = Duration::from_mins(2);
 const STATUS_BYTES_MAX: u64 = 1 << 20;
 /// How far the ports of peers are from those of clients.
 const PEER_PORTS: u16 = 10;
@@ -22,7 +25,7 @@ pub(crate) struct Nodes {
     program: PathBuf,
     directory: PathBuf,
     flags: String,
-    servers: Vec<Server>,
+    servers: Vec<Process>,
 }
 
 impl Nodes {
@@ -59,7 +62,7 @@ impl Nodes {
         let join = if number > 0 { format!("-join :{}", PORT + PEER_PORTS) } else { String::new() };
         let line = format!("-id node{number} -port :{port} -raft :{raft} {join} {}", self.flags);
         let directory = self.directory.join(number.to_string());
-        let server = Server::start(&self.program, &words(&line), &directory)?;
+        let server = Process::start(&self.program, &words(&line), &directory)?;
         match self.servers.get_mut(number) {
             Some(ended) => *ended = server,
             None => self.servers.push(server),
@@ -69,7 +72,7 @@ impl Nodes {
 
     /// Ends a node at once.
     pub(crate) fn kill(&mut self, number: usize) {
-        self.servers[number].kill();
+        drop(self.servers[number].kill()); // it may be gone already
     }
 
     /// Ends a node in order.
@@ -77,7 +80,7 @@ impl Nodes {
     /// # Errors
     /// It does not end.
     pub(crate) fn stop(&mut self, number: usize) -> Result<()> {
-        self.servers[number].stop()
+        self.servers[number].terminate(STOP_TIME_MAX).map(drop)
     }
 
     /// Waits until `ready` gives something; a node that ends meanwhile ends the wait.
@@ -133,7 +136,7 @@ impl Nodes {
     ///
     /// # Errors
     /// No leader is known in time.
-    pub(crate) fn into_servers(mut self) -> Result<(Vec<Server>, u16)> {
+    pub(crate) fn into_servers(mut self) -> Result<(Vec<Process>, u16)> {
         let port = port_of(self.leader()?);
         Ok((self.servers, port))
     }

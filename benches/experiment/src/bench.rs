@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::process::Process;
 use anyhow::{Context, Result, ensure};
+use diskstore_process::Process;
 
 use crate::cluster::words;
 use crate::plan::{Load, Point};

@@ -1,14 +1,14 @@
 //! A cluster of real processes on free ports of loopback: nodes, loggers beside them, and a monitor
 //! for each. Whoever runs a point calls it.
 //!
-//! - I1: processes are started by the main thread alone (see `process`).
+//! - I1: processes are started by the main thread alone (see `diskstore_process`).
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::process::Process;
 use anyhow::{Context, Result, bail, ensure};
+use diskstore_process::Process;
 
 use crate::plan::{Cluster as Shape, Machine, Point, Strategy};
 use crate::programs::Programs;

@@ -13,7 +13,6 @@ mod cluster;
 mod folder;
 mod plan;
 mod plot;
-mod process;
 mod programs;
 mod report;
 mod resp;

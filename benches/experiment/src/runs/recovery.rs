@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::process::Process;
 use anyhow::{Context, Result, bail, ensure};
+use diskstore_process::Process;
 use serde::Deserialize;
 
 use super::Setting;

@@ -1,5 +1,5 @@
-//! Programs as child processes: what they cost, and that none of them outlives whoever started it.
-//! Whoever runs a part of an experiment calls it.
+//! Programs as child processes, none of which outlives whoever started it. Experiments and the
+//! comparison call it.
 //!
 //! - I1: a process is stopped by its process id when its `Process` is dropped, and by the kernel when
 //!   this program ends in any other way (`setpriv --pdeathsig`). The kernel looks at the thread that
@@ -13,15 +13,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(5);
 /// Lines of what a process said that are shown when it has failed.
 const WORDS_LINES_MAX: usize = 5;
 
 /// A running program.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
+    /// It was told to end.
+    is_to_end: bool,
 }
 
 impl Process {
@@ -29,7 +31,7 @@ impl Process {
     ///
     /// # Errors
     /// It cannot be started.
-    pub(crate) fn start(program: &Path, arguments: &[String], directory: &Path) -> Result<Process> {
+    pub fn start(program: &Path, arguments: &[String], directory: &Path) -> Result<Process> {
         fs::create_dir_all(directory)?;
         let log = File::options().create(true).append(true).open(directory.join("log"))?;
         Process::spawn(program, arguments, directory, log)
@@ -39,7 +41,7 @@ impl Process {
     ///
     /// # Errors
     /// It cannot be started.
-    pub(crate) fn start_with_output(
+    pub fn start_with_output(
         program: &Path,
         arguments: &[String],
         directory: &Path,
@@ -67,11 +69,11 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        Ok(Process { child, log: path })
+        Ok(Process { child, log: path, is_to_end: false })
     }
 
     /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -79,7 +81,7 @@ impl Process {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn is_running(&mut self) -> Result<bool> {
+    pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
@@ -87,15 +89,23 @@ impl Process {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
+    }
+
+    /// How it has ended, if nobody told it to.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn failed(&mut self) -> Result<Option<ExitStatus>> {
+        if self.is_to_end { Ok(None) } else { self.ended() }
     }
 
     /// Waits until it ends by itself.
     ///
     /// # Errors
     /// It does not within `time_max`.
-    pub(crate) fn wait(&mut self, time_max: Duration) -> Result<ExitStatus> {
+    pub fn wait(&mut self, time_max: Duration) -> Result<ExitStatus> {
         let begin = Instant::now();
         while begin.elapsed() < time_max {
             if let Some(status) = self.ended()? {
@@ -110,7 +120,8 @@ impl Process {
     ///
     /// # Errors
     /// It does not within `time_max`.
-    pub(crate) fn terminate(&mut self, time_max: Duration) -> Result<ExitStatus> {
+    pub fn terminate(&mut self, time_max: Duration) -> Result<ExitStatus> {
+        self.is_to_end = true;
         if let Some(status) = self.ended()? {
             return Ok(status);
         }
@@ -122,14 +133,15 @@ impl Process {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn kill(&mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
+        self.is_to_end = true;
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// The end of what it said.
-    pub(crate) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
