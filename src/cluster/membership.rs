@@ -17,6 +17,8 @@ use crate::raft::{ALIVE_MAX, Consensus, ELECTION_MS_MAX, MemberView, Role, View}
 const PERIOD: Duration = Duration::from_millis(200);
 /// A learner this many entries behind the end of the log has caught up.
 const LAG_MAX: u64 = 256;
+/// The same of a learner for ever, to which entries are sent in large frames.
+const LEARNER_LAG_MAX: u64 = 65_536;
 /// How long a change may take before the leader looks again.
 const CHANGE_BOUND: Duration = Duration::from_secs(10);
 
@@ -80,9 +82,13 @@ fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
         };
         let all = || view.members.iter().map(|(id, member)| (*id, member));
         let old: Vec<u64> = all().filter(namesake).map(|(id, _)| id).collect();
+        let lag_max = match learner.member.role {
+            Role::Voter => LAG_MAX,
+            Role::Learner => LEARNER_LAG_MAX,
+        };
         let has_caught_up = learner
             .matched
-            .is_some_and(|matched| matched + LAG_MAX >= view.last_log.unwrap_or_default());
+            .is_some_and(|matched| matched + lag_max >= view.last_log.unwrap_or_default());
         let is_alive = learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
         if !has_caught_up || !is_alive {
             continue;
@@ -202,7 +208,11 @@ mod tests {
             member.member.role = Role::Learner;
         }
         assert_eq!(next_change(&view(members.clone()), |_| false), None);
-        assert_eq!(next_change(&view(members), |id| id == 3), Some(Change::RemoveLearner(3)));
+        let without_old = Some(Change::RemoveLearner(3));
+        assert_eq!(next_change(&view(members.clone()), |id| id == 3), without_old);
+        // Under load it is always behind by what is being gathered for it.
+        members[3].1.matched = Some(10_000 - 2 * LAG_MAX);
+        assert_eq!(next_change(&view(members), |id| id == 3), without_old);
     }
 
     #[test]

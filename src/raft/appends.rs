@@ -19,6 +19,9 @@
 //!   saves a frame, an answer, and a wake-up of each side. openraft takes the answer to that request
 //!   for one to both, and dates it by the later one. The first request of a stream is never held: it
 //!   may ask whether the logs agree.
+//! - I4: nobody waits for a learner's answers, so requests to one are gathered: after a request that
+//!   leaves room in its frame the next is taken from openraft a while later, and brings all that was
+//!   appended meanwhile. One that fills its frame is followed at once: there is more to catch up on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +40,7 @@ use super::connection::{FrameReader, FrameWriter, bad_frame};
 use super::network::{Acknowledged, RpcError, unreachable_error};
 use super::types::{LogId, TypeConfig, Vote};
 use super::wire::{AppendReply, Kind, put_append, read_append_reply};
+use super::{APPEND_ENTRIES_MAX, log_store::READ_BYTES_MAX};
 
 /// A stream is broken when a frame is unanswered and nothing was answered or sent for this long.
 const IDLE_MAX: Duration = Duration::from_secs(2);
@@ -44,6 +48,8 @@ const IDLE_MAX: Duration = Duration::from_secs(2);
 const WINDOW: usize = 64;
 /// How long a commit index without entries waits for entries to travel with.
 const HELD_MAX: Duration = Duration::from_millis(1);
+/// A frame of so many bytes is full: the next entry may not have found room in it.
+const FULL_BYTES: usize = READ_BYTES_MAX / 8 * 7;
 
 pub(super) type Append = AppendEntriesRequest<TypeConfig>;
 pub(super) type AppendResult =
@@ -63,6 +69,8 @@ pub(super) struct Target {
     pub(super) member: u64,
     /// The leader's vote.
     pub(super) vote: Vote,
+    /// How long requests are gathered (I4); not at all for a voter.
+    pub(super) gather: Option<Duration>,
 }
 
 impl Target {
@@ -87,6 +95,7 @@ where
         input: Some(input),
         on_way: VecDeque::new(),
         held: None,
+        gather_until: None,
         progress: Instant::now(),
         target,
     };
@@ -104,6 +113,8 @@ struct Appends<S> {
     on_way: VecDeque<Option<LogId>>,
     /// A request without entries that is not sent yet, and when it has to be (I3).
     held: Option<(Append, Instant)>,
+    /// When the next request is taken (I4).
+    gather_until: Option<Instant>,
     /// When something was last answered or sent, or the first of them taken.
     progress: Instant,
     target: Target,
@@ -182,7 +193,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let is_taking = !is_sending && self.on_way.len() < WINDOW;
         let deadline = self.progress + IDLE_MAX;
         let held_until = self.held.as_ref().map(|(_, until)| *until);
-        let Appends { reader, writer, input, .. } = self;
+        let Appends { reader, writer, input, gather_until, .. } = self;
         let answer = async {
             let body = timeout_at(deadline, reader.expect(Kind::AppendReply))
                 .await
@@ -190,6 +201,9 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             read_append_reply(body).map_err(bad_frame)
         };
         let request = async {
+            if let Some(until) = gather_until {
+                sleep_until(*until).await;
+            }
             match input {
                 Some(input) => input.next().await,
                 None => std::future::pending().await,
@@ -207,12 +221,16 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
 
     fn take(&mut self, request: Append) {
         let held = self.held.take(); // whatever it says, the next request says too
+        let entry_count = request.entries.len() as u64;
         if request.entries.is_empty() && self.on_way.is_empty() {
             let until = held.map_or_else(|| Instant::now() + HELD_MAX, |(_, until)| until);
             self.held = Some((request, until));
         } else {
             self.send(request);
         }
+        let is_full = entry_count >= APPEND_ENTRIES_MAX || self.writer.buffer.len() >= FULL_BYTES;
+        self.gather_until =
+            self.target.gather.filter(|_| !is_full).map(|gather| Instant::now() + gather); // I4
     }
 
     fn send_held(&mut self) {
@@ -280,6 +298,10 @@ mod tests {
     }
 
     async fn pair(first: Append) -> Pair {
+        gathering_pair(first, None).await
+    }
+
+    async fn gathering_pair(first: Append, gather: Option<Duration>) -> Pair {
         let (own, member) = connect().await;
         let (requests, mut queue) = mpsc::unbounded_channel();
         let (taken, idle) = (Arc::new(AtomicUsize::new(0)), Idle::default());
@@ -292,12 +314,13 @@ mod tests {
             polled
         });
         let vote = first.vote;
-        let target = Target { idle: idle.clone(), ..target(vote) };
+        let target = Target { idle: idle.clone(), gather, ..target(vote) };
         Pair { answers: answers(own, target, first, input), requests, taken, idle, member }
     }
 
     fn target(vote: Vote) -> Target {
-        Target { idle: Idle::default(), acknowledged: Arc::default(), member: 2, vote }
+        let (idle, acknowledged) = (Idle::default(), Arc::default());
+        Target { idle, acknowledged, member: 2, vote, gather: None }
     }
 
     impl Pair {
@@ -432,16 +455,58 @@ mod tests {
         }
     }
 
-    /// More than any socket takes without a reader.
-    const FRAME_BYTES_MIN: usize = 64 << 20;
+    /// I4
+    #[tokio::test]
+    async fn what_goes_to_a_learner_is_gathered() {
+        let mut pair = gathering_pair(request(9, 10), Some(Duration::from_hours(1))).await;
+        pair.requests.send(request(10, 11)).unwrap();
+        pair.requests.send(request(11, 12)).unwrap();
+        pair.travel(2).await; // the first may ask whether the logs agree
+        for index in [10, 11] {
+            pair.answer(index).await;
+            assert_eq!(pair.answered().await, Some(log_id(index)));
+        }
+        for _ in 0..100 {
+            assert!(pair.answers.next().now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pair.taken.load(Ordering::Relaxed), 1, "openraft goes on adding to the next");
+    }
 
-    fn large_request() -> Append {
+    /// I4
+    #[tokio::test]
+    async fn a_lone_write_and_its_commit_reach_a_learner() {
+        let mut pair = gathering_pair(request(9, 10), Some(Duration::from_millis(1))).await;
+        pair.requests.send(request(10, 11)).unwrap();
+        pair.requests.send(request(11, 12)).unwrap();
+        pair.requests.send(with_commit(request(12, 12), 12)).unwrap();
+        timeout_at(Instant::now() + IDLE_MAX, pair.travel(4)).await.expect("they are sent");
+    }
+
+    /// I4: catching up is as fast as the frames are.
+    #[tokio::test]
+    async fn a_full_frame_to_a_learner_is_followed_at_once() {
+        let mut pair = gathering_pair(request(9, 10), Some(Duration::from_hours(1))).await;
+        let many = 10 + APPEND_ENTRIES_MAX;
+        pair.requests.send(request(10, many)).unwrap();
+        let large = Append { prev_log_id: Some(log_id(many)), ..large_request(1) };
+        pair.requests.send(large).unwrap();
+        pair.requests.send(request(many, many + 1)).unwrap();
+        pair.requests.send(request(many + 1, many + 2)).unwrap();
+        pair.travel(4).await;
+        assert_eq!(pair.taken.load(Ordering::Relaxed), 3);
+    }
+
+    /// More than any socket takes without a reader.
+    const SOCKET_MIB_MAX: u64 = 64;
+
+    /// So many entries of 1 MiB each.
+    fn large_request(count: u64) -> Append {
         let value = vec![7; 1 << 20];
         let mut builder = CommandBuilder::new();
         let action = Action::Append { value: &value };
         builder.push(&Operation { key: &slot_key(1), action }).unwrap();
         let command = builder.finish();
-        let count = (FRAME_BYTES_MIN >> 20) as u64;
         let entries =
             (1..=count).map(|index| Entry::new_normal(log_id(index), command.clone())).collect();
         Append { prev_log_id: None, entries, ..request(0, 0) }
@@ -449,7 +514,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_nobody_wants_takes_its_connection_along_though_the_socket_is_full() {
-        let mut pair = pair(large_request()).await;
+        let mut pair = pair(large_request(SOCKET_MIB_MAX)).await;
         assert!(pair.answers.next().now_or_never().is_none()); // it is in the write now
         let Pair { answers, idle, mut member, .. } = pair;
         drop(answers);
@@ -461,7 +526,7 @@ mod tests {
     #[tokio::test]
     async fn sending_counts_as_progress() {
         let ((reader, writer), _member) = connect().await;
-        let first = large_request();
+        let first = large_request(SOCKET_MIB_MAX);
         let target = target(first.vote);
         let mut appends = Appends {
             reader,
@@ -469,6 +534,7 @@ mod tests {
             input: Some(futures_util::stream::pending::<Append>().boxed()),
             on_way: VecDeque::new(),
             held: None,
+            gather_until: None,
             progress: Instant::now(),
             target,
         };

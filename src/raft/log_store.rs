@@ -22,7 +22,7 @@ use super::types::{
 
 /// Most bytes of values that one append frame, or one step of applying, takes from the log. One
 /// entry may be larger.
-const READ_BYTES_MAX: usize = 1 << 20;
+pub(super) const READ_BYTES_MAX: usize = 1 << 20;
 
 /// The log store; clones read the same log.
 #[derive(Debug, Clone)]
