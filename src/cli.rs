@@ -214,6 +214,15 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
+    /// Takes a member out of the cluster for good; if it runs, it stops.
+    #[command(args_override_self = true)]
+    Remove {
+        /// Its name, or its id as `status -json` has it.
+        member: String,
+        /// Where to ask.
+        #[command(flatten)]
+        servers: Servers,
+    },
     /// Puts load on nodes, or on any Redis, and prints throughput and latencies.
     #[command(args_override_self = true)]
     Bench(Box<BenchFlags>),

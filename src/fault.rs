@@ -8,6 +8,8 @@ use tokio::sync::watch;
 pub const EXIT_FAILURE: u8 = 1;
 /// Exit code of a member whose disk lost acknowledged data: it must be replaced, not restarted.
 pub const EXIT_DATA_LOST: u8 = 3;
+/// Exit code of a member that was removed from its cluster.
+pub const EXIT_REMOVED: u8 = 4;
 
 /// Why the node stops.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -50,6 +50,10 @@ pub struct Status {
     pub written_pages: u64,
     /// Slots sent to members that lacked them since the start.
     pub slots_sent: u64,
+    /// Slots that snapshots brought to this node since the start.
+    pub slots_received: u64,
+    /// Bytes that other members sent to this node since the start.
+    pub received_bytes: u64,
     /// Syncs of the log since the start.
     pub sync: SyncStatus,
     /// Flags in force that weaken a promise: `-sync batch`, `-sync never`, `-read local`, `-insecure`.

@@ -86,7 +86,7 @@ pub enum ClientError {
     /// A write was sent and its answer never came.
     #[error(
         "the outcome is unknown, {address} closed the connection before it answered: look \
-             at the slot before you repeat the write"
+             at the slot, or at the members, before you repeat that"
     )]
     Unknown {
         /// The node.
@@ -167,6 +167,12 @@ pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
             (_, Answer::Integer(_)) => print(out, b"OK\n"),
             (address, _) => Err(ClientError::Foreign { address }),
         },
+        Task::Remove { member, servers } => {
+            match write(&[b"DISKSTORE", b"REMOVE", member.as_bytes()], servers)? {
+                (_, Answer::Status(_)) => print(out, b"OK\n"),
+                (address, _) => Err(ClientError::Foreign { address }),
+            }
+        }
         Task::Status { json, servers } => status(*json, servers, out),
         Task::Inspect { file } => inspect(file, out),
         Task::Bench(flags) => bench::run(flags, out),

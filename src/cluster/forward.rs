@@ -239,7 +239,7 @@ impl Forwarder {
         None
     }
 
-    fn unknown(&self, reason: &str) -> Failure {
+    pub(super) fn unknown(&self, reason: &str) -> Failure {
         let view = self.consensus.view();
         let index = view.last_log.unwrap_or_default();
         Failure::Unknown { term: view.term, index, reason: reason.into() }
@@ -277,6 +277,8 @@ impl Forwarder {
                 Some((count as u64).to_le_bytes().to_vec())
             }
             Method::Join => join::answer(self, incoming).await,
+            Method::Remove => self.answer_remove(body).await,
+            Method::Standing => self.answer_standing(incoming.from, body).await,
             _ => None,
         }
     }

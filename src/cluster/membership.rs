@@ -124,17 +124,17 @@ fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::raft::Member;
 
-    fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
+    pub(in super::super) fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
         let member = Member { name: name.into(), ..Member::default() };
         let silent_for = Some(Duration::from_millis(100));
         MemberView { member, is_voter, matched, silent_for }
     }
 
-    fn view(members: Vec<(u64, MemberView)>) -> View {
+    pub(in super::super) fn view(members: Vec<(u64, MemberView)>) -> View {
         let voters = members.iter().filter(|(_, member)| member.is_voter).map(|(id, _)| *id);
         let goal_voters = voters.collect();
         View {

@@ -6,8 +6,10 @@ mod bootstrap;
 mod forward;
 mod join;
 mod membership;
+mod removal;
 
 pub use bootstrap::{Contact, listen_first};
 pub use forward::{Forwarder, serve_incoming};
 pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
 pub use membership::keep_membership;
+pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};

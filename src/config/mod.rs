@@ -96,6 +96,8 @@ pub enum LogLevel {
 pub struct Config {
     /// What the log is applied to: which program this is.
     pub machine: MachineKind,
+    /// True if it never votes.
+    pub is_learner: bool,
     /// Name of the node: letters, digits, `-`, `_` and `.`.
     pub id: String,
     /// Where clients come in.
@@ -173,6 +175,7 @@ impl Config {
         check_name(&id)?;
         let config = Config {
             machine,
+            is_learner: machine == MachineKind::Journal,
             client_address: listen_address("port", settings.port.as_deref().unwrap_or(":11000"))?,
             has_client_port: machine != MachineKind::Journal || settings.port.is_some(),
             raft_address: listen_address("raft", settings.raft.as_deref().unwrap_or(":12000"))?,

@@ -52,6 +52,7 @@ fn every_flag_arrives_in_the_configuration() {
                 -memprofile m -throughput-folder t -logfolder l -roll-mib 17 -hrecov :6 -log warn";
     let words: Vec<&str> = line.split_whitespace().collect();
     let expected = Config {
+        is_learner: false,
         machine: MachineKind::Slots,
         id: "a".to_owned(),
         client_address: address("127.0.0.1:1"),

@@ -24,6 +24,7 @@ use local::{READABLE_BOUND, catching_up};
 pub use start::{Progress, start};
 
 use crate::cluster::Forwarder;
+pub use crate::cluster::{RemoveError, Standing, remove_from_outside};
 use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel, Refusal};
 use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};
@@ -178,6 +179,24 @@ impl Node {
         self.forwarder.holders(index, members, timeout).await
     }
 
+    /// Takes a member out of the cluster, by its name or its id.
+    ///
+    /// # Errors
+    /// See [`RemoveError`].
+    pub async fn remove(&self, who: &str) -> Result<(), RemoveError> {
+        self.forwarder.remove(who).await
+    }
+
+    /// Whether this node belongs to its cluster, as the leader has it.
+    pub async fn standing(&self) -> Standing {
+        self.forwarder.standing().await
+    }
+
+    /// This node's cluster and member id.
+    pub fn ids(&self) -> (u128, u64) {
+        (self.forwarder.cluster_id(), self.consensus().member_id())
+    }
+
     /// Highest log index that this replica has applied.
     pub fn applied_index(&self) -> u64 {
         self.consensus().shared().applied_index()
@@ -224,6 +243,8 @@ impl Node {
             log_written_bytes: consensus.syncer().written_bytes(),
             written_pages: machine.written_pages(),
             slots_sent: consensus.slots_sent(),
+            slots_received: consensus.shared().slots_received.load(Ordering::Relaxed),
+            received_bytes: consensus.received_bytes(),
             sync: SyncStatus {
                 count: times.count(),
                 p50_us: times.percentile_us(50),

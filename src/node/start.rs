@@ -24,7 +24,7 @@ use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
     Forwarder, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster, listen_first,
-    serve_incoming,
+    serve_incoming, watch_standing,
 };
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
@@ -94,6 +94,8 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     tasks.push(tokio::spawn(upkeep::keep_log_short(consensus.clone(), opened.policy)));
     tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
+    let directory = config.data_dir.display().to_string();
+    tasks.push(tokio::spawn(watch_standing(forwarder.clone(), faults.clone(), directory)));
     tasks.push(tokio::spawn(async move { consensus.allow_elections().await }));
     Ok(Arc::new(Node {
         config,
@@ -200,10 +202,7 @@ fn member_of(config: &Config) -> Member {
         } else {
             String::new()
         },
-        role: match config.machine {
-            MachineKind::Slots | MachineKind::Memory => Role::Voter,
-            MachineKind::Journal => Role::Learner,
-        },
+        role: if config.is_learner { Role::Learner } else { Role::Voter },
     }
 }
 

@@ -4,6 +4,8 @@
 //! waits for as long as the kernel finds the other side alive (see [`UNANSWERED_MAX`]).
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -42,6 +44,7 @@ pub struct FrameReader {
     half: OwnedReadHalf,
     buffer: BytesMut,
     body_bytes_max: usize,
+    received_bytes: Arc<AtomicU64>,
 }
 
 /// The writing half; `buffer` is reused from frame to frame.
@@ -76,8 +79,12 @@ pub fn split(stream: TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
     stream.set_nodelay(true)?;
     notice_loss(&stream)?;
     let (read, write) = stream.into_split();
-    let reader =
-        FrameReader { half: read, buffer: BytesMut::new(), body_bytes_max: HELLO_BYTES_MAX };
+    let reader = FrameReader {
+        half: read,
+        buffer: BytesMut::new(),
+        body_bytes_max: HELLO_BYTES_MAX,
+        received_bytes: Arc::default(),
+    };
     Ok((reader, FrameWriter { half: write, buffer: Vec::new(), written: 0 }))
 }
 
@@ -99,6 +106,11 @@ impl FrameReader {
         self.body_bytes_max = BODY_BYTES_MAX;
     }
 
+    /// Adds up in `total` what comes from now on.
+    pub(super) fn count_in(&mut self, total: Arc<AtomicU64>) {
+        self.received_bytes = total;
+    }
+
     /// The next frame, `None` at the end of the stream. Cancelling it loses no bytes.
     ///
     /// # Errors
@@ -109,7 +121,9 @@ impl FrameReader {
                 return Ok(Some(frame));
             }
             self.buffer.reserve(READ_BYTES);
-            if self.half.read_buf(&mut self.buffer).await? == 0 {
+            let count = self.half.read_buf(&mut self.buffer).await?;
+            self.received_bytes.fetch_add(count as u64, Ordering::Relaxed);
+            if count == 0 {
                 if self.buffer.is_empty() {
                     return Ok(None);
                 }

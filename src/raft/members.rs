@@ -65,11 +65,16 @@ impl Consensus {
 
     /// True if this leader has led for `time` and has not heard of a member for as long.
     pub fn is_silent(&self, id: u64, time: Duration) -> bool {
-        let has_led = self.leading_since().is_some_and(|since| since.elapsed() >= time);
+        let has_led = self.has_led_for(time);
         let view = self.view();
         let member = view.members.get(&id);
         has_led
             && member.is_some_and(|member| member.silent_for.is_none_or(|silent| silent >= time))
+    }
+
+    /// True if this member has led for `time`.
+    pub fn has_led_for(&self, time: Duration) -> bool {
+        self.leading_since().is_some_and(|since| since.elapsed() >= time)
     }
 
     /// When this member became leader of the present term.
@@ -92,6 +97,12 @@ impl Consensus {
         let change = ChangeMembers::ReplaceAllVoters(voters);
         let changed = self.raft.change_membership(change, false).await;
         self.changed_membership(changed.map(|_| ()))
+    }
+
+    /// True unless a member is in neither the membership that is applied nor in the newest.
+    pub fn has_member(&self, id: u64) -> bool {
+        let applied = self.shared.applied().membership;
+        applied.membership().get_node(&id).is_some() || self.view().members.contains_key(&id)
     }
 
     /// Takes a member that does not count out of the cluster.

@@ -267,6 +267,8 @@ impl Consensus {
             faults: faults.clone(),
             silent_until: Instant::now() + Duration::from_millis(silence),
             incoming,
+            received_bytes: Arc::default(),
+            heard: Arc::default(),
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());
         let proposals = Proposals::start(raft.clone());
@@ -335,9 +337,19 @@ impl Consensus {
         self.sender.slots_sent()
     }
 
+    /// Bytes that other members sent to this one since the start.
+    pub fn received_bytes(&self) -> u64 {
+        self.peers.received_bytes.load(Ordering::Relaxed)
+    }
+
     /// A channel for requests to another member.
     pub fn channel(&self, to: u64, member: &Member) -> Channel {
         Channel::new(member.raft_address.clone(), self.network.hello(to, Purpose::Requests))
+    }
+
+    /// True if a leader was heard within this time.
+    pub fn heard_within(&self, time: Duration) -> bool {
+        self.peers.heard.lock().is_some_and(|heard| heard.elapsed() < time)
     }
 
     /// What this member knows of the cluster now.

@@ -16,6 +16,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use diskstore_storage::wal::Wal;
 use futures_util::{FutureExt, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::{Snapshot, SnapshotMeta};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -118,6 +120,10 @@ pub(super) struct Peers {
     pub silent_until: Instant,
     /// Where requests for the layers above go.
     pub incoming: mpsc::Sender<Incoming>,
+    /// Bytes that came at its ports.
+    pub received_bytes: Arc<AtomicU64>,
+    /// When a leader was heard last.
+    pub heard: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Room for connections on one listener.
@@ -177,6 +183,7 @@ impl Peers {
     ) -> io::Result<()> {
         let address = stream.peer_addr()?.ip();
         let (mut reader, mut writer) = split(stream)?;
+        reader.count_in(self.received_bytes.clone());
         let body = in_time(reader.expect(Kind::Hello), HANDSHAKE_TIMEOUT).await;
         let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
             Ok(hello) => hello,
@@ -274,12 +281,13 @@ impl Peers {
     }
 
     async fn serve_appends(&self, reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
-        let syncer = self.syncer.clone();
+        let (syncer, heard) = (self.syncer.clone(), self.heard.clone());
         let requests = futures_util::stream::unfold(reader, move |mut reader| {
-            let syncer = syncer.clone();
+            let (syncer, heard) = (syncer.clone(), heard.clone());
             async move {
                 syncer.next_segment().await; // without room for more log nothing more is read
                 let request = next_append(&mut reader).await?;
+                *heard.lock() = Some(Instant::now());
                 Some((request, reader))
             }
         });

@@ -34,6 +34,10 @@ pub enum Method {
     Join = 6,
     /// How many members hold this index?
     Holders = 7,
+    /// Take this member out of the cluster.
+    Remove = 8,
+    /// Does this member belong to the cluster?
+    Standing = 9,
 }
 
 impl Method {
@@ -47,6 +51,8 @@ impl Method {
             Method::Read,
             Method::Join,
             Method::Holders,
+            Method::Remove,
+            Method::Standing,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }

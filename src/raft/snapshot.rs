@@ -223,6 +223,7 @@ pub(super) async fn receive(
                 }
                 frames += 1;
                 count += images.count() as u64;
+                shared.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
                 merge(shared, images).await?;
             }
             Kind::SnapshotEnd => {

@@ -63,6 +63,8 @@ pub struct MachineShared {
     install: tokio::sync::Mutex<()>,
     /// Slots whose checksums were found wrong, at most [`DAMAGED_COUNT_MAX`].
     damaged: Mutex<BTreeSet<u64>>,
+    /// Slots or keys that snapshots brought since the start.
+    pub slots_received: AtomicU64,
     /// Snapshots that exist.
     holds: Arc<Holds>,
 }
@@ -85,6 +87,7 @@ impl MachineShared {
             spread_bytes: AtomicU64::new(0),
             install: tokio::sync::Mutex::new(()),
             damaged: Mutex::default(),
+            slots_received: AtomicU64::new(0),
             holds: Arc::default(),
         })
     }

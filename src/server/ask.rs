@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::Server;
 use super::resp::{Connection, Encoder, Question, failure_text, matches};
 use crate::command::Failure;
+use crate::node::RemoveError;
 use crate::status::{MemberStatus, Status};
 
 /// The version of Redis whose commands and replies are followed.
@@ -47,6 +48,11 @@ pub(crate) async fn answer(
         Question::RandomKey => match random_key(server).await {
             Ok(key) => to.value(key.as_deref()),
             Err(failure) => to.error(&failure_text(&failure)),
+        },
+        Question::Remove(member) => match server.node.remove(member).await {
+            Ok(()) => to.simple("OK"),
+            Err(RemoveError::Refused(reason)) => to.error(&format!("ERR {reason}")),
+            Err(RemoveError::Failed(failure)) => to.error(&failure_text(&failure)),
         },
         Question::Role => write_role(to, &server.node.status()),
         Question::Scan { from, count, pattern, strings } => {

@@ -19,14 +19,14 @@ fn program() -> Command {
 }
 
 /// A logger and where it records.
-struct Logger {
-    node: Node,
+pub(crate) struct Logger {
+    pub(crate) node: Node,
     folder: PathBuf,
 }
 
 impl Logger {
     /// A logger of a cluster, started.
-    fn start(cluster: &Cluster, name: &str, more: &[&str]) -> Logger {
+    pub(crate) fn start(cluster: &Cluster, name: &str, more: &[&str]) -> Logger {
         let below = cluster.folder.path().join(format!("of-{name}"));
         std::fs::create_dir(&below).unwrap();
         let folder = below.join("logs");
@@ -44,7 +44,7 @@ impl Logger {
 
     /// Waits until it has recorded what the cluster has committed by now.
     #[track_caller]
-    fn wait_level(&self, cluster: &Cluster) {
+    pub(crate) fn wait_level(&self, cluster: &Cluster) {
         let leader = &cluster.nodes[cluster.leader()];
         let committed = wait_for("status of the leader", || leader.status()).committed;
         wait_until(&format!("the logger to record {committed}"), || {

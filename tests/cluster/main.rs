@@ -19,6 +19,7 @@ mod members;
 mod nodes;
 mod records;
 mod recovery;
+mod removal;
 mod resp;
 mod stalls;
 mod strace;

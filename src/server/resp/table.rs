@@ -30,7 +30,7 @@ pub(crate) enum Verb {
     DelIfEqual,
     /// `DISCARD`
     Discard,
-    /// `DISKSTORE STATUS`
+    /// `DISKSTORE STATUS`, `DISKSTORE REMOVE member`
     Diskstore,
     /// `ECHO text`
     Echo,
@@ -196,7 +196,7 @@ pub(crate) const TABLE: &[Spec] = &[
     spec("del", Verb::Del, -2, WRITE_ALL, "Deletes values."),
     spec("delifeq", Verb::DelIfEqual, 3, WRITE, "Deletes a value if it is the given one."),
     spec("discard", Verb::Discard, 1, PLAIN, "Gives a transaction up."),
-    spec("diskstore", Verb::Diskstore, 2, PLAIN, "Answers the status of this node as JSON."),
+    spec("diskstore", Verb::Diskstore, -2, PLAIN, "Answers this node's status; removes a member."),
     spec("echo", Verb::Echo, 2, PLAIN, "Answers its argument."),
     spec("exec", Verb::Exec, 1, PLAIN, "Executes a transaction as one log entry."),
     spec("exists", Verb::Exists, -2, READ_ALL, "Counts the keys that hold a value."),

@@ -38,6 +38,8 @@ pub(crate) enum Question {
     Info(Vec<String>),
     /// `RANDOMKEY`
     RandomKey,
+    /// `DISKSTORE REMOVE member`
+    Remove(String),
     /// `ROLE`
     Role,
     /// `SCAN`
@@ -71,7 +73,10 @@ impl Connection {
             (Verb::DbSize, _) => Ok(Question::Size),
             (Verb::RandomKey, _) => Ok(Question::RandomKey),
             (Verb::Diskstore, [sub]) if sub.eq_ignore_ascii_case(b"status") => Ok(Question::Status),
-            (Verb::Diskstore, [sub, ..]) => Err(Complaint::subcommand("DISKSTORE", sub)),
+            (Verb::Diskstore, [sub, member]) if sub.eq_ignore_ascii_case(b"remove") => {
+                Ok(Question::Remove(String::from_utf8_lossy(member).into_owned()))
+            }
+            (Verb::Diskstore, [sub, ..]) => Err(diskstore_complaint(sub)),
             (Verb::Role, _) => Ok(Question::Role),
             (Verb::Hello, rest) => self.hello(rest),
             (Verb::Scan, [cursor, options @ ..]) => scan(cursor, options),
@@ -93,6 +98,15 @@ impl Connection {
             },
             _ => Err(Complaint::SYNTAX),
         }
+    }
+}
+
+/// What is wrong with `DISKSTORE sub ...`.
+fn diskstore_complaint(sub: &[u8]) -> Complaint {
+    match sub.to_ascii_uppercase().as_slice() {
+        b"STATUS" => Complaint::arity("diskstore|status"),
+        b"REMOVE" => Complaint::arity("diskstore|remove"),
+        _ => Complaint::subcommand("DISKSTORE", sub),
     }
 }
 
