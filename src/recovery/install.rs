@@ -3,24 +3,23 @@
 //! - I1: of several records of one entry on one slot the last counts: the records of an entry are
 //!   installed backwards, for the slot rule passes over a slot that holds the entry.
 //! - I2: entries that are not in the log are never passed over in silence.
-//! - I3: every slot is one thread's, so the records of an entry on it stay in their order. Between
-//!   entries order does not matter: the slot rule sees to that.
+//! - I3: an entry is one thread's, so its records stay in their order. Between entries order does not
+//!   matter: the slot rule sees to that.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diskstore_storage::slots::{Change, Slots};
+use parking_lot::Mutex;
 
 use crate::oplog::{Found, Kind, LENGTH_BYTES, Mark, PartRecords, Parts, ReadError, Record};
 
 /// Most bytes of one entry's records.
 const ENTRY_BYTES_MAX: usize = 256 << 20;
-/// Most threads that install; each reads the whole log, and takes the slots that are its own.
-const THREAD_COUNT_MAX: u64 = 8;
-/// Slots next to each other that are one thread's: several pages, so that no two want the same one.
-const RUN_SLOTS: u64 = 64;
-/// Records between two looks at memory and at whoever waits.
-const LOOK_RECORDS: u64 = 4096;
+/// Most threads that install; they take batches of the log in turn.
+const THREAD_COUNT_MAX: usize = 8;
+/// Bytes of a batch, which its last entry may exceed: little enough to stay in a processor's cache.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Why a log cannot be installed.
 #[derive(Debug, thiserror::Error)]
@@ -102,158 +101,175 @@ pub fn install(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Installed, InstallError> {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let count = u64::try_from(processors).unwrap_or(1).min(THREAD_COUNT_MAX);
+    let source = Mutex::new(Source::open(parts, first)?);
     let failed = AtomicBool::new(false);
-    let share = |nth, progress: &mut dyn FnMut(u64)| {
-        let signals = [stop, &failed];
-        let shared =
-            install_share(parts, first, &mut Installer::new(slots, nth, count), signals, progress);
+    let share = |progress: &mut dyn FnMut(u64)| {
+        let shared = install_share(&source, slots, [stop, &failed], progress);
         failed.fetch_or(shared.is_err(), Ordering::Relaxed);
         shared
     };
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
         let share_of = &share;
-        let others: Vec<_> =
-            (1..count).map(|nth| scope.spawn(move || share_of(nth, &mut |_| {}))).collect();
-        let own = share(0, progress);
+        let others = 1..processors.min(THREAD_COUNT_MAX);
+        let others: Vec<_> = others.map(|_| scope.spawn(move || share_of(&mut |_| {}))).collect();
+        let mut outcome = share(progress);
         for other in others {
             match other.join() {
-                Ok(Err(InstallError::Interrupted) | Ok(_)) => {}
-                Ok(Err(error)) => return Err(error),
+                Ok(Ok(()) | Err(InstallError::Interrupted)) => {}
+                Ok(Err(error)) => outcome = Err(error),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        own
-    })
+        outcome
+    })?;
+    Ok(source.into_inner().installed)
 }
 
-/// Installs the slots of one thread.
+/// Installs batches until there are no more.
 fn install_share(
-    parts: &Parts,
-    first: u64,
-    installer: &mut Installer<'_>,
+    source: &Mutex<Source<'_>>,
+    slots: &Slots,
     stop: [&AtomicBool; 2],
     progress: &mut dyn FnMut(u64),
-) -> Result<Installed, InstallError> {
-    let unread = |position: (u32, u64), source| InstallError::Read {
-        path: parts.path(position.0).display().to_string(),
-        offset: position.1,
-        source,
-    };
-    let mut records =
-        PartRecords::open(parts, 1).map_err(|error| unread((1, 0), ReadError::Io(error)))?;
-    let mut count = 0_u64;
+) -> Result<(), InstallError> {
+    let mut batch = Batch::default();
     loop {
-        let position = records.position();
-        let found = records.next_record().map_err(|source| unread(position, source))?;
-        let Some(found) = found else { break };
-        if found.record.index < first || found.record.mark == Mark::End {
-            continue;
+        let bytes = {
+            let mut source = source.lock();
+            source.take(&mut batch)?;
+            source.installed.bytes
+        };
+        if batch.ends.is_empty() {
+            return Ok(());
         }
-        installer.take(&found)?;
-        count += 1;
-        if count.is_multiple_of(LOOK_RECORDS) {
-            progress(installer.installed.bytes);
-            if stop.iter().any(|stop| stop.load(Ordering::Relaxed)) {
-                return Err(InstallError::Interrupted);
-            }
-            if installer.slots.over_budget() {
-                installer.slots.write_back(&mut || Ok(()), &AtomicBool::new(false))?;
-            }
+        put_batch(slots, &batch)?;
+        progress(bytes);
+        if stop.iter().any(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(InstallError::Interrupted);
+        }
+        if slots.over_budget() {
+            slots.write_back(&mut || Ok(()), &AtomicBool::new(false))?;
         }
     }
-    let torn = records.rest().len() + installer.entry.len();
-    Ok(Installed { torn_bytes: torn as u64, ..installer.installed })
 }
 
-struct Installer<'a> {
-    slots: &'a Slots,
-    /// Which of how many threads it is for.
-    share: (u64, u64),
-    /// Records of an entry whose last one has not come, and where each of them ends.
-    entry: Vec<u8>,
+/// The records of whole entries, one after the other, and where each ends.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
     ends: Vec<usize>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn record(&self, nth: usize) -> Option<Record<'_>> {
+        let before = nth.checked_sub(1).and_then(|before| self.ends.get(before));
+        let start = before.copied().unwrap_or(0) + LENGTH_BYTES;
+        Record::decode(self.bytes.get(start..*self.ends.get(nth)?)?)
+    }
+}
+
+/// The records of a log, handed out in batches of whole entries.
+struct Source<'a> {
+    parts: &'a Parts,
+    records: PartRecords,
+    first: u64,
+    /// What was handed out.
     installed: Installed,
 }
 
-impl Installer<'_> {
-    fn new(slots: &Slots, nth: u64, count: u64) -> Installer<'_> {
-        let share = (nth, count);
-        Installer {
-            slots,
-            share,
-            entry: Vec::new(),
-            ends: Vec::new(),
-            installed: Installed::default(),
-        }
+impl Source<'_> {
+    fn open(parts: &Parts, first: u64) -> Result<Source<'_>, InstallError> {
+        let unread = |error| unread(parts, (1, 0), ReadError::Io(error));
+        let records = PartRecords::open(parts, 1).map_err(unread)?;
+        Ok(Source { parts, records, first, installed: Installed::default() })
     }
 
-    fn take(&mut self, found: &Found<'_>) -> Result<(), InstallError> {
-        let (index, mark) = (found.record.index, found.record.mark);
-        if mark == Mark::Gap {
-            return Err(InstallError::Gap { index }); // I2
-        }
-        if mark != Mark::More && self.entry.is_empty() {
-            self.put(&found.record)?;
-            self.count(index, 1, found.bytes.len());
-            return Ok(());
-        }
-        if self.entry.len() + found.bytes.len() > ENTRY_BYTES_MAX {
-            return Err(InstallError::Entry { index });
-        }
-        self.entry.extend_from_slice(found.bytes);
-        self.ends.push(self.entry.len());
-        if mark == Mark::More { Ok(()) } else { self.put_entry(index) }
-    }
-
-    fn count(&mut self, index: u64, commands: usize, bytes: usize) {
-        self.installed.commands += commands as u64;
-        self.installed.bytes += bytes as u64;
-        self.installed.last_index = self.installed.last_index.max(index);
-    }
-
-    /// Installs the records of an entry, the last one first (I1).
-    fn put_entry(&mut self, index: u64) -> Result<(), InstallError> {
-        for nth in (0..self.ends.len()).rev() {
-            let before = nth.checked_sub(1).and_then(|before| self.ends.get(before));
-            let range = before.copied().unwrap_or(0)..self.ends.get(nth).copied().unwrap_or(0);
-            let bytes = self.entry.get(range).unwrap_or_default();
-            if let Some(record) = Record::decode(bytes.get(LENGTH_BYTES..).unwrap_or_default()) {
-                self.put(&record)?;
+    /// Fills a batch; at the end of the log it stays empty.
+    fn take(&mut self, batch: &mut Batch) -> Result<(), InstallError> {
+        batch.clear();
+        let (mut whole_bytes, mut whole_count) = (0, 0);
+        while whole_bytes < BATCH_BYTES {
+            let position = self.records.position();
+            let found = self.records.next_record();
+            let found = found.map_err(|source| unread(self.parts, position, source))?;
+            let Some(Found { record, bytes }) = found else {
+                let torn_bytes = batch.bytes.len() - whole_bytes;
+                batch.ends.truncate(whole_count);
+                let torn_bytes = (self.records.rest().len() + torn_bytes) as u64;
+                // Every thread comes here once, the first one with the unfinished entry.
+                self.installed.torn_bytes = self.installed.torn_bytes.max(torn_bytes);
+                return Ok(());
+            };
+            let index = record.index;
+            if index < self.first || record.mark == Mark::End {
+                continue;
+            }
+            if record.mark == Mark::Gap {
+                return Err(InstallError::Gap { index }); // I2
+            }
+            batch.bytes.extend_from_slice(bytes);
+            batch.ends.push(batch.bytes.len());
+            let entry_bytes = batch.bytes.len() - whole_bytes;
+            if record.mark != Mark::More {
+                self.installed.commands += (batch.ends.len() - whole_count) as u64;
+                self.installed.bytes += entry_bytes as u64;
+                self.installed.last_index = self.installed.last_index.max(index);
+                (whole_bytes, whole_count) = (batch.bytes.len(), batch.ends.len());
+            } else if entry_bytes > ENTRY_BYTES_MAX {
+                return Err(InstallError::Entry { index });
             }
         }
-        self.count(index, self.ends.len(), self.entry.len());
-        self.entry.clear();
-        self.ends.clear();
         Ok(())
     }
+}
 
-    fn put(&self, record: &Record<'_>) -> Result<(), InstallError> {
-        let index = record.index;
-        let change = match record.kind {
-            Kind::Get => return Ok(()),
-            Kind::Set => Change::Set(record.value.into()),
-            Kind::Delete => Change::Delete,
-        };
-        let geometry = self.slots.geometry();
-        let slot = slot_number(record.key).filter(|slot| *slot < geometry.slot_count());
-        let slot = slot.ok_or_else(|| InstallError::Key {
-            index,
-            key: String::from_utf8_lossy(record.key).chars().take(64).collect(),
-            slot_count: geometry.slot_count(),
-        })?;
-        let (bytes, bytes_max) = (record.value.len(), geometry.value_bytes());
-        if bytes as u64 > u64::from(bytes_max) {
-            return Err(InstallError::Value { index, bytes, bytes_max });
+fn unread(parts: &Parts, (nth, offset): (u32, u64), source: ReadError) -> InstallError {
+    InstallError::Read { path: parts.path(nth).display().to_string(), offset, source }
+}
+
+/// Installs whole entries, the last record of each first (I1).
+fn put_batch(slots: &Slots, batch: &Batch) -> Result<(), InstallError> {
+    let mut begin = 0;
+    for nth in 0..batch.ends.len() {
+        let Some(record) = batch.record(nth) else { continue };
+        if record.mark == Mark::More {
+            continue;
         }
-        let (nth, count) = self.share;
-        if slot / RUN_SLOTS % count != nth {
-            return Ok(()); // I3
+        put(slots, &record)?;
+        for before in (begin..nth).rev() {
+            batch.record(before).map_or(Ok(()), |record| put(slots, &record))?;
         }
-        self.slots.lock(std::iter::once(slot)).apply(slot, index.max(1), |_| change)?;
-        Ok(())
+        begin = nth + 1;
     }
+    Ok(())
+}
+
+fn put(slots: &Slots, record: &Record<'_>) -> Result<(), InstallError> {
+    let index = record.index;
+    let change = match record.kind {
+        Kind::Get => return Ok(()),
+        Kind::Set => Change::Set(record.value.into()),
+        Kind::Delete => Change::Delete,
+    };
+    let geometry = slots.geometry();
+    let slot = slot_number(record.key).filter(|slot| *slot < geometry.slot_count());
+    let slot = slot.ok_or_else(|| InstallError::Key {
+        index,
+        key: String::from_utf8_lossy(record.key).chars().take(64).collect(),
+        slot_count: geometry.slot_count(),
+    })?;
+    let (bytes, bytes_max) = (record.value.len(), geometry.value_bytes());
+    if bytes as u64 > u64::from(bytes_max) {
+        return Err(InstallError::Value { index, bytes, bytes_max });
+    }
+    slots.lock(std::iter::once(slot)).apply(slot, index.max(1), |_| change)?;
+    Ok(())
 }
 
 fn slot_number(key: &[u8]) -> Option<u64> {

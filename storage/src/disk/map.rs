@@ -45,6 +45,8 @@ pub struct Map {
 enum Memory {
     /// Pages of the file, copied by the kernel when they are first written.
     Mapped { named: Named, map: MmapRaw },
+    /// Memory of its own, of zeros at first, as a file is that was never written.
+    Zeroed { map: MmapRaw },
     /// A copy of the file, and the file to read it again from.
     Copied { words: Box<[AtomicU64]>, file: Arc<dyn File> },
 }
@@ -67,6 +69,21 @@ impl Map {
         let named = Named::new(map.as_ptr().addr(), map.len(), path);
         let memory = Memory::Mapped { named, map };
         Ok(Self { path: path.to_owned(), bytes, memory })
+    }
+
+    /// Memory for a file that holds nothing but zeros, in huge pages where the system has them: a
+    /// thousand times fewer page faults than a mapped file takes. It takes memory for 2 MiB around
+    /// every byte that is written, and its pages cannot be dropped.
+    pub(super) fn of_zeros(file: &std::fs::File, path: &Path) -> Result<Self> {
+        let failed = |source| Error::io("make memory for", path, 0, source);
+        let bytes = file.metadata().map_err(failed)?.len();
+        let length = usize::try_from(bytes).expect("invariant: a map fits in memory");
+        let map = MmapOptions::new().len(length).no_reserve_swap().map_anon().map_err(failed)?;
+        let map = MmapRaw::from(map);
+        match map.advise(Advice::HugePage) {
+            Ok(()) | Err(_) => {} // a kernel without them has small ones
+        }
+        Ok(Self { path: path.to_owned(), bytes, memory: Memory::Zeroed { map } })
     }
 
     /// Memory that holds a copy of `file`, which [`Map::drop_pages`] reads again.
@@ -163,7 +180,7 @@ impl Map {
     ///
     /// # Panics
     /// If `offset` is no multiple of [`BLOCK_BYTES`], or the range ends beyond the map, or in
-    /// the middle of a page that is not the last.
+    /// the middle of a page that is not the last; if no file is mapped.
     pub fn drop_pages(&self, offset: u64, bytes: usize) -> Result<()> {
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64), "page offset {offset}");
         let end = offset + bytes as u64;
@@ -179,6 +196,7 @@ impl Map {
                     .map_err(|source| Error::io("drop pages", &self.path, offset, source))
             }
             Memory::Copied { .. } => self.copy_from_file(offset, bytes),
+            Memory::Zeroed { .. } => unreachable!("memory without a file has all there is"),
         }
     }
 
@@ -208,7 +226,7 @@ impl Map {
     fn words(&self) -> &[AtomicU64] {
         match &self.memory {
             Memory::Copied { words, .. } => words,
-            Memory::Mapped { map, .. } => {
+            Memory::Mapped { map, .. } | Memory::Zeroed { map } => {
                 #[expect(clippy::cast_ptr_alignment, reason = "asserted on the next line")]
                 let start = map.as_mut_ptr().cast::<AtomicU64>();
                 assert!(start.is_aligned(), "the kernel maps at page boundaries");

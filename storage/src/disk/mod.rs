@@ -170,6 +170,15 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// `Io`.
     fn map(&self) -> Result<Map>;
+
+    /// As [`File::map`], for a file that holds nothing but zeros and is about to be filled: where
+    /// that is faster, memory that the file does not back.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn map_to_fill(&self) -> Result<Map> {
+        self.map()
+    }
 }
 
 /// Remembers the first failed write or sync of a file (I1).

@@ -274,6 +274,10 @@ impl File for RealFile {
     fn map(&self) -> Result<Map> {
         Map::of_file(&self.buffered, &self.path)
     }
+
+    fn map_to_fill(&self) -> Result<Map> {
+        Map::of_zeros(&self.buffered, &self.path)
+    }
 }
 
 /// A descriptor without the page cache, or `None` where the file system has none.

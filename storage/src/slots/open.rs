@@ -13,11 +13,11 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, File, WriteMode};
+use crate::disk::{Disk, File, Map, WriteMode};
 use crate::slots::area::Area;
 use crate::slots::checkpoint::Writer;
 use crate::slots::double::{self, Double, DoubleFound, Round};
-use crate::slots::geometry::DATA_OFFSET;
+use crate::slots::geometry::{DATA_OFFSET, PAGE_BYTES};
 use crate::slots::locks::Locks;
 use crate::slots::pages::Pages;
 use crate::slots::round::ROUND_PAGES_DEFAULT;
@@ -79,6 +79,35 @@ impl Slots {
         new: New,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
+        Self::make(disk, directory, new, |file| file.map(), progress)
+    }
+
+    /// As [`Slots::create`], for slots most of which are about to be written: where all of them fit
+    /// in the memory budget, that memory comes in pieces as large as the system has.
+    ///
+    /// # Errors
+    /// As [`Slots::create`].
+    pub fn create_to_fill(
+        disk: &dyn Disk,
+        directory: &Path,
+        new: New,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        // What does not fit is dropped from memory at times, and read from the file again.
+        if new.geometry.page_count() * PAGE_BYTES < new.options.memory_bytes_max {
+            Self::make(disk, directory, new, |file| file.map_to_fill(), progress)
+        } else {
+            Self::create(disk, directory, new, progress)
+        }
+    }
+
+    fn make(
+        disk: &dyn Disk,
+        directory: &Path,
+        new: New,
+        map: fn(&dyn File) -> Result<Map>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         let path = directory.join(SLOTS_FILE);
         if disk.exists(&path)? {
             let source = io::Error::from(io::ErrorKind::AlreadyExists);
@@ -98,12 +127,13 @@ impl Slots {
         let slots = disk.open(&path, WriteMode::Direct)?;
         let double = disk.open(&directory.join(DOUBLE_FILE), WriteMode::Direct)?;
         let pages = Pages::zeroed(new.geometry.page_count(), new.geometry.slot_count());
-        Self::assemble(
-            slots,
+        let map = map(&*slots)?;
+        Ok(Self::assemble(
+            (slots, map),
             Double::new(double, new.cluster_id, 0),
             (superblock, pages),
             new.options,
-        )
+        ))
     }
 
     /// Opens the slots of a directory. A round that was cut off is put into place, a bad superblock
@@ -151,20 +181,20 @@ impl Slots {
         let opening = Opening { superblock_repaired: found.stale_copy, double: double_found };
         let pages = Pages::unknown(geometry.page_count(), geometry.slot_count());
         let double = Double::new(double_file, superblock.cluster_id, sequence);
-        Ok((Self::assemble(file, double, (superblock, pages), options)?, opening))
+        let map = file.map()?;
+        Ok((Self::assemble((file, map), double, (superblock, pages), options), opening))
     }
 
     fn assemble(
-        file: Arc<dyn File>,
+        (file, map): (Arc<dyn File>, Map),
         double: Double,
         (superblock, pages): (Superblock, Pages),
         options: Options,
-    ) -> Result<Self> {
+    ) -> Self {
         let geometry = superblock.geometry;
-        let map = file.map()?;
         map.holds_slots(DATA_OFFSET, geometry.slot_bytes());
         let area = Area { path: file.path(), geometry, pages, map };
-        Ok(Self {
+        Self {
             area,
             locks: Locks::new(),
             file,
@@ -174,7 +204,7 @@ impl Slots {
             writer: Mutex::new(Writer::new(double)),
             written_pages: AtomicU64::new(0),
             options,
-        })
+        }
     }
 }
 

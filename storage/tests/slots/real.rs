@@ -2,6 +2,7 @@
 
 use diskstore_storage::disk::RealDisk;
 use diskstore_storage::slots::{Geometry, Membership, New, Options, Slots, Target};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::script::{CLUSTER, Finish, Model, Numbers, apply, content, log_id};
@@ -9,16 +10,34 @@ use crate::script::{CLUSTER, Finish, Model, Numbers, apply, content, log_id};
 const SLOTS: u64 = 500;
 const ENTRIES: u64 = 3_000;
 
+fn new(memory_bytes_max: u64) -> New {
+    let geometry = Geometry::new(SLOTS, 1024).unwrap();
+    let options = Options { memory_bytes_max, round_pages: 20 };
+    New { geometry, cluster_id: CLUSTER, options }
+}
+
 /// Coherence of a private map with direct writes: pages are dropped and read again all the time
 /// while entries are applied and checkpoints run.
 #[test]
 fn slots_on_a_real_disk_hold_what_the_model_holds() {
     let directory = tempfile::tempdir().unwrap();
-    let disk = RealDisk::new();
-    let options = Options { memory_bytes_max: 16 * 4096, round_pages: 20 };
-    let geometry = Geometry::new(SLOTS, 1024).unwrap();
-    let new = New { geometry, cluster_id: CLUSTER, options };
-    let slots = Slots::create(&disk, directory.path(), new, &mut |_, _| {}).unwrap();
+    let new = new(16 * 4096);
+    let slots = Slots::create(&RealDisk::new(), directory.path(), new, &mut |_, _| {}).unwrap();
+    check(slots, directory.path(), new.options);
+}
+
+/// Memory that no file backs, and then, where it would not fit, a map that drops its pages.
+#[test]
+fn slots_that_were_made_to_be_filled_hold_what_the_model_holds() {
+    for memory_bytes in [1 << 20, 16 * 4096] {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, new) = (RealDisk::new(), new(memory_bytes));
+        let slots = Slots::create_to_fill(&disk, directory.path(), new, &mut |_, _| {}).unwrap();
+        check(slots, directory.path(), new.options);
+    }
+}
+
+fn check(slots: Slots, directory: &Path, options: Options) {
     let checkpoint = |slots: &Slots, index: u64| {
         let target = Target { log_id: log_id(index), membership: Membership::default() };
         slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
@@ -41,10 +60,10 @@ fn slots_on_a_real_disk_hold_what_the_model_holds() {
     });
     assert_eq!(content(&slots).unwrap(), model.slots);
     checkpoint(&slots, ENTRIES);
-    assert!(slots.modified_bytes() <= 16 * 4096);
+    assert!(slots.modified_bytes() <= options.memory_bytes_max);
     assert_eq!(content(&slots).unwrap(), model.slots);
     drop(slots);
-    let (slots, _) = Slots::open(&disk, directory.path(), options).unwrap();
+    let (slots, _) = Slots::open(&RealDisk::new(), directory, options).unwrap();
     assert_eq!(content(&slots).unwrap(), model.slots);
     assert_eq!(slots.superblock().checkpoint, Some(log_id(ENTRIES)));
 }
