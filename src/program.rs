@@ -210,9 +210,19 @@ pub fn start_logging(level: LogLevel) {
     // It warns of a member that is down many times a second; the network tells it once.
     let openraft_max =
         if level < LevelFilter::DEBUG { LevelFilter::ERROR } else { LevelFilter::WARN };
+    log_to_stderr(level, level.min(openraft_max));
+}
+
+/// Logs warnings to stderr, and nothing of the consensus library: it complains of a node that stops
+/// while its process goes on.
+pub fn log_warnings() {
+    log_to_stderr(LevelFilter::WARN, LevelFilter::OFF);
+}
+
+fn log_to_stderr(level: LevelFilter, openraft: LevelFilter) {
     let targets = Targets::new()
         .with_default(level)
-        .with_target("openraft", level.min(openraft_max))
+        .with_target("openraft", openraft)
         .with_target(CLEAN_STOP_TARGET, LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use diskstore::fault::chain;
 use diskstore::profile::Profiles;
+use diskstore::program;
 use diskstore::recovery::{self, Flags};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(refusal) => return refusal.tell(),
     };
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    program::log_warnings();
     let outcome = recover(&flags);
     outcome.unwrap_or_else(|(exit_code, reason)| {
         eprintln!("recovery: {reason}");

@@ -4,6 +4,7 @@
 //! - I1: the directory of `-data` appears under its name only when everything is in it and synced.
 //! - I2: the four lines are the original's, in its order.
 
+mod compare;
 mod fetch;
 mod install;
 
@@ -26,6 +27,7 @@ use crate::config::{
     number,
 };
 use crate::oplog::Parts;
+pub use compare::{CompareError, Compared, Join};
 pub use fetch::{FetchError, Fetched, fetch};
 pub use install::{InstallError, Installed, install};
 
@@ -69,6 +71,26 @@ pub struct Flags {
     /// Keeps the slots in DIR, which is not there yet; otherwise they are removed at the end.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Joins the cluster at -join too, as a learner: without files, and again over its files; then it
+    /// leaves. Prints how long both took.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", hide_default_value = true,
+          requires_if("true", "join"))]
+    pub compare: bool,
+    /// A member of the cluster that -compare joins (its -hjoin or -raft).
+    #[arg(long, value_name = "ADDRESS", requires = "compare")]
+    pub join: Option<String>,
+    /// Where the members reach the one that joins [default: a free port of 127.0.0.1].
+    #[arg(long, value_name = "ADDRESS", requires = "compare")]
+    pub raft: Option<String>,
+    /// How long the member of -compare is away, while the cluster goes on, such as 30 or 1m30s.
+    #[arg(long, value_name = "TIME", default_value = "2s",
+          value_parser = diskstore_flags::parse_duration)]
+    pub pause: Duration,
+    /// Allows a -raft address beyond this machine.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", hide_default_value = true)]
+    pub insecure: bool,
     /// Prints a line of JSON too.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", hide_default_value = true)]
@@ -88,7 +110,7 @@ pub enum RecoveryError {
     #[error(transparent)]
     Usage(#[from] ConfigError),
     /// A time that nobody waits for.
-    #[error("-after: at most {} h", AFTER_MAX.as_secs() / 3600)]
+    #[error("-after and -pause: at most {} h", AFTER_MAX.as_secs() / 3600)]
     After,
     /// The directory is in the way.
     #[error("-data {}: it is there already; give a name that is free", .0.display())]
@@ -107,6 +129,9 @@ pub enum RecoveryError {
     /// The log.
     #[error(transparent)]
     Install(#[from] InstallError),
+    /// Joining as a member.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     /// The slots.
     #[error(transparent)]
     Storage(#[from] diskstore_storage::Error),
@@ -124,9 +149,13 @@ impl RecoveryError {
     /// What the program exits with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            RecoveryError::Usage(_) | RecoveryError::After | RecoveryError::Taken(_) => 2,
+            RecoveryError::Usage(_)
+            | RecoveryError::Compare(CompareError::Config(_))
+            | RecoveryError::After
+            | RecoveryError::Taken(_) => 2,
             RecoveryError::Fetch(FetchError::Interrupted)
-            | RecoveryError::Install(InstallError::Interrupted) => 130,
+            | RecoveryError::Install(InstallError::Interrupted)
+            | RecoveryError::Compare(CompareError::Interrupted) => 130,
             _ => 1,
         }
     }
@@ -151,16 +180,21 @@ pub struct Report {
     pub resumed: u32,
     /// Making the slots of `-data` durable, in ns; 0 without.
     pub sync_ns: u64,
+    /// Joining as a member instead, with `-compare`.
+    #[serde(flatten)]
+    pub compared: Option<Compared>,
 }
 
 impl Report {
-    /// The lines that scripts of the original read (I2).
+    /// The lines that scripts of the original read (I2), and behind them those of `-compare`.
     pub fn lines(&self) -> String {
-        format!(
+        let mut text = format!(
             "Transfer Time (ns): {}\nInstall Time (ns): {}\nState Size (bytes): {}\n\
              Num of Commands: {}\n",
             self.transfer_ns, self.install_ns, self.state_bytes, self.commands
-        )
+        );
+        text.extend(self.compared.iter().map(Compared::lines));
+        text
     }
 }
 
@@ -170,15 +204,26 @@ impl Report {
 /// See [`RecoveryError`]; nothing stays behind.
 pub fn run(flags: &Flags, stop: &AtomicBool, out: &mut dyn Write) -> Result<(), RecoveryError> {
     let wanted = Wanted::new(flags)?;
+    let plan = compare::Plan::new(flags)?;
     std::thread::sleep(flags.after);
+    let mut report = recover(flags, &wanted, stop)?;
+    if let Some(plan) = plan {
+        let work = Work::create(None)?;
+        report.compared = Some(plan.run(&work.path, stop)?);
+    }
+    print(&report, flags.json, out).map_err(local("printing"))
+}
+
+/// Fetches and installs.
+fn recover(flags: &Flags, wanted: &Wanted, stop: &AtomicBool) -> Result<Report, RecoveryError> {
     let work = Work::create(flags.data.as_deref())?;
     let spool = work.path.join("fetched.log");
     let (mut fetched, mut transfer_time) = (Fetched::default(), Duration::ZERO);
     if flags.file.is_none() {
-        (fetched, transfer_time) = fetch_all(&wanted, &spool, stop)?;
+        (fetched, transfer_time) = fetch_all(wanted, &spool, stop)?;
     }
     let parts = Parts::beginning_with(flags.file.as_deref().unwrap_or(&spool));
-    let slots = make_slots(&wanted, &work.path)?;
+    let slots = make_slots(wanted, &work.path)?;
     let bar = bar("installing", size_of(&parts, flags.file.as_deref())?);
     let begun = Instant::now();
     let installed =
@@ -197,7 +242,7 @@ pub fn run(flags: &Flags, stop: &AtomicBool, out: &mut dyn Write) -> Result<(), 
         work.keep_as(directory)?;
     }
     let sync_time = if flags.data.is_some() { begun.elapsed() } else { Duration::ZERO };
-    let report = Report {
+    Ok(Report {
         transfer_ns: nanoseconds(transfer_time),
         install_ns: nanoseconds(install_time),
         state_bytes: installed.bytes,
@@ -206,8 +251,8 @@ pub fn run(flags: &Flags, stop: &AtomicBool, out: &mut dyn Write) -> Result<(), 
         live_slots,
         resumed: fetched.resumed,
         sync_ns: nanoseconds(sync_time),
-    };
-    print(&report, flags.json, out).map_err(local("printing"))
+        compared: None,
+    })
 }
 
 fn print(report: &Report, as_json_too: bool, out: &mut dyn Write) -> io::Result<()> {
@@ -237,7 +282,7 @@ struct Wanted {
 
 impl Wanted {
     fn new(flags: &Flags) -> Result<Wanted, RecoveryError> {
-        if flags.after > AFTER_MAX {
+        if flags.after.max(flags.pause) > AFTER_MAX {
             return Err(RecoveryError::After);
         }
         let given = |flag, value: &Option<Number>, default, max| match value {
@@ -289,7 +334,7 @@ fn fetch_all(
 fn make_slots(wanted: &Wanted, directory: &Path) -> Result<Slots, RecoveryError> {
     let options = Options::new(MEMORY_BYTES_MAX);
     let new = New { geometry: wanted.geometry, cluster_id: 1, options };
-    Ok(Slots::create(&RealDisk::new(), directory, new, &mut |_, _| {})?)
+    Ok(Slots::create_to_fill(&RealDisk::new(), directory, new, &mut |_, _| {})?)
 }
 
 /// Makes all slots durable.

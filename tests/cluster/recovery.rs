@@ -11,8 +11,9 @@ use diskstore_storage::disk::RealDisk;
 use diskstore_storage::slots::{Options, Slots};
 
 use crate::harness::host;
+use crate::load::{History, KEYS, Load};
 use crate::logger::state_of;
-use crate::nodes::{Cluster, Node};
+use crate::nodes::{Cluster, Node, wait_until};
 use crate::records::{records, records_in, state};
 
 type State = BTreeMap<String, Vec<u8>>;
@@ -154,7 +155,7 @@ fn whatever_line_is_sent_is_answered_and_harms_nobody() {
     });
     assert_eq!(refused.count(), 12);
     drop(idle);
-    crate::nodes::wait_until("a free transfer", || !recorded.asked(b"a-1\n").starts_with(b"ERR"));
+    wait_until("a free transfer", || !recorded.asked(b"a-1\n").starts_with(b"ERR"));
     assert_eq!(recorded.node().local("1").unwrap().as_deref(), Some("x"));
 }
 
@@ -212,4 +213,74 @@ fn a_source_that_dies_in_the_middle_is_resumed_or_named() {
     assert!(words.contains(&format!("recovery: {source} broke off")), "{words}");
     assert!(output.stdout.is_empty() && !directory.exists());
     assert_eq!(std::fs::read_dir(recorded.cluster.folder.path()).unwrap().count(), before);
+}
+
+#[test]
+fn joining_is_compared_by_a_learner_that_leaves_no_trace() {
+    let address = format!("{}:14000", host());
+    let recorded = tempfile::tempdir().unwrap();
+    let folder = recorded.path().display().to_string();
+    let purging = ["-checkpoint-mib", "1", "-keep-mib", "0"];
+    let first = [
+        &["-slots", "4096", "-value-size", "256", "-logfolder", &folder, "-hrecov", &address],
+        &purging[..],
+    ];
+    let cluster = Cluster::with_geometry(&first.concat(), &purging);
+    let filler = "x".repeat(250);
+    let mut key = KEYS;
+    wait_until("the log to be purged", || {
+        for _ in 0..500 {
+            key = if key + 1 == 4096 { KEYS } else { key + 1 };
+            cluster.nodes[0].asked(&["SET", &key.to_string(), &filler]);
+        }
+        cluster.nodes[cluster.leader()].status().is_some_and(|status| status.purged > 4096)
+    });
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    let temporary = tempfile::tempdir().unwrap();
+    let join = cluster.nodes[1].raft_address();
+    let output = Command::new(env!("CARGO_BIN_EXE_recovery"))
+        .args(["-recov", &address, "-slots", "4096", "-value-size", "256", "-json"])
+        .args(["-compare", "-join", &join, "-pause", "1s"])
+        .env("TMPDIR", temporary.path())
+        .output()
+        .unwrap();
+    load.stop();
+    let (out, words) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{words:?}");
+    let out = out.unwrap();
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[3].starts_with("Num of Commands: "), "{out}");
+    let report: serde_json::Value = serde_json::from_str(lines[8]).unwrap();
+    let field = |join: &str, name: &str| report[join][name].as_u64().unwrap();
+    for (nth, name, join, of) in [
+        (4, "Snapshot Join Time (ns)", "join", "ns"),
+        (5, "Snapshot Join Size (bytes)", "join", "bytes"),
+        (6, "Delta Join Time (ns)", "rejoin", "ns"),
+        (7, "Delta Join Size (bytes)", "rejoin", "bytes"),
+    ] {
+        assert_eq!(lines[nth], format!("{name}: {}", field(join, of)), "{out}");
+    }
+    let filled = u64::try_from(4096 - KEYS).unwrap();
+    assert!(field("join", "slots") >= filled && field("join", "bytes") > filled * 250, "{out}");
+    assert!(field("rejoin", "slots") < filled, "{out}");
+    assert!(field("rejoin", "bytes") < field("join", "bytes"), "{out}");
+    assert!(field("rejoin", "index") > field("join", "index"), "the cluster went on: {out}");
+    cluster.wait_voters(3);
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+    history.check(&cluster);
+}
+
+#[test]
+fn a_comparison_without_a_cluster_is_refused_or_given_up() {
+    for (more, code, words) in [
+        (&["-compare"][..], 2, "-join"),
+        (&["-join", ":12000"], 2, "-compare"),
+        (&["-compare", "-join", ":1", "-raft", "10.0.0.1:5"], 2, "-insecure"),
+    ] {
+        let output = recovery(&[&["-file", "x"], more].concat());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
 }
