@@ -22,6 +22,7 @@ pub(crate) struct Status {
     pub(crate) committed: u64,
     pub(crate) applied: u64,
     pub(crate) readable_from: u64,
+    pub(crate) received_bytes: u64,
     pub(crate) sync: Sync,
     pub(crate) unsafe_flags: Vec<String>,
 }

@@ -123,7 +123,9 @@ pub(crate) struct NodeCounts {
 /// A recovery.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Recovery {
+    /// Commands that were written before, or that were installed.
     pub(crate) commands: u64,
+    /// Bytes that were fetched, or that other members sent.
     pub(crate) bytes: u64,
     pub(crate) transfer_ms: Option<f64>,
     pub(crate) install_ms: Option<f64>,
@@ -181,10 +183,11 @@ impl RunResult {
 }
 
 impl Recovery {
-    /// Commands a second, transfer and installation together.
+    /// Commands installed a second, transfer and installation together; `None` where slots came or a
+    /// part of the log was replayed, which nobody counts in commands.
     #[expect(clippy::cast_precision_loss, reason = "statistics need 52 bits at most")]
-    pub(crate) fn per_second(&self) -> f64 {
-        self.commands as f64 / (self.total_ms / 1e3)
+    pub(crate) fn per_second(&self) -> Option<f64> {
+        self.install_ms.map(|_| self.commands as f64 / (self.total_ms / 1e3))
     }
 }
 

@@ -141,7 +141,8 @@ fn recovery(results: &[RunResult]) -> String {
         let (Some(recovery), Some(source)) = (&result.recovery, result.run.point.source) else {
             continue;
         };
-        let cell = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
+        let cell =
+            |number: Option<f64>| number.map(|number| number.to_string()).unwrap_or_default();
         push(
             &mut text,
             &[
@@ -152,7 +153,7 @@ fn recovery(results: &[RunResult]) -> String {
                 &cell(recovery.transfer_ms),
                 &cell(recovery.install_ms),
                 &recovery.total_ms,
-                &recovery.per_second(),
+                &cell(recovery.per_second()),
             ],
         );
     }
@@ -223,7 +224,8 @@ mod tests {
         let plan = "title = 'x'\nkind = 'recovery'\n[sweep]\ncommands = [5]\nsource = ['restart']";
         let run = Plan::parse(plan, false).unwrap().runs().remove(0);
         let mut result = RunResult::new(run);
-        result.recovery = Some(Recovery { commands: 5, total_ms: 2.0, ..Recovery::default() });
+        result.recovery =
+            Some(Recovery { commands: 5, bytes: 7, total_ms: 2.0, ..Recovery::default() });
         result.failover = Some(Failover { service: vec![1, 2], ..Failover::default() });
         result.load = Some(crate::result::tests::report());
         result.latencies = crate::result::tests::latencies();
@@ -234,6 +236,8 @@ mod tests {
         result.events = vec![Event { second: 1.0, took_s: 0.0, kind, process }];
         let tables = all(&[result]);
         assert_eq!(tables.len(), 8);
+        let recovery = &tables.iter().find(|(name, _)| name == "recovery.csv").unwrap().1;
+        assert!(recovery.ends_with(",restart,5,7,,,2,\n"), "no rate was measured: {recovery}");
         for (name, text) in tables {
             let counts: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
             assert!(counts.iter().all(|count| *count == counts[0]), "{name}: {text}");

@@ -11,7 +11,7 @@ use super::Setting;
 use crate::bench::Bench;
 use crate::cluster::{Cluster, words};
 use crate::plan::Source;
-use crate::resp;
+use crate::resp::{self, Status};
 use crate::result::{Recovery, RunResult};
 
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
@@ -41,7 +41,6 @@ pub(super) fn measure(
     };
     if source != Source::Records {
         recovery.commands = count;
-        recovery.bytes = count * point.value_bytes;
     }
     ensure!(recovery.commands >= count, "{} of {count} commands were recovered", recovery.commands);
     result.recovery = Some(recovery);
@@ -84,9 +83,10 @@ fn wait_applied(
     let port = cluster.nodes[node].port;
     while begin.elapsed() < RECOVERY_TIME_MAX {
         let status = resp::status(port, ANSWER_TIME_MAX);
-        if status.is_some_and(|status| status.applied >= committed.max(status.readable_from)) {
+        let has_all = |status: &Status| status.applied >= committed.max(status.readable_from);
+        if let Some(status) = status.filter(has_all) {
             let total_ms = begin.elapsed().as_secs_f64() * 1e3;
-            return Ok(Recovery { total_ms, ..Recovery::default() });
+            return Ok(Recovery { total_ms, bytes: status.received_bytes, ..Recovery::default() });
         }
         cluster.check()?;
         std::thread::sleep(POLL);
