@@ -93,6 +93,13 @@ impl DiskMachine {
         }
     }
 
+    /// Asks the disk for what a command changes, so that the reads of many are under way together.
+    pub fn prefetch(&self, command: &Command) {
+        for key in command.operations().filter_map(|operation| self.key_of(&operation)) {
+            self.slots.prefetch(key);
+        }
+    }
+
     /// Checks what can be said of a command without looking at slots: a command that is refused
     /// here never becomes a log entry.
     ///

@@ -164,6 +164,14 @@ impl Machine {
         }
     }
 
+    /// Asks the disk for what a command changes, before it is applied.
+    pub fn prefetch(&self, command: &Command) {
+        match self {
+            Machine::Slots(disk) => disk.prefetch(command),
+            Machine::Memory(_) | Machine::Journal(_) => {}
+        }
+    }
+
     /// What a key holds now, for the application log; `None` where that cannot be said.
     pub fn slot(&self, key: &[u8]) -> Option<Slot> {
         match self {

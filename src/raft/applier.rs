@@ -132,6 +132,14 @@ pub(super) fn apply_all(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
 }
 
 fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
+    let machine = &setup.shared.machine;
+    if !machine.never_waits() {
+        for job in &jobs {
+            if let EntryPayload::Normal(command) = &job.entry.payload {
+                machine.prefetch(command);
+            }
+        }
+    }
     let mut replies = Vec::with_capacity(jobs.len());
     let mut last = None;
     let mut membership = None;

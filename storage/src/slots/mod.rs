@@ -182,6 +182,18 @@ impl Slots {
         }
     }
 
+    /// Asks the disk for the pages of a slot that is soon written, unless memory holds them for
+    /// certain. Only a hint; nothing for a key that does not exist.
+    pub fn prefetch(&self, key: u64) {
+        if key >= self.area.geometry.slot_count() {
+            return;
+        }
+        let (first, last) = self.area.geometry.pages_of(key);
+        if !(first..=last).all(|page| self.area.pages.is_modified(page)) {
+            self.area.prefetch(first, last + 1 - first);
+        }
+    }
+
     /// Whether all pages together stay below the memory that changed ones may take.
     pub fn fits_in_budget(&self) -> bool {
         self.area.geometry.page_count() * PAGE_BYTES < self.options.memory_bytes_max
