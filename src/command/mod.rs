@@ -141,6 +141,15 @@ pub enum Body {
     Refused(Refusal),
 }
 
+/// What holds a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A numbered slot.
+    Slot,
+    /// A key of any bytes.
+    Key,
+}
+
 /// Why an operation was refused. The same on every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -148,12 +157,14 @@ pub enum Refusal {
     NotAnInteger,
     /// The result does not fit a signed 64-bit integer.
     Overflow,
-    /// The value would be longer than a slot holds.
+    /// The value would be longer than its holder takes.
     TooLarge {
         /// Bytes that the value would have.
         bytes: u64,
-        /// Most bytes that a slot holds.
+        /// Most bytes that its holder takes.
         bytes_max: u64,
+        /// What that holder is.
+        holder: Holder,
     },
     /// The key is no slot of this store.
     OutOfRange {
@@ -270,8 +281,12 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::NotAnInteger => formatter.write_str("value is not an integer or out of range"),
             Refusal::Overflow => formatter.write_str("increment or decrement would overflow"),
-            Refusal::TooLarge { bytes, bytes_max } => {
-                write!(formatter, "value is {bytes} bytes, a slot holds at most {bytes_max}")
+            Refusal::TooLarge { bytes, bytes_max, holder } => {
+                let holder = match holder {
+                    Holder::Slot => "slot",
+                    Holder::Key => "key",
+                };
+                write!(formatter, "value is {bytes} bytes, a {holder} holds at most {bytes_max}")
             }
             Refusal::OutOfRange { slot_count } => {
                 let last = slot_count.saturating_sub(1);

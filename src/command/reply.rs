@@ -7,8 +7,8 @@
 
 use super::cursor::Cursor;
 use super::{
-    Body, CommandResult, DecodeError, Failure, OPERATION_COUNT_MAX, Outcome, REASON_BYTES_MAX,
-    Refusal, Reply,
+    Body, CommandResult, DecodeError, Failure, Holder, OPERATION_COUNT_MAX, Outcome,
+    REASON_BYTES_MAX, Refusal, Reply,
 };
 
 const RESULT_REPLY: u8 = 0;
@@ -28,6 +28,7 @@ const REFUSAL_OVERFLOW: u8 = 2;
 const REFUSAL_TOO_LARGE: u8 = 3;
 const REFUSAL_OUT_OF_RANGE: u8 = 4;
 const REFUSAL_LOGGER: u8 = 5;
+const REFUSAL_TOO_LARGE_FOR_KEY: u8 = 6;
 
 const FAILURE_NO_LEADER: u8 = 1;
 const FAILURE_NOT_LEADER: u8 = 2;
@@ -196,8 +197,11 @@ fn encode_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
         Refusal::NotAnInteger => out.push(REFUSAL_NOT_AN_INTEGER),
         Refusal::Logger => out.push(REFUSAL_LOGGER),
         Refusal::Overflow => out.push(REFUSAL_OVERFLOW),
-        Refusal::TooLarge { bytes, bytes_max } => {
-            out.push(REFUSAL_TOO_LARGE);
+        Refusal::TooLarge { bytes, bytes_max, holder } => {
+            out.push(match holder {
+                Holder::Slot => REFUSAL_TOO_LARGE,
+                Holder::Key => REFUSAL_TOO_LARGE_FOR_KEY,
+            });
             out.extend_from_slice(&bytes.to_le_bytes());
             out.extend_from_slice(&bytes_max.to_le_bytes());
         }
@@ -213,10 +217,15 @@ fn decode_refusal(input: &mut Cursor) -> Result<Refusal, DecodeError> {
         REFUSAL_LOGGER => Ok(Refusal::Logger),
         REFUSAL_NOT_AN_INTEGER => Ok(Refusal::NotAnInteger),
         REFUSAL_OVERFLOW => Ok(Refusal::Overflow),
-        REFUSAL_TOO_LARGE => Ok(Refusal::TooLarge { bytes: input.u64()?, bytes_max: input.u64()? }),
+        REFUSAL_TOO_LARGE => too_large(input, Holder::Slot),
+        REFUSAL_TOO_LARGE_FOR_KEY => too_large(input, Holder::Key),
         REFUSAL_OUT_OF_RANGE => Ok(Refusal::OutOfRange { slot_count: input.u64()? }),
         _ => Err(input.error("unknown refusal")),
     }
+}
+
+fn too_large(input: &mut Cursor, holder: Holder) -> Result<Refusal, DecodeError> {
+    Ok(Refusal::TooLarge { bytes: input.u64()?, bytes_max: input.u64()?, holder })
 }
 
 fn encode_text(text: &str, out: &mut Vec<u8>) {
@@ -241,7 +250,8 @@ mod tests {
             Body::Integer(-1),
             Body::Refused(Refusal::NotAnInteger),
             Body::Refused(Refusal::Overflow),
-            Body::Refused(Refusal::TooLarge { bytes: 5000, bytes_max: 1024 }),
+            Body::Refused(Refusal::TooLarge { bytes: 5000, bytes_max: 1024, holder: Holder::Slot }),
+            Body::Refused(Refusal::TooLarge { bytes: 5000, bytes_max: 1024, holder: Holder::Key }),
             Body::Refused(Refusal::OutOfRange { slot_count: 7 }),
             Body::Refused(Refusal::Logger),
         ]

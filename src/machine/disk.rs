@@ -21,7 +21,7 @@ use super::effect::{self, Draft, change_of, is_blind, nothing, run};
 use super::group::by_key;
 use super::{Images, Learned, Limits, check_value};
 use crate::command::{
-    Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
+    Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
 };
 use crate::oplog::OpLogError;
 
@@ -112,7 +112,7 @@ impl DiskMachine {
             if self.key_of(&operation).is_none() {
                 return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
             }
-            check_value(&operation.action, bytes_max)?;
+            check_value(&operation.action, bytes_max, Holder::Slot)?;
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl DiskMachine {
             return Ok(());
         };
         let value_bytes_max = u64::from(self.slots.geometry().value_bytes());
-        let limits = effect::Limits { value_bytes_max, index };
+        let limits = effect::Limits { value_bytes_max, holder: Holder::Slot, index };
         let mut is_damaged = false;
         let applied = guard.apply(key, index, |base| {
             if let [Operation { action: plain @ Action::Set { value, .. }, .. }] = operations

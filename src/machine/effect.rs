@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use diskstore_storage::slots::Change;
 
-use crate::command::{Action, Answer, Body, Condition, Operation, Outcome, Refusal};
+use crate::command::{Action, Answer, Body, Condition, Holder, Operation, Outcome, Refusal};
 
 /// The value that a slot will have once the entry is applied.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Draft<'a> {
 pub(super) struct Limits {
     /// Most bytes of a value.
     pub value_bytes_max: u64,
+    /// What holds it.
+    pub holder: Holder,
     /// Log index of the entry: the version of what it changes.
     pub index: u64,
 }
@@ -118,7 +120,11 @@ fn holds(draft: &Draft<'_>, condition: Condition<'_>, limits: Limits) -> bool {
 }
 
 fn too_large(bytes: u64, limits: Limits) -> Body {
-    Body::Refused(Refusal::TooLarge { bytes, bytes_max: limits.value_bytes_max })
+    Body::Refused(Refusal::TooLarge {
+        bytes,
+        bytes_max: limits.value_bytes_max,
+        holder: limits.holder,
+    })
 }
 
 fn increment(draft: &mut Draft<'_>, by: i64, limits: Limits) -> Body {
@@ -195,7 +201,7 @@ pub(super) fn nothing(index: u64) -> Outcome {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { value_bytes_max: 24, index: 9 };
+    const LIMITS: Limits = Limits { value_bytes_max: 24, holder: Holder::Slot, index: 9 };
 
     fn draft(value: Option<&[u8]>) -> Draft<'_> {
         Draft { version: 4, value: value.map(Cow::Borrowed), changed: false }
@@ -288,8 +294,8 @@ mod tests {
         let mut slot = draft(Some(b"abc"));
         for action in [set(&long, Condition::Always), Action::Append { value: &long[..22] }] {
             let outcome = run(&mut slot, &action, LIMITS);
-            let bytes = 25;
-            assert_eq!(outcome.body, Body::Refused(Refusal::TooLarge { bytes, bytes_max: 24 }));
+            let refusal = Refusal::TooLarge { bytes: 25, bytes_max: 24, holder: Holder::Slot };
+            assert_eq!(outcome.body, Body::Refused(refusal));
             assert!(!slot.changed);
             assert_eq!(slot.value.as_deref(), Some(&b"abc"[..]));
         }

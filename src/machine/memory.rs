@@ -20,7 +20,7 @@ use smallvec::{SmallVec, smallvec};
 use super::effect::{self, Draft, change_of, nothing, run};
 use super::group::by_key;
 use super::{Images, Limits, check_value};
-use crate::command::{Action, Body, Command, Failure, Operation, Outcome, Refusal, Reply};
+use crate::command::{Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply};
 
 /// Applies commands to keys and reads from them.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ impl MemoryMachine {
     ) {
         let Some(first) = operations.first() else { return };
         let value_bytes_max = u64::from(self.keys.value_bytes());
-        let limits = effect::Limits { value_bytes_max, index };
+        let limits = effect::Limits { value_bytes_max, holder: Holder::Key, index };
         let applied = guard.apply(first.key, index, |base| {
             let value = base.value.map(Cow::Borrowed);
             let mut draft = Draft { version: base.version, value, changed: false };
@@ -83,7 +83,8 @@ impl MemoryMachine {
 
     pub(super) fn check(&self, command: &Command) -> Result<(), Refusal> {
         let bytes_max = u64::from(self.keys.value_bytes());
-        command.operations().try_for_each(|operation| check_value(&operation.action, bytes_max))
+        let check = |action: &Action<'_>| check_value(action, bytes_max, Holder::Key);
+        command.operations().try_for_each(|operation| check(&operation.action))
     }
 
     /// Full memory takes no new values; deletes and reads go on.
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn a_value_that_is_too_long_is_refused_before_and_when_it_is_applied() {
         let machine = machine(&SimDisk::new(1));
-        let refusal = Refusal::TooLarge { bytes: 17, bytes_max: 16 };
+        let refusal = Refusal::TooLarge { bytes: 17, bytes_max: 16, holder: Holder::Key };
         let long = Command::set(b"k", &[b'x'; 17]).unwrap();
         assert_eq!(machine.check(&long), Err(refusal.clone()));
         assert_eq!(machine.apply(1, &long).outcomes[0].body, Body::Refused(refusal));

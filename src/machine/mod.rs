@@ -22,7 +22,7 @@ pub use disk::{ApplyError, DiskMachine};
 pub use journal::{JOURNAL_FILE, JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 
-use crate::command::{Action, Command, Failure, Refusal, Reply};
+use crate::command::{Action, Command, Failure, Holder, Refusal, Reply};
 
 /// What is asked between the steps of a checkpoint: it may rest, and returns once everything
 /// appended to the log before it was called is durable.
@@ -511,7 +511,11 @@ fn other_kind(expected: &str, actual: &str) -> Error {
 }
 
 /// Refuses a value that is longer than any may be.
-fn check_value(action: &Action<'_>, bytes_max: u64) -> std::result::Result<(), Refusal> {
+fn check_value(
+    action: &Action<'_>,
+    bytes_max: u64,
+    holder: Holder,
+) -> std::result::Result<(), Refusal> {
     let bytes = match action {
         Action::Set { value, .. } | Action::Append { value } => value.len() as u64,
         Action::SetRange { offset, value } if !value.is_empty() => {
@@ -519,5 +523,5 @@ fn check_value(action: &Action<'_>, bytes_max: u64) -> std::result::Result<(), R
         }
         _ => 0,
     };
-    if bytes > bytes_max { Err(Refusal::TooLarge { bytes, bytes_max }) } else { Ok(()) }
+    if bytes > bytes_max { Err(Refusal::TooLarge { bytes, bytes_max, holder }) } else { Ok(()) }
 }

@@ -9,7 +9,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
-use crate::command::{Refusal, slot_key, slot_of};
+use crate::command::{Holder, Refusal, slot_key, slot_of};
 
 /// The keys and values that the store takes.
 #[derive(Debug, Clone)]
@@ -88,10 +88,12 @@ impl Keys {
     /// Checks the length of a value of `bytes` bytes.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`] if a slot holds less.
+    /// [`Refusal::TooLarge`] if what holds it takes less.
     pub(crate) fn check_value(&self, bytes: u64) -> Result<(), Refusal> {
-        if bytes > self.value_bytes_max {
-            return Err(Refusal::TooLarge { bytes, bytes_max: self.value_bytes_max });
+        let bytes_max = self.value_bytes_max;
+        if bytes > bytes_max {
+            let holder = if self.slot_count.is_some() { Holder::Slot } else { Holder::Key };
+            return Err(Refusal::TooLarge { bytes, bytes_max, holder });
         }
         Ok(())
     }
@@ -157,6 +159,8 @@ mod tests {
         assert_eq!(keys().check_value(1024), Ok(()));
         let refusal = keys().check_value(5000).unwrap_err();
         assert_eq!(refusal.to_string(), "value is 5000 bytes, a slot holds at most 1024");
+        let refusal = Keys::new(0, 1024, &[]).check_value(5000).unwrap_err();
+        assert_eq!(refusal.to_string(), "value is 5000 bytes, a key holds at most 1024");
         assert_eq!(keys().slot_bytes(), Some(1040));
     }
 }

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 
 use super::effect::{self, Draft, is_blind, nothing, run};
 use super::{ApplyError, LogDurable};
-use crate::command::{Action, Command, Operation, Outcome, Reply, slot_key};
+use crate::command::{Action, Command, Holder, Operation, Outcome, Reply, slot_key};
 use crate::oplog::{
     Effect, KeyForm, Kind, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position,
 };
@@ -167,7 +167,9 @@ impl JournalMachine {
             return Ok(Reply { index, outcomes }); // J1
         }
         let options = &self.shared.options;
-        let limits = effect::Limits { value_bytes_max: u64::from(options.value_bytes_max), index };
+        let value_bytes_max = u64::from(options.value_bytes_max);
+        let holder = if options.slot_count > 0 { Holder::Slot } else { Holder::Key };
+        let limits = effect::Limits { value_bytes_max, holder, index };
         let mut drafts: BTreeMap<&[u8], Option<Draft<'_>>> = BTreeMap::new();
         let mut effects: SmallVec<[Effect<'_>; 1]> = SmallVec::new();
         for operation in command.operations() {
