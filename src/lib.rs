@@ -15,7 +15,6 @@ pub mod machine;
 pub mod metrics;
 pub mod node;
 pub mod oplog;
-pub mod profile;
 pub mod program;
 pub mod progress;
 pub mod raft;
@@ -23,3 +22,5 @@ pub mod recovery;
 pub mod server;
 pub mod status;
 pub mod throughput;
+
+pub use diskstore_profile as profile;

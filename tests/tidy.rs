@@ -21,15 +21,14 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "clap",
     "crc32fast",
     "diskstore-flags",
+    "diskstore-profile",
     "diskstore-storage",
     "futures-util",
     "getrandom",
     "hdrhistogram",
     "indicatif",
-    "jemalloc_pprof",
     "openraft",
     "parking_lot",
-    "pprof",
     "rustix",
     "rustyline",
     "serde",
@@ -46,12 +45,23 @@ const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
 const FLAGS_DEPENDENCIES: &[&str] = &["clap"];
-const MONIT_DEPENDENCIES: &[&str] = &["anyhow", "clap", "diskstore-flags", "thiserror", "tokio"];
+const PROFILE_DEPENDENCIES: &[&str] =
+    &["futures-util", "jemalloc_pprof", "parking_lot", "pprof", "thiserror", "tokio"];
+const MONIT_DEPENDENCIES: &[&str] = &[
+    "anyhow",
+    "clap",
+    "diskstore-flags",
+    "diskstore-profile",
+    "thiserror",
+    "tikv-jemallocator",
+    "tokio",
+];
 
 /// Paths (folders end in a slash), and what their code may not name. Arrows point down only.
 const ARROWS: &[(&str, &[&str])] = &[
     ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
     ("src/flags/src/", &["diskstore::", "tokio"]),
+    ("src/profile/src/", &["diskstore::", "diskstore_storage"]),
     ("monit/src/", &["diskstore::", "diskstore_storage"]),
     ("benches/process/src/", &["diskstore::", "diskstore_storage", "tokio"]),
     ("benches/experiment/src/", &["diskstore::", "diskstore_storage", "tokio"]),
@@ -209,6 +219,7 @@ fn dependencies_are_the_ones_written_here() {
     assert_eq!(listed("Cargo.toml"), NODE_DEPENDENCIES);
     assert_eq!(listed("storage/Cargo.toml"), STORAGE_DEPENDENCIES);
     assert_eq!(listed("src/flags/Cargo.toml"), FLAGS_DEPENDENCIES);
+    assert_eq!(listed("src/profile/Cargo.toml"), PROFILE_DEPENDENCIES);
     assert_eq!(listed("monit/Cargo.toml"), MONIT_DEPENDENCIES);
 }
 

@@ -19,7 +19,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of /proc that cannot be read, or is longer than any known one.
-    #[error("{}: {source}", file.display())]
+    #[error("{} cannot be read", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,

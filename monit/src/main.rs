@@ -15,8 +15,13 @@ use clap::Parser;
 use diskstore_monit::find::find;
 use diskstore_monit::sample::Sampler;
 use diskstore_monit::write::{Format, Writer};
+use diskstore_profile::Profiles;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+
+/// Heap profiles are its work.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const PROC: &str = "/proc";
 /// Below, /proc counts too coarsely; above, nobody waits.
@@ -52,6 +57,12 @@ struct Invocation {
     /// bytes received, sent, read and written.
     #[arg(long, value_name = "csv|io.out", value_parser = parse_format)]
     format: Option<Format>,
+    /// Writes a CPU profile (pprof) at the end; SIGUSR1 ends and begins profiles too.
+    #[arg(long, value_name = "FILE")]
+    cpuprofile: Option<PathBuf>,
+    /// Writes a heap profile (pprof) at the end.
+    #[arg(long, value_name = "FILE")]
+    memprofile: Option<PathBuf>,
 }
 
 fn parse_interval(text: &str) -> Result<Duration, &'static str> {
@@ -73,14 +84,22 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(refusal) => return refusal.tell(),
     };
-    match run(&invocation) {
+    match profiled(&invocation) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("monit: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn profiled(invocation: &Invocation) -> anyhow::Result<()> {
+    let Invocation { cpuprofile, memprofile, .. } = invocation;
+    let profiles = Profiles::start(cpuprofile.as_deref(), memprofile.as_deref())?;
+    match run(invocation) {
+        // Whoever read our output has seen enough.
+        Err(error) if !is_broken_pipe(&error) => Err(error),
+        _ => Ok(profiles.finish()?),
     }
 }
 

@@ -163,10 +163,10 @@ fn assert_csv(text: &str) {
 }
 
 /// Runs the program beside a process until its file has rows, which are whole at any time.
-fn watched(child: &Guard, path: &Path) -> Guard {
+fn watched(child: &Guard, path: &Path, flags: &[&str]) -> Guard {
     let pid = child.pid().to_string();
     let arguments = ["-pid", &pid, "--interval=20ms", "-csv", path.to_str().unwrap()];
-    let program = Guard(monit(&arguments).stdout(Stdio::null()).spawn().unwrap());
+    let program = Guard(monit(&arguments).args(flags).stdout(Stdio::null()).spawn().unwrap());
     poll(|| {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         assert_csv(&text);
@@ -180,7 +180,7 @@ fn the_file_is_whole_while_it_grows_and_when_the_process_ends() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("use.csv");
     let mut child = idle();
-    let mut program = watched(&child, &path);
+    let mut program = watched(&child, &path, &[]);
     drop(child.0.stdin.take());
     assert_eq!(program.exit().code(), Some(0));
     let text = std::fs::read_to_string(&path).unwrap();
@@ -199,12 +199,30 @@ fn a_signal_ends_it_cleanly_with_a_whole_file() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("use.csv");
         let child = idle();
-        let mut program = watched(&child, &path);
+        let mut program = watched(&child, &path, &[]);
         let sent = Command::new("kill").args([signal, &program.pid().to_string()]).status();
         assert!(sent.unwrap().success());
         assert_eq!(program.exit().code(), Some(0), "{signal}");
         assert_csv(&std::fs::read_to_string(&path).unwrap());
     }
+}
+
+#[test]
+fn profiles_are_written_when_it_ends() {
+    let folder = TempDir::new().unwrap();
+    let [rows, cpu, heap] = ["use.csv", "cpu.pb", "heap.pb"].map(|name| folder.path().join(name));
+    let flags = ["-cpuprofile", cpu.to_str().unwrap(), "-memprofile", heap.to_str().unwrap()];
+    let mut child = idle();
+    let mut program = watched(&child, &rows, &flags);
+    assert!(!cpu.exists() && !heap.exists());
+    drop(child.0.stdin.take());
+    assert_eq!(program.exit().code(), Some(0));
+    // What is in them is tested with the code that all programs share.
+    assert!(!std::fs::read(&cpu).unwrap().is_empty());
+    assert!(std::fs::read(&heap).unwrap().starts_with(b"\x1f\x8b"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+    let (code, said) = output(&["-pid", "1", "-cpuprofile", "/nowhere/cpu.pb"]);
+    assert!(code == Some(1) && said.contains("/nowhere/cpu.pb"), "{said}");
 }
 
 #[test]

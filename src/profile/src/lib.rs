@@ -1,6 +1,6 @@
 //! Profiles of the running program in pprof's format: `-cpuprofile` and `-memprofile`. A program
 //! starts them first of all and writes them at its end; SIGUSR1 begins a CPU profile, or ends the one
-//! that runs, at any time between. Nothing else calls this.
+//! that runs, at any time between. Programs call it; it calls nothing of ours.
 //!
 //! - I1: Without the flags and the signal nothing is sampled. Heap sampling must be on when the
 //!   allocator starts, so `-memprofile` starts the program anew with the allocator's variable set
@@ -10,6 +10,7 @@
 //! - I4: No profile takes the place of another of the same run: the first goes to the flag's FILE,
 //!   further ones to FILE.2, FILE.3 ...; without the flag to PROGRAM-PID-cpu.pb in the current folder.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -115,7 +116,7 @@ impl Profiles {
         let state = self.state.clone();
         listen(&[SignalKind::interrupt(), SignalKind::terminate()], move |signal| {
             if let Err(error) = state.lock().finish() {
-                tell(&crate::fault::chain(&error));
+                tell(&chain(&error));
             }
             std::process::exit(128 + signal.as_raw_value());
         })
@@ -152,7 +153,7 @@ impl State {
             }
             None => self.begin_cpu().map(|()| "CPU profile begun, SIGUSR1 ends it".to_owned()),
         };
-        tell(&done.unwrap_or_else(|error| crate::fault::chain(&error)));
+        tell(&done.unwrap_or_else(|error| chain(&error)));
     }
 
     fn finish(&mut self) -> Result<(), ProfileError> {
@@ -225,6 +226,12 @@ fn listen(
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
     thread.map(drop).map_err(signals_error)
+}
+
+/// An error with its causes, outermost first, in one line.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Says on stderr what became of a profile; that nobody reads it is no reason to fail.
