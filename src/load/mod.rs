@@ -14,6 +14,7 @@ mod codec;
 mod connection;
 mod copies;
 mod keys;
+mod limits;
 mod original;
 mod random;
 mod report;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 
 pub use codec::{Codec, Foreign, Operation, Reply, Step};
 pub use keys::{Distribution, INSERTS_UNDER_WAY_MAX};
+pub use limits::raise_descriptor_limit;
 pub use original::{Original, append_message};
 pub use report::{ErrorReport, Latency, OperationReport, Report, SecondReport};
 pub use resp::Resp;
@@ -53,8 +55,6 @@ pub const THREAD_COUNT_MAX: u64 = 256;
 pub const RATE_MAX: u64 = 100_000_000;
 /// Most bytes of a value.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
-/// Descriptors of a run beside its connections.
-const SPARE_DESCRIPTOR_COUNT: u64 = 64;
 /// Longest run, warm-up included.
 pub const DURATION_MAX: Duration = Duration::from_hours(24);
 
@@ -186,8 +186,7 @@ struct Shared<'a> {
 /// # Errors
 /// What the system refused to a thread: memory, descriptors.
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
-    let needed = descriptor_count(load);
-    check_descriptors(needed, raise_descriptor_limit(needed)?)?;
+    limits::check(load)?;
     let threads = load.threads.min(load.clients);
     let shared = Shared {
         load,
@@ -213,43 +212,6 @@ pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::
         all.add(tally);
     }
     Ok(Report::new(load, &all))
-}
-
-/// Descriptors of a run.
-fn descriptor_count(load: &Load) -> u64 {
-    let each = if load.answers.is_some() { load.targets.len() as u64 + 1 } else { 1 };
-    load.clients * each + SPARE_DESCRIPTOR_COUNT
-}
-
-/// Refuses a run that could not open all of its connections.
-fn check_descriptors(needed: u64, allowed: u64) -> std::io::Result<()> {
-    if needed <= allowed {
-        return Ok(());
-    }
-    let reason = format!(
-        "so many connections need {needed} open files, and the system allows {allowed}: raise its \
-         limit (ulimit -Hn), or give fewer -clients"
-    );
-    Err(std::io::Error::other(reason))
-}
-
-/// Raises the number of files and connections that this process may have open to what the system
-/// allows, and beyond that to `wanted` if it may. Thousands of connections are more than a program
-/// may open by default, and a node that cannot open its next log segment stops. Says how many it may
-/// have then.
-///
-/// # Errors
-/// The system refuses.
-pub fn raise_descriptor_limit(wanted: u64) -> std::io::Result<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let allowed = limit.maximum.unwrap_or(u64::MAX);
-    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
-    if wanted > allowed && setrlimit(Resource::Nofile, raised).is_ok() {
-        return Ok(wanted);
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-    Ok(allowed)
 }
 
 /// Nanoseconds since `begin`.

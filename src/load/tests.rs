@@ -383,19 +383,50 @@ fn a_client_of_the_original_whose_leader_is_silent_hears_of_it() {
     let duration = Some(Duration::from_millis(300));
     // The second one follows, and says nothing.
     let silent = Load { answers, duration, timeout, ..load(targets[1], 1000) };
-    let report = run(&silent, &|| Box::new(Original::text()), &Progress::default()).unwrap();
-    assert_eq!(report.all.count, 0);
-    assert!(kinds(&report).iter().any(|(kind, count)| *kind == "timeout" && *count >= 3));
+    for make in [Original::text, Original::protobuf] {
+        let report = run(&silent, &|| Box::new(make()), &Progress::default()).unwrap();
+        assert_eq!(report.all.count, 0);
+        assert!(kinds(&report).iter().any(|(kind, count)| *kind == "timeout" && *count >= 3));
+    }
+}
+
+/// A replica that answers a first command only after a second one has come, with a complaint.
+fn late_replica() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut ports = Vec::new();
+        for stream in listener.incoming() {
+            // Either form begins with the port; there are no values.
+            for command in BufReader::new(stream.unwrap()).split(b'\n').map_while(Result::ok) {
+                let digits = command.iter().skip_while(|byte| !byte.is_ascii_digit());
+                let digits = digits.take_while(|byte| byte.is_ascii_digit()).copied().collect();
+                let port: u16 = String::from_utf8(digits).unwrap().parse().unwrap();
+                ports.push(port);
+                if ports.len() == 2 {
+                    socket.send_to(b"ERR late\n", ("127.0.0.1", ports[0])).unwrap();
+                }
+                if ports.len() >= 2 {
+                    socket.send_to(b"OK: it\n", ("127.0.0.1", port)).unwrap();
+                }
+            }
+        }
+    });
+    address
 }
 
 #[test]
-fn a_run_that_needs_more_files_than_are_allowed_is_refused_before_it_begins() {
-    let (targets, _seen) = replicas(3);
-    let answers = Some(Answers { local: [127, 0, 0, 1].into(), port: 0 });
-    let load = Load { answers, clients: 5000, targets: targets.clone(), ..load(targets[0], 1) };
-    let needed = descriptor_count(&load);
-    assert!((20_000..20_200).contains(&needed), "three streams and a socket each: {needed}");
-    assert!(check_descriptors(needed, needed).is_ok());
-    let words = check_descriptors(needed, needed - 1).unwrap_err().to_string();
-    assert!(words.contains(&format!("need {needed} open files")), "{words}");
+fn an_answer_that_comes_late_is_none_to_the_next_command() {
+    for make in [Original::text, Original::protobuf] {
+        let answers = Some(Answers { local: [127, 0, 0, 1].into(), port: 0 });
+        let workload = mixed(100);
+        let timeout = Duration::from_millis(200);
+        let (clients, threads, keys) = (1, 1, 100);
+        let target = late_replica();
+        let late = Load { verify: false, ..load(target, 4) };
+        let late = Load { answers, clients, threads, keys, workload, timeout, ..late };
+        let report = run(&late, &|| Box::new(make()), &Progress::default()).unwrap();
+        assert_eq!((report.all.count, kinds(&report)), (3, vec![("timeout", 1)]));
+    }
 }
