@@ -2,7 +2,7 @@
 //! starts it.
 //!
 //! - I1: one run at a time, each over an empty folder.
-//! - I2: no process outlives this program (see `process`).
+//! - I2: no process outlives this program (see `diskstore_process`).
 //! - I3: what is on disk as a result is whole; whatever ends this program, the next start goes on.
 //!
 //! Exit codes: 0 all runs have a result, 2 wrong usage, 1 everything else.

@@ -23,6 +23,13 @@ const COMMAND_COUNT_MAX: u64 = 1 << 32;
 const KEY_COUNT_MAX: u64 = 1 << 24;
 const LOGGER_COUNT_MAX: u64 = 9;
 
+// What the programs know: a wrong word should not cost the start of a cluster.
+const SYNC_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
+const READS: [&str; 4] = ["linearizable", "lease", "local", "log"];
+const DISTRIBUTIONS: [&str; 4] = ["uniform", "zipfian", "latest", "sequential"];
+const WORKLOADS: [&str; 9] =
+    ["original", "a", "b", "c", "d", "f", "update-uniform", "update-latest", "fill"];
+
 /// What is done at each point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -296,8 +303,21 @@ impl Plan {
         bounded("cluster.slots", cluster.slots, load.keys, KEY_COUNT_MAX)?;
         points_of("sweep.machine", &sweep.machine)?;
         points_of("sweep.strategy", &sweep.strategy)?;
-        points_of("sweep.sync", &sweep.sync)?;
-        points_of("sweep.read", &sweep.read)?;
+        for policy in points_of("sweep.sync", &sweep.sync)? {
+            let interval = policy.strip_prefix("batch:").and_then(|text| text.parse().ok());
+            let is_interval = interval.is_some_and(|ms: u64| SYNC_MS.contains(&ms));
+            ensure!(
+                is_interval || ["always", "never"].contains(&policy.as_str()),
+                "sweep.sync: {policy:?}: give \"always\", \"never\" or \"batch:MS\" (1 to 60000)"
+            );
+        }
+        for level in points_of("sweep.read", &sweep.read)? {
+            one_of("sweep.read", level, &READS)?;
+        }
+        one_of("load.distribution", &load.distribution, &DISTRIBUTIONS)?;
+        if let Some(workload) = &load.workload {
+            one_of("load.workload", workload, &WORKLOADS)?;
+        }
         for bytes in points_of("sweep.value_bytes", &sweep.value_bytes)? {
             bounded("sweep.value_bytes", *bytes, VALUE_BYTES_MIN, VALUE_BYTES_MAX)?;
         }
@@ -462,6 +482,11 @@ fn bounded(name: &str, value: u64, least: u64, most: u64) -> Result<()> {
     Ok(())
 }
 
+fn one_of(name: &str, value: &str, known: &[&str]) -> Result<()> {
+    ensure!(known.contains(&value), "{name}: {value:?}: give one of {}", known.join(", "));
+    Ok(())
+}
+
 /// The values of a factor: at least one, and none twice.
 fn points_of<'a, T: Debug + Ord>(name: &str, values: &'a [T]) -> Result<&'a [T]> {
     ensure!(!values.is_empty(), "{name} is empty: the sweep has no points");
@@ -559,6 +584,11 @@ mod tests {
             ("[load]\nreads = 101", "load.reads = 101: give 0 to 100"),
             ("[load]\nduration_s = 5\njoin_at_s = 5", "load.join_at_s = 5: give 0 to 4"),
             ("[load]\nworkload = 'a'\nreads = 5", "give it alone"),
+            ("[load]\nworkload = 'e'", "load.workload: \"e\": give one of original, a, b"),
+            ("[load]\ndistribution = 'even'", "load.distribution: \"even\": give one of uniform"),
+            ("[sweep]\nread = ['dirty']", "sweep.read: \"dirty\": give one of linearizable"),
+            ("[sweep]\nsync = ['batch:0']", "sweep.sync: \"batch:0\": give \"always\""),
+            ("[sweep]\nsync = ['batch:5', 'os']", "sweep.sync: \"os\": give \"always\""),
             ("[load]\nkill_at_s = 1", "kind = \"failover\""),
             ("[sweep]\ncommands = [1]", "kind = \"recovery\""),
         ] {

@@ -103,7 +103,10 @@ fn measures() -> [Measure; 11] {
         Measure { name: "p90 ms", of: |run| Some(run.load.as_ref()?.all.latency.p90_ms) },
         Measure { name: "p99 ms", of: |run| Some(run.load.as_ref()?.all.latency.p99_ms) },
         Measure { name: "errors", of: |run| Some(float(run.load.as_ref()?.error_count())) },
-        Measure { name: "logger lag", of: |run| run.nodes.learner_lag_max.map(float) },
+        Measure {
+            name: "logger lag at the end, entries",
+            of: |run| run.nodes.learner_lag_max.map(float),
+        },
         Measure { name: "transfer ms", of: |run| run.recovery.as_ref()?.transfer_ms },
         Measure { name: "install ms", of: |run| run.recovery.as_ref()?.install_ms },
         Measure { name: "recovery ms", of: |run| Some(run.recovery.as_ref()?.total_ms) },

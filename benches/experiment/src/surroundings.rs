@@ -1,5 +1,5 @@
 //! What an experiment ran on and with: for whoever reads its numbers later. Read from /proc, /sys and
-//! git; what cannot be found out is left empty.
+//! git; what cannot be found out is left empty, but for the commit, which says why it is not known.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,7 @@ use crate::programs::Programs;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     pub(crate) date: String,
+    /// Of the current folder, or why none is known.
     pub(crate) commit: String,
     /// The tree held changes that are in no commit.
     pub(crate) has_changes: bool,
@@ -46,7 +47,7 @@ impl Surroundings {
         }
         Ok(Surroundings {
             date: output("date", &["--utc", "+%Y-%m-%d %H:%M:%S UTC"]),
-            commit: output("git", &["rev-parse", "HEAD"]),
+            commit: commit(Path::new(".")),
             has_changes: !output("git", &["status", "--porcelain"]).is_empty(),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: field(&cpuinfo, "model name"),
@@ -146,6 +147,21 @@ fn field(text: &str, name: &str) -> String {
     found.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
 }
 
+/// The commit that `folder` has checked out, or why none is known.
+fn commit(folder: &Path) -> String {
+    let asked = Command::new("git").current_dir(folder).args(["rev-parse", "HEAD"]).output();
+    match asked {
+        Ok(answer) if answer.status.success() => {
+            String::from_utf8_lossy(&answer.stdout).trim().to_owned()
+        }
+        Ok(answer) => {
+            let words = String::from_utf8_lossy(&answer.stderr);
+            format!("unknown: git: {}", words.lines().next().unwrap_or_default())
+        }
+        Err(error) => format!("unknown: git: {error}"),
+    }
+}
+
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let output = output.ok().filter(|output| output.status.success());
@@ -157,6 +173,13 @@ fn output(program: &str, arguments: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_without_a_commit_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = commit(folder.path());
+        assert!(said.starts_with("unknown: git: "), "{said}");
+    }
 
     #[test]
     fn the_deepest_mount_above_a_directory_is_its_mount() {

@@ -19,7 +19,7 @@ const PLAN: &str = "title = 'quick'\nkind = 'load'\n[sweep]\nstrategy = ['none',
 /// The experiment in `file`, with the programs beside this one.
 fn experiment(file: &Path, out: &Path) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_diskstore-experiment"));
-    for name in ["diskstore", "monit"] {
+    for name in ["diskstore", "kvstore", "monit"] {
         let there = program.with_file_name(name).exists();
         assert!(there, "{name} is not built: run `cargo test --workspace`");
     }
@@ -175,6 +175,23 @@ fn check_report(out: &Path) {
         let svg = fs::read_to_string(out.join(format!("plots/{plot}.svg"))).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{plot}");
     }
+}
+
+#[test]
+fn keys_in_memory_are_measured_as_slots_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("memory.toml");
+    let out = folder.path().join("out");
+    let plan = PLAN.replace("['none', 'app']", "['none']\nmachine = ['memory']");
+    fs::write(&file, plan.replace("duration_s = 2", "duration_s = 1")).unwrap();
+    let output = run(&mut experiment(&file, &out));
+    assert!(output.status.success(), "{output:?}");
+    let runs = table(&out, "runs.csv");
+    assert_eq!((runs.len(), &*runs[0]["machine"]), (1, "memory"));
+    assert!(number(&runs[0], "reads") > 0.0 && number(&runs[0], "writes") > 0.0);
+    assert!(number(&runs[0], "missing") + number(&runs[0], "errors") < 1.0, "{:?}", runs[0]);
+    let manifest = fs::read_to_string(out.join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"kvstore\""), "the program that was measured");
 }
 
 #[test]

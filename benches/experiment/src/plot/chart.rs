@@ -366,7 +366,8 @@ pub(crate) fn shown(value: f64) -> String {
     };
     let text = match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 1.0 => format!("{value:.1}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
     };
     let text =
@@ -435,6 +436,7 @@ mod tests {
             (0.0, "0"),
             (0.25, "0.25"),
             (5.5, "5.5"),
+            (1.314, "1.31"),
             (120.0, "120"),
             (41_000.0, "41k"),
             (1_500_000.0, "1.5M"),

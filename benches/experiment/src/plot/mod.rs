@@ -167,7 +167,8 @@ fn throughput_time(name: &str, result: &RunResult) -> Result<String> {
         to: event.second,
     });
     let time = Axis { name: "seconds", scale: Scale::Linear };
-    lines(name, [time, THROUGHPUT], &[line], &marks.collect::<Vec<_>>())
+    let title = format!("throughput over time, one run: {name}");
+    lines(&title, [time, THROUGHPUT], &[line], &marks.collect::<Vec<_>>())
 }
 
 /// CPU, memory and disk of nodes and loggers.
