@@ -42,11 +42,11 @@ pub enum ClientError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A flag out of bounds; exit code 2.
-    #[error("-{flag} `{value}`: {reason}")]
+    #[error("-{flag}{}: {reason}", given(value))]
     Flag {
         /// Its name.
         flag: String,
-        /// What was given.
+        /// What was given, if anything.
         value: String,
         /// What is allowed.
         reason: String,
@@ -69,8 +69,8 @@ pub enum ClientError {
     #[error("nothing succeeded")]
     NothingSucceeded,
     /// No node could be reached.
-    #[error("no node answers ({}); is one running? Start one with: diskstore, or name another \
-             with -addr HOST:PORT", tried.join("; "))]
+    #[error("no node answers ({}); is one running? Start one with: diskstore, or name another: \
+             -addr HOST:PORT, for program client svrIps in -config", tried.join("; "))]
     NoNode {
         /// Each address and why it did not answer.
         tried: Vec<String>,
@@ -130,6 +130,10 @@ pub enum ClientError {
     /// Every node of the demonstration has stopped by itself.
     #[error("no node is left")]
     NoNodeLeft,
+}
+
+fn given(value: &str) -> String {
+    if value.is_empty() { String::new() } else { format!(" `{value}`") }
 }
 
 impl ClientError {

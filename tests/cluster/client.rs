@@ -1,7 +1,7 @@
 //! The `client` program against three nodes, in all of its protocols, and against replicas that read
 //! its bytes by hand.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -173,4 +173,34 @@ fn the_bytes_of_the_original_reach_every_replica() {
             assert_eq!(stdout(&client.join().unwrap()), "OK: 0\nOK: 1\nOK: 2\n");
         });
     }
+}
+
+#[test]
+fn what_comes_while_nothing_is_asked_answers_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = configuration(folder.path(), &[replica.local_addr().unwrap().to_string()]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_client"))
+        .args(["-config", &config, "-protocol", "text"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut typed = child.stdin.take().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut stream = accepted(&replica);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..3 {
+        typed.write_all(b"get 7\n").unwrap();
+        let asked = String::from_utf8(command(&mut stream)).unwrap();
+        let port: u16 = asked.split('-').next().unwrap().parse().unwrap();
+        let answer = format!("OK: {number}\n");
+        let mut line = String::new();
+        socket.send_to(answer.as_bytes(), ("127.0.0.1", port)).unwrap();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, answer);
+        socket.send_to(b"OK: once more\n", ("127.0.0.1", port)).unwrap();
+    }
+    drop(typed);
+    assert!(child.wait().unwrap().success());
 }

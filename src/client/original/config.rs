@@ -39,7 +39,8 @@ pub(super) fn read(path: &Path) -> Result<ClientConfig, ClientError> {
     let bytes = std::fs::metadata(path).map(|metadata| metadata.len());
     let text = match bytes {
         Ok(bytes) if bytes > FILE_BYTES_MAX => Err("it is longer than 1 MiB".to_owned()),
-        _ => std::fs::read_to_string(path).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("{error}; give -config FILE, which says where the replicas are")),
+        Ok(_) => std::fs::read_to_string(path).map_err(|error| error.to_string()),
     };
     text.and_then(|text| parse(&text))
         .map_err(|reason| ClientError::File { path: path.to_owned(), reason })
@@ -84,7 +85,9 @@ fn replicas(table: &Table) -> Result<Vec<String>, String> {
     list.iter()
         .map(|entry| {
             let text = string("svrIps", entry)?;
-            Address::parse(text).map_err(|reason| format!("`svrIps`: {text:?}: {reason}"))?;
+            Address::parse(text).map_err(|reason| {
+                format!("`svrIps`: {text:?}: {reason}; give :PORT or HOST:PORT")
+            })?;
             Ok(text.to_owned())
         })
         .collect()

@@ -265,14 +265,14 @@ mod tests {
     #[test]
     fn what_a_load_lacks_or_cannot_have_is_named() {
         for (line, words) in [
-            ("-clients 1", "-key ``: a load needs -clients, -key, -data"),
-            ("-key 1", "-clients ``: a load needs -clients, -key, -data"),
-            ("-clients 1 -key 1 -data 0", "-req ``: a load needs -req, -time, or both"),
-            ("-clients 1 -key 1 -req 1", "-data ``: give 0 (128 bytes)"),
+            ("-clients 1", "-key: a load needs -clients, -key, -data"),
+            ("-key 1", "-clients: a load needs -clients, -key, -data"),
+            ("-clients 1 -key 1 -data 0", "-req: a load needs -req, -time, or both"),
+            ("-clients 1 -key 1 -req 1", "-data: give 0 (128 bytes)"),
             ("-clients 1 -key 1 -req 1 -data 3", "-data `3`: give a whole number from 0 to 2"),
             ("-clients 1 -key 1 -req 0 -data 1", "-req `0`: give a whole number from 1"),
             ("-clients 0 -key 1 -req 1 -data 1", "-clients `0`: give a whole number from 1"),
-            ("-clients 1 -key 1 -time 0s -data 1", "-time ``: give up to 24h, and not 0"),
+            ("-clients 1 -key 1 -time 0s -data 1", "-time: give up to 24h, and not 0"),
             ("-clients 1 -key 1 -req 1 -data 1 -workload e", "-workload `e`: give one of"),
         ] {
             let error = shape(line).err().unwrap();
