@@ -170,6 +170,11 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let configs = configs(flags).map_err(|error| (EXIT_USAGE, error.into()))?;
     let profiles = Profiles::start(flags.cpuprofile.as_deref(), flags.memprofile.as_deref())
         .map_err(failed)?;
+    for folder in configs.iter().filter_map(|config| config.log_folder.as_ref()) {
+        // Before anybody is asked to be joined.
+        std::fs::create_dir_all(folder)
+            .map_err(|error| failed(format!("-logfolder {}: {error}", folder.display())))?;
+    }
     if let Some(first) = configs.first() {
         program::start_logging(first.log_level);
     }

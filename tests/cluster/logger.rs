@@ -282,6 +282,18 @@ fn a_logger_of_a_kvstore_records_keys_as_they_are_and_what_was_deleted_while_it_
 }
 
 #[test]
+fn a_folder_that_is_none_is_named_before_anybody_is_asked() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let folder = file.path().to_str().unwrap();
+    // Nobody listens there: what asks first asks for a minute.
+    let arguments = ["-id", "a", "-raft", ":1", "-join", ":3", "-logfolder", folder];
+    let output = program().args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(words.contains(&format!("-logfolder {folder}: ")), "{words}");
+}
+
+#[test]
 fn unequal_lists_are_wrong_usage() {
     let arguments = ["-id", "a,b", "-raft", ":1,:2", "-join", ":3"];
     let output = program().args(arguments).output().unwrap();
