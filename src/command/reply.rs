@@ -292,6 +292,24 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_has_its_own_bytes() {
+        let too_large = |holder| Refusal::TooLarge { bytes: 5, bytes_max: 4, holder };
+        let numbers = [5_u64.to_le_bytes(), 4_u64.to_le_bytes()].concat();
+        for (refusal, kind, fields) in [
+            (Refusal::NotAnInteger, 1, &[][..]),
+            (Refusal::Overflow, 2, &[]),
+            (too_large(Holder::Slot), 3, &numbers),
+            (Refusal::OutOfRange { slot_count: 5 }, 4, &numbers[..8]),
+            (Refusal::Logger, 5, &[]),
+            (too_large(Holder::Key), 6, &numbers),
+        ] {
+            let mut bytes = Vec::new();
+            encode_refusal(&refusal, &mut bytes);
+            assert_eq!(bytes, [&[kind][..], fields].concat(), "{refusal:?}");
+        }
+    }
+
+    #[test]
     fn golden_bytes_pin_the_layout() {
         let body = Body::Value(Some(Bytes::from_static(b"v")));
         let outcome = Outcome { version: 5, changed: true, existed: true, body };
