@@ -340,14 +340,16 @@ fn replicas(count: usize) -> (Vec<SocketAddr>, Arc<Mutex<Vec<u64>>>) {
 
 fn answer_lines(number: usize, stream: &TcpStream, seen: &Mutex<Vec<u64>>) {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+    for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
         seen.lock().unwrap()[number] += 1;
+        if number > 0 {
+            continue;
+        }
+        let line = String::from_utf8(line).unwrap();
         let (port, command) = line.split_once('-').unwrap();
         let to = SocketAddr::new(stream.peer_addr().unwrap().ip(), port.parse().unwrap());
         let answer: &[u8] = if command.starts_with("get-") { b"OK: it\n" } else { b"OK: \n" };
-        if number == 0 {
-            socket.send_to(answer, to).unwrap();
-        }
+        socket.send_to(answer, to).unwrap();
     }
 }
 
