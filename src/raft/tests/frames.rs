@@ -285,11 +285,12 @@ fn methods_keep_their_numbers() {
         Method::Read,
         Method::Join,
         Method::Holders,
+        Method::Remove,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 8, 255] {
+    for byte in [0, 9, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }
