@@ -473,6 +473,28 @@ mod tests {
     }
 
     #[test]
+    fn every_action_and_condition_has_its_own_number() {
+        let value = b"v";
+        let set = |condition| Action::Set { value, condition, answer: Answer::Status };
+        let (condition, answer) = (Condition::Always, Answer::Status);
+        for (action, numbers) in [
+            (Action::Get, [1, 0]),
+            (set(Condition::Always), [2, 0]),
+            (set(Condition::IfAbsent), [2, 1]),
+            (set(Condition::IfPresent), [2, 2]),
+            (set(Condition::IfVersion(1)), [2, 3]),
+            (set(Condition::IfEqual(b"e")), [2, 4]),
+            (Action::Delete { condition, answer }, [3, 0]),
+            (Action::Increment { by: 1 }, [4, 0]),
+            (Action::Append { value }, [5, 0]),
+            (Action::SetRange { offset: 1, value }, [6, 0]),
+        ] {
+            let command = built(&[Operation { key: b"k", action }]);
+            assert_eq!(command.bytes()[4..6], numbers, "{action:?}");
+        }
+    }
+
+    #[test]
     fn golden_bytes_pin_the_layout() {
         let command = built(&[
             Operation {

@@ -33,6 +33,17 @@ fn flags_become_a_load() {
 }
 
 #[test]
+fn a_fill_gives_every_key_one_value_unless_told_otherwise() {
+    let (_listener, address) = somewhere();
+    let load = |line| checked(&flags(&format!("-addr {address} -workload fill {line}"))).unwrap();
+    let each_once = load("-keys 500");
+    assert_eq!((each_once.requests, each_once.duration), (Some(500), None));
+    assert_eq!(load("-keys 500 -requests 7").requests, Some(7));
+    let timed = load("-duration 3s");
+    assert_eq!((timed.requests, timed.duration), (None, Some(Duration::from_secs(3))));
+}
+
+#[test]
 fn what_is_out_of_bounds_is_refused_with_what_is_allowed() {
     for (line, words) in [
         ("-clients 0", "-clients `0`: give a whole number from 1 to 50000"),

@@ -283,6 +283,21 @@ fn nothing_behind_the_checkpoint_is_forgotten() {
 }
 
 #[test]
+fn a_start_knows_which_deletes_were_forgotten() {
+    let Member { keys, disk, .. } = Member::new(1);
+    for index in 1..=20 {
+        set(&keys, index, &[index as u8], b"value");
+        delete(&keys, index + 20, &[index as u8]);
+    }
+    crate::checkpoint(&keys, 40);
+    let horizon = keys.horizon();
+    assert!(horizon > 20 && keys.deleted_count() < 20);
+    // Otherwise a member that stopped before would be sent changes alone, and keep what was deleted.
+    let after = open(&disk.crash(CrashMode::Lost)).unwrap();
+    assert_eq!((after.horizon(), after.deleted_count()), (horizon, keys.deleted_count()));
+}
+
+#[test]
 fn a_walk_meets_every_key_once_and_may_begin_anywhere() {
     let keys = Member::new(1).keys;
     for number in 0..500_u16 {
