@@ -286,11 +286,12 @@ fn methods_keep_their_numbers() {
         Method::Join,
         Method::Holders,
         Method::Remove,
+        Method::Standing,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 9, 255] {
+    for byte in [0, 10, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }
