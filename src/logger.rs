@@ -4,6 +4,7 @@
 //! - I1: the lists name one logger each at the same place, and are equally long.
 //! - I2: all loggers of a process share its runtime; the first that cannot go on stops the others in
 //!   order, and gives the exit code.
+//! - I3: the priority is lowered before the first thread that works is started, so that all have it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ use crate::server::Server;
 
 /// Most loggers of one process.
 const LOGGER_COUNT_MAX: usize = 64;
+/// Nobody waits for a logger: of a machine that they share, nodes have the processors first.
+const NICENESS: i32 = 10;
 
 /// What was typed.
 #[derive(Debug, Clone, Parser)]
@@ -177,6 +180,9 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     }
     if let Some(first) = configs.first() {
         program::start_logging(first.log_level);
+    }
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "the priority stays as it is"); // I3
     }
     let runtime = program::runtime().map_err(failed)?;
     let outcome = runtime.block_on(follow_all(configs));

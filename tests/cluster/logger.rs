@@ -189,6 +189,21 @@ fn a_logger_that_comes_after_a_purge_records_what_changed_meanwhile() {
     check_learner(&cluster, "log1");
 }
 
+/// How nice the threads of a process are to others (proc_pid_stat(5), field 19), but for the one that
+/// waits for signals and does nothing else.
+fn niceness(pid: u32) -> BTreeSet<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).ok()?; // or it ended
+        let (name, behind_name) = stat.rsplit_once(')')?;
+        if name.ends_with("(signals") {
+            return None;
+        }
+        behind_name.split_whitespace().nth(19 - 3)?.parse().ok()
+    };
+    tasks.filter_map(of_task).collect()
+}
+
 /// A single node that is a cluster.
 fn alone(cluster: &mut Cluster, name: &str) -> String {
     let arguments = ["-slots", "4096", "-value-size", "256"];
@@ -230,6 +245,8 @@ fn one_process_follows_several_clusters_and_hands_each_out() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(recovered(Path::new(&to)), state_of(node));
     }
+    let own = niceness(std::process::id()).last().copied().unwrap();
+    assert_eq!(niceness(child.id()), BTreeSet::from([(own + 10).min(19)]), "nodes come first");
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&child),
         rustix::process::Signal::TERM,
