@@ -29,6 +29,8 @@ use crate::oplog::OpLogError;
 const SCAN_STEP: u64 = 4096;
 /// Pages that one step of [`DiskMachine::learn`] reads.
 const LEARN_PAGES: u64 = 2048;
+/// Pages that a disk reads in their order in the time of one at random; few for most disks.
+const PAGES_A_RANDOM_READ: u64 = 16;
 
 /// Why the node cannot apply an entry. It is this node's trouble, so the node stops.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,15 @@ impl DiskMachine {
     pub fn prefetch(&self, command: &Command) {
         for key in command.operations().filter_map(|operation| self.key_of(&operation)) {
             self.slots.prefetch(key);
+        }
+    }
+
+    /// See [`super::Machine::read_ahead`]. Pages that memory has no room for are not read ahead.
+    pub(super) fn read_ahead(&self, entry_count: u64, is_done: &dyn Fn() -> bool) {
+        let page_count = self.slots.geometry().page_count();
+        let is_worth_it = entry_count.saturating_mul(PAGES_A_RANDOM_READ) >= page_count;
+        if is_worth_it && self.slots.fits_in_budget() {
+            self.slots.read_ahead(is_done);
         }
     }
 

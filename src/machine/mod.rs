@@ -172,6 +172,15 @@ impl Machine {
         }
     }
 
+    /// So many entries are about to be applied: has the disk read what they may need, where reading
+    /// everything in order beats reading what they name as they come. Blocks, until `is_done` too.
+    pub fn read_ahead(&self, entry_count: u64, is_done: &dyn Fn() -> bool) {
+        match self {
+            Machine::Slots(disk) => disk.read_ahead(entry_count, is_done),
+            Machine::Memory(_) | Machine::Journal(_) => {}
+        }
+    }
+
     /// What a key holds now, for the application log; `None` where that cannot be said.
     pub fn slot(&self, key: &[u8]) -> Option<Slot> {
         match self {

@@ -157,6 +157,22 @@ fn a_map_is_private_and_forgets_dropped_pages() {
 }
 
 #[test]
+fn a_map_of_zeros_looks_at_no_file_and_reaches_none() {
+    on_both_disks(|disk, directory| {
+        let file = disk.create(&directory.join("a"), WriteMode::Buffered).unwrap();
+        file.write_at(blocks(5, 2).as_slice(), 0).unwrap();
+        let map = file.map_zeros().unwrap();
+        assert_eq!(map.len(), 2 * BLOCK_BYTES as u64);
+        map.write(&[7; 16], 8);
+        let mut bytes = vec![1; 2 * BLOCK_BYTES];
+        map.read(&mut bytes, 0);
+        assert_eq!(bytes[8..24], [7; 16]);
+        assert!(bytes[24..].iter().all(|byte| *byte == 0));
+        assert_eq!(content_of(&file), blocks(5, 2).as_slice());
+    });
+}
+
+#[test]
 fn an_empty_file_has_an_empty_map() {
     on_both_disks(|disk, directory| {
         let file = disk.create(&directory.join("a"), WriteMode::Buffered).unwrap();

@@ -135,6 +135,10 @@ fn a_node_whose_data_file_is_cut_stops_and_names_file_offset_and_slot() {
     node.start();
     node.asked(&["SET", &SLOT.to_string(), "gone"]);
     node.asked(&["SET", "7", "kept"]);
+    // Before the first checkpoint there is nothing in the file, and it is not mapped.
+    node.stop();
+    node.start();
+    node.asked(&["DBSIZE"]); // everything was read once
     let path = node.directory.join("slots.dat");
     // A slot has 1,024 bytes with its header: four of them make a page.
     let offset = DATA_OFFSET + SLOT * 1_024;

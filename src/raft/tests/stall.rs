@@ -136,6 +136,10 @@ impl File for StallingFile {
     fn map(&self) -> Result<Map> {
         self.file.map()
     }
+
+    fn map_zeros(&self) -> Result<Map> {
+        self.file.map_zeros()
+    }
 }
 
 #[tokio::test]

@@ -71,28 +71,41 @@ impl Map {
         Ok(Self { path: path.to_owned(), bytes, memory })
     }
 
-    /// Memory for a file that holds nothing but zeros, in huge pages where the system has them: a
-    /// thousand times fewer page faults than a mapped file takes. It takes memory for 2 MiB around
-    /// every byte that is written, and its pages cannot be dropped.
+    /// Memory for a file that holds nothing but zeros, or is to be taken for such: a first write to
+    /// a page takes one page of memory, where that of a mapped file takes the file's zeros and their
+    /// copy. Its pages cannot be dropped.
     pub(super) fn of_zeros(file: &std::fs::File, path: &Path) -> Result<Self> {
         let failed = |source| Error::io("make memory for", path, 0, source);
         let bytes = file.metadata().map_err(failed)?.len();
         let length = usize::try_from(bytes).expect("invariant: a map fits in memory");
         let map = MmapOptions::new().len(length).no_reserve_swap().map_anon().map_err(failed)?;
-        let map = MmapRaw::from(map);
-        match map.advise(Advice::HugePage) {
-            Ok(()) | Err(_) => {} // a kernel without them has small ones
+        let memory = Memory::Zeroed { map: MmapRaw::from(map) };
+        Ok(Self { path: path.to_owned(), bytes, memory })
+    }
+
+    /// As [`Map::of_zeros`], in huge pages where the system has them: a thousand times fewer page
+    /// faults. It takes memory for 2 MiB around every byte that is written.
+    pub(super) fn to_fill(file: &std::fs::File, path: &Path) -> Result<Self> {
+        let zeros = Self::of_zeros(file, path)?;
+        if let Memory::Zeroed { map } = &zeros.memory {
+            match map.advise(Advice::HugePage) {
+                Ok(()) | Err(_) => {} // a kernel without them has small ones
+            }
         }
-        Ok(Self { path: path.to_owned(), bytes, memory: Memory::Zeroed { map } })
+        Ok(zeros)
+    }
+
+    /// As [`Map::of_zeros`], for a file that is no real one.
+    pub(super) fn of_zeros_like(file: Arc<dyn File>) -> Result<Self> {
+        let bytes = file.len()?;
+        let words = (0..bytes.div_ceil(WORD_BYTES as u64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { path: file.path(), bytes, memory: Memory::Copied { words, file } })
     }
 
     /// Memory that holds a copy of `file`, which [`Map::drop_pages`] reads again.
     pub(super) fn of_copy(file: Arc<dyn File>) -> Result<Self> {
-        let bytes = file.len()?;
-        let words = (0..bytes.div_ceil(WORD_BYTES as u64)).map(|_| AtomicU64::new(0)).collect();
-        let path = file.path();
-        let map = Self { path, bytes, memory: Memory::Copied { words, file } };
-        let length = usize::try_from(bytes).expect("invariant: the copy was allocated");
+        let map = Self::of_zeros_like(file)?;
+        let length = usize::try_from(map.bytes).expect("invariant: the copy was allocated");
         map.copy_from_file(0, length)?;
         Ok(map)
     }
@@ -154,7 +167,7 @@ impl Map {
     }
 
     fn advise(&self, advice: Advice, offset: u64, bytes: u64) {
-        let Memory::Mapped { map, .. } = &self.memory else { return };
+        let (Memory::Mapped { map, .. } | Memory::Zeroed { map }) = &self.memory else { return };
         let start = offset.min(self.bytes) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let end = offset.saturating_add(bytes).min(self.bytes);
         let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(end - start)) else {

@@ -171,6 +171,13 @@ pub trait File: Send + Sync + Debug {
     /// `Io`.
     fn map(&self) -> Result<Map>;
 
+    /// As [`File::map`], for a file whose bytes are all zero or are to be taken for zeros. They are
+    /// not read, and pages of the map cannot be dropped.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn map_zeros(&self) -> Result<Map>;
+
     /// As [`File::map`], for a file that holds nothing but zeros and is about to be filled: where
     /// that is faster, memory that the file does not back.
     ///

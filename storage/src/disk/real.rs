@@ -275,8 +275,12 @@ impl File for RealFile {
         Map::of_file(&self.buffered, &self.path)
     }
 
-    fn map_to_fill(&self) -> Result<Map> {
+    fn map_zeros(&self) -> Result<Map> {
         Map::of_zeros(&self.buffered, &self.path)
+    }
+
+    fn map_to_fill(&self) -> Result<Map> {
+        Map::to_fill(&self.buffered, &self.path)
     }
 }
 

@@ -102,8 +102,12 @@ impl Area {
         self.map.prefetch(DATA_OFFSET + first_page * PAGE_BYTES, page_count * PAGE_BYTES);
     }
 
-    /// Has the pages of a slot ready to be written.
+    /// Has the pages of a slot ready to be written; those that were written are.
     pub(crate) fn populate(&self, key: u64) {
+        let (first, last) = self.geometry.pages_of(key);
+        if (first..=last).all(|page| self.pages.is_modified(page)) {
+            return;
+        }
         self.map.populate(self.geometry.offset_of(key), self.geometry.slot_bytes());
     }
 

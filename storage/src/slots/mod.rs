@@ -196,7 +196,7 @@ impl Slots {
 
     /// Whether all pages together stay below the memory that changed ones may take.
     pub fn fits_in_budget(&self) -> bool {
-        self.area.geometry.page_count() * PAGE_BYTES < self.options.memory_bytes_max
+        self.options.fits(self.area.geometry)
     }
 
     /// Whether changed pages take as much memory as they may: new commands wait for a checkpoint.

@@ -5,6 +5,8 @@
 //! - I1: a data file gets its name only when it and its `double.dat` are whole and durable.
 //! - I2: nothing is written to files that a newer program wrote or that another cluster owns.
 //! - I3: the last round is played back before the file is mapped, so no torn slot is ever seen.
+//! - I4: a file is taken for zeros only if it is new, or if neither a round nor a checkpoint nor a
+//!   merged slot was ever written: then the log holds all that ever was, from the first entry on.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,6 +57,12 @@ impl Options {
     pub fn new(memory_bytes_max: u64) -> Self {
         Self { memory_bytes_max, round_pages: ROUND_PAGES_DEFAULT }
     }
+
+    /// Whether all pages together stay below the memory that changed ones may take: none of them is
+    /// ever dropped.
+    pub(crate) fn fits(&self, geometry: Geometry) -> bool {
+        geometry.page_count() * PAGE_BYTES < self.memory_bytes_max
+    }
 }
 
 /// What opening found, for the one line in the log that says what was recovered.
@@ -79,7 +87,7 @@ impl Slots {
         new: New,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        Self::make(disk, directory, new, |file| file.map(), progress)
+        Self::make(disk, directory, new, |file| file.map_zeros(), progress)
     }
 
     /// As [`Slots::create`], for slots most of which are about to be written: where all of them fit
@@ -93,19 +101,14 @@ impl Slots {
         new: New,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        // What does not fit is dropped from memory at times, and read from the file again.
-        if new.geometry.page_count() * PAGE_BYTES < new.options.memory_bytes_max {
-            Self::make(disk, directory, new, |file| file.map_to_fill(), progress)
-        } else {
-            Self::create(disk, directory, new, progress)
-        }
+        Self::make(disk, directory, new, |file| file.map_to_fill(), progress)
     }
 
     fn make(
         disk: &dyn Disk,
         directory: &Path,
         new: New,
-        map: fn(&dyn File) -> Result<Map>,
+        map_of_zeros: fn(&dyn File) -> Result<Map>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         let path = directory.join(SLOTS_FILE);
@@ -127,7 +130,9 @@ impl Slots {
         let slots = disk.open(&path, WriteMode::Direct)?;
         let double = disk.open(&directory.join(DOUBLE_FILE), WriteMode::Direct)?;
         let pages = Pages::zeroed(new.geometry.page_count(), new.geometry.slot_count());
-        let map = map(&*slots)?;
+        // What does not fit is dropped from memory at times, and read from the file again.
+        let fits = new.options.fits(new.geometry);
+        let map = if fits { map_of_zeros(&*slots)? } else { slots.map()? };
         Ok(Self::assemble(
             (slots, map),
             Double::new(double, new.cluster_id, 0),
@@ -179,9 +184,17 @@ impl Slots {
         };
         found.repair(file.as_ref())?;
         let opening = Opening { superblock_repaired: found.stale_copy, double: double_found };
-        let pages = Pages::unknown(geometry.page_count(), geometry.slot_count());
+        let is_blank = superblock.checkpoint.is_none()
+            && superblock.readable_from == 0
+            && opening.double == DoubleFound::Empty; // I4
+        let (page_count, slot_count) = (geometry.page_count(), geometry.slot_count());
+        let pages = if is_blank {
+            Pages::zeroed(page_count, slot_count)
+        } else {
+            Pages::unknown(page_count, slot_count)
+        };
         let double = Double::new(double_file, superblock.cluster_id, sequence);
-        let map = file.map()?;
+        let map = if is_blank && options.fits(geometry) { file.map_zeros()? } else { file.map()? };
         Ok((Self::assemble((file, map), double, (superblock, pages), options), opening))
     }
 

@@ -75,6 +75,15 @@ impl Slots {
         Ok(None)
     }
 
+    /// Has the disk read all pages in their order, until `is_done`: others then find them in memory.
+    pub fn read_ahead(&self, is_done: &dyn Fn() -> bool) {
+        let mut page = 0;
+        while page < self.area.geometry.page_count() && !is_done() {
+            self.area.prefetch(page, PREFETCH_PAGES);
+            page += PREFETCH_PAGES;
+        }
+    }
+
     /// Reads and checks all slots that begin in some pages, so that later scans may skip these
     /// pages and live slots can be counted. Run over the whole file after a start, and again to
     /// scrub it.

@@ -324,3 +324,52 @@ fn what_does_not_fit_the_geometry_is_refused_and_changes_nothing() {
     assert_eq!(slots.read(0).unwrap().value.unwrap(), [5; 1024].as_slice());
     assert_eq!(slots.read(1).unwrap().value.unwrap(), "1");
 }
+
+/// Without any of the three the log has all that ever was; with one of them it may not.
+#[test]
+fn slots_are_taken_for_zeros_only_without_round_checkpoint_and_merged_slot() {
+    let reopened = |write: &dyn Fn(&Slots)| {
+        let disk = disk();
+        let slots = create(&disk, geometry(), options()).unwrap();
+        write(&slots);
+        drop(slots);
+        let disk = disk.crash(CrashMode::Lost);
+        let mut bytes = disk.read_file(&path(SLOTS_FILE)).unwrap();
+        let at = usize::try_from(geometry().offset_of(7)).unwrap();
+        bytes[at + 20] ^= 1; // in a value that was never written
+        disk.write_file(&path(SLOTS_FILE), &bytes);
+        open(&disk).unwrap()
+    };
+    let blank = reopened(&|slots| drop(set(slots, 3, 1, b"three")));
+    assert!(content(&blank).unwrap().is_empty());
+    assert_eq!(blank.live_count(), Some(0), "nothing has to be read");
+
+    let written_back = reopened(&|slots| {
+        set(slots, 3, 1, b"three").unwrap();
+        slots.write_back(&mut || Ok(()), &AtomicBool::new(false)).unwrap();
+    });
+    assert_eq!(written_back.read(3).unwrap().index, 1);
+    let never_written = [
+        reopened(&|slots| checkpoint(slots, 1)),
+        reopened(&|slots| slots.set_readable_from(9).unwrap()),
+    ];
+    for slots in never_written {
+        assert_eq!(slots.live_count(), None, "what is there has to be read");
+    }
+}
+
+#[test]
+fn reading_ahead_ends_when_it_is_told_to() {
+    let slots = create(&disk(), Geometry::new(4096, 1024).unwrap(), Options::new(8 << 20)).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let mut counts = Vec::new();
+    for count_max in [u32::MAX, 2] {
+        asked.set(0);
+        slots.read_ahead(&|| {
+            asked.set(asked.get() + 1);
+            asked.get() > count_max
+        });
+        counts.push(asked.get());
+    }
+    assert_eq!(counts, [5, 3], "1,040 pages, 256 at a time");
+}

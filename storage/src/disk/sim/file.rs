@@ -63,11 +63,22 @@ impl File for SimFile {
     }
 
     fn map(&self) -> Result<Map> {
-        Map::of_copy(Arc::new(Self {
+        Map::of_copy(Arc::new(self.again()))
+    }
+
+    fn map_zeros(&self) -> Result<Map> {
+        Map::of_zeros_like(Arc::new(self.again()))
+    }
+}
+
+impl SimFile {
+    /// The same file, for a map that reads it.
+    fn again(&self) -> Self {
+        Self {
             state: Arc::clone(&self.state),
             path: self.path.clone(),
             poison: Arc::clone(&self.poison),
             ..*self
-        }))
+        }
     }
 }
