@@ -18,10 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use diskstore_storage::Result;
 use diskstore_storage::wal::Wal;
 use openraft::alias::SnapshotOf;
 use openraft::raft::SnapshotResponse;
 use openraft::storage::Snapshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, dial, in_time};
@@ -30,10 +32,13 @@ use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, re
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::types::{TypeConfig, Vote};
 use super::wire::{Hello, Kind};
-use crate::machine::Images;
+use crate::machine::{Images, Machine};
 
 /// Bytes of values that one frame of slots carries.
-const FRAME_VALUE_BYTES: usize = 1 << 20;
+const FRAME_VALUE_BYTES: usize = 256 << 10;
+/// So many bytes of merged slots are written back while others come, or the disk would wait for the
+/// network first and everybody for the disk in the end.
+const WRITE_BACK_BYTES: u64 = 64 << 20;
 /// While nothing is found to send, an empty frame goes out after this time.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// A transfer that makes no progress for this long is given up.
@@ -128,19 +133,16 @@ struct Sent<'a> {
 impl Sent<'_> {
     /// Sends all slots whose index is above `changed_after`.
     async fn send_changed(&mut self, changed_after: u64) -> io::Result<()> {
-        let (mut next, mut last_sent) = (Some(0), Instant::now());
+        let mut last_sent = Instant::now();
         let machine = &self.sender.shared.machine;
         let log_bytes = || self.sender.wal.log_bytes();
         let mut pace = Pace::new(machine.scan_end(), log_bytes());
-        while let Some(from) = next {
-            let scanned = machine.clone();
-            // Reading may fault pages in from the disk.
-            let scanned = tokio::task::spawn_blocking(move || {
-                scanned.scan(from, changed_after, FRAME_VALUE_BYTES)
-            });
-            let (images, after) =
+        let mut scanning = Some(scan(machine, 0, changed_after));
+        while let Some(scanned) = scanning.take() {
+            let (images, next) =
                 scanned.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
-            next = after;
+            // Read while these are sent.
+            scanning = next.map(|next| scan(machine, next, changed_after));
             if images.count() == 0 && last_sent.elapsed() < SIGN_OF_LIFE {
                 continue;
             }
@@ -148,8 +150,10 @@ impl Sent<'_> {
             self.send(images).await?;
             // The log that is kept for the transfer grows to the size of the data at most.
             let spread_bytes = machine.data_bytes();
-            if let Some(done) = next {
-                tokio::time::sleep(pace.rest(done, log_bytes(), spread_bytes)).await;
+            let rest = next.map(|done| pace.rest(done, log_bytes(), spread_bytes));
+            // Even a sleep of no time takes until the timer's next tick, a millisecond.
+            if let Some(rest) = rest.filter(|rest| !rest.is_zero()) {
+                tokio::time::sleep(rest).await;
             }
         }
         Ok(())
@@ -183,6 +187,14 @@ impl Sent<'_> {
     }
 }
 
+/// Reads slots from `from` on, on a thread that may wait for the disk, and says where to go on.
+fn scan(machine: &Machine, from: u64, changed_after: u64) -> JoinHandle<Result<Scanned>> {
+    let machine = machine.clone();
+    tokio::task::spawn_blocking(move || machine.scan(from, changed_after, FRAME_VALUE_BYTES))
+}
+
+type Scanned = (Images, Option<u64>);
+
 /// Takes a snapshot off a connection and merges it. Returns what it began with; the caller then
 /// has openraft install it.
 ///
@@ -207,6 +219,23 @@ pub(super) async fn receive(
     Accept::Changed { after, damaged }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     raise_readable_from(shared, begin.readable_from.max(begin.log_id.index)).await?;
+    let mut merging = Merging { shared, merge: None, write_back: None };
+    let received = receive_slots(&mut merging, reader).await;
+    // Whatever happened: nothing is merged behind the end of the transfer.
+    let settled = merging.settle().await;
+    let (end, slots) = received?;
+    settled?;
+    raise_readable_from(shared, end.applied).await?;
+    shared.machine.finish_merge(begin.log_id.index);
+    tracing::info!(slots, changed_after = after, "snapshot received");
+    Ok(Some(begin))
+}
+
+/// Takes frames until the last one; returns that, and how many slots there were.
+async fn receive_slots(
+    merging: &mut Merging<'_>,
+    reader: &mut FrameReader,
+) -> io::Result<(SnapshotEnd, u64)> {
     let (mut frames, mut count) = (0, 0);
     loop {
         let frame = in_time(reader.next(), IDLE_MAX).await?;
@@ -223,18 +252,15 @@ pub(super) async fn receive(
                 }
                 frames += 1;
                 count += images.count() as u64;
-                shared.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
-                merge(shared, images).await?;
+                merging.shared.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
+                merging.merge(images).await?;
             }
             Kind::SnapshotEnd => {
                 let end = SnapshotEnd::decode(frame.body).map_err(bad_frame)?;
                 if (end.frames, end.slots) != (frames, count) {
                     return Err(io::Error::other("slots of the snapshot are missing"));
                 }
-                raise_readable_from(shared, end.applied).await?;
-                shared.machine.finish_merge(begin.log_id.index);
-                tracing::info!(slots = count, changed_after = after, "snapshot received");
-                return Ok(Some(begin));
+                return Ok((end, count));
             }
             kind => return Err(io::Error::other(format!("{kind:?} within a snapshot"))),
         }
@@ -255,12 +281,44 @@ async fn raise_readable_from(shared: &Arc<MachineShared>, index: u64) -> io::Res
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
-/// Merges slots; at the memory budget they are written back first.
-async fn merge(shared: &Arc<MachineShared>, images: Images) -> io::Result<()> {
-    let shared = shared.clone();
-    let merged = tokio::task::spawn_blocking(move || {
-        shared.machine.merge(&images)?;
-        if shared.machine.over_budget() { shared.write_back() } else { Ok(()) }
-    });
-    merged.await.map_err(io::Error::other)?.map_err(io::Error::other)
+type Working = JoinHandle<Result<()>>;
+
+/// Slots that are merged while the next ones come, and those that are written back meanwhile.
+struct Merging<'a> {
+    shared: &'a Arc<MachineShared>,
+    merge: Option<Working>,
+    write_back: Option<Working>,
+}
+
+impl Merging<'_> {
+    /// Merges slots once those before them are merged; at the memory budget they are written back
+    /// first.
+    async fn merge(&mut self, images: Images) -> io::Result<()> {
+        finish(&mut self.merge).await?;
+        if self.write_back.as_ref().is_some_and(JoinHandle::is_finished) {
+            finish(&mut self.write_back).await?;
+        }
+        let shared = self.shared;
+        if self.write_back.is_none() && shared.machine.dirty_bytes() >= WRITE_BACK_BYTES {
+            let shared = shared.clone();
+            self.write_back = Some(tokio::task::spawn_blocking(move || shared.write_back()));
+        }
+        let shared = shared.clone();
+        self.merge = Some(tokio::task::spawn_blocking(move || {
+            shared.machine.merge(&images)?;
+            if shared.machine.over_budget() { shared.write_back() } else { Ok(()) }
+        }));
+        Ok(())
+    }
+
+    /// Waits until nothing is under way.
+    async fn settle(&mut self) -> io::Result<()> {
+        let merged = finish(&mut self.merge).await;
+        finish(&mut self.write_back).await.and(merged)
+    }
+}
+
+async fn finish(working: &mut Option<Working>) -> io::Result<()> {
+    let Some(working) = working.take() else { return Ok(()) };
+    working.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }

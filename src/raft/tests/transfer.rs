@@ -310,13 +310,14 @@ async fn frames_dropped_doubled_swapped_or_cut_off_install_nothing() {
         end(2, 2).put(out);
     });
     assert!(whole.await.0, "the test's own frames are good");
-    let scripts: [(&str, Vec<SnapshotSlots>, Option<SnapshotEnd>); 6] = [
+    let scripts: [(&str, Vec<SnapshotSlots>, Option<SnapshotEnd>); 7] = [
         ("dropped", vec![slots(0, 5)], Some(end(2, 2))),
         ("dropped in the middle", vec![slots(0, 5), slots(2, 6)], Some(end(3, 3))),
         ("doubled", vec![slots(0, 5), slots(0, 5)], Some(end(1, 1))),
         ("swapped", vec![slots(1, 6), slots(0, 5)], Some(end(2, 2))),
         ("slots missing", vec![slots(0, 5)], Some(end(1, 2))),
         ("cut off", vec![slots(0, 5)], None),
+        ("of no slot", vec![slots(0, 5), slots(1, super::SLOT_COUNT)], Some(end(2, 2))),
     ];
     for (name, frames, last) in scripts {
         let (is_installed, receiver, disk) = disturbed(|out| {
