@@ -88,8 +88,8 @@ pub async fn learn_cluster(setup: &JoinSetup) -> Result<Joined, JoinError> {
     ask_patiently(setup, 0, false).await
 }
 
-/// Joins until the member's own log or checkpoint names it. False if the cluster took it in but
-/// its leader did not reach it for a minute.
+/// Joins until what the member has applied names it: a log may name it by an admission that is never
+/// committed. False if the cluster took it in but its leader did not reach it for a minute.
 ///
 /// # Errors
 /// See [`JoinError`].
@@ -99,8 +99,8 @@ pub async fn join_until_named(
     consensus: &Arc<Consensus>,
 ) -> Result<bool, JoinError> {
     let named = async {
-        while !is_named(consensus) {
-            consensus.changed(RETRY_PAUSE).await;
+        while !consensus.is_named() {
+            consensus.changed_data(RETRY_PAUSE).await;
         }
     };
     let asked = async {
@@ -113,10 +113,6 @@ pub async fn join_until_named(
         () = named => Ok(true),
         asked = asked => asked,
     }
-}
-
-fn is_named(consensus: &Arc<Consensus>) -> bool {
-    consensus.view().members.contains_key(&consensus.member_id())
 }
 
 async fn ask_patiently(

@@ -4,7 +4,7 @@
 //!
 //! - I1: nothing in a directory is touched before its lock is held and its identity was compared
 //!   with what is asked for.
-//! - I2: IDENTITY says that the node is a member only once its own log or checkpoint names it; until
+//! - I2: IDENTITY says that the node is a member only once what it has applied names it; until
 //!   then a start repeats the founding or the join (PITFALLS 22), afterwards never: a member without
 //!   its log or its slots has lost data and does not start.
 
@@ -340,7 +340,7 @@ fn serve(
     tasks
 }
 
-/// Founds or joins the cluster, unless the log or the checkpoint names this member already.
+/// Founds or joins the cluster, unless this member is one already.
 async fn enter_cluster(
     config: &Config,
     place: &Place,

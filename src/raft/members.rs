@@ -99,6 +99,11 @@ impl Consensus {
         self.changed_membership(changed.map(|_| ()))
     }
 
+    /// True if what this member has applied names it: that cannot be taken back any more.
+    pub fn is_named(&self) -> bool {
+        self.shared.applied().membership.membership().get_node(&self.member_id).is_some()
+    }
+
     /// True unless a member is in neither the membership that is applied nor in the newest.
     pub fn has_member(&self, id: u64) -> bool {
         let applied = self.shared.applied().membership;

@@ -76,6 +76,19 @@ async fn is_vote_granted(started: &Started, method: Method) -> bool {
     decode_vote_reply(answer).unwrap().vote_granted
 }
 
+#[tokio::test]
+async fn an_entry_that_may_never_be_committed_makes_nobody_a_member() {
+    let started = start(false).await;
+    let known = async {
+        while !started.consensus.view().members.contains_key(&MEMBER) {
+            started.consensus.changed(BOUND).await;
+        }
+    };
+    tokio::time::timeout(BOUND, known).await.expect("the log names it");
+    assert!(!started.consensus.is_named());
+    started.consensus.stop().await;
+}
+
 /// PITFALLS 12: it has forgotten the lease that it granted to the leader before it.
 #[tokio::test]
 async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {
@@ -175,6 +188,7 @@ async fn a_member_whose_record_has_no_room_is_refused_and_a_shorter_one_taken_in
     };
     assert!(matches!(error, MemberError::TooLong { .. }), "{error}");
     started.consensus.set_member(6000, Member::default()).await.unwrap();
+    assert!(started.consensus.is_named());
     assert!(started.consensus.view().members.contains_key(&6000));
     assert!(started.consensus.checkpoint(BOUND).await.is_some());
     started.consensus.stop().await;
