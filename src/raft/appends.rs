@@ -48,8 +48,8 @@ const IDLE_MAX: Duration = Duration::from_secs(2);
 const WINDOW: usize = 64;
 /// How long a commit index without entries waits for entries to travel with.
 const HELD_MAX: Duration = Duration::from_millis(1);
-/// A frame of so many bytes is full: the next entry may not have found room in it.
-const FULL_BYTES: usize = READ_BYTES_MAX / 8 * 7;
+/// A frame of so many bytes is full: the next entry, of the same size, may not have found room.
+const FULL_BYTES: usize = READ_BYTES_MAX / 2;
 
 pub(super) type Append = AppendEntriesRequest<TypeConfig>;
 pub(super) type AppendResult =
@@ -489,20 +489,23 @@ mod tests {
         let mut pair = gathering_pair(request(9, 10), Some(Duration::from_hours(1))).await;
         let many = 10 + APPEND_ENTRIES_MAX;
         pair.requests.send(request(10, many)).unwrap();
-        let large = Append { prev_log_id: Some(log_id(many)), ..large_request(1) };
-        pair.requests.send(large).unwrap();
+        // Of the second kind two find no room in one.
+        for value_bytes in [1 << 20, 520 << 10] {
+            let large = large_request(1, value_bytes);
+            pair.requests.send(Append { prev_log_id: Some(log_id(many)), ..large }).unwrap();
+        }
         pair.requests.send(request(many, many + 1)).unwrap();
         pair.requests.send(request(many + 1, many + 2)).unwrap();
-        pair.travel(4).await;
-        assert_eq!(pair.taken.load(Ordering::Relaxed), 3);
+        pair.travel(5).await;
+        assert_eq!(pair.taken.load(Ordering::Relaxed), 4);
     }
 
     /// More than any socket takes without a reader.
     const SOCKET_MIB_MAX: u64 = 64;
 
-    /// So many entries of 1 MiB each.
-    fn large_request(count: u64) -> Append {
-        let value = vec![7; 1 << 20];
+    /// So many entries of so many bytes each.
+    fn large_request(count: u64, value_bytes: usize) -> Append {
+        let value = vec![7; value_bytes];
         let mut builder = CommandBuilder::new();
         let action = Action::Append { value: &value };
         builder.push(&Operation { key: &slot_key(1), action }).unwrap();
@@ -514,7 +517,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_nobody_wants_takes_its_connection_along_though_the_socket_is_full() {
-        let mut pair = pair(large_request(SOCKET_MIB_MAX)).await;
+        let mut pair = pair(large_request(SOCKET_MIB_MAX, 1 << 20)).await;
         assert!(pair.answers.next().now_or_never().is_none()); // it is in the write now
         let Pair { answers, idle, mut member, .. } = pair;
         drop(answers);
@@ -526,7 +529,7 @@ mod tests {
     #[tokio::test]
     async fn sending_counts_as_progress() {
         let ((reader, writer), _member) = connect().await;
-        let first = large_request(SOCKET_MIB_MAX);
+        let first = large_request(SOCKET_MIB_MAX, 1 << 20);
         let target = target(first.vote);
         let mut appends = Appends {
             reader,
