@@ -3,7 +3,7 @@
 //!
 //! - I1: the lists name one logger each at the same place, and are equally long.
 //! - I2: all loggers of a process share its runtime; the first that cannot go on stops the others in
-//!   order, and gives the exit code.
+//!   order, and gives the exit code. One that was removed from its cluster ends alone.
 //! - I3: the priority is lowered before the first thread that works is started, so that all have it.
 
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::banner;
 use crate::cli::{Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};
+use crate::fault::EXIT_REMOVED;
 use crate::node::{self, Node};
 use crate::profile::Profiles;
 use crate::program::{self, EXIT_USAGE, Failed, Signals, failed, introduce, print_now, tell};
@@ -194,7 +195,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     Ok(ExitCode::from(exit_code))
 }
 
-/// Runs all of them, and stops all once one ends (I2).
+/// Runs all of them until none is left, and stops all once one cannot go on (I2).
 async fn follow_all(configs: Vec<Config>) -> Result<u8, Failed> {
     let (stop, stopping) = watch::channel(false);
     let mut signals = Signals::new().map_err(failed)?;
@@ -218,6 +219,10 @@ async fn follow_all(configs: Vec<Config>) -> Result<u8, Failed> {
             ended = running.join_next() => match ended {
                 None => return outcome,
                 Some(Ok(Ok(()))) => {}
+                Some(Ok(Err((EXIT_REMOVED, text)))) if !running.is_empty() => {
+                    tell(&format!("logger: {text}\n"));
+                    continue;
+                }
                 Some(Ok(Err((code, text)))) if outcome.is_ok() => outcome = Err((code, text.into())),
                 Some(Ok(Err((_, text)))) => tell(&format!("logger: {text}\n")),
                 Some(Err(error)) => outcome = Err(failed(error)),
@@ -253,7 +258,12 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
     };
     let mut sessions = std::pin::pin!(sessions);
     tokio::select! {
-        fault = node.wait_fault() => return Err((fault.exit_code, fault.reason)),
+        fault = node.wait_fault() => {
+            if fault.exit_code == EXIT_REMOVED {
+                node.stop().await; // others of this process may go on for long
+            }
+            return Err((fault.exit_code, fault.reason));
+        }
         error = introduce(&node) => return Err(words(&error)),
         () = &mut sessions => {}
     }

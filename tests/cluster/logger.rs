@@ -247,6 +247,14 @@ fn one_process_follows_several_clusters_and_hands_each_out() {
     }
     let own = niceness(std::process::id()).last().copied().unwrap();
     assert_eq!(niceness(child.id()), BTreeSet::from([(own + 10).min(19)]), "nodes come first");
+    // One that is removed ends alone.
+    clusters.nodes[0].asked(&["DISKSTORE", "REMOVE", "log0"]);
+    let address = format!("{}:12000", hosts[0]);
+    wait_until("the removed one to end", || std::net::TcpStream::connect(&address).is_err());
+    write(&clusters.nodes[1], 3);
+    wait_until("the other to record on", || {
+        state(&records_in(&logs, "log1")) == state_of(&clusters.nodes[1])
+    });
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&child),
         rustix::process::Signal::TERM,
