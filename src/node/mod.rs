@@ -184,6 +184,9 @@ impl Node {
     /// # Errors
     /// See [`RemoveError`].
     pub async fn remove(&self, who: &str) -> Result<(), RemoveError> {
+        if self.config.machine == MachineKind::Journal {
+            return Err(RemoveError::Failed(Failure::Refused(Refusal::Logger)));
+        }
         self.forwarder.remove(who).await
     }
 

@@ -146,6 +146,8 @@ fn a_logger_killed_under_load_records_everything_once_and_never_votes() {
         let refused = logger.node.ask(words).map_err(|failure| format!("{failure:?}"));
         assert!(format!("{refused:?}").contains("this is a logger"), "{words:?}: {refused:?}");
     }
+    let removal = logger.node.ask(&["DISKSTORE", "REMOVE", &cluster.nodes[0].name]);
+    assert!(format!("{removal:?}").contains("this is a logger"), "{removal:?}");
     assert_eq!(logger.node.ask(&["PING"]), Ok(Value::Simple("PONG".into())));
     let before = logger.records().len();
     logger.node.stop();
