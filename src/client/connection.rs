@@ -8,8 +8,8 @@ use crate::config::Address;
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long a node may take to answer: longer than an election.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// How long a node may take to answer: an election, and then a write or a removal.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
 /// Most bytes of a value or a status.
 const VALUE_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of a line.

@@ -277,8 +277,8 @@ impl Forwarder {
                 Some((count as u64).to_le_bytes().to_vec())
             }
             Method::Join => join::answer(self, incoming).await,
-            Method::Remove => self.answer_remove(body).await,
-            Method::Standing => self.answer_standing(incoming.from, body).await,
+            Method::Remove => Some(self.answer_remove(body).await),
+            Method::Standing => Some(self.answer_standing(incoming.from, body).await),
             _ => None,
         }
     }

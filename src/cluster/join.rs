@@ -7,23 +7,24 @@
 //! - I2: a name in use is taken over only from a member that has been silent for an election
 //!   timeout, and only once the new one has caught up (`membership.rs`).
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Forwarder;
 use crate::raft::{
     CallError, Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest,
-    Member, MemberError, MemberView, Method, ProposeError, Purpose,
+    Member, MemberError, Method, ProposeError, Purpose, View,
 };
 
 /// How long one member may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
+/// How long a leader may take to take a member in: less than whoever passed the request on waits.
+const ADMIT_BOUND: Duration = Duration::from_secs(8);
 /// Pause before the members are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A joiner that hears nothing but "later" gives up after this time.
@@ -251,7 +252,8 @@ async fn admit_or_relay(
 ) -> JoinReply {
     let view = forwarder.consensus().view();
     if view.is_leader {
-        return admit(forwarder, request, &view.members).await;
+        let late = || JoinReply::Later("the membership takes long to be changed".into());
+        return timeout(ADMIT_BOUND, admit(forwarder, request)).await.unwrap_or_else(|_| late());
     }
     let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
     let Some((id, leader)) = leader.filter(|_| incoming.from == 0) else {
@@ -265,12 +267,13 @@ async fn admit_or_relay(
     relayed.unwrap_or_else(|| JoinReply::Later("the leader gave no answer".into()))
 }
 
-async fn admit(
-    forwarder: &Forwarder,
-    request: &JoinRequest,
-    members: &BTreeMap<u64, MemberView>,
-) -> JoinReply {
+async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
     let consensus = forwarder.consensus();
+    let _alone = consensus.alone().await;
+    let View { is_leader, members, .. } = consensus.view();
+    if !is_leader {
+        return JoinReply::Later("the leader has changed".into());
+    }
     let known = members.get(&request.member_id);
     if known.is_some_and(|known| known.member == request.member) {
         return accepted(forwarder);

@@ -34,6 +34,7 @@ pub async fn keep_membership(consensus: Arc<Consensus>) {
     loop {
         consensus.changed(PERIOD).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
+        let _alone = consensus.alone().await;
         let view = consensus.view();
         if !view.is_leader {
             continue;

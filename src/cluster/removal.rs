@@ -5,13 +5,15 @@
 //! - I1: nobody is taken out where fewer than a majority of the remaining voters would answer: the
 //!   change could never be committed, and nothing else after it.
 //! - I2: a member believes that it was removed only from a leader that has just proved that it leads.
+//! - I3: nothing is asked again by name once a step was begun: whoever has the name by then may be
+//!   another. A member that is gone by then was removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Forwarder;
 use crate::command::cursor::{Cursor, put_string};
@@ -28,6 +30,10 @@ const CHANGE_BOUND: Duration = Duration::from_secs(10);
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
 /// How long a request for a removal may take, the search for a leader included.
 const REMOVE_BOUND: Duration = Duration::from_secs(12);
+/// How long voters that are needed may be silent before a removal is refused for it.
+const SILENCE_BOUND: Duration = Duration::from_secs(3);
+/// Pause before the next attempt.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long one member may take to say who belongs to the cluster.
 const STANDING_BOUND: Duration = Duration::from_secs(2);
 /// How often a member without a leader asks whether it still belongs to the cluster.
@@ -55,6 +61,10 @@ enum Reply {
     Refused(String),
     /// It may happen yet.
     Unknown(String),
+    /// There is no such member.
+    Absent(String),
+    /// Too few of the other voters answer now.
+    Silent(String),
 }
 
 /// What the leader knows of a member.
@@ -82,35 +92,64 @@ impl Forwarder {
     /// # Errors
     /// See [`RemoveError`].
     pub async fn remove(&self, who: &str) -> Result<(), RemoveError> {
-        let failed = |error| Err(RemoveError::Failed(error));
-        let deadline = Instant::now() + REMOVE_BOUND;
+        let refused = |reason| Err(RemoveError::Refused(reason));
+        let failed = |failure| Err(RemoveError::Failed(failure));
+        if who.len() > TEXT_BYTES_MAX {
+            return refused(format!("no member has a name of {} bytes", who.len()));
+        }
+        let begun = Instant::now();
+        let deadline = begun + REMOVE_BOUND;
+        let mut who = who.to_owned();
+        let mut is_begun = false;
         loop {
             let view = self.consensus().view();
-            let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
-            let reply = match leader {
-                _ if view.is_leader => self.remove_here(who).await,
-                None => Reply::Later("no leader is known".into()),
-                Some((id, leader)) => {
-                    let bound = deadline.saturating_duration_since(Instant::now());
-                    let body = encode_remove(who).into();
-                    reply_of(self.call((id, &leader.member), Method::Remove, body, bound).await)
-                }
-            };
+            let known = view.leader.and_then(|_| find(&view, &who).ok());
+            let reply = self.remove_once(&view, &who, deadline).await;
             match reply {
                 Reply::Removed => return Ok(()),
-                Reply::Refused(reason) => return Err(RemoveError::Refused(reason)),
+                Reply::Absent(_) if is_begun => return Ok(()), // I3
+                Reply::Refused(reason) | Reply::Absent(reason) => return refused(reason),
                 Reply::Unknown(reason) => return failed(self.unknown(&reason)),
-                Reply::Later(reason) if Instant::now() >= deadline => {
+                Reply::Silent(reason) if begun.elapsed() >= SILENCE_BOUND => {
+                    return refused(reason);
+                }
+                Reply::Silent(_) => {}
+                Reply::Later(reason) if Instant::now() + RETRY_PAUSE >= deadline => {
                     return failed(Failure::NoLeader { reason });
                 }
-                Reply::Later(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Reply::Later(_) => {
+                    if let Some(id) = known {
+                        (who, is_begun) = (format!("{id:016x}"), true); // I3
+                    }
+                }
             }
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
-    async fn remove_here(&self, who: &str) -> Reply {
+    /// Asks whoever leads as this member has it.
+    async fn remove_once(&self, view: &View, who: &str, deadline: Instant) -> Reply {
+        if view.is_leader {
+            return self.remove_here(who, deadline).await;
+        }
+        let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
+        let Some((id, leader)) = leader else { return Reply::Later("no leader is known".into()) };
+        let bound = deadline.saturating_duration_since(Instant::now());
+        let body = encode_remove(who).into();
+        reply_of(self.call((id, &leader.member), Method::Remove, body, bound).await)
+    }
+
+    async fn remove_here(&self, who: &str, deadline: Instant) -> Reply {
         let consensus = self.consensus();
-        let step = match step(&consensus.view(), consensus.member_id(), who) {
+        let deadline = deadline.min(Instant::now() + CHANGE_BOUND);
+        let Ok(_alone) = timeout_at(deadline, consensus.alone()).await else {
+            return Reply::Later("the membership is just being changed".into());
+        };
+        let view = consensus.view();
+        if !view.is_leader {
+            return Reply::Later("the leader has changed".into());
+        }
+        let step = match step(&view, consensus.member_id(), who) {
             Ok(step) => step,
             Err(_) if !consensus.has_led_for(ALIVE_MAX) => {
                 return Reply::Later("the leader is new and has not heard of all members".into());
@@ -129,20 +168,16 @@ impl Forwarder {
             }
         };
         let late = || Reply::Unknown("the change of the membership takes long".into());
-        timeout(CHANGE_BOUND, changing).await.unwrap_or_else(|_| late())
+        timeout_at(deadline, changing).await.unwrap_or_else(|_| late())
     }
 
     /// Answers another member's request for a removal. It is not passed on again.
-    pub(super) async fn answer_remove(&self, body: Bytes) -> Option<Vec<u8>> {
-        let mut cursor = Cursor::new(body);
-        let who = cursor.string(TEXT_BYTES_MAX).ok()?;
-        cursor.finish().ok()?;
-        let reply = if self.consensus().view().is_leader {
-            self.remove_here(&who).await
-        } else {
-            Reply::Later("the leader has changed".into())
+    pub(super) async fn answer_remove(&self, body: Bytes) -> Vec<u8> {
+        let reply = match decode_remove(body) {
+            Ok(who) => self.remove_here(&who, Instant::now() + CHANGE_BOUND).await,
+            Err(error) => Reply::Refused(error.to_string()),
         };
-        Some(encode_reply(&reply))
+        encode_reply(&reply)
     }
 
     /// Whether this member belongs to its cluster, as its leader has it.
@@ -176,23 +211,23 @@ impl Forwarder {
     }
 
     /// Answers a member that asks for its standing, through the leader if that is another.
-    pub(super) async fn answer_standing(&self, from: u64, body: Bytes) -> Option<Vec<u8>> {
-        let mut cursor = Cursor::new(body.clone());
-        let id = cursor.u64().ok()?;
-        cursor.finish().ok()?;
+    pub(super) async fn answer_standing(&self, from: u64, body: Bytes) -> Vec<u8> {
+        let Ok(id) = decode_member_id(body.clone()) else {
+            return encode_standing(Standing::Unknown);
+        };
         let view = self.consensus().view();
         if view.is_leader {
-            return Some(encode_standing(self.standing_here(id).await));
+            return encode_standing(self.standing_here(id).await);
         }
         let leader = view.leader.and_then(|leader| Some((leader, view.members.get(&leader)?)));
         // Only what comes from the member itself is passed on.
         let Some((leader, known)) = leader.filter(|(leader, _)| from == id && *leader != id) else {
-            return Some(encode_standing(Standing::Unknown));
+            return encode_standing(Standing::Unknown);
         };
         let asked = (leader, &known.member);
         let answer = self.call(asked, Method::Standing, body, STANDING_BOUND).await;
         let standing = answer.ok().and_then(|body| decode_standing(body).ok());
-        Some(encode_standing(standing.unwrap_or(Standing::Unknown)))
+        encode_standing(standing.unwrap_or(Standing::Unknown))
     }
 }
 
@@ -238,22 +273,25 @@ pub async fn remove_from_outside(
         for address in addresses {
             let channel = Channel::new(address.clone(), hello);
             let body = encode_remove(&who).into();
-            match reply_of(channel.call(Method::Remove, body, CHANGE_BOUND).await) {
-                Reply::Removed => return Ok(()),
+            let bound = deadline.saturating_duration_since(Instant::now());
+            match reply_of(channel.call(Method::Remove, body, bound.min(CHANGE_BOUND)).await) {
+                Reply::Removed | Reply::Absent(_) => return Ok(()),
                 Reply::Refused(reason) => return Err(RemoveError::Refused(reason)),
-                Reply::Later(reason) | Reply::Unknown(reason) => last = reason,
+                Reply::Later(reason) | Reply::Unknown(reason) | Reply::Silent(reason) => {
+                    last = reason;
+                }
             }
         }
         if Instant::now() >= deadline {
             return Err(RemoveError::Failed(Failure::NoLeader { reason: last }));
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
 /// What the leader does to remove a member, or why it does not.
 fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
-    let id = find(view, who).map_err(Reply::Refused)?;
+    let id = find(view, who)?;
     if view.is_joint {
         return Err(Reply::Later("another change of the membership is half way".into()));
     }
@@ -271,7 +309,7 @@ fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
     };
     let (alive, count) = (voters.iter().filter(answers).count(), voters.len());
     if alive <= count / 2 {
-        return Err(Reply::Refused(format!(
+        return Err(Reply::Silent(format!(
             "without {who} {alive} of {count} voters would answer, which is no majority: start the \
              others first, or remove one that does not run"
         ))); // I1
@@ -280,7 +318,7 @@ fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
 }
 
 /// The member of a name or an id.
-fn find(view: &View, who: &str) -> Result<u64, String> {
+fn find(view: &View, who: &str) -> Result<u64, Reply> {
     let is_it =
         |(id, known): &(&u64, &MemberView)| known.member.name == who || format!("{id:016x}") == who;
     let found: Vec<u64> = view.members.iter().filter(is_it).map(|(id, _)| *id).collect();
@@ -289,11 +327,14 @@ fn find(view: &View, who: &str) -> Result<u64, String> {
         [] => {
             let names: Vec<&str> =
                 view.members.values().map(|known| known.member.name.as_str()).collect();
-            Err(format!("no member is called `{who}`; there are {}", names.join(", ")))
+            let reason = format!("no member is called `{who}`; there are {}", names.join(", "));
+            Err(Reply::Absent(reason))
         }
         _ => {
             let ids: Vec<String> = found.iter().map(|id| format!("{id:016x}")).collect();
-            Err(format!("several members are called {who}: name one by its id, {}", ids.join(", ")))
+            let ids = ids.join(", ");
+            let reason = format!("several members are called {who}: name one by its id, {ids}");
+            Err(Reply::Refused(reason))
         }
     }
 }
@@ -323,12 +364,21 @@ fn encode_remove(who: &str) -> Vec<u8> {
     out
 }
 
+fn decode_remove(body: Bytes) -> Result<String, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let who = cursor.string(TEXT_BYTES_MAX)?;
+    cursor.finish()?;
+    Ok(who)
+}
+
 fn encode_reply(reply: &Reply) -> Vec<u8> {
     let (code, reason) = match reply {
         Reply::Removed => (0, ""),
         Reply::Later(reason) => (1, reason.as_str()),
         Reply::Refused(reason) => (2, reason.as_str()),
         Reply::Unknown(reason) => (3, reason.as_str()),
+        Reply::Absent(reason) => (4, reason.as_str()),
+        Reply::Silent(reason) => (5, reason.as_str()),
     };
     let mut out = vec![code];
     let end = reason.floor_char_boundary(TEXT_BYTES_MAX);
@@ -345,8 +395,17 @@ fn decode_reply(body: Bytes) -> Result<Reply, DecodeError> {
         1 => Ok(Reply::Later(reason)),
         2 => Ok(Reply::Refused(reason)),
         3 => Ok(Reply::Unknown(reason)),
+        4 => Ok(Reply::Absent(reason)),
+        5 => Ok(Reply::Silent(reason)),
         _ => Err(cursor.error("unknown answer to a removal")),
     }
+}
+
+fn decode_member_id(body: Bytes) -> Result<u64, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let id = cursor.u64()?;
+    cursor.finish()?;
+    Ok(id)
 }
 
 fn encode_standing(standing: Standing) -> Vec<u8> {
@@ -389,7 +448,7 @@ mod tests {
 
     fn refused(view: &View, who: &str) -> String {
         match step(view, 1, who) {
-            Err(Reply::Refused(reason)) => reason,
+            Err(Reply::Refused(reason) | Reply::Absent(reason) | Reply::Silent(reason)) => reason,
             other => panic!("{other:?}"),
         }
     }
@@ -402,6 +461,7 @@ mod tests {
         assert_eq!(step(&four(), 1, "d"), Ok(Step::RemoveLearner(4)));
         assert_eq!(step(&four(), 1, "a"), Ok(Step::HandOver));
         assert_eq!(refused(&four(), "e"), "no member is called `e`; there are a, b, c, d");
+        assert!(matches!(step(&four(), 1, "e"), Err(Reply::Absent(_))));
         let mut twins = four();
         twins.members.insert(5, member("d", false, None));
         assert!(refused(&twins, "d").contains("0000000000000004, 0000000000000005"));
@@ -415,6 +475,7 @@ mod tests {
         let mut silent = four();
         silent.members.get_mut(&3).unwrap().silent_for = Some(Duration::from_mins(1));
         assert!(refused(&silent, "b").contains("without b 1 of 2 voters would answer"));
+        assert!(matches!(step(&silent, 1, "b"), Err(Reply::Silent(_))), "they may answer soon");
         assert!(refused(&silent, "a").contains("without a 1 of 2 voters would answer"));
         assert_eq!(step(&silent, 1, "c"), Ok(Step::SetVoters(BTreeSet::from([1, 2]))));
     }
@@ -429,9 +490,10 @@ mod tests {
     #[test]
     fn answers_survive_their_bytes() {
         let text = || "why".to_owned();
-        for reply in
-            [Reply::Removed, Reply::Later(text()), Reply::Refused(text()), Reply::Unknown(text())]
-        {
+        let with_reasons =
+            [Reply::Later, Reply::Refused, Reply::Unknown, Reply::Absent, Reply::Silent];
+        let with_reasons = with_reasons.map(|reply| reply(text()));
+        for reply in [Reply::Removed].into_iter().chain(with_reasons) {
             assert_eq!(decode_reply(encode_reply(&reply).into()).unwrap(), reply);
         }
         for standing in [Standing::Unknown, Standing::Member(7), Standing::Removed] {

@@ -5,6 +5,8 @@
 //! - I1: no membership is proposed that its places cannot hold: every member reads an entry of at
 //!   most [`MEMBER_COUNT_MAX`] members, and keeps it in a superblock. What is counted is the most
 //!   that the members may come to take, so that a later change of voters fits too.
+//! - I2: a leader makes one change at a time, from the look that decides on it to its end: another in
+//!   between two steps of one would leave its caller in doubt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
 use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::proposals::propose_error;
@@ -41,6 +44,11 @@ pub enum MemberError {
 }
 
 impl Consensus {
+    /// Waits until nobody else here changes the membership; nobody does while the guard is held (I2).
+    pub async fn alone(&self) -> MutexGuard<'_, ()> {
+        self.alone.lock().await
+    }
+
     /// Adds a member that does not count yet, or sets the record of one, whatever it counts.
     ///
     /// # Errors
@@ -60,6 +68,10 @@ impl Consensus {
         // Of two that join at once the second finds another membership than was looked at.
         let unchanged = Precondition::LastMembershipLogId { last_membership_log_id };
         let changed = self.raft.change_membership_if(change, true, [unchanged]).await;
+        if let Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) = changed {
+            let reason = "the membership was just changed".into(); // and not by this change
+            return Err(MemberError::NotChanged(ProposeError::Failed(Failure::Busy { reason })));
+        }
         self.changed_membership(changed.map(|_| ())).map_err(MemberError::NotChanged)
     }
 

@@ -139,6 +139,8 @@ pub struct Consensus {
     is_handing_over: AtomicBool,
     /// Term of this member's leadership, and when it was first seen.
     leading: Mutex<Option<(u64, Instant)>>,
+    /// Held from the look at the membership to its change (`members.rs`, I2).
+    alone: tokio::sync::Mutex<()>,
 }
 
 /// Who this member is to the cluster, and what it knows of it.
@@ -287,6 +289,7 @@ impl Consensus {
             member_id,
             is_handing_over: AtomicBool::new(false),
             leading,
+            alone: tokio::sync::Mutex::default(),
         };
         Ok((Arc::new(consensus), requests))
     }

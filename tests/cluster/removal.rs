@@ -92,6 +92,9 @@ fn nobody_is_removed_where_the_rest_could_not_go_on() {
     let (leader, follower, dead) = cluster.roles();
     let names: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
     assert!(refused(&cluster, follower, "nobody").contains("no member is called `nobody`"));
+    // The connection to the leader, which other commands share, does not suffer from it.
+    let words = refused(&cluster, follower, &"x".repeat(5000));
+    assert!(words.contains("no member has a name of 5000 bytes"), "{words}");
     cluster.nodes[dead].kill();
     wait_until("the dead one to be told", || {
         let status = cluster.nodes[leader].status();

@@ -7,27 +7,13 @@ use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::Geometry;
 
 use super::super::local::read;
-use super::{create_slots, disk, entry, open_wal};
+use super::{create_slots, disk, entry, start};
 use crate::command::{Body, Command, CommandResult, Failure, slot_key};
-use crate::fault::Faults;
-use crate::machine::{DiskMachine, Machine};
-use crate::raft::{Consensus, Setup};
+use crate::raft::Consensus;
 
 /// A member that has applied entries 1 to 3, which set slots 1 to 3, and has synced none of them.
 async fn member(disk: &SimDisk) -> Arc<Consensus> {
-    let setup = Setup {
-        cluster_id: 0xc1,
-        member_id: 1,
-        wal: Arc::new(open_wal(disk).unwrap()),
-        machine: Machine::Slots(DiskMachine::new(Arc::new(create_slots(
-            disk,
-            Geometry::new(64, 32).unwrap(),
-        )))),
-        oplog: None,
-        faults: Faults::new(),
-        is_restart: false,
-    };
-    let (consensus, _requests) = Box::pin(Consensus::start(setup)).await.unwrap();
+    let consensus = start(disk, create_slots(disk, Geometry::new(64, 32).unwrap())).await;
     let set = |slot: u64| Command::set(&slot_key(slot), b"value").unwrap();
     // Nobody tells the syncer.
     let entries = (1..=3).map(|index| entry(index, set(index).bytes().clone()));

@@ -4,6 +4,7 @@ mod agree;
 mod crash;
 mod local;
 mod pitfalls;
+mod removal;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,10 @@ use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use diskstore_storage::{LogId, Result};
+
+use crate::fault::Faults;
+use crate::machine::{DiskMachine, Machine};
+use crate::raft::{Consensus, Setup};
 
 /// So small that a dozen batches fill several.
 const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;
@@ -33,6 +38,21 @@ fn create_slots(disk: &SimDisk, geometry: Geometry) -> Slots {
     let options = slots::Options { memory_bytes_max: 1 << 20, round_pages: 2 };
     let new = New { geometry, cluster_id: 0xc1, options };
     Slots::create(disk, directory(), new, &mut |_, _| {}).unwrap()
+}
+
+/// Member 1 over these slots and a log.
+async fn start(disk: &SimDisk, slots: Slots) -> Arc<Consensus> {
+    let setup = Setup {
+        cluster_id: 0xc1,
+        member_id: 1,
+        wal: Arc::new(open_wal(disk).unwrap()),
+        machine: Machine::Slots(DiskMachine::new(Arc::new(slots))),
+        oplog: None,
+        faults: Faults::new(),
+        is_restart: false,
+    };
+    let (consensus, _requests) = Box::pin(Consensus::start(setup)).await.unwrap();
+    consensus
 }
 
 fn open_slots(disk: &SimDisk) -> Result<Slots> {
