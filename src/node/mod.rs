@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 pub use error::StartError;
 use local::{READABLE_BOUND, catching_up};
-pub use start::{Progress, start};
+pub use start::{Progress, remove_unfinished, start};
 
 use crate::cluster::Forwarder;
 pub use crate::cluster::{RemoveError, Standing, remove_from_outside};

@@ -23,14 +23,18 @@ use tokio::time::Instant;
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
-    Forwarder, JoinSetup, Joined, join_until_named, keep_membership, learn_cluster, listen_first,
-    serve_incoming, watch_standing,
+    Forwarder, JoinSetup, Joined, RemoveError, join_until_named, keep_membership, learn_cluster,
+    listen_first, remove_from_outside, serve_incoming, watch_standing,
 };
+use crate::command::Failure;
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
 use crate::machine::{JOURNAL_FILE, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
 use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
+
+/// How long a cluster may take to say which one it is, before a member leaves it.
+const LEARN_BOUND: Duration = Duration::from_secs(5);
 
 /// Where the node listens; bound first, so that a port in use is found before files are made.
 struct Listeners {
@@ -107,6 +111,22 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         successes: Arc::default(),
         _lock: lock,
     }))
+}
+
+/// Takes the member of a directory out of its cluster after a start that did not come to its end:
+/// the cluster may have taken it in meanwhile.
+///
+/// # Errors
+/// See [`RemoveError`].
+pub async fn remove_unfinished(config: &Config) -> Result<(), RemoveError> {
+    let found = identity::read(&RealDisk::new(), &config.data_dir);
+    let Ok(Some(Identity { member_id, .. })) = found else { return Ok(()) };
+    let setup = join_setup(config, member_id);
+    let failed = |reason| RemoveError::Failed(Failure::NoLeader { reason });
+    let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
+    let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
+    let joined = joined.map_err(|error| failed(error.to_string()))?;
+    remove_from_outside((joined.cluster_id, member_id), &setup.targets).await
 }
 
 /// What of a node's data its directory holds.

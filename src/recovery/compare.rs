@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Flags, nanoseconds};
 use crate::cli::Settings;
-use crate::config::{Config, ConfigError, MachineKind};
+use crate::config::{Address, Config, ConfigError, MachineKind};
 use crate::node::{self, Node, RemoveError, Standing, StartError};
 use crate::program;
 
@@ -29,6 +29,9 @@ pub enum CompareError {
     /// A flag.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Members elsewhere would not reach a port of 127.0.0.1.
+    #[error("-compare with a -join beyond this machine needs -raft, where the members reach it")]
+    Unreachable,
     /// The member did not start.
     #[error(
         "the member {name} cannot join (should `diskstore status` list it, take it out with: \
@@ -133,7 +136,10 @@ impl Plan {
             ..Settings::default()
         };
         let plan = Plan { settings, pause: flags.pause };
-        plan.config(Path::new("."))?;
+        let config = plan.config(Path::new("."))?;
+        if flags.raft.is_none() && !config.join_targets.iter().all(Address::is_loopback) {
+            return Err(CompareError::Unreachable);
+        }
         Ok(Some(plan))
     }
 
@@ -205,7 +211,10 @@ impl Member {
     async fn join_here(&mut self, stop: &AtomicBool) -> Result<Join, CompareError> {
         let name = self.config.id.clone();
         let begun = Instant::now();
-        let started = node::start(self.config.clone(), Box::new(|_, _| {})).await;
+        let started = tokio::select! {
+            started = node::start(self.config.clone(), Box::new(|_, _| {})) => started,
+            () = stopped(stop) => return Err(CompareError::Interrupted),
+        };
         let failed = |source| CompareError::Start { name: name.clone(), source: Box::new(source) };
         let node = started.map_err(failed)?;
         self.note(&node);
@@ -243,8 +252,13 @@ impl Member {
 
     /// Takes the member out of the cluster, if that has taken it in.
     fn leave(&self) -> Result<(), CompareError> {
-        let Some(Known { ids, others }) = &self.known else { return Ok(()) };
-        let removed = runtime()?.block_on(node::remove_from_outside(*ids, others));
+        let runtime = runtime()?;
+        let removed = match &self.known {
+            Some(Known { ids, others }) => {
+                runtime.block_on(node::remove_from_outside(*ids, others))
+            }
+            None => runtime.block_on(node::remove_unfinished(&self.config)),
+        };
         let name = self.config.id.clone();
         removed.map_err(|source| CompareError::Stays { name, source })
     }

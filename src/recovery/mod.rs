@@ -150,7 +150,7 @@ impl RecoveryError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RecoveryError::Usage(_)
-            | RecoveryError::Compare(CompareError::Config(_))
+            | RecoveryError::Compare(CompareError::Config(_) | CompareError::Unreachable)
             | RecoveryError::After
             | RecoveryError::Taken(_) => 2,
             RecoveryError::Fetch(FetchError::Interrupted)

@@ -277,6 +277,7 @@ fn a_comparison_without_a_cluster_is_refused_or_given_up() {
         (&["-compare"][..], 2, "-join"),
         (&["-join", ":12000"], 2, "-compare"),
         (&["-compare", "-join", ":1", "-raft", "10.0.0.1:5"], 2, "-insecure"),
+        (&["-compare", "-join", "10.0.0.1:5"], 2, "needs -raft"),
     ] {
         let output = recovery(&[&["-file", "x"], more].concat());
         let text = String::from_utf8(output.stderr).unwrap();
