@@ -79,7 +79,12 @@ impl Map {
         let bytes = file.metadata().map_err(failed)?.len();
         let length = usize::try_from(bytes).expect("invariant: a map fits in memory");
         let map = MmapOptions::new().len(length).no_reserve_swap().map_anon().map_err(failed)?;
-        let memory = Memory::Zeroed { map: MmapRaw::from(map) };
+        let map = MmapRaw::from(map);
+        // Where huge pages are the default, the first write to each would have 2 MiB made zeros.
+        match map.advise(Advice::NoHugePage) {
+            Ok(()) | Err(_) => {} // a kernel without them has small ones
+        }
+        let memory = Memory::Zeroed { map };
         Ok(Self { path: path.to_owned(), bytes, memory })
     }
 

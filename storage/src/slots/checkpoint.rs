@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::slots::double::{Double, Image, PAGE};
+use crate::slots::open::check_length;
 use crate::slots::round::Round;
 use crate::slots::{Membership, Slots, Superblock};
 use crate::{LogId, Result};
@@ -192,6 +193,8 @@ impl Slots {
         image: &mut Image,
         log_durable: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
+        // A page behind a cut would make the file long again, with a hole that nobody sees.
+        check_length(self.file.as_ref(), self.area.geometry)?;
         log_durable()?;
         self.sync_readable_from()?;
         double.write(image)?;

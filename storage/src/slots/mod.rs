@@ -183,9 +183,10 @@ impl Slots {
     }
 
     /// Asks the disk for the pages of a slot that is soon written, unless memory holds them for
-    /// certain. Only a hint; nothing for a key that does not exist.
+    /// certain. Only a hint; nothing for a key that does not exist, or where the memory budget is
+    /// larger than the file.
     pub fn prefetch(&self, key: u64) {
-        if key >= self.area.geometry.slot_count() {
+        if key >= self.area.geometry.slot_count() || self.fits_in_budget() {
             return;
         }
         let (first, last) = self.area.geometry.pages_of(key);

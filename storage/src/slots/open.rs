@@ -156,11 +156,7 @@ impl Slots {
         let found = superblock::read(file.as_ref())?;
         let superblock = found.superblock.clone();
         let geometry = superblock.geometry;
-        let bytes = file.len()?;
-        if bytes < geometry.file_bytes() {
-            let what = "length of the data file";
-            return Err(Error::Corrupt { path: file.path(), offset: bytes, what });
-        }
+        check_length(file.as_ref(), geometry)?;
         let round = double::read(double_file.as_ref(), geometry)?;
         if let Round::Complete { cluster_id, .. } = &round
             && *cluster_id != superblock.cluster_id
@@ -184,17 +180,18 @@ impl Slots {
         };
         found.repair(file.as_ref())?;
         let opening = Opening { superblock_repaired: found.stale_copy, double: double_found };
-        let is_blank = superblock.checkpoint.is_none()
+        let is_zeroed = superblock.checkpoint.is_none()
             && superblock.readable_from == 0
-            && opening.double == DoubleFound::Empty; // I4
+            && opening.double == DoubleFound::Empty // I4
+            && options.fits(geometry);
         let (page_count, slot_count) = (geometry.page_count(), geometry.slot_count());
-        let pages = if is_blank {
+        let pages = if is_zeroed {
             Pages::zeroed(page_count, slot_count)
         } else {
             Pages::unknown(page_count, slot_count)
         };
         let double = Double::new(double_file, superblock.cluster_id, sequence);
-        let map = if is_blank && options.fits(geometry) { file.map_zeros()? } else { file.map()? };
+        let map = if is_zeroed { file.map_zeros()? } else { file.map()? };
         Ok((Self::assemble((file, map), double, (superblock, pages), options), opening))
     }
 
@@ -219,6 +216,15 @@ impl Slots {
             options,
         }
     }
+}
+
+/// `Corrupt` if the data file was cut.
+pub(crate) fn check_length(file: &dyn File, geometry: Geometry) -> Result<()> {
+    let bytes = file.len()?;
+    if bytes >= geometry.file_bytes() {
+        return Ok(());
+    }
+    Err(Error::Corrupt { path: file.path(), offset: bytes, what: "length of the data file" })
 }
 
 fn make_files(

@@ -336,12 +336,12 @@ fn slots_are_taken_for_zeros_only_without_round_checkpoint_and_merged_slot() {
         let disk = disk.crash(CrashMode::Lost);
         let mut bytes = disk.read_file(&path(SLOTS_FILE)).unwrap();
         let at = usize::try_from(geometry().offset_of(7)).unwrap();
-        bytes[at + 20] ^= 1; // in a value that was never written
+        bytes[at + 8] ^= 1; // in the header of a slot that was never written
         disk.write_file(&path(SLOTS_FILE), &bytes);
         open(&disk).unwrap()
     };
     let blank = reopened(&|slots| drop(set(slots, 3, 1, b"three")));
-    assert!(content(&blank).unwrap().is_empty());
+    assert!(content(&blank).unwrap().is_empty(), "nothing was read");
     assert_eq!(blank.live_count(), Some(0), "nothing has to be read");
 
     let written_back = reopened(&|slots| {
@@ -355,7 +355,19 @@ fn slots_are_taken_for_zeros_only_without_round_checkpoint_and_merged_slot() {
     ];
     for slots in never_written {
         assert_eq!(slots.live_count(), None, "what is there has to be read");
+        assert!(matches!(slots.read(7), Err(Error::Corrupt { .. })));
     }
+}
+
+/// TRUST F15, where the file is not mapped: no signal says that it was cut.
+#[test]
+fn a_file_that_was_cut_takes_no_more_pages() {
+    let disk = disk();
+    let slots = create(&disk, geometry(), options()).unwrap();
+    set(&slots, 3, 1, b"three").unwrap();
+    disk.truncate_file(&path(SLOTS_FILE), geometry().file_bytes() - 4096).unwrap();
+    let written = slots.write_back(&mut || Ok(()), &AtomicBool::new(false));
+    assert!(matches!(written, Err(Error::Corrupt { .. })), "{written:?}");
 }
 
 #[test]
