@@ -39,7 +39,7 @@ use super::syncer::Syncer;
 use super::types::{TypeConfig, vote_to};
 use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
-use crate::fault::{EXIT_DATA_LOST, Faults};
+use crate::fault::{EXIT_DATA_LOST, Faults, chain};
 
 /// Most connections of members at a time.
 const MEMBER_COUNT_MAX: usize = 1024;
@@ -310,8 +310,11 @@ impl Peers {
     ) -> io::Result<()> {
         let _install = self.shared.begin_install().await;
         let own_vote = self.wal.state().vote.map(super::types::vote_from);
-        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, own_vote).await?;
-        let Some(begin) = begin else { return Ok(()) };
+        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, own_vote).await;
+        if let Some(failure) = begin.as_ref().err().and_then(snapshot::disk_failure) {
+            self.faults.report(format!("a snapshot cannot be kept: {}", chain(failure)));
+        }
+        let Some(begin) = begin? else { return Ok(()) };
         let meta =
             SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
         let whole = Snapshot { meta, snapshot: SlotsSnapshot::default() };

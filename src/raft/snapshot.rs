@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use diskstore_storage::Result;
 use diskstore_storage::wal::Wal;
+use diskstore_storage::{Error, Result};
 use openraft::alias::SnapshotOf;
 use openraft::raft::SnapshotResponse;
 use openraft::storage::Snapshot;
@@ -38,7 +38,7 @@ use crate::machine::{Images, Machine};
 const FRAME_VALUE_BYTES: usize = 256 << 10;
 /// So many bytes of merged slots are written back while others come, or the disk would wait for the
 /// network first and everybody for the disk in the end.
-const WRITE_BACK_BYTES: u64 = 64 << 20;
+const WRITE_BACK_BYTES: u64 = if cfg!(test) { 4096 } else { 64 << 20 };
 /// While nothing is found to send, an empty frame goes out after this time.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// A transfer that makes no progress for this long is given up.
@@ -229,6 +229,13 @@ pub(super) async fn receive(
     shared.machine.finish_merge(begin.log_id.index);
     tracing::info!(slots, changed_after = after, "snapshot received");
     Ok(Some(begin))
+}
+
+/// What this member's own disk failed with, which no further attempt of the sender mends.
+pub(super) fn disk_failure(error: &io::Error) -> Option<&Error> {
+    let failure = error.get_ref()?.downcast_ref::<Error>()?;
+    matches!(failure, Error::Io { .. } | Error::Poisoned { .. } | Error::Corrupt { .. })
+        .then_some(failure)
 }
 
 /// Takes frames until the last one; returns that, and how many slots there were.

@@ -1,9 +1,11 @@
 //! Snapshots sent from one member to another over a socket, whole and disturbed.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use diskstore_storage::disk::SimDisk;
+use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{RaftLogStorage, RaftStateMachine, SnapshotMeta};
@@ -20,6 +22,8 @@ use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_
 use crate::raft::state_machine::SlotsSnapshot;
 use crate::raft::types::{StoredMembership, TypeConfig, Vote, log_id_to, vote_from};
 use crate::raft::wire::{Hello, Kind, Purpose, Welcome};
+
+const EIO: i32 = 5;
 
 fn vote(term: u64) -> Vote {
     vote_from(diskstore_storage::Vote { term, node_id: 1, committed: true })
@@ -280,22 +284,24 @@ async fn disturbed(frames: impl FnOnce(&mut Vec<u8>)) -> (bool, Stores, SimDisk)
     let disk = SimDisk::new(3);
     let mut receiver = member(&disk, &[]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let send = async {
-        let (mut reader, mut writer) = split(TcpStream::connect(address).await.unwrap()).unwrap();
-        hello().put(&mut writer.buffer);
-        writer.send().await.unwrap();
-        reader.expect(Kind::Welcome).await.unwrap();
-        begin().put(&mut writer.buffer);
-        writer.send().await.unwrap();
-        reader.expect(Kind::SnapshotAccept).await.unwrap();
-        frames(&mut writer.buffer);
-        writer.send().await.unwrap();
-        drop(writer); // nothing more comes
-        drop(reader.next().await);
-    };
+    let send = send_frames(listener.local_addr().unwrap(), frames);
     let (is_installed, ()) = tokio::join!(receive(&listener, &mut receiver, None), send);
     (is_installed, receiver, disk)
+}
+
+/// Sends these frames as a snapshot's, and nothing behind them.
+async fn send_frames(address: SocketAddr, frames: impl FnOnce(&mut Vec<u8>)) {
+    let (mut reader, mut writer) = split(TcpStream::connect(address).await.unwrap()).unwrap();
+    hello().put(&mut writer.buffer);
+    writer.send().await.unwrap();
+    reader.expect(Kind::Welcome).await.unwrap();
+    begin().put(&mut writer.buffer);
+    writer.send().await.unwrap();
+    reader.expect(Kind::SnapshotAccept).await.unwrap();
+    frames(&mut writer.buffer);
+    writer.send().await.unwrap();
+    drop(writer); // nothing more comes
+    drop(reader.next().await);
 }
 
 fn end(frames: u64, slots: u64) -> SnapshotEnd {
@@ -340,6 +346,29 @@ async fn frames_dropped_doubled_swapped_or_cut_off_install_nothing() {
         assert_eq!(after.machine.applied_state().await.unwrap().0, None, "{name}");
         assert_eq!(after.log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 0)));
     }
+}
+
+/// F11: the disk fails while slots of a snapshot that still comes are written back.
+#[tokio::test]
+async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
+    let disk = SimDisk::new(3);
+    let receiver = member(&disk, &[]).await;
+    disk.fail_next(OperationKind::Write, SLOTS_FILE, EIO);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let send = send_frames(address, |out| {
+        slots(0, 5).put(out);
+        slots(1, 6).put(out);
+        end(2, 2).put(out);
+    });
+    let take = async {
+        let (mut reader, mut writer) = accept(&listener).await;
+        snapshot::receive(&receiver.shared, &mut reader, &mut writer, None).await.unwrap_err()
+    };
+    let (error, ()) = tokio::join!(take, send);
+    assert!(snapshot::disk_failure(&error).is_some(), "{error}");
+    let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
+    assert!(snapshot::disk_failure(&cut).is_none());
 }
 
 /// I3: what a receiver must replay behind a snapshot stays while it is sent, and before that: from
