@@ -97,6 +97,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
         }
         () = signals.next() => return Ok(0),
     };
+    node.lock_until_exit();
     let recording = throughput.map(|file| file.record(node.successes()));
     let _recording = recording.transpose().map_err(failed)?;
     let (stop, stopping) = watch::channel(false);

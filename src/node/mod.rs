@@ -50,10 +50,16 @@ pub struct Node {
     opening: String,
     successes: Arc<AtomicU64>,
     /// Held as long as the node lives: no second process in its directory.
-    _lock: Box<dyn diskstore_storage::disk::Lock>,
+    lock: Arc<dyn diskstore_storage::disk::Lock>,
 }
 
 impl Node {
+    /// Keeps the directory locked until this process has ended: a write to the disk that hangs
+    /// outlives the node, and must not come behind those of the next process.
+    pub fn lock_until_exit(&self) {
+        Box::leak(Box::new(Arc::clone(&self.lock)));
+    }
+
     fn consensus(&self) -> &Arc<Consensus> {
         self.forwarder.consensus()
     }

@@ -109,7 +109,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         started: Instant::now(),
         opening: opened.report,
         successes: Arc::default(),
-        _lock: lock,
+        lock: lock.into(),
     }))
 }
 
