@@ -5,6 +5,7 @@ Each host is a node with its client port 11000. Ends with `ok` if everything was
 
 import sys
 import threading
+import time
 
 import redis
 
@@ -12,6 +13,9 @@ SLOTS = 4096
 VALUE_BYTES = 1024
 THREADS = 8
 ROUNDS = 25
+# Ten seconds in all.
+POLLS = 1000
+POLL_SECONDS = 0.01
 
 
 def expect(actual, expected):
@@ -161,6 +165,11 @@ def a_scan_finds_every_slot_once(first, other):
     expect(list(first.scan_iter()), [])
     slots = list(range(0, SLOTS, 3))
     first.mset({slot: "x" for slot in slots})
+    # A scan shows what its own replica has applied, and a follower applies a moment later.
+    for _ in range(POLLS):
+        if other.dbsize() == len(slots):
+            break
+        time.sleep(POLL_SECONDS)
     for count in [None, 1000]:
         expect(sorted(int(key) for key in other.scan_iter(count=count)), slots)
     expect(sorted(int(key) for key in first.scan_iter(match="12?")), [120, 123, 126, 129])
