@@ -249,6 +249,7 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
         }
         _ = stopping.wait_for(|stop| *stop) => return Ok(()),
     };
+    node.lock_until_exit();
     let server = Server::new(Arc::clone(&node), &[]);
     let sessions = async {
         match listener {
