@@ -22,12 +22,16 @@
 //! - I4: nobody waits for a learner's answers, so requests to one are gathered: after a request that
 //!   leaves room in its frame the next is taken from openraft a while later, and brings all that was
 //!   appended meanwhile. One that fills its frame is followed at once: there is more to catch up on.
+//! - I5: a member that is far behind catches up twice as fast as the log grows, and as fast as it can
+//!   while nobody writes. One that others wait for is not held up by this: without it nothing is
+//!   committed, and the log does not grow.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_storage::wal::Wal;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
@@ -38,6 +42,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::{FrameReader, FrameWriter, bad_frame};
 use super::network::{Acknowledged, RpcError, unreachable_error};
+use super::pace::Pace;
 use super::types::{LogId, TypeConfig, Vote};
 use super::wire::{AppendReply, Kind, put_append, read_append_reply};
 use super::{APPEND_ENTRIES_MAX, log_store::READ_BYTES_MAX};
@@ -50,6 +55,11 @@ const WINDOW: usize = 64;
 const HELD_MAX: Duration = Duration::from_millis(1);
 /// A frame of so many bytes is full: the next entry, of the same size, may not have found room.
 const FULL_BYTES: usize = READ_BYTES_MAX / 2;
+
+/// A member is far behind if it lacks so many bytes of the log.
+const FAR_BEHIND_BYTES: u64 = if cfg!(test) { 4096 } else { 64 << 20 };
+/// How many times as fast as the log grows one that is far behind catches up.
+const CATCH_UP_FACTOR: u64 = 2;
 
 pub(super) type Append = AppendEntriesRequest<TypeConfig>;
 pub(super) type AppendResult =
@@ -71,6 +81,8 @@ pub(super) struct Target {
     pub(super) vote: Vote,
     /// How long requests are gathered (I4); not at all for a voter.
     pub(super) gather: Option<Duration>,
+    /// The log that it is sent from.
+    pub(super) wal: Arc<Wal>,
 }
 
 impl Target {
@@ -89,16 +101,7 @@ pub(super) fn answers<'a, S>(
 where
     S: Stream<Item = Append> + Send + Unpin + 'a,
 {
-    let mut appends = Appends {
-        reader,
-        writer,
-        input: Some(input),
-        on_way: VecDeque::new(),
-        held: None,
-        gather_until: None,
-        progress: Instant::now(),
-        target,
-    };
+    let mut appends = Appends::new((reader, writer), target, input);
     appends.send(first);
     futures_util::stream::unfold(Some(appends), next_answer).boxed()
 }
@@ -113,8 +116,10 @@ struct Appends<S> {
     on_way: VecDeque<Option<LogId>>,
     /// A request without entries that is not sent yet, and when it has to be (I3).
     held: Option<(Append, Instant)>,
-    /// When the next request is taken (I4).
-    gather_until: Option<Instant>,
+    /// When the next request is taken (I4, I5).
+    rest_until: Option<Instant>,
+    /// Of a member that is far behind: the pace, and the bytes that it was sent since (I5).
+    catching_up: Option<(Pace, u64)>,
     /// When something was last answered or sent, or the first of them taken.
     progress: Instant,
     target: Target,
@@ -152,6 +157,20 @@ where
 }
 
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
+    fn new((reader, writer): Connection, target: Target, input: S) -> Self {
+        Appends {
+            reader,
+            writer,
+            input: Some(input),
+            on_way: VecDeque::new(),
+            held: None,
+            rest_until: None,
+            catching_up: None,
+            progress: Instant::now(),
+            target,
+        }
+    }
+
     /// The next answer for openraft; `None` when all is said.
     async fn next(&mut self) -> io::Result<Option<AppendReply>> {
         while self.input.is_some() || !self.on_way.is_empty() || self.held.is_some() {
@@ -193,7 +212,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let is_taking = !is_sending && self.on_way.len() < WINDOW;
         let deadline = self.progress + IDLE_MAX;
         let held_until = self.held.as_ref().map(|(_, until)| *until);
-        let Appends { reader, writer, input, gather_until, .. } = self;
+        let Appends { reader, writer, input, rest_until, .. } = self;
         let answer = async {
             let body = timeout_at(deadline, reader.expect(Kind::AppendReply))
                 .await
@@ -201,7 +220,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             read_append_reply(body).map_err(bad_frame)
         };
         let request = async {
-            if let Some(until) = gather_until {
+            if let Some(until) = rest_until {
                 sleep_until(*until).await;
             }
             match input {
@@ -228,9 +247,31 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         } else {
             self.send(request);
         }
-        let is_full = entry_count >= APPEND_ENTRIES_MAX || self.writer.buffer.len() >= FULL_BYTES;
-        self.gather_until =
-            self.target.gather.filter(|_| !is_full).map(|gather| Instant::now() + gather); // I4
+        let frame_bytes = self.writer.buffer.len();
+        let is_full = entry_count >= APPEND_ENTRIES_MAX || frame_bytes >= FULL_BYTES;
+        let rest = if is_full {
+            self.catch_up(entry_count, frame_bytes as u64) // I5
+        } else {
+            self.target.gather // I4
+        };
+        self.rest_until = rest.map(|rest| Instant::now() + rest);
+    }
+
+    /// How long to rest after a full frame (I5).
+    fn catch_up(&mut self, entry_count: u64, frame_bytes: u64) -> Option<Duration> {
+        let end = self.on_way.back().copied().flatten().map_or(0, |log_id| log_id.index);
+        let last = self.target.wal.state().last.map_or(0, |last| last.index);
+        let bytes_behind = last.saturating_sub(end) * (frame_bytes / entry_count.max(1));
+        if bytes_behind < FAR_BEHIND_BYTES {
+            self.catching_up = None;
+            return None;
+        }
+        let log_bytes = self.target.wal.log_bytes();
+        let pace = || (Pace::new(u64::MAX, log_bytes), 0);
+        let (pace, bytes_sent) = self.catching_up.get_or_insert_with(pace);
+        *bytes_sent += frame_bytes;
+        let rest = pace.rest(*bytes_sent, log_bytes, u64::MAX / CATCH_UP_FACTOR);
+        (!rest.is_zero()).then_some(rest)
     }
 
     fn send_held(&mut self) {
@@ -251,9 +292,12 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use diskstore_storage::LogId as StoredLogId;
+    use diskstore_storage::disk::SimDisk;
+    use diskstore_storage::wal::{Entry as StoredEntry, EntryKind, Options as WalOptions};
     use futures_util::FutureExt;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
@@ -320,7 +364,9 @@ mod tests {
 
     fn target(vote: Vote) -> Target {
         let (idle, acknowledged) = (Idle::default(), Arc::default());
-        Target { idle, acknowledged, member: 2, vote, gather: None }
+        let (disk, options) = (Arc::new(SimDisk::new(1)), WalOptions::default());
+        let wal = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap().0;
+        Target { idle, acknowledged, member: 2, vote, gather: None, wal: Arc::new(wal) }
     }
 
     impl Pair {
@@ -500,6 +546,42 @@ mod tests {
         assert_eq!(pair.taken.load(Ordering::Relaxed), 4);
     }
 
+    /// I5
+    #[tokio::test]
+    async fn a_member_that_is_far_behind_rests_while_others_write_and_twice_as_much_is_sent() {
+        const FRAME: u64 = 1 << 20;
+        let (connection, _member) = connect().await;
+        let first = request(9, 10);
+        let target = target(first.vote);
+        let wal = target.wal.clone();
+        let mut last = 0;
+        // As much as a quarter of a frame.
+        let mut write = || {
+            last += 1;
+            let payload = vec![7; 256 << 10].into();
+            let log_id = StoredLogId { term: 1, index: last };
+            wal.append([StoredEntry { log_id, kind: EntryKind::Normal, payload }]).unwrap();
+            let written = wal.write(wal.seal().unwrap());
+            written.unwrap();
+        };
+        write();
+        let mut appends = Appends::new(connection, target, futures_util::stream::pending());
+        appends.send(Append { prev_log_id: None, ..request(0, 0) });
+        assert_eq!(appends.catch_up(1, FRAME), None, "nobody writes");
+        write();
+        assert!(appends.catch_up(1, FRAME).is_some(), "much more was sent than written");
+        (0..8).for_each(|_| write());
+        assert_eq!(
+            appends.catch_up(1, FRAME),
+            None,
+            "three frames, and more than half of it written"
+        );
+        write();
+        appends.send(request(last, last));
+        assert_eq!(appends.catch_up(1, FRAME), None, "it has all there is");
+        assert!(appends.catching_up.is_none());
+    }
+
     /// More than any socket takes without a reader.
     const SOCKET_MIB_MAX: u64 = 64;
 
@@ -528,19 +610,10 @@ mod tests {
     /// A frame may take longer to be sent than an answer may take to come.
     #[tokio::test]
     async fn sending_counts_as_progress() {
-        let ((reader, writer), _member) = connect().await;
+        let (connection, _member) = connect().await;
         let first = large_request(SOCKET_MIB_MAX, 1 << 20);
         let target = target(first.vote);
-        let mut appends = Appends {
-            reader,
-            writer,
-            input: Some(futures_util::stream::pending::<Append>().boxed()),
-            on_way: VecDeque::new(),
-            held: None,
-            gather_until: None,
-            progress: Instant::now(),
-            target,
-        };
+        let mut appends = Appends::new(connection, target, futures_util::stream::pending());
         appends.send(first);
         let before = appends.progress;
         assert!(appends.next().now_or_never().is_none());

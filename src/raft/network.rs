@@ -227,6 +227,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 member: self.target,
                 vote,
                 gather: self.gather,
+                wal: self.network.sender.wal().clone(),
             };
             Ok(answers(connection, target, first, input))
         })

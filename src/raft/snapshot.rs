@@ -61,6 +61,11 @@ impl Sender {
         Sender { shared, wal, slots_sent: AtomicU64::new(0) }
     }
 
+    /// The log of the slots.
+    pub(super) fn wal(&self) -> &Arc<Wal> {
+        &self.wal
+    }
+
     /// Slots sent since the start.
     pub(super) fn slots_sent(&self) -> u64 {
         self.slots_sent.load(Ordering::Relaxed)
