@@ -26,7 +26,7 @@ use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGET;
-use crate::server::{CONNECTION_COUNT_MAX, Server};
+use crate::server::{CONNECTION_COUNT_MAX, Server, tell_starting};
 use crate::throughput::ThroughputFile;
 
 /// Files and connections that a node wants to have open: one for each client, and some.
@@ -96,6 +96,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
             started.map_err(|error| (error.exit_code(), error.into()))?
         }
         () = signals.next() => return Ok(0),
+        never = tell_starting(&listener) => match never {},
     };
     node.lock_until_exit();
     let recording = throughput.map(|file| file.record(node.successes()));

@@ -23,6 +23,7 @@ mod session;
 mod text;
 mod turn;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,12 +37,19 @@ use crate::node::Node;
 use clients::Clients;
 use keys::Keys;
 use original_turn::Datagrams;
-use session::Session;
+use session::{Session, refuse};
 
 /// Most connections that are open at once.
 pub const CONNECTION_COUNT_MAX: usize = 32_000;
 /// How long to wait after a connection could not be accepted: there may be no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients of a node that starts wait for so long. One that joins may take minutes.
+const START_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
+/// What they are told afterwards, as Redis' clients know it.
+const STARTING: &[u8] = b"-LOADING this node starts or joins its cluster and serves nobody yet; \
+      ask another, or ask again\r\n";
+/// Most clients that are being told so at once.
+const TOLD_COUNT_MAX: usize = 256;
 /// How long the sessions may take to answer what they have taken once the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -121,6 +129,25 @@ impl Server {
     }
 }
 
+/// Answers whoever comes while the node starts, once that takes long.
+pub async fn tell_starting(listener: &TcpListener) -> Infallible {
+    sleep(START_PATIENCE).await;
+    let mut told = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if told.len() < TOLD_COUNT_MAX => match accepted {
+                Ok((stream, _)) => drop(told.spawn(refuse(stream, STARTING))),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            // It may have gone without hearing it.
+            Some(_) = told.join_next() => {}
+        }
+    }
+}
+
 /// A session that panicked is a bug of ours, and no reason to end the others.
 fn note_end(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
@@ -132,5 +159,31 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stopping| *stopping).await.is_err() {
         tracing::debug!("whoever could stop the server is gone");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_of_a_node_that_starts_are_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ask = async {
+            for _ in 0..2 * TOLD_COUNT_MAX {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_all(b"PING\r\n").await.unwrap();
+                let mut answer = Vec::new();
+                client.read_to_end(&mut answer).await.unwrap();
+                assert_eq!(answer, STARTING);
+            }
+        };
+        tokio::select! {
+            never = tell_starting(&listener) => match never {},
+            () = ask => {}
+        }
     }
 }

@@ -119,7 +119,7 @@ impl Session {
             Protocol::Protobuf => Dialect::Original(OriginalDialect::protobuf(self.peer.ip())),
             Protocol::Http | Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
                 self.stream.write_all(detect::refusal(protocol)).await?;
-                return self.linger().await;
+                return linger(&mut self.stream).await;
             }
         };
         loop {
@@ -127,7 +127,7 @@ impl Session {
             self.write().await?;
             match flow {
                 Flow::Again => {}
-                Flow::Close => return self.linger().await,
+                Flow::Close => return linger(&mut self.stream).await,
                 Flow::Read => {
                     if !self.read().await? {
                         return Ok(());
@@ -186,18 +186,24 @@ impl Session {
         }
         Ok(())
     }
+}
 
-    /// Ends the connection so that the client reads the last reply: were bytes of it unread when
-    /// the socket is closed, the system would take the reply back.
-    async fn linger(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        let mut rest = (&mut self.stream).take(LINGER_BYTES_MAX);
-        let mut sink = tokio::io::sink();
-        match timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut sink)).await {
-            Ok(drained) => drained.map(drop),
-            Err(_) => Ok(()),
-        }
+/// Ends a connection so that the client reads the last reply: were bytes of it unread when the socket
+/// is closed, the system would take the reply back.
+async fn linger(stream: &mut TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = stream.take(LINGER_BYTES_MAX);
+    let mut sink = tokio::io::sink();
+    match timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut sink)).await {
+        Ok(drained) => drained.map(drop),
+        Err(_) => Ok(()),
     }
+}
+
+/// Tells a client why it is not served, and ends its connection.
+pub(super) async fn refuse(mut stream: TcpStream, line: &[u8]) -> io::Result<()> {
+    stream.write_all(line).await?;
+    linger(&mut stream).await
 }
 
 impl Dialect {

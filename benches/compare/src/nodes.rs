@@ -114,11 +114,6 @@ impl Nodes {
         Ok(address(port_of(self.leader()?)))
     }
 
-    /// What the nodes say of themselves, those that run.
-    pub(crate) fn statuses(&self) -> Vec<Status> {
-        (0..self.count()).filter_map(status).collect()
-    }
-
     /// What all of them have used up to now.
     ///
     /// # Errors

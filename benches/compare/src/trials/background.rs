@@ -8,7 +8,7 @@ use diskstore::status::Status;
 
 use super::{Found, Place, Trial, fill, writes_to};
 use crate::drive::{KEYS_LONG, VALUE_BYTES, float, run_resp};
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, status};
 use crate::rows::Limit;
 
 pub(super) const TRIAL: Trial = Trial {
@@ -29,6 +29,8 @@ pub(super) const TRIAL: Trial = Trial {
 
 /// A checkpoint is due every few seconds, and done before the next.
 const FLAGS: &str = "-checkpoint-mib 256";
+/// Members before one joins.
+const MEMBER_COUNT: usize = 3;
 const CLIENTS: u64 = 64;
 const PIECE: Duration = Duration::from_millis(500);
 /// Pieces until the log has been purged for the first time, at most.
@@ -55,14 +57,14 @@ struct Piece {
 }
 
 fn run(place: &Place<'_>) -> Result<Vec<Found>> {
-    let mut nodes = place.start(3, FLAGS)?;
+    let mut nodes = place.start(MEMBER_COUNT, FLAGS)?;
     // A snapshot has all slots to send; the load goes to few of them.
     fill(&mut nodes, KEYS_LONG)?;
     // From the first purge on segments are used again.
     put(&mut nodes, FIRST_PIECES_MAX, &|done| done.purged > 0)?;
     let mut pieces = put(&mut nodes, place.choose(48, 240), &|_| false)?;
     let mut found = written(&mut nodes, place)?;
-    nodes.spawn(3)?;
+    nodes.spawn(MEMBER_COUNT)?;
     pieces.extend(put_until_joined(&mut nodes)?);
     found.splice(0..0, compare(&pieces));
     Ok(found)
@@ -72,11 +74,11 @@ fn run(place: &Place<'_>) -> Result<Vec<Found>> {
 fn put(nodes: &mut Nodes, count: u64, is_done: &dyn Fn(Done) -> bool) -> Result<Vec<Piece>> {
     let mut pieces: Vec<Piece> = Vec::new();
     let mut load = writes_to(nodes, CLIENTS, PIECE)?;
-    let mut before = done(&nodes.statuses());
+    let mut before = done(&asked());
     for nth in 0..count {
         load.seed = nth;
         let report = run_resp(&load)?;
-        let after = done(&nodes.statuses());
+        let after = done(&asked());
         let (per_second, p99_ms) = (report.all.per_second, report.all.latency.p99_ms);
         pieces.push(Piece { per_second, p99_ms, before, after });
         if is_done(after) {
@@ -95,7 +97,7 @@ fn put_until_joined(nodes: &mut Nodes) -> Result<Vec<Piece>> {
         let votes = |status: &Status| {
             status.members.iter().any(|member| member.name == "node3" && member.role != "learner")
         };
-        if nodes.statuses().iter().any(votes) {
+        if asked().iter().any(votes) {
             return Ok(pieces);
         }
     }
@@ -131,7 +133,12 @@ fn written_up_to_now(nodes: &Nodes) -> Result<(Done, u64, f64)> {
             file_bytes += file?.metadata().map_or(0, |data| data.len());
         }
     }
-    Ok((done(&nodes.statuses()), file_bytes, nodes.used()?.written_bytes))
+    Ok((done(&asked()), file_bytes, nodes.used()?.written_bytes))
+}
+
+/// The members that were there from the beginning: one that joins gives no answer for long.
+fn asked() -> Vec<Status> {
+    (0..MEMBER_COUNT).filter_map(status).collect()
 }
 
 /// All nodes together.
