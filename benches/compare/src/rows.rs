@@ -71,8 +71,6 @@ pub(crate) enum Bound {
     P99(Engine, f64),
     /// At most so much CPU, microseconds.
     ServerUs(f64),
-    /// At most so many bytes for one.
-    Written(f64),
 }
 
 pub(crate) const fn writes(clients: u64, pipeline: u64) -> Work {
@@ -103,7 +101,7 @@ const fn ours(work: Work, bound: Bound) -> Goal {
 const SUSTAINED: f64 = 0.85;
 
 /// The goals that a run of this program can tell.
-pub(crate) const GOALS: [Goal; 30] = [
+pub(crate) const GOALS: [Goal; 29] = [
     faster(writes(1, 1), Etcd, 3.5),
     faster(writes(64, 1), Etcd, 12.0),
     faster(writes(256, 1), Etcd, 12.0),
@@ -133,7 +131,6 @@ pub(crate) const GOALS: [Goal; 30] = [
     faster(long(64), RedisReplicated, 3.5 * SUSTAINED),
     ours(long(64), Bound::P99(Etcd, 0.1)),
     ours(writes(256, 1), Bound::ServerUs(10.0)),
-    ours(writes(256, 1), Bound::Written(1.3)),
 ];
 
 /// A row of the table.
@@ -183,7 +180,7 @@ pub(crate) fn works_of(engine: Engine, loads: Loads) -> Vec<Work> {
         Bound::Throughput(other, _) | Bound::P99(other, _) => {
             goal.engine == engine || other == engine
         }
-        Bound::ServerUs(_) | Bound::Written(_) => goal.engine == engine,
+        Bound::ServerUs(_) => goal.engine == engine,
     });
     let mut works: Vec<Work> = involved
         .map(|goal| goal.work)
@@ -221,10 +218,6 @@ fn row(goal: &Goal, results: &Results) -> Row {
         Bound::ServerUs(limit) => {
             let text = format!("{work}: CPU of three nodes, us");
             Row::new(&text, Limit::AtMost(limit), None, mean(goal.engine, |run| run.server_us))
-        }
-        Bound::Written(limit) => {
-            let text = format!("{work}: bytes to disk of a node per byte, checkpoints too");
-            Row::new(&text, Limit::AtMost(limit), None, mean(goal.engine, |run| run.written))
         }
     }
 }
