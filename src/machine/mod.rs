@@ -211,6 +211,14 @@ impl Machine {
         }
     }
 
+    /// True if nothing but a page that is read for the first time can make applying wait.
+    pub fn fits_in_memory(&self) -> bool {
+        match self {
+            Machine::Slots(disk) => disk.slots().fits_in_budget(),
+            Machine::Memory(_) | Machine::Journal(_) => false,
+        }
+    }
+
     /// True if applying has to wait until [`Machine::write_back`] has made room.
     pub fn over_budget(&self) -> bool {
         match self {

@@ -23,6 +23,7 @@ use crate::machine::{
     DiskMachine, JOURNAL_FILE, JournalMachine, JournalOptions, Machine, MemoryMachine,
 };
 use crate::oplog::Parts;
+use crate::raft::{Applied, ReplayAhead};
 
 /// Directory of the log's segments in a node's directory.
 pub(super) const WAL_NAME: &str = "wal";
@@ -31,6 +32,8 @@ pub(super) const WAL_NAME: &str = "wal";
 pub(super) struct Opened {
     pub(super) machine: Machine,
     pub(super) wal: Arc<Wal>,
+    /// What was applied to the machine while the log was recovered.
+    pub(super) applied: Option<Applied>,
     pub(super) policy: upkeep::Policy,
     /// What was found, for people.
     pub(super) report: String,
@@ -133,12 +136,20 @@ pub(super) async fn open_files(
             }));
         }
         let (machine, mut report) = plan.open(&disk, directory, &mut *progress)?;
-        let (wal, recovery) = Wal::open(
-            disk,
-            &directory.join(WAL_NAME),
-            &directory.join(identity::TMP_NAME),
-            &log_options(&config, &machine),
-        )?;
+        // An application log records what is replayed, and is not open yet.
+        let mut ahead = match config.log_folder {
+            Some(_) => None,
+            None => ReplayAhead::start(&machine)?,
+        };
+        let (wal_directory, aside) = (directory.join(WAL_NAME), directory.join(identity::TMP_NAME));
+        let options = log_options(&config, &machine);
+        let (wal, recovery) = match &mut ahead {
+            Some(ahead) => {
+                let follow = &mut |seen| ahead.see(seen);
+                Wal::open_following(disk, &wal_directory, &aside, &options, follow)?
+            }
+            None => Wal::open(disk, &wal_directory, &aside, &options)?,
+        };
         // Whoever is a member, or has a checkpoint, has accepted a leader's vote.
         let checkpoint = machine.durable().map(|durable| durable.log_id);
         let has_history = is_member || checkpoint.is_some();
@@ -146,13 +157,14 @@ pub(super) async fn open_files(
             return Err(lost("log is"));
         }
         agree(&wal, checkpoint, directory)?;
+        let applied = ahead.map(|ahead| ahead.finish(&wal)).transpose()?;
         report.push_str(&log_report(&recovery));
         let policy = upkeep::Policy {
             checkpoint_bytes: config.checkpoint_bytes,
             keep_bytes: config.keep_bytes,
             dirty_bytes_max: plan.dirty_bytes_max(),
         };
-        Ok(Opened { machine, wal: Arc::new(wal), policy, report })
+        Ok(Opened { machine, wal: Arc::new(wal), applied, policy, report })
     })
     .await?
 }

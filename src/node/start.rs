@@ -82,6 +82,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         wal: opened.wal,
         oplog: open_oplog(&config, &opened.machine)?,
         machine: opened.machine,
+        applied: opened.applied,
         faults: faults.clone(),
         is_restart,
     };

@@ -23,15 +23,15 @@
 //!   leaves room in its frame the next is taken from openraft a while later, and brings all that was
 //!   appended meanwhile. One that fills its frame is followed at once: there is more to catch up on.
 //! - I5: a member that is far behind catches up twice as fast as the log grows, and as fast as it can
-//!   while nobody writes. One that others wait for is not held up by this: without it nothing is
-//!   committed, and the log does not grow.
+//!   while nothing is committed: because nobody writes, or because it is the one that is waited for.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::wal::Wal;
+use diskstore_storage::LogId as StoredLogId;
+use diskstore_storage::wal::{State, Wal};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
@@ -118,11 +118,20 @@ struct Appends<S> {
     held: Option<(Append, Instant)>,
     /// When the next request is taken (I4, I5).
     rest_until: Option<Instant>,
-    /// Of a member that is far behind: the pace, and the bytes that it was sent since (I5).
-    catching_up: Option<(Pace, u64)>,
+    /// Of a member that is far behind (I5).
+    catching_up: Option<CatchingUp>,
     /// When something was last answered or sent, or the first of them taken.
     progress: Instant,
     target: Target,
+}
+
+/// How a member that is far behind catches up.
+struct CatchingUp {
+    pace: Pace,
+    /// What it was sent since.
+    bytes_sent: u64,
+    /// What was committed when it was sent the last full frame.
+    committed: Option<StoredLogId>,
 }
 
 /// What can happen next.
@@ -260,18 +269,21 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     /// How long to rest after a full frame (I5).
     fn catch_up(&mut self, entry_count: u64, frame_bytes: u64) -> Option<Duration> {
         let end = self.on_way.back().copied().flatten().map_or(0, |log_id| log_id.index);
-        let last = self.target.wal.state().last.map_or(0, |last| last.index);
-        let bytes_behind = last.saturating_sub(end) * (frame_bytes / entry_count.max(1));
-        if bytes_behind < FAR_BEHIND_BYTES {
+        let State { last, committed, .. } = self.target.wal.state();
+        let entries_behind = last.map_or(0, |last| last.index).saturating_sub(end);
+        if entries_behind * (frame_bytes / entry_count.max(1)) < FAR_BEHIND_BYTES {
             self.catching_up = None;
             return None;
         }
         let log_bytes = self.target.wal.log_bytes();
-        let pace = || (Pace::new(u64::MAX, log_bytes), 0);
-        let (pace, bytes_sent) = self.catching_up.get_or_insert_with(pace);
-        *bytes_sent += frame_bytes;
-        let rest = pace.rest(*bytes_sent, log_bytes, u64::MAX / CATCH_UP_FACTOR);
-        (!rest.is_zero()).then_some(rest)
+        let begin =
+            || CatchingUp { pace: Pace::new(u64::MAX, log_bytes), bytes_sent: 0, committed };
+        let catching_up = self.catching_up.get_or_insert_with(begin);
+        catching_up.bytes_sent += frame_bytes;
+        let spread_bytes = u64::MAX / CATCH_UP_FACTOR;
+        let rest = catching_up.pace.rest(catching_up.bytes_sent, log_bytes, spread_bytes);
+        let is_waited_for = std::mem::replace(&mut catching_up.committed, committed) == committed;
+        (!rest.is_zero() && !is_waited_for).then_some(rest)
     }
 
     fn send_held(&mut self) {
@@ -292,10 +304,10 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use diskstore_storage::LogId as StoredLogId;
     use diskstore_storage::disk::SimDisk;
     use diskstore_storage::wal::{Entry as StoredEntry, EntryKind, Options as WalOptions};
     use futures_util::FutureExt;
@@ -554,15 +566,19 @@ mod tests {
         let first = request(9, 10);
         let target = target(first.vote);
         let wal = target.wal.clone();
-        let mut last = 0;
+        let last = Cell::new(0);
         // As much as a quarter of a frame.
-        let mut write = || {
-            last += 1;
+        let append = || {
+            last.set(last.get() + 1);
+            let last = last.get();
             let payload = vec![7; 256 << 10].into();
             let log_id = StoredLogId { term: 1, index: last };
             wal.append([StoredEntry { log_id, kind: EntryKind::Normal, payload }]).unwrap();
-            let written = wal.write(wal.seal().unwrap());
-            written.unwrap();
+            wal.write(wal.seal().unwrap()).unwrap();
+        };
+        let write = || {
+            append();
+            wal.save_committed(StoredLogId { term: 1, index: last.get() });
         };
         write();
         let mut appends = Appends::new(connection, target, futures_util::stream::pending());
@@ -576,8 +592,13 @@ mod tests {
             None,
             "three frames, and more than half of it written"
         );
+        for _ in 0..2 {
+            append();
+            assert_eq!(appends.catch_up(1, 16 * FRAME), None, "nothing is committed without it");
+        }
         write();
-        appends.send(request(last, last));
+        assert!(appends.catch_up(1, FRAME).is_some(), "much more was sent than written");
+        appends.send(request(last.get(), last.get()));
         assert_eq!(appends.catch_up(1, FRAME), None, "it has all there is");
         assert!(appends.catching_up.is_none());
     }

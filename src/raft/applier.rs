@@ -146,23 +146,14 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
     for Job { entry, responder } in jobs {
         wait_for_memory(setup)?;
         let log_id = entry.log_id();
-        let reply = match &entry.payload {
-            EntryPayload::Blank => Reply { index: log_id.index, ..Reply::default() },
-            EntryPayload::Normal(command) => {
-                let machine = &setup.shared.machine;
-                let reply = machine.apply(log_id.index, command).map_err(io::Error::other)?;
-                if let Some(oplog) = &mut setup.oplog {
-                    oplog
-                        .record(log_id.index, command, &reply, &mut |key| machine.slot(key))
-                        .map_err(io::Error::other)?;
-                }
-                reply
-            }
-            EntryPayload::Membership(body) => {
-                membership = Some(StoredMembership::new(Some(log_id), body.clone()));
-                Reply { index: log_id.index, ..Reply::default() }
-            }
-        };
+        let machine = &setup.shared.machine;
+        let (reply, new_membership) = apply_entry(machine, &entry)?;
+        membership = new_membership.or(membership);
+        if let (Some(oplog), EntryPayload::Normal(command)) = (&mut setup.oplog, &entry.payload) {
+            oplog
+                .record(log_id.index, command, &reply, &mut |key| machine.slot(key))
+                .map_err(io::Error::other)?;
+        }
         last = Some(log_id);
         if let Some(responder) = responder {
             replies.push((responder, reply));
@@ -180,6 +171,26 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
         responder.send(reply);
     }
     Ok(())
+}
+
+/// Applies one entry to a machine: its reply, and the membership if it is one.
+pub(super) fn apply_entry(
+    machine: &Machine,
+    entry: &Entry,
+) -> io::Result<(Reply, Option<StoredMembership>)> {
+    let log_id = entry.log_id();
+    let nothing = || Reply { index: log_id.index, ..Reply::default() };
+    match &entry.payload {
+        EntryPayload::Blank => Ok((nothing(), None)),
+        EntryPayload::Normal(command) => {
+            let reply = machine.apply(log_id.index, command).map_err(io::Error::other)?;
+            Ok((reply, None))
+        }
+        EntryPayload::Membership(body) => {
+            let membership = StoredMembership::new(Some(log_id), body.clone());
+            Ok((nothing(), Some(membership)))
+        }
+    }
 }
 
 /// At the memory budget applying waits until changed pages were written back and dropped.

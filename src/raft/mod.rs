@@ -47,8 +47,9 @@ pub use channel::{CallError, Channel};
 pub use connection::{FrameReader, FrameWriter, bad_frame, split};
 pub use members::MemberError;
 pub use peers::{Incoming, Zone};
+pub use replay::ReplayAhead;
 pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
-pub use state_machine::MachineShared;
+pub use state_machine::{Applied, MachineShared};
 pub use syncer::Syncer;
 pub use types::{Member, Role};
 pub use wire::{Hello, JoinReply, JoinRequest, Kind, Purpose, Welcome};
@@ -113,6 +114,8 @@ pub struct Setup {
     pub wal: Arc<Wal>,
     /// The open machine.
     pub machine: Machine,
+    /// What was applied to it while the log was recovered.
+    pub applied: Option<Applied>,
     /// The application log of `-logfolder`.
     pub oplog: Option<OpLog>,
     /// Where trouble is reported.
@@ -233,9 +236,13 @@ impl Consensus {
     pub async fn start(
         setup: Setup,
     ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
-        let Setup { cluster_id, member_id, wal, machine, oplog, faults, is_restart } = setup;
+        let Setup { cluster_id, member_id, wal, machine, applied, oplog, faults, is_restart } =
+            setup;
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
         let shared = Arc::new(MachineShared::open(machine, syncer.clone())?);
+        if let Some(Applied { log_id: Some(log_id), membership }) = applied {
+            shared.set_applied(log_id, Some(membership));
+        }
         let mut applying = applier::Setup {
             shared: shared.clone(),
             wal: wal.clone(),

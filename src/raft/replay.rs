@@ -1,26 +1,265 @@
 //! Applies what the log holds behind the checkpoint, before openraft reads the stores.
 //!
-//! Called once by `mod.rs`. openraft would do the same, 64 entries at a time; here one thread reads
-//! ahead and takes the page faults while this one applies: a restart takes as long as the slower of
-//! both. Where most pages will be touched, a third one has the disk read all of them in their order,
-//! since one by one, at random, takes many times as long.
-//! Only entries known to be committed are applied; no reply is sent.
+//! [`ReplayAhead`] does so while the log is recovered: the log is read once, and a restart takes as
+//! long as the slower of reading and applying; an entry that cannot be applied is told at the end. What it cannot take (an application log, a data file larger
+//! than the memory budget, many entries that are not known to be committed) is left to [`replay`],
+//! which reads the log again once all is open. openraft would do the same, 64 entries at a time; there
+//! one thread reads ahead and takes the page faults while another applies. Where most pages will be
+//! touched, a third one has the disk read all of them in their order, since one by one, at random,
+//! takes many times as long. No reply is sent. Invariants:
+//!
+//! - I1: only entries known to be committed are applied: those are in every log that holds what comes
+//!   behind them, so no truncation takes them back.
+//! - I2: entries are applied in the order of the log, without a gap behind the checkpoint.
+//! - I3: what is applied ahead is in memory only. A log that turns out to be damaged is refused, and
+//!   the memory goes with the process.
 
+use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::JoinHandle;
 
-use diskstore_storage::wal::Wal;
-use openraft::entry::EntryPayload;
+use diskstore_storage::LogId;
+use diskstore_storage::wal::{self, Seen, Wal};
+use openraft::entry::{EntryPayload, RaftEntry};
 
-use super::applier::{Job, Setup, apply_all};
+use super::StartError;
+use super::applier::{Job, Setup, apply_all, apply_entry};
+use super::state_machine::{Applied, checkpoint_of};
 use super::types::{Entry, entry_from};
+use crate::fault::chain;
 use crate::machine::Machine;
 
 /// Bytes of values that are read at once.
-const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = if cfg!(test) { 64 } else { 4 << 20 };
 /// Pieces that wait to be applied.
 const PIECE_COUNT_MAX: usize = 4;
+
+/// Most bytes of entries that wait to be known as committed.
+const WAITING_BYTES_MAX: usize = if cfg!(test) { 4096 } else { 64 << 20 };
+
+/// Applies entries while the log that holds them is recovered.
+#[derive(Debug)]
+pub struct ReplayAhead {
+    machine: Machine,
+    /// Set once the thread has ended.
+    is_done: Arc<AtomicBool>,
+    /// Bytes of the log, those of the batches seen, and the entries in them.
+    log_bytes: u64,
+    seen_bytes: u64,
+    seen_count: u64,
+    /// The next entry that belongs behind those that wait.
+    next: u64,
+    /// Entries that are not known to be committed.
+    waiting: VecDeque<wal::Entry>,
+    waiting_bytes: usize,
+    /// Committed entries that go to the thread together.
+    piece: Vec<wal::Entry>,
+    piece_bytes: usize,
+    sent_count: u64,
+    /// The last entry that was taken for committed.
+    committed: Option<LogId>,
+    /// It was truncated later (I1).
+    is_contradicted: bool,
+    /// `None` once the rest is left to [`replay`].
+    sender: Option<SyncSender<Vec<wal::Entry>>>,
+    thread: JoinHandle<io::Result<Applied>>,
+}
+
+impl ReplayAhead {
+    /// Starts from the machine's checkpoint. `None` for a machine that may have to wait for its disk.
+    ///
+    /// # Errors
+    /// The checkpoint's membership cannot be read, or the system starts no thread.
+    pub fn start(machine: &Machine) -> Result<Option<ReplayAhead>, StartError> {
+        if !machine.fits_in_memory() {
+            return Ok(None);
+        }
+        let applied = checkpoint_of(machine)?;
+        let next = applied.log_id.map_or(0, |log_id| log_id.index + 1);
+        let (sender, pieces) = mpsc::sync_channel::<Vec<wal::Entry>>(PIECE_COUNT_MAX);
+        let is_done = Arc::new(AtomicBool::new(false));
+        let (of_thread, has_ended) = (machine.clone(), is_done.clone());
+        let thread = std::thread::Builder::new().name("replay".into()).spawn(move || {
+            let applied = apply_ahead(&of_thread, applied, pieces);
+            has_ended.store(true, Ordering::Relaxed);
+            applied
+        })?;
+        Ok(Some(ReplayAhead {
+            machine: machine.clone(),
+            is_done,
+            log_bytes: 0,
+            seen_bytes: 0,
+            seen_count: 0,
+            next,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            piece: Vec::new(),
+            piece_bytes: 0,
+            sent_count: 0,
+            committed: None,
+            is_contradicted: false,
+            sender: Some(sender),
+            thread,
+        }))
+    }
+
+    /// Takes what the recovery of the log met.
+    pub fn see(&mut self, seen: Seen) {
+        if let Seen::Truncated(last) = seen {
+            let end = last.map_or(0, |last| last.index + 1);
+            self.is_contradicted |= self.committed.is_some_and(|at| at.index >= end);
+        }
+        if self.sender.is_none() {
+            return;
+        }
+        match seen {
+            Seen::Bytes(bytes) => self.log_bytes = bytes,
+            Seen::Batch(bytes) => self.seen_bytes += bytes,
+            Seen::Entry(entry) => self.wait(entry),
+            Seen::Committed(committed) => {
+                while let Some(entry) =
+                    self.waiting.pop_front_if(|entry| entry.log_id.index <= committed.index)
+                {
+                    self.waiting_bytes -= weight(&entry);
+                    self.piece_bytes += weight(&entry);
+                    self.committed = Some(entry.log_id);
+                    self.piece.push(entry);
+                    if self.piece_bytes >= PIECE_BYTES {
+                        self.send();
+                    }
+                }
+            }
+            Seen::Truncated(last) => {
+                let end = last.map_or(0, |last| last.index + 1);
+                while let Some(entry) = self.waiting.pop_back_if(|entry| entry.log_id.index >= end)
+                {
+                    self.waiting_bytes -= weight(&entry);
+                    self.next = entry.log_id.index;
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, entry: wal::Entry) {
+        self.seen_count += 1;
+        if entry.log_id.index < self.next {
+            return; // the checkpoint has it
+        }
+        let is_next = entry.log_id.index == self.next;
+        self.waiting_bytes += weight(&entry);
+        if !is_next || self.waiting_bytes > WAITING_BYTES_MAX {
+            self.leave_the_rest(); // I2; and memory is bounded
+            return;
+        }
+        self.next += 1;
+        self.waiting.push_back(entry);
+    }
+
+    fn leave_the_rest(&mut self) {
+        self.send();
+        self.sender = None;
+        self.waiting = VecDeque::new();
+    }
+
+    fn send(&mut self) {
+        let Some(sender) = self.sender.clone().filter(|_| !self.piece.is_empty()) else { return };
+        let piece = std::mem::take(&mut self.piece);
+        if self.sent_count == 0 {
+            self.read_ahead(&piece);
+        }
+        self.piece_bytes = 0;
+        self.sent_count += piece.len() as u64;
+        if sender.send(piece).is_err() {
+            self.sender = None; // the thread has failed, and says so when it is asked
+        }
+    }
+
+    /// Has pages read if as many entries as these and the rest of the log may hold are worth it.
+    fn read_ahead(&self, piece: &[wal::Entry]) {
+        let rest = self.log_bytes.saturating_sub(self.seen_bytes);
+        let in_rest = rest.saturating_mul(self.seen_count) / self.seen_bytes.max(1);
+        let entry_count = in_rest + piece.len() as u64;
+        let (machine, is_done) = (self.machine.clone(), self.is_done.clone());
+        let thread = std::thread::Builder::new().name("read-ahead".into());
+        let reading = thread.spawn(move || {
+            machine.read_ahead(entry_count, &|| is_done.load(Ordering::Relaxed));
+        });
+        if let Err(error) = reading {
+            tracing::debug!(%error, "pages are read one by one");
+        }
+    }
+
+    /// Waits until everything that was seen as committed is applied; what that makes. `wal` is the
+    /// log as it was recovered, and brought into agreement with the checkpoint.
+    ///
+    /// # Errors
+    /// An entry cannot be applied, or is not in the log.
+    pub fn finish(mut self, wal: &Wal) -> Result<Applied, StartError> {
+        self.waiting = VecDeque::new();
+        self.log_bytes = self.seen_bytes; // nothing follows
+        self.send();
+        drop(self.sender);
+        let applied = self.thread.join().map_err(|_| io::Error::other("a replay panicked"))?;
+        let applied = applied.map_err(|error| {
+            io::Error::other(format!("an entry cannot be applied: {}", chain(&error)))
+        })?;
+        let is_there = |log_id: LogId| wal.log_id_at(log_id.index) == Some(log_id);
+        if self.is_contradicted || !self.committed.is_none_or(is_there) {
+            let what = "an entry that was known to be committed is not in the log any more";
+            return Err(io::Error::other(what).into()); // I1
+        }
+        let count = self.sent_count;
+        tracing::debug!(count, "entries were applied while the log was recovered");
+        Ok(applied)
+    }
+}
+
+/// Bytes of memory that an entry takes, about.
+fn weight(entry: &wal::Entry) -> usize {
+    entry.payload.len() + size_of::<wal::Entry>()
+}
+
+/// Applies pieces in their order; a second thread takes them apart and takes the page faults.
+fn apply_ahead(
+    machine: &Machine,
+    mut applied: Applied,
+    pieces: Receiver<Vec<wal::Entry>>,
+) -> io::Result<Applied> {
+    let (sender, ready) = mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for piece in pieces {
+                // The other end is gone if an entry could not be applied.
+                if sender.send(make_ready(machine, piece)).is_err() {
+                    return;
+                }
+            }
+        });
+        for piece in ready {
+            for entry in piece? {
+                let (_, membership) = apply_entry(machine, &entry)?;
+                applied.log_id = Some(entry.log_id());
+                applied.membership = membership.unwrap_or(applied.membership);
+            }
+        }
+        Ok(applied)
+    })
+}
+
+/// Entries of the log as they are applied; memory for what they write is there.
+fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Entry>> {
+    let decoded = entries.into_iter().map(|entry| entry_from(entry).map_err(io::Error::other));
+    let entries: Vec<Entry> = decoded.collect::<io::Result<_>>()?;
+    for entry in &entries {
+        if let EntryPayload::Normal(command) = &entry.payload {
+            machine.populate(command);
+        }
+    }
+    Ok(entries)
+}
 
 /// Applies all committed entries behind the applied position; returns how many. Blocks.
 ///
@@ -57,18 +296,14 @@ fn apply_pieces(setup: &mut Setup, pieces: Receiver<io::Result<Vec<Entry>>>) -> 
 fn read_pieces(
     (wal, machine): (&Wal, &Machine),
     range: std::ops::Range<u64>,
-    sender: &mpsc::SyncSender<io::Result<Vec<Entry>>>,
+    sender: &SyncSender<io::Result<Vec<Entry>>>,
 ) {
     let mut next = range.start;
     while next < range.end {
         let piece = read_piece(wal, next..range.end);
+        let piece = piece.and_then(|entries| make_ready(machine, entries));
         let is_last = piece.is_err();
-        for entry in piece.iter().flatten() {
-            if let EntryPayload::Normal(command) = &entry.payload {
-                machine.populate(command);
-            }
-            next += 1;
-        }
+        next += piece.iter().flatten().count() as u64;
         // The other end is gone if an entry could not be applied.
         if sender.send(piece).is_err() || is_last {
             return;
@@ -76,11 +311,11 @@ fn read_pieces(
     }
 }
 
-fn read_piece(wal: &Wal, range: std::ops::Range<u64>) -> io::Result<Vec<Entry>> {
+fn read_piece(wal: &Wal, range: std::ops::Range<u64>) -> io::Result<Vec<wal::Entry>> {
     let first = range.start;
     let entries = wal.read(range, PIECE_BYTES).map_err(io::Error::other)?;
     if entries.is_empty() {
         return Err(io::Error::other(format!("the log lacks committed entry {first}")));
     }
-    entries.into_iter().map(|entry| entry_from(entry).map_err(io::Error::other)).collect()
+    Ok(entries)
 }

@@ -75,12 +75,12 @@ impl MachineShared {
     /// # Errors
     /// The checkpoint's membership cannot be read.
     pub fn open(machine: Machine, syncer: Arc<Syncer>) -> io::Result<MachineShared> {
-        let Meta { last_log_id: log_id, last_membership: membership } = checkpoint_of(&machine)?;
-        let index = log_id.map_or(0, |log_id| log_id.index);
+        let applied = checkpoint_of(&machine)?;
+        let index = applied.log_id.map_or(0, |log_id| log_id.index);
         Ok(MachineShared {
             machine,
             syncer,
-            applied: Mutex::new(Applied { log_id, membership }),
+            applied: Mutex::new(applied),
             applied_index: watch::Sender::new(index),
             checkpoint: Mutex::new(()),
             cancel_checkpoint: AtomicBool::new(false),
@@ -239,23 +239,23 @@ impl MachineShared {
 
     /// The newest checkpoint that survives power loss.
     fn checkpoint_meta(&self) -> io::Result<Meta> {
-        checkpoint_of(&self.machine)
+        let Applied { log_id, membership } = checkpoint_of(&self.machine)?;
+        Ok(Meta { last_log_id: log_id, last_membership: membership })
     }
 }
 
-/// The newest durable checkpoint of a machine, and the membership as of it.
-fn checkpoint_of(machine: &Machine) -> io::Result<Meta> {
+/// What the newest durable checkpoint of a machine has.
+pub(super) fn checkpoint_of(machine: &Machine) -> io::Result<Applied> {
     let Some(Target { log_id, membership }) = machine.durable() else {
-        return Ok(Meta::default());
+        return Ok(Applied::default());
     };
-    let last_membership = if membership.body.is_empty() {
-        StoredMembership::default()
-    } else {
-        let body =
-            decode_membership(&mut Cursor::new(membership.body)).map_err(io::Error::other)?;
-        StoredMembership::new(membership.log_id.map(log_id_from), body)
-    };
-    Ok(Meta { last_log_id: Some(log_id_from(log_id)), last_membership })
+    let log_id = Some(log_id_from(log_id));
+    if membership.body.is_empty() {
+        return Ok(Applied { log_id, membership: StoredMembership::default() });
+    }
+    let body = decode_membership(&mut Cursor::new(membership.body)).map_err(io::Error::other)?;
+    let membership = StoredMembership::new(membership.log_id.map(log_id_from), body);
+    Ok(Applied { log_id, membership })
 }
 
 type Meta =

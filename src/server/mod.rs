@@ -129,7 +129,8 @@ impl Server {
     }
 }
 
-/// Answers whoever comes while the node starts, once that takes long.
+/// Answers whoever comes while the node starts, once that takes long. When it is dropped, those who
+/// have not heard their answer yet are cut off.
 pub async fn tell_starting(listener: &TcpListener) -> Infallible {
     sleep(START_PATIENCE).await;
     let mut told = JoinSet::new();

@@ -61,6 +61,29 @@ fn what_is_written_in_any_mode_is_read_back_in_any_other() {
 }
 
 #[test]
+fn what_is_read_once_is_what_was_written_synced_or_not_and_of_any_size() {
+    on_both_disks(|disk, directory| {
+        let path = directory.join("a");
+        let file = disk.create(&path, WriteMode::Buffered).unwrap();
+        let content: Vec<u8> = (1..=251).cycle().take(5 * BLOCK_BYTES + 7).collect();
+        file.write_at(&content, 0).unwrap();
+        let whole = disk.open(&path, WriteMode::ReadOnly).unwrap();
+        let block = BLOCK_BYTES as u64;
+        for (offset, length) in [(0, 5 * BLOCK_BYTES), (block, BLOCK_BYTES), (3, 70), (block, 9)] {
+            let mut buffer = AlignedBuffer::new();
+            buffer.extend_unset(length);
+            whole.read_once_at(&mut buffer, offset).unwrap();
+            let from = usize::try_from(offset).unwrap();
+            assert_eq!(buffer.as_slice(), &content[from..from + length], "{length} at {offset}");
+        }
+        let mut beyond = AlignedBuffer::new();
+        beyond.extend_unset(BLOCK_BYTES);
+        let result = whole.read_once_at(&mut beyond, 5 * block);
+        assert!(is_io(&result, std::io::ErrorKind::UnexpectedEof), "{result:?}");
+    });
+}
+
+#[test]
 fn a_read_past_the_end_is_an_error() {
     on_both_disks(|disk, directory| {
         let file = disk.create(&directory.join("a"), WriteMode::Buffered).unwrap();

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
-use diskstore_storage::wal::{self, EntryKind, Wal};
+use diskstore_storage::wal::{self, EntryKind, Seen, Wal};
 use diskstore_storage::{LogId, Result};
 
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
-use crate::raft::{Consensus, Setup};
+use crate::raft::{Consensus, ReplayAhead, Setup};
 
 /// So small that a dozen batches fill several.
 const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;
@@ -42,11 +42,16 @@ fn create_slots(disk: &SimDisk, geometry: Geometry) -> Slots {
 
 /// Member 1 over these slots and a log.
 async fn start(disk: &SimDisk, slots: Slots) -> Arc<Consensus> {
+    let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
+    let mut ahead = ReplayAhead::start(&machine).unwrap().expect("all slots fit in memory");
+    let wal = Arc::new(open_wal_following(disk, &mut |seen| ahead.see(seen)).unwrap());
+    let applied = Some(ahead.finish(&wal).unwrap());
     let setup = Setup {
         cluster_id: 0xc1,
         member_id: 1,
-        wal: Arc::new(open_wal(disk).unwrap()),
-        machine: Machine::Slots(DiskMachine::new(Arc::new(slots))),
+        wal,
+        machine,
+        applied,
         oplog: None,
         faults: Faults::new(),
         is_restart: false,
@@ -61,10 +66,14 @@ fn open_slots(disk: &SimDisk) -> Result<Slots> {
 }
 
 fn open_wal(disk: &SimDisk) -> Result<Wal> {
+    open_wal_following(disk, &mut |_| {})
+}
+
+fn open_wal_following(disk: &SimDisk, follow: &mut dyn FnMut(Seen)) -> Result<Wal> {
     let options = wal::Options { segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let opened = Wal::open(disk, &directory().join("wal"), &directory().join("tmp"), &options);
-    opened.map(|(wal, _)| wal)
+    let (wal, aside) = (directory().join("wal"), directory().join("tmp"));
+    Wal::open_following(disk, &wal, &aside, &options, follow).map(|(wal, _)| wal)
 }
 
 /// Writes out what was appended, and has the next segment ready.

@@ -6,6 +6,7 @@ mod contract;
 mod frames;
 mod oplog;
 mod peers;
+mod replay;
 mod stall;
 mod suite;
 mod transfer;
@@ -18,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
-use diskstore_storage::wal::{self, Wal};
+use diskstore_storage::wal::{self, Seen, Wal};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
@@ -73,9 +74,14 @@ impl Place {
     }
 
     fn open_wal_of(&self, segment_bytes: u64) -> Wal {
+        self.open_wal_following(segment_bytes, &mut |_| {})
+    }
+
+    fn open_wal_following(&self, segment_bytes: u64, follow: &mut dyn FnMut(Seen)) -> Wal {
         let options = wal::Options { segment_bytes, ..wal::Options::default() };
         let (directory, aside) = (self.directory.join("wal"), self.directory.join("tmp"));
-        Wal::open(self.disk.clone(), &directory, &aside, &options).unwrap().0
+        let disk = self.disk.clone();
+        Wal::open_following(disk, &directory, &aside, &options, follow).unwrap().0
     }
 
     /// Opens both stores as a node does, but for the agreement of log and checkpoint.

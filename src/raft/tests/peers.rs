@@ -52,6 +52,7 @@ async fn start_with(members: Membership, is_restart: bool) -> Started {
         member_id: MEMBER,
         wal,
         machine: Machine::Slots(DiskMachine::new(Arc::new(place.open_slots()))),
+        applied: None,
         oplog: None,
         faults: faults.clone(),
         is_restart,

@@ -138,6 +138,15 @@ pub trait File: Send + Sync + Debug {
     /// `Io`, with `UnexpectedEof` if the file ends before the buffer is full.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
+    /// As [`File::read_at`], for large pieces of what is read once: where the file system can and
+    /// offset and length are whole blocks, past the page cache, which costs a copy and the memory.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    fn read_once_at(&self, buffer: &mut AlignedBuffer, offset: u64) -> Result<()> {
+        self.read_at(buffer.as_mut_slice(), offset)
+    }
+
     /// Writes all of `bytes` at byte `offset`. [`WriteMode`] says when they are durable.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //! - I2: bytes go out through one of two descriptors, buffered or direct, never both in one file
 //!   unless the direct one was refused before anything was written through it.
 //! - I3: reads and maps go through the buffered descriptor; the kernel drops cached pages under
-//!   a direct write, so they see what was written.
+//!   a direct write, so they see what was written. What is read once may go past the page cache; the
+//!   kernel writes back what that has of it first.
 //!
 //! Source: open(2), pwritev2(2), fallocate(2), fsync(2); A. Rebello et al., "Can Applications
 //! Recover from fsync Failures?", USENIX ATC 2020.
@@ -20,6 +21,7 @@
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, FsWord, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Disk, File, Lock, Map, Poison, WriteMode, assert_aligned};
+use super::{AlignedBuffer, BLOCK_BYTES, Disk, File, Lock, Map, Poison, WriteMode, assert_aligned};
 use crate::{Error, Result};
 
 /// Zeros written at once where space cannot be reserved otherwise, in bytes.
@@ -243,6 +245,18 @@ impl File for RealFile {
         self.buffered.read_exact_at(buffer, offset).map_err(self.error("read", offset))
     }
 
+    fn read_once_at(&self, buffer: &mut AlignedBuffer, offset: u64) -> Result<()> {
+        let is_whole = buffer.len().is_multiple_of(BLOCK_BYTES);
+        if is_whole && offset.is_multiple_of(BLOCK_BYTES as u64) {
+            let direct = open_once(&self.buffered);
+            // Where it does not go so, the page cache has the last word.
+            if direct.and_then(|file| file.read_exact_at(buffer.as_mut_slice(), offset)).is_ok() {
+                return Ok(());
+            }
+        }
+        self.read_at(buffer.as_mut_slice(), offset)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         assert_aligned(self.mode, bytes, offset);
         self.poison.check(&self.path)?;
@@ -295,6 +309,13 @@ fn open_direct(path: &Path) -> io::Result<Option<fs::File>> {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// An open file once more, for direct reads. It is the same one, whatever its path is now.
+fn open_once(file: &fs::File) -> io::Result<fs::File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Writes all of `bytes`, each part of them durable before the next if the mode says so.

@@ -105,11 +105,11 @@ fn show_batches(file: &dyn File, header: &SegmentHeader, report: &mut Report<'_>
     let mut sequence = header.first_sequence;
     let mut count = 0_u64;
     while let Some(batch) = window.batch(offset, header.id)? {
-        let Some(fields) = BatchHeader::decode(batch).filter(|found| found.sequence == sequence)
+        let Some(fields) = BatchHeader::decode(&batch).filter(|found| found.sequence == sequence)
         else {
             break;
         };
-        show_batch(batch, &fields, offset, report)?;
+        show_batch(&batch, &fields, offset, report)?;
         offset += batch.len() as u64;
         sequence += 1;
         count += 1;

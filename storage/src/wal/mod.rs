@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 pub use batch::SealedBatch;
 pub(crate) use inspect::{is_segment, show_segment};
 pub use record::{Entry, EntryKind};
-pub use recover::{Cut, Recovery};
+pub use recover::{Cut, Recovery, Seen};
 pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
 
 use crate::disk::{BLOCK_BYTES, Disk, WriteMode};
@@ -46,7 +46,7 @@ use crate::{Error, LogId, Result, Vote};
 use batch::{BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES};
 use index::Segment;
 use log::Log;
-use recover::Current;
+use recover::{Current, Follow};
 use segment::{Carried, Follows, SEGMENT_HEADER_BYTES, SegmentHeader, name_of};
 use store::Store;
 
@@ -193,13 +193,41 @@ impl Wal {
         aside: &Path,
         options: &Options,
     ) -> Result<(Wal, Recovery)> {
+        Self::open_and_tell(disk, directory, aside, options, &mut None)
+    }
+
+    /// As [`Wal::open`], and tells `follow` of the entries as they are met: whoever needs them has not
+    /// to read the log once more. They are durable only after `Ok`.
+    ///
+    /// # Errors
+    /// As [`Wal::open`].
+    ///
+    /// # Panics
+    /// As [`Wal::open`].
+    pub fn open_following(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        aside: &Path,
+        options: &Options,
+        follow: &mut dyn FnMut(Seen),
+    ) -> Result<(Wal, Recovery)> {
+        Self::open_and_tell(disk, directory, aside, options, &mut Some(follow))
+    }
+
+    fn open_and_tell(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        aside: &Path,
+        options: &Options,
+        follow: Follow<'_, '_>,
+    ) -> Result<(Wal, Recovery)> {
         let bounds = Bounds::of(options);
         disk.create_dir_all(directory)?;
         disk.create_dir_all(aside)?;
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent)?;
         }
-        let mut recovered = recover::recover(&*disk, directory, aside)?;
+        let mut recovered = recover::recover(&*disk, directory, aside, follow)?;
         if let Some(current) = &mut recovered.current
             && options.sync == SyncMode::OnRequest
         {

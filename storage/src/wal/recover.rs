@@ -8,20 +8,23 @@
 //! - I3: what lies behind the point that a later segment follows is dead: never read.
 //! - I4: the last batch may have reached the page cache only, so it is written again, byte for
 //!   byte, before it counts as durable. Doing all this twice, or half and then again, is the same.
-//! - I5: memory is bounded by the index, one batch and one piece of a segment.
+//! - I5: memory is bounded by the index, one batch and one piece of a segment, and what whoever
+//!   follows the recovery keeps of it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::batch::{self, BATCH_BYTES_LIMIT, BatchHeader};
 use super::index::{Index, Segment};
-use super::record::{self, Record};
+use super::record::{self, Entry, EntryRecord, Record};
 use super::scan::Window;
 use super::segment::{
     Begun, Follows, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of, is_spare, name_of,
 };
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
-use crate::{Error, Result};
+use crate::{Error, LogId, Result};
 
 /// A torn end that was cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,27 @@ pub struct Recovery {
     /// The torn end, if there was one.
     pub cut: Option<Cut>,
 }
+
+/// What recovery meets, in the order of the log. Damage may still be found behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// First of all: the log has so many bytes, with the room that segments have left.
+    Bytes(u64),
+    /// A batch of so many bytes, whose content follows.
+    Batch(u64),
+    /// An entry.
+    Entry(Entry),
+    /// Entries up to here are committed.
+    Committed(LogId),
+    /// Entries after this one were dropped; all of them if there is none.
+    Truncated(Option<LogId>),
+}
+
+/// Hears what recovery meets, if there is somebody.
+pub(super) type Follow<'a, 'b> = &'a mut Option<&'b mut dyn FnMut(Seen)>;
+
+/// An entry of fewer bytes is copied for whoever follows: it would keep a piece of a segment in memory.
+const COPIED_BYTES_MAX: usize = 1024;
 
 /// A segment in the directory.
 #[derive(Debug)]
@@ -104,11 +128,17 @@ struct Replay {
 }
 
 /// Reads the log in `directory`; the bytes of a torn end go to a file in `aside`.
-pub(super) fn recover(disk: &dyn Disk, directory: &Path, aside: &Path) -> Result<Recovered> {
+pub(super) fn recover(
+    disk: &dyn Disk,
+    directory: &Path,
+    aside: &Path,
+    follow: Follow<'_, '_>,
+) -> Result<Recovered> {
     let found = scan(disk, directory)?;
     let chain = chain_of(&found, directory)?;
     let mut replay = Replay::new(&chain);
-    let end = replay.run(&chain)?;
+    tell(follow, || Seen::Bytes(chain.iter().map(|(found, _)| found.bytes).sum()));
+    let end = replay.run(&chain, follow)?;
     replay.check_base(&chain, directory)?;
     let cut = match find_claim(&found, end, &replay, directory)? {
         Some(error) => return Err(error),
@@ -209,7 +239,7 @@ impl Replay {
     }
 
     /// Replays all valid batches and says where they end.
-    fn run(&mut self, chain: &[(&Found, SegmentHeader)]) -> Result<End> {
+    fn run(&mut self, chain: &[(&Found, SegmentHeader)], follow: Follow<'_, '_>) -> Result<End> {
         let mut end = End { segment: 0, offset: 0, sequence: 1 };
         for (ordinal, (found, header)) in chain.iter().enumerate() {
             let follower = chain.get(ordinal + 1).map(|(_, follower)| follower.follows.sequence);
@@ -220,21 +250,22 @@ impl Replay {
                 let what = "the segment does not go on where the one before it ends";
                 return Err(Error::Corrupt { path: found.file.path(), offset: 0, what });
             }
-            end = self.replay_segment(found, header, follower)?;
+            end = self.replay_segment((found, header), follower, follow)?;
         }
         Ok(end)
     }
 
     fn replay_segment(
         &mut self,
-        found: &Found,
-        header: &SegmentHeader,
+        (found, header): (&Found, &SegmentHeader),
         until: Option<u64>,
+        follow: Follow<'_, '_>,
     ) -> Result<End> {
         let start = u32::try_from(SEGMENT_HEADER_BYTES).expect("invariant: a block is small");
         let file = Arc::clone(&found.file);
         self.index.segments.push_back(Segment::new(found.id, file, header.first_sequence, start));
-        let mut window = Window::new(&*found.file, found.bytes);
+        // Whoever follows does not read it again.
+        let mut window = Window::new(&*found.file, found.bytes).reading_once(follow.is_some());
         let mut end =
             End { segment: found.id, offset: u64::from(start), sequence: header.first_sequence };
         while until.is_none_or(|until| end.sequence <= until) {
@@ -243,7 +274,7 @@ impl Replay {
             }) else {
                 break;
             };
-            self.replay_batch(batch, found, end)?;
+            self.replay_batch(&batch, found, end, follow)?;
             end.offset += batch.len() as u64;
             end.sequence += 1;
         }
@@ -256,7 +287,13 @@ impl Replay {
         Ok(end)
     }
 
-    fn replay_batch(&mut self, batch: &[u8], found: &Found, at: End) -> Result<()> {
+    fn replay_batch(
+        &mut self,
+        batch: &Bytes,
+        found: &Found,
+        at: End,
+        follow: Follow<'_, '_>,
+    ) -> Result<()> {
         let corrupt = |what| Error::Corrupt { path: found.file.path(), offset: at.offset, what };
         if BatchHeader::decode(batch).is_none_or(|header| header.reserved != 0) {
             return Err(corrupt("a batch with a field that is reserved"));
@@ -264,6 +301,7 @@ impl Replay {
         let mut records =
             batch::records_of(batch).ok_or_else(|| corrupt("a batch without its records"))?;
         let start = u32::try_from(at.offset).map_err(|_| corrupt("a segment beyond 4 GiB"))?;
+        tell(follow, || Seen::Batch(batch.len() as u64));
         let mut offset = batch::BATCH_HEADER_BYTES;
         while !records.is_empty() {
             let (record, bytes) =
@@ -271,6 +309,9 @@ impl Replay {
             let place =
                 start + u32::try_from(offset).map_err(|_| corrupt("a batch beyond 4 GiB"))?;
             self.replay_record(record, place).ok_or_else(|| corrupt("the log has a hole"))?;
+            if let Some(follow) = follow {
+                seen(record, batch).into_iter().for_each(follow);
+            }
             offset += bytes;
             records = records.get(bytes..).ok_or_else(|| corrupt("a record without its end"))?;
         }
@@ -322,6 +363,26 @@ impl Replay {
             sequence: at.sequence,
             index: self.index.next().unwrap_or(0),
         }
+    }
+}
+
+fn tell(follow: Follow<'_, '_>, seen: impl FnOnce() -> Seen) {
+    if let Some(follow) = follow {
+        follow(seen());
+    }
+}
+
+/// What there is to tell of a record; an entry keeps its batch in memory.
+fn seen(record: Record<'_>, batch: &Bytes) -> Option<Seen> {
+    match record {
+        Record::Entry(EntryRecord { log_id, kind, payload, .. }) => {
+            let is_small = payload.len() < COPIED_BYTES_MAX;
+            let payload = if is_small { payload.to_vec().into() } else { batch.slice_ref(payload) };
+            Some(Seen::Entry(Entry { log_id, kind, payload }))
+        }
+        Record::Committed(committed) => Some(Seen::Committed(committed)),
+        Record::Truncate(last) => Some(Seen::Truncated(last)),
+        Record::Vote(_) | Record::Purge(_) => None,
     }
 }
 

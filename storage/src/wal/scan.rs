@@ -1,12 +1,15 @@
 //! Batches of a segment, read in pieces.
 //!
-//! Called by recovery. I1: memory is one piece or one batch. I2: what lies behind the end of the
+//! Called by recovery. I1: memory is one piece or one batch, and the pieces of batches that are kept.
+//! I2: what lies behind the end of the
 //! file is not there; no length read from the file is trusted before it was compared with it.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+use bytes::Bytes;
+
 use super::batch::{self, BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES, BatchHeader};
 use crate::Result;
-use crate::disk::{BLOCK_BYTES, File};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
 
 /// Bytes of one read.
 const PIECE_BYTES: usize = 2 << 20;
@@ -17,12 +20,18 @@ pub(super) struct Window<'a> {
     file: &'a dyn File,
     file_bytes: u64,
     start: u64,
-    bytes: Vec<u8>,
+    bytes: Bytes,
+    reads_once: bool,
 }
 
 impl<'a> Window<'a> {
     pub(super) fn new(file: &'a dyn File, file_bytes: u64) -> Self {
-        Window { file, file_bytes, start: 0, bytes: Vec::new() }
+        Window { file, file_bytes, start: 0, bytes: Bytes::new(), reads_once: false }
+    }
+
+    /// Whether what is read goes past the page cache, since nobody reads it again soon.
+    pub(super) fn reading_once(self, reads_once: bool) -> Self {
+        Window { reads_once, ..self }
     }
 
     /// `length` bytes at `offset`, if the file has them.
@@ -34,11 +43,14 @@ impl<'a> Window<'a> {
         if offset < self.start || self.start + (self.bytes.len() as u64) < offset + length as u64 {
             let wanted = u64::try_from(length.max(PIECE_BYTES)).unwrap_or(u64::MAX).min(rest);
             let wanted = usize::try_from(wanted).unwrap_or(length);
-            if self.bytes.len() != wanted {
-                self.bytes = vec![0; wanted];
+            let mut bytes = AlignedBuffer::with_capacity(wanted);
+            bytes.extend_unset(wanted);
+            if self.reads_once {
+                self.file.read_once_at(&mut bytes, offset)?;
+            } else {
+                self.file.read_at(bytes.as_mut_slice(), offset)?;
             }
-            self.start = offset;
-            self.file.read_at(&mut self.bytes, offset)?;
+            (self.start, self.bytes) = (offset, Bytes::from_owner(bytes));
         }
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         Ok(self.bytes.get(from..).and_then(|bytes| bytes.get(..length)))
@@ -49,15 +61,19 @@ impl<'a> Window<'a> {
         Ok(self.get(offset, BATCH_HEADER_BYTES)?.and_then(BatchHeader::decode))
     }
 
-    /// The valid batch of `segment` at `offset`, padding included.
-    pub(super) fn batch(&mut self, offset: u64, segment: u64) -> Result<Option<&[u8]>> {
+    /// The valid batch of `segment` at `offset`, padding included. It keeps its piece in memory.
+    pub(super) fn batch(&mut self, offset: u64, segment: u64) -> Result<Option<Bytes>> {
         let Some(header) = self.header(offset)?.filter(|header| header.is_of(segment)) else {
             return Ok(None);
         };
         let Some(bytes) = header.batch_bytes().filter(|&bytes| bytes <= BATCH_BYTES_LIMIT) else {
             return Ok(None);
         };
-        Ok(self.get(offset, bytes)?.filter(|batch| batch::is_whole(batch, segment)))
+        if !self.get(offset, bytes)?.is_some_and(|batch| batch::is_whole(batch, segment)) {
+            return Ok(None);
+        }
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        Ok(Some(self.bytes.slice(from..from.saturating_add(bytes))))
     }
 
     /// Whether any valid batch of `segment` at a block boundary from `offset` on claims batch

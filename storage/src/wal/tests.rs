@@ -13,7 +13,7 @@ use super::record::{self, Record};
 use super::segment::{Begun, Carried, Follows, SegmentHeader, id_of, name_of};
 use super::store::Store;
 use super::tail::Tail;
-use super::{Entry, EntryKind, Options, Position, Wal};
+use super::{Entry, EntryKind, Options, Position, Seen, Wal};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
 use crate::{Error, LogId, Vote};
 
@@ -221,6 +221,32 @@ fn only_names_of_segments_are_segments() {
     for name in ["0000000000000000.segment", "ff.segment", "00000000000000FF.segment", "next.tmp"] {
         assert_eq!(id_of(name), None, "{name}");
     }
+}
+
+#[test]
+fn whoever_follows_a_recovery_hears_what_the_log_holds_in_its_order() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk, &small());
+    wal.append((0..3).map(|index| entry(index, 30_000))).unwrap();
+    sync(&wal);
+    wal.save_committed(log_id(1, 0));
+    wal.truncate_after(Some(log_id(1, 1)));
+    wal.append([entry(2, 7)]).unwrap();
+    sync(&wal);
+    drop(wal);
+    let mut met = Vec::new();
+    let (wal, aside, disk) = (Path::new("/wal"), Path::new("/tmp"), Arc::new(disk));
+    Wal::open_following(disk, wal, aside, &small(), &mut |seen| met.push(seen)).unwrap();
+    let (bytes, mut rest) = (met.remove(0), met);
+    rest.retain(|seen| !matches!(seen, Seen::Batch(_)));
+    assert!(matches!(bytes, Seen::Bytes(bytes) if bytes > 2 * (64 << 10)), "{bytes:?}");
+    // A committed position stands somewhere in its batch.
+    let committed = rest.iter().position(|seen| *seen == Seen::Committed(log_id(1, 0))).unwrap();
+    assert!(committed > 2, "{rest:?}");
+    rest.remove(committed);
+    let mut expected: Vec<_> = (0..3).map(|index| Seen::Entry(entry(index, 30_000))).collect();
+    expected.extend([Seen::Truncated(Some(log_id(1, 1))), Seen::Entry(entry(2, 7))]);
+    assert!(rest == expected, "not these, in this order");
 }
 
 #[test]
