@@ -1,12 +1,13 @@
 //! Applies what the log holds behind the checkpoint, before openraft reads the stores.
 //!
 //! [`ReplayAhead`] does so while the log is recovered: the log is read once, and a restart takes as
-//! long as the slower of reading and applying; an entry that cannot be applied is told at the end. What it cannot take (an application log, a data file larger
-//! than the memory budget, many entries that are not known to be committed) is left to [`replay`],
-//! which reads the log again once all is open. openraft would do the same, 64 entries at a time; there
-//! one thread reads ahead and takes the page faults while another applies. Where most pages will be
-//! touched, a third one has the disk read all of them in their order, since one by one, at random,
-//! takes many times as long. No reply is sent. Invariants:
+//! long as the slower of reading and applying. An entry that cannot be applied is told at the end.
+//! What it cannot take (an application log, a data file larger than the memory budget, many entries
+//! that are not known to be committed) is left to [`replay`], which reads the log again once all is
+//! open. openraft would do the same, 64 entries at a time; there one thread reads ahead and takes the
+//! page faults while another applies. Where most pages will be touched, a third one has the disk read
+//! all of them in their order, since one by one, at random, takes many times as long. No reply is
+//! sent. Invariants:
 //!
 //! - I1: only entries known to be committed are applied: those are in every log that holds what comes
 //!   behind them, so no truncation takes them back.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use diskstore_storage::disk::SimDisk;
@@ -99,6 +100,21 @@ async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {
         assert_eq!(restarted.consensus.wal().state().vote.unwrap().term, 1);
         restarted.consensus.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
+    let Started { consensus, .. } = start_with(membership(&[MEMBER]), false).await;
+    consensus.allow_elections().await;
+    let leads = async {
+        while !consensus.holds_lease() {
+            consensus.changed_data(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, leads).await.expect("nobody else can lead");
+    consensus.is_handing_over.store(true, Ordering::Release);
+    assert!(!consensus.holds_lease(), "the heir may lead already");
+    consensus.stop().await;
 }
 
 #[tokio::test]
