@@ -271,7 +271,8 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let end = self.on_way.back().copied().flatten().map_or(0, |log_id| log_id.index);
         let State { last, committed, .. } = self.target.wal.state();
         let entries_behind = last.map_or(0, |last| last.index).saturating_sub(end);
-        if entries_behind * (frame_bytes / entry_count.max(1)) < FAR_BEHIND_BYTES {
+        let bytes_behind = entries_behind.saturating_mul(frame_bytes / entry_count.max(1));
+        if bytes_behind < FAR_BEHIND_BYTES {
             self.catching_up = None;
             return None;
         }

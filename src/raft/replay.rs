@@ -109,16 +109,10 @@ impl ReplayAhead {
 
     /// Takes what the recovery of the log met.
     pub fn see(&mut self, seen: Seen) {
-        if let Seen::Truncated(last) = seen {
-            let end = last.map_or(0, |last| last.index + 1);
-            self.is_contradicted |= self.committed.is_some_and(|at| at.index >= end);
-        }
-        if self.sender.is_none() {
-            return;
-        }
         match seen {
             Seen::Bytes(bytes) => self.log_bytes = bytes,
             Seen::Batch(bytes) => self.seen_bytes += bytes,
+            Seen::Entry(_) if self.sender.is_none() => {}
             Seen::Entry(entry) => self.wait(entry),
             Seen::Committed(committed) => {
                 while let Some(entry) =
@@ -135,6 +129,7 @@ impl ReplayAhead {
             }
             Seen::Truncated(last) => {
                 let end = last.map_or(0, |last| last.index + 1);
+                self.is_contradicted |= self.committed.is_some_and(|at| at.index >= end);
                 while let Some(entry) = self.waiting.pop_back_if(|entry| entry.log_id.index >= end)
                 {
                     self.waiting_bytes -= weight(&entry);
