@@ -7,7 +7,10 @@
 //! Yahoo! Cloud Serving Benchmark uses it (`ZipfianGenerator`, `ScrambledZipfianGenerator`,
 //! `SkewedLatestGenerator`).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use super::random::Random;
 
@@ -49,7 +52,7 @@ impl Keys {
     pub(super) fn new(count: u64, distribution: Distribution) -> Keys {
         let scrambled = distribution == Distribution::Zipfian;
         let items = if scrambled { SCRAMBLED_ITEM_COUNT } else { count };
-        let inserted = Inserted::new();
+        let inserted = Inserted::default();
         let next = AtomicU64::new(0);
         Keys { count, distribution, zipfian: Zipfian::new(items), inserted, next }
     }
@@ -70,7 +73,7 @@ impl Keys {
 
     /// The key of the next insert, and the number to tell when it was answered.
     pub(super) fn insert(&self) -> (u64, u64) {
-        let number = self.inserted.begun.fetch_add(1, Ordering::Relaxed);
+        let number = self.inserted.begin();
         (number % self.count, number)
     }
 
@@ -81,35 +84,37 @@ impl Keys {
 }
 
 /// Inserts by their numbers, which end in any order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inserted {
-    begun: AtomicU64,
-    /// All below this number were answered.
+    /// All below this number were answered. It only rises.
     answered: AtomicU64,
-    /// Those above that were answered, at their number modulo [`INSERTS_UNDER_WAY_MAX`].
-    ended: Box<[AtomicBool]>,
+    under_way: Mutex<UnderWay>,
+}
+
+/// Inserts that were begun.
+#[derive(Debug, Default)]
+struct UnderWay {
+    begun: u64,
+    /// Those without an answer, at most [`INSERTS_UNDER_WAY_MAX`].
+    open: BTreeSet<u64>,
 }
 
 impl Inserted {
-    fn new() -> Inserted {
-        let ended = (0..INSERTS_UNDER_WAY_MAX).map(|_| AtomicBool::new(false)).collect();
-        Inserted { begun: AtomicU64::new(0), answered: AtomicU64::new(0), ended }
+    fn begin(&self) -> u64 {
+        let mut under_way = self.under_way.lock();
+        let number = under_way.begun;
+        under_way.begun += 1;
+        under_way.open.insert(number);
+        let count = under_way.open.len() as u64;
+        assert!(count <= INSERTS_UNDER_WAY_MAX, "{count} inserts are without an answer");
+        number
     }
 
     fn end(&self, number: u64) {
-        self.place(number).store(true, Ordering::SeqCst);
-        // Whoever takes a mark away has the number above it looked at, so that none is left behind.
-        loop {
-            let next = self.answered.load(Ordering::SeqCst);
-            if !self.place(next).swap(false, Ordering::SeqCst) {
-                return;
-            }
-            self.answered.store(next + 1, Ordering::SeqCst);
-        }
-    }
-
-    fn place(&self, number: u64) -> &AtomicBool {
-        &self.ended[super::to_index(number % INSERTS_UNDER_WAY_MAX)]
+        let mut under_way = self.under_way.lock();
+        under_way.open.remove(&number);
+        let answered = under_way.open.first().copied().unwrap_or(under_way.begun);
+        self.answered.store(answered, Ordering::Release); // under the lock, so that it only rises
     }
 }
 
@@ -259,15 +264,36 @@ mod tests {
             keys.end_insert(numbers[ended]);
             assert_eq!(latest(&keys), answered, "after {ended}");
         }
-        // From several threads, round the window.
+    }
+
+    /// One insert is held back while others go farther beyond it than may be under way at once.
+    #[test]
+    fn inserts_of_several_threads_are_all_counted_and_never_too_early() {
+        const EACH: u64 = INSERTS_UNDER_WAY_MAX / 4 + 1;
+        const MORE: u64 = 50_000;
         let keys = Keys::new(7, Distribution::Latest);
-        let each = INSERTS_UNDER_WAY_MAX / 2;
+        let latest = || keys.inserted.answered.load(Ordering::Acquire);
+        let (_, oldest) = keys.insert();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..each).for_each(|_| keys.end_insert(keys.insert().1)));
+                scope.spawn(|| (0..EACH).for_each(|_| keys.end_insert(keys.insert().1)));
             }
         });
-        assert_eq!(latest(&keys), 4 * each);
+        assert_eq!(latest(), oldest);
+        keys.end_insert(oldest);
+        assert_eq!(latest(), 4 * EACH + 1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..MORE {
+                        let (_, number) = keys.insert();
+                        assert!(latest() <= number, "{number} is not answered yet");
+                        keys.end_insert(number);
+                    }
+                });
+            }
+        });
+        assert_eq!(latest(), 4 * EACH + 1 + 4 * MORE);
     }
 
     #[test]
