@@ -7,6 +7,8 @@
 #[path = "cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
+#[path = "cluster/skipped.rs"]
+mod skipped;
 
 use std::env::{VarError, var};
 use std::io::Write;
@@ -14,6 +16,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use harness::{Node, Place, host, stderr, stdout};
+use skipped::note_skipped;
 
 const REQUIRED: &str = "DISKSTORE_TEST_CLIENTS";
 const PYTHON: &str = "DISKSTORE_TEST_PYTHON";
@@ -37,7 +40,7 @@ fn has(what: &str, command: &mut Command) -> bool {
     let is_required = var(REQUIRED).as_deref() == Ok("required");
     assert!(is_there || !is_required, "{what} is not installed, and {REQUIRED}=required");
     if !is_there {
-        eprintln!("skipped: {what} is not installed");
+        note_skipped(&format!("{what} is not installed"));
     }
     is_there
 }

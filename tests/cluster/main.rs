@@ -21,5 +21,6 @@ mod records;
 mod recovery;
 mod removal;
 mod resp;
+mod skipped;
 mod stalls;
 mod strace;

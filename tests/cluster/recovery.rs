@@ -13,7 +13,7 @@ use diskstore_storage::slots::{Options, Slots};
 use crate::harness::host;
 use crate::load::{History, KEYS, Load};
 use crate::logger::state_of;
-use crate::nodes::{Cluster, Node, wait_until};
+use crate::nodes::{Cluster, Node, PATIENCE, wait_until};
 use crate::records::{records, records_in, state};
 
 type State = BTreeMap<String, Vec<u8>>;
@@ -145,18 +145,31 @@ fn whatever_line_is_sent_is_answered_and_harms_nobody() {
         assert!(answer.starts_with(b"ERR a request is ADDRESS-FIRST"), "{line:?}: {answer:?}");
     }
     assert_eq!(recorded.asked(b"a-1000000\n"), b"");
-    // More askers than are served at once, who say nothing: the others are told, or served later.
+    assert_eq!(recorded.node().local("1").unwrap().as_deref(), Some("x"));
+}
+
+/// The node has served nobody yet: the place of a transfer is free only some time after its asker
+/// has seen its end.
+#[test]
+fn more_askers_than_are_served_at_once_are_told_so() {
+    let recorded = Recorded::start();
+    recorded.node().asked(&["PING"]);
     let idle: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(&recorded.address).unwrap()).collect();
-    let refused = idle.iter().filter(|stream| {
-        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    // They are taken in their order, so the last one's answer comes after all the others'.
+    let told = |mut stream: &TcpStream| {
         let mut bytes = [0; 4];
-        (&**stream).read(&mut bytes).is_ok_and(|count| count == 4 && &bytes == b"ERR ")
-    });
-    assert_eq!(refused.count(), 12);
+        stream.read_exact(&mut bytes).is_ok_and(|()| &bytes == b"ERR ")
+    };
+    let (last, others) = idle.split_last().unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(told(last), "eight are served at once, and twenty asked");
+    for stream in others {
+        stream.set_nonblocking(true).unwrap();
+    }
+    assert_eq!(others.iter().filter(|stream| told(stream)).count() + 1, 12);
     drop(idle);
     wait_until("a free transfer", || !recorded.asked(b"a-1\n").starts_with(b"ERR"));
-    assert_eq!(recorded.node().local("1").unwrap().as_deref(), Some("x"));
 }
 
 /// Hands connections on to a source; the first breaks off after so many bytes.

@@ -4,6 +4,7 @@ use std::env::var;
 use std::process::{Child, Command, Stdio};
 
 use crate::nodes::{Node, wait_until};
+use crate::skipped::note_skipped;
 
 /// `.ci/run` says so where strace may trace.
 const REQUIRED: &str = "DISKSTORE_TEST_STRACE";
@@ -35,7 +36,7 @@ impl Injector {
         command.args(["-e", &format!("inject={calls}:{what}"), "-o", "/dev/null"]);
         if !can_trace() {
             assert!(var(REQUIRED).as_deref() != Ok("required"), "no strace, and {REQUIRED}");
-            eprintln!("SKIPPED: nothing may be traced, disks that fail or stall are not tested");
+            note_skipped("nothing may be traced, so no disk fails or stalls");
             return None;
         }
         Some(Injector(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()))
