@@ -286,8 +286,12 @@ fn log_report(recovery: &wal::Recovery) -> String {
     let mut report =
         format!("; log: {} entries in {} batches recovered", recovery.entries, recovery.batches);
     if let Some(cut) = &recovery.cut {
+        let kept = match &cut.kept_in {
+            Some(path) => format!("kept in {}", path.display()),
+            None => "not kept, for the disk is full".to_owned(),
+        };
         let text = format!(
-            ", torn end of {} bytes cut off {} at byte {}",
+            ", torn end of {} bytes cut off {} at byte {} ({kept})",
             cut.bytes,
             cut.path.display(),
             cut.offset

@@ -227,6 +227,25 @@ fn torn_tail_is_cut_at_every_byte_offset() {
     }
 }
 
+/// There is no room for what is cut, and the log goes on without it.
+#[test]
+fn a_torn_tail_on_a_full_disk_is_cut_and_not_kept() {
+    let tidy = tidy();
+    tidy.disk.flip_bit(&tidy.segment, tidy.batches[4] + 99, 1).unwrap();
+    let bytes_of = |path: &PathBuf| tidy.disk.read_file(path).map_or(0, |bytes| bytes.len() as u64);
+    tidy.disk.set_space(tidy.disk.paths().iter().map(bytes_of).sum());
+    let (wal, recovery) = open(&tidy.disk).unwrap();
+    assert_eq!(Model::of(&wal).unwrap(), tidy.before[4]);
+    let cut = recovery.cut.expect("a cut is reported");
+    assert_eq!(cut.kept_in, None);
+    assert!(!tidy.disk.paths().iter().any(|path| path.starts_with(ASIDE) && bytes_of(path) > 0));
+    wal.append([entry(1, wal.state().last.unwrap().index + 1, 10)]).unwrap();
+    wal.write(wal.seal().unwrap()).unwrap();
+    drop(wal);
+    let (_, recovery) = reopen(&tidy.disk);
+    assert_eq!(recovery.cut, None, "the log went on elsewhere");
+}
+
 /// The padding of the last batch may become what it was, and what lies behind it anything.
 #[test]
 fn torn_tail_behind_the_last_batch_changes_nothing() {
@@ -259,11 +278,12 @@ fn torn(whole: &[u8], stale: &[u8], offset: usize) -> [Vec<u8>; 4] {
 /// A cut says what it cut, and keeps it. Bytes of which nothing is left leave no trace.
 fn assert_kept(disk: &SimDisk, recovery: &Recovery, bytes: &[u8]) {
     let Some(cut) = &recovery.cut else { return };
-    let kept = disk.read_file(&cut.kept_in).unwrap();
+    let kept_in = cut.kept_in.as_ref().expect("there was room for it");
+    let kept = disk.read_file(kept_in).unwrap();
     let from = usize::try_from(cut.offset).unwrap();
     assert_eq!(kept.len() as u64, cut.bytes);
     assert_eq!(kept, bytes[from..from + kept.len()]);
-    assert!(cut.kept_in.starts_with(ASIDE));
+    assert!(kept_in.starts_with(ASIDE));
 }
 
 /// What a segment of an earlier life holds.
@@ -658,6 +678,28 @@ fn a_log_synced_on_request_loses_only_what_came_after_and_never_calls_it_damage(
         assert!(wal.state().last >= synced, "{:?} of {synced:?}", wal.state().last);
         Model::of(&wal).unwrap();
         write_each(&wal, wal.state().last.unwrap().index + 1, 3);
+    }
+}
+
+/// Segments go for good at once, and the purge record would be lost: the log would begin with a hole.
+#[test]
+fn nothing_is_reclaimed_before_its_purge_is_synced_in_a_log_synced_on_request() {
+    let options = Options { sync: SyncMode::OnRequest, ..options() };
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let (wal, _) = open_on(&disk, &options).unwrap();
+        write_each(&wal, 0, 100);
+        let upto = wal.log_id_at(90).unwrap();
+        wal.purge(upto);
+        wal.write(wal.seal().unwrap()).unwrap();
+        assert!(wal.reclaim().unwrap() >= 1);
+        let image = disk.crash(match seed {
+            0 => CrashMode::Lost,
+            seed if seed % 2 == 0 => CrashMode::Torn { seed },
+            seed => CrashMode::Reordered { seed },
+        });
+        let (wal, _) = open_on(&image, &options).unwrap();
+        assert_eq!(wal.state().purged, Some(upto), "seed {seed}");
     }
 }
 

@@ -35,10 +35,10 @@ pub struct Cut {
     pub offset: u64,
     /// Sequence number of the batch that was torn.
     pub sequence: u64,
-    /// Bytes that were cut and kept aside.
+    /// Bytes that were cut.
     pub bytes: u64,
-    /// The file that holds them now.
-    pub kept_in: PathBuf,
+    /// The file that holds them now; `None` if the disk was too full to keep them.
+    pub kept_in: Option<PathBuf>,
 }
 
 /// What was recovered, for one line of the operator's log.
@@ -475,7 +475,8 @@ fn write_again(file: &dyn File, offset: u64, bytes: usize) -> Result<()> {
     file.write_at(buffer.as_slice(), offset)
 }
 
-/// Copies the torn end to a file of its own, durably, before anything else changes.
+/// Copies the torn end to a file of its own, durably, before anything else changes. Nobody was ever
+/// promised these bytes, so a full disk does not keep the log from being opened without them.
 fn keep(disk: &dyn Disk, aside: &Path, torn: &Torn<'_>, sequence: u64) -> Result<Cut> {
     let name = format!("cut-{:016x}-{sequence:016x}", torn.found.id);
     let kept_in = aside.join(name);
@@ -485,15 +486,28 @@ fn keep(disk: &dyn Disk, aside: &Path, torn: &Torn<'_>, sequence: u64) -> Result
     let length = usize::try_from(torn.bytes).expect("invariant: bounded by a batch");
     let mut bytes = vec![0; length];
     torn.found.file.read_at(&mut bytes, torn.offset)?;
-    let file = disk.create(&kept_in, WriteMode::Buffered)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
+    let is_kept = match write_aside(disk, &kept_in, &bytes) {
+        Ok(()) => true,
+        Err(Error::NoSpace { .. }) => {
+            if disk.exists(&kept_in)? {
+                disk.remove(&kept_in)?; // half of it would look like all
+            }
+            false
+        }
+        Err(error) => return Err(error),
+    };
     disk.sync_dir(aside)?;
     Ok(Cut {
         path: torn.found.file.path(),
         offset: torn.offset,
         sequence,
         bytes: torn.bytes,
-        kept_in,
+        kept_in: is_kept.then_some(kept_in),
     })
+}
+
+fn write_aside(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = disk.create(path, WriteMode::Buffered)?;
+    file.write_at(bytes, 0)?;
+    file.sync()
 }
