@@ -48,6 +48,8 @@ pub struct Status {
     pub log_written_bytes: u64,
     /// Pages of slots that were written in place since the start.
     pub written_pages: u64,
+    /// Slots whose checksum was found wrong since the start and still is.
+    pub damaged_slots: u64,
     /// Slots sent to members that lacked them since the start.
     pub slots_sent: u64,
     /// Slots that snapshots brought to this node since the start.

@@ -49,6 +49,13 @@ pub(super) fn render(status: &Status) -> String {
             &format!("behind   serves no local read before log index {from} is applied"),
         );
     }
+    if status.damaged_slots > 0 {
+        let count = digits(status.damaged_slots);
+        push(
+            &mut text,
+            &format!("damaged  {count} slots: reads of them are answered with an error"),
+        );
+    }
     if !status.unsafe_flags.is_empty() {
         push(&mut text, &format!("unsafe   {}", status.unsafe_flags.join(", ")));
     }

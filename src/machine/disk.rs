@@ -7,6 +7,8 @@
 //!   refused by looking at the command, the geometry and the command's own slots only.
 //! - I2: the locks of all slots of a command are held from its first write to its last.
 //! - I3: the slot rule is asked once per slot and entry, for all operations of the entry on it.
+//! - I4: damage changes no effect. What a command does to a damaged slot must not depend on what the
+//!   slot held: it begins with a full set, or this member stops and guesses nothing.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,9 +19,9 @@ use diskstore_storage::slots::{
 };
 use smallvec::{SmallVec, smallvec};
 
-use super::effect::{self, Draft, change_of, is_blind, nothing, run};
+use super::effect::{self, Draft, change_of, nothing, replaces, run};
 use super::group::by_key;
-use super::{Images, Learned, Limits, check_value};
+use super::{Images, Limits, check_value};
 use crate::command::{
     Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
 };
@@ -169,29 +171,23 @@ impl DiskMachine {
         };
         let value_bytes_max = u64::from(self.slots.geometry().value_bytes());
         let limits = effect::Limits { value_bytes_max, holder: Holder::Slot, index };
+        // The slot is not even read then, healthy or damaged.
+        let begins_anew = operations.first().is_some_and(|first| replaces(&first.action, limits));
         let mut is_damaged = false;
         let applied = guard.apply(key, index, |base| {
-            if let [Operation { action: plain @ Action::Set { value, .. }, .. }] = operations
-                && is_blind(plain)
-                && value.len() as u64 <= limits.value_bytes_max
+            if begins_anew && let [Operation { action: Action::Set { value, .. }, .. }] = operations
             {
-                record(0, Outcome { changed: true, ..nothing(index) }); // the slot is not even read
+                record(0, Outcome { changed: true, ..nothing(index) });
                 return Change::Set(Cow::Borrowed(value));
             }
-            let needs_base = !operations.iter().all(|operation| is_blind(&operation.action));
-            let mut draft = match base.read() {
-                Current::Value { index, value } => {
-                    Draft { version: index, value: value.map(Cow::Borrowed), changed: false }
-                }
-                Current::Damaged if needs_base => {
-                    is_damaged = true;
-                    return Change::Keep;
-                }
-                // A delete has to leave its mark on a slot that nobody can read.
-                Current::Damaged => {
-                    Draft { version: 0, value: Some(Cow::Borrowed(&[])), changed: false }
-                }
+            let current =
+                if begins_anew { Current::Value { index: 0, value: None } } else { base.read() };
+            let Current::Value { index, value } = current else {
+                is_damaged = true; // I4: even whether a delete deletes anything is not known
+                return Change::Keep;
             };
+            let mut draft =
+                Draft { version: index, value: value.map(Cow::Borrowed), changed: false };
             for (nth, operation) in operations.iter().enumerate() {
                 record(nth, run(&mut draft, &operation.action, limits));
             }
@@ -266,9 +262,8 @@ impl DiskMachine {
     }
 
     /// Reads and checks some pages.
-    pub(super) fn learn(&self, from_page: u64) -> Learned {
-        let learned = self.slots.learn_pages(from_page, LEARN_PAGES);
-        Learned { next: learned.next_page, damaged: learned.damaged }
+    pub(super) fn learn(&self, from_page: u64) -> Option<u64> {
+        self.slots.learn_pages(from_page, LEARN_PAGES).next_page
     }
 
     /// Bytes of pages that differ from the disk.

@@ -41,6 +41,16 @@ pub(super) fn is_blind(action: &Action<'_>) -> bool {
     )
 }
 
+/// True if the slot holds what the action brings whatever it held before, so that nothing of it need
+/// be known.
+pub(super) fn replaces(action: &Action<'_>, limits: Limits) -> bool {
+    matches!(
+        action,
+        Action::Set { value, condition: Condition::Always, answer: Answer::Status }
+            if value.len() as u64 <= limits.value_bytes_max
+    )
+}
+
 /// Carries out one action.
 pub(super) fn run<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Outcome {
     let existed = draft.value.is_some();

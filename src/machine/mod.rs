@@ -67,15 +67,6 @@ pub struct Sending {
     held: Option<keys::Sending>,
 }
 
-/// What one step of [`Machine::learn`] saw.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Learned {
-    /// Where to go on; `None` at the end.
-    pub next: Option<u64>,
-    /// Slots whose checksum is wrong, ascending.
-    pub damaged: Vec<u64>,
-}
-
 /// Applying, reading, and what is asked for each of them.
 impl Machine {
     /// What it is.
@@ -260,19 +251,27 @@ impl Machine {
     }
 
     /// Reads a bounded number of places from `from` on, so that live keys are counted and damaged
-    /// ones are known.
-    pub fn learn(&self, from: u64) -> Learned {
+    /// ones are known. Returns where to go on.
+    pub fn learn(&self, from: u64) -> Option<u64> {
         match self {
             Machine::Slots(disk) => disk.learn(from),
-            Machine::Memory(_) | Machine::Journal(_) => Learned::default(),
+            Machine::Memory(_) | Machine::Journal(_) => None,
         }
     }
 
-    /// Whether a slot's checksum is wrong.
-    pub fn is_damaged(&self, slot: u64) -> bool {
+    /// Slots that were found damaged since the start and still are. Reads them again.
+    pub fn damaged_slots(&self) -> Vec<u64> {
         match self {
-            Machine::Slots(disk) => disk.slots().read(slot).is_err(),
-            Machine::Memory(_) | Machine::Journal(_) => false,
+            Machine::Slots(disk) => disk.slots().damaged_slots(),
+            Machine::Memory(_) | Machine::Journal(_) => Vec::new(),
+        }
+    }
+
+    /// Those of them that this did not give before.
+    pub fn newly_damaged(&self) -> Vec<u64> {
+        match self {
+            Machine::Slots(disk) => disk.slots().newly_damaged(),
+            Machine::Memory(_) | Machine::Journal(_) => Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::command::{Command, CommandResult, Failure, Outcome};
+use crate::machine::Machine;
 use crate::raft::Consensus;
 
 /// How long a local read waits until this replica's state is one that ever was.
@@ -20,11 +21,10 @@ pub(super) async fn read(consensus: &Consensus, commands: &[Command]) -> Vec<Com
             return vec![Err(catching_up()); commands.len()];
         }
     }
-    let mut results: Vec<CommandResult> =
-        commands.iter().map(|command| shared.machine.read(command)).collect();
-    if !shared.is_readable() {
+    let read = |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
+    let Some(mut results) = shared.read_whole::<Vec<CommandResult>>(read) else {
         return vec![Err(catching_up()); commands.len()]; // a snapshot began meanwhile
-    }
+    };
     let absent_since = shared.machine.absent_since();
     let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
     let since = |outcome: &Outcome| match outcome.version {

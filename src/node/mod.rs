@@ -152,11 +152,8 @@ impl Node {
     ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
         let shared = self.consensus().shared().clone();
         let scan = move || {
-            let found = shared.machine.live_keys(from, count);
-            if !shared.is_readable() {
-                return Err(catching_up()); // looked at last: a snapshot may have begun meanwhile
-            }
-            found
+            let found = shared.read_whole(|machine| machine.live_keys(from, count));
+            found.unwrap_or_else(|| Err(catching_up()))
         };
         tokio::task::spawn_blocking(scan).await.unwrap_or(Err(Failure::Stopping))
     }
@@ -251,6 +248,7 @@ impl Node {
             live: machine.live_count(),
             log_written_bytes: consensus.syncer().written_bytes(),
             written_pages: machine.written_pages(),
+            damaged_slots: machine.damaged_slots().len() as u64,
             slots_sent: consensus.slots_sent(),
             slots_received: consensus.shared().slots_received.load(Ordering::Relaxed),
             received_bytes: consensus.received_bytes(),

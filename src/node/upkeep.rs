@@ -29,7 +29,7 @@ pub(super) struct Policy {
     pub(super) dirty_bytes_max: u64,
 }
 
-/// Asks for checkpoints when they are due, and purges the log behind them.
+/// Asks for checkpoints when they are due, purges the log behind them, and tells of damaged slots.
 pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
     let machine = consensus.shared().machine.clone();
     let (mut log_bytes_then, mut then) = (0, Instant::now());
@@ -43,6 +43,9 @@ pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
             is_running = false;
         }
         consensus.purge(policy.keep_bytes).await;
+        for slot in machine.newly_damaged() {
+            tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
+        }
         let log_bytes = consensus.wal().log_bytes();
         let checkpoint_bytes = checkpoint_bytes(policy.checkpoint_bytes, machine.data_bytes());
         let is_due = log_bytes - log_bytes_then >= checkpoint_bytes
@@ -66,18 +69,12 @@ pub(super) async fn learn_slots(shared: Arc<MachineShared>) {
     let machine = shared.machine.clone();
     // A file that was just made holds nothing to learn.
     let mut next = machine.live_count().is_none().then_some(0);
-    let mut damaged_count = 0_usize;
     while let Some(from) = next {
         let of_step = machine.clone();
         let step = tokio::task::spawn_blocking(move || of_step.learn(from));
-        let Ok(learned) = step.await else { return };
-        shared.note_damaged(&learned.damaged);
-        for slot in &learned.damaged {
-            tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
-        }
-        damaged_count += learned.damaged.len();
-        next = learned.next;
+        let Ok(then) = step.await else { return };
+        next = then;
         tokio::time::sleep(LEARN_PAUSE).await;
     }
-    tracing::debug!(live = machine.live_count(), damaged_count, "all slots were read once");
+    tracing::debug!(live = machine.live_count(), "all slots were read once");
 }

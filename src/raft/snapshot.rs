@@ -281,8 +281,8 @@ async fn receive_slots(
 
 /// The slots whose checksums are wrong here.
 async fn damaged_slots(shared: &Arc<MachineShared>) -> io::Result<Vec<u64>> {
-    let shared = shared.clone();
-    let damaged = tokio::task::spawn_blocking(move || shared.damaged_slots());
+    let machine = shared.machine.clone();
+    let damaged = tokio::task::spawn_blocking(move || machine.damaged_slots());
     damaged.await.map_err(io::Error::other)
 }
 

@@ -11,7 +11,7 @@
 
 use bytes::{BufMut, Bytes};
 use diskstore_storage::keys::KeyImage;
-use diskstore_storage::slots::SlotImage;
+use diskstore_storage::slots::{self, SlotImage};
 
 use super::types::{
     LogId, StoredMembership, Vote, decode_membership, encode_membership, log_id_from, log_id_to,
@@ -26,7 +26,7 @@ use crate::command::cursor::Cursor;
 use crate::machine::Images;
 
 /// Most damaged slots that a receiver names.
-pub(super) const DAMAGED_COUNT_MAX: usize = 4096;
+pub(super) const DAMAGED_COUNT_MAX: usize = slots::DAMAGED_COUNT_MAX;
 /// Set in the length of a slot or key that holds a value.
 const LIVE: u32 = 1 << 31;
 

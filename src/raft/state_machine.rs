@@ -8,7 +8,6 @@
 //! - I3: `applied_state` starts at the checkpoint; nothing above the checkpoint is ever purged (C11).
 //! - I4: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +23,6 @@ use tokio::sync::watch;
 use super::applier::{Applier, Job};
 use super::hold::{Hold, Holds};
 use super::pace::Pace;
-use super::snapshot_wire::DAMAGED_COUNT_MAX;
 use super::syncer::Syncer;
 use super::types::{
     LogId, StoredMembership, TypeConfig, decode_membership, encode_membership, log_id_from,
@@ -61,8 +59,6 @@ pub struct MachineShared {
     spread_bytes: AtomicU64,
     /// Held from the first merged slot of a transfer to its end.
     install: tokio::sync::Mutex<()>,
-    /// Slots whose checksums were found wrong, at most [`DAMAGED_COUNT_MAX`].
-    damaged: Mutex<BTreeSet<u64>>,
     /// Slots or keys that snapshots brought since the start.
     pub slots_received: AtomicU64,
     /// Snapshots that exist.
@@ -86,7 +82,6 @@ impl MachineShared {
             cancel_checkpoint: AtomicBool::new(false),
             spread_bytes: AtomicU64::new(0),
             install: tokio::sync::Mutex::new(()),
-            damaged: Mutex::default(),
             slots_received: AtomicU64::new(0),
             holds: Arc::default(),
         })
@@ -116,6 +111,18 @@ impl MachineShared {
         drop(receiver.wait_for(|applied| *applied >= wanted).await);
     }
 
+    /// What `read` finds, if it is of a state that ever was: that is looked at before and after, for a
+    /// snapshot may begin to be merged while slots are read.
+    pub fn read_whole<T>(&self, read: impl FnOnce(&Machine) -> T) -> Option<T> {
+        let readable_from = self.machine.readable_from();
+        if self.applied_index() < readable_from {
+            return None;
+        }
+        let found = read(&self.machine);
+        // It rises before the first slot is merged, and is never lowered.
+        (self.machine.readable_from() == readable_from).then_some(found)
+    }
+
     /// True if a local read gives a state that ever was.
     pub fn is_readable(&self) -> bool {
         self.applied_index() >= self.machine.readable_from()
@@ -130,22 +137,6 @@ impl MachineShared {
         }
         drop(applied);
         self.applied_index.send_replace(log_id.index);
-    }
-
-    /// Remembers slots whose checksums are wrong, so that the next snapshot brings them along.
-    pub fn note_damaged(&self, keys: &[u64]) {
-        let mut damaged = self.damaged.lock();
-        let room = DAMAGED_COUNT_MAX - damaged.len();
-        damaged.extend(keys.iter().take(room));
-    }
-
-    /// Those of the slots noted as damaged that still are. Reads them from the disk.
-    pub fn damaged_slots(&self) -> Vec<u64> {
-        let noted = std::mem::take(&mut *self.damaged.lock());
-        let still: Vec<u64> =
-            noted.into_iter().filter(|slot| self.machine.is_damaged(*slot)).collect();
-        self.note_damaged(&still);
-        still
     }
 
     /// Takes the right to merge slots from another member; one may at a time.

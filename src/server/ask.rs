@@ -285,6 +285,7 @@ impl Facts {
         text.line(format_args!("log_sync_p50_us:{}", status.sync.p50_us));
         text.line(format_args!("log_sync_p99_us:{}", status.sync.p99_us));
         text.line(format_args!("log_sync_max_us:{}", status.sync.max_us));
+        text.line(format_args!("damaged_slots:{}", status.damaged_slots));
         text.line(format_args!("unsafe_flags:{}", status.unsafe_flags.join(",")));
     }
 

@@ -3,9 +3,11 @@
 //! `frames` holds every frame to its bytes, `transfer` sends snapshots over sockets.
 
 mod contract;
+mod damage;
 mod frames;
 mod oplog;
 mod peers;
+mod reading;
 mod replay;
 mod stall;
 mod suite;

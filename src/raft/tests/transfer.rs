@@ -158,7 +158,7 @@ async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
 }
 
 /// Opens the member of a disk again after a bit of slot 2 was flipped, and lets it find out.
-fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
+pub(super) fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
     let place = Place::on(disk);
     let (directory, key) = (place.directory.clone(), 2);
     let offset = place.open_slots().geometry().offset_of(key);
@@ -169,8 +169,7 @@ fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
     let slots = slots_of(&stores.shared);
     let learned = slots.learn_pages(0, u64::MAX);
     assert_eq!(learned.damaged, vec![key]);
-    stores.shared.note_damaged(&learned.damaged);
-    assert_eq!(stores.shared.damaged_slots(), vec![key]);
+    assert_eq!(slots.damaged_slots(), vec![key]);
     stores
 }
 
@@ -185,7 +184,7 @@ async fn a_slot_that_is_damaged_here_travels_although_it_did_not_change() {
     let mut sender = member(&disk, &[1, 2, 3, 4]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), Some(b"1".to_vec()));
-    assert_eq!(receiver.shared.damaged_slots(), Vec::<u64>::new());
+    assert_eq!(slots_of(&receiver.shared).damaged_slots(), Vec::<u64>::new());
 }
 
 /// Whoever keeps it damaged can never send a snapshot, once it leads.
@@ -200,7 +199,7 @@ async fn a_damaged_slot_that_was_never_written_is_repaired_too() {
     let mut sender = member(&disk, &[1, 3, 4]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), None);
-    assert_eq!(receiver.shared.damaged_slots(), Vec::<u64>::new());
+    assert_eq!(slots_of(&receiver.shared).damaged_slots(), Vec::<u64>::new());
     drop(receiver);
     // For good, and as a sender in its turn.
     let mut receiver = after_power_loss(&other).open();
@@ -224,7 +223,7 @@ async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     let mut sender = member(&disk, &[2, 2]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 0));
     slots_of(&receiver.shared).read(2).unwrap_err();
-    assert_eq!(receiver.shared.damaged_slots(), vec![2]);
+    assert_eq!(slots_of(&receiver.shared).damaged_slots(), vec![2]);
 }
 
 /// I2: nobody takes a snapshot for whole that has a hole where the sender is damaged.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use crate::disk::Map;
+use crate::slots::damage::Damage;
 use crate::slots::geometry::{DATA_OFFSET, Geometry, HEADER_BYTES, PAGE_BYTES};
 use crate::slots::header::Header;
 use crate::slots::pages::Pages;
@@ -26,6 +27,7 @@ pub(crate) struct Area {
     pub(crate) geometry: Geometry,
     pub(crate) pages: Pages,
     pub(crate) map: Map,
+    pub(crate) damage: Damage,
 }
 
 /// A slot as read: header and value, which belong together only if [`Loaded::is_right`].
@@ -93,6 +95,7 @@ impl Area {
             word[..rest.len()].copy_from_slice(rest);
             self.map.write(&word, offset + HEADER_BYTES + words.len() as u64);
         }
+        self.damage.forget(key);
         let live = header.is_live();
         self.pages.note(first_byte / PAGE_BYTES, key, index, live);
     }
@@ -111,8 +114,9 @@ impl Area {
         self.map.populate(self.geometry.offset_of(key), self.geometry.slot_bytes());
     }
 
-    /// The error that names a damaged slot.
+    /// The error that names a damaged slot, which is noted.
     pub(crate) fn damaged(&self, key: u64) -> Error {
+        self.damage.note(key);
         Error::Corrupt {
             path: self.path.clone(),
             offset: self.geometry.offset_of(key),

@@ -57,8 +57,8 @@ pub enum Current<'a> {
         /// The value; `None` if there is none.
         value: Option<&'a [u8]>,
     },
-    /// The checksum is wrong: a full set or a delete mends the slot, anything else must wait for a
-    /// repair.
+    /// The checksum is wrong. A full set mends the slot. Anything else would have to know what it
+    /// held, a delete too: one of an absent value leaves the index where it is.
     Damaged,
 }
 
@@ -81,6 +81,7 @@ impl Base<'_> {
         };
         self.header = Some(header);
         if !header.matches(self.key, self.scratch) {
+            self.area.damage.note(self.key);
             return Current::Damaged;
         }
         let value = header.is_live().then_some(self.scratch.as_slice());

@@ -16,6 +16,7 @@
 
 mod area;
 mod checkpoint;
+mod damage;
 mod double;
 mod geometry;
 mod guard;
@@ -30,6 +31,7 @@ mod scan;
 mod superblock;
 
 pub use checkpoint::{Outcome, Target};
+pub use damage::DAMAGED_COUNT_MAX;
 pub use double::DoubleFound;
 pub(crate) use double::MAGIC as DOUBLE_MAGIC;
 pub use geometry::{
@@ -151,6 +153,28 @@ impl Slots {
     pub fn image(&self, key: u64) -> Result<SlotImage> {
         let Slot { index, value } = self.read(key)?;
         Ok(SlotImage { key, index, value })
+    }
+
+    /// The slots that were found damaged since the start and still are, ascending; at most
+    /// [`DAMAGED_COUNT_MAX`]. Reads them again.
+    pub fn damaged_slots(&self) -> Vec<u64> {
+        let noted = self.area.damage.all().into_iter();
+        noted.filter(|key| self.is_damaged(*key)).collect()
+    }
+
+    /// Those of them that nobody was told of by this before.
+    pub fn newly_damaged(&self) -> Vec<u64> {
+        self.area.damage.untold()
+    }
+
+    /// A slot that was read before it was mended may have been noted afterwards.
+    fn is_damaged(&self, key: u64) -> bool {
+        let _lock = self.locks.lock_one(key);
+        let is_damaged = !self.area.load_owned(key).is_right();
+        if !is_damaged {
+            self.area.damage.forget(key);
+        }
+        is_damaged
     }
 
     /// Number of slots that hold a value; `None` until every page was learned since the start.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, File, Map, WriteMode};
 use crate::slots::area::Area;
 use crate::slots::checkpoint::Writer;
+use crate::slots::damage::Damage;
 use crate::slots::double::{self, Double, DoubleFound, Round};
 use crate::slots::geometry::{DATA_OFFSET, PAGE_BYTES};
 use crate::slots::locks::Locks;
@@ -203,7 +204,7 @@ impl Slots {
     ) -> Self {
         let geometry = superblock.geometry;
         map.holds_slots(DATA_OFFSET, geometry.slot_bytes());
-        let area = Area { path: file.path(), geometry, pages, map };
+        let area = Area { path: file.path(), geometry, pages, map, damage: Damage::default() };
         Self {
             area,
             locks: Locks::new(),

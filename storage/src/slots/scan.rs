@@ -114,6 +114,7 @@ impl Slots {
             if right {
                 highest = highest.map(|highest: u64| highest.max(header.index));
             } else {
+                self.area.damage.note(key);
                 damaged.push(key);
                 highest = None;
             }
