@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::join;
 use crate::command::{Command, CommandResult, Failure, ReadLevel, Refusal};
+use crate::machine::Machine;
 use crate::raft::{
     CallError, Channel, Consensus, Incoming, Member, Method, ProposeError, RESPONSE_BYTES_MAX,
     decode_commands, decode_results, encode_commands, encode_results,
@@ -145,20 +146,19 @@ impl Forwarder {
     }
 
     async fn read_here(&self, commands: &[Command], level: ReadLevel) -> Attempt {
-        let machine = &self.consensus.shared().machine;
-        let read = || commands.iter().map(|command| machine.read(command)).collect();
-        if level == ReadLevel::Lease {
-            let results = read();
-            if self.consensus.holds_lease() {
-                return Attempt::Done(results);
-            }
+        let read =
+            |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
+        let shared = self.consensus.shared();
+        if level == ReadLevel::Lease
+            && let Some(results) = shared.read_whole(read)
+            && self.consensus.holds_lease()
+        {
+            return Attempt::Done(results);
         }
-        let fresh = match level {
-            ReadLevel::Lease => self.consensus.read_lease().await,
-            _ => self.consensus.read_index(READ_BOUND).await,
-        };
-        match fresh {
-            Ok(()) => Attempt::Done(read()),
+        // A lease that is in doubt is not asked for a second time: a round to a majority knows.
+        match self.consensus.read_index(READ_BOUND).await {
+            // Whoever is sent a snapshot leads no more.
+            Ok(()) => shared.read_whole(read).map_or(Attempt::Elsewhere(None), Attempt::Done),
             Err(ProposeError::NotLeader { leader }) => Attempt::Elsewhere(leader),
             Err(ProposeError::Failed(failure)) => Attempt::Done(vec![Err(failure); commands.len()]),
         }

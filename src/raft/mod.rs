@@ -309,14 +309,16 @@ impl Consensus {
     /// Lets this member campaign: at once if nobody else could, otherwise after the silence that a
     /// restarted voter keeps.
     pub async fn allow_elections(&self) {
-        let view = self.view();
-        let voters = view.members.values().filter(|member| member.is_voter).count();
-        if voters > 1 {
+        // Asked of openraft itself: what it publishes may not name anybody yet.
+        let me = self.member_id;
+        let is_sole_voter = self
+            .raft
+            .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me]));
+        let is_sole_voter = is_sole_voter.await.unwrap_or(false);
+        if !is_sole_voter {
             tokio::time::sleep_until(self.peers.silent_until).await;
         }
         self.raft.runtime_config().elect(true);
-        let is_sole_voter =
-            voters == 1 && view.members.get(&self.member_id).is_some_and(|member| member.is_voter);
         if is_sole_voter && let Err(error) = self.raft.trigger().elect(false).await {
             tracing::warn!(%error, "cannot ask for an election");
         }
@@ -393,14 +395,6 @@ impl Consensus {
     /// This member does not lead, or cannot prove in time that it does.
     pub async fn read_index(&self, bound: Duration) -> Result<(), ProposeError> {
         self.reads.join(bound).await
-    }
-
-    /// As [`Consensus::read_index`], relying on the lease: clocks must drift within bounds.
-    ///
-    /// # Errors
-    /// This member does not lead, or its lease has run out.
-    pub async fn read_lease(&self) -> Result<(), ProposeError> {
-        reads::lease(&self.raft, &self.shared).await
     }
 
     /// True if this member certainly led until now, and what its replica holds is what a read under

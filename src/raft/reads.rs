@@ -5,10 +5,10 @@
 //! - I1: a read joins only a round that begins after the read came (PITFALLS 13): those that come
 //!   while a round runs share the next one.
 //! - I2: a round ends within [`ROUND_MAX`], and holds up the next one for [`ROUND_STEP`] at most.
-//! - I3: a read under the lease stands without asking openraft only if, after it, this member is a
-//!   leader that has applied an entry of its own term, that has not begun to hand over (an heir is
-//!   elected in spite of the lease), and that a majority acknowledged within [`LEASE_SURE`], half of
-//!   what the voters promised.
+//! - I3: a read under the lease stands only if, after it, this member is a leader that has applied an
+//!   entry of its own term, that has not begun to hand over (an heir is elected in spite of the
+//!   lease), and that a majority acknowledged within [`LEASE_SURE`], half of what the voters promised.
+//!   In every other case it joins a round, as any read does: no clock is asked then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,8 @@ const ROUND_MAX: Duration = Duration::from_millis(super::ELECTION_MS_MAX);
 const ROUND_STEP: Duration = Duration::from_millis(super::HEARTBEAT_MS);
 
 /// How long after a majority's acknowledgement a leader takes its lease for granted. Voters give none
-/// to another for twice this time, so clocks may drift by half before two members hold a lease.
+/// to another for twice this time, so two members hold a lease only if a voter's clock runs more than
+/// twice as fast as the leader's.
 const LEASE_SURE: Duration = Duration::from_millis(super::ELECTION_MS_MAX / 2);
 
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
@@ -49,7 +50,7 @@ impl ReadRounds {
     pub(super) fn start(raft: RaftHandle, shared: Arc<MachineShared>) -> ReadRounds {
         Self::start_with(move || {
             let (raft, shared) = (raft.clone(), shared.clone());
-            async move { confirm(&raft, &shared, ReadPolicy::ReadIndex).await }
+            async move { confirm(&raft, &shared).await }
         })
     }
 
@@ -100,21 +101,9 @@ pub(super) fn holds_lease(metrics: &RaftMetrics<TypeConfig>, applied_term: Optio
         && metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE_SURE)
 }
 
-/// Confirms a read under the lease, within [`ROUND_MAX`].
-pub(super) async fn lease(
-    raft: &RaftHandle,
-    shared: &Arc<MachineShared>,
-) -> Result<(), ProposeError> {
-    confirm(raft, shared, ReadPolicy::LeaseRead).await
-}
-
-async fn confirm(
-    raft: &RaftHandle,
-    shared: &Arc<MachineShared>,
-    policy: ReadPolicy,
-) -> Result<(), ProposeError> {
+async fn confirm(raft: &RaftHandle, shared: &Arc<MachineShared>) -> Result<(), ProposeError> {
     let deadline = Instant::now() + ROUND_MAX;
-    let linearizer = timeout_at(deadline, raft.get_read_linearizer(policy));
+    let linearizer = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex));
     let index = match linearizer.await.map_err(|_| unconfirmed())? {
         Ok(linearizer) => linearizer.read_log_id().index(),
         Err(RaftError::APIError(error)) => return Err(refusal(error)),

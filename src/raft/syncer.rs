@@ -496,6 +496,20 @@ mod tests {
         assert_eq!(last_after_power_loss(&disk), Some(2), "a stop leaves nothing unsynced");
     }
 
+    /// A checkpoint writes pages behind it, whatever `-sync` says.
+    #[tokio::test]
+    async fn what_a_barrier_waited_for_survives_a_power_loss_in_a_log_synced_on_request_too() {
+        let disk = SimDisk::new(1);
+        let wal = open(&disk, SyncMode::OnRequest);
+        let syncer = Arc::new(Syncer::start(wal.clone(), Faults::new()).unwrap());
+        wal.append([entry(0), entry(1)]).unwrap();
+        let of_checkpoint = syncer.clone();
+        let barrier = tokio::task::spawn_blocking(move || of_checkpoint.barrier_blocking());
+        timeout(LONG, barrier).await.unwrap().unwrap().unwrap();
+        assert_eq!(last_after_power_loss(&disk), Some(1));
+        syncer.stop();
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_stopped_syncer() {
         let wal = open(&SimDisk::new(1), SyncMode::Always);

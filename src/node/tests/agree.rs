@@ -6,7 +6,7 @@ use bytes::Bytes;
 use diskstore_storage::LogId;
 use diskstore_storage::disk::{CrashMode, SimDisk};
 use diskstore_storage::slots::{Geometry, Membership, Slots, Target};
-use diskstore_storage::wal::Wal;
+use diskstore_storage::wal::{SyncMode, Wal};
 
 use super::{create_slots, directory, disk, entry, log_id, open_slots, open_wal, sync};
 use crate::node::StartError;
@@ -15,7 +15,7 @@ use crate::node::open::agree;
 /// A directory whose log holds entries 0 to 9 of term 1.
 fn stores(disk: &SimDisk) -> (Slots, Wal) {
     let slots = create_slots(disk, Geometry::new(16, 32).unwrap());
-    let wal = open_wal(disk).unwrap();
+    let wal = open_wal(disk, SyncMode::Always).unwrap();
     wal.append((0..10).map(|index| entry(index, Bytes::new()))).unwrap();
     sync(&wal).unwrap();
     (slots, wal)
@@ -59,7 +59,7 @@ fn a_log_that_contradicts_the_checkpoint_is_dropped_up_to_it_for_good() {
     assert_eq!((state.purged, state.last), (Some(installed), Some(installed)));
     assert!(wal.read(0..100, usize::MAX).unwrap().is_empty());
     let after = disk.crash(CrashMode::Lost);
-    let (slots, wal) = (open_slots(&after).unwrap(), open_wal(&after).unwrap());
+    let (slots, wal) = (open_slots(&after).unwrap(), open_wal(&after, SyncMode::Always).unwrap());
     assert_eq!(wal.state().last, Some(installed), "it survives power loss");
     let operations = after.operation_count();
     agreed(&wal, &slots).unwrap();
@@ -75,7 +75,7 @@ fn a_log_that_ends_below_the_checkpoint_goes_on_behind_it() {
     wal.append([entry(41, Bytes::new())]).unwrap();
     sync(&wal).unwrap();
     let after = disk.crash(CrashMode::Lost);
-    let wal = open_wal(&after).unwrap();
+    let wal = open_wal(&after, SyncMode::Always).unwrap();
     assert_eq!((wal.state().purged, wal.state().last), (Some(log_id(40)), Some(log_id(41))));
 }
 
@@ -109,7 +109,8 @@ fn mending_that_is_cut_off_is_repeated_by_the_next_start() {
         let is_done = agreed(&wal, &slots).is_ok();
         for mode in [CrashMode::Lost, CrashMode::All, CrashMode::Reordered { seed: operation }] {
             let after = disk.crash(mode);
-            let (slots, wal) = (open_slots(&after).unwrap(), open_wal(&after).unwrap());
+            let (slots, wal) =
+                (open_slots(&after).unwrap(), open_wal(&after, SyncMode::Always).unwrap());
             agreed(&wal, &slots).unwrap();
             assert_eq!(wal.state().last, Some(installed), "operation {operation}, {mode:?}");
         }

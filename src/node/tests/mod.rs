@@ -2,6 +2,7 @@
 
 mod agree;
 mod crash;
+mod forwarding;
 mod local;
 mod pitfalls;
 mod removal;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
-use diskstore_storage::wal::{self, EntryKind, Seen, Wal};
+use diskstore_storage::wal::{self, EntryKind, Seen, SyncMode, Wal};
 use diskstore_storage::{LogId, Result};
+use tokio::sync::mpsc;
 
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
-use crate::raft::{Consensus, ReplayAhead, Setup};
+use crate::raft::{Consensus, Incoming, ReplayAhead, Setup};
 
 /// So small that a dozen batches fill several.
 const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;
@@ -42,13 +44,23 @@ fn create_slots(disk: &SimDisk, geometry: Geometry) -> Slots {
 
 /// Member 1 over these slots and a log.
 async fn start(disk: &SimDisk, slots: Slots) -> Arc<Consensus> {
+    start_member(1, disk, slots).await.0
+}
+
+/// A member over these slots and a log, and what others ask of it.
+async fn start_member(
+    member_id: u64,
+    disk: &SimDisk,
+    slots: Slots,
+) -> (Arc<Consensus>, mpsc::Receiver<Incoming>) {
     let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
     let mut ahead = ReplayAhead::start(&machine).unwrap().expect("all slots fit in memory");
-    let wal = Arc::new(open_wal_following(disk, &mut |seen| ahead.see(seen)).unwrap());
+    let follow = &mut |seen| ahead.see(seen);
+    let wal = Arc::new(open_wal_following(disk, SyncMode::Always, follow).unwrap());
     let applied = Some(ahead.finish(&wal).unwrap());
     let setup = Setup {
         cluster_id: 0xc1,
-        member_id: 1,
+        member_id,
         wal,
         machine,
         applied,
@@ -56,8 +68,7 @@ async fn start(disk: &SimDisk, slots: Slots) -> Arc<Consensus> {
         faults: Faults::new(),
         is_restart: false,
     };
-    let (consensus, _requests) = Box::pin(Consensus::start(setup)).await.unwrap();
-    consensus
+    Box::pin(Consensus::start(setup)).await.unwrap()
 }
 
 fn open_slots(disk: &SimDisk) -> Result<Slots> {
@@ -65,12 +76,12 @@ fn open_slots(disk: &SimDisk) -> Result<Slots> {
     Slots::open(disk, directory(), options).map(|(slots, _)| slots)
 }
 
-fn open_wal(disk: &SimDisk) -> Result<Wal> {
-    open_wal_following(disk, &mut |_| {})
+fn open_wal(disk: &SimDisk, sync: SyncMode) -> Result<Wal> {
+    open_wal_following(disk, sync, &mut |_| {})
 }
 
-fn open_wal_following(disk: &SimDisk, follow: &mut dyn FnMut(Seen)) -> Result<Wal> {
-    let options = wal::Options { segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
+fn open_wal_following(disk: &SimDisk, sync: SyncMode, follow: &mut dyn FnMut(Seen)) -> Result<Wal> {
+    let options = wal::Options { sync, segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let (wal, aside) = (directory().join("wal"), directory().join("tmp"));
     Wal::open_following(disk, &wal, &aside, &options, follow).map(|(wal, _)| wal)

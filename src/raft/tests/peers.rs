@@ -1,8 +1,10 @@
 //! A member as its peers meet it: who may speak to it, and what it says after a start.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use diskstore_storage::disk::SimDisk;
@@ -10,9 +12,10 @@ use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::VoteRequest;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::{CLUSTER, Place, log_id, membership, normal};
-use crate::command::Command;
+use crate::command::{Command, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::machine::{DiskMachine, Machine};
 use crate::raft::channel::Channel;
@@ -22,7 +25,7 @@ use crate::raft::types::{
     Entry, Member, Membership, NAME_BYTES_MAX, TypeConfig, encode_membership, entry_to, vote_from,
 };
 use crate::raft::wire::{Hello, Purpose};
-use crate::raft::{Consensus, MemberError, Setup, Zone};
+use crate::raft::{Consensus, MachineShared, MemberError, Setup, Zone};
 
 /// The member under test.
 const MEMBER: u64 = 2;
@@ -102,8 +105,17 @@ async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {
     }
 }
 
+/// The other half of it: nor does it stand for election in place of a leader that may have a lease.
 #[tokio::test]
-async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
+async fn a_voter_that_restarts_campaigns_only_after_a_lease_may_have_run_out() {
+    let restarted = start(true).await;
+    restarted.consensus.allow_elections().await;
+    assert!(Instant::now() >= restarted.consensus.peers.silent_until);
+    restarted.consensus.stop().await;
+}
+
+/// The only voter, once it has its lease.
+async fn leader() -> Arc<Consensus> {
     let Started { consensus, .. } = start_with(membership(&[MEMBER]), false).await;
     consensus.allow_elections().await;
     let leads = async {
@@ -112,8 +124,87 @@ async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
         }
     };
     tokio::time::timeout(BOUND, leads).await.expect("nobody else can lead");
+    consensus
+}
+
+#[tokio::test]
+async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
+    let consensus = leader().await;
     consensus.is_handing_over.store(true, Ordering::Release);
     assert!(!consensus.holds_lease(), "the heir may lead already");
+    consensus.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_slots_are_no_state_that_ever_was_reads_none_of_them() {
+    let consensus = leader().await;
+    let shared = consensus.shared();
+    shared.machine.set_readable_from(shared.applied_index() + 1).unwrap();
+    assert!(!consensus.holds_lease());
+    consensus.stop().await;
+}
+
+fn set(slot: u64) -> Command {
+    Command::set(&slot_key(slot), b"value").unwrap()
+}
+
+async fn applied(consensus: &Consensus, count: u64) -> u64 {
+    let commands = (0..count).map(set).collect();
+    let replies = consensus.propose(commands, BOUND).await;
+    replies.last().unwrap().as_ref().unwrap().index
+}
+
+/// I3 of `raft/snapshot.rs`: whoever is sent one replays the log behind its label.
+#[tokio::test]
+async fn the_log_is_purged_no_further_than_a_snapshot_on_its_way_needs() {
+    let consensus = leader().await;
+    let label = applied(&consensus, 3).await;
+    let snapshot = consensus.raft.get_snapshot().await.unwrap().expect("something is applied");
+    assert_eq!(snapshot.meta.last_log_id.unwrap().index, label);
+    let last = applied(&consensus, 5).await;
+    assert!(consensus.checkpoint(BOUND).await >= Some(last));
+    consensus.purge_now(0, BOUND).await;
+    assert_eq!(consensus.view().purged, Some(label));
+    drop(snapshot);
+    consensus.purge_now(0, BOUND).await;
+    assert!(consensus.view().purged > Some(label), "{:?}", consensus.view().purged);
+    consensus.stop().await;
+}
+
+/// What is applied at the moment in which whoever waits for a reply is woken.
+struct AtWake {
+    shared: Arc<MachineShared>,
+    applied: AtomicU64,
+    task: Waker,
+}
+
+impl Wake for AtWake {
+    fn wake(self: Arc<Self>) {
+        self.applied.store(self.shared.applied_index(), Ordering::SeqCst);
+        self.task.wake_by_ref();
+    }
+}
+
+/// I2 of `raft/state_machine.rs`.
+#[tokio::test]
+async fn whoever_has_a_reply_can_read_what_it_says() {
+    let consensus = leader().await;
+    for slot in 0..3 {
+        let mut writing = Box::pin(consensus.raft.client_write(set(slot)));
+        let mut at_wake = None;
+        let written = poll_fn(|context| {
+            let (shared, task) = (consensus.shared().clone(), context.waker().clone());
+            let waker = Arc::new(AtWake { shared, applied: AtomicU64::new(0), task });
+            let polled = writing.as_mut().poll(&mut Context::from_waker(&waker.clone().into()));
+            if polled.is_pending() {
+                at_wake = Some(waker);
+            }
+            polled
+        });
+        let index = written.await.unwrap().log_id.index;
+        let applied = at_wake.expect("it had to wait").applied.load(Ordering::SeqCst);
+        assert!(applied >= index, "the reply came at {applied}, before {index} could be read");
+    }
     consensus.stop().await;
 }
 
