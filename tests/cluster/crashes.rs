@@ -19,9 +19,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 #[test]
 fn no_acknowledged_write_is_lost_when_leader_follower_or_all_are_killed() {
-    let mut cluster = Cluster::of_three(&[]);
+    kill_each(&[], 3);
+}
+
+/// What was written is with the system, and outlives the process.
+#[test]
+fn no_acknowledged_write_is_lost_by_kills_where_the_log_is_synced_late_or_never() {
+    for sync in ["batch:10", "never"] {
+        kill_each(&["-sync", sync, "-checkpoint-mib", "1"], 1);
+    }
+}
+
+fn kill_each(arguments: &[&str], rounds: usize) {
+    let mut cluster = Cluster::of_three(arguments);
     let history = History::new();
-    for _ in 0..3 {
+    for _ in 0..rounds {
         let load = Load::start(&cluster, &history);
         load.wait_more(WRITES);
         let (leader, _, _) = cluster.roles();
