@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod config;
+pub mod descriptors;
 pub mod fault;
 pub mod load;
 pub mod logger;

@@ -185,6 +185,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::warn!(%error, "the priority stays as it is"); // I3
     }
+    program::prepare_descriptors(configs.len()).map_err(failed)?;
     let runtime = program::runtime().map_err(failed)?;
     let outcome = runtime.block_on(follow_all(configs));
     runtime.shutdown_timeout(program::SHUTDOWN_TIME_MAX);

@@ -21,16 +21,15 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner;
 use crate::config::{Address, Config, LogLevel};
+use crate::descriptors::{self, DESCRIPTOR_COUNT_MIN, DESCRIPTOR_COUNT_WANTED};
 use crate::fault::{self, Fault};
 use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGET;
-use crate::server::{CONNECTION_COUNT_MAX, Server, tell_starting};
+use crate::server::{Server, tell_starting};
 use crate::throughput::ThroughputFile;
 
-/// Files and connections that a node wants to have open: one for each client, and some.
-const DESCRIPTOR_COUNT_WANTED: u64 = CONNECTION_COUNT_MAX as u64 + 4096;
 /// Exit code of wrong usage.
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code after a second signal.
@@ -64,9 +63,7 @@ pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
     let profiles = Profiles::start(config.cpu_profile.as_deref(), config.mem_profile.as_deref())
         .map_err(failed)?;
     start_logging(config.log_level);
-    if let Err(error) = crate::load::raise_descriptor_limit(DESCRIPTOR_COUNT_WANTED) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
+    prepare_descriptors(1).map_err(failed)?;
     diskstore_storage::disk::report_bus_errors().map_err(failed)?;
     print_now(&banner::head(&config)).map_err(failed)?;
     let runtime = runtime().map_err(failed)?;
@@ -78,6 +75,31 @@ pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
         profiles.finish().map_err(failed)?;
     }
     Ok(ExitCode::from(exit_code))
+}
+
+/// Raises the limit of open files to what so many nodes of this process want, as far as the system
+/// allows, and divides it among them.
+///
+/// # Errors
+/// They would have too few to run with.
+pub(crate) fn prepare_descriptors(nodes: usize) -> Result<(), String> {
+    let wanted = (DESCRIPTOR_COUNT_WANTED * nodes) as u64;
+    let allowed = match crate::load::raise_descriptor_limit(wanted) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            return Ok(());
+        }
+    };
+    descriptors::divide_among(nodes);
+    let needed = (DESCRIPTOR_COUNT_MIN * nodes) as u64;
+    if allowed < needed {
+        return Err(format!(
+            "the system allows {allowed} open files, and at least {needed} are needed: raise the \
+             limit (ulimit -Hn)"
+        ));
+    }
+    Ok(())
 }
 
 async fn serve(config: Config) -> Result<u8, Failed> {

@@ -61,7 +61,7 @@ use crate::oplog::OpLog;
 use applier::Applier;
 use log_store::LogStore;
 use network::Network;
-use peers::Peers;
+use peers::{Peers, Room};
 use proposals::Proposals;
 use reads::ReadRounds;
 use snapshot::Sender;
@@ -277,6 +277,7 @@ impl Consensus {
             silent_until: Instant::now() + Duration::from_millis(silence),
             incoming,
             received_bytes: Arc::default(),
+            room: Room::default(),
             heard: Arc::default(),
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());

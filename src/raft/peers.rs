@@ -26,7 +26,7 @@ use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::connection::{
@@ -39,14 +39,9 @@ use super::syncer::Syncer;
 use super::types::{TypeConfig, vote_to};
 use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
+use crate::descriptors::{Place, Places, Shares};
 use crate::fault::{EXIT_DATA_LOST, Faults, chain};
 
-/// Most connections of members at a time.
-const MEMBER_COUNT_MAX: usize = 1024;
-/// Most connections of joiners at a time.
-const JOINER_COUNT_MAX: usize = 64;
-/// Most connections at a time that have not said yet what they are.
-const HANDSHAKE_COUNT_MAX: usize = 256;
 /// What a connection of a member is given: its requests may be days apart.
 const MEMBER: Allowance =
     Allowance { request_count_max: 1024, idle_max: None, write_max: WRITE_TIMEOUT };
@@ -122,38 +117,35 @@ pub(super) struct Peers {
     pub incoming: mpsc::Sender<Incoming>,
     /// Bytes that came at its ports.
     pub received_bytes: Arc<AtomicU64>,
+    /// Places for its connections.
+    pub room: Room,
     /// When a leader was heard last.
     pub heard: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Room for connections on one listener.
-#[derive(Debug)]
-struct Room {
-    handshakes: Arc<Semaphore>,
-    members: Arc<Semaphore>,
-    joiners: Arc<Semaphore>,
+/// Room for connections on all listeners of the node.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    handshakes: Places,
+    members: Places,
+    joiners: Places,
 }
 
 impl Room {
-    fn new() -> Room {
-        Room {
-            handshakes: Arc::new(Semaphore::new(HANDSHAKE_COUNT_MAX)),
-            members: Arc::new(Semaphore::new(MEMBER_COUNT_MAX)),
-            joiners: Arc::new(Semaphore::new(JOINER_COUNT_MAX)),
-        }
-    }
-
     /// A place for a caller whose hello was accepted.
-    fn place_for(&self, hello: &Hello) -> Option<OwnedSemaphorePermit> {
-        let places = if hello.cluster_id == 0 { &self.joiners } else { &self.members };
-        places.clone().try_acquire_owned().ok()
+    fn place_for(&self, hello: &Hello) -> Option<Place> {
+        let shares = Shares::now();
+        if hello.cluster_id == 0 {
+            self.joiners.take(shares.joiners)
+        } else {
+            self.members.take(shares.members)
+        }
     }
 }
 
 impl Peers {
     /// Accepts connections until the task is dropped.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, zone: Zone) {
-        let room = Arc::new(Room::new());
         loop {
             let (stream, _) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -163,12 +155,12 @@ impl Peers {
                     continue;
                 }
             };
-            let Ok(handshake) = room.handshakes.clone().try_acquire_owned() else {
+            let Some(handshake) = self.room.handshakes.take(Shares::now().handshakes) else {
                 continue; // dropping the stream refuses it
             };
-            let (peers, room) = (self.clone(), room.clone());
+            let peers = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = peers.serve_one(stream, zone, (&room, handshake)).await {
+                if let Err(error) = peers.serve_one(stream, zone, handshake).await {
                     tracing::debug!(%error, "a peer's connection ended");
                 }
             });
@@ -179,7 +171,7 @@ impl Peers {
         self: Arc<Self>,
         stream: TcpStream,
         zone: Zone,
-        (room, handshake): (&Room, OwnedSemaphorePermit),
+        handshake: Place,
     ) -> io::Result<()> {
         let address = stream.peer_addr()?.ip();
         let (mut reader, mut writer) = split(stream)?;
@@ -199,7 +191,7 @@ impl Peers {
                 return Err(error);
             }
         };
-        let place = room.place_for(&hello);
+        let place = self.room.place_for(&hello);
         let full = || place.is_none().then(|| "too many connections; try again later".into());
         let refusal = self.refuse(&hello, zone).or_else(full);
         let is_refused = refusal.is_some();

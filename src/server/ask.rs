@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::Server;
 use super::resp::{Connection, Encoder, Question, failure_text, matches};
 use crate::command::Failure;
+use crate::descriptors::Shares;
 use crate::node::RemoveError;
 use crate::status::{MemberStatus, Status};
 
@@ -40,6 +41,7 @@ pub(crate) async fn answer(
             let facts = Facts {
                 status: server.node.status(),
                 connections: server.clients.count(),
+                connections_max: Shares::now().clients,
                 connections_ever: server.clients.count_ever(),
                 resident_bytes: resident_bytes(),
             };
@@ -216,6 +218,7 @@ type Section = fn(&Facts, &mut Text);
 struct Facts {
     status: Status,
     connections: usize,
+    connections_max: usize,
     connections_ever: u64,
     resident_bytes: u64,
 }
@@ -264,7 +267,7 @@ impl Facts {
 
     fn clients(&self, text: &mut Text) {
         text.line(format_args!("connected_clients:{}", self.connections));
-        text.line(format_args!("maxclients:{}", super::CONNECTION_COUNT_MAX));
+        text.line(format_args!("maxclients:{}", self.connections_max));
         text.line(format_args!("blocked_clients:0"));
     }
 
@@ -413,8 +416,13 @@ mod tests {
     }
 
     fn info(role: &str, sections: &[&str]) -> String {
-        let facts =
-            Facts { status: status(role), connections: 1, connections_ever: 2, resident_bytes: 3 };
+        let facts = Facts {
+            status: status(role),
+            connections: 1,
+            connections_max: 9,
+            connections_ever: 2,
+            resident_bytes: 3,
+        };
         facts.text(&sections.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
     }
 

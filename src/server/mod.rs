@@ -5,7 +5,8 @@
 //! bytes without touching a socket, `turn` groups what goes to the node together.
 //!
 //! Invariants:
-//! - I1: there are never more sessions than [`CONNECTION_COUNT_MAX`]; who comes beyond is told so.
+//! - I1: sessions, and those that are being turned away, never take more descriptors than their
+//!   shares (`descriptors`). Beyond them nothing is served but what is asked of the node itself.
 //! - I2: a session that fails ends alone.
 
 mod ask;
@@ -14,6 +15,7 @@ pub mod bench;
 mod clients;
 mod detect;
 mod keys;
+mod late;
 mod original;
 mod original_turn;
 mod protobuf;
@@ -33,14 +35,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::descriptors::{Place, Places, Shares};
 use crate::node::Node;
 use clients::Clients;
 use keys::Keys;
+use late::{ADMINISTRATION_TIME_MAX, FULL, asks_about_the_node};
 use original_turn::Datagrams;
 use session::{Session, refuse};
 
-/// Most connections that are open at once.
-pub const CONNECTION_COUNT_MAX: usize = 32_000;
 /// How long to wait after a connection could not be accepted: there may be no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients of a node that starts wait for so long. One that joins may take minutes.
@@ -59,6 +61,7 @@ pub struct Server {
     node: Arc<Node>,
     keys: Arc<Keys>,
     clients: Arc<Clients>,
+    late: Places,
     datagrams: Datagrams,
 }
 
@@ -71,6 +74,7 @@ impl Server {
             node,
             keys: Arc::new(keys),
             clients: Arc::default(),
+            late: Places::default(),
             datagrams: Datagrams::default(),
         })
     }
@@ -112,20 +116,46 @@ impl Server {
         sessions: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
-        if self.clients.count() >= CONNECTION_COUNT_MAX {
-            // The socket is new, so its buffer takes this line; if not, it is closed all the same.
-            match stream.try_write(b"-ERR max number of clients reached\r\n") {
-                Ok(_) => tracing::debug!(%peer, "refused: too many connections"),
-                Err(error) => tracing::debug!(%peer, %error, "refused: too many connections"),
+        let shares = Shares::now();
+        if self.clients.count() >= shares.clients {
+            match self.late.take(shares.late) {
+                Some(place) => {
+                    let served = Arc::clone(self).serve_late((stream, peer), stop.clone(), place);
+                    sessions.spawn(served);
+                }
+                // The socket is new, so its buffer takes this line; if not, it is closed all the same.
+                None => drop(stream.try_write(FULL)),
             }
             return;
         }
+        sessions.spawn(self.session((stream, peer), stop).run());
+    }
+
+    /// Serves who comes beyond the clients' share (I1).
+    async fn serve_late(
+        self: Arc<Self>,
+        (stream, peer): (TcpStream, SocketAddr),
+        stop: watch::Receiver<bool>,
+        _place: Place,
+    ) {
+        if asks_about_the_node(&stream).await {
+            let session = self.session((stream, peer), &stop);
+            drop(timeout(ADMINISTRATION_TIME_MAX, session.run()).await);
+        } else if let Err(error) = refuse(stream, FULL).await {
+            tracing::debug!(%peer, %error, "refused: too many connections");
+        }
+    }
+
+    fn session(
+        self: &Arc<Self>,
+        (stream, peer): (TcpStream, SocketAddr),
+        stop: &watch::Receiver<bool>,
+    ) -> Session {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "replies may be delayed by the system");
         }
         let entered = self.clients.enter(peer);
-        let session = Session::new(Arc::clone(self), entered, (stream, peer), stop.clone());
-        sessions.spawn(session.run());
+        Session::new(Arc::clone(self), entered, (stream, peer), stop.clone())
     }
 }
 
@@ -136,7 +166,7 @@ pub async fn tell_starting(listener: &TcpListener) -> Infallible {
     let mut told = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if told.len() < TOLD_COUNT_MAX => match accepted {
+            accepted = listener.accept(), if told.len() < Shares::now().clients.min(TOLD_COUNT_MAX) => match accepted {
                 Ok((stream, _)) => drop(told.spawn(refuse(stream, STARTING))),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");

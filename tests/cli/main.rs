@@ -3,6 +3,7 @@
 
 mod bench;
 mod client;
+mod descriptors;
 mod durability;
 mod harness;
 mod join;
