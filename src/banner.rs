@@ -24,10 +24,10 @@ pub fn head(config: &Config) -> String {
 }
 
 /// Below them, once the node serves: a line on the file, one on the role, one on what to type.
-/// `opening` says what was found in the files.
-pub fn tail(config: &Config, status: &Status, opening: &str) -> String {
+/// `program` is how this one was started, `opening` what was found in the files.
+pub fn tail(config: &Config, status: &Status, (program, opening): (&str, &str)) -> String {
     let file = file_line(status, opening);
-    format!("{file}\n{}\n{}\n", role_line(status), next_line(config, status))
+    format!("{file}\n{}\n{}\n", role_line(status), next_line(config, status, program))
 }
 
 fn file_line(status: &Status, opening: &str) -> String {
@@ -59,7 +59,7 @@ fn role_line(status: &Status) -> String {
     }
 }
 
-fn next_line(config: &Config, status: &Status) -> String {
+fn next_line(config: &Config, status: &Status, program: &str) -> String {
     if config.machine == MachineKind::Journal {
         return match &config.recovery_address {
             Some(address) => format!("next: recovery -recov {address}"),
@@ -77,7 +77,6 @@ fn next_line(config: &Config, status: &Status) -> String {
         Some(host) => format!("{host}:{}", join.port),
         None => join.to_string(),
     };
-    let program = config.program();
     format!("next: {try_it}; add a node with: {program} -id NAME -port :P -raft :R -join {join}")
 }
 
@@ -122,9 +121,10 @@ mod tests {
 file: made 8 slots
 role: leader, the only member of cluster 01234567, applied 7
 next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello; add a node with: \
-diskstore -id NAME -port :P -raft :R -join 127.0.0.1:12000
+./diskstore -id NAME -port :P -raft :R -join 127.0.0.1:12000
 ";
-        assert_eq!(tail(&config(Settings::default()), &status(1), "made 8 slots"), expected);
+        let words = ("./diskstore", "made 8 slots");
+        assert_eq!(tail(&config(Settings::default()), &status(1), words), expected);
     }
 
     #[test]
@@ -133,13 +133,14 @@ diskstore -id NAME -port :P -raft :R -join 127.0.0.1:12000
         status.role = "follower".to_owned();
         status.leader = Some("node0".to_owned());
         status.unsafe_flags = vec!["-sync never".to_owned()];
-        let text = tail(&config(Settings::default()), &status, "8 slots");
+        let text = tail(&config(Settings::default()), &status, ("diskstore", "8 slots"));
         assert!(text.contains("file: 8 slots; promises weakened by -sync never\n"));
         assert!(text.contains("role: follower of node0, one of 3 members of cluster"), "{text}");
         assert!(text.ends_with("next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello\n"), "{text}");
         status.leader = None;
         assert!(
-            tail(&config(Settings::default()), &status, "").contains("follower, no leader yet")
+            tail(&config(Settings::default()), &status, ("", ""))
+                .contains("follower, no leader yet")
         );
     }
 }

@@ -11,6 +11,13 @@ pub const EXIT_DATA_LOST: u8 = 3;
 /// Exit code of a member that was removed from its cluster.
 pub const EXIT_REMOVED: u8 = 4;
 
+/// What to do about a member whose data is lost or damaged. Its directory may be the only full copy
+/// that is left, so nothing is said of removing it.
+pub const REPLACE_WITH_CARE: &str = "leave its directory as it is until the others are known to be \
+     whole (`diskstore status` at one of them says that a majority answers): it may be the only full \
+     copy. Then replace this member: give its -id an empty -data directory and start it with -join \
+     ADDRESS, naming a running member";
+
 /// Why the node stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {

@@ -20,7 +20,7 @@ use crate::config::{Config, ConfigError, MachineKind};
 use crate::fault::EXIT_REMOVED;
 use crate::node::{self, Node};
 use crate::profile::Profiles;
-use crate::program::{self, EXIT_USAGE, Failed, Signals, failed, introduce, print_now, tell};
+use crate::program::{self, EXIT_USAGE, Failed, Signals, failed, introduce, say, tell};
 use crate::server::Server;
 
 /// Most loggers of one process.
@@ -214,7 +214,7 @@ async fn follow_all(configs: Vec<Config>) -> Result<u8, Failed> {
             () = signals.next() => {
                 if *stop.borrow() {
                     tell("logger: second signal, stopping at once; the next start goes on\n");
-                    std::process::exit(program::EXIT_INTERRUPTED);
+                    program::interrupted();
                 }
             }
             ended = running.join_next() => match ended {
@@ -236,7 +236,7 @@ async fn follow_all(configs: Vec<Config>) -> Result<u8, Failed> {
 /// Runs one logger until it is told to stop.
 async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(), (u8, String)> {
     let words = |error: &dyn std::error::Error| (1, crate::fault::chain(error));
-    print_now(&banner::head(&config)).map_err(|error| words(&error))?;
+    say(&banner::head(&config));
     let listener = if config.has_client_port {
         let listener = program::listen(&config.client_address).await;
         Some(listener.map_err(|error| words(&error))?)
@@ -266,7 +266,7 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
             }
             return Err((fault.exit_code, fault.reason));
         }
-        error = introduce(&node) => return Err(words(&error)),
+        never = introduce(&node) => match never {},
         () = &mut sessions => {}
     }
     stop(&node).await

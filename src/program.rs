@@ -4,8 +4,10 @@
 //! Called by `main.rs` and `bin/`; calls everything. Exit codes: 0 a clean stop, 2 wrong usage, 130
 //! a second signal while stopping, a node's own code when it had to stop, 1 everything else.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::convert::Infallible;
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use crate::banner;
 use crate::config::{Address, Config, LogLevel};
 use crate::descriptors::{self, DESCRIPTOR_COUNT_MIN, DESCRIPTOR_COUNT_WANTED};
 use crate::fault::{self, Fault};
+use crate::lines::{self, Said};
 use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
@@ -47,12 +50,15 @@ const SINGLE_THREAD_PROCESSORS_MAX: usize = 4;
 /// A failure, with what the program exits with.
 pub type Failed = (u8, Box<dyn Error>);
 
-/// What a program's `main` ends with: a failure is told on stderr.
+/// What a program's `main` ends with: a failure is told on stderr, and what was said before is
+/// written, within a bound.
 pub fn exit(name: &str, outcome: Result<ExitCode, Failed>) -> ExitCode {
-    outcome.unwrap_or_else(|(exit_code, error)| {
+    let exit_code = outcome.unwrap_or_else(|(exit_code, error)| {
         tell(&format!("{name}: {}\n", fault::chain(error.as_ref())));
         ExitCode::from(exit_code)
-    })
+    });
+    lines::flush();
+    exit_code
 }
 
 /// Runs a node until it stops, and writes its profiles.
@@ -65,7 +71,7 @@ pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
     start_logging(config.log_level);
     prepare_descriptors(1).map_err(failed)?;
     diskstore_storage::disk::report_bus_errors().map_err(failed)?;
-    print_now(&banner::head(&config)).map_err(failed)?;
+    say(&banner::head(&config));
     let runtime = runtime().map_err(failed)?;
     let outcome = runtime.block_on(serve(config));
     // What is left is blocking work that an early signal or a fault has made pointless.
@@ -128,7 +134,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let mut sessions = std::pin::pin!(server.run(listener, stopping));
     tokio::select! {
         fault = node.wait_fault() => return Ok(told(program, &fault)),
-        error = introduce(&node) => return Err(failed(error)),
+        never = introduce(&node) => match never {},
         () = signals.next() => stop_at_second(program, signals),
         () = &mut sessions => unreachable!("sessions end only when they are told to"),
     }
@@ -144,18 +150,17 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     }
 }
 
-/// Prints the rest of the banner as soon as the role is known. Returns only if that fails.
-pub(crate) async fn introduce(node: &Node) -> io::Error {
+/// Prints the rest of the banner as soon as the role is known, and waits for ever.
+pub(crate) async fn introduce(node: &Node) -> Infallible {
     for _ in 0..ROLE_POLLS_MAX {
         if node.has_leader() {
             break;
         }
         tokio::time::sleep(ROLE_POLL).await;
     }
-    match print_now(&banner::tail(node.config(), &node.status(), node.opening())) {
-        Ok(()) => std::future::pending().await,
-        Err(error) => error,
-    }
+    let program = as_started().unwrap_or_else(|| node.config().program().to_owned());
+    say(&banner::tail(node.config(), &node.status(), (&program, node.opening())));
+    std::future::pending().await
 }
 
 /// Exits at once when a second signal comes.
@@ -165,8 +170,27 @@ fn stop_at_second(program: &'static str, mut signals: Signals) {
         tell(&format!(
             "{program}: second signal, stopping at once; the next start replays the log\n"
         ));
-        std::process::exit(EXIT_INTERRUPTED);
+        interrupted();
     });
+}
+
+/// Ends the process at once, after its last words.
+pub fn interrupted() -> ! {
+    lines::flush();
+    std::process::exit(EXIT_INTERRUPTED);
+}
+
+/// The program as it was started, for whoever is to type it again: a path, or a name on the PATH.
+pub fn as_started() -> Option<String> {
+    let path = std::env::args_os().next()?.into_string().ok()?;
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+    if path.is_empty() {
+        None
+    } else if path.chars().all(is_plain) {
+        Some(path)
+    } else {
+        Some(format!("'{}'", path.replace('\'', r"'\''")))
+    }
 }
 
 /// Says why the node cannot go on.
@@ -175,21 +199,35 @@ fn told(program: &str, fault: &Fault) -> u8 {
     fault.exit_code
 }
 
-/// What asks a program to stop: SIGINT or SIGTERM.
+/// What asks a program to stop: SIGINT, SIGTERM or SIGQUIT. SIGHUP asks for nothing: there is no file
+/// to be opened anew, and a terminal that has gone is no reason to stop.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
-    /// Takes both from here on; without that they end the process.
+    /// Takes all of them from here on; without that they end the process.
     ///
     /// # Errors
     /// The system refuses.
     pub fn new() -> io::Result<Signals> {
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Signals { interrupt, terminate: signal(SignalKind::terminate())? })
+        let (terminate, quit) = (signal(SignalKind::terminate())?, signal(SignalKind::quit())?);
+        Ok(Signals { interrupt, terminate, quit, hang_up: signal(SignalKind::hangup())? })
+    }
+
+    /// As [`Signals::next`], for a program that is of no use once its terminal has gone.
+    pub async fn next_or_hang_up(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
     }
 
     /// Waits for the next one.
@@ -197,6 +235,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }
@@ -249,25 +288,32 @@ fn log_to_stderr(level: LevelFilter, openraft: LevelFilter) {
         .with_target("openraft", openraft)
         .with_target(CLEAN_STOP_TARGET, LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| Said(lines::stderr()))
         .with_ansi(false)
-        // It would be told on stderr too, and a node must not end because nobody reads that.
+        // It would be told on stderr at once, and a node must not wait for whoever reads that.
         .log_internal_errors(false);
     tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let trace = Backtrace::capture();
+        let trace = match trace.status() {
+            BacktraceStatus::Captured => trace.to_string(),
+            _ => String::new(),
+        };
+        tell(&format!("thread '{}' {panic}\n{trace}", thread.name().unwrap_or("?")));
+        lines::flush(); // the process may be about to end
+    }));
 }
 
-/// Prints on stderr; that nobody reads it any more is no reason to fail.
+/// Prints on stderr, behind what was logged; that nobody reads it any more is no reason to fail, or
+/// to wait.
 pub fn tell(text: &str) {
-    drop(io::stderr().lock().write_all(text.as_bytes()));
+    lines::stderr().say(text.as_bytes());
 }
 
-/// Prints at once, also into a file or a pipe.
-///
-/// # Errors
-/// Nobody takes it.
-pub fn print_now(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+/// Prints on stdout in the same way.
+pub(crate) fn say(text: &str) {
+    lines::stdout().say(text.as_bytes());
 }
 
 /// A failure of the common kind.

@@ -58,6 +58,8 @@ pub struct Status {
     pub received_bytes: u64,
     /// Syncs of the log since the start.
     pub sync: SyncStatus,
+    /// Lines of the log on stderr that were dropped because nobody took them.
+    pub dropped_lines: u64,
     /// Flags in force that weaken a promise: `-sync batch`, `-sync never`, `-read local`, `-insecure`.
     pub unsafe_flags: Vec<String>,
     /// Seconds since the start.

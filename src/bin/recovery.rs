@@ -1,18 +1,19 @@
 //! The `recovery` program. Thin: reads what was typed and runs it.
 //!
 //! Exit codes: 0 recovered, 2 wrong usage, 130 a signal, 1 everything else.
-#![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use diskstore::fault::chain;
 use diskstore::profile::Profiles;
-use diskstore::program;
+use diskstore::program::{self, Failed, Signals};
 use diskstore::recovery::{self, Flags};
-use tokio::signal::unix::{SignalKind, signal};
+
+/// How long a stop may take that a signal asked for.
+const STOP_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// As in the node.
 #[global_allocator]
@@ -24,42 +25,36 @@ fn main() -> ExitCode {
         Err(refusal) => return refusal.tell(),
     };
     program::log_warnings();
-    let outcome = recover(&flags);
-    outcome.unwrap_or_else(|(exit_code, reason)| {
-        eprintln!("recovery: {reason}");
-        ExitCode::from(exit_code)
-    })
+    program::exit("recovery", recover(&flags))
 }
 
-fn recover(flags: &Flags) -> Result<ExitCode, (u8, String)> {
-    let failed = |error: &dyn std::error::Error| (1, chain(error));
+fn recover(flags: &Flags) -> Result<ExitCode, Failed> {
     let profiles = Profiles::start(flags.cpuprofile.as_deref(), flags.memprofile.as_deref())
-        .map_err(|error| failed(&error))?;
-    diskstore_storage::disk::report_bus_errors().map_err(|error| failed(&error))?;
+        .map_err(program::failed)?;
+    diskstore_storage::disk::report_bus_errors().map_err(program::failed)?;
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = stop.clone();
     let watching = std::thread::Builder::new().name("signals".into());
-    watching.spawn(move || wait_for_signal(&stopping)).map_err(|error| failed(&error))?;
+    watching.spawn(move || wait_for_signal(&stopping)).map_err(program::failed)?;
     let recovered = recovery::run(flags, &stop, &mut io::stdout().lock());
-    profiles.finish().map_err(|error| failed(&error))?;
-    recovered.map_err(|error| (error.exit_code(), chain(&error)))?;
+    profiles.finish().map_err(program::failed)?;
+    recovered.map_err(|error| (error.exit_code(), error.into()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Raises the flag at SIGINT or SIGTERM.
+/// Raises the flag at a signal, and ends the process where nobody has looked at that for long: what
+/// it prints may wait for whoever reads it.
 fn wait_for_signal(stop: &AtomicBool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let waiting = async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        let mut signals = Signals::new()?;
+        signals.next().await;
+        stop.store(true, Ordering::Relaxed);
+        drop(tokio::time::timeout(STOP_TIME_MAX, signals.next()).await);
         io::Result::Ok(())
     };
     match runtime.and_then(|runtime| runtime.block_on(waiting)) {
-        Ok(()) => stop.store(true, Ordering::Relaxed),
+        Ok(()) => program::interrupted(),
         Err(error) => tracing::warn!(%error, "signals end this program without a word"),
     }
 }

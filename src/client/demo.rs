@@ -14,12 +14,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::connection::{Answer, Connection};
 use super::{ClientError, print};
 use crate::cli::{Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};
+use crate::program::{Signals, as_started};
 use crate::status::Status;
 
 /// Nodes of the demonstration.
@@ -106,17 +106,14 @@ pub(super) fn run(
         .map_err(local("starting the demonstration"))?;
     let mut demo = Demo::create(geometry, data)?;
     runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(local("waiting for Ctrl-C"))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(local("waiting for Ctrl-C"))?;
+        let mut signals = Signals::new().map_err(local("waiting for Ctrl-C"))?;
         let outcome = tokio::select! {
             outcome = demo.serve(out) => outcome,
-            _ = interrupt.recv() => Ok(()),
-            _ = terminate.recv() => Ok(()),
+            () = signals.next_or_hang_up() => Ok(()),
         };
         tokio::select! {
             () = demo.stop() => {}
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            () = signals.next() => {}
         }
         outcome
     })
@@ -217,8 +214,9 @@ impl Demo {
         lines.push("try, in another terminal:".to_owned());
         lines.push(format!("  redis-cli -p {first} set 42 hello"));
         lines.push(format!("  redis-cli -p {last} get 42"));
-        lines.push(format!("  diskstore get 42 -addr 127.0.0.1:{last}"));
-        lines.push(format!("  diskstore status -addr 127.0.0.1:{first}"));
+        let program = as_started().unwrap_or_else(|| "diskstore".to_owned());
+        lines.push(format!("  {program} get 42 -addr 127.0.0.1:{last}"));
+        lines.push(format!("  {program} status -addr 127.0.0.1:{first}"));
         let kept = if self.temporary { "removes the data" } else { "keeps the data" };
         lines.push(format!("Ctrl-C stops all three and {kept}\n"));
         lines.join("\n")
@@ -230,8 +228,9 @@ impl Demo {
         let Some(status) = node.stopped() else { return Ok(()) };
         let (name, event, words) = (&node.name, ended(status), node.last_words());
         let again = node.arguments.join(" ");
+        let program = as_started().unwrap_or_else(|| "diskstore".to_owned());
         let text =
-            format!("{name} {event}; its last words:\n{words}start it again: diskstore {again}\n");
+            format!("{name} {event}; its last words:\n{words}start it again: {program} {again}\n");
         print(out, text.as_bytes())
     }
 

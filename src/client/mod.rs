@@ -18,6 +18,7 @@ use diskstore_storage::disk::RealDisk;
 
 use crate::cli::{Servers, Task};
 use crate::config::ConfigError;
+use crate::lines::{self, Said};
 use crate::status::Status;
 use connection::{Answer, Connection};
 
@@ -156,7 +157,9 @@ impl ClientError {
 pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
     match task {
         Task::Demo { slots, value_size, data } => {
-            demo::run(demo::Geometry::new(slots.clone(), value_size.clone())?, data.as_deref(), out)
+            let geometry = demo::Geometry::new(slots.clone(), value_size.clone())?;
+            // Its nodes go on whether or not somebody reads what it says of them.
+            demo::run(geometry, data.as_deref(), &mut Said(lines::stdout()))
         }
         Task::Get { key, servers } => get(key, servers, out),
         Task::Set { key, value, servers } => {

@@ -39,8 +39,8 @@ const PAGES_A_RANDOM_READ: u64 = 16;
 pub enum ApplyError {
     /// The slot's old content is needed and its checksum is wrong.
     #[error(
-        "slot {slot} is damaged on this member and log entry {index} needs its content; \
-         restore this member from the others (stop it, move its directory away, start it with -join)"
+        "slot {slot} is damaged on this member and log entry {index} needs its content; {}",
+        crate::fault::REPLACE_WITH_CARE
     )]
     Damaged {
         /// The slot.

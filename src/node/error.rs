@@ -126,8 +126,8 @@ pub enum StartError {
     },
     /// A member's files are gone: it may have voted and acknowledged what is in them.
     #[error(
-        "{directory} is a member's, but its {what} gone: this disk lost acknowledged data; move the \
-         directory away and start the node with -join ADDRESS, naming a running member"
+        "{directory} is a member's, but its {what} gone: this disk lost acknowledged data; {}",
+        fault::REPLACE_WITH_CARE
     )]
     DataLost {
         /// The directory.
@@ -187,9 +187,7 @@ fn way_out(error: &diskstore_storage::Error) -> &'static str {
             "make room, ask for fewer -slots, or give a -data directory on a larger disk"
         }
         Error::Locked { .. } => "stop that process, or give another -data directory",
-        Error::Corrupt { .. } | Error::Missing { .. } => {
-            "restore this member from the others: move its directory away and start it with -join"
-        }
+        Error::Corrupt { .. } | Error::Missing { .. } => fault::REPLACE_WITH_CARE,
         Error::UnknownVersion { .. } => "start the version of diskstore that wrote it",
         Error::CorruptLog { .. } => "nothing was changed",
         _ => "mend that, or give another -data directory",

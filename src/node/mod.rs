@@ -258,6 +258,7 @@ impl Node {
                 p99_us: times.percentile_us(99),
                 max_us: times.max_us(),
             },
+            dropped_lines: crate::lines::stderr().dropped(),
             unsafe_flags: self.unsafe_flags(),
             uptime_s: self.started.elapsed().as_secs(),
         }

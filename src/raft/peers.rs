@@ -40,7 +40,7 @@ use super::types::{TypeConfig, vote_to};
 use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::descriptors::{Place, Places, Shares};
-use crate::fault::{EXIT_DATA_LOST, Faults, chain};
+use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
 
 /// What a connection of a member is given: its requests may be days apart.
 const MEMBER: Allowance =
@@ -266,7 +266,7 @@ impl Peers {
         let end = state.last.map_or_else(|| "nothing".into(), |last| last.to_string());
         let reason = format!(
             "this member's log ends at {end}, but it acknowledged {acknowledged} to its leader: its \
-             disk lost acknowledged data; move its directory away and start it with -join"
+             disk lost acknowledged data; {REPLACE_WITH_CARE}"
         );
         self.faults.report_with(EXIT_DATA_LOST, reason.clone());
         Some(reason)
@@ -389,11 +389,11 @@ mod tests {
 
     #[test]
     fn joiners_take_no_places_of_members() {
-        let room = Room::new();
+        let room = Room::default();
         let member =
             Hello { cluster_id: 1, from: 1, to: 2, purpose: Purpose::Append, acknowledged: None };
         let joiner = Hello { cluster_id: 0, from: 0, purpose: Purpose::Requests, ..member };
-        let taken: Vec<_> = (0..JOINER_COUNT_MAX).map(|_| room.place_for(&joiner)).collect();
+        let taken: Vec<_> = (0..Shares::now().joiners).map(|_| room.place_for(&joiner)).collect();
         assert!(taken.iter().all(Option::is_some));
         assert!(room.place_for(&joiner).is_none(), "their own are taken");
         assert!(room.place_for(&member).is_some());

@@ -52,8 +52,8 @@ pub enum Error {
     /// A batch of the log that a later batch claims durable is damaged.
     #[error(
         "acknowledged log data is damaged: {} at byte {offset}, batch {sequence}, from log index \
-         {index}; restore this member from the others (stop it, move its directory away, start it \
-         with -join)", path.display()
+         {index}; keep its files until the others are known to be whole, then replace this member \
+         (an empty -data directory, and -join)", path.display()
     )]
     CorruptLog {
         /// The segment.

@@ -9,6 +9,8 @@ use crate::harness::{Node, PATIENCE, Place, stderr};
 
 /// What the node may have open.
 const LIMIT: u64 = 256;
+/// What may be open while strangers have all that they can get.
+const OPEN_MAX: usize = 192;
 /// More than that.
 const CLIENT_COUNT: usize = 300;
 const FULL: &str = "-ERR max number of clients reached\r\n";
@@ -77,9 +79,14 @@ fn strangers_at_the_ports_of_members_do_not_take_the_files_of_the_log() {
     limit_open_files(&node);
     for address in [&place.raft(), &hjoin] {
         let mut silent: Vec<_> = (0..CLIENT_COUNT).map(|_| connect(address)).collect();
-        // They are closed unheard while the others may still introduce themselves.
-        let mut rest = Vec::new();
-        drop(silent.last_mut().unwrap().read_to_end(&mut rest));
+        // The last one is closed unheard, while the first may still introduce themselves.
+        let last = silent.last_mut().unwrap().get_mut();
+        last.set_nonblocking(true).unwrap();
+        let would_block = std::io::ErrorKind::WouldBlock;
+        while last.read(&mut [0; 99]).is_err_and(|error| error.kind() == would_block) {
+            let open = std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count();
+            assert!(open < OPEN_MAX, "{open} files are open");
+        }
         assert_eq!(place.asked(&["set", "1", "x"]), "OK\n");
     }
     let more = Place::new();
@@ -94,8 +101,8 @@ fn a_node_that_may_open_too_few_files_says_so_at_its_start() {
     let place = Place::new();
     let arguments = place.arguments(&[]).join(" ");
     let line = format!("ulimit -n 100; exec {} {arguments}", env!("CARGO_BIN_EXE_diskstore"));
-    let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    let mut node = Node::spawn(std::process::Command::new("sh").args(["-c", &line]));
+    assert_eq!(node.wait().code(), Some(1));
+    let text = node.stderr();
     assert!(text.contains("allows 100 open files, and at least 128 are needed"), "{text}");
 }

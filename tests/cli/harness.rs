@@ -180,6 +180,13 @@ impl Node {
         }
     }
 
+    /// All that it said on stderr, once it has ended.
+    pub(crate) fn stderr(&mut self) -> String {
+        let mut words = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        words
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

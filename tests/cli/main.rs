@@ -8,6 +8,7 @@ mod durability;
 mod harness;
 mod join;
 mod node;
+mod output;
 mod profiles;
 mod throughput;
 mod usage;

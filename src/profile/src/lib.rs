@@ -10,6 +10,7 @@
 //! - I4: No profile takes the place of another of the same run: the first goes to the flag's FILE,
 //!   further ones to FILE.2, FILE.3 ...; without the flag to PROGRAM-PID-cpu.pb in the current folder.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,11 +18,14 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pprof::protos::Message;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// How long a word on stderr may take.
+const TELL_TIME_MAX: Duration = Duration::from_secs(1);
 /// CPU samples a second; a prime, so that it beats with no timer.
 const CPU_SAMPLES_PER_SECOND: i32 = 99;
 /// The allocator's variable, and what switches on a sample about every 512 KiB.
@@ -107,14 +111,15 @@ impl Profiles {
         Ok(profiles)
     }
 
-    /// Has SIGINT and SIGTERM write the profiles and end the program, with the exit code of a program
+    /// Has SIGINT, SIGTERM and SIGQUIT write the profiles and end the program, with the exit code of a program
     /// that such a signal has ended: for one that does not take them itself.
     ///
     /// # Errors
     /// The system refuses.
     pub fn finish_at_signals(&self) -> Result<(), ProfileError> {
         let state = self.state.clone();
-        listen(&[SignalKind::interrupt(), SignalKind::terminate()], move |signal| {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()];
+        listen(&kinds, move |signal| {
             if let Err(error) = state.lock().finish() {
                 tell(&chain(&error));
             }
@@ -234,9 +239,20 @@ fn chain(error: &dyn Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Says on stderr what became of a profile; that nobody reads it is no reason to fail.
+/// Says on stderr what became of a profile; that nobody reads it is no reason to fail, nor to wait
+/// for long: a program may be about to end.
 fn tell(text: &str) {
-    drop(io::stderr().lock().write_all(format!("{}: {text}\n", program()).as_bytes()));
+    let line = format!("{}: {text}\n", program());
+    let (said, is_said) = std::sync::mpsc::channel::<Infallible>();
+    let saying = std::thread::Builder::new().name("last-words".into()).spawn(move || {
+        drop(io::stderr().write_all(line.as_bytes()));
+        drop(said); // whoever waits sees that it is gone
+    });
+    if saying.is_ok()
+        && let Ok(never) = is_said.recv_timeout(TELL_TIME_MAX)
+    {
+        match never {}
+    }
 }
 
 fn start_heap(path: &Path) -> Result<Pending, ProfileError> {

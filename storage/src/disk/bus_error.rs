@@ -4,7 +4,7 @@
 //! Called by `map`: when it maps and unmaps, and in a signal handler. Invariants:
 //!
 //! - I1: what the handler calls is async-signal-safe: atomics, arithmetic, a buffer on the stack,
-//!   one write(2). It takes no lock and no memory.
+//!   one poll(2), one write(2). It takes no lock and no memory.
 //! - I2: a range is complete before its start makes it visible to the handler.
 //!
 //! Source: signal-safety(7).
@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Maps that are told apart; pages of further ones are reported without a name.
 const RANGE_COUNT_MAX: usize = 8;
@@ -21,6 +22,8 @@ const RANGE_COUNT_MAX: usize = 8;
 const PATH_BYTES_MAX: usize = 512;
 /// Bytes of a message: path, words and numbers.
 const MESSAGE_BYTES_MAX: usize = PATH_BYTES_MAX + 512;
+/// How long whoever reads stderr may take to make room for it.
+const WORD_TIME_MAX: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// Digits of the largest number.
 const DIGITS_MAX: usize = 20;
 
@@ -85,8 +88,9 @@ impl Range {
             message.push_number(slot);
         }
         message.push(
-            b", cannot be read: the file was cut, or its disk failed; restore this member from \
-              the others (move its directory away, start it with -join)\n",
+            b", cannot be read: the file was cut, or its disk failed; keep its files until \
+              the others are known to be whole, then replace this member (an empty -data directory, \
+              and -join)\n",
         );
         message
     }
@@ -134,10 +138,17 @@ pub(super) fn report(address: usize) -> bool {
     let found = RANGES.iter().find_map(|range| Some((range, range.offset_of(address)?)));
     let Some((range, offset)) = found else { return false };
     let message = range.describe(offset);
-    // Where nobody can be told, the exit code is all there is.
-    match rustix::io::write(rustix::stdio::stderr(), message.as_slice()) {
-        Ok(_) | Err(_) => true,
+    let stderr = rustix::stdio::stderr();
+    let mut wanted = [PollFd::new(&stderr, PollFlags::OUT)];
+    // A pipe that can be written takes this much at once; one that nobody reads would hold the end
+    // of the process up.
+    if poll(&mut wanted, Some(&WORD_TIME_MAX)).is_ok_and(|ready| ready > 0) {
+        // Where nobody can be told, the exit code is all there is.
+        match rustix::io::write(stderr, message.as_slice()) {
+            Ok(_) | Err(_) => {}
+        }
     }
+    true
 }
 
 /// Text that is put together without memory of its own.
