@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use diskstore_storage::slots::DATA_OFFSET;
+use diskstore_storage::slots::{DATA_OFFSET, DOUBLE_FILE, Geometry, SLOTS_FILE};
 
 use crate::load::{Filler, History, Load};
 use crate::logs::{BLOCK_BYTES, batches, overwrite};
 use crate::nodes::{Cluster, Node, wait_for, wait_until};
 use crate::resp::{Failure, Value};
+use crate::skipped::note_skipped;
 use crate::strace::Injector;
 
 /// Acknowledged writes before and after a fault.
@@ -29,7 +30,7 @@ impl SmallDisk {
         if command.status().is_ok_and(|status| status.success()) {
             return Some(SmallDisk { path: path.to_owned() });
         }
-        eprintln!("SKIPPED: a tmpfs cannot be mounted here, full disks are not tested");
+        note_skipped("no tmpfs can be mounted, so no disk is full");
         None
     }
 
@@ -246,4 +247,41 @@ fn a_node_whose_acknowledged_log_was_damaged_refuses_to_start_and_says_where() {
     history.check(&cluster);
     history.check_local(&cluster, follower);
     assert!(wait_for("a status", || cluster.nodes[follower].status()).applied > 0);
+}
+
+/// What it held may be a value or none, and a delete changes the version of one alone.
+#[test]
+fn a_node_whose_damaged_slot_is_deleted_stops_and_the_others_agree() {
+    let mut cluster = Cluster::of_three(&[]);
+    cluster.nodes[0].asked(&["MSET", "7", "value", "8", "value"]);
+    cluster.nodes[0].asked(&["DEL", "7"]);
+    cluster.wait_level();
+    let (leader, follower, other) = cluster.roles();
+    cluster.nodes[follower].stop();
+    let directory = cluster.nodes[follower].directory.clone();
+    let offset = usize::try_from(Geometry::new(4096, 256).unwrap().offset_of(7)).unwrap();
+    overwrite(&directory.join(SLOTS_FILE), offset + 8, &[1]);
+    overwrite(&directory.join(DOUBLE_FILE), 0, &[0; 64]); // or the last round would mend it
+    cluster.nodes[follower].start();
+    let damaged = || Some(cluster.nodes[follower].status()?.damaged_slots);
+    wait_until("the slot to be found", || damaged() == Some(1));
+    let told = wait_for("an answer", || match cluster.nodes[follower].local("7") {
+        Err(Failure::Refused(words)) if words.contains("damaged") => Some(words),
+        _ => None,
+    });
+    assert!(told.contains("slot 7"), "{told}");
+    assert_eq!(cluster.nodes[follower].local("8").unwrap().as_deref(), Some("value"));
+    assert_eq!(cluster.nodes[leader].asked(&["DEL", "7"]), Value::Integer(0));
+    for _ in 0..2 {
+        assert_eq!(cluster.nodes[follower].wait_exit().code(), Some(1));
+        let words = cluster.nodes[follower].words();
+        assert!(words.contains("slot 7 is damaged on this member and log entry"), "{words}");
+        cluster.nodes[follower].start(); // the entry is in its log, and still waits for content
+    }
+    cluster.nodes[follower].wait_exit();
+    cluster.nodes[leader].asked(&["SET", "7", "new"]);
+    cluster.nodes[leader].asked(&["GET", "7"]);
+    wait_until("the other to agree", || {
+        cluster.nodes[other].local("7").is_ok_and(|value| value.as_deref() == Some("new"))
+    });
 }
