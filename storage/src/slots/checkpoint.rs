@@ -5,17 +5,21 @@
 //!
 //! - I1: a round is: copy, wait until everything in the log by then is durable, superblock if slots
 //!   were merged, double write, sync, write in place, sync. Nothing of it is reordered.
-//! - I2: one checkpoint at a time: the writer's lock is held throughout.
+//! - I2: one checkpoint at a time: `sweeping` is held throughout. One round at a time: the writer's
+//!   lock is held for each, so that whoever is short of memory (`memory`) comes between two.
 //! - I3: a superblock that names checkpoint A is written after every page that was dirty when A was
-//!   noted has been written, and after the log was durable once more.
+//!   noted has been written, and after the log was durable once more. A round that failed since,
+//!   whoever wrote it, left pages dirty behind the checkpoint's back: then there is no superblock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::MutexGuard;
 
 use crate::slots::double::{Double, Image, PAGE};
 use crate::slots::open::check_length;
 use crate::slots::round::Round;
 use crate::slots::{Membership, Slots, Superblock};
-use crate::{LogId, Result};
+use crate::{Error, LogId, Result};
 
 /// What a checkpoint makes durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,19 +42,25 @@ pub struct Outcome {
     /// True if it was told to stop before its end; what was written is whole, the superblock is
     /// the old one.
     pub cancelled: bool,
+    /// True if that was for want of room on the disk.
+    pub lacked_space: bool,
 }
 
-/// What the one running checkpoint owns.
+/// What the one running round owns.
 #[derive(Debug)]
 pub(crate) struct Writer {
     double: Double,
     /// Where the memory budget goes on dropping pages.
-    drop_cursor: u64,
+    pub(crate) drop_cursor: u64,
+    /// Where the memory budget goes on writing rounds.
+    pub(crate) round_cursor: u64,
+    /// Rounds that failed since the start.
+    failed_count: u64,
 }
 
 impl Writer {
     pub(crate) fn new(double: Double) -> Self {
-        Self { double, drop_cursor: 0 }
+        Self { double, drop_cursor: 0, round_cursor: 0, failed_count: 0 }
     }
 }
 
@@ -69,17 +79,20 @@ impl Slots {
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
     ) -> Result<Outcome> {
-        let mut writer = self.writer.lock();
-        let outcome = self.sweep(&mut writer, log_durable, cancel)?;
+        let _sweeping = self.sweeping.lock();
+        let failed_count = self.writer.lock().failed_count;
+        let outcome = self.sweep(log_durable, cancel)?;
         if !outcome.cancelled {
+            if self.writer.lock().failed_count != failed_count {
+                return Err(Error::Poisoned { path: self.file.path() }); // I3
+            }
             self.finish(target, log_durable)?;
         }
         Ok(outcome)
     }
 
     /// Writes changed pages to the disk and leaves the checkpoint where it is: for a snapshot that
-    /// is being received, and for a memory budget that is used up. Errors and `log_durable` as in
-    /// [`Slots::checkpoint`].
+    /// is being received. Errors and `log_durable` as in [`Slots::checkpoint`].
     ///
     /// # Errors
     /// As [`Slots::checkpoint`].
@@ -88,7 +101,8 @@ impl Slots {
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
     ) -> Result<Outcome> {
-        self.sweep(&mut self.writer.lock(), log_durable, cancel)
+        let _sweeping = self.sweeping.lock();
+        self.sweep(log_durable, cancel)
     }
 
     /// Ends the merging of a snapshot that was taken from `target` on: writes everything back and
@@ -153,7 +167,6 @@ impl Slots {
     /// Goes over all pages once and writes those that are dirty.
     fn sweep(
         &self,
-        writer: &mut Writer,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
     ) -> Result<Outcome> {
@@ -165,25 +178,44 @@ impl Slots {
                 outcome.cancelled = true;
                 return Ok(outcome);
             }
-            let file = self.file.as_ref();
-            let mut round = Round::new(&self.area, &self.locks, file, &mut image);
-            let written = round.fill(from, self.options.round_pages).and_then(|next| {
-                if next.is_some() {
-                    self.write_round(&mut writer.double, round.image, log_durable)?;
-                }
-                Ok(next)
-            });
-            if written.is_err() {
-                round.abandon();
-            }
-            let Some(next) = written? else { break };
+            let mut writer = self.writer.lock();
+            let next = self.next_round(&mut writer, from, &mut image, log_durable)?;
+            let above = match next {
+                Some(_) => self.near_budget_pages(),
+                None => self.half_budget_pages(), // I2 of `memory`
+            };
+            self.drop_clean_pages(&mut writer.drop_cursor, above)?;
+            MutexGuard::unlock_fair(writer); // whoever is short of memory is next
+            let Some(next) = next else { break };
             from = next;
             outcome.rounds += 1;
             outcome.pages += image.pages.len() as u64;
-            self.drop_clean_pages(&mut writer.drop_cursor)?;
         }
         outcome.bytes = outcome.pages * PAGE as u64;
         Ok(outcome)
+    }
+
+    /// Writes dirty pages from page `from` on, as many as make a round, which `image` has then.
+    /// Returns where to go on, or `None` if none was dirty.
+    pub(crate) fn next_round(
+        &self,
+        writer: &mut Writer,
+        from: u64,
+        image: &mut Image,
+        log_durable: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Option<u64>> {
+        let mut round = Round::new(&self.area, &self.locks, self.file.as_ref(), image);
+        let written = round.fill(from, self.options.round_pages).and_then(|next| {
+            if next.is_some() {
+                self.write_round(&mut writer.double, round.image, log_durable)?;
+            }
+            Ok(next)
+        });
+        if written.is_err() {
+            round.abandon();
+            writer.failed_count += 1;
+        }
+        written
     }
 
     /// I1, behind the copies.

@@ -1,25 +1,99 @@
 //! The memory budget: pages that were written back are dropped from memory.
 //!
-//! Called by `checkpoint`, between rounds; calls `disk::Map`. Invariants:
+//! Called by `checkpoint`, between rounds, and by whoever applies or looks after memory; calls
+//! `disk::Map`. Invariants:
 //!
 //! - I1: a page is dropped only under the locks of all slots that touch it, and only if it is clean
 //!   under them: then the disk has what memory has, since no round is under way.
+//! - I2: after a checkpoint no more than half of the budget is in use, but for what has changed
+//!   since. So where the budget is used up, half of it is dirty, and a checkpoint is due.
+//! - I3: whoever is short of memory waits for one round, never for all of a checkpoint.
+
+use parking_lot::MutexGuard;
 
 use crate::Result;
 use crate::slots::Slots;
+use crate::slots::double::Image;
 use crate::slots::geometry::{DATA_OFFSET, PAGE_BYTES};
 
 /// Most pages that are looked at under one hold of their slots' locks.
 const DROP_PAGES: u64 = 32;
 
 impl Slots {
-    /// Drops clean pages while more than three quarters of the budget are in use, down to half;
-    /// none where all pages together stay below it.
+    /// Bytes of memory that changed pages take, written back or not.
+    pub fn modified_bytes(&self) -> u64 {
+        self.area.pages.modified_count() * PAGE_BYTES
+    }
+
+    /// Whether all pages together stay below the memory that changed ones may take.
+    pub fn fits_in_budget(&self) -> bool {
+        self.options.fits(self.area.geometry)
+    }
+
+    /// Whether changed pages take as much memory as they may: new commands wait for a round.
+    pub fn over_budget(&self) -> bool {
+        self.modified_bytes() >= self.options.memory_bytes_max
+    }
+
+    /// Whether changed pages take more than three quarters of what they may: clean ones are to be
+    /// dropped, and a checkpoint that runs is not to rest.
+    pub fn is_near_budget(&self) -> bool {
+        !self.fits_in_budget() && self.area.pages.modified_count() > self.near_budget_pages()
+    }
+
+    /// Drops clean pages where changed ones take more than three quarters of what they may. Writes
+    /// nothing; waits for a round that runs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn drop_clean(&self) -> Result<()> {
+        if !self.is_near_budget() {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock();
+        self.drop_clean_pages(&mut writer.drop_cursor, self.near_budget_pages())
+    }
+
+    /// Returns once changed pages take less memory than they may: drops clean ones, and where that
+    /// is not enough writes rounds of dirty ones, between those of a checkpoint that may be running
+    /// (I3). Blocks. Errors and `log_durable` as in [`Slots::checkpoint`].
+    ///
+    /// # Errors
+    /// As [`Slots::checkpoint`].
+    pub fn make_room(&self, log_durable: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let mut image = None;
+        // Every turn drops pages, or writes some that the next turn can drop.
+        while self.over_budget() {
+            let mut writer = self.writer.lock();
+            self.drop_clean_pages(&mut writer.drop_cursor, self.near_budget_pages())?;
+            if self.over_budget() {
+                let image = image.get_or_insert_with(Image::new);
+                let from = writer.round_cursor;
+                let next = self.next_round(&mut writer, from, image, log_durable)?;
+                writer.round_cursor = next.unwrap_or(0);
+            }
+            MutexGuard::unlock_fair(writer);
+        }
+        Ok(())
+    }
+
+    /// Pages above which clean ones are dropped.
+    pub(crate) fn near_budget_pages(&self) -> u64 {
+        self.options.memory_bytes_max / PAGE_BYTES / 4 * 3
+    }
+
+    /// Pages down to which clean ones are dropped.
+    pub(crate) fn half_budget_pages(&self) -> u64 {
+        self.options.memory_bytes_max / PAGE_BYTES / 2
+    }
+
+    /// Drops clean pages where more than `above` pages take memory, down to half of the budget; none
+    /// where all pages together stay below it.
     /// `cursor` is where the last call ended, so that pages take turns. No round is under way.
-    pub(crate) fn drop_clean_pages(&self, cursor: &mut u64) -> Result<()> {
-        let budget_pages = self.options.memory_bytes_max / PAGE_BYTES;
+    pub(crate) fn drop_clean_pages(&self, cursor: &mut u64, above: u64) -> Result<()> {
         let pages = &self.area.pages;
-        if self.fits_in_budget() || pages.modified_count() <= budget_pages / 4 * 3 {
+        let clean_count = pages.modified_count().saturating_sub(pages.dirty_count());
+        if self.fits_in_budget() || pages.modified_count() <= above || clean_count == 0 {
             return Ok(());
         }
         for turn in 0..2 {
@@ -27,7 +101,7 @@ impl Slots {
                 let last = (first + DROP_PAGES).min(self.area.geometry.page_count()) - 1;
                 *cursor = last + 1;
                 self.drop_if_clean(first, last)?;
-                if pages.modified_count() <= budget_pages / 2 {
+                if pages.modified_count() <= self.half_budget_pages() {
                     return Ok(());
                 }
             }

@@ -95,7 +95,9 @@ pub struct Slots {
     superblock_write: Mutex<()>,
     /// Counts at once; the superblock follows before any merged page is written (I5).
     readable_from: AtomicU64,
-    /// Held by the one checkpoint that runs.
+    /// Held by the one checkpoint that runs, from its first round to its superblock.
+    sweeping: Mutex<()>,
+    /// Held for one round, by a checkpoint or by whoever is short of memory.
     writer: Mutex<Writer>,
     /// Pages that were written in place since the start.
     written_pages: AtomicU64,
@@ -192,11 +194,6 @@ impl Slots {
         self.written_pages.load(Ordering::Relaxed)
     }
 
-    /// Bytes of memory that changed pages take, written back or not.
-    pub fn modified_bytes(&self) -> u64 {
-        self.area.pages.modified_count() * PAGE_BYTES
-    }
-
     /// Takes the page faults of a write to a slot ahead of it, on the caller's thread. Does nothing
     /// for a key that does not exist, or where the memory budget is smaller than the file: pages
     /// count against it only once they are written.
@@ -217,16 +214,6 @@ impl Slots {
         if !(first..=last).all(|page| self.area.pages.is_modified(page)) {
             self.area.prefetch(first, last + 1 - first);
         }
-    }
-
-    /// Whether all pages together stay below the memory that changed ones may take.
-    pub fn fits_in_budget(&self) -> bool {
-        self.options.fits(self.area.geometry)
-    }
-
-    /// Whether changed pages take as much memory as they may: new commands wait for a checkpoint.
-    pub fn over_budget(&self) -> bool {
-        self.modified_bytes() >= self.options.memory_bytes_max
     }
 
     fn slot_of(&self, loaded: area::Loaded) -> Result<Slot> {

@@ -212,6 +212,7 @@ impl Slots {
             readable_from: AtomicU64::new(superblock.readable_from),
             superblock: Mutex::new(superblock),
             superblock_write: Mutex::new(()),
+            sweeping: Mutex::new(()),
             writer: Mutex::new(Writer::new(double)),
             written_pages: AtomicU64::new(0),
             options,

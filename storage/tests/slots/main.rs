@@ -10,6 +10,7 @@
 mod compat;
 mod crash;
 mod faults;
+mod memory;
 mod model;
 mod pitfalls;
 mod real;

@@ -393,23 +393,6 @@ fn a_replayed_entry_changes_nothing_and_is_not_computed() {
     assert_eq!(applied.unwrap(), Applied::Written);
 }
 
-#[test]
-fn memory_beyond_the_budget_is_given_back_once_written() {
-    let options = Options { memory_bytes_max: 8 * 4096, round_pages: 4 };
-    let disk = disk();
-    let slots = create(&disk, crossing(), options).unwrap();
-    for key in 0..64 {
-        set(&slots, key, key + 1, &[key as u8; 1024]).unwrap();
-    }
-    assert!(slots.over_budget());
-    checkpoint(&slots, 64);
-    assert!(!slots.over_budget());
-    assert!(slots.modified_bytes() <= 4 * 4096 + 4096, "{}", slots.modified_bytes());
-    for key in 0..64 {
-        assert_eq!(slots.read(key).unwrap().value.unwrap(), [key as u8; 1024].as_slice());
-    }
-}
-
 /// What a start learns in the background is exact, whatever is applied and written meanwhile.
 #[test]
 fn live_slots_learned_while_commands_run_are_counted_exactly() {
