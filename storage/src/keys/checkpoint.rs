@@ -8,18 +8,20 @@
 //!   delete that it needs.
 //! - I3: a full disk costs the checkpoint, not the node: the file before it stays, and the log behind
 //!   that too.
+//! - I4: a checkpoint of full memory forgets every delete that it may, so that deletes alone never
+//!   keep it full; also one that names no later entry than the file does, for where everything is
+//!   refused there is none.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::keys::Keys;
 use crate::keys::file::{self, Header, PIECE_BYTES_DEFAULT, Writer};
+use crate::keys::map::bytes_of;
 use crate::slots::{Outcome, PAGE_BYTES, Target};
 use crate::{Error, Result};
 
 /// Deleted keys may take this share of the memory before the older half is forgotten.
 const DELETED_SHARE: u64 = 8;
-/// What a deleted key is counted as for that: its key is short, as a rule.
-const DELETED_BYTES: u64 = 256;
 
 impl Keys {
     /// Pieces that a checkpoint would write now.
@@ -43,9 +45,21 @@ impl Keys {
         cancel: &AtomicBool,
     ) -> Result<Outcome> {
         match self.write_snapshot(target, log_durable, cancel) {
-            Err(Error::NoSpace { .. }) => Ok(Outcome { cancelled: true, ..Outcome::default() }), // I3
+            Err(Error::NoSpace { .. }) => {
+                Ok(Outcome { cancelled: true, lacked_space: true, ..Outcome::default() }) // I3
+            }
             result => result,
         }
+    }
+
+    /// Fails with `NoSpace` if the disk has no room for another snapshot file: to be asked before
+    /// [`Keys::install`], which cannot leave things as they are. Waits for a checkpoint that runs.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn check_room(&self) -> Result<()> {
+        let _one = self.writer.lock();
+        file::check_room(&*self.disk, &self.directory, self.memory_bytes())
     }
 
     pub(super) fn write_snapshot(
@@ -56,7 +70,10 @@ impl Keys {
     ) -> Result<Outcome> {
         let _one = self.writer.lock();
         let before = self.header();
-        if before.checkpoint >= Some(target.log_id) {
+        if let Some(at) = before.checkpoint.filter(|at| *at >= target.log_id) {
+            if self.is_full() {
+                self.forget_up_to(at.index); // I4; a start from this file forgets them again
+            }
             return Ok(Outcome::default());
         }
         let dirty_bytes = self.dirty_bytes.swap(0, Ordering::Relaxed);
@@ -114,23 +131,30 @@ impl Keys {
     }
 
     /// The horizon that a checkpoint of entry `index` moves to: over the older half of all deletes,
-    /// once they take more than their share of the memory.
+    /// by what they take, once that is more than their share of the memory; over all of them where
+    /// memory is full (I4).
     fn next_horizon(&self, index: u64) -> u64 {
         let now = self.horizon();
-        if self.deleted_count() * DELETED_BYTES <= self.options.memory_bytes_max / DELETED_SHARE {
+        let deleted_bytes = self.deleted_bytes();
+        if self.is_full() && deleted_bytes > 0 {
+            return index.max(now);
+        }
+        if deleted_bytes <= self.options.memory_bytes_max / DELETED_SHARE {
             return now;
         }
-        let mut indexes = Vec::new();
+        let mut deleted = Vec::new();
         for shard in &self.shards {
             let held = shard.lock();
-            let deleted = held.from(0).filter(|(_, _, record)| record.value.is_none());
-            indexes.extend(deleted.map(|(_, _, record)| record.index));
+            let gone = held.from(0).filter(|(_, _, record)| record.value.is_none());
+            deleted.extend(gone.map(|(_, key, record)| (record.index, bytes_of(key, record))));
         }
-        let middle = indexes.len() / 2;
-        if middle >= indexes.len() {
-            return now;
-        }
-        let (_, median, _) = indexes.select_nth_unstable(middle);
-        (*median).min(index).max(now) // I2
+        deleted.sort_unstable();
+        let half = deleted.iter().map(|(_, bytes)| bytes).sum::<u64>() / 2;
+        let mut older_bytes = 0;
+        let middle = deleted.iter().find(|(_, bytes)| {
+            older_bytes += bytes;
+            older_bytes > half
+        });
+        middle.map_or(now, |(at, _)| (*at).min(index).max(now)) // I2
     }
 }

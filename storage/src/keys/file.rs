@@ -251,6 +251,19 @@ fn new_path(directory: &Path) -> PathBuf {
     directory.join(TMP_NAME).join(NEW_NAME)
 }
 
+/// Fails with `NoSpace` if the disk has no room for a new file of so many bytes. Leaves nothing behind.
+pub(super) fn check_room(disk: &dyn Disk, directory: &Path, bytes: u64) -> Result<()> {
+    let path = new_path(directory);
+    if disk.exists(&path)? {
+        disk.remove(&path)?;
+    }
+    let file = disk.create(&path, WriteMode::Direct)?;
+    let reserved = file.reserve(bytes);
+    drop(file);
+    disk.remove(&path)?;
+    reserved
+}
+
 /// Removes what a writer that gave up has left, as far as that is possible.
 pub(super) fn remove_unfinished(disk: &dyn Disk, directory: &Path) {
     match disk.remove(&new_path(directory)) {

@@ -45,7 +45,7 @@ pub(super) struct Record {
 }
 
 /// What a key and its record take in memory.
-fn bytes_of(key: &[u8], record: &Record) -> u64 {
+pub(super) fn bytes_of(key: &[u8], record: &Record) -> u64 {
     RECORD_BYTES + (key.len() + record.value.as_ref().map_or(0, Bytes::len)) as u64
 }
 
@@ -58,22 +58,34 @@ pub(super) struct Counts {
     pub(super) deleted: AtomicU64,
     /// Memory that all of them take.
     pub(super) bytes: AtomicU64,
+    /// Memory that those without a value take.
+    pub(super) deleted_bytes: AtomicU64,
     /// The highest index among all that was stored.
     pub(super) highest: AtomicU64,
 }
 
 impl Counts {
     fn add(&self, key: &[u8], record: &Record) {
-        let kind = if record.value.is_some() { &self.live } else { &self.deleted };
-        kind.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes_of(key, record), Ordering::Relaxed);
+        let bytes = bytes_of(key, record);
+        if record.value.is_some() {
+            self.live.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.deleted.fetch_add(1, Ordering::Relaxed);
+            self.deleted_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.highest.fetch_max(record.index, Ordering::AcqRel);
     }
 
     fn remove(&self, key: &[u8], record: &Record) {
-        let kind = if record.value.is_some() { &self.live } else { &self.deleted };
-        kind.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes_of(key, record), Ordering::Relaxed);
+        let bytes = bytes_of(key, record);
+        if record.value.is_some() {
+            self.live.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.deleted.fetch_sub(1, Ordering::Relaxed);
+            self.deleted_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

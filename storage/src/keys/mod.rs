@@ -232,6 +232,11 @@ impl Keys {
         self.counts.deleted.load(Ordering::Relaxed)
     }
 
+    /// Bytes of memory that deleted keys take, near enough.
+    pub fn deleted_bytes(&self) -> u64 {
+        self.counts.deleted_bytes.load(Ordering::Relaxed)
+    }
+
     /// Bytes of memory that all keys take, near enough.
     pub fn memory_bytes(&self) -> u64 {
         self.counts.bytes.load(Ordering::Relaxed)
@@ -245,6 +250,13 @@ impl Keys {
     /// Pages that checkpoints have written since the start.
     pub fn written_pages(&self) -> u64 {
         self.written_pages.load(Ordering::Relaxed)
+    }
+
+    /// Whether a checkpoint would make room in full memory: it forgets deleted keys, unless something is
+    /// being sent.
+    pub fn is_full_of_deleted(&self) -> bool {
+        let without = self.memory_bytes().saturating_sub(self.deleted_bytes());
+        self.is_full() && without < self.options.memory_bytes_max && !self.is_sending()
     }
 
     /// Whether keys take as much memory as they may. What is applied all the same is kept.

@@ -83,6 +83,11 @@ impl Keys {
         Sending { sends: self.sends.clone(), horizon: sends.horizon }
     }
 
+    /// Whether something is being sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sends.lock().count > 0
+    }
+
     /// Deletes up to here may have been forgotten.
     pub fn horizon(&self) -> u64 {
         self.sends.lock().horizon

@@ -179,6 +179,12 @@ fn a_full_disk_costs_the_checkpoint_and_no_more() {
     assert!(keys.dirty_bytes() > 0);
     checkpoint(&keys, 7);
     assert_eq!(open(&disk).unwrap().durable(), Some(target(7)));
+    // A copy from another member asks before.
+    keys.check_room().unwrap();
+    let bytes = |path: &PathBuf| disk.read_file(path).unwrap().len() as u64;
+    disk.set_space(disk.paths().iter().map(bytes).sum());
+    assert!(matches!(keys.check_room(), Err(Error::NoSpace { .. })));
+    assert!(!disk.exists(&directory().join("tmp/snapshot.new")).unwrap());
 }
 
 #[test]

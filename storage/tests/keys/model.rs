@@ -270,6 +270,48 @@ fn nothing_is_forgotten_while_something_is_sent() {
     assert!(keys.horizon() > 20);
 }
 
+/// Sets and deletes keys of a kilobyte until memory is full of what was deleted; the last index.
+fn fill_with_deleted(keys: &Keys) -> u64 {
+    let mut index = 0_u64;
+    while !keys.is_full() {
+        let key = index.to_le_bytes().repeat(128);
+        set(keys, index + 1, &key, b"value");
+        delete(keys, index + 2, &key);
+        index += 2;
+    }
+    assert_eq!(keys.live_count(), 0);
+    index
+}
+
+/// A deleted key counts as what it takes, and full memory forgets all of them.
+#[test]
+fn deleted_keys_alone_never_keep_memory_full() {
+    let Member { keys, disk, .. } = Member::new(1);
+    let index = fill_with_deleted(&keys);
+    crate::checkpoint(&keys, index);
+    assert_eq!((keys.deleted_count(), keys.memory_bytes(), keys.horizon()), (0, 0, index));
+    let after = open(&disk.crash(CrashMode::Lost)).unwrap();
+    assert_eq!((after.deleted_count(), after.horizon()), (0, index));
+}
+
+/// Where everything is refused no entry comes, and so no later checkpoint.
+#[test]
+fn a_checkpoint_of_what_the_file_holds_already_frees_full_memory_too() {
+    let Member { keys, disk, .. } = Member::new(1);
+    let index = fill_with_deleted(&keys);
+    let sending = keys.begin_send();
+    crate::checkpoint(&keys, index);
+    assert!(keys.is_full(), "nothing is forgotten while something is sent");
+    drop(sending);
+    crate::checkpoint(&keys, index);
+    assert_eq!((keys.deleted_count(), keys.is_full()), (0, false));
+    // Nothing comes back but what the horizon of the file says.
+    let after = open(&disk.crash(CrashMode::Lost)).unwrap();
+    assert!(after.horizon() <= keys.horizon());
+    set(&keys, index + 1, b"a", b"b");
+    assert!(!keys.is_full());
+}
+
 /// What is deleted while a checkpoint waits for its turn may be replayed from where it began.
 #[test]
 fn nothing_behind_the_checkpoint_is_forgotten() {
