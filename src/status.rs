@@ -62,6 +62,8 @@ pub struct Status {
     pub dropped_lines: u64,
     /// Flags in force that weaken a promise: `-sync batch`, `-sync never`, `-read local`, `-insecure`.
     pub unsafe_flags: Vec<String>,
+    /// What the node refuses or holds up now, and what ends that.
+    pub refusals: Vec<RefusalStatus>,
     /// Seconds since the start.
     pub uptime_s: u64,
 }
@@ -86,6 +88,18 @@ pub struct MemberStatus {
     pub lag: Option<u64>,
     /// True if it has not answered for an election timeout; only the leader knows.
     pub silent: bool,
+}
+
+/// Requests that a node refuses, or holds up, for a reason that lasts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusalStatus {
+    /// What is refused and why, as one sentence.
+    pub reason: String,
+    /// Seconds since it began.
+    pub since_s: u64,
+    /// What is being done to end it, or what a person has to do.
+    pub doing: String,
 }
 
 /// How long syncs of the log took.

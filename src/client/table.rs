@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::status::{MemberStatus, Status};
+use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// The whole of `diskstore status`.
 pub(super) fn render(status: &Status) -> String {
@@ -55,6 +55,10 @@ pub(super) fn render(status: &Status) -> String {
             &mut text,
             &format!("damaged  {count} slots: reads of them are answered with an error"),
         );
+    }
+    for RefusalStatus { reason, since_s, doing } in &status.refusals {
+        let since = duration(*since_s);
+        push(&mut text, &format!("refused  {reason}, for {since}: {doing}"));
     }
     if !status.unsafe_flags.is_empty() {
         push(&mut text, &format!("unsafe   {}", status.unsafe_flags.join(", ")));
@@ -207,6 +211,11 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
         status.role = "follower".to_owned();
         status.unsafe_flags = vec!["-sync never".to_owned(), "-insecure".to_owned()];
         status.readable_from = 69;
+        status.refusals = vec![RefusalStatus {
+            reason: "writes, for the log's disk is full".to_owned(),
+            since_s: 61,
+            doing: "a checkpoint is written".to_owned(),
+        }];
         status.live = None;
         for member in &mut status.members {
             (member.matched, member.lag) = (None, None);
@@ -214,6 +223,8 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
         let text = render(&status);
         assert!(text.contains("(follower, led by node0)"), "{text}");
         assert!(text.contains("unsafe   -sync never, -insecure\n"), "{text}");
+        let refused = "refused  writes, for the log's disk is full, for 1 min 1 s: a checkpoint is";
+        assert!(text.contains(refused), "{text}");
         assert!(text.contains("before log index 69 is applied"), "{text}");
         assert!(text.contains("1,024 bytes, counting"), "{text}");
         assert!(text.ends_with("diskstore status -addr 127.0.0.1:11000\n"), "{text}");

@@ -29,6 +29,8 @@ const WRITE_BOUND: Duration = Duration::from_secs(10);
 const LEADER_BOUND: Duration = Duration::from_secs(6);
 /// How long a read waits for its round.
 const READ_BOUND: Duration = Duration::from_secs(5);
+/// How long a command waits for room in memory before it is refused: many times what it takes.
+const ROOM_BOUND: Duration = Duration::from_secs(1);
 /// Pause before the next attempt while no leader is known.
 const LEADER_PAUSE: Duration = Duration::from_millis(50);
 /// Why a reply was left out of a response.
@@ -99,25 +101,43 @@ impl Forwarder {
         }
     }
 
-    /// Proposes commands on this member only.
-    async fn write_here(&self, commands: Vec<Command>) -> Attempt {
-        if let Some(failure) = self.refusal(&commands) {
-            return Attempt::Done(vec![Err(failure); commands.len()]);
+    /// Proposes commands on this member only, but for those that are refused now.
+    async fn write_here(&self, mut commands: Vec<Command>) -> Attempt {
+        let refused = self.refused_after_wait(&commands).await;
+        if let Some(refused) = &refused {
+            let mut refused = refused.iter();
+            commands.retain(|_| refused.next().is_some_and(Option::is_none));
         }
-        let results = self.consensus.propose(commands, WRITE_BOUND).await;
+        let results = if commands.is_empty() {
+            Vec::new()
+        } else {
+            self.consensus.propose(commands, WRITE_BOUND).await
+        };
         if let Some(Err(ProposeError::NotLeader { leader })) = results.first() {
-            return Attempt::Elsewhere(leader.clone());
+            return Attempt::Elsewhere(leader.clone()); // nothing was proposed
         }
-        Attempt::Done(results.into_iter().map(settled).collect())
+        let mut results = results.into_iter().map(settled);
+        Attempt::Done(match refused {
+            None => results.collect(),
+            Some(refused) => {
+                let mut next = || results.next().unwrap_or(Err(Failure::Stopping));
+                refused.into_iter().map(|refusal| refusal.map_or_else(&mut next, Err)).collect()
+            }
+        })
     }
 
-    /// Why nothing is proposed now although this member may lead.
-    fn refusal(&self, commands: &[Command]) -> Option<Failure> {
-        let refusal = self.consensus.shared().machine.refusal(commands);
-        let has_room = self.consensus.wal().has_next_segment();
-        refusal
-            .or((!has_room).then_some(Failure::NoSpace))
-            .filter(|_| self.consensus.view().is_leader)
+    /// Why commands are not proposed now. Where memory has no room for what they change, whoever
+    /// applies is making some: that is waited for.
+    async fn refused_after_wait(&self, commands: &[Command]) -> Option<Vec<Option<Failure>>> {
+        let deadline = Instant::now() + ROOM_BOUND;
+        loop {
+            let room = self.consensus.shared().room(); // before the look: none is missed
+            let refused = self.consensus.refused(commands)?;
+            let is_short = self.consensus.shared().machine.over_budget();
+            if !is_short || tokio::time::timeout_at(deadline, room).await.is_err() {
+                return Some(refused);
+            }
+        }
     }
 
     /// Reads commands at a level that needs the leader; answers in order.
@@ -279,6 +299,7 @@ impl Forwarder {
             Method::Join => join::answer(self, incoming).await,
             Method::Remove => Some(self.answer_remove(body).await),
             Method::Standing => Some(self.answer_standing(incoming.from, body).await),
+            Method::Room => Some(self.answer_room()),
             _ => None,
         }
     }

@@ -7,9 +7,11 @@ mod forward;
 mod join;
 mod membership;
 mod removal;
+mod room;
 
 pub use bootstrap::{Contact, listen_first};
 pub use forward::{Forwarder, serve_incoming};
 pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
 pub use membership::keep_membership;
 pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};
+pub use room::give_way_when_full;

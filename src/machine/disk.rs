@@ -130,6 +130,15 @@ impl DiskMachine {
         Ok(())
     }
 
+    /// Nothing that may change a page is taken while memory has no room for it. Whoever applies
+    /// makes some, so this lasts for moments.
+    pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
+        let is_read = |operation: Operation<'_>| matches!(operation.action, Action::Get);
+        (self.slots.over_budget() && !command.operations().all(is_read)).then(|| Failure::Busy {
+            reason: "changed pages take all of -memory-mib until some are written".into(),
+        })
+    }
+
     fn apply_many(
         &self,
         index: u64,

@@ -87,13 +87,12 @@ impl MemoryMachine {
         command.operations().try_for_each(|operation| check(&operation.action))
     }
 
-    /// Full memory takes no new values; deletes and reads go on.
-    pub(super) fn refusal(&self, commands: &[Command]) -> Option<Failure> {
+    /// Full memory takes no new values; deletes and reads go on, also beside what is refused.
+    pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
         let takes_memory = |operation: Operation<'_>| {
             !matches!(operation.action, Action::Get | Action::Delete { .. })
         };
-        let mut operations = commands.iter().flat_map(Command::operations);
-        (self.keys.is_full() && operations.any(takes_memory)).then(|| Failure::Busy {
+        (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Busy {
             reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),
         })
     }

@@ -9,6 +9,7 @@ mod effect;
 mod group;
 mod journal;
 mod memory;
+mod room;
 
 use std::sync::atomic::AtomicBool;
 
@@ -136,17 +137,6 @@ impl Machine {
         }
     }
 
-    /// Why such commands are not proposed now, however right they are.
-    pub fn refusal(&self, commands: &[Command]) -> Option<Failure> {
-        match self {
-            Machine::Slots(disk) => disk.slots().over_budget().then(|| Failure::Busy {
-                reason: "changed pages take all of -memory-mib until a checkpoint ends".into(),
-            }),
-            Machine::Memory(memory) => memory.refusal(commands),
-            Machine::Journal(_) => None,
-        }
-    }
-
     /// Has memory ready for what a command writes, so that applying it takes no page fault.
     pub fn populate(&self, command: &Command) {
         match self {
@@ -206,14 +196,6 @@ impl Machine {
     pub fn fits_in_memory(&self) -> bool {
         match self {
             Machine::Slots(disk) => disk.slots().fits_in_budget(),
-            Machine::Memory(_) | Machine::Journal(_) => false,
-        }
-    }
-
-    /// True if applying has to wait until [`Machine::write_back`] has made room.
-    pub fn over_budget(&self) -> bool {
-        match self {
-            Machine::Slots(disk) => disk.slots().over_budget(),
             Machine::Memory(_) | Machine::Journal(_) => false,
         }
     }
@@ -340,19 +322,6 @@ impl Machine {
             Machine::Journal(journal) => {
                 journal.checkpoint(target, log_durable).map(|()| Outcome::default())
             }
-        }
-    }
-
-    /// Writes back what changed, where that makes room in memory; the checkpoint stays where it is.
-    ///
-    /// # Errors
-    /// As [`Machine::checkpoint`].
-    pub fn write_back(&self, log_durable: LogDurable<'_>) -> Result<()> {
-        match self {
-            Machine::Slots(disk) => {
-                disk.slots().write_back(log_durable, &AtomicBool::new(false)).map(|_| ())
-            }
-            Machine::Memory(_) | Machine::Journal(_) => Ok(()),
         }
     }
 }

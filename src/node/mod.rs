@@ -5,6 +5,7 @@
 mod error;
 mod local;
 mod open;
+mod refusals;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -260,6 +261,7 @@ impl Node {
             },
             dropped_lines: crate::lines::stderr().dropped(),
             unsafe_flags: self.unsafe_flags(),
+            refusals: refusals::of(consensus),
             uptime_s: self.started.elapsed().as_secs(),
         }
     }

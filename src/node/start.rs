@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
-    Forwarder, JoinSetup, Joined, RemoveError, join_until_named, keep_membership, learn_cluster,
-    listen_first, remove_from_outside, serve_incoming, watch_standing,
+    Forwarder, JoinSetup, Joined, RemoveError, give_way_when_full, join_until_named,
+    keep_membership, learn_cluster, listen_first, remove_from_outside, serve_incoming,
+    watch_standing,
 };
 use crate::command::Failure;
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
@@ -96,7 +97,8 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
     }
-    tasks.push(tokio::spawn(upkeep::keep_log_short(consensus.clone(), opened.policy)));
+    tasks.push(tokio::spawn(upkeep::keep_bounds(consensus.clone(), opened.policy)));
+    tasks.push(tokio::spawn(give_way_when_full(forwarder.clone())));
     tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
     let directory = config.data_dir.display().to_string();

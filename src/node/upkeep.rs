@@ -1,19 +1,32 @@
-//! What a running node does on its own: checkpoints, purging, and learning what its slots hold.
+//! What a running node does on its own: checkpoints, purging, giving memory back, and learning what its
+//! slots hold.
+//!
+//! Called by `start`; calls `raft`. Invariant:
+//!
+//! - I1: whatever makes the node refuse requests makes due here what ends that, at once
+//!   (`docs/operations.md` has the list).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::checkpoint_bytes;
-use crate::raft::{Consensus, MachineShared};
+use crate::raft::{Cause, Consensus, MachineShared};
 
 /// How often a node looks whether a checkpoint is due.
 const PERIOD: Duration = Duration::from_millis(200);
 /// A checkpoint is due after this time if anything changed.
 const AGE_MAX: Duration = Duration::from_mins(10);
-/// A checkpoint that shows no result for so long was cancelled.
-const CANCELLED_AFTER: Duration = Duration::from_mins(1);
+/// A checkpoint that shows no result for so long is asked for again.
+const LOST_AFTER: Duration = Duration::from_mins(1);
+/// While something is refused that a checkpoint ends, one is asked for after this time again; the one
+/// that runs hurries, and takes no second order.
+const URGENT_PERIOD: Duration = Duration::from_secs(1);
+/// Where checkpoints come to nothing, for the disk has no room for them either, that time doubles, but
+/// to no more than this.
+const URGENT_PERIOD_MAX: Duration = Duration::from_secs(10);
 /// The pause between two steps of learning, so that a start is not slowed down.
 const LEARN_PAUSE: Duration = Duration::from_millis(2);
 
@@ -22,44 +35,112 @@ const LEARN_PAUSE: Duration = Duration::from_millis(2);
 pub(super) struct Policy {
     /// Bytes of log between two checkpoints, if asked for.
     pub(super) checkpoint_bytes: Option<u64>,
-    /// Bytes of log kept behind the checkpoint.
+    /// Bytes of log kept behind the checkpoint, while the disk has room for them.
     pub(super) keep_bytes: u64,
     /// Bytes of dirty pages at which a checkpoint is due before the log asks for one: half of the
     /// memory budget, where the data file does not fit in that.
     pub(super) dirty_bytes_max: u64,
 }
 
-/// Asks for checkpoints when they are due, purges the log behind them, and tells of damaged slots.
-pub(super) async fn keep_log_short(consensus: Arc<Consensus>, policy: Policy) {
-    let machine = consensus.shared().machine.clone();
-    let (mut log_bytes_then, mut then) = (0, Instant::now());
-    let mut checkpoint_then = consensus.view().checkpoint;
-    let mut is_running = false;
+/// Asks for checkpoints when they are due, purges the log behind them, gives memory back, and tells of
+/// damaged slots.
+pub(super) async fn keep_bounds(consensus: Arc<Consensus>, policy: Policy) {
+    let mut upkeep = Upkeep::new(consensus, policy);
     loop {
         tokio::time::sleep(PERIOD).await;
-        let checkpoint = consensus.view().checkpoint;
-        if checkpoint != checkpoint_then {
-            checkpoint_then = checkpoint;
-            is_running = false;
+        upkeep.step().await;
+    }
+}
+
+struct Upkeep {
+    consensus: Arc<Consensus>,
+    policy: Policy,
+    /// Bytes of log when the last checkpoint was asked for.
+    log_bytes_then: u64,
+    /// When that was.
+    then: Instant,
+    /// Checkpoints that had ended by then, while that one is not known to have ended.
+    running: Option<u64>,
+    /// The newest checkpoint then.
+    checkpoint_then: Option<u64>,
+    /// How long after that the next one is asked for if it is urgent.
+    urgent_period: Duration,
+}
+
+impl Upkeep {
+    fn new(consensus: Arc<Consensus>, policy: Policy) -> Upkeep {
+        Upkeep {
+            consensus,
+            policy,
+            log_bytes_then: 0,
+            then: Instant::now(),
+            running: None,
+            checkpoint_then: None,
+            urgent_period: URGENT_PERIOD,
         }
-        consensus.purge(policy.keep_bytes).await;
+    }
+
+    async fn step(&mut self) {
+        let consensus = self.consensus.clone();
+        let machine = &consensus.shared().machine;
+        let lacks_space =
+            consensus.refusing().iter().any(|refusing| refusing.cause == Cause::LogSpace);
+        // What is kept for members that are behind is worth less than new entries.
+        consensus.purge(if lacks_space { 0 } else { self.policy.keep_bytes }).await;
+        if machine.is_near_budget() {
+            drop_clean(consensus.shared().clone()).await;
+        }
         for slot in machine.newly_damaged() {
             tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
         }
+        let ended = consensus.shared().checkpoints_ended.load(Ordering::Acquire);
+        self.running = self.running.filter(|then| *then == ended);
         let log_bytes = consensus.wal().log_bytes();
-        let checkpoint_bytes = checkpoint_bytes(policy.checkpoint_bytes, machine.data_bytes());
-        let is_due = log_bytes - log_bytes_then >= checkpoint_bytes
-            || machine.dirty_bytes() >= policy.dirty_bytes_max
-            || then.elapsed() >= AGE_MAX && machine.dirty_bytes() > 0;
-        // One that was cancelled by an install never shows; after a while another is asked for.
-        if is_due && (!is_running || then.elapsed() >= CANCELLED_AFTER) {
-            if !is_running {
-                log_bytes_then = log_bytes; // one that is spread over time may be asked for twice
-            }
-            (then, is_running) = (Instant::now(), true);
-            let spread_bytes = (checkpoint_bytes / 8 * 7).min(policy.dirty_bytes_max / 8);
-            consensus.trigger_checkpoint(spread_bytes).await;
+        let checkpoint_bytes = checkpoint_bytes(self.policy.checkpoint_bytes, machine.data_bytes());
+        let age = self.then.elapsed();
+        let is_moving = consensus.view().checkpoint != self.checkpoint_then;
+        let is_urgent = self.is_urgent(lacks_space, is_moving)
+            && (age >= self.urgent_period || is_moving && self.running.is_none());
+        let is_due = log_bytes - self.log_bytes_then >= checkpoint_bytes
+            || machine.dirty_bytes() >= self.policy.dirty_bytes_max
+            || age >= AGE_MAX && machine.dirty_bytes() > 0;
+        if !is_urgent && (!is_due || self.running.is_some() && age < LOST_AFTER) {
+            return;
         }
+        if self.running.is_none() {
+            self.log_bytes_then = log_bytes; // one that is spread over time may be asked for twice
+        }
+        if is_urgent {
+            self.urgent_period = (self.urgent_period * 2).min(URGENT_PERIOD_MAX);
+        }
+        (self.then, self.running) = (Instant::now(), Some(ended));
+        self.checkpoint_then = consensus.view().checkpoint;
+        let spread_bytes = (checkpoint_bytes / 8 * 7).min(self.policy.dirty_bytes_max / 8);
+        consensus.trigger_checkpoint(if is_urgent { 0 } else { spread_bytes }).await;
+    }
+
+    /// Whether something is refused that a checkpoint ends (I1). `is_moving` if the last one came to
+    /// something.
+    fn is_urgent(&mut self, lacks_space: bool, is_moving: bool) -> bool {
+        let checkpoint = self.consensus.view().checkpoint;
+        let shared = self.consensus.shared();
+        // The log behind a checkpoint is used again.
+        let is_behind = checkpoint.unwrap_or(0) < shared.applied_index();
+        let is_urgent = lacks_space && is_behind
+            || shared.machine.is_full_of_deleted()
+            || shared.lacks_checkpoint_space();
+        if !is_urgent || is_moving {
+            self.urgent_period = URGENT_PERIOD;
+        }
+        is_urgent
+    }
+}
+
+/// Drops pages that are on the disk from memory. Waits for a round of a checkpoint at most.
+async fn drop_clean(shared: Arc<MachineShared>) {
+    let dropped = tokio::task::spawn_blocking(move || shared.drop_clean()).await;
+    if let Ok(Err(error)) = dropped {
+        tracing::warn!(%error, "pages stay in memory");
     }
 }
 

@@ -193,10 +193,10 @@ pub(super) fn apply_entry(
     }
 }
 
-/// At the memory budget applying waits until changed pages were written back and dropped.
+/// At the memory budget applying waits until a few changed pages were dropped, or written first.
 fn wait_for_memory(setup: &Setup) -> io::Result<()> {
     if !setup.shared.machine.over_budget() {
         return Ok(());
     }
-    setup.shared.write_back().map_err(io::Error::other)
+    setup.shared.make_room().map_err(io::Error::other)
 }

@@ -15,6 +15,7 @@ mod pace;
 mod peers;
 mod proposals;
 mod reads;
+mod refusals;
 mod replay;
 mod requests;
 mod serving;
@@ -29,7 +30,7 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use diskstore_storage::wal::Wal;
@@ -47,6 +48,7 @@ pub use channel::{CallError, Channel};
 pub use connection::{FrameReader, FrameWriter, bad_frame, split};
 pub use members::MemberError;
 pub use peers::{Incoming, Zone};
+pub use refusals::{Cause, Refusing};
 pub use replay::ReplayAhead;
 pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
 pub use state_machine::{Applied, MachineShared};
@@ -64,6 +66,7 @@ use network::Network;
 use peers::{Peers, Room};
 use proposals::Proposals;
 use reads::ReadRounds;
+use refusals::Refusals;
 use snapshot::Sender;
 use state_machine::StateMachine;
 use types::{LogId, TypeConfig, log_id_to};
@@ -137,11 +140,13 @@ pub struct Consensus {
     reads: ReadRounds,
     proposals: Proposals,
     member_id: u64,
-    /// True from the first attempt to hand over on; nobody takes it back, for an attempt that failed
-    /// may still reach the heir.
-    is_handing_over: AtomicBool,
+    /// The last term in which this member tried to hand over, 0 if it never did; nobody takes it back
+    /// in that term, for an attempt that failed may still reach the heir.
+    handing_over_in: AtomicU64,
     /// Term of this member's leadership, and when it was first seen.
     leading: Mutex<Option<(u64, Instant)>>,
+    /// What is refused, and since when.
+    refusals: Refusals,
     /// Held from the look at the membership to its change (`members.rs`, I2).
     alone: tokio::sync::Mutex<()>,
 }
@@ -295,8 +300,9 @@ impl Consensus {
             reads,
             proposals,
             member_id,
-            is_handing_over: AtomicBool::new(false),
+            handing_over_in: AtomicU64::new(0),
             leading,
+            refusals: Refusals::default(),
             alone: tokio::sync::Mutex::default(),
         };
         Ok((Arc::new(consensus), requests))
@@ -401,12 +407,14 @@ impl Consensus {
     /// True if this member certainly led until now, and what its replica holds is what a read under
     /// the lease may see. To be asked after the read: whatever delayed it counts then.
     pub fn holds_lease(&self) -> bool {
-        let holds = {
+        let (holds, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            reads::holds_lease(&metrics, self.shared.applied_term())
+            let holds = reads::holds_lease(&metrics, self.shared.applied_term());
+            (holds, metrics.current_term)
         };
-        holds && !self.is_handing_over.load(Ordering::Acquire) && self.shared.is_readable()
+        let is_handing_over = self.handing_over_in.load(Ordering::Acquire) >= term;
+        holds && !is_handing_over && self.shared.is_readable()
     }
 
     /// Founds a cluster of this one member, unless the log names one already.
@@ -485,6 +493,12 @@ impl Consensus {
     /// Hands leadership to the voter that is furthest; returns once another leads, or after
     /// `bound`.
     pub async fn hand_over(&self, bound: Duration) {
+        self.hand_over_to(&|_| true, bound).await;
+    }
+
+    /// As [`Consensus::hand_over`], to one of the voters that `may_lead` is true of. Where it cannot
+    /// be reached, the others elect a leader.
+    pub async fn hand_over_to(&self, may_lead: &(dyn Fn(u64) -> bool + Sync), bound: Duration) {
         let deadline = Instant::now() + bound;
         while Instant::now() < deadline {
             let view = self.view();
@@ -493,10 +507,10 @@ impl Consensus {
             }
             let others = view.members.iter().filter(|(id, member)| {
                 let is_alive = member.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
-                **id != self.member_id && member.is_voter && is_alive
+                **id != self.member_id && member.is_voter && is_alive && may_lead(**id)
             });
             let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { return };
-            self.is_handing_over.store(true, Ordering::Release); // before the heir can know
+            self.handing_over_in.fetch_max(view.term, Ordering::AcqRel); // before the heir can know
             if self.raft.trigger().transfer_leader(*heir).await.is_err() {
                 return;
             }

@@ -51,6 +51,10 @@ const JOINER: Allowance = Allowance {
     idle_max: Some(Duration::from_secs(10)),
     write_max: WRITE_TIMEOUT,
 };
+/// How long a sender is kept waiting for room on the disk; it gives up after as long.
+const ROOM_BOUND: Duration = Duration::from_secs(10);
+/// How often that is looked for.
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -300,6 +304,9 @@ impl Peers {
         mut reader: FrameReader,
         mut writer: FrameWriter,
     ) -> io::Result<()> {
+        // Else the sender asks again, and sends nothing meanwhile.
+        let room = tokio::time::timeout(ROOM_BOUND, self.snapshot_room());
+        room.await.map_err(|_| io::Error::other("the disk has no room for a snapshot"))?;
         let _install = self.shared.begin_install().await;
         let own_vote = self.wal.state().vote.map(super::types::vote_from);
         let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, own_vote).await;
@@ -314,6 +321,14 @@ impl Peers {
         let response = response.map_err(io::Error::other)?;
         snapshot_wire::put_reply(&mut writer.buffer, &response.vote);
         writer.send_in_time().await
+    }
+
+    /// Waits until the disk has room for the log, and for a checkpoint.
+    async fn snapshot_room(&self) {
+        self.syncer.next_segment().await;
+        while self.shared.lacks_checkpoint_space() {
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
     }
 
     async fn serve_requests(

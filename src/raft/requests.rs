@@ -38,6 +38,8 @@ pub enum Method {
     Remove = 8,
     /// Does this member belong to the cluster?
     Standing = 9,
+    /// Does your log have room?
+    Room = 10,
 }
 
 impl Method {
@@ -53,6 +55,7 @@ impl Method {
             Method::Holders,
             Method::Remove,
             Method::Standing,
+            Method::Room,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }

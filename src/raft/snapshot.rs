@@ -12,6 +12,7 @@
 //! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_wire`).
 //! - I5: slots that are damaged at the receiver travel too, changed or not, but only from a sender
 //!   that has applied what the receiver has: what is skipped here would never be replayed there.
+//! - I6: a full disk costs the transfer, not the receiver, which takes none before it has room again.
 
 use std::io;
 use std::sync::Arc;
@@ -231,6 +232,7 @@ pub(super) async fn receive(
     let (end, slots) = received?;
     settled?;
     raise_readable_from(shared, end.applied).await?;
+    check_install_room(shared).await?; // what openraft is told to install must not fail for that
     shared.machine.finish_merge(begin.log_id.index);
     tracing::info!(slots, changed_after = after, "snapshot received");
     Ok(Some(begin))
@@ -293,6 +295,12 @@ async fn raise_readable_from(shared: &Arc<MachineShared>, index: u64) -> io::Res
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
+async fn check_install_room(shared: &Arc<MachineShared>) -> io::Result<()> {
+    let shared = shared.clone();
+    let checked = tokio::task::spawn_blocking(move || shared.check_install_room());
+    checked.await.map_err(io::Error::other)?.map_err(io::Error::other)
+}
+
 type Working = JoinHandle<Result<()>>;
 
 /// Slots that are merged while the next ones come, and those that are written back meanwhile.
@@ -303,7 +311,7 @@ struct Merging<'a> {
 }
 
 impl Merging<'_> {
-    /// Merges slots once those before them are merged; at the memory budget they are written back
+    /// Merges slots once those before them are merged; at the memory budget some are written back
     /// first.
     async fn merge(&mut self, images: Images) -> io::Result<()> {
         finish(&mut self.merge).await?;
@@ -318,7 +326,7 @@ impl Merging<'_> {
         let shared = shared.clone();
         self.merge = Some(tokio::task::spawn_blocking(move || {
             shared.machine.merge(&images)?;
-            if shared.machine.over_budget() { shared.write_back() } else { Ok(()) }
+            shared.make_room()
         }));
         Ok(())
     }

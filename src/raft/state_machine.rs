@@ -12,13 +12,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use diskstore_storage::Error;
 use diskstore_storage::slots::{self, Target};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{
     EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use super::applier::{Applier, Job};
 use super::hold::{Hold, Holds};
@@ -57,12 +59,18 @@ pub struct MachineShared {
     cancel_checkpoint: AtomicBool,
     /// See [`MachineShared::spread_checkpoint`].
     spread_bytes: AtomicU64,
+    /// True if the last checkpoint found no room on the disk.
+    lacked_space: AtomicBool,
     /// Held from the first merged slot of a transfer to its end.
     install: tokio::sync::Mutex<()>,
     /// Slots or keys that snapshots brought since the start.
     pub slots_received: AtomicU64,
+    /// Checkpoints that have ended since the start, whatever became of them.
+    pub checkpoints_ended: AtomicU64,
     /// Snapshots that exist.
     holds: Arc<Holds>,
+    /// Told whenever memory that was short may have room again.
+    room: Notify,
 }
 
 impl MachineShared {
@@ -81,9 +89,12 @@ impl MachineShared {
             checkpoint: Mutex::new(()),
             cancel_checkpoint: AtomicBool::new(false),
             spread_bytes: AtomicU64::new(0),
+            lacked_space: AtomicBool::new(false),
             install: tokio::sync::Mutex::new(()),
             slots_received: AtomicU64::new(0),
+            checkpoints_ended: AtomicU64::new(0),
             holds: Arc::default(),
+            room: Notify::new(),
         })
     }
 
@@ -149,7 +160,35 @@ impl MachineShared {
     /// # Errors
     /// Of the disk.
     pub fn write_back(&self) -> diskstore_storage::Result<()> {
-        self.machine.write_back(&mut || self.syncer.barrier_blocking())
+        let written = self.machine.write_back(&mut || self.syncer.barrier_blocking());
+        self.room.notify_waiters();
+        written
+    }
+
+    /// Ends when memory that was short may have room again, if that happens after this call.
+    pub fn room(&self) -> Notified<'_> {
+        self.room.notified()
+    }
+
+    /// Drops what memory needs not hold, near the budget. Blocks, for a round of a checkpoint at most.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn drop_clean(&self) -> diskstore_storage::Result<()> {
+        let dropped = self.machine.drop_clean();
+        self.room.notify_waiters();
+        dropped
+    }
+
+    /// Returns once changed content takes less memory than it may. Blocks, for a few writes of the
+    /// disk at most, whatever else goes on.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn make_room(&self) -> diskstore_storage::Result<()> {
+        let made = self.machine.make_room(&mut || self.syncer.barrier_blocking());
+        self.room.notify_waiters();
+        made
     }
 
     fn target(applied: &Applied, log_id: LogId) -> Target {
@@ -181,14 +220,18 @@ impl MachineShared {
             &mut || {
                 // Between the copying of a step and its writing.
                 done += 1;
-                // At the memory budget applying waits for this checkpoint.
-                let is_urgent = machine.over_budget();
+                self.room.notify_waiters(); // by the round before
+                // Near the memory budget applying waits for this checkpoint.
+                let is_urgent = machine.is_near_budget();
                 let spread = if is_urgent { 0 } else { self.spread_bytes.load(Ordering::Relaxed) };
                 std::thread::sleep(pace.rest(done, self.syncer.log_bytes(), spread));
                 self.syncer.barrier_blocking()
             },
             &self.cancel_checkpoint,
-        )?;
+        );
+        self.room.notify_waiters();
+        let outcome = outcome?;
+        self.note_space(&outcome)?;
         tracing::info!(
             index = log_id.index,
             pages = outcome.pages,
@@ -197,6 +240,42 @@ impl MachineShared {
             "checkpoint"
         );
         Ok(())
+    }
+
+    /// Takes note of whether a checkpoint found room on the disk. One that had nothing to write did not
+    /// look.
+    fn note_space(&self, outcome: &slots::Outcome) -> diskstore_storage::Result<()> {
+        if outcome.lacked_space {
+            tracing::error!("no room on the disk for a checkpoint: the log behind it stays");
+        }
+        let has_written = outcome.rounds > 0 && !outcome.cancelled;
+        if outcome.lacked_space || has_written {
+            self.lacked_space.store(outcome.lacked_space, Ordering::Release);
+        } else if self.lacks_checkpoint_space() {
+            match self.machine.check_install_room() {
+                Err(Error::NoSpace { .. }) => {}
+                checked => checked.map(|()| self.lacked_space.store(false, Ordering::Release))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a snapshot that was merged cannot be installed for want of room on the disk, which
+    /// a checkpoint then looks for. Blocks.
+    ///
+    /// # Errors
+    /// `NoSpace`, or another error of the disk.
+    pub fn check_install_room(&self) -> diskstore_storage::Result<()> {
+        let checked = self.machine.check_install_room();
+        if matches!(checked, Err(Error::NoSpace { .. })) {
+            self.lacked_space.store(true, Ordering::Release);
+        }
+        checked
+    }
+
+    /// True if the last checkpoint found no room on the disk.
+    pub fn lacks_checkpoint_space(&self) -> bool {
+        self.lacked_space.load(Ordering::Acquire)
     }
 
     fn install(&self, applied: &Applied, log_id: LogId) -> diskstore_storage::Result<()> {
@@ -362,7 +441,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
         let (shared, applied) = (self.shared.clone(), self.applied.clone());
-        run_blocking(move || shared.checkpoint(&applied)).await?;
+        let ended = self.shared.clone();
+        let written = run_blocking(move || shared.checkpoint(&applied)).await;
+        ended.checkpoints_ended.fetch_add(1, Ordering::AcqRel);
+        written?;
         // A cancelled checkpoint, or one that an install overtook, has the superblock's word.
         let meta = self.shared.checkpoint_meta()?;
         Ok(Snapshot { meta, snapshot: SlotsSnapshot::default() })

@@ -148,9 +148,7 @@ fn install_share(
         if stop.iter().any(|stop| stop.load(Ordering::Relaxed)) {
             return Err(InstallError::Interrupted);
         }
-        if slots.over_budget() {
-            slots.write_back(&mut || Ok(()), &AtomicBool::new(false))?;
-        }
+        slots.make_room(&mut || Ok(()))?;
     }
 }
 

@@ -13,7 +13,7 @@ use super::resp::{Connection, Encoder, Question, failure_text, matches};
 use crate::command::Failure;
 use crate::descriptors::Shares;
 use crate::node::RemoveError;
-use crate::status::{MemberStatus, Status};
+use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// The version of Redis whose commands and replies are followed.
 const REDIS_VERSION: &str = "7.2.0";
@@ -290,6 +290,10 @@ impl Facts {
         text.line(format_args!("log_sync_max_us:{}", status.sync.max_us));
         text.line(format_args!("damaged_slots:{}", status.damaged_slots));
         text.line(format_args!("unsafe_flags:{}", status.unsafe_flags.join(",")));
+        for (nth, refusal) in status.refusals.iter().enumerate() {
+            let RefusalStatus { reason, since_s, doing } = refusal;
+            text.line(format_args!("refusal{nth}:since_s={since_s},reason={reason},doing={doing}"));
+        }
     }
 
     fn stats(&self, text: &mut Text) {

@@ -19,6 +19,7 @@ mod members;
 mod nodes;
 mod records;
 mod recovery;
+mod refusals;
 mod removal;
 mod resp;
 mod skipped;

@@ -5,6 +5,7 @@ mod crash;
 mod forwarding;
 mod local;
 mod pitfalls;
+mod refusals;
 mod removal;
 
 use std::path::Path;

@@ -287,11 +287,12 @@ fn methods_keep_their_numbers() {
         Method::Holders,
         Method::Remove,
         Method::Standing,
+        Method::Room,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 10, 255] {
+    for byte in [0, 11, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }

@@ -130,7 +130,10 @@ async fn leader() -> Arc<Consensus> {
 #[tokio::test]
 async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
     let consensus = leader().await;
-    consensus.is_handing_over.store(true, Ordering::Release);
+    let term = consensus.view().term;
+    consensus.handing_over_in.store(term - 1, Ordering::Release);
+    assert!(consensus.holds_lease(), "that was another leadership");
+    consensus.handing_over_in.store(term, Ordering::Release);
     assert!(!consensus.holds_lease(), "the heir may lead already");
     consensus.stop().await;
 }
