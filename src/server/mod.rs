@@ -22,6 +22,7 @@ mod protobuf;
 mod resp;
 mod resp_turn;
 mod session;
+mod socket;
 mod text;
 mod turn;
 
@@ -42,6 +43,7 @@ use keys::Keys;
 use late::{ADMINISTRATION_TIME_MAX, FULL, asks_about_the_node};
 use original_turn::Datagrams;
 use session::{Session, refuse};
+use socket::Backlog;
 
 /// How long to wait after a connection could not be accepted: there may be no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -62,6 +64,7 @@ pub struct Server {
     keys: Arc<Keys>,
     clients: Arc<Clients>,
     late: Places,
+    backlog: Arc<Backlog>,
     datagrams: Datagrams,
 }
 
@@ -75,6 +78,7 @@ impl Server {
             keys: Arc::new(keys),
             clients: Arc::default(),
             late: Places::default(),
+            backlog: Arc::default(),
             datagrams: Datagrams::default(),
         })
     }

@@ -1,28 +1,27 @@
 //! One connection of a client, from its first byte to its last: the one session loop.
 //!
-//! Called by the listener; calls the protocols (pure) and the node. A turn is: read what is there,
-//! decode all whole requests, execute them in runs, write all replies with one write.
+//! Called by the listener; calls the protocols (pure) and the node. A turn is: decode the whole
+//! requests that have come, execute them in runs, hand all replies to the socket. Reading goes on
+//! while replies wait there for a client that does not take them yet.
 //!
 //! Invariants:
-//! - I1: replies leave in the order of the requests; nothing is read while replies are unsent.
+//! - I1: replies leave in the order of the requests.
 //! - I2: a run is awaited before the next one begins, so a read sees the writes before it.
-//! - I3: memory of a session is bounded: by the longest request, and by the replies of one turn. One
-//!   that waits for its client keeps next to none.
-//! - I4: whatever a client sends ends its own session at the worst.
+//! - I3: memory of a session is bounded: by the longest request, by what may wait for its client
+//!   (`socket`), and by the replies of one turn. One that waits for its client keeps next to none.
+//! - I4: whatever a client sends ends its own session at the worst. One that asks for ever more and
+//!   takes nothing is told so behind its last reply, and its session ends.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -32,25 +31,10 @@ use super::clients::Entered;
 use super::detect::{self, Protocol};
 use super::original_turn::OriginalDialect;
 use super::resp_turn::RespDialect;
+use super::socket::{Came, Socket, UNSENT_BYTES_MAX, Wanted, linger};
 
-/// Bytes that one read takes at most.
-const READ_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a read buffer that is kept for the next turn.
-const READ_BYTES_KEPT: usize = 4 << 10;
-/// Bytes of a write buffer that is kept for the next turn.
-const WRITE_BYTES_KEPT: usize = 64 << 10;
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a refused client may go on sending, so that it can read why.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much it may send meanwhile.
-const LINGER_BYTES_MAX: u64 = 1 << 20;
-
-thread_local! {
-    /// Where the sockets of all sessions of a thread are read, one after the other: a session takes
-    /// memory for what came, and none while it waits.
-    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
-}
 
 /// What follows a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,14 +57,8 @@ enum Dialect {
 pub(crate) struct Session {
     server: Arc<Server>,
     entered: Entered,
-    stream: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
-    /// Ends when the node stops; not polled after that.
-    stopping: BoxFuture<'static, ()>,
-    input: BytesMut,
-    /// Most bytes that `input` held since it was made.
-    input_bytes: usize,
-    out: BytesMut,
 }
 
 impl Session {
@@ -89,12 +67,10 @@ impl Session {
         server: Arc<Server>,
         entered: Entered,
         (stream, peer): (TcpStream, SocketAddr),
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
     ) -> Session {
-        // The sender is gone when the server is.
-        let stopping = async move { drop(stop.wait_for(|stopping| *stopping).await) }.boxed();
-        let (input, out) = (BytesMut::new(), BytesMut::new());
-        Session { server, entered, stream, peer, stopping, input, input_bytes: 0, out }
+        let socket = Socket::new(stream, Arc::clone(&server.backlog), stop);
+        Session { server, entered, socket, peer }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or the node stops.
@@ -102,14 +78,15 @@ impl Session {
         let Ok(Some(protocol)) = timeout(FIRST_BYTES_TIMEOUT, self.detect()).await else {
             return;
         };
+        let peer = self.peer;
         // An error here is a client that is gone: there is nobody to tell.
         match self.serve(protocol).await {
-            Ok(()) => tracing::trace!(peer = %self.peer, "session ended"),
-            Err(error) => tracing::debug!(peer = %self.peer, %error, "session broke off"),
+            Ok(()) => tracing::trace!(%peer, "session ended"),
+            Err(error) => tracing::debug!(%peer, %error, "session broke off"),
         }
     }
 
-    async fn serve(&mut self, protocol: Protocol) -> io::Result<()> {
+    async fn serve(mut self, protocol: Protocol) -> io::Result<()> {
         let mut dialect = match protocol {
             Protocol::Resp => {
                 let client = Arc::clone(self.entered.client());
@@ -118,85 +95,62 @@ impl Session {
             Protocol::Text => Dialect::Original(OriginalDialect::text(self.peer.ip())),
             Protocol::Protobuf => Dialect::Original(OriginalDialect::protobuf(self.peer.ip())),
             Protocol::Http | Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
-                self.stream.write_all(detect::refusal(protocol)).await?;
-                return linger(&mut self.stream).await;
+                self.socket.append(detect::refusal(protocol));
+                return self.socket.finish().await;
             }
         };
         loop {
-            let flow = dialect.turn(&self.server, &mut self.input, &mut self.out).await;
-            self.write().await?;
-            match flow {
-                Flow::Again => {}
-                Flow::Close => return linger(&mut self.stream).await,
-                Flow::Read => {
-                    if !self.read().await? {
-                        return Ok(());
-                    }
+            let flow = self.turn(&mut dialect).await;
+            self.socket.end_turn().await?;
+            let wanted = match flow {
+                Flow::Close => return self.socket.finish().await,
+                Flow::Again if self.socket.has_room() => continue,
+                Flow::Again => Wanted::Room,
+                Flow::Read => Wanted::Bytes,
+            };
+            match self.socket.wait(wanted).await? {
+                Came::Wanted => {}
+                Came::End => return self.socket.send_rest().await,
+                Came::Stalled => {
+                    let words = dialect.stalled(self.socket.unsent_bytes());
+                    self.socket.append(words.as_bytes());
+                    tracing::debug!(peer = %self.peer, "ended: it asks for more than it takes");
+                    return self.socket.finish().await;
                 }
             }
         }
     }
 
+    /// One turn over what has come. What waits from before is sent meanwhile; an error in that is
+    /// met again after the turn, which is not cut off.
+    async fn turn(&mut self, dialect: &mut Dialect) -> Flow {
+        let (input, replies, mut outgoing) = self.socket.turn_parts();
+        let mut turn = pin!(dialect.turn(&self.server, input, replies));
+        let mut is_sending = true;
+        poll_fn(|context| {
+            let flow = turn.as_mut().poll(context);
+            if flow.is_pending() && is_sending {
+                let sent = outgoing.poll_send(context);
+                is_sending = matches!(sent, Poll::Pending);
+            }
+            flow
+        })
+        .await
+    }
+
     /// Reads until the first bytes tell the protocol; `None` if the connection ends before.
     async fn detect(&mut self) -> Option<Protocol> {
         loop {
-            let blank = self.input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            drop(self.input.split_to(blank));
-            if let Some(protocol) = detect::detect(&self.input) {
+            let input = self.socket.input();
+            let blank = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            drop(input.split_to(blank));
+            if let Some(protocol) = detect::detect(input) {
                 return Some(protocol);
             }
-            if !matches!(self.read().await, Ok(true)) {
+            if !matches!(self.socket.wait(Wanted::Bytes).await, Ok(Came::Wanted)) {
                 return None;
             }
         }
-    }
-
-    /// Reads what is there, after waiting for it; false if the client has left or the node stops.
-    async fn read(&mut self) -> io::Result<bool> {
-        poll_fn(|context| self.poll_read(context)).await
-    }
-
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if self.stopping.poll_unpin(context).is_ready() {
-            return Poll::Ready(Ok(false));
-        }
-        let received = RECEIVED.with_borrow_mut(|received| {
-            let mut received = ReadBuf::new(received);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut received))?;
-            self.input.extend_from_slice(received.filled());
-            Poll::Ready(Ok(!received.filled().is_empty()))
-        });
-        self.input_bytes = self.input_bytes.max(self.input.len());
-        if received.is_pending() && self.input.is_empty() && self.input_bytes > READ_BYTES_KEPT {
-            self.input = BytesMut::new(); // I3
-            self.input_bytes = 0;
-        }
-        received
-    }
-
-    /// Sends all replies (I1).
-    async fn write(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        self.stream.write_all(&self.out).await?;
-        self.out.clear();
-        if self.out.capacity() > WRITE_BYTES_KEPT {
-            self.out = BytesMut::new();
-        }
-        Ok(())
-    }
-}
-
-/// Ends a connection so that the client reads the last reply: were bytes of it unread when the socket
-/// is closed, the system would take the reply back.
-async fn linger(stream: &mut TcpStream) -> io::Result<()> {
-    stream.shutdown().await?;
-    let mut rest = stream.take(LINGER_BYTES_MAX);
-    let mut sink = tokio::io::sink();
-    match timeout(LINGER_TIMEOUT, tokio::io::copy(&mut rest, &mut sink)).await {
-        Ok(drained) => drained.map(drop),
-        Err(_) => Ok(()),
     }
 }
 
@@ -212,6 +166,18 @@ impl Dialect {
         match self {
             Dialect::Resp(dialect) => dialect.turn(server, input, out).await,
             Dialect::Original(dialect) => dialect.turn(server, input, out).await,
+        }
+    }
+
+    /// What a client hears that asks for more while so many bytes wait for it.
+    fn stalled(&self, unsent_bytes: usize) -> String {
+        let reason = format!(
+            "ERR {unsent_bytes} bytes of replies wait for this client, which takes none; there is \
+             room for {UNSENT_BYTES_MAX}: what it asks from here on is not executed"
+        );
+        match self {
+            Dialect::Resp(_) => format!("-{reason}\r\n"),
+            Dialect::Original(_) => format!("{reason}\n"),
         }
     }
 }

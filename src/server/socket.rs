@@ -1,0 +1,509 @@
+//! The socket of one client: what has come and is not yet taken, and what has not yet left.
+//!
+//! Called by the session. What a client has not taken yet waits here, so that reading goes on
+//! meanwhile: a client that sends all it has to ask before it looks at the first reply is answered.
+//!
+//! Invariants:
+//! - I1: bytes leave in the order in which they were appended.
+//! - I2: a client has room for replies while less than [`UNSENT_BYTES_MAX`] wait for it, and less
+//!   than [`UNSENT_BYTES_SHARE`] once [`UNSENT_BYTES_MAX_ALL`] wait for all clients together.
+//!   Nothing is read for one without room.
+//! - I3: one that waits for its client keeps next to no memory.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
+
+/// Bytes of replies that may wait for one client. The turn that reaches it may go beyond.
+pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of replies that may wait for all clients together, but for the share of each.
+const UNSENT_BYTES_MAX_ALL: usize = 512 << 20;
+/// Bytes of replies that may wait for one client whatever waits for others.
+const UNSENT_BYTES_SHARE: usize = 256 << 10;
+/// How long a client that has no room and asks for more may take none of its replies.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
+/// How long a client that is to go may take none of its replies, though it goes on sending.
+const UNTAKEN_TIME_MAX: Duration = Duration::from_mins(1);
+/// Bytes that one read takes at most.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a read buffer that is kept for the next turn.
+const READ_BYTES_KEPT: usize = 4 << 10;
+/// Bytes of a write buffer that is kept for the next turn.
+const WRITE_BYTES_KEPT: usize = 64 << 10;
+/// How long a client may be silent, sending nothing and taking nothing, once it is to go.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a client may go on sending after everything was sent to it.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes that are taken from a client that is to go, so that it comes to read why.
+const LINGER_BYTES_MAX: usize = 256 << 20;
+
+thread_local! {
+    /// Where the sockets of all sessions of a thread are read, one after the other: a session takes
+    /// memory for what came, and none while it waits.
+    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// More bytes of the client.
+    Bytes,
+    /// Room for replies.
+    Room,
+}
+
+/// What came of waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// What was wanted.
+    Wanted,
+    /// The client sends nothing more, or the node stops.
+    End,
+    /// The client asks for more than it takes.
+    Stalled,
+}
+
+/// Bytes of replies that wait for clients.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    bytes: AtomicUsize,
+}
+
+/// The part of one client in the backlog.
+#[derive(Debug)]
+struct Share {
+    backlog: Arc<Backlog>,
+    bytes: usize,
+}
+
+impl Share {
+    fn note(&mut self, bytes: usize) {
+        if bytes >= self.bytes {
+            self.backlog.bytes.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else {
+            self.backlog.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+
+    /// Whether there is room for more replies (I2).
+    fn has_room(&self) -> bool {
+        let waits_for_all = self.backlog.bytes.load(Ordering::Relaxed);
+        self.bytes < UNSENT_BYTES_SHARE
+            || self.bytes < UNSENT_BYTES_MAX && waits_for_all < UNSENT_BYTES_MAX_ALL
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.note(0);
+    }
+}
+
+/// The socket of one client, with its buffers.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    /// Ends when the node stops; not polled after that.
+    stopping: BoxFuture<'static, ()>,
+    input: BytesMut,
+    /// Most bytes that `input` held since it was made.
+    input_bytes: usize,
+    /// Replies of the turn that runs.
+    replies: BytesMut,
+    unsent: BytesMut,
+    share: Share,
+}
+
+impl Socket {
+    /// A socket that was just accepted.
+    pub(crate) fn new(
+        stream: TcpStream,
+        backlog: Arc<Backlog>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Socket {
+        // The sender is gone when the server is.
+        let stopping = async move { drop(stop.wait_for(|stopping| *stopping).await) }.boxed();
+        let [input, replies, unsent] = [(); 3].map(|()| BytesMut::new());
+        let share = Share { backlog, bytes: 0 };
+        Socket { stream, stopping, input, input_bytes: 0, replies, unsent, share }
+    }
+
+    /// What has come and is not yet taken.
+    pub(crate) fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Bytes that wait for the client.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Appends bytes to what is to be sent.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+        self.share.note(self.unsent.len());
+    }
+
+    /// What a turn works on: what has come, where its replies go, and what is sent meanwhile.
+    pub(crate) fn turn_parts(&mut self) -> (&mut BytesMut, &mut BytesMut, Outgoing<'_>) {
+        let Socket { stream, input, replies, unsent, share, .. } = self;
+        (input, replies, Outgoing { stream, unsent, share })
+    }
+
+    /// Takes over the replies of a turn, and sends what the system takes at once.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) async fn end_turn(&mut self) -> io::Result<()> {
+        if self.unsent.is_empty() {
+            std::mem::swap(&mut self.unsent, &mut self.replies);
+        } else {
+            self.unsent.extend_from_slice(&self.replies);
+        }
+        self.share.note(self.unsent.len());
+        self.replies.clear();
+        if self.replies.capacity() > WRITE_BYTES_KEPT {
+            self.replies = BytesMut::new();
+        }
+        match poll_fn(|context| Poll::Ready(self.outgoing().poll_send(context))).await {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => {
+                // The system is full, or this task has had its share of the thread.
+                tokio::task::yield_now().await;
+                Ok(())
+            }
+        }
+    }
+
+    fn outgoing(&mut self) -> Outgoing<'_> {
+        let Socket { stream, unsent, share, .. } = self;
+        Outgoing { stream, unsent, share }
+    }
+
+    /// Whether there is room for the replies of one more turn (I2).
+    pub(crate) fn has_room(&self) -> bool {
+        self.share.has_room()
+    }
+
+    /// Sends what is unsent until there is what is wanted.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) async fn wait(&mut self, wanted: Wanted) -> io::Result<Came> {
+        let mut patience = Patience::default();
+        poll_fn(|context| self.poll_wanted(wanted, &mut patience, context)).await
+    }
+
+    fn poll_wanted(
+        &mut self,
+        wanted: Wanted,
+        patience: &mut Patience,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Came>> {
+        if self.stopping.poll_unpin(context).is_ready() {
+            return Poll::Ready(Ok(Came::End));
+        }
+        let unsent_before = self.unsent.len();
+        if let Poll::Ready(Err(error)) = self.outgoing().poll_send(context) {
+            return Poll::Ready(Err(error));
+        }
+        if self.unsent.len() < unsent_before {
+            patience.restart();
+        }
+        if self.has_room() {
+            return match wanted {
+                Wanted::Room => Poll::Ready(Ok(Came::Wanted)),
+                Wanted::Bytes => self.poll_read(context),
+            };
+        }
+        if wanted == Wanted::Bytes {
+            let mut first = [0];
+            let mut first = ReadBuf::new(&mut first);
+            if ready!(self.stream.poll_peek(context, &mut first))? == 0 {
+                return Poll::Ready(Ok(Came::End));
+            }
+        }
+        ready!(patience.poll(ROOM_TIMEOUT, context));
+        Poll::Ready(Ok(Came::Stalled))
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Came>> {
+        let received = RECEIVED.with_borrow_mut(|received| {
+            let mut received = ReadBuf::new(received);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut received))?;
+            self.input.extend_from_slice(received.filled());
+            let is_end = received.filled().is_empty();
+            Poll::Ready(Ok(if is_end { Came::End } else { Came::Wanted }))
+        });
+        self.input_bytes = self.input_bytes.max(self.input.len());
+        if received.is_pending() && self.input.is_empty() && self.input_bytes > READ_BYTES_KEPT {
+            self.input = BytesMut::new(); // I3
+            self.input_bytes = 0;
+        }
+        received
+    }
+
+    /// Sends all that is unsent, and drops what comes meanwhile. A client that neither sends nor
+    /// takes anything is given up.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) async fn send_rest(&mut self) -> io::Result<()> {
+        (self.input, self.replies) = (BytesMut::new(), BytesMut::new());
+        let mut dropped = Dropped::default();
+        let (mut silent, mut untaken) = (Patience::default(), Patience::default());
+        poll_fn(|context| {
+            let unsent_before = self.unsent.len();
+            if let Poll::Ready(sent) = self.outgoing().poll_send(context) {
+                return Poll::Ready(sent);
+            }
+            let came = dropped.poll(&mut self.stream, context)?;
+            if self.unsent.len() < unsent_before {
+                untaken.restart();
+                silent.restart();
+            } else if came {
+                silent.restart();
+            }
+            let is_over = silent.poll(ROOM_TIMEOUT, context).is_ready()
+                || untaken.poll(UNTAKEN_TIME_MAX, context).is_ready();
+            if is_over { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Ends the connection so that the client reads the last reply: were bytes of it unread when the
+    /// socket is closed, the system would take the reply back.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) async fn finish(mut self) -> io::Result<()> {
+        self.send_rest().await?;
+        linger(&mut self.stream).await
+    }
+}
+
+/// Ends the sending half, and drops what comes until the client has read to the end.
+///
+/// # Errors
+/// The client is gone.
+pub(crate) async fn linger(stream: &mut TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut dropped = Dropped::default();
+    let (mut silent, mut whole) = (Patience::default(), Patience::default());
+    poll_fn(|context| {
+        if dropped.poll(stream, context)? {
+            silent.restart();
+        }
+        let is_over = dropped.is_over
+            || silent.poll(LINGER_TIMEOUT, context).is_ready()
+            || whole.poll(LINGER_TIME_MAX, context).is_ready();
+        if is_over { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// The sending half of a socket.
+pub(crate) struct Outgoing<'a> {
+    stream: &'a mut TcpStream,
+    unsent: &'a mut BytesMut,
+    share: &'a mut Share,
+}
+
+impl Outgoing<'_> {
+    /// Sends what the system takes (I1); ready once nothing is unsent.
+    pub(crate) fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = Pin::new(&mut *self.stream).poll_write(context, self.unsent);
+            let count = match ready!(sent)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => count,
+            };
+            self.unsent.advance(count);
+            self.share.note(self.unsent.len());
+        }
+        if self.unsent.capacity() > WRITE_BYTES_KEPT {
+            *self.unsent = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What came of a client that is to go.
+#[derive(Default)]
+struct Dropped {
+    bytes: usize,
+    /// Nothing more comes, or so much that nothing more is taken.
+    is_over: bool,
+}
+
+impl Dropped {
+    /// Takes what has come; whether that was anything.
+    fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> io::Result<bool> {
+        let bytes_before = self.bytes;
+        while !self.is_over {
+            let came = RECEIVED.with_borrow_mut(|received| {
+                let mut received = ReadBuf::new(received);
+                let came = Pin::new(&mut *stream).poll_read(context, &mut received);
+                came.map_ok(|()| received.filled().len())
+            });
+            let Poll::Ready(count) = came else { break };
+            let count = count?;
+            self.bytes += count;
+            self.is_over = count == 0 || self.bytes >= LINGER_BYTES_MAX;
+        }
+        Ok(self.bytes > bytes_before)
+    }
+}
+
+/// A time that runs from its first poll on, and anew from the first one after a restart.
+#[derive(Default)]
+struct Patience {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn restart(&mut self) {
+        self.sleep = None;
+    }
+
+    fn poll(&mut self, time: Duration, context: &mut Context<'_>) -> Poll<()> {
+        self.sleep.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A socket of ours and the client at its other end.
+    async fn pair(backlog: &Arc<Backlog>) -> (Socket, TcpStream, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (stop, stopping) = watch::channel(false);
+        (Socket::new(stream, Arc::clone(backlog), stopping), client, stop)
+    }
+
+    #[tokio::test]
+    async fn what_is_unsent_is_sent_while_more_is_read() {
+        let backlog = Arc::default();
+        let (mut socket, mut client, _stop) = pair(&backlog).await;
+        let replies = vec![7; 32 << 20];
+        socket.append(&replies);
+        // The client takes nothing, and is read all the same.
+        client.write_all(b"more").await.unwrap();
+        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::Wanted);
+        assert_eq!(&socket.input()[..], b"more");
+        assert!(socket.unsent_bytes() > 0);
+        let mut found = vec![0; replies.len()];
+        let taking = async {
+            client.read_exact(&mut found).await.unwrap();
+            client.write_all(b"!").await.unwrap();
+        };
+        let ((), came) = tokio::join!(taking, socket.wait(Wanted::Bytes));
+        assert_eq!(came.unwrap(), Came::Wanted);
+        assert!(found == replies);
+        assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_without_room_is_told_so_if_it_asks_for_more_and_takes_nothing() {
+        let backlog = Arc::default();
+        let (mut socket, mut client, _stop) = pair(&backlog).await;
+        socket.append(&vec![7; UNSENT_BYTES_MAX + (32 << 20)]);
+        assert!(!socket.has_room());
+        client.write_all(b"more").await.unwrap();
+        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::Stalled);
+        assert_eq!(socket.input().len(), 0, "nothing is read for one without room");
+        assert_eq!(socket.wait(Wanted::Room).await.unwrap(), Came::Stalled);
+        assert!(socket.send_rest().await.is_err(), "it has an end");
+    }
+
+    #[tokio::test]
+    async fn the_replies_of_turns_fill_the_room() {
+        let backlog = Arc::default();
+        let (mut socket, _client, _stop) = pair(&backlog).await;
+        let (turn, mut turns) = (vec![7; 4 << 20], 0);
+        while socket.has_room() {
+            let (_, replies, _) = socket.turn_parts();
+            replies.extend_from_slice(&turn);
+            socket.end_turn().await.unwrap();
+            turns += 1;
+            assert!(turns < 64, "the room has no end");
+        }
+        assert!(socket.unsent_bytes() >= UNSENT_BYTES_MAX);
+        drop(socket);
+        assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_nothing_more_is_no_client_that_stalls() {
+        let backlog = Arc::default();
+        let (mut socket, mut client, _stop) = pair(&backlog).await;
+        let replies = vec![7; UNSENT_BYTES_MAX + (32 << 20)];
+        socket.append(&replies);
+        client.shutdown().await.unwrap();
+        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::End);
+        let mut found = Vec::new();
+        let (sent, read) = tokio::join!(socket.finish(), client.read_to_end(&mut found));
+        assert_eq!((sent.is_ok(), read.unwrap()), (true, replies.len()));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_to_go_reads_the_last_reply_though_it_goes_on_sending() {
+        let backlog = Arc::default();
+        let (mut socket, mut client, _stop) = pair(&backlog).await;
+        socket.append(b"the last reply");
+        let finished = tokio::spawn(socket.finish());
+        client.write_all(&vec![b'x'; 64 << 20]).await.unwrap();
+        let mut found = Vec::new();
+        client.read_to_end(&mut found).await.unwrap();
+        assert_eq!(found, b"the last reply");
+        drop(client);
+        assert!(finished.await.unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_full_backlog_leaves_each_client_its_share() {
+        let backlog = Arc::new(Backlog::default());
+        let share = |bytes| {
+            let mut share = Share { backlog: Arc::clone(&backlog), bytes: 0 };
+            share.note(bytes);
+            share
+        };
+        assert!(share(UNSENT_BYTES_MAX - 1).has_room());
+        assert!(!share(UNSENT_BYTES_MAX).has_room());
+        let all = UNSENT_BYTES_MAX_ALL / (UNSENT_BYTES_MAX - 1) + 1;
+        let others = (0..all).map(|_| share(UNSENT_BYTES_MAX - 1)).collect::<Vec<_>>();
+        assert!(others.iter().all(|share| !share.has_room()));
+        assert!(share(UNSENT_BYTES_SHARE - 1).has_room());
+        assert!(!share(UNSENT_BYTES_SHARE).has_room());
+        drop(others);
+        assert!(share(UNSENT_BYTES_SHARE).has_room());
+        assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_wait() {
+        let backlog = Arc::default();
+        let (mut socket, _client, stop) = pair(&backlog).await;
+        stop.send(true).unwrap();
+        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::End);
+    }
+}
