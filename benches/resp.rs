@@ -29,13 +29,9 @@ fn decode(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(PIPELINE));
     for (name, is_set) in [("decode 16 SET of 1 KiB", true), ("decode 16 GET", false)] {
         let bytes = pipeline(is_set);
-        assert_eq!(bench::decode(&mut bytes.clone(), VALUE_BYTES), PIPELINE);
+        assert_eq!(bench::decode(&mut bytes.clone()), PIPELINE);
         group.bench_function(name, |bench| {
-            bench.iter_batched_ref(
-                || bytes.clone(),
-                |bytes| bench::decode(bytes, VALUE_BYTES),
-                BatchSize::SmallInput,
-            );
+            bench.iter_batched_ref(|| bytes.clone(), bench::decode, BatchSize::SmallInput);
         });
     }
     group.finish();

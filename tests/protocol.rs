@@ -111,6 +111,17 @@ impl Client {
         assert_eq!(found.escape_ascii().to_string(), expected.escape_ascii().to_string());
     }
 
+    /// The next line, its end left off.
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).unwrap();
+            line.extend(byte);
+        }
+        String::from_utf8_lossy(&line).trim_end().to_owned()
+    }
+
     fn rest(&mut self) -> Vec<u8> {
         let mut found = Vec::new();
         self.stream.read_to_end(&mut found).unwrap();
@@ -207,6 +218,179 @@ fn a_transaction_is_one_entry_and_a_lost_watch_undoes_it() {
     client.expect(b"+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n$4\r\nkept\r\n");
     client.send(b"WATCH 40\r\nSET 40 other\r\nMULTI\r\nSET 40 lost\r\nEXEC\r\nGET 40\r\n");
     client.expect(b"+OK\r\n+OK\r\n+OK\r\n+QUEUED\r\n*-1\r\n$5\r\nother\r\n");
+}
+
+#[test]
+fn a_watch_holds_whatever_else_its_packet_brings() {
+    let node = Node::shared();
+    let (mut client, mut other) = (node.connect(), node.connect());
+    client.send(b"SET 41 a\r\nGET 41\r\nWATCH 41\r\n");
+    client.expect(b"+OK\r\n$1\r\na\r\n+OK\r\n");
+    other.send(b"SET 41 b\r\n");
+    other.expect(b"+OK\r\n");
+    client.send(b"GET 41\r\nMULTI\r\nSET 41 lost\r\nEXEC\r\nGET 41\r\n");
+    client.expect(b"$1\r\nb\r\n+OK\r\n+QUEUED\r\n*-1\r\n$1\r\nb\r\n");
+}
+
+#[test]
+fn a_discard_without_a_transaction_forgets_no_watch() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    client.send(b"WATCH 42\r\nDISCARD\r\nSET 42 other\r\n");
+    client.expect(b"+OK\r\n-ERR DISCARD without MULTI\r\n+OK\r\n");
+    client.send(b"MULTI\r\nSET 42 lost\r\nEXEC\r\nGET 42\r\n");
+    client.expect(b"+OK\r\n+QUEUED\r\n*-1\r\n$5\r\nother\r\n");
+}
+
+#[test]
+fn a_watch_that_is_refused_aborts_the_transaction_behind_it() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    for watch in ["WATCH 43 44", "WATCH nokey"] {
+        client.send(format!("{watch}\r\nMULTI\r\nSET 43 a\r\nEXEC\r\n").as_bytes());
+        assert!(client.line().starts_with("-ERR "), "{watch}");
+        client.expect(b"+OK\r\n+QUEUED\r\n-EXECABORT ");
+        client.line();
+        client.send(b"GET 43\r\n");
+        client.expect(b"$-1\r\n");
+    }
+}
+
+#[test]
+fn an_error_in_a_transaction_belongs_to_its_own_request() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    let long = "v".repeat(1501);
+    let requests = [
+        "SET 45 a",
+        "GET nokey",
+        "MGET 45 nokey",
+        "SET 45 b EX 5",
+        "INCRBY 45 x",
+        "INCR 45",
+        &format!("SET 45 {long}"),
+        "SELECT 7",
+        "SCAN nocursor",
+        "STRLEN 45",
+    ];
+    client.send(format!("MULTI\r\n{}\r\n", requests.join("\r\n")).as_bytes());
+    client.expect(b"+OK\r\n");
+    for _ in requests {
+        client.expect(b"+QUEUED\r\n");
+    }
+    client.send(b"EXEC\r\n");
+    client.expect(b"*10\r\n+OK\r\n");
+    for reply in [
+        "-ERR key must be a slot number 0..999\r\n",
+        "-ERR key must be a slot number 0..999\r\n",
+        "-ERR EX is refused: slots do not expire\r\n",
+        "-ERR value is not an integer or out of range\r\n",
+        "-ERR value is not an integer or out of range\r\n",
+        "-ERR value is 1501 bytes, a slot holds at most 1500\r\n",
+        "-ERR DB index is out of range\r\n",
+        "-ERR invalid cursor\r\n",
+        ":1\r\n",
+    ] {
+        client.expect(reply.as_bytes());
+    }
+    client.send(b"MULTI\r\nSET 45 c\r\nNOPE\r\nEXEC\r\nMULTI\r\nGET\r\nEXEC\r\nGET 45\r\n");
+    client.expect(b"+OK\r\n+QUEUED\r\n-ERR unknown command 'NOPE', with args beginning with: \r\n");
+    client.expect(b"-EXECABORT Transaction discarded because of previous errors.\r\n");
+    client.expect(b"+OK\r\n-ERR wrong number of arguments for 'get' command\r\n");
+    client.expect(b"-EXECABORT Transaction discarded because of previous errors.\r\n$1\r\na\r\n");
+}
+
+#[test]
+fn questions_about_the_node_stand_in_a_transaction() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    client.send(b"CLIENT SETNAME before\r\nMULTI\r\nSET 46 a\r\nTYPE 46\r\nWAIT 5 60000\r\nPING\r\nECHO x\r\n");
+    client.send(b"CLIENT SETNAME inside\r\nSCAN 46 COUNT 1\r\nROLE\r\nCLUSTER MYID\r\n");
+    client.send(b"INFO clients\r\nDBSIZE\r\nTIME\r\nCOMMAND COUNT\r\nREADONLY\r\nREADWRITE\r\n");
+    client.expect(b"+OK\r\n+OK\r\n");
+    for _ in 0..15 {
+        client.expect(b"+QUEUED\r\n");
+    }
+    client.send(b"EXEC\r\nCLIENT GETNAME\r\n");
+    client.expect(b"*15\r\n+OK\r\n+string\r\n:0\r\n+PONG\r\n$1\r\nx\r\n+OK\r\n*2\r\n$2\r\n47\r\n*1\r\n$2\r\n46\r\n");
+    client.expect(b"*3\r\n$6\r\nmaster\r\n");
+    while client.line() != "+OK" {}
+    client.expect(b"+OK\r\n$6\r\ninside\r\n");
+    client.send(b"MULTI\r\nCLIENT SETNAME discarded\r\nDISCARD\r\nCLIENT GETNAME\r\n");
+    client.expect(b"+OK\r\n+QUEUED\r\n+OK\r\n$6\r\ninside\r\n");
+}
+
+/// Redis' own stress: everything is written before anything is read.
+#[test]
+fn a_long_pipeline_is_answered_though_nothing_is_read_before_its_end() {
+    let node = Node::start();
+    let mut client = node.connect();
+    client.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+    for number in 0..100_000 {
+        let (slot, value) = (number % 1000, format!("0000{number}0000{}", "v".repeat(100)));
+        bytes.extend_from_slice(format!("SET key:{slot} {value}\r\nGET key:{slot}\r\n").as_bytes());
+        let reply = format!("+OK\r\n${}\r\n{value}\r\n", value.len());
+        expected.extend_from_slice(reply.as_bytes());
+    }
+    client.send(&bytes);
+    client.expect(&expected);
+    client.send(b"QUIT\r\n");
+    client.expect(b"+OK\r\n");
+}
+
+#[test]
+fn replies_that_nobody_takes_end_in_an_error_behind_the_last_one() {
+    let node = Node::start();
+    let mut client = node.connect();
+    client.stream.set_write_timeout(Some(2 * PATIENCE)).unwrap();
+    client.stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+    let value = "v".repeat(1500);
+    client.send(format!("SET 7 {value}\r\n").as_bytes());
+    client.expect(b"+OK\r\n");
+    // So much is asked that it fits no buffer on the way once the node stops reading.
+    let request = format!("GET {}7\r\n", "0".repeat(1000));
+    client.send(&request.as_bytes().repeat(100_000));
+    let found = client.rest();
+    let reply = format!("$1500\r\n{value}\r\n").into_bytes();
+    let whole = found.chunks(reply.len()).take_while(|chunk| **chunk == *reply).count();
+    let rest = String::from_utf8_lossy(&found[whole * reply.len()..]).into_owned();
+    assert!(rest.starts_with("-ERR ") && rest.ends_with("\r\n"), "{rest}");
+    assert!(rest.contains("bytes of replies"), "{rest}");
+    assert!(whole < 100_000, "the bound is never reached");
+    assert_eq!(node.ask(b"PING\r\nQUIT\r\n"), "+PONG\r\n+OK\r\n");
+}
+
+#[test]
+fn a_request_over_a_limit_gets_one_error_that_names_it_and_the_connection_goes_on() {
+    let node = Node::shared();
+    let mut client = node.connect();
+    let pairs = vec![b"1".as_slice(); 2 * 4097];
+    let words = vec![b"w".as_slice(); 20_000];
+    let mebibyte = vec![b'm'; 1 << 20];
+    let too_long = vec![b'v'; (1 << 20) + 1];
+    let longest = vec![b'l'; 9 << 20];
+    let request = |name: &[u8], rest: &[&[u8]]| array(&[&[name], rest].concat());
+    let too_long_value = "value is 1048577 bytes, a slot holds at most 1500";
+    let cases = [
+        (request(b"MSET", &pairs), "8193 arguments"),
+        (request(b"NONSENSE", &words), "8193 arguments"),
+        (request(b"SET", &[b"1", &too_long]), too_long_value),
+        (request(b"SET", &[b"1", &longest]), "8388608 bytes"),
+        (request(b"MGET", &[mebibyte.as_slice(); 9]), "8388608 bytes"),
+    ];
+    for (request, limit) in cases {
+        client.send(&[&request[..], b"PING\r\n"].concat());
+        let answer = client.line();
+        assert!(answer.starts_with("-ERR ") && answer.contains(limit), "{answer}");
+        client.expect(b"+PONG\r\n");
+    }
+    client.send(b"MULTI\r\nSET 47 a\r\n");
+    client.send(&array(&vec![b"w".as_slice(); 8194]));
+    client.send(b"EXEC\r\nGET 47\r\n");
+    client.expect(b"+OK\r\n+QUEUED\r\n-ERR ");
+    client.line();
+    client.expect(b"-EXECABORT Transaction discarded because of previous errors.\r\n$-1\r\n");
 }
 
 #[test]

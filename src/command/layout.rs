@@ -282,6 +282,17 @@ impl CommandBuilder {
         usize::from(self.count)
     }
 
+    /// Where the command stands, to take back what is added from here on.
+    pub fn mark(&self) -> BuilderMark {
+        BuilderMark { bytes: self.bytes.len(), count: self.count }
+    }
+
+    /// Takes back what was added since `mark`, which is of this command.
+    pub fn rewind(&mut self, mark: BuilderMark) {
+        self.bytes.truncate(mark.bytes);
+        self.count = mark.count;
+    }
+
     /// Ends the command; the builder is empty again and may begin the next.
     pub fn finish(&mut self) -> Command {
         if self.count == 0 {
@@ -294,6 +305,13 @@ impl CommandBuilder {
         }
         Command { bytes: self.bytes.split().freeze() }
     }
+}
+
+/// How far a command was laid out at some moment.
+#[derive(Debug, Clone, Copy)]
+pub struct BuilderMark {
+    bytes: usize,
+    count: u16,
 }
 
 /// Length of one part, if a command can hold it at all.
@@ -574,6 +592,21 @@ mod tests {
                 assert_eq!(command.operations().count(), command.operation_count());
             }
         }
+    }
+
+    #[test]
+    fn what_was_added_since_a_mark_is_taken_back() {
+        let operations = sample();
+        let mut builder = CommandBuilder::new();
+        let empty = builder.mark();
+        builder.push(&operations[1]).unwrap();
+        builder.rewind(empty);
+        builder.push(&operations[2]).unwrap();
+        let one = builder.mark();
+        builder.push(&operations[3]).unwrap().push(&operations[4]).unwrap();
+        builder.rewind(one);
+        builder.push(&operations[5]).unwrap();
+        assert_eq!(builder.finish(), built(&[operations[2], operations[5]]));
     }
 
     #[test]

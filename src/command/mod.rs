@@ -16,7 +16,7 @@ use std::fmt;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-pub use layout::{BuildError, Command, CommandBuilder, Operations, slot_key, slot_of};
+pub use layout::{BuildError, BuilderMark, Command, CommandBuilder, Operations, slot_key, slot_of};
 pub(crate) use reply::decode_result;
 pub use reply::encode_result;
 

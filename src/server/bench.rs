@@ -5,8 +5,8 @@ use bytes::BytesMut;
 use super::resp::{Decoder, Encoder, Version};
 
 /// Takes all complete requests off `input`; says how many there were.
-pub fn decode(input: &mut BytesMut, value_bytes_max: usize) -> u64 {
-    let mut decoder = Decoder::new(value_bytes_max);
+pub fn decode(input: &mut BytesMut) -> u64 {
+    let mut decoder = Decoder::default();
     let mut count = 0;
     while let Ok(Some(request)) = decoder.next(input) {
         count += u64::from(!std::hint::black_box(request.arguments()).is_empty());

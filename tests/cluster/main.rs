@@ -25,3 +25,4 @@ mod resp;
 mod skipped;
 mod stalls;
 mod strace;
+mod transactions;

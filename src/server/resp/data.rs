@@ -14,7 +14,9 @@ use super::decode::parse_integer;
 use super::refused::Complaint;
 use super::shape::{Kind, Shape};
 use super::table::Verb;
-use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Operation};
+use crate::command::{
+    Action, Answer, BuildError, BuilderMark, Command, CommandBuilder, Condition, Operation,
+};
 use crate::server::keys::{Key, Keys};
 
 /// What a key takes in memory beside its own bytes and its value, about.
@@ -40,13 +42,43 @@ pub(crate) struct Draft {
     guard: Option<usize>,
     kind: Kind,
     reply_bytes_max: u64,
+    /// Whether the command as a whole cannot be: it is over a limit, or against its watch.
+    is_refused: bool,
+}
+
+/// Where a draft stood before a request was added.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DraftMark {
+    builder: BuilderMark,
+    guard: Option<usize>,
+    kind: Kind,
+    reply_bytes_max: u64,
 }
 
 impl Draft {
     /// A command without operations; `watched` holds for a transaction.
     pub(crate) fn new(watched: Option<Watched>) -> Draft {
         let builder = CommandBuilder::new();
-        Draft { builder, watched, guard: None, kind: Kind::Read, reply_bytes_max: 0 }
+        let (guard, kind, is_refused) = (None, Kind::Read, false);
+        Draft { builder, watched, guard, kind, reply_bytes_max: 0, is_refused }
+    }
+
+    /// Where it stands, to take back a request that turns out to be wrong.
+    pub(crate) fn mark(&self) -> DraftMark {
+        let Draft { guard, kind, reply_bytes_max, .. } = *self;
+        DraftMark { builder: self.builder.mark(), guard, kind, reply_bytes_max }
+    }
+
+    /// Takes back what was added since `mark`.
+    pub(crate) fn rewind(&mut self, mark: DraftMark) {
+        self.builder.rewind(mark.builder);
+        (self.guard, self.kind) = (mark.guard, mark.kind);
+        self.reply_bytes_max = mark.reply_bytes_max;
+    }
+
+    /// Whether what was wrong with a request is wrong with the command as a whole.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether there is a write among the operations.
@@ -57,11 +89,6 @@ impl Draft {
     /// Most bytes of values that the reply may hold.
     pub(crate) fn reply_bytes_max(&self) -> u64 {
         self.reply_bytes_max
-    }
-
-    /// How many operations there are.
-    pub(crate) fn operation_count(&self) -> usize {
-        self.builder.operation_count()
     }
 
     /// Ends the command of a single request, or of a transaction without a watch.
@@ -89,6 +116,7 @@ impl Draft {
         if answers_a_value(&action) {
             self.reply_bytes_max += keys.value_bytes_max();
             if self.reply_bytes_max > REPLY_BYTES_MAX.max(keys.value_bytes_max()) {
+                self.is_refused = true;
                 return Err(Complaint::new(format!(
                     "ERR the reply could hold more than {REPLY_BYTES_MAX} bytes; ask for less"
                 )));
@@ -97,8 +125,13 @@ impl Draft {
         if !action.is_read() {
             self.kind = Kind::Write;
         }
-        self.builder.push(&Operation { key: &key, action })?;
-        Ok(())
+        match self.builder.push(&Operation { key: &key, action }) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.is_refused = error != BuildError::KeyTooLong;
+                Err(error.into())
+            }
+        }
     }
 
     /// The action, made to depend on the watched version if there is a watch (I2).
@@ -106,20 +139,22 @@ impl Draft {
         const REASON: &str = "EXECABORT under WATCH a transaction holds one plain SET or DEL, of \
                               the watched key: entries of the log depend on one slot alone";
         let Some(watched) = &self.watched else { return Ok(action) };
-        if *watched.key != *key || self.guard.is_some() {
-            return Err(Complaint::new(REASON));
-        }
-        self.guard = Some(self.builder.operation_count());
         let condition = Condition::IfVersion(watched.version);
-        match action {
-            Action::Set { value, condition: Condition::Always, answer } => {
-                Ok(Action::Set { value, condition, answer })
+        let is_first = *watched.key == *key && self.guard.is_none();
+        let guarded = match action {
+            Action::Set { value, condition: Condition::Always, answer } if is_first => {
+                Action::Set { value, condition, answer }
             }
-            Action::Delete { condition: Condition::Always, answer } => {
-                Ok(Action::Delete { condition, answer })
+            Action::Delete { condition: Condition::Always, answer } if is_first => {
+                Action::Delete { condition, answer }
             }
-            _ => Err(Complaint::new(REASON)),
-        }
+            _ => {
+                self.is_refused = true;
+                return Err(Complaint::new(REASON));
+            }
+        };
+        self.guard = Some(self.builder.operation_count());
+        Ok(guarded)
     }
 }
 
@@ -141,7 +176,7 @@ fn answers_a_value(action: &Action<'_>) -> bool {
 /// arguments, the name apart, as many as the verb's [`Spec`](super::table::Spec) takes.
 ///
 /// # Errors
-/// A complaint; `draft` may hold a part of the request then, and is to be given up.
+/// A complaint; `draft` may hold a part of the request then, and is to be given up or rewound.
 pub(crate) fn add(
     draft: &mut Draft,
     verb: Verb,

@@ -1,11 +1,13 @@
 //! Bytes of a RESP client to requests: arrays of bulk strings, and inline lines. Pure.
 //!
-//! Called by the session with its read buffer; calls nothing.
+//! Called by the session with its read buffer; calls `inline`.
 //!
 //! Invariants:
 //! - I1: no memory is taken for a length that a client announced; the buffer grows with what came.
 //! - I2: what was parsed of an unfinished request is not parsed again when more bytes come.
 //! - I3: the values of an array are never copied: a request holds the part of the buffer it is in.
+//! - I4: a request over a limit is passed over as its lengths announce it: its bytes are dropped as
+//!   they come, and what comes back of it is its name and the limit.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
@@ -14,16 +16,21 @@ use std::ops::Range;
 use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use super::inline::{split_inline, take_line};
 use crate::command::{COMMAND_BYTES_MAX, OPERATION_COUNT_MAX};
 
 /// Most arguments of one request: an MSET of as many pairs as a command holds, and its name.
 pub(crate) const ARGUMENT_COUNT_MAX: usize = 2 * OPERATION_COUNT_MAX + 1;
-/// Most bytes of one argument, unless values are longer.
-pub(crate) const BULK_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of one request.
 pub(crate) const REQUEST_BYTES_MAX: usize = COMMAND_BYTES_MAX;
-/// Most bytes of an inline line, its end included.
-pub(crate) const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Most arguments of a request that is passed over: Redis' own limit of old.
+const PASSED_ARGUMENT_COUNT_MAX: usize = 1 << 20;
+/// Most bytes of an argument that is passed over: Redis' own limit.
+const PASSED_ARGUMENT_BYTES_MAX: usize = 512 << 20;
+/// Most bytes of a request that is passed over.
+const PASSED_REQUEST_BYTES_MAX: usize = 1 << 30;
+/// Longest first argument of a request that is passed over which is kept: the name of a command.
+const PASSED_NAME_BYTES_MAX: usize = 16;
 /// Most bytes of a line that announces a length: a sign, 20 digits, CR and LF, with room to spare.
 const LENGTH_LINE_BYTES_MAX: usize = 32;
 
@@ -45,8 +52,8 @@ pub(crate) enum ProtocolError {
     /// An argument is not followed by CR and LF.
     #[error("expected CRLF after a bulk string")]
     BulkEnd,
-    /// The request as a whole is too long.
-    #[error("request of more than {REQUEST_BYTES_MAX} bytes")]
+    /// The request as a whole is too long even to be passed over.
+    #[error("request of more than {PASSED_REQUEST_BYTES_MAX} bytes")]
     RequestLength,
     /// An inline line has no end.
     #[error("too big inline request")]
@@ -56,40 +63,80 @@ pub(crate) enum ProtocolError {
     Quotes,
 }
 
+/// The limit that a request is over. What is left of such a request is its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Excess {
+    /// It has so many arguments.
+    #[error(
+        "the request has {0} arguments; at most {ARGUMENT_COUNT_MAX} arguments are taken, a command \
+         and {OPERATION_COUNT_MAX} keys with their values"
+    )]
+    Arguments(usize),
+    /// Its arguments and their lengths take more bytes than a request may.
+    #[error("the request is too long; at most {REQUEST_BYTES_MAX} bytes are taken")]
+    Bytes,
+}
+
 /// One request: at least one argument, the first its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     bytes: Bytes,
     ranges: Ranges,
+    excess: Option<Excess>,
 }
 
-type Ranges = SmallVec<[Range<usize>; 4]>;
+/// Where the arguments of a request are in its bytes.
+pub(super) type Ranges = SmallVec<[Range<usize>; 4]>;
 
 impl Request {
     /// The arguments, the name first.
     pub(crate) fn arguments(&self) -> SmallVec<[&[u8]; 4]> {
         self.ranges.iter().filter_map(|range| self.bytes.get(range.clone())).collect()
     }
+
+    /// How many bytes it holds.
+    pub(crate) fn byte_count(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The same in memory of its own, to be kept when the buffer that it came in is not.
+    pub(crate) fn detached(&self) -> Request {
+        Request { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() }
+    }
+
+    /// The limit that it is over, if it is; of its arguments there is only the name then, and not
+    /// even that if it is longer than the name of any command.
+    pub(crate) fn excess(&self) -> Option<Excess> {
+        self.excess
+    }
+}
+
+/// A request over a limit that is being passed over (I4).
+#[derive(Debug)]
+struct Passing {
+    excess: Excess,
+    /// Its first argument; `None` until that has come, or if it is too long for a name.
+    name: Option<Bytes>,
+    /// Whether its first argument is behind.
+    has_begun: bool,
+    /// Bytes that are dropped.
+    dropped_bytes: usize,
+    /// Bytes that are still to come of the present argument, its line end included.
+    argument_rest: usize,
 }
 
 /// Reads requests off the front of a connection's buffer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    bulk_bytes_max: usize,
     /// Bytes of the unfinished request that are parsed.
     position: usize,
     /// Arguments that are still to come; `None` between requests.
     remaining: Option<usize>,
     ranges: Ranges,
+    passing: Option<Passing>,
 }
 
 impl Decoder {
-    /// A decoder for arguments of at least `value_bytes_max` bytes.
-    pub(crate) fn new(value_bytes_max: usize) -> Decoder {
-        let bulk_bytes_max = value_bytes_max.max(BULK_BYTES_MAX);
-        Decoder { bulk_bytes_max, position: 0, remaining: None, ranges: Ranges::new() }
-    }
-
     /// Takes the next request off `input`; `None` if it is not there as a whole.
     ///
     /// # Errors
@@ -106,22 +153,31 @@ impl Decoder {
                 Some(_) => match take_line(input)? {
                     None => return Ok(None),
                     Some(line) => {
-                        let request = split_inline(&line)?;
-                        if !request.ranges.is_empty() {
-                            return Ok(Some(request));
+                        let (bytes, ranges) = split_inline(&line)?;
+                        if !ranges.is_empty() {
+                            return Ok(Some(Request { bytes, ranges, excess: None }));
                         }
                     }
                 },
             }
         }
-        while self.remaining.is_some_and(|count| count > 0) {
+        while self.passing.is_none() && self.remaining.is_some_and(|count| count > 0) {
             if !self.take_bulk(input)? {
                 return Ok(None);
             }
         }
+        if let Some(passing) = &mut self.passing {
+            if !passing.pass(&mut self.remaining, input)? {
+                return Ok(None);
+            }
+            let (excess, name) = (Some(passing.excess), passing.name.take().unwrap_or_default());
+            (self.remaining, self.passing) = (None, None);
+            let ranges = std::iter::once(0..name.len()).collect();
+            return Ok(Some(Request { bytes: name, ranges, excess }));
+        }
         self.remaining = None;
         let bytes = input.split_to(std::mem::take(&mut self.position)).freeze();
-        Ok(Some(Request { bytes, ranges: std::mem::take(&mut self.ranges) }))
+        Ok(Some(Request { bytes, ranges: std::mem::take(&mut self.ranges), excess: None }))
     }
 
     /// Parses `*<count>`; false if its line is not whole yet. Empty arrays are skipped.
@@ -135,7 +191,7 @@ impl Decoder {
             input.advance(end);
             return Ok(true);
         };
-        if count > ARGUMENT_COUNT_MAX {
+        if count > PASSED_ARGUMENT_COUNT_MAX {
             return Err(ProtocolError::ArrayLength);
         }
         if count == 0 {
@@ -144,28 +200,19 @@ impl Decoder {
         }
         self.position = end;
         self.remaining = Some(count);
+        if count > ARGUMENT_COUNT_MAX {
+            self.begin_passing(Excess::Arguments(count), input);
+        }
         Ok(true)
     }
 
     /// Parses one `$<length>` and what follows it; false if it is not whole yet.
-    fn take_bulk(&mut self, input: &BytesMut) -> Result<bool, ProtocolError> {
-        match input.get(self.position) {
-            None => return Ok(false),
-            Some(b'$') => {}
-            Some(other) => return Err(ProtocolError::NotBulk(*other)),
-        }
-        let line = parse_length(input, self.position + 1);
-        let Some((length, start)) = line.map_err(|()| ProtocolError::LengthLine)? else {
-            return Ok(false);
-        };
-        let length = length.and_then(|length| usize::try_from(length).ok());
-        let length = length.ok_or(ProtocolError::BulkLength)?;
-        if length > self.bulk_bytes_max {
-            return Err(ProtocolError::BulkLength);
-        }
+    fn take_bulk(&mut self, input: &mut BytesMut) -> Result<bool, ProtocolError> {
+        let Some((length, start)) = bulk_length(input, self.position)? else { return Ok(false) };
         let end = start + length;
         if end > REQUEST_BYTES_MAX {
-            return Err(ProtocolError::RequestLength);
+            self.begin_passing(Excess::Bytes, input);
+            return Ok(true);
         }
         match input.get(end..end + 2) {
             None => return Ok(false),
@@ -177,6 +224,73 @@ impl Decoder {
         self.remaining = self.remaining.map(|count| count - 1);
         Ok(true)
     }
+
+    /// Drops what was read of the present request, and will drop what comes of it (I4).
+    fn begin_passing(&mut self, excess: Excess, input: &mut BytesMut) {
+        let first = std::mem::take(&mut self.ranges).into_iter().next();
+        let first = first.and_then(|range| input.get(range));
+        let (has_begun, name) = (first.is_some(), first.and_then(passed_name));
+        let dropped_bytes = std::mem::take(&mut self.position);
+        input.advance(dropped_bytes);
+        self.passing = Some(Passing { excess, name, has_begun, dropped_bytes, argument_rest: 0 });
+    }
+}
+
+impl Passing {
+    /// Drops what has come of the request; false if more of it is to come.
+    fn pass(
+        &mut self,
+        remaining: &mut Option<usize>,
+        input: &mut BytesMut,
+    ) -> Result<bool, ProtocolError> {
+        loop {
+            let come = self.argument_rest.min(input.len());
+            self.drop_bytes(come, input)?;
+            self.argument_rest -= come;
+            if self.argument_rest > 0 {
+                return Ok(false);
+            }
+            let Some(left) = remaining.and_then(|count| count.checked_sub(1)) else {
+                return Ok(true);
+            };
+            let Some((length, start)) = bulk_length(input, 0)? else { return Ok(false) };
+            if !self.has_begun && length <= PASSED_NAME_BYTES_MAX {
+                let Some(name) = input.get(start..start + length) else { return Ok(false) };
+                self.name = passed_name(name);
+            }
+            self.has_begun = true;
+            *remaining = Some(left);
+            self.argument_rest = length + 2;
+            self.drop_bytes(start, input)?;
+        }
+    }
+
+    fn drop_bytes(&mut self, count: usize, input: &mut BytesMut) -> Result<(), ProtocolError> {
+        input.advance(count);
+        self.dropped_bytes = self.dropped_bytes.saturating_add(count);
+        let within = self.dropped_bytes <= PASSED_REQUEST_BYTES_MAX;
+        if within { Ok(()) } else { Err(ProtocolError::RequestLength) }
+    }
+}
+
+/// What is kept of the first argument of a request that is passed over.
+fn passed_name(name: &[u8]) -> Option<Bytes> {
+    (name.len() <= PASSED_NAME_BYTES_MAX).then(|| Bytes::copy_from_slice(name))
+}
+
+/// The length of the argument that begins at `position`, and where its bytes begin; `None` if the
+/// line that says so is not whole yet.
+fn bulk_length(input: &[u8], position: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
+    match input.get(position) {
+        None => return Ok(None),
+        Some(b'$') => {}
+        Some(other) => return Err(ProtocolError::NotBulk(*other)),
+    }
+    let line = parse_length(input, position + 1).map_err(|()| ProtocolError::LengthLine)?;
+    let Some((length, start)) = line else { return Ok(None) };
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    let length = length.filter(|length| *length <= PASSED_ARGUMENT_BYTES_MAX);
+    Ok(Some((length.ok_or(ProtocolError::BulkLength)?, start)))
 }
 
 /// A length (`None` if it is no number) and where its line ends; `None` if the line is not whole.
@@ -214,131 +328,16 @@ pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// Takes one inline line off `input`, its end dropped; `None` if it is not whole.
-fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, ProtocolError> {
-    let window = input.get(..INLINE_BYTES_MAX).unwrap_or(input);
-    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
-        let whole = input.len() < INLINE_BYTES_MAX;
-        return if whole { Ok(None) } else { Err(ProtocolError::InlineLength) };
-    };
-    let mut line = input.split_to(end + 1);
-    line.truncate(end);
-    if line.last() == Some(&b'\r') {
-        line.truncate(end - 1);
-    }
-    Ok(Some(line))
-}
-
-/// Splits an inline line at its spaces; quotes and escapes are those of redis-cli.
-fn split_inline(line: &[u8]) -> Result<Request, ProtocolError> {
-    let mut bytes = Vec::with_capacity(line.len());
-    let mut ranges = Ranges::new();
-    let mut rest = line.trim_ascii_start();
-    while let Some(first) = rest.first() {
-        let start = bytes.len();
-        rest = match first {
-            b'"' => take_double_quoted(rest.get(1..).unwrap_or_default(), &mut bytes)?,
-            b'\'' => take_single_quoted(rest.get(1..).unwrap_or_default(), &mut bytes)?,
-            _ => take_word(rest, &mut bytes)?,
-        };
-        if ranges.len() == ARGUMENT_COUNT_MAX {
-            return Err(ProtocolError::ArrayLength);
-        }
-        ranges.push(start..bytes.len());
-        if rest.first().is_some_and(|byte| !byte.is_ascii_whitespace()) {
-            return Err(ProtocolError::Quotes);
-        }
-        rest = rest.trim_ascii_start();
-    }
-    Ok(Request { bytes: bytes.into(), ranges })
-}
-
-/// Takes bytes up to a space; a quote in the middle begins a quoted part, as redis-cli has it.
-fn take_word<'a>(mut rest: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], ProtocolError> {
-    while let Some((byte, behind)) = rest.split_first() {
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' | 0x0c => return Ok(rest),
-            b'"' => return take_double_quoted(behind, out),
-            b'\'' => return take_single_quoted(behind, out),
-            other => out.push(*other),
-        }
-        rest = behind;
-    }
-    Ok(rest)
-}
-
-fn take_double_quoted<'a>(
-    mut rest: &'a [u8],
-    out: &mut Vec<u8>,
-) -> Result<&'a [u8], ProtocolError> {
-    loop {
-        rest = match rest {
-            [] => return Err(ProtocolError::Quotes),
-            [b'"', behind @ ..] => return Ok(behind),
-            [b'\\', b'x', high, low, behind @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                out.push(hex_digit(*high) << 4 | hex_digit(*low));
-                behind
-            }
-            [b'\\', escaped, behind @ ..] => {
-                out.push(match escaped {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'b' => 0x08,
-                    b'a' => 0x07,
-                    other => *other,
-                });
-                behind
-            }
-            [other, behind @ ..] => {
-                out.push(*other);
-                behind
-            }
-        };
-    }
-}
-
-fn take_single_quoted<'a>(
-    mut rest: &'a [u8],
-    out: &mut Vec<u8>,
-) -> Result<&'a [u8], ProtocolError> {
-    loop {
-        rest = match rest {
-            [] => return Err(ProtocolError::Quotes),
-            [b'\'', behind @ ..] => return Ok(behind),
-            [b'\\', b'\'', behind @ ..] => {
-                out.push(b'\'');
-                behind
-            }
-            [other, behind @ ..] => {
-                out.push(*other);
-                behind
-            }
-        };
-    }
-}
-
-/// The value of a hexadecimal digit; 0 for what is none.
-fn hex_digit(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
-        b'A'..=b'F' => digit - b'A' + 10,
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::inline::INLINE_BYTES_MAX;
     use super::*;
 
     type Words = Vec<Vec<u8>>;
 
     /// Feeds `pieces` one after the other; what was read, and the error that ended it.
     fn decode(pieces: &[&[u8]]) -> (Vec<Words>, Option<ProtocolError>) {
-        let mut decoder = Decoder::new(1024);
+        let mut decoder = Decoder::default();
         let mut input = BytesMut::new();
         let mut requests = Vec::new();
         for piece in pieces {
@@ -410,10 +409,10 @@ mod tests {
     fn lengths_beyond_the_bounds_are_refused_at_once() {
         assert_eq!(error(b"*1\r\n$2147483648\r\n"), Some(ProtocolError::BulkLength));
         assert_eq!(error(b"*1\r\n$-1\r\n"), Some(ProtocolError::BulkLength));
-        assert_eq!(error(b"*1\r\n$1048577\r\n"), Some(ProtocolError::BulkLength));
-        assert_eq!(error(b"*1\r\n$1048576\r\n"), None);
-        assert_eq!(error(b"*8194\r\n"), Some(ProtocolError::ArrayLength));
-        assert_eq!(error(b"*8193\r\n"), None);
+        assert_eq!(error(b"*1\r\n$536870913\r\n"), Some(ProtocolError::BulkLength));
+        assert_eq!(error(b"*1\r\n$536870912\r\n"), None);
+        assert_eq!(error(b"*1048577\r\n"), Some(ProtocolError::ArrayLength));
+        assert_eq!(error(b"*1048576\r\n"), None);
         assert_eq!(error(b"*2147483648\r\n"), Some(ProtocolError::ArrayLength));
         assert_eq!(error(b"*99999999999999999999\r\n"), Some(ProtocolError::ArrayLength));
         assert_eq!(error(b"*x\r\n"), Some(ProtocolError::ArrayLength));
@@ -423,12 +422,77 @@ mod tests {
         assert_eq!(error(&vec![b'a'; INLINE_BYTES_MAX - 1]), None);
     }
 
+    /// The name and the limit of every request that comes of `bytes`, fed in pieces of `piece`
+    /// bytes; and most bytes that were held of it at once.
+    fn passed(bytes: &[u8], piece: usize) -> (Vec<(Words, Option<Excess>)>, usize) {
+        let (mut decoder, mut input) = (Decoder::default(), BytesMut::new());
+        let (mut found, mut held) = (Vec::new(), 0);
+        for piece in bytes.chunks(piece) {
+            input.extend_from_slice(piece);
+            held = held.max(input.len());
+            while let Some(request) = decoder.next(&mut input).unwrap() {
+                let words = request.arguments().into_iter().map(<[u8]>::to_vec).collect();
+                found.push((words, request.excess()));
+            }
+        }
+        (found, held)
+    }
+
     #[test]
-    fn a_request_as_a_whole_is_bounded() {
-        let value = vec![b'v'; BULK_BYTES_MAX];
-        let values = [value.as_slice(); 9];
-        assert_eq!(error(&array(&values)), Some(ProtocolError::RequestLength));
-        assert_eq!(error(&array(&values[..7])), None);
+    fn a_request_over_a_limit_is_passed_over_and_not_kept() {
+        let mebibyte = vec![b'v'; 1 << 20];
+        let long = vec![b'v'; REQUEST_BYTES_MAX];
+        let most = vec![b"w".as_slice(); ARGUMENT_COUNT_MAX + 1];
+        let named = |name, rest: &[&'static [u8]]| array(&[&[name], rest].concat());
+        let cases = [
+            (array(&most), b"w".to_vec(), Excess::Arguments(ARGUMENT_COUNT_MAX + 1)),
+            (named(b"MSET", &most), b"MSET".to_vec(), Excess::Arguments(ARGUMENT_COUNT_MAX + 2)),
+            (array(&[b"MGET", &mebibyte, &mebibyte, &long]), b"MGET".to_vec(), Excess::Bytes),
+            (array(&[&long, b"SET"]), Vec::new(), Excess::Bytes),
+            (
+                array(&[[b"SET".as_slice()].as_slice(), &[mebibyte.as_slice(); 8]].concat()),
+                b"SET".to_vec(),
+                Excess::Bytes,
+            ),
+        ];
+        for (bytes, name, excess) in cases {
+            let ping = (vec![b"PING".to_vec()], None);
+            let expected = vec![ping.clone(), (vec![name], Some(excess)), ping];
+            let bytes = [b"PING\r\n", bytes.as_slice(), b"PING\r\n"].concat();
+            for piece in [7, 64 << 10] {
+                let (found, held) = passed(&bytes, piece);
+                assert!(found == expected, "{excess:?} in pieces of {piece}");
+                assert!(held <= REQUEST_BYTES_MAX + piece, "{held} bytes held of {excess:?}");
+            }
+        }
+        let (all, _) = passed(&array(&vec![b"w".as_slice(); ARGUMENT_COUNT_MAX]), 7);
+        assert_eq!((all.len(), all[0].0.len(), all[0].1), (1, ARGUMENT_COUNT_MAX, None));
+    }
+
+    #[test]
+    fn what_is_passed_over_is_bounded_too() {
+        let (mut decoder, mut input) = (Decoder::default(), BytesMut::new());
+        let piece = vec![b'v'; 1 << 20];
+        input.extend_from_slice(b"*4\r\n");
+        let mut passed_bytes = 0;
+        let error = loop {
+            if passed_bytes % PASSED_ARGUMENT_BYTES_MAX == 0 {
+                let header = format!(
+                    "{}${PASSED_ARGUMENT_BYTES_MAX}\r\n",
+                    if passed_bytes > 0 { "\r\n" } else { "" }
+                );
+                input.extend_from_slice(header.as_bytes());
+            }
+            input.extend_from_slice(&piece);
+            passed_bytes += piece.len();
+            match decoder.next(&mut input) {
+                Ok(found) => assert_eq!(found, None),
+                Err(error) => break error,
+            }
+            assert!(input.len() <= 2 * piece.len(), "{} bytes are kept", input.len());
+        };
+        assert_eq!(error, ProtocolError::RequestLength);
+        assert!(passed_bytes <= PASSED_REQUEST_BYTES_MAX + piece.len());
     }
 
     #[test]
@@ -436,17 +500,6 @@ mod tests {
         assert_eq!(error(b"*1\r\n:1\r\n"), Some(ProtocolError::NotBulk(b':')));
         assert_eq!(error(b"*1\r\n$1\r\nabc"), Some(ProtocolError::BulkEnd));
         assert_eq!(ProtocolError::NotBulk(b'\n').to_string(), "expected '$', got '\\n'");
-    }
-
-    #[test]
-    fn quotes_are_those_of_redis_cli() {
-        let (requests, error_found) = decode(&[b"a \"b\\\"c\" 'd\\'e' \"\\x41\\q\" f\"g h\"\n"]);
-        let words: &[&[u8]] = &[b"a", b"b\"c", b"d'e", b"Aq", b"fg h"];
-        assert_eq!(requests, [words.iter().map(|word| word.to_vec()).collect::<Words>()]);
-        assert_eq!(error_found, None);
-        assert_eq!(error(b"a \"b\n"), Some(ProtocolError::Quotes));
-        assert_eq!(error(b"a 'b\n"), Some(ProtocolError::Quotes));
-        assert_eq!(error(b"\"a\"b\n"), Some(ProtocolError::Quotes));
     }
 
     #[test]

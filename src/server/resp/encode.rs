@@ -27,6 +27,11 @@ impl<'a> Encoder<'a> {
         Encoder { out, version }
     }
 
+    /// Bytes of the buffer that is written to.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.out.len()
+    }
+
     /// The number of the version, as HELLO has it.
     pub(crate) fn version_number(&self) -> i64 {
         match self.version {

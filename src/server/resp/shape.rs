@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use super::decode::Request;
 use super::encode::Encoder;
 use crate::command::{Body, CommandResult, Failure, Outcome};
 
@@ -51,8 +52,6 @@ pub(crate) enum Shape {
     MemoryBeside(u64),
     /// `OK`; the version goes to the connection, which watches it.
     Watch,
-    /// The replies of a transaction.
-    Transaction(Box<Transaction>),
 }
 
 /// The form of the reply to EXEC.
@@ -67,10 +66,13 @@ pub(crate) struct Transaction {
 /// The form of one reply inside a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Item {
-    /// It was known when the request was queued.
+    /// It was known when the request was queued: what is wrong with it.
     Answer(Bytes),
     /// It comes from the next outcomes.
     Data(Shape),
+    /// The request is about the connection or the node, and is looked at once the transaction has
+    /// been executed.
+    Request(Box<Request>),
 }
 
 impl Shape {
@@ -81,8 +83,7 @@ impl Shape {
             | Shape::Values(count)
             | Shape::Deleted(count)
             | Shape::Existing(count) => *count,
-            Shape::Transaction(_)
-            | Shape::StoredIf
+            Shape::StoredIf
             | Shape::Changed
             | Shape::Value
             | Shape::Integer
@@ -102,12 +103,7 @@ impl Shape {
 pub(crate) fn render(to: &mut Encoder<'_>, shape: &Shape, result: &CommandResult) {
     match result {
         Err(failure) => to.error(&failure_text(failure)),
-        Ok(reply) => match shape {
-            Shape::Transaction(transaction) => {
-                render_transaction(to, transaction, &reply.outcomes);
-            }
-            plain => render_outcomes(to, plain, &reply.outcomes),
-        },
+        Ok(reply) => render_outcomes(to, shape, &reply.outcomes),
     }
 }
 
@@ -127,27 +123,40 @@ pub(crate) fn failure_text(failure: &Failure) -> String {
     format!("{code} {failure}")
 }
 
-fn render_transaction(to: &mut Encoder<'_>, transaction: &Transaction, outcomes: &[Outcome]) {
+/// Begins the reply to EXEC; the outcomes of the requests, if they were executed. If not, nothing
+/// more is to be written.
+pub(crate) fn begin_transaction<'a>(
+    to: &mut Encoder<'_>,
+    transaction: &Transaction,
+    result: &'a CommandResult,
+) -> Option<&'a [Outcome]> {
+    let outcomes = match result {
+        Ok(reply) => reply.outcomes.as_slice(),
+        Err(failure) => {
+            to.error(&failure_text(failure));
+            return None;
+        }
+    };
     if let Some((position, version)) = transaction.watch {
         let changed_since = |outcome: &Outcome| !outcome.changed && outcome.version != version;
         if outcomes.get(position).is_none_or(changed_since) {
             to.null_array();
-            return;
+            return None;
         }
     }
     to.array(transaction.items.len());
-    let mut rest = outcomes;
-    for item in &transaction.items {
-        match item {
-            Item::Answer(bytes) => to.raw(bytes),
-            Item::Data(shape) => {
-                let count = shape.outcome_count().min(rest.len());
-                let (own, behind) = rest.split_at(count);
-                render_outcomes(to, shape, own);
-                rest = behind;
-            }
-        }
-    }
+    Some(outcomes)
+}
+
+/// Writes the reply to one request of a transaction from the first of `outcomes`; those behind.
+pub(crate) fn render_next<'a>(
+    to: &mut Encoder<'_>,
+    shape: &Shape,
+    outcomes: &'a [Outcome],
+) -> &'a [Outcome] {
+    let (own, behind) = outcomes.split_at(shape.outcome_count().min(outcomes.len()));
+    render_outcomes(to, shape, own);
+    behind
 }
 
 /// Writes the reply that `outcomes` amount to. A refusal of any of them is the whole reply.
@@ -191,7 +200,6 @@ fn render_outcomes(to: &mut Encoder<'_>, shape: &Shape, outcomes: &[Outcome]) {
         Shape::Memory(bytes) if value.is_some() => to.count(*bytes),
         Shape::MemoryBeside(bytes) if value.is_some() => to.count(bytes + length_of(value)),
         Shape::StoredIf | Shape::Memory(_) | Shape::MemoryBeside(_) => to.null(),
-        Shape::Transaction(_) => to.error("ERR a transaction inside a transaction"),
     }
 }
 
@@ -319,30 +327,28 @@ mod tests {
         assert_eq!(part_of(b"", 0, -1), b"");
     }
 
-    #[test]
-    fn a_watch_that_held_is_no_failure_though_nothing_was_written() {
-        // A delete of an absent slot, or a transaction of reads: the version is as it was.
-        let transaction = |version| Transaction {
-            items: vec![Item::Data(Shape::Value)],
-            watch: Some((0, version)),
-        };
-        let shape = |version| Shape::Transaction(Box::new(transaction(version)));
-        assert_eq!(of(&shape(1), &[read(None)]), "*1\r\n$-1\r\n");
-        assert_eq!(of(&shape(2), &[read(None)]), "*-1\r\n");
+    /// The reply to a transaction of one request, which reads.
+    fn executed(watch: (usize, u64), outcomes: &[Outcome]) -> String {
+        let items = vec![Item::Data(Shape::Value)];
+        let transaction = Transaction { items, watch: Some(watch) };
+        let result = Ok(Reply { index: 1, outcomes: outcomes.iter().cloned().collect() });
+        let mut out = BytesMut::new();
+        let mut to = Encoder::new(&mut out, Version::Two);
+        if let Some(outcomes) = begin_transaction(&mut to, &transaction, &result) {
+            render_next(&mut to, &Shape::Value, outcomes);
+        }
+        String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]
-    fn a_transaction_answers_its_requests_in_order() {
-        let items = vec![
-            Item::Data(Shape::Stored(2)),
-            Item::Answer(Bytes::from_static(b"+PONG\r\n")),
-            Item::Data(Shape::Value),
-        ];
-        let shape = Shape::Transaction(Box::new(Transaction { items, watch: Some((0, 5)) }));
-        let wrote = outcome(9, true, true, Body::Empty);
-        let outcomes = [wrote.clone(), wrote, read(Some(b"v"))];
-        assert_eq!(of(&shape, &outcomes), "*3\r\n+OK\r\n+PONG\r\n$1\r\nv\r\n");
+    fn a_watch_that_held_is_no_failure_though_nothing_was_written() {
+        // A delete of an absent slot, or a transaction of reads: the version is as it was.
+        assert_eq!(executed((0, 1), &[read(None)]), "*1\r\n$-1\r\n");
+        assert_eq!(executed((0, 2), &[read(None)]), "*-1\r\n");
+        assert_eq!(executed((1, 1), &[read(None)]), "*-1\r\n");
         let kept = outcome(6, false, true, Body::Empty);
-        assert_eq!(of(&shape, &[kept.clone(), kept, read(None)]), "*-1\r\n");
+        assert_eq!(executed((1, 5), &[read(None), kept]), "*-1\r\n");
+        let wrote = outcome(9, true, true, Body::Empty);
+        assert_eq!(executed((1, 5), &[read(Some(b"v")), wrote]), "*1\r\n$1\r\nv\r\n");
     }
 }

@@ -9,7 +9,8 @@ use super::super::encode::{Encoder, Version};
 use super::super::local;
 use super::super::refused::Complaint;
 use super::super::table::Verb;
-use super::{Connection, OK, Question, Replies, Step};
+use super::watch::Watch;
+use super::{Connection, Effect, OK, Question, Replies, Step};
 
 /// Most bytes of a client's name, or of one word about its library.
 const CLIENT_TEXT_BYTES_MAX: usize = 256;
@@ -32,17 +33,15 @@ impl Connection {
                 ok
             }
             (Verb::Unwatch, _) => {
-                if self.queue.is_none() {
-                    self.watched = None;
-                }
+                self.watch = Watch::Nothing;
                 ok
             }
             (Verb::ReadOnly, _) => {
-                self.local_reads = true;
+                self.effect = Effect::LocalReads(true);
                 ok
             }
             (Verb::ReadWrite, _) => {
-                self.local_reads = false;
+                self.effect = Effect::LocalReads(false);
                 ok
             }
             (Verb::Time, _) => self.answer(write_time),

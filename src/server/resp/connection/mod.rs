@@ -1,30 +1,36 @@
 //! One RESP connection: each request becomes a step, in order. No sockets, no waiting.
 //!
-//! Called by the session, which executes the steps and tells the outcome of each back (`note`).
+//! Called by the session, which takes steps (`take`), has them executed, and asks for the reply of
+//! each in their order (`begin_reply`).
 //!
 //! Invariants:
-//! - I1: a request that is refused in a transaction aborts the transaction.
-//! - I2: a step never holds more than one command, so one entry of the log.
-//! - I3: after a watch is asked for, no request is taken before its version is known.
+//! - I1: a step never holds more than one command, so one entry of the log.
+//! - I2: nothing that the outcome of a step may change is looked at before it is known: such a step
+//!   is a barrier, behind which no request is taken before its reply is written.
 
 #![deny(clippy::indexing_slicing)]
 
 mod local;
 mod question;
+mod reply;
+mod transaction;
+mod watch;
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::data::{self, Draft, Watched};
-use super::decode::{REQUEST_BYTES_MAX, Request};
+use super::data::{self, Draft};
+use super::decode::Request;
 use super::encode::{Encoder, Version};
 use super::refused::{self, Complaint, NO_NAME};
 use super::shape::{Item, Kind, Shape, Transaction};
 use super::table::{Verb, lookup};
-use crate::command::{Command, CommandResult, OPERATION_COUNT_MAX, ReadLevel, Reply};
+use crate::command::{Command, ReadLevel};
 use crate::server::clients::Client;
 use crate::server::keys::Keys;
+use transaction::Queue;
+use watch::{Positions, Watch};
 
 pub(crate) use question::Question;
 
@@ -45,10 +51,32 @@ pub(crate) enum Step {
         /// Whether it has to be proposed.
         kind: Kind,
     },
+    /// The node executes a transaction, in one command.
+    Transaction {
+        /// The command.
+        command: Command,
+        /// Whether it has to be proposed; `None` if there is nothing to execute.
+        kind: Option<Kind>,
+        /// The form of the reply.
+        transaction: Box<Transaction>,
+    },
     /// The node is asked about something else.
     Ask(Question),
     /// The reply is known, and the connection is closed after it.
     Close(Bytes),
+}
+
+/// What the outcome of a step changes of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing but the index of its last write.
+    Nothing,
+    /// A key is watched from now on.
+    Watch,
+    /// These operations tell something of the watched key.
+    Sees(Positions),
+    /// Whether it reads this replica.
+    LocalReads(bool),
 }
 
 /// A step with what its reply needs.
@@ -56,6 +84,8 @@ pub(crate) enum Step {
 pub(crate) struct Planned {
     /// What is to be done.
     pub(crate) step: Step,
+    /// What follows from it for the connection.
+    pub(crate) effect: Effect,
     /// The version that the reply is written in.
     pub(crate) version: Version,
     /// True if the client wants no reply.
@@ -65,9 +95,24 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
-    /// True if no request may be taken before this one is done (I3), or at all.
+    /// The last word to a client whose bytes cannot be read.
+    pub(crate) fn farewell(text: &str) -> Planned {
+        let mut out = BytesMut::new();
+        Encoder::new(&mut out, Version::default()).error(text);
+        let (step, effect) = (Step::Close(out.freeze()), Effect::Nothing);
+        Planned { step, effect, version: Version::default(), silent: false, reply_bytes_max: 0 }
+    }
+
+    /// True if no request may be taken before this one is answered (I2), or at all. What a question
+    /// will answer is not known in advance, and the replies of a turn are bounded: it ends one too.
     pub(crate) fn is_barrier(&self) -> bool {
-        matches!(self.step, Step::Execute { shape: Shape::Watch, .. } | Step::Close(_))
+        let is_queued = |item: &Item| matches!(item, Item::Request(_));
+        let in_step = match &self.step {
+            Step::Answer(_) | Step::Execute { .. } => false,
+            Step::Transaction { transaction, .. } => transaction.items.iter().any(is_queued),
+            Step::Ask(_) | Step::Close(_) => true,
+        };
+        in_step || self.effect != Effect::Nothing
     }
 }
 
@@ -79,15 +124,6 @@ enum Replies {
     SkipNext,
 }
 
-/// A transaction that is being queued.
-#[derive(Debug)]
-struct Queue {
-    draft: Draft,
-    items: Vec<Item>,
-    answer_bytes: usize,
-    aborted: bool,
-}
-
 /// The state of one RESP connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -96,10 +132,11 @@ pub(crate) struct Connection {
     version: Version,
     replies: Replies,
     queue: Option<Queue>,
-    watching: Option<Bytes>,
-    watched: Option<Watched>,
+    watch: Watch,
     local_reads: bool,
     written_index: u64,
+    /// What is said of the request that is being taken, beside its step.
+    effect: Effect,
     reply_bytes_max: u64,
 }
 
@@ -112,10 +149,10 @@ impl Connection {
             version: Version::default(),
             replies: Replies::On,
             queue: None,
-            watching: None,
-            watched: None,
+            watch: Watch::Nothing,
             local_reads: false,
             written_index: 0,
+            effect: Effect::Nothing,
             reply_bytes_max: 0,
         }
     }
@@ -147,33 +184,35 @@ impl Connection {
             }
         };
         self.reply_bytes_max = 0;
-        let step = self.interpret(&arguments).unwrap_or_else(|Complaint(text)| {
-            if let Some(queue) = &mut self.queue {
-                queue.aborted = true; // I1
-            }
-            self.answer(|to| to.error(&text))
-        });
+        let taken = match request.excess() {
+            None => self.interpret(request, &arguments),
+            Some(excess) => Err(Complaint::new(format!("ERR {excess}"))),
+        };
+        let step = taken.unwrap_or_else(|complaint| self.refuse(request, &complaint));
         // CLIENT REPLY counts at once: ON is answered, OFF and SKIP are not.
         let silent = match self.replies {
             Replies::On => silent_before && !is_client_reply(&arguments),
             Replies::Off | Replies::SkipNext => true,
         };
+        let effect = std::mem::replace(&mut self.effect, Effect::Nothing);
         let reply_bytes_max = self.reply_bytes_max;
-        Planned { step, version: self.version, silent, reply_bytes_max }
+        Planned { step, effect, version: self.version, silent, reply_bytes_max }
     }
 
-    /// Tells the connection what became of a step of the given shape.
-    pub(crate) fn note(&mut self, shape: &Shape, result: &CommandResult) {
-        if let (Shape::Watch, Some(key)) = (shape, self.watching.take()) {
-            let outcome = result.as_ref().ok().and_then(|reply: &Reply| reply.outcomes.first());
-            self.watched = outcome.map(|outcome| Watched { key, version: outcome.version });
+    /// The answer to a request that cannot be: it aborts the transaction that it stands in, and
+    /// also the next one if it is a WATCH.
+    fn refuse(&mut self, request: &Request, Complaint(text): &Complaint) -> Step {
+        let arguments = request.arguments();
+        let is_watch = arguments.first().is_some_and(|name| name.eq_ignore_ascii_case(b"watch"));
+        if let Some(queue) = &mut self.queue {
+            queue.abort();
+        } else if is_watch && (arguments.len() > 1 || request.excess().is_some()) {
+            self.watch.refused(text);
         }
-        if let Ok(reply) = result {
-            self.written_index = self.written_index.max(reply.index);
-        }
+        self.answer(|to| to.error(text))
     }
 
-    fn interpret(&mut self, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+    fn interpret(&mut self, request: &Request, arguments: &[&[u8]]) -> Result<Step, Complaint> {
         let (name, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
         let Some(spec) = lookup(name) else {
             let name = String::from_utf8_lossy(name).to_ascii_uppercase();
@@ -190,8 +229,10 @@ impl Connection {
             Verb::Watch => self.watch(rest),
             Verb::Quit => Ok(Step::Close(Bytes::from_static(OK))),
             Verb::Reset => Ok(self.reset()),
-            verb if self.queue.is_some() => self.enqueue(verb, spec.name, rest),
-            verb => self.single(verb, rest),
+            verb => match self.queue.take() {
+                Some(queue) => self.enqueue(queue, verb, request),
+                None => self.single(verb, rest),
+            },
         }
     }
 
@@ -199,110 +240,30 @@ impl Connection {
     fn single(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Step, Complaint> {
         let mut draft = Draft::new(None);
         if let Some(shape) = data::add(&mut draft, verb, rest, &self.keys)? {
-            let kind = draft.kind();
-            self.reply_bytes_max = draft.reply_bytes_max();
-            return Ok(Step::Execute { command: draft.finish(), shape, kind });
+            let (kind, reply_bytes_max) = (draft.kind(), draft.reply_bytes_max());
+            let command = draft.finish();
+            self.reply_bytes_max = reply_bytes_max;
+            let positions = self.watch.positions(&command);
+            if !positions.is_empty() {
+                self.effect = Effect::Sees(positions);
+            }
+            return Ok(Step::Execute { command, shape, kind });
         }
+        self.about_node(verb, rest)
+    }
+
+    /// A request about the connection or the node.
+    fn about_node(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Step, Complaint> {
         if let Some(step) = self.local(verb, rest)? {
             return Ok(step);
         }
         self.question(verb, rest).map(Step::Ask)
     }
 
-    fn begin(&mut self) -> Step {
-        if self.queue.is_some() {
-            return self.answer(|to| to.error("ERR MULTI calls can not be nested"));
-        }
-        let draft = Draft::new(self.watched.clone());
-        self.queue = Some(Queue { draft, items: Vec::new(), answer_bytes: 0, aborted: false });
-        Step::Answer(Bytes::from_static(OK))
-    }
-
-    /// Queues a request of a transaction.
-    fn enqueue(&mut self, verb: Verb, name: &str, rest: &[&[u8]]) -> Result<Step, Complaint> {
-        let Some(queue) = &mut self.queue else { return Err(Complaint::SYNTAX) };
-        if queue.items.len() >= OPERATION_COUNT_MAX {
-            let text = format!("ERR a transaction takes at most {OPERATION_COUNT_MAX} requests");
-            return Err(Complaint::new(text));
-        }
-        if queue.aborted {
-            return Ok(Step::Answer(Bytes::from_static(QUEUED)));
-        }
-        if let Some(shape) = data::add(&mut queue.draft, verb, rest, &self.keys)? {
-            queue.items.push(Item::Data(shape));
-            return Ok(Step::Answer(Bytes::from_static(QUEUED)));
-        }
-        let local = match verb {
-            Verb::Client if rest.first().is_some_and(|sub| sub.eq_ignore_ascii_case(b"reply")) => {
-                None
-            }
-            Verb::ReadOnly | Verb::ReadWrite => None,
-            verb => self.local(verb, rest)?,
-        };
-        let Some((Step::Answer(bytes), queue)) = local.zip(self.queue.as_mut()) else {
-            let name = name.to_ascii_uppercase();
-            return Err(Complaint::new(format!("ERR {name} inside MULTI is not allowed")));
-        };
-        queue.answer_bytes += bytes.len();
-        if queue.answer_bytes > REQUEST_BYTES_MAX {
-            return Err(Complaint::new("ERR the replies of the transaction are too long"));
-        }
-        queue.items.push(Item::Answer(bytes));
-        Ok(Step::Answer(Bytes::from_static(QUEUED)))
-    }
-
-    fn execute(&mut self) -> Result<Step, Complaint> {
-        let Some(Queue { draft, items, aborted, .. }) = self.queue.take() else {
-            return Err(Complaint::new("ERR EXEC without MULTI"));
-        };
-        let watched = self.watched.take();
-        if aborted {
-            let text = "EXECABORT Transaction discarded because of previous errors.";
-            return Err(Complaint::new(text));
-        }
-        self.reply_bytes_max = draft.reply_bytes_max();
-        let kind = draft.kind();
-        if draft.operation_count() == 0 && watched.is_none() {
-            return Ok(self.answer(|to| {
-                to.array(items.len());
-                for item in &items {
-                    match item {
-                        Item::Answer(bytes) => to.raw(bytes),
-                        Item::Data(_) => to.null(),
-                    }
-                }
-            }));
-        }
-        let (command, watch) = draft.finish_watched(&self.keys)?;
-        let shape = Shape::Transaction(Box::new(Transaction { items, watch }));
-        Ok(Step::Execute { command, shape, kind })
-    }
-
-    fn discard(&mut self) -> Result<Step, Complaint> {
-        self.watched = None;
-        match self.queue.take() {
-            Some(_) => Ok(Step::Answer(Bytes::from_static(OK))),
-            None => Err(Complaint::new("ERR DISCARD without MULTI")),
-        }
-    }
-
-    fn watch(&mut self, names: &[&[u8]]) -> Result<Step, Complaint> {
-        const WIDER: &str =
-            "ERR WATCH takes one key: an entry of the log depends on one slot alone";
-        if self.queue.is_some() {
-            return Ok(self.answer(|to| to.error("ERR WATCH inside MULTI is not allowed")));
-        }
-        let [key] = names else { return Err(Complaint::new(WIDER)) };
-        let key = self.keys.key(key)?;
-        match &self.watched {
-            Some(watched) if *watched.key != *key => return Err(Complaint::new(WIDER)),
-            // The first watch counts: what changed since then still fails the transaction.
-            Some(_) => return Ok(Step::Answer(Bytes::from_static(OK))),
-            None => {}
-        }
-        self.watching = Some(Bytes::copy_from_slice(&key));
-        let command = Command::get(&key)?;
-        Ok(Step::Execute { command, shape: Shape::Watch, kind: Kind::Read })
+    /// Lets the effect of a request that was queued come true.
+    fn settle(&mut self) {
+        let effect = std::mem::replace(&mut self.effect, Effect::Nothing);
+        self.note(&effect, None);
     }
 
     fn reset(&mut self) -> Step {

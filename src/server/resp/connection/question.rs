@@ -66,6 +66,16 @@ pub(crate) enum Question {
     },
 }
 
+impl Question {
+    /// The same as it stands in a transaction, which waits for nobody: WAIT tells how things are.
+    pub(super) fn at_once(self) -> Question {
+        match self {
+            Question::Wait { members, .. } => Question::Wait { members, timeout: Duration::ZERO },
+            question => question,
+        }
+    }
+}
+
 impl Connection {
     /// What the node is asked by a request that is neither data nor local.
     pub(super) fn question(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Question, Complaint> {

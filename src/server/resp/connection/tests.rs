@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::super::decode::Decoder;
 use super::*;
-use crate::command::{Body, Outcome};
+use crate::command::{Body, CommandResult, Failure, OPERATION_COUNT_MAX, Outcome, Reply};
 
 fn connection() -> Connection {
     let address = SocketAddr::from(([127, 0, 0, 1], 5));
@@ -12,7 +12,7 @@ fn connection() -> Connection {
 
 fn take(connection: &mut Connection, line: &str) -> Planned {
     let mut input = BytesMut::from(format!("{line}\r\n").as_bytes());
-    let request = Decoder::new(16).next(&mut input).unwrap().unwrap();
+    let request = Decoder::default().next(&mut input).unwrap().unwrap();
     connection.take(&request)
 }
 
@@ -20,15 +20,33 @@ fn take(connection: &mut Connection, line: &str) -> Planned {
 fn said(connection: &mut Connection, line: &str) -> String {
     match take(connection, line).step {
         Step::Answer(bytes) | Step::Close(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-        step @ (Step::Execute { .. } | Step::Ask(_)) => format!("{step:?}"),
+        step => format!("{step:?}"),
     }
 }
 
-fn executed(connection: &mut Connection, line: &str) -> (Command, Shape, Kind) {
-    match take(connection, line).step {
-        Step::Execute { command, shape, kind } => (command, shape, kind),
-        step => panic!("{line} became {step:?}"),
+/// The command that EXEC comes to, and the form of its reply.
+fn executed(connection: &mut Connection) -> (Command, Transaction, Option<Kind>) {
+    match take(connection, "EXEC").step {
+        Step::Transaction { command, kind, transaction } => (command, *transaction, kind),
+        step => panic!("EXEC became {step:?}"),
     }
+}
+
+/// The reply to a step for which the node gave `result`; it has no questions.
+fn replied(connection: &mut Connection, planned: &Planned, result: &CommandResult) -> String {
+    let mut out = BytesMut::new();
+    let mut to = Encoder::new(&mut out, planned.version);
+    let has_command =
+        matches!(planned.step, Step::Execute { .. } | Step::Transaction { kind: Some(_), .. });
+    let mut rest = connection.begin_reply(planned, has_command.then_some(result), &mut to);
+    assert_eq!(rest.next_question(connection, &mut to), None);
+    String::from_utf8(out.to_vec()).unwrap()
+}
+
+/// Takes a request for which the node gives `result`; its reply.
+fn told(connection: &mut Connection, line: &str, result: &CommandResult) -> String {
+    let planned = take(connection, line);
+    replied(connection, &planned, result)
 }
 
 fn read_at(version: u64) -> Reply {
@@ -118,15 +136,14 @@ fn a_transaction_becomes_one_command() {
     for line in ["INCR 5", "PING", "MGET 1 2", "UNWATCH"] {
         assert_eq!(said(&mut connection, line), "+QUEUED\r\n");
     }
-    let (command, shape, kind) = executed(&mut connection, "EXEC");
-    assert_eq!((command.operation_count(), kind), (3, Kind::Write));
-    let items = vec![
-        Item::Data(Shape::Integer),
-        Item::Answer(Bytes::from_static(b"+PONG\r\n")),
-        Item::Data(Shape::Values(2)),
-        Item::Answer(Bytes::from_static(b"+OK\r\n")),
-    ];
-    assert_eq!(shape, Shape::Transaction(Box::new(Transaction { items, watch: None })));
+    let (command, transaction, kind) = executed(&mut connection);
+    assert_eq!((command.operation_count(), kind), (3, Some(Kind::Write)));
+    let [Item::Data(Shape::Integer), Item::Request(_), Item::Data(Shape::Values(2)), _] =
+        transaction.items.as_slice()
+    else {
+        panic!("{transaction:?}");
+    };
+    assert_eq!(transaction.watch, None);
     assert!(said(&mut connection, "EXEC").starts_with("-ERR EXEC without MULTI"));
 }
 
@@ -135,17 +152,21 @@ fn a_transaction_of_reads_is_a_read() {
     let mut connection = connection();
     said(&mut connection, "MULTI");
     said(&mut connection, "GET 1");
-    assert_eq!(executed(&mut connection, "EXEC").2, Kind::Read);
+    assert_eq!(executed(&mut connection).2, Some(Kind::Read));
+    let nothing = Ok(Reply::default());
+    for (line, reply) in [("PING", "*1\r\n+PONG\r\n"), ("GET x", "*1\r\n-ERR key must be")] {
+        said(&mut connection, "MULTI");
+        said(&mut connection, line);
+        let found = told(&mut connection, "EXEC", &nothing);
+        assert!(found.starts_with(reply), "{line}: {found}");
+    }
     said(&mut connection, "MULTI");
-    said(&mut connection, "PING");
-    assert_eq!(said(&mut connection, "EXEC"), "*1\r\n+PONG\r\n");
-    said(&mut connection, "MULTI");
-    assert_eq!(said(&mut connection, "EXEC"), "*0\r\n");
+    assert_eq!(told(&mut connection, "EXEC", &nothing), "*0\r\n");
 }
 
 #[test]
-fn whatever_is_refused_in_a_transaction_aborts_it() {
-    for line in ["GET x", "FOO", "DBSIZE", "GET", "SUBSCRIBE a", "HELLO 3", "CLIENT REPLY OFF"] {
+fn a_wrong_name_or_number_of_arguments_aborts_a_transaction() {
+    for line in ["FOO", "GET", "SUBSCRIBE a", "MSET 1", "EXPIRE 1 2"] {
         let mut connection = connection();
         said(&mut connection, "MULTI");
         assert_eq!(said(&mut connection, "SET 1 a"), "+QUEUED\r\n");
@@ -154,6 +175,82 @@ fn whatever_is_refused_in_a_transaction_aborts_it() {
         assert!(said(&mut connection, "EXEC").starts_with("-EXECABORT"), "{line}");
         assert_eq!(said(&mut connection, "PING"), "+PONG\r\n");
     }
+}
+
+#[test]
+fn what_is_too_much_for_one_command_aborts_a_transaction() {
+    let mut connection = Connection::new(
+        Arc::new(Keys::new(100, 1 << 20, &[])),
+        Arc::new(Client::new(3, SocketAddr::from(([127, 0, 0, 1], 5)))),
+    );
+    let long = format!("SET 1 {}", "v".repeat(60_000));
+    for line in ["PING", "SET 1 v", "GET x", &long, &format!("ECHO {}", "v".repeat(60_000))] {
+        said(&mut connection, "MULTI");
+        let mut count = 0;
+        let refusal = loop {
+            let reply = said(&mut connection, line);
+            if reply != "+QUEUED\r\n" {
+                break reply;
+            }
+            count += 1;
+            assert!(count <= OPERATION_COUNT_MAX, "{line} without end");
+        };
+        assert!(refusal.contains("at most"), "{line}: {refusal}");
+        assert!(said(&mut connection, "EXEC").starts_with("-EXECABORT"));
+    }
+}
+
+#[test]
+fn an_error_in_a_transaction_leaves_nothing_of_its_request() {
+    let mut connection = connection();
+    said(&mut connection, "MULTI");
+    for line in ["SET 1 a", "MGET 1 2 x", "MSET 2 a x b", "SET 3 b EX 5", "GET 4"] {
+        assert_eq!(said(&mut connection, line), "+QUEUED\r\n", "{line}");
+    }
+    let (command, transaction, kind) = executed(&mut connection);
+    assert_eq!(
+        (command.to_string().as_str(), kind),
+        ("set 1 (1 bytes) and 1 more", Some(Kind::Write))
+    );
+    let errors = transaction.items.iter().filter(|item| matches!(item, Item::Answer(_)));
+    assert_eq!(errors.count(), 3);
+}
+
+#[test]
+fn what_is_queued_about_the_connection_takes_effect_at_exec_alone() {
+    let mut connection = connection();
+    let nothing = Ok(Reply::default());
+    let queue =
+        ["MULTI", "CLIENT SETNAME me", "READONLY", "CLIENT REPLY OFF", "HELLO 3", "CLIENT GETNAME"];
+    for line in queue {
+        said(&mut connection, line);
+    }
+    assert_eq!(connection.client().name(), "");
+    said(&mut connection, "DISCARD");
+    assert_eq!((connection.client().name().as_str(), connection.local_reads), ("", false));
+    for line in queue {
+        said(&mut connection, line);
+    }
+    let planned = take(&mut connection, "EXEC");
+    assert!(planned.is_barrier());
+    let reply = replied(&mut connection, &planned, &nothing);
+    let expected = "*5\r\n+OK\r\n+OK\r\n-ERR CLIENT REPLY inside MULTI is not allowed\r\n-ERR HELLO with \
+                    a version inside MULTI is not allowed\r\n$2\r\nme\r\n";
+    assert_eq!(reply, expected);
+    assert!(connection.local_reads);
+}
+
+#[test]
+fn the_replies_of_a_transaction_are_bounded() {
+    let mut connection = connection();
+    said(&mut connection, "MULTI");
+    let line = format!("COMMAND INFO{}", " get".repeat(400));
+    for _ in 0..OPERATION_COUNT_MAX {
+        assert_eq!(said(&mut connection, &line), "+QUEUED\r\n");
+    }
+    let reply = told(&mut connection, "EXEC", &Ok(Reply::default()));
+    assert!(reply.len() < 65 << 20, "{} bytes", reply.len());
+    assert!(reply.ends_with("-ERR the replies of the transaction are too long\r\n"));
 }
 
 #[test]
@@ -172,25 +269,83 @@ fn a_watch_is_a_barrier_until_its_version_is_known() {
     let mut connection = connection();
     let planned = take(&mut connection, "WATCH 7");
     assert!(planned.is_barrier());
-    connection.note(&Shape::Watch, &Ok(read_at(9)));
-    assert!(said(&mut connection, "WATCH 8").starts_with("-ERR WATCH takes one key"));
+    assert_eq!(replied(&mut connection, &planned, &Ok(read_at(9))), "+OK\r\n");
     assert_eq!(said(&mut connection, "WATCH 7"), "+OK\r\n");
     said(&mut connection, "MULTI");
     assert_eq!(said(&mut connection, "SET 7 v"), "+QUEUED\r\n");
-    let (_, shape, _) = executed(&mut connection, "EXEC");
-    let Shape::Transaction(transaction) = shape else { panic!("no transaction") };
-    assert_eq!(transaction.watch, Some((0, 9)));
+    assert_eq!(executed(&mut connection).1.watch, Some((0, 9)));
     said(&mut connection, "MULTI");
     said(&mut connection, "SET 8 v");
-    let (_, shape, _) = executed(&mut connection, "EXEC");
-    assert!(matches!(shape, Shape::Transaction(transaction) if transaction.watch.is_none()));
+    assert_eq!(executed(&mut connection).1.watch, None);
+}
+
+/// WATCH 7 at version 9, then the given steps with what the node gives, then MULTI, SET, EXEC.
+fn exec_after(steps: &[(&str, CommandResult)]) -> String {
+    let mut connection = connection();
+    told(&mut connection, "WATCH 7", &Ok(read_at(9)));
+    for (line, result) in steps {
+        told(&mut connection, line, result);
+    }
+    said(&mut connection, "MULTI");
+    said(&mut connection, "SET 7 v");
+    said(&mut connection, "EXEC")
+}
+
+#[test]
+fn what_is_seen_of_the_watched_key_has_to_be_what_was_watched() {
+    let (nil, condition) = ("*-1\r\n", "watch: Some((0, 9))");
+    let unknown = Failure::Unknown { term: 1, index: 2, reason: "lost".to_owned() };
+    for (line, result, expected) in [
+        ("GET 7", Ok(read_at(9)), condition),
+        ("GET 7", Ok(read_at(8)), nil),
+        ("MGET 8 7", Ok(read_at(9)), nil),
+        ("GET 8", Ok(read_at(8)), condition),
+        ("SET 7 v", Ok(read_at(10)), nil),
+        ("SET 7 v", Err(unknown.clone()), nil),
+        ("SET 8 v", Err(unknown), condition),
+        ("SET 7 v", Err(Failure::NoSpace), condition),
+        ("DISCARD", Ok(read_at(9)), condition),
+        ("EXEC", Ok(read_at(9)), condition),
+        ("UNWATCH", Ok(read_at(9)), "watch: None"),
+        ("RESET", Ok(read_at(9)), "watch: None"),
+        ("WATCH 8", Ok(read_at(9)), "-EXECABORT"),
+        ("WATCH x", Ok(read_at(9)), "-EXECABORT"),
+        ("WATCH", Ok(read_at(9)), condition),
+    ] {
+        let found = exec_after(&[(line, result)]);
+        assert!(found.contains(expected), "{line}: {found}");
+    }
+}
+
+#[test]
+fn a_watch_that_failed_can_be_asked_for_again_while_nothing_was_seen() {
+    let busy = || Err(Failure::Busy { reason: "full".to_owned() });
+    let read = |version| Ok(read_at(version));
+    let mut connection = connection();
+    let mut exec = |lines: &[(&str, CommandResult)]| {
+        for (line, result) in lines {
+            told(&mut connection, line, result);
+        }
+        said(&mut connection, "MULTI");
+        said(&mut connection, "SET 7 v");
+        said(&mut connection, "EXEC")
+    };
+    let failed = exec(&[("WATCH 7", busy())]);
+    assert!(failed.starts_with("-EXECABORT Transaction discarded because WATCH failed: BUSY busy"));
+    assert!(exec(&[]).contains("watch: None"));
+    assert!(exec(&[("WATCH 7", busy()), ("WATCH 7", read(9))]).contains("watch: Some((0, 9))"));
+    let other = exec(&[("WATCH 7", busy()), ("WATCH 8", read(9))]);
+    assert!(other.starts_with("-EXECABORT"), "{other}");
+    let seen = exec(&[("WATCH 7", busy()), ("GET 7", read(8)), ("WATCH 7", read(9))]);
+    assert!(seen.starts_with("-EXECABORT"), "{seen}");
+    let anew = exec(&[("WATCH 7 8", busy()), ("UNWATCH", read(0)), ("WATCH 7", read(9))]);
+    assert!(anew.contains("watch: Some((0, 9))"), "{anew}");
 }
 
 #[test]
 fn a_watched_transaction_may_not_write_elsewhere() {
     let mut connection = connection();
-    take(&mut connection, "WATCH 7");
-    connection.note(&Shape::Watch, &Ok(read_at(9)));
+    told(&mut connection, "WATCH 7", &Ok(read_at(9)));
     said(&mut connection, "MULTI");
     assert!(said(&mut connection, "SET 8 v").starts_with("-EXECABORT under WATCH"));
     assert!(said(&mut connection, "EXEC").starts_with("-EXECABORT"));
@@ -220,10 +375,13 @@ fn replies_are_left_out_as_asked() {
 #[test]
 fn the_last_write_is_remembered() {
     let mut connection = connection();
-    connection.note(&Shape::Stored(1), &Ok(Reply { index: 7, ..Reply::default() }));
-    connection.note(&Shape::Value, &Ok(read_at(3)));
+    connection.note(&Effect::Nothing, Some(&Ok(Reply { index: 7, ..Reply::default() })));
+    connection.note(&Effect::Nothing, Some(&Ok(read_at(3))));
     assert_eq!(connection.written_index(), 7);
     assert_eq!(connection.read_level(ReadLevel::Linearizable), ReadLevel::Linearizable);
-    take(&mut connection, "READONLY");
+    let planned = take(&mut connection, "READONLY");
+    assert!(planned.is_barrier());
+    assert!(!connection.local_reads, "reads that were taken before are not answered yet");
+    replied(&mut connection, &planned, &Ok(Reply::default()));
     assert_eq!(connection.read_level(ReadLevel::Linearizable), ReadLevel::Local);
 }

@@ -5,10 +5,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::clients::Client;
-use super::resp::{Connection, Decoder, Encoder, Kind, Planned, Step, Version, render};
+use super::resp::{Connection, Decoder, Encoder, Kind, Planned, Step};
 use super::session::Flow;
 use super::turn::{Need, plan};
 use super::{Server, ask};
@@ -28,9 +28,11 @@ pub(crate) struct RespDialect {
 impl RespDialect {
     /// A connection as it begins.
     pub(crate) fn new(server: &Server, client: Arc<Client>) -> RespDialect {
-        let value_bytes_max = usize::try_from(server.keys.value_bytes_max()).unwrap_or(usize::MAX);
-        let connection = Connection::new(Arc::clone(&server.keys), client);
-        RespDialect { decoder: Decoder::new(value_bytes_max), connection }
+        RespDialect::on(Connection::new(Arc::clone(&server.keys), client))
+    }
+
+    fn on(connection: Connection) -> RespDialect {
+        RespDialect { decoder: Decoder::default(), connection }
     }
 
     /// Takes requests off `input`, executes them and appends the replies to `out`.
@@ -72,12 +74,7 @@ impl RespDialect {
             let planned = match self.decoder.next(input) {
                 Ok(None) => return (steps, Flow::Read),
                 Ok(Some(request)) => self.connection.take(&request),
-                Err(error) => {
-                    let text = format!("-ERR Protocol error: {error}\r\n");
-                    let (version, silent) = (Version::default(), false);
-                    let step = Step::Close(Bytes::from(text));
-                    Planned { step, version, silent, reply_bytes_max: 0 }
-                }
+                Err(error) => Planned::farewell(&format!("ERR Protocol error: {error}")),
             };
             reply_bytes += planned.reply_bytes_max;
             if let Step::Answer(bytes) = &planned.step {
@@ -110,14 +107,11 @@ impl RespDialect {
         out: &mut BytesMut,
     ) {
         let mut to = Encoder::new(out, planned.version);
-        match &planned.step {
-            Step::Answer(bytes) | Step::Close(bytes) => to.raw(bytes),
-            Step::Execute { shape, .. } => {
-                let result = results.next().unwrap_or_else(missing_result);
-                self.connection.note(shape, &result);
-                render(&mut to, shape, &result);
-            }
-            Step::Ask(question) => ask::answer(server, &self.connection, question, &mut to).await,
+        let result = has_result(&planned.step).then(|| results.next());
+        let result = result.map(|result| result.unwrap_or_else(missing_result));
+        let mut rest = self.connection.begin_reply(planned, result.as_ref(), &mut to);
+        while let Some(question) = rest.next_question(&mut self.connection, &mut to) {
+            ask::answer(server, &self.connection, &question, &mut to).await;
         }
     }
 }
@@ -130,20 +124,34 @@ pub(crate) fn missing_result() -> CommandResult {
 
 /// What a step needs of the node, where reads are of `level`.
 fn need_of(step: &Step, level: ReadLevel) -> Need {
-    match step {
-        Step::Answer(_) | Step::Close(_) => Need::Nothing,
-        Step::Ask(_) => Need::Ask,
-        Step::Execute { kind: Kind::Write, .. } => Need::Write,
-        Step::Execute { kind: Kind::Read, .. } if level == ReadLevel::Log => Need::Write,
-        Step::Execute { kind: Kind::Read, .. } => Need::Read,
+    let kind = match step {
+        Step::Answer(_) | Step::Close(_) => return Need::Nothing,
+        Step::Ask(_) | Step::Transaction { kind: None, .. } => return Need::Ask,
+        Step::Execute { kind, .. } | Step::Transaction { kind: Some(kind), .. } => *kind,
+    };
+    match kind {
+        Kind::Write => Need::Write,
+        Kind::Read if level == ReadLevel::Log => Need::Write,
+        Kind::Read => Need::Read,
     }
+}
+
+/// Whether the node owes a result for a step.
+fn has_result(step: &Step) -> bool {
+    matches!(step, Step::Execute { .. } | Step::Transaction { kind: Some(_), .. })
 }
 
 fn take_commands(steps: &mut [Planned], range: Range<usize>) -> Vec<Command> {
     let steps = steps.get_mut(range).unwrap_or_default();
-    let commands = steps.iter_mut().filter_map(|planned| match &mut planned.step {
-        Step::Execute { command, .. } => Some(std::mem::take(command)),
+    let commands = steps.iter_mut().filter(|planned| has_result(&planned.step));
+    let commands = commands.filter_map(|planned| match &mut planned.step {
+        Step::Execute { command, .. } | Step::Transaction { command, .. } => {
+            Some(std::mem::take(command))
+        }
         Step::Answer(_) | Step::Ask(_) | Step::Close(_) => None,
     });
     commands.collect()
 }
+
+#[cfg(test)]
+mod tests;
