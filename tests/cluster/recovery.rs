@@ -240,13 +240,23 @@ fn joining_is_compared_by_a_learner_that_leaves_no_trace() {
     ];
     let cluster = Cluster::with_geometry(&first.concat(), &purging);
     let filler = "x".repeat(250);
-    let mut key = KEYS;
-    wait_until("the log to be purged", || {
-        for _ in 0..500 {
-            key = if key + 1 == 4096 { KEYS } else { key + 1 };
-            cluster.nodes[0].asked(&["SET", &key.to_string(), &filler]);
+    let keys: Vec<String> = (KEYS..4096).map(|key| key.to_string()).collect();
+    let fills: Vec<Vec<&str>> = keys
+        .chunks(500)
+        .map(|keys| {
+            let pairs = keys.iter().flat_map(|key| [key.as_str(), filler.as_str()]);
+            std::iter::once("MSET").chain(pairs).collect()
+        })
+        .collect();
+    let mut filled = u64::MAX; // how far the log has to be purged
+    wait_until("the log to be purged behind the first values of all slots", || {
+        for fill in &fills {
+            cluster.nodes[0].asked(fill);
         }
-        cluster.nodes[cluster.leader()].status().is_some_and(|status| status.purged > 4096)
+        cluster.nodes[cluster.leader()].status().is_some_and(|status| {
+            filled = filled.min(status.last_log);
+            status.purged >= filled
+        })
     });
     let history = History::new();
     let load = Load::start(&cluster, &history);
