@@ -86,8 +86,9 @@ pub struct MemberStatus {
     pub matched: Option<u64>,
     /// Entries of the leader's log that it lacks; only the leader knows.
     pub lag: Option<u64>,
-    /// True if it has not answered for an election timeout; only the leader knows.
-    pub silent: bool,
+    /// True if it has not answered for an election timeout, false if it has; `None` where this node
+    /// cannot know: only a leader hears of the others, and a new one not of all yet.
+    pub silent: Option<bool>,
 }
 
 /// Requests that a node refuses, or holds up, for a reason that lasts.

@@ -102,7 +102,11 @@ fn members(members: &[MemberStatus]) -> Vec<[String; 6]> {
     let rows = members.iter().map(|member| {
         [
             member.name.clone(),
-            if member.silent { format!("{}, silent", member.role) } else { member.role.clone() },
+            if member.silent == Some(true) {
+                format!("{}, silent", member.role)
+            } else {
+                member.role.clone()
+            },
             member.client.clone(),
             member.raft.clone(),
             number(member.matched),
@@ -235,7 +239,7 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
     #[test]
     fn a_member_that_does_not_answer_is_marked() {
         let mut status = status();
-        status.members[1].silent = true;
+        status.members[1].silent = Some(true);
         let text = render(&status);
         assert!(text.contains("\na-longer-name  voter, silent  127.0.0.1:11001 "), "{text}");
     }

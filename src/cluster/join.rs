@@ -284,7 +284,8 @@ async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
         .filter(|(id, other)| **id != request.member_id && other.member.name == *name);
     for (id, other) in namesakes {
         let is_self = *id == consensus.member_id();
-        if is_self || !consensus.is_silent(*id, Duration::from_millis(ELECTION_MS_MAX)) {
+        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        if is_self || consensus.is_silent(*id, silence) != Some(true) {
             return JoinReply::Later(format!(
                 "the name {name} is in use by the member at {}; stop that one or choose another -id",
                 other.member.raft_address

@@ -40,7 +40,7 @@ pub async fn keep_membership(consensus: Arc<Consensus>) {
             continue;
         }
         let silence = Duration::from_millis(ELECTION_MS_MAX);
-        let change = next_change(&view, |id| consensus.is_silent(id, silence));
+        let change = next_change(&view, |id| consensus.is_silent(id, silence) == Some(true));
         let Some(change) = change else { continue };
         tracing::info!("changing the membership: {}", words(&change, &view));
         let changing = async {

@@ -285,7 +285,11 @@ impl Node {
                 client: known.member.client_address.clone(),
                 raft: known.member.raft_address.clone(),
                 matched,
-                silent: *id != member_id && self.consensus().is_silent(*id, silence),
+                silent: if view.is_leader && *id == member_id {
+                    Some(false)
+                } else {
+                    self.consensus().is_silent(*id, silence)
+                },
                 lag: matched.map(|matched| last_log.saturating_sub(matched)),
             }
         };

@@ -75,13 +75,18 @@ impl Consensus {
         self.changed_membership(changed.map(|_| ())).map_err(MemberError::NotChanged)
     }
 
-    /// True if this leader has led for `time` and has not heard of a member for as long.
-    pub fn is_silent(&self, id: u64, time: Duration) -> bool {
+    /// True if this leader has led for `time` and has not heard of a member for as long, false if
+    /// it heard of it since; `None` where this member does not know.
+    pub fn is_silent(&self, id: u64, time: Duration) -> Option<bool> {
         let has_led = self.has_led_for(time);
         let view = self.view();
-        let member = view.members.get(&id);
-        has_led
-            && member.is_some_and(|member| member.silent_for.is_none_or(|silent| silent >= time))
+        if !view.is_leader {
+            return None;
+        }
+        match view.members.get(&id)?.silent_for {
+            Some(silent) if silent < time => Some(false),
+            Some(_) | None => has_led.then_some(true),
+        }
     }
 
     /// True if this member has led for `time`.

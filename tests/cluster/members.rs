@@ -42,15 +42,19 @@ fn without_a_majority_nothing_is_acknowledged_and_local_reads_go_on() {
 #[test]
 fn the_leader_tells_which_member_does_not_answer() {
     let mut cluster = Cluster::of_three(&[]);
-    let (leader, follower, _) = cluster.roles();
+    let (leader, follower, other) = cluster.roles();
     let silent = |cluster: &Cluster| -> Option<Vec<String>> {
         let members = cluster.nodes[leader].status()?.members;
-        Some(members.into_iter().filter(|member| member.silent).map(|member| member.name).collect())
+        let silent = members.into_iter().filter(|member| member.silent == Some(true));
+        Some(silent.map(|member| member.name).collect())
     };
     wait_until("all to answer", || silent(&cluster) == Some(Vec::new()));
     let name = cluster.nodes[follower].name.clone();
     cluster.nodes[follower].kill();
     wait_until("the dead one to be told", || silent(&cluster) == Some(vec![name.clone()]));
+    // One that does not lead cannot know, and says so instead of "it answers".
+    let status = wait_for("its status", || cluster.nodes[other].status());
+    assert!(status.members.iter().all(|member| member.silent.is_none()), "{status:?}");
     cluster.nodes[follower].start();
     wait_until("it to answer again", || silent(&cluster) == Some(Vec::new()));
 }

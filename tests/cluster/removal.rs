@@ -98,7 +98,7 @@ fn nobody_is_removed_where_the_rest_could_not_go_on() {
     cluster.nodes[dead].kill();
     wait_until("the dead one to be told", || {
         let status = cluster.nodes[leader].status();
-        status.is_some_and(|status| status.members.iter().any(|member| member.silent))
+        status.is_some_and(|status| status.members.iter().any(|member| member.silent == Some(true)))
     });
     for index in [leader, follower] {
         let words = refused(&cluster, follower, &names[index]);
