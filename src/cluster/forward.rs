@@ -235,7 +235,7 @@ impl Forwarder {
             let mut channels = self.channels.lock();
             let fresh = || Arc::new(self.consensus.channel(id, member));
             let channel = channels.entry(id).or_insert_with(fresh);
-            if channel.address() != member.raft_address {
+            if channel.given_address() != member.raft_address {
                 *channel = fresh();
             }
             channel.clone()

@@ -6,9 +6,11 @@
 //!   that is repeated is the same join.
 //! - I2: a name in use is taken over only from a member that has been silent for an election
 //!   timeout, and only once the new one has caught up (`membership.rs`).
+//! - I3: nobody is taken in, and no address changed, on a request alone: the node must answer at the
+//!   address that the request names, and a member that is known must not answer as another process
+//!   at the one that it has.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +19,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Forwarder;
 use crate::raft::{
-    CallError, Channel, Consensus, ELECTION_MS_MAX, Hello, Incoming, JoinReply, JoinRequest,
-    Member, MemberError, Method, ProposeError, Purpose, View,
+    CallError, Caller, Channel, Consensus, ELECTION_MS_MAX, Incoming, JoinReply, JoinRequest,
+    Member, MemberError, Method, ProposeError, Route, View, complete,
 };
 
 /// How long one member may take to answer.
@@ -196,11 +198,9 @@ fn reason_of(error: &CallError) -> String {
 }
 
 async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, CallError> {
-    let hello =
-        Hello { cluster_id: 0, from: 0, to: 0, purpose: Purpose::Requests, acknowledged: None };
     let mut body = Vec::new();
     request.put(&mut body);
-    let channel = Channel::new(target.to_owned(), hello);
+    let channel = Channel::new(Caller::stranger(), Route::to_address(target.to_owned()));
     let body = channel.call(Method::Join, body.into(), ANSWER_BOUND).await?;
     Ok(JoinReply::decode(body).unwrap_or_else(|error| JoinReply::Later(error.to_string())))
 }
@@ -208,7 +208,7 @@ async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, CallError
 /// Answers a request to join, as leader or through it.
 pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option<Vec<u8>> {
     let mut request = JoinRequest::decode(incoming.body.clone()).ok()?;
-    if incoming.from == 0 {
+    if is_own(incoming, &request) {
         complete(&mut request.member.raft_address, incoming.address);
         complete(&mut request.member.client_address, incoming.address);
     }
@@ -228,20 +228,17 @@ pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option
     Some(out)
 }
 
+/// True if a request comes from the node that it is about, and not through another member.
+fn is_own(incoming: &Incoming, request: &JoinRequest) -> bool {
+    incoming.from == 0 || incoming.from == request.member_id
+}
+
 fn accepted(forwarder: &Forwarder) -> JoinReply {
     let limits = forwarder.consensus().shared().machine.limits();
     JoinReply::Accepted {
         cluster_id: forwarder.cluster_id(),
         slot_count: limits.slot_count,
         value_bytes: limits.value_bytes_max,
-    }
-}
-
-/// An address without a host is completed with the address that its owner calls from.
-fn complete(address: &mut String, from: IpAddr) {
-    let Some((host, port)) = address.rsplit_once(':') else { return };
-    if matches!(host, "" | "0.0.0.0" | "[::]") {
-        *address = std::net::SocketAddr::new(from, port.parse().unwrap_or(0)).to_string();
     }
 }
 
@@ -256,7 +253,7 @@ async fn admit_or_relay(
         return timeout(ADMIT_BOUND, admit(forwarder, request)).await.unwrap_or_else(|_| late());
     }
     let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
-    let Some((id, leader)) = leader.filter(|_| incoming.from == 0) else {
+    let Some((id, leader)) = leader.filter(|_| is_own(incoming, request)) else {
         return JoinReply::Later("no leader is known".into());
     };
     let mut body = Vec::new();
@@ -267,16 +264,20 @@ async fn admit_or_relay(
     relayed.unwrap_or_else(|| JoinReply::Later("the leader gave no answer".into()))
 }
 
-async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
+/// Takes a node in, or sets the addresses of one that is a member, as the leader.
+pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
     let consensus = forwarder.consensus();
+    let known = consensus.view().members.get(&request.member_id).map(|view| view.member.clone());
+    if known.as_ref() == Some(&request.member) {
+        return accepted(forwarder);
+    }
+    if let Err(reply) = find(consensus.caller(), request, known.as_ref()).await {
+        return reply; // I3
+    }
     let _alone = consensus.alone().await;
     let View { is_leader, members, .. } = consensus.view();
     if !is_leader {
         return JoinReply::Later("the leader has changed".into());
-    }
-    let known = members.get(&request.member_id);
-    if known.is_some_and(|known| known.member == request.member) {
-        return accepted(forwarder);
     }
     let name = &request.member.name;
     let namesakes = members
@@ -295,6 +296,40 @@ async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
     set_member(forwarder, request).await
 }
 
+/// Whether the node of a request answers where it says, and nowhere else (I3).
+async fn find(
+    caller: &Caller,
+    request: &JoinRequest,
+    known: Option<&Member>,
+) -> Result<(), JoinReply> {
+    let (id, address) = (request.member_id, &request.member.raft_address);
+    let is_it = |who: &crate::raft::Whoever| {
+        who.member_id == id && who.cluster_id == caller.me().cluster_id
+    };
+    let found = match caller.who_is_at(address, id).await {
+        Ok(who) if is_it(&who) => who,
+        Ok(_) => {
+            let reason = format!("another node answers at {address}; check -raft and -advertise");
+            return Err(JoinReply::Later(reason));
+        }
+        Err(error) => {
+            let reason = format!(
+                "this node is not reached at {address} ({error}); check -raft and -advertise"
+            );
+            return Err(JoinReply::Later(reason));
+        }
+    };
+    let Some(known) = known.filter(|known| known.raft_address != *address) else { return Ok(()) };
+    match caller.who_is_at(&known.raft_address, id).await {
+        Ok(who) if is_it(&who) && who.process != found.process => Err(JoinReply::Refused(format!(
+            "member {} ({id:016x}) runs already, at {}: this is a copy of its directory; stop \
+                 one of the two",
+            known.name, known.raft_address
+        ))),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 async fn set_member(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
     let set = forwarder.consensus().set_member(request.member_id, request.member.clone());
     match set.await {
@@ -306,26 +341,5 @@ async fn set_member(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
             JoinReply::Later("the leader has changed".into())
         }
         Err(full) => JoinReply::Refused(full.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_without_a_host_take_the_callers() {
-        let from = IpAddr::from([10, 0, 0, 7]);
-        for (address, expected) in [
-            (":12001", "10.0.0.7:12001"),
-            ("0.0.0.0:12001", "10.0.0.7:12001"),
-            ("[::]:12001", "10.0.0.7:12001"),
-            ("host:12001", "host:12001"),
-            ("127.0.0.1:12001", "127.0.0.1:12001"),
-        ] {
-            let mut text = address.to_owned();
-            complete(&mut text, from);
-            assert_eq!(text, expected);
-        }
     }
 }

@@ -13,15 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
 
 use super::Forwarder;
+use super::bootstrap::confirm_only;
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
 use crate::fault::{EXIT_REMOVED, Faults};
 use crate::raft::{
-    ALIVE_MAX, CallError, Channel, ELECTION_MS_MIN, Hello, MemberView, Method, ProposeError,
-    Purpose, View,
+    ALIVE_MAX, CallError, Caller, Channel, ELECTION_MS_MIN, MemberView, Method, ProposeError,
+    Route, View,
 };
 
 /// How long a change of the membership may take.
@@ -251,27 +253,29 @@ pub async fn watch_standing(forwarder: Arc<Forwarder>, faults: Faults, directory
     }
 }
 
-/// Asks members for the removal of one that does not run, in its own name.
+/// Asks members for the removal of one that does not run, in its own name. They ask back at the
+/// address that it had, where the listener is.
 ///
 /// # Errors
 /// See [`RemoveError`]; the last member's word.
 pub async fn remove_from_outside(
-    (cluster_id, member_id): (u128, u64),
+    caller: Arc<Caller>,
+    listener: TcpListener,
     addresses: &[String],
 ) -> Result<(), RemoveError> {
-    let hello = Hello {
-        cluster_id,
-        from: member_id,
-        to: 0,
-        purpose: Purpose::Requests,
-        acknowledged: None,
-    };
-    let who = format!("{member_id:016x}");
+    tokio::select! {
+        removed = ask_for_removal(&caller, addresses) => removed,
+        () = confirm_only(listener, caller.clone()) => unreachable!("it answers until it is dropped"),
+    }
+}
+
+async fn ask_for_removal(caller: &Arc<Caller>, addresses: &[String]) -> Result<(), RemoveError> {
+    let who = format!("{:016x}", caller.me().member_id);
     let deadline = Instant::now() + REMOVE_BOUND;
     let mut last = "no member is known".to_owned();
     loop {
         for address in addresses {
-            let channel = Channel::new(address.clone(), hello);
+            let channel = Channel::new(caller.clone(), Route::to_address(address.clone()));
             let body = encode_remove(&who).into();
             let bound = deadline.saturating_duration_since(Instant::now());
             match reply_of(channel.call(Method::Remove, body, bound.min(CHANGE_BOUND)).await) {

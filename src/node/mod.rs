@@ -22,10 +22,10 @@ use tokio::time::Instant;
 
 pub use error::StartError;
 use local::{READABLE_BOUND, catching_up};
-pub use start::{Progress, remove_unfinished, start};
+pub use start::{Progress, remove_departed, remove_unfinished, start};
 
 use crate::cluster::Forwarder;
-pub use crate::cluster::{RemoveError, Standing, remove_from_outside};
+pub use crate::cluster::{RemoveError, Standing};
 use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel, Refusal};
 use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};

@@ -32,7 +32,9 @@ use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
 use crate::machine::{JOURNAL_FILE, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
-use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Zone};
+use crate::raft::{
+    self, Caller, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Whoever, Zone,
+};
 
 /// How long a cluster may take to say which one it is, before a member leaves it.
 const LEARN_BOUND: Duration = Duration::from_secs(5);
@@ -65,7 +67,8 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let found = identity::read(&*disk, &config.data_dir)?;
     check_identity(&config, found.as_ref(), &*disk)?;
     let listeners = listen(&config).await?;
-    let place = find_place(&config, found, &*disk, &listeners).await?;
+    let process = u64::from_le_bytes(random()?);
+    let place = find_place(&config, found, &*disk, (&listeners, process)).await?;
     let faults = Faults::new();
     let opened =
         open_files(&config, (&place.identity, place.cluster_id), disk.clone(), progress).await;
@@ -78,8 +81,11 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let is_restart = opened.wal.state().vote.is_some();
     let recorded = config.log_folder.as_ref().map(|folder| Parts::of_node(folder, &config.id));
     let setup = raft::Setup {
-        cluster_id: place.cluster_id,
-        member_id: place.identity.member_id,
+        caller: Caller::new(
+            Whoever { cluster_id: place.cluster_id, member_id: place.identity.member_id, process },
+            config.advertised_raft().to_string(),
+            faults.clone(),
+        ),
         wal: opened.wal,
         oplog: open_oplog(&config, &opened.machine)?,
         machine: opened.machine,
@@ -129,7 +135,25 @@ pub async fn remove_unfinished(config: &Config) -> Result<(), RemoveError> {
     let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
     let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
     let joined = joined.map_err(|error| failed(error.to_string()))?;
-    remove_from_outside((joined.cluster_id, member_id), &setup.targets).await
+    remove_departed(config, (joined.cluster_id, member_id), &setup.targets).await
+}
+
+/// Asks members for the removal of the one with these settings and ids, which does not run.
+///
+/// # Errors
+/// See [`RemoveError`].
+pub async fn remove_departed(
+    config: &Config,
+    (cluster_id, member_id): (u128, u64),
+    addresses: &[String],
+) -> Result<(), RemoveError> {
+    let failed =
+        |error: StartError| RemoveError::Failed(Failure::NoLeader { reason: error.to_string() });
+    let listener = bind("raft", &config.raft_address).await.map_err(failed)?;
+    let process = u64::from_le_bytes(random().map_err(failed)?);
+    let me = Whoever { cluster_id, member_id, process };
+    let caller = Caller::new(me, config.advertised_raft().to_string(), Faults::new());
+    remove_from_outside(caller, listener, addresses).await
 }
 
 /// What of a node's data its directory holds.
@@ -239,7 +263,7 @@ async fn find_place(
     config: &Config,
     found: Option<Identity>,
     disk: &dyn Disk,
-    listeners: &Listeners,
+    (listeners, process): (&Listeners, u64),
 ) -> Result<Place, StartError> {
     let directory = config.data_dir.display().to_string();
     match found {
@@ -252,7 +276,7 @@ async fn find_place(
         None => {
             // The others campaign, and dial, within the longest election timeout.
             let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
-            if let Some(contact) = listen_first(&listeners.raft, time).await {
+            if let Some(contact) = listen_first(&listeners.raft, time, process).await {
                 return Err(StartError::Wiped { cluster: contact.cluster_id });
             }
             let identity = Identity {

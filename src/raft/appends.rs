@@ -40,7 +40,7 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::connection::{FrameReader, FrameWriter, bad_frame};
+use super::connection::{Connection, FrameReader, FrameWriter, bad_frame};
 use super::network::{Acknowledged, RpcError, unreachable_error};
 use super::pace::Pace;
 use super::types::{LogId, TypeConfig, Vote};
@@ -64,7 +64,6 @@ const CATCH_UP_FACTOR: u64 = 2;
 pub(super) type Append = AppendEntriesRequest<TypeConfig>;
 pub(super) type AppendResult =
     Result<Result<Option<LogId>, StreamAppendError<TypeConfig>>, RpcError>;
-type Connection = (FrameReader, FrameWriter);
 /// An append connection between two streams.
 pub(super) type Idle = Arc<Mutex<Option<Connection>>>;
 

@@ -18,9 +18,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::{FrameReader, FrameWriter, dial};
+use super::caller::Caller;
+use super::connection::{FrameReader, FrameWriter};
 use super::requests::{Method, put_request, read_response};
-use super::wire::{Hello, Kind};
+use super::route::Route;
+use super::wire::{Kind, Purpose};
 
 /// Most calls that wait to be written.
 const QUEUE_MAX: usize = 1024;
@@ -158,10 +160,10 @@ impl Failed {
 /// What became of a dial; `None` while it runs.
 type Dialled = Option<Result<Arc<Live>, Failed>>;
 
-/// Calls to one address. Connects when it is first used, and again after a failure.
+/// Calls to one member. Connects when it is first used, and again after a failure.
 pub struct Channel {
-    address: String,
-    hello: Hello,
+    caller: Arc<Caller>,
+    route: Arc<Route>,
     next_id: AtomicU64,
     /// The last dial.
     dial: Mutex<Option<watch::Receiver<Dialled>>>,
@@ -169,19 +171,20 @@ pub struct Channel {
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Channel").field("address", &self.address).finish_non_exhaustive()
+        formatter.debug_struct("Channel").field("route", &self.route).finish_non_exhaustive()
     }
 }
 
 impl Channel {
     /// A channel that is not connected yet.
-    pub fn new(address: String, hello: Hello) -> Channel {
-        Channel { address, hello, next_id: AtomicU64::new(1), dial: Mutex::default() }
+    pub fn new(caller: Arc<Caller>, route: Route) -> Channel {
+        let route = Arc::new(route);
+        Channel { caller, route, next_id: AtomicU64::new(1), dial: Mutex::default() }
     }
 
-    /// Where it goes.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// The address that its member had in the log when it was made.
+    pub fn given_address(&self) -> &str {
+        self.route.given()
     }
 
     /// Sends a request and waits for its response, for `bound` in all.
@@ -230,9 +233,9 @@ impl Channel {
             return dial.clone();
         }
         let (result, fresh) = watch::channel(None);
-        let (address, hello) = (self.address.clone(), self.hello);
+        let (caller, route) = (self.caller.clone(), self.route.clone());
         tokio::spawn(async move {
-            let dialled = match dial(&address, &hello).await {
+            let dialled = match caller.dial(&route, Purpose::Requests, None).await {
                 Ok((reader, writer)) => Ok(Arc::new(Live::start(reader, writer))),
                 Err(error) => Err(Failed::now(&error)),
             };
@@ -243,11 +246,11 @@ impl Channel {
     }
 
     fn not_sent(&self, source: io::Error) -> CallError {
-        CallError::NotSent { address: self.address.clone(), source }
+        CallError::NotSent { address: self.route.address(), source }
     }
 
     fn lost(&self) -> CallError {
-        CallError::Lost { address: self.address.clone() }
+        CallError::Lost { address: self.route.address() }
     }
 }
 
@@ -295,15 +298,14 @@ mod tests {
 
     use super::super::connection::split;
     use super::super::requests::{put_response, read_request};
-    use super::super::wire::{Purpose, Welcome};
+    use super::super::wire::{Greeting, Welcome, Whoever};
     use super::*;
 
     const LONG: Duration = Duration::from_secs(10);
 
     fn channel_to(listener: &TcpListener) -> Channel {
-        let hello =
-            Hello { cluster_id: 1, from: 1, to: 2, purpose: Purpose::Requests, acknowledged: None };
-        Channel::new(listener.local_addr().unwrap().to_string(), hello)
+        let address = listener.local_addr().unwrap().to_string();
+        Channel::new(Caller::stranger(), Route::to_address(address))
     }
 
     async fn listen() -> TcpListener {
@@ -314,7 +316,9 @@ mod tests {
     async fn shake_hands(listener: &TcpListener, refusal: Option<&str>) -> Ends {
         let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
         reader.expect(Kind::Hello).await.unwrap();
-        Welcome { refusal: refusal.map(Into::into) }.put(&mut writer.buffer);
+        let from = Whoever { cluster_id: 1, member_id: 2, process: 3 };
+        let answer = refusal.map_or(Greeting::Accepted, |reason| Greeting::Refused(reason.into()));
+        Welcome { from, answer }.put(&mut writer.buffer);
         writer.send().await.unwrap();
         (reader, writer)
     }

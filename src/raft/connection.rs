@@ -16,7 +16,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::wire::{
-    BODY_BYTES_MAX, Frame, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, Kind, Welcome,
+    BODY_BYTES_MAX, Frame, Greeting, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, Kind, Welcome,
 };
 
 /// How long connecting and shaking hands may take.
@@ -56,6 +56,9 @@ pub struct FrameWriter {
     /// Bytes at the front of `buffer` that [`FrameWriter::send_some`] has written.
     written: usize,
 }
+
+/// Both halves.
+pub(super) type Connection = (FrameReader, FrameWriter);
 
 /// An error for bytes that are no frame.
 pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
@@ -215,29 +218,44 @@ impl FrameWriter {
     }
 }
 
+/// A hello was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", match .0 {
+    Greeting::Refused(reason) | Greeting::Copy(reason) => reason.as_str(),
+    Greeting::Accepted => "accepted",
+})]
+pub(super) struct HelloRefused(pub(super) Greeting);
+
 /// Connects and shakes hands.
 ///
 /// # Errors
-/// `PermissionDenied` with the peer's reason if it refuses, `InvalidData` if what answers is no
+/// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if what answers is no
 /// member; otherwise of the socket.
-pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<(FrameReader, FrameWriter)> {
-    let connect = async {
-        let (mut reader, mut writer) = split(TcpStream::connect(address).await?)?;
-        hello.put(&mut writer.buffer);
-        writer.send().await?;
-        let body = match reader.expect(Kind::Welcome).await {
-            Ok(body) => body,
-            Err(_) if !reader.unread().is_empty() => return Err(foreign(reader.unread())),
-            Err(error) => return Err(error),
-        };
-        let welcome = Welcome::decode(body).map_err(bad_frame)?;
-        if let Some(reason) = welcome.refusal {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
-        }
-        reader.allow_large();
-        Ok((reader, writer))
+pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<Connection> {
+    let shaken = in_time(shake_hands(address, hello), HANDSHAKE_TIMEOUT).await;
+    let (mut reader, writer, Welcome { answer, .. }) = shaken?;
+    if answer != Greeting::Accepted {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, HelloRefused(answer)));
+    }
+    reader.allow_large();
+    Ok((reader, writer))
+}
+
+/// Connects, says hello, and waits for the answer, whatever it is.
+pub(super) async fn shake_hands(
+    address: &str,
+    hello: &Hello,
+) -> io::Result<(FrameReader, FrameWriter, Welcome)> {
+    let (mut reader, mut writer) = split(TcpStream::connect(address).await?)?;
+    hello.put(&mut writer.buffer);
+    writer.send().await?;
+    let body = match reader.expect(Kind::Welcome).await {
+        Ok(body) => body,
+        Err(_) if !reader.unread().is_empty() => return Err(foreign(reader.unread())),
+        Err(error) => return Err(error),
     };
-    in_time(connect, HANDSHAKE_TIMEOUT).await
+    let welcome = Welcome::decode(body).map_err(bad_frame)?;
+    Ok((reader, writer, welcome))
 }
 
 /// What answers speaks something else: its first line, where it is text, tells what.

@@ -5,6 +5,7 @@
 
 mod appends;
 mod applier;
+mod caller;
 mod channel;
 mod connection;
 mod hold;
@@ -18,6 +19,7 @@ mod reads;
 mod refusals;
 mod replay;
 mod requests;
+mod route;
 mod serving;
 mod snapshot;
 mod snapshot_wire;
@@ -26,6 +28,7 @@ mod syncer;
 #[cfg(test)]
 mod tests;
 mod types;
+mod verify;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +47,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use caller::{Caller, is_own_hello};
 pub use channel::{CallError, Channel};
 pub use connection::{FrameReader, FrameWriter, bad_frame, split};
 pub use members::MemberError;
@@ -51,10 +55,12 @@ pub use peers::{Incoming, Zone};
 pub use refusals::{Cause, Refusing};
 pub use replay::ReplayAhead;
 pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
+pub use route::Route;
 pub use state_machine::{Applied, MachineShared};
 pub use syncer::Syncer;
 pub use types::{Member, Role};
-pub use wire::{Hello, JoinReply, JoinRequest, Kind, Purpose, Welcome};
+pub use verify::{claimed_address, complete};
+pub use wire::{Greeting, Hello, JoinReply, JoinRequest, Kind, Purpose, Welcome, Whoever};
 
 use crate::command::{Command, Failure, Reply};
 use crate::fault::Faults;
@@ -67,9 +73,11 @@ use peers::{Peers, Room};
 use proposals::Proposals;
 use reads::ReadRounds;
 use refusals::Refusals;
+use route::Book;
 use snapshot::Sender;
 use state_machine::StateMachine;
 use types::{LogId, TypeConfig, log_id_to};
+use verify::Verifier;
 
 /// What the consensus library logs under this target is an error only in its own eyes: a clean stop.
 pub const CLEAN_STOP_TARGET: &str = "openraft::raft::stream_append";
@@ -109,10 +117,8 @@ pub enum StartError {
 /// What consensus is started with.
 #[derive(Debug)]
 pub struct Setup {
-    /// The cluster.
-    pub cluster_id: u128,
-    /// This member.
-    pub member_id: u64,
+    /// This member, as it dials others.
+    pub caller: Arc<Caller>,
     /// The open log.
     pub wal: Arc<Wal>,
     /// The open machine.
@@ -241,8 +247,8 @@ impl Consensus {
     pub async fn start(
         setup: Setup,
     ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
-        let Setup { cluster_id, member_id, wal, machine, applied, oplog, faults, is_restart } =
-            setup;
+        let Setup { caller, wal, machine, applied, oplog, faults, is_restart } = setup;
+        let member_id = caller.me().member_id;
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
         let shared = Arc::new(MachineShared::open(machine, syncer.clone())?);
         if let Some(Applied { log_id: Some(log_id), membership }) = applied {
@@ -263,17 +269,19 @@ impl Consensus {
         let has_started = Arc::new(AtomicBool::new(false));
         let state_machine = StateMachine::new(shared.clone(), applier, has_started.clone());
         let sender = Arc::new(Sender::new(shared.clone(), wal.clone()));
-        let network = Network::new(cluster_id, member_id, sender.clone());
+        let book = Arc::new(Book::default());
+        let network = Network::new(caller.clone(), book.clone(), sender.clone());
         let log_store = LogStore::new(wal.clone(), syncer.clone());
         let raft = RaftHandle::new(member_id, config()?, network.clone(), log_store, state_machine)
             .await
             .map_err(StartError::Storage)?;
         has_started.store(true, Ordering::Release);
+        book.follow(raft.clone());
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
         let silence = if is_restart { ELECTION_MS_MAX } else { 0 };
         let peers = Arc::new(Peers {
-            cluster_id,
-            member_id,
+            verifier: Verifier::new(caller.clone(), book),
+            caller,
             wal: wal.clone(),
             syncer: syncer.clone(),
             shared: shared.clone(),
@@ -363,7 +371,17 @@ impl Consensus {
 
     /// A channel for requests to another member.
     pub fn channel(&self, to: u64, member: &Member) -> Channel {
-        Channel::new(member.raft_address.clone(), self.network.hello(to, Purpose::Requests))
+        self.network.channel(to, member)
+    }
+
+    /// A channel for requests to whichever member listens at an address.
+    pub fn channel_to(&self, address: String) -> Channel {
+        Channel::new(self.peers.caller.clone(), Route::to_address(address))
+    }
+
+    /// This member, as it dials others.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.peers.caller
     }
 
     /// True if a leader was heard within this time.

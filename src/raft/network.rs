@@ -25,13 +25,15 @@ use openraft::raft::{
 use parking_lot::Mutex;
 
 use super::appends::{Append, AppendResult, Idle, Target, answers};
+use super::caller::Caller;
 use super::channel::{CallError, Channel};
-use super::connection::{FrameReader, FrameWriter, dial};
+use super::connection::Connection;
 use super::requests::{self, Method};
+use super::route::{Book, Route};
 use super::snapshot::{self, Sender};
 use super::state_machine::SlotsSnapshot;
 use super::types::{LogId, Member, Role, TypeConfig, Vote, log_id_to, vote_to};
-use super::wire::{Hello, Purpose};
+use super::wire::Purpose;
 use crate::fault::chain;
 
 pub(super) type RpcError = RPCError<TypeConfig>;
@@ -71,8 +73,8 @@ impl Acknowledged {
 /// Makes the connections of this member to the others.
 #[derive(Debug, Clone)]
 pub(super) struct Network {
-    cluster_id: u128,
-    member_id: u64,
+    caller: Arc<Caller>,
+    book: Arc<Book>,
     acknowledged: Arc<Acknowledged>,
     sender: Arc<Sender>,
     /// Members that could not be reached when they were last tried.
@@ -80,15 +82,20 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// A network of a member of a cluster.
-    pub(super) fn new(cluster_id: u128, member_id: u64, sender: Arc<Sender>) -> Network {
+    /// A network of a member that dials others where they are to be found.
+    pub(super) fn new(caller: Arc<Caller>, book: Arc<Book>, sender: Arc<Sender>) -> Network {
         let (acknowledged, silent) = (Arc::default(), Arc::default());
-        Network { cluster_id, member_id, acknowledged, sender, silent }
+        Network { caller, book, acknowledged, sender, silent }
     }
 
-    /// The hello of this member to another.
-    pub(super) fn hello(&self, to: u64, purpose: Purpose) -> Hello {
-        Hello { cluster_id: self.cluster_id, from: self.member_id, to, purpose, acknowledged: None }
+    /// The way to another member.
+    pub(super) fn route(&self, to: u64, member: &Member) -> Route {
+        Route::to_member(to, member.raft_address.clone(), Some(self.book.clone()))
+    }
+
+    /// A channel for requests to another member.
+    pub(super) fn channel(&self, to: u64, member: &Member) -> Channel {
+        Channel::new(self.caller.clone(), self.route(to, member))
     }
 }
 
@@ -96,12 +103,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
-        let address = member.raft_address.clone();
         Peer {
-            channel: Channel::new(address.clone(), self.hello(target, Purpose::Requests)),
+            channel: self.channel(target, member),
             network: self.clone(),
             target,
-            address,
+            route: self.route(target, member),
             gather: (member.role == Role::Learner).then_some(GATHER),
             append: Arc::default(),
         }
@@ -113,7 +119,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(super) struct Peer {
     network: Network,
     target: u64,
-    address: String,
+    route: Route,
     channel: Channel,
     /// How long requests to it are gathered.
     gather: Option<Duration>,
@@ -127,18 +133,17 @@ pub(super) fn unreachable_error(error: &io::Error) -> RpcError {
 
 impl Peer {
     /// An idle append connection, or a new one.
-    async fn append_connection(&self, vote: Vote) -> io::Result<(FrameReader, FrameWriter)> {
+    async fn append_connection(&self, vote: Vote) -> io::Result<Connection> {
         if let Some(connection) = self.append.lock().take() {
             return Ok(connection);
         }
-        let mut hello = self.network.hello(self.target, Purpose::Append);
-        hello.acknowledged = self
+        let acknowledged = self
             .network
             .acknowledged
             .of(self.target)
             .filter(|(under, _)| *under == vote)
             .map(|(vote, log_id)| (vote_to(&vote), log_id_to(&log_id)));
-        let dialled = dial(&self.address, &hello).await;
+        let dialled = self.network.caller.dial(&self.route, Purpose::Append, acknowledged).await;
         self.note(dialled.as_ref().map(drop));
         dialled
     }
@@ -146,13 +151,14 @@ impl Peer {
     /// Tells the operator once that the member cannot be reached, and once that it can again.
     fn note<E: std::error::Error>(&self, reached: Result<(), &E>) {
         let mut silent = self.network.silent.lock();
+        let address = self.route.address();
         match reached {
             Ok(()) if silent.remove(&self.target) => {
-                tracing::info!(address = self.address, "a member can be reached again");
+                tracing::info!(address, "a member can be reached again");
             }
             Err(error) if silent.insert(self.target) => {
                 let reason = chain(error);
-                tracing::warn!(address = self.address, reason, "a member cannot be reached");
+                tracing::warn!(address, reason, "a member cannot be reached");
             }
             Ok(()) | Err(_) => {}
         }
@@ -176,7 +182,7 @@ impl Peer {
             }
             Err(CallError::Lost { .. }) => Err(RPCError::Timeout(Timeout {
                 action: RPCTypes::Vote,
-                id: self.network.member_id,
+                id: self.network.caller.me().member_id,
                 target: self.target,
                 timeout: VOTE_TIMEOUT,
             })),
@@ -269,11 +275,15 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let hello = self.network.hello(self.target, Purpose::Snapshot);
-        let send = snapshot::send(&self.network.sender, &self.address, &hello, vote, snapshot);
+        let send = async {
+            let caller = &self.network.caller;
+            let connection = caller.dial(&self.route, Purpose::Snapshot, None).await?;
+            let to = (&*self.route.address(), connection);
+            snapshot::send(&self.network.sender, to, vote, snapshot).await
+        };
         tokio::select! {
             sent = send => sent.map_err(|error| {
-                tracing::warn!(to = self.address, %error, "a snapshot was not sent");
+                tracing::warn!(to = self.route.address(), %error, "a snapshot was not sent");
                 StreamingError::Network(NetworkError::new(&error))
             }),
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -3,9 +3,11 @@
 //! Called by `mod.rs`; calls openraft for append frames, votes and snapshots. Everything else is
 //! handed up as an [`Incoming`] with a place for its answer. Invariants:
 //!
-//! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25).
+//! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25) and
+//!   the member that it names said that the hello is its own (`verify`).
 //! - I2: a member whose log ends below what a leader knows it acknowledged stops, with its own exit
-//!   code, before it answers anything to that leader (C16).
+//!   code, before it answers anything to that leader (C16). It believes so of the leader of its own
+//!   vote alone, and only when that was asked where the own log has it.
 //! - I3: connections, frames and requests under way are bounded, those of callers that have not
 //!   named the cluster apart from members': they cannot shut members out.
 //! - I4: no write waits for long for a peer that takes nothing. Reads wait as the purpose asks: a
@@ -13,6 +15,8 @@
 //!   days apart, and so may the entries of an append connection (heartbeats have another); closing
 //!   one could cut off a request that is just arriving, whose outcome would then be unknown. A
 //!   member that is gone is noticed by the kernel (see `connection`).
+//! - I5: a vote in a frame is that of the member whose connection it comes over, and of a term that
+//!   elections can have led to: no frame uses up the terms.
 
 use std::io;
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::caller::Caller;
 use super::connection::{
     FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, WRITE_TIMEOUT, bad_frame, in_time, split,
 };
@@ -36,8 +41,9 @@ use super::requests::Method;
 use super::serving::{self, Allowance};
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::syncer::Syncer;
-use super::types::{TypeConfig, vote_to};
-use super::wire::{Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
+use super::types::{TypeConfig, Vote, vote_to};
+use super::verify::{Origin, Verifier};
+use super::wire::{Greeting, Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::descriptors::{Place, Places, Shares};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
@@ -55,6 +61,9 @@ const JOINER: Allowance = Allowance {
 const ROOM_BOUND: Duration = Duration::from_secs(10);
 /// How often that is looked for.
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
+/// Most terms that a vote may be ahead of the own one: a member that was away for long sees many
+/// elections at once, but never so many.
+const TERM_STEP_MAX: u64 = 1 << 32;
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -101,10 +110,10 @@ impl Zone {
 /// What serving peers needs.
 #[derive(Debug)]
 pub(super) struct Peers {
-    /// The cluster.
-    pub cluster_id: u128,
-    /// This member.
-    pub member_id: u64,
+    /// This member, as it dials others.
+    pub caller: Arc<Caller>,
+    /// Asks back who it is that dials here.
+    pub verifier: Verifier,
     /// The log.
     pub wal: Arc<Wal>,
     /// Its syncer.
@@ -186,7 +195,7 @@ impl Peers {
             Err(error) => {
                 if reader.unread().is_empty() {
                     let reason = format!("this port speaks diskstore's peer protocol: {error}");
-                    Welcome { refusal: Some(reason) }.put(&mut writer.buffer);
+                    self.welcome(Greeting::Refused(reason)).put(&mut writer.buffer);
                 } else {
                     // Whoever sends no frame is most likely a client of Redis.
                     writer.buffer.extend_from_slice(zone.reply_to_client().as_bytes());
@@ -195,15 +204,15 @@ impl Peers {
                 return Err(error);
             }
         };
-        let place = self.room.place_for(&hello);
-        let full = || place.is_none().then(|| "too many connections; try again later".into());
-        let refusal = self.refuse(&hello, zone).or_else(full);
-        let is_refused = refusal.is_some();
-        Welcome { refusal }.put(&mut writer.buffer);
+        let _place = match self.receive(&hello, address, zone).await {
+            Ok(place) => place,
+            Err(welcome) => {
+                welcome.put(&mut writer.buffer);
+                return writer.send_in_time().await;
+            }
+        };
+        self.welcome(Greeting::Accepted).put(&mut writer.buffer);
         writer.send_in_time().await?;
-        if is_refused {
-            return Ok(());
-        }
         drop(handshake);
         if hello.cluster_id != 0 {
             reader.allow_large(); // a request to join is short
@@ -215,44 +224,87 @@ impl Peers {
                 let from = if is_member { hello.from } else { 0 };
                 self.serve_requests(reader, writer, (from, address)).await
             }
-            Purpose::Append => self.serve_appends(reader, writer).await,
-            Purpose::Snapshot => self.serve_snapshot(reader, writer).await,
+            Purpose::Append => self.serve_appends(reader, writer, hello.from).await,
+            Purpose::Snapshot => self.serve_snapshot(reader, writer, hello.from).await,
+            Purpose::Confirm => unreachable!("the welcome was the answer"),
         }
     }
 
-    /// Why a hello is refused, if it is (I1, I2).
-    fn refuse(&self, hello: &Hello, zone: Zone) -> Option<String> {
+    fn welcome(&self, answer: Greeting) -> Welcome {
+        Welcome { from: self.caller.me(), answer }
+    }
+
+    /// A place for a connection whose hello is what it seems to be, or what it is told instead (I1).
+    async fn receive(
+        &self,
+        hello: &Hello,
+        from: std::net::IpAddr,
+        zone: Zone,
+    ) -> Result<Place, Welcome> {
+        if hello.purpose == Purpose::Confirm && zone == Zone::Peers {
+            return Err(self.caller.answer_to(hello));
+        }
+        let refused = |reason: String| self.welcome(Greeting::Refused(reason));
+        if let Some(answer) = self.refuse(hello, zone) {
+            self.note_other_cluster(hello, from, zone).await;
+            return Err(self.welcome(answer));
+        }
+        let Some(place) = self.room.place_for(hello) else {
+            return Err(refused("too many connections; try again later".into()));
+        };
+        if hello.cluster_id != 0 {
+            let verified = self.verifier.verify(hello, from).await;
+            let origin = verified.map_err(|answer| self.welcome(answer))?;
+            if let Some(reason) = self.refuse_lost_log(hello, origin) {
+                return Err(refused(reason));
+            }
+        }
+        Ok(place)
+    }
+
+    /// Why a hello is refused whoever it comes from, if it is.
+    fn refuse(&self, hello: &Hello, zone: Zone) -> Option<Greeting> {
+        let me = self.caller.me();
         let is_joiner = hello.cluster_id == 0;
         if is_joiner || zone == Zone::Joins {
             let is_allowed = is_joiner && hello.purpose == Purpose::Requests;
-            return (!is_allowed).then(|| "only requests to join are taken here".into());
+            let reason = "only requests to join are taken here";
+            return (!is_allowed).then(|| Greeting::Refused(reason.into()));
         }
-        if hello.cluster_id != self.cluster_id {
-            self.note_other_cluster(hello);
-            return Some(format!(
+        if hello.cluster_id != me.cluster_id {
+            return Some(Greeting::Refused(format!(
                 "this is a member of cluster {:032x}, not of {:032x}",
-                self.cluster_id, hello.cluster_id
-            ));
+                me.cluster_id, hello.cluster_id
+            )));
         }
-        if hello.to != 0 && hello.to != self.member_id {
-            return Some(format!("this is member {:016x}, not {:016x}", self.member_id, hello.to));
+        if hello.to != 0 && hello.to != me.member_id {
+            let reason = format!("this is member {:016x}, not {:016x}", me.member_id, hello.to);
+            return Some(Greeting::Refused(reason));
         }
-        if hello.from == self.member_id {
-            return Some(format!(
-                "member {:016x} is this member itself: a copy of its directory is running",
-                hello.from
-            ));
+        if hello.from == me.member_id && hello.process == me.process {
+            return Some(Greeting::Refused("this is the member itself that dials".into()));
         }
-        self.refuse_lost_log(hello)
+        (hello.from == me.member_id).then(|| {
+            Greeting::Copy(format!(
+                "member {:016x} is this member itself, which listens at {}: a copy of its directory \
+                 is running; stop one of the two",
+                hello.from,
+                self.caller.address()
+            ))
+        })
     }
 
-    /// A member of another cluster that dials here knew this address as its own member's: this
-    /// node was wiped and founded a cluster of its own.
-    fn note_other_cluster(&self, hello: &Hello) {
+    /// A member of another cluster that dials here knows this address as its own member's: this
+    /// node was wiped and founded a cluster of its own. Anybody can say so: it is asked back.
+    async fn note_other_cluster(&self, hello: &Hello, from: std::net::IpAddr, zone: Zone) {
+        let me = self.caller.me();
+        if zone == Zone::Joins || hello.cluster_id == 0 || hello.cluster_id == me.cluster_id {
+            return;
+        }
         let membership = self.shared.applied().membership;
         let mut members = membership.membership().nodes().map(|(id, _)| *id);
-        let is_alone = members.next() == Some(self.member_id) && members.next().is_none();
-        if is_alone {
+        let is_alone = members.next() == Some(me.member_id) && members.next().is_none();
+        if is_alone && self.verifier.is_other_cluster(hello, from).await {
             self.faults.report(format!(
                 "a member of cluster {:032x} knows this address as one of its own: this node was \
                  probably wiped; start it with -join ADDRESS, naming a running member",
@@ -261,11 +313,18 @@ impl Peers {
         }
     }
 
-    fn refuse_lost_log(&self, hello: &Hello) -> Option<String> {
+    /// Why a leader is refused that knows more of this member's log than there is (I2).
+    fn refuse_lost_log(&self, hello: &Hello, origin: Origin) -> Option<String> {
         let (vote, acknowledged) = hello.acknowledged?;
         let state = self.wal.state();
         if state.vote != Some(vote) || state.last >= Some(acknowledged) {
             return None; // under another vote a shorter log may be healthy
+        }
+        if vote.node_id != hello.from || origin != Origin::Logged {
+            let reason = "that this member acknowledged more than its log holds is believed only of \
+                          its leader, at the address that its log has";
+            tracing::warn!(from = format!("{:016x}", hello.from), "{reason}");
+            return Some(reason.into());
         }
         let end = state.last.map_or_else(|| "nothing".into(), |last| last.to_string());
         let reason = format!(
@@ -276,13 +335,26 @@ impl Peers {
         Some(reason)
     }
 
-    async fn serve_appends(&self, reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
-        let (syncer, heard) = (self.syncer.clone(), self.heard.clone());
+    /// Whether a vote may come over a connection of this member (I5).
+    fn is_possible(&self, vote: &Vote, from: u64) -> bool {
+        is_possible(&self.wal, vote, from)
+    }
+
+    async fn serve_appends(
+        &self,
+        reader: FrameReader,
+        mut writer: FrameWriter,
+        from: u64,
+    ) -> io::Result<()> {
+        let (syncer, heard, wal) = (self.syncer.clone(), self.heard.clone(), self.wal.clone());
         let requests = futures_util::stream::unfold(reader, move |mut reader| {
-            let (syncer, heard) = (syncer.clone(), heard.clone());
+            let (syncer, heard, wal) = (syncer.clone(), heard.clone(), wal.clone());
             async move {
                 syncer.next_segment().await; // without room for more log nothing more is read
                 let request = next_append(&mut reader).await?;
+                if !is_possible(&wal, &request.vote, from) {
+                    return None;
+                }
                 *heard.lock() = Some(Instant::now());
                 Some((request, reader))
             }
@@ -303,13 +375,16 @@ impl Peers {
         &self,
         mut reader: FrameReader,
         mut writer: FrameWriter,
+        from: u64,
     ) -> io::Result<()> {
         // Else the sender asks again, and sends nothing meanwhile.
         let room = tokio::time::timeout(ROOM_BOUND, self.snapshot_room());
         room.await.map_err(|_| io::Error::other("the disk has no room for a snapshot"))?;
         let _install = self.shared.begin_install().await;
         let own_vote = self.wal.state().vote.map(super::types::vote_from);
-        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, own_vote).await;
+        let is_possible = |vote: &Vote| self.is_possible(vote, from);
+        let judge = snapshot::Judge { own_vote, is_possible: &is_possible };
+        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, judge).await;
         if let Some(failure) = begin.as_ref().err().and_then(snapshot::disk_failure) {
             self.faults.report(format!("a snapshot cannot be kept: {}", chain(failure)));
         }
@@ -356,9 +431,12 @@ impl Peers {
             return None;
         }
         match method {
-            Method::Vote | Method::PreVote => self.answer_vote(method, body).await,
+            Method::Vote | Method::PreVote => self.answer_vote(method, body, from).await,
             Method::TransferLeader => {
                 let request = requests::decode_transfer(body).ok()?;
+                if !self.is_possible(request.from_leader(), from) {
+                    return None;
+                }
                 let reply = self.raft.handle_transfer_leader(request).await.ok()?;
                 Some(requests::encode_transfer_reply(&reply))
             }
@@ -371,8 +449,11 @@ impl Peers {
         }
     }
 
-    async fn answer_vote(&self, method: Method, body: Bytes) -> Option<Vec<u8>> {
+    async fn answer_vote(&self, method: Method, body: Bytes, from: u64) -> Option<Vec<u8>> {
         let request = requests::decode_vote(body).ok()?;
+        if !self.is_possible(&request.vote, from) {
+            return None;
+        }
         let reply = if Instant::now() < self.silent_until && !request.leadership_transfer {
             let state = self.wal.state();
             let own = state.vote.map_or(request.vote, super::types::vote_from);
@@ -385,6 +466,17 @@ impl Peers {
         tracing::debug!(?method, vote = ?vote_to(&reply.vote), granted = reply.vote_granted, "vote");
         Some(requests::encode_vote_reply(&reply))
     }
+}
+
+fn is_possible(wal: &Wal, vote: &Vote, from: u64) -> bool {
+    let vote = vote_to(vote);
+    let own_term = wal.state().vote.map_or(0, |own| own.term);
+    let is_possible = vote.node_id == from && vote.term <= own_term.saturating_add(TERM_STEP_MAX);
+    if !is_possible {
+        let from = format!("{from:016x}");
+        tracing::warn!(from, ?vote, "a frame holds a vote that cannot be its sender's");
+    }
+    is_possible
 }
 
 /// The next append frame; the stream ends with the connection or a frame that must not be.
@@ -405,9 +497,18 @@ mod tests {
     #[test]
     fn joiners_take_no_places_of_members() {
         let room = Room::default();
-        let member =
-            Hello { cluster_id: 1, from: 1, to: 2, purpose: Purpose::Append, acknowledged: None };
-        let joiner = Hello { cluster_id: 0, from: 0, purpose: Purpose::Requests, ..member };
+        let member = Hello {
+            cluster_id: 1,
+            from: 1,
+            to: 2,
+            purpose: Purpose::Append,
+            process: 3,
+            token: 4,
+            address: "127.0.0.1:1".into(),
+            acknowledged: None,
+        };
+        let purpose = Purpose::Requests;
+        let joiner = Hello { cluster_id: 0, from: 0, purpose, ..member.clone() };
         let taken: Vec<_> = (0..Shares::now().joiners).map(|_| room.place_for(&joiner)).collect();
         assert!(taken.iter().all(Option::is_some));
         assert!(room.place_for(&joiner).is_none(), "their own are taken");

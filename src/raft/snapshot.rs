@@ -27,12 +27,12 @@ use openraft::storage::Snapshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connection::{FrameReader, FrameWriter, bad_frame, dial, in_time};
+use super::connection::{Connection, FrameReader, FrameWriter, bad_frame, in_time};
 use super::pace::Pace;
 use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::types::{TypeConfig, Vote};
-use super::wire::{Hello, Kind};
+use super::wire::Kind;
 use crate::machine::{Images, Machine};
 
 /// Bytes of values that one frame of slots carries.
@@ -83,14 +83,13 @@ impl Sender {
     }
 }
 
-/// Sends a snapshot and waits until it is installed.
+/// Sends a snapshot over a connection and waits until it is installed.
 ///
 /// # Errors
 /// Of the connection; the receiver's or this member's slots cannot be read or written.
 pub(super) async fn send(
     sender: &Sender,
-    address: &str,
-    hello: &Hello,
+    (address, (mut reader, mut writer)): (&str, Connection),
     vote: Vote,
     snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
 ) -> io::Result<SnapshotResponse<TypeConfig>> {
@@ -98,7 +97,6 @@ pub(super) async fn send(
     let Some(log_id) = meta.last_log_id else {
         return Err(io::Error::other("there is nothing to send"));
     };
-    let (mut reader, mut writer) = dial(address, hello).await?;
     let readable_from = sender.shared.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
     let membership = meta.last_membership.clone();
@@ -201,6 +199,14 @@ fn scan(machine: &Machine, from: u64, changed_after: u64) -> JoinHandle<Result<S
 
 type Scanned = (Images, Option<u64>);
 
+/// Whose snapshots are taken.
+pub(super) struct Judge<'a> {
+    /// The vote of this member: one under a lower vote is not.
+    pub own_vote: Option<Vote>,
+    /// Whether a vote can be that of the member that sends it.
+    pub is_possible: &'a (dyn Fn(&Vote) -> bool + Sync),
+}
+
 /// Takes a snapshot off a connection and merges it. Returns what it began with; the caller then
 /// has openraft install it.
 ///
@@ -211,11 +217,14 @@ pub(super) async fn receive(
     shared: &Arc<MachineShared>,
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
-    own_vote: Option<Vote>,
+    judge: Judge<'_>,
 ) -> io::Result<Option<SnapshotBegin>> {
     let body = in_time(reader.expect(Kind::SnapshotBegin), IDLE_MAX).await?;
     let begin = SnapshotBegin::decode(body).map_err(bad_frame)?;
-    if let Some(vote) = own_vote.filter(|own| *own > begin.vote) {
+    if !(judge.is_possible)(&begin.vote) {
+        return Err(io::Error::other("the vote of the snapshot cannot be its sender's"));
+    }
+    if let Some(vote) = judge.own_vote.filter(|own| *own > begin.vote) {
         Accept::HigherVote(vote).put(&mut writer.buffer);
         in_time(writer.send(), IDLE_MAX).await?;
         return Ok(None);

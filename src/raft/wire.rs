@@ -11,8 +11,8 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::raft::StreamAppendError;
 
 use super::types::{
-    Entry, LogId, Member, TypeConfig, decode_member, encode_member, entry_from, entry_to,
-    log_id_from, log_id_to, vote_from, vote_to,
+    Entry, LogId, Member, NAME_BYTES_MAX, TypeConfig, decode_member, encode_member, entry_from,
+    entry_to, log_id_from, log_id_to, vote_from, vote_to,
 };
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{COMMAND_BYTES_MAX, DecodeError};
@@ -20,7 +20,7 @@ use crate::command::{COMMAND_BYTES_MAX, DecodeError};
 /// First bytes of a hello's body.
 pub(super) const MAGIC: [u8; 4] = *b"DSKP";
 /// Version of this protocol; a peer of another version is refused.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 /// Bytes of a frame's header.
 pub(super) const HEADER_BYTES: usize = 12;
 /// Most bytes of a body: an append frame with the largest command and room for its fields.
@@ -172,10 +172,12 @@ pub enum Purpose {
     Append = 2,
     /// One snapshot.
     Snapshot = 3,
+    /// Asks whether a connection is one of the process that is dialled. The welcome is the answer.
+    Confirm = 4,
 }
 
 /// The first frame of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// The cluster that the dialling member belongs to; 0 for a member that is about to join.
     pub cluster_id: u128,
@@ -185,6 +187,12 @@ pub struct Hello {
     pub to: u64,
     /// What the connection is for.
     pub purpose: Purpose,
+    /// Random id of the process that dials: it tells a member from a copy of its directory.
+    pub process: u64,
+    /// Random number of this connection; to confirm, of the one that is asked about.
+    pub token: u128,
+    /// Where the dialling member listens; empty for one that is about to join.
+    pub address: String,
     /// For append: the vote under which the dialling leader leads, and the highest log id that the
     /// other side acknowledged to it under that vote.
     pub acknowledged: Option<(StoredVote, StoredLogId)>,
@@ -200,6 +208,9 @@ impl Hello {
             out.put_u64_le(self.from);
             out.put_u64_le(self.to);
             out.put_u8(self.purpose as u8);
+            out.put_u64_le(self.process);
+            out.put_u128_le(self.token);
+            put_string(out, &self.address);
             out.put_u8(u8::from(self.acknowledged.is_some()));
             if let Some((vote, log_id)) = &self.acknowledged {
                 put_vote(out, vote);
@@ -227,31 +238,68 @@ impl Hello {
             1 => Purpose::Requests,
             2 => Purpose::Append,
             3 => Purpose::Snapshot,
+            4 => Purpose::Confirm,
             _ => return Err(cursor.error("unknown purpose")),
         };
+        let process = cursor.u64()?;
+        let token = cursor.u128()?;
+        let address = cursor.string(NAME_BYTES_MAX)?;
         let acknowledged = if cursor.boolean()? {
             Some((read_vote(&mut cursor)?, read_log_id(&mut cursor)?))
         } else {
             None
         };
         cursor.finish()?;
-        Ok(Hello { cluster_id, from, to, purpose, acknowledged })
+        Ok(Hello { cluster_id, from, to, purpose, process, token, address, acknowledged })
     }
 }
 
-/// Why a hello was refused, or that it was not.
+/// A member in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whoever {
+    /// Its cluster; 0 if it has none yet.
+    pub cluster_id: u128,
+    /// The member; 0 if it is none yet.
+    pub member_id: u64,
+    /// Random id of the process.
+    pub process: u64,
+}
+
+/// What is said to a hello.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Greeting {
+    /// The connection may be used; or it is the one that was asked about.
+    Accepted,
+    /// It may not; why.
+    Refused(String),
+    /// It may not: the member that dials runs already, as another process.
+    Copy(String),
+}
+
+/// Who answers a hello, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
-    /// `None` if the connection may be used.
-    pub refusal: Option<String>,
+    /// Who answers.
+    pub from: Whoever,
+    /// What it says.
+    pub answer: Greeting,
 }
 
 impl Welcome {
     /// Appends the frame.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_frame(out, Kind::Welcome, |out| {
-            out.put_u8(u8::from(self.refusal.is_none()));
-            put_string(out, self.refusal.as_deref().unwrap_or_default());
+            let (code, reason) = match &self.answer {
+                Greeting::Refused(reason) => (0, reason.as_str()),
+                Greeting::Accepted => (1, ""),
+                Greeting::Copy(reason) => (2, reason.as_str()),
+            };
+            out.put_u8(code);
+            let end = reason.floor_char_boundary(REASON_BYTES_MAX);
+            put_string(out, reason.get(..end).unwrap_or_default());
+            out.put_u128_le(self.from.cluster_id);
+            out.put_u64_le(self.from.member_id);
+            out.put_u64_le(self.from.process);
         });
     }
 
@@ -261,10 +309,18 @@ impl Welcome {
     /// The bytes are not what they should be.
     pub fn decode(body: Bytes) -> Result<Welcome, DecodeError> {
         let mut cursor = Cursor::new(body);
-        let is_accepted = cursor.boolean()?;
+        let code = cursor.u8()?;
         let reason = cursor.string(REASON_BYTES_MAX)?;
+        let answer = match code {
+            0 => Greeting::Refused(reason),
+            1 => Greeting::Accepted,
+            2 => Greeting::Copy(reason),
+            _ => return Err(cursor.error("unknown answer to a hello")),
+        };
+        let cluster_id = cursor.u128()?;
+        let (member_id, process) = (cursor.u64()?, cursor.u64()?);
         cursor.finish()?;
-        Ok(Welcome { refusal: (!is_accepted).then_some(reason) })
+        Ok(Welcome { from: Whoever { cluster_id, member_id, process }, answer })
     }
 }
 

@@ -255,7 +255,7 @@ impl Member {
         let runtime = runtime()?;
         let removed = match &self.known {
             Some(Known { ids, others }) => {
-                runtime.block_on(node::remove_from_outside(*ids, others))
+                runtime.block_on(node::remove_departed(&self.config, *ids, others))
             }
             None => runtime.block_on(node::remove_unfinished(&self.config)),
         };

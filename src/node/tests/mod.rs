@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
-use crate::raft::{Consensus, Incoming, ReplayAhead, Setup};
+use crate::raft::{Caller, Consensus, Incoming, ReplayAhead, Setup, Whoever};
 
 /// So small that a dozen batches fill several.
 const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;
@@ -60,8 +60,11 @@ async fn start_member(
     let wal = Arc::new(open_wal_following(disk, SyncMode::Always, follow).unwrap());
     let applied = Some(ahead.finish(&wal).unwrap());
     let setup = Setup {
-        cluster_id: 0xc1,
-        member_id,
+        caller: Caller::new(
+            Whoever { cluster_id: 0xc1, member_id, process: 1 },
+            String::new(),
+            Faults::new(),
+        ),
         wal,
         machine,
         applied,

@@ -28,8 +28,8 @@ use crate::raft::snapshot_wire::{
 };
 use crate::raft::types::{Member, Role, StoredMembership, TypeConfig, vote_from};
 use crate::raft::wire::{
-    BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, JoinReply, JoinRequest, Kind,
-    Purpose, Welcome, put_append, put_append_reply, read_append, read_append_reply,
+    BODY_BYTES_MAX, Greeting, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, JoinReply, JoinRequest,
+    Kind, Purpose, Welcome, Whoever, put_append, put_append_reply, read_append, read_append_reply,
 };
 
 /// A decoder whose result nobody looks at.
@@ -90,9 +90,14 @@ fn frames() -> Vec<Case> {
         from: 1,
         to: 2,
         purpose: Purpose::Append,
+        process: 5,
+        token: 0x7e,
+        address: "b:1".into(),
         acknowledged: Some((stored_vote(), StoredLogId { term: 2, index: 5 })),
     };
-    let welcome = Welcome { refusal: Some("no".into()) };
+    let from = Whoever { cluster_id: 0xc1, member_id: 2, process: 6 };
+    let welcome = Welcome { from, answer: Greeting::Refused("no".into()) };
+    let copy = Welcome { from, answer: Greeting::Copy("no".into()) };
     let append = || AppendEntriesRequest {
         vote: vote_from(stored_vote()),
         prev_log_id: Some(log_id(2, 5)),
@@ -102,10 +107,11 @@ fn frames() -> Vec<Case> {
     let conflict = Err(StreamAppendError::Conflict(log_id(2, 5)));
     let higher = Err(StreamAppendError::HigherVote(vote_from(stored_vote())));
     vec![
-        Case::new(GOLDEN[0], hello, put(|out| hello.put(out)), |body| shown(Hello::decode(body))),
+        Case::new(GOLDEN[0], &hello, put(|out| hello.put(out)), |body| shown(Hello::decode(body))),
         Case::new(GOLDEN[1], &welcome, put(|out| welcome.put(out)), |body| {
             shown(Welcome::decode(body))
         }),
+        Case::new(GOLDEN[24], &copy, put(|out| copy.put(out)), |body| shown(Welcome::decode(body))),
         Case::new(GOLDEN[2], append(), put(|out| put_append(out, append())), |body| {
             shown(read_append(body))
         }),
@@ -467,14 +473,19 @@ const REQUEST: &str = "0d000000 4c7fcf81 05 000000 0900000000000000 05 77686174"
 const RESPONSE: &str = "0c000000 5ee12fbb 06 000000 0900000000000000 74686174";
 
 /// Names and bytes, fields apart.
-const GOLDEN: [(&str, &str); 24] = [
+const GOLDEN: [(&str, &str); 25] = [
     (
         "hello",
-        "49000000 db3e69d2 01 000000 44534b50 0100 c1000000000000000000000000000000 \
-         0100000000000000 0200000000000000 02 01 0300000000000000 0700000000000000 01 \
+        "66000000 2cab44b0 01 000000 44534b50 0200 c1000000000000000000000000000000 \
+         0100000000000000 0200000000000000 02 0500000000000000 \
+         7e000000000000000000000000000000 0300 623a31 01 0300000000000000 0700000000000000 01 \
          0200000000000000 0500000000000000",
     ),
-    ("welcome", "05000000 c3f27070 02 000000 00 0200 6e6f"),
+    (
+        "welcome",
+        "25000000 1f60792a 02 000000 00 0200 6e6f c1000000000000000000000000000000 \
+         0200000000000000 0600000000000000",
+    ),
     (
         "append",
         "76000000 c11e4117 03 000000 0300000000000000 0700000000000000 01 01 \
@@ -547,5 +558,10 @@ const GOLDEN: [(&str, &str); 24] = [
         "32000000 d92acdbf 0c 000000 0600000000000000 0900000000000000 02000000 \
          0100 0400000000000000 01000080 6b 76 \
          0000 0400000000000000 00000000",
+    ),
+    (
+        "welcome, copy",
+        "25000000 6048e8f0 02 000000 02 0200 6e6f c1000000000000000000000000000000 \
+         0200000000000000 0600000000000000",
     ),
 ];

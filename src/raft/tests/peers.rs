@@ -10,7 +10,7 @@ use std::time::Duration;
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
-use openraft::raft::VoteRequest;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
@@ -18,28 +18,69 @@ use super::{CLUSTER, Place, log_id, membership, normal};
 use crate::command::{Command, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::machine::{DiskMachine, Machine};
+use crate::raft::caller::Caller;
 use crate::raft::channel::Channel;
-use crate::raft::connection::dial;
-use crate::raft::requests::{Method, decode_vote_reply, encode_vote};
+use crate::raft::connection::{Connection, dial, split};
+use crate::raft::requests::{Method, decode_vote_reply, encode_vote, put_request};
+use crate::raft::route::Route;
 use crate::raft::types::{
     Entry, Member, Membership, NAME_BYTES_MAX, TypeConfig, encode_membership, entry_to, vote_from,
 };
-use crate::raft::wire::{Hello, Purpose};
+use crate::raft::wire::{Hello, Kind, Purpose, Whoever, put_append};
 use crate::raft::{Consensus, MachineShared, MemberError, Setup, Zone};
 
 /// The member under test.
 const MEMBER: u64 = 2;
 const BOUND: Duration = Duration::from_secs(20);
 
+/// The process id of the member under test.
+const PROCESS: u64 = 0x20;
+/// Another cluster.
+const OTHER_CLUSTER: u128 = 0xbad;
+
 struct Started {
     address: String,
     faults: Faults,
     consensus: Arc<Consensus>,
+    /// Member 1, as the log of the member under test has it.
+    leader: Arc<Caller>,
+}
+
+/// A process that is a member: it listens, and says which connections are its own.
+async fn process_of(cluster_id: u128, member_id: u64, process: u64) -> (Arc<Caller>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let me = Whoever { cluster_id, member_id, process };
+    let caller = Caller::new(me, address.clone(), Faults::new());
+    let answering = caller.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
+            let Ok(body) = reader.expect(Kind::Hello).await else { continue };
+            answering.answer_to(&Hello::decode(body).unwrap()).put(&mut writer.buffer);
+            drop(writer.send().await); // whoever asked may have gone
+        }
+    });
+    (caller, address)
+}
+
+/// An address at which nobody listens.
+async fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
 }
 
 /// Starts a voter of three whose log ends at index 2 of term 1, under a vote for member 1.
 async fn start(is_restart: bool) -> Started {
-    start_with(membership(&[1, MEMBER, 3]), is_restart).await
+    let (leader, address) = process_of(CLUSTER, 1, 0x10).await;
+    Started { leader, ..start_with(voters_with(address), is_restart).await }
+}
+
+/// Three voters, of which only member 1 has an address.
+fn voters_with(raft_address: String) -> Membership {
+    let leader = Member { raft_address, ..Member::default() };
+    let others = [MEMBER, 3].map(|id| (id, Member::default()));
+    let nodes: BTreeMap<u64, Member> = others.into_iter().chain([(1, leader)]).collect();
+    Membership::new(vec![nodes.keys().copied().collect()], nodes).unwrap()
 }
 
 async fn start_with(members: Membership, is_restart: bool) -> Started {
@@ -52,8 +93,11 @@ async fn start_with(members: Membership, is_restart: bool) -> Started {
     wal.append(std::iter::once(first).chain(rest).map(entry_to)).unwrap();
     let faults = Faults::new();
     let setup = Setup {
-        cluster_id: CLUSTER,
-        member_id: MEMBER,
+        caller: Caller::new(
+            Whoever { cluster_id: CLUSTER, member_id: MEMBER, process: PROCESS },
+            nobody().await,
+            faults.clone(),
+        ),
         wal,
         machine: Machine::Slots(DiskMachine::new(Arc::new(place.open_slots()))),
         applied: None,
@@ -65,16 +109,53 @@ async fn start_with(members: Membership, is_restart: bool) -> Started {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(consensus.serve(listener, Zone::Peers)); // it goes on without its handle
-    Started { address, faults, consensus }
+    Started { address, faults, consensus, leader: Caller::stranger() }
 }
 
-fn hello(purpose: Purpose) -> Hello {
-    Hello { cluster_id: CLUSTER, from: 1, to: MEMBER, purpose, acknowledged: None }
+impl Started {
+    /// Waits until this lone voter leads and has applied that it is one.
+    async fn leads(&self) {
+        self.consensus.allow_elections().await;
+        let leads = async {
+            while !self.consensus.view().is_leader || !self.consensus.is_named() {
+                self.consensus.changed_data(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, leads).await.expect("nobody else can lead");
+    }
+
+    fn route(&self) -> Route {
+        Route::to_member(MEMBER, self.address.clone(), None)
+    }
+
+    /// Dials the member under test.
+    async fn dial(
+        &self,
+        caller: &Caller,
+        purpose: Purpose,
+        acknowledged: Option<(StoredVote, StoredLogId)>,
+    ) -> std::io::Result<Connection> {
+        caller.dial(&self.route(), purpose, acknowledged).await
+    }
+}
+
+/// A hello in the name of member 1 that is not one of its own.
+fn forged(purpose: Purpose, address: &str) -> Hello {
+    Hello {
+        cluster_id: CLUSTER,
+        from: 1,
+        to: MEMBER,
+        purpose,
+        process: 0x66,
+        token: 0x6666,
+        address: address.into(),
+        acknowledged: None,
+    }
 }
 
 /// Asks for a vote in term 5 with a log that is long enough.
 async fn is_vote_granted(started: &Started, method: Method) -> bool {
-    let channel = Channel::new(started.address.clone(), hello(Purpose::Requests));
+    let channel = Channel::new(started.leader.clone(), started.route());
     let vote = vote_from(StoredVote { term: 5, node_id: 1, committed: false });
     let request = VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)));
     let answer = channel.call(method, encode_vote(&request).into(), BOUND).await.unwrap();
@@ -223,18 +304,153 @@ async fn a_voter_that_never_ran_before_gives_its_vote_at_once() {
 #[tokio::test]
 async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
     let started = start(false).await;
+    let forged = forged(Purpose::Append, &nobody().await);
     let refused = [
-        (Hello { cluster_id: 0xbad, ..hello(Purpose::Append) }, "cluster"),
-        (Hello { to: 3, ..hello(Purpose::Append) }, "not 0000000000000003"),
-        (Hello { from: MEMBER, ..hello(Purpose::Append) }, "this member itself"),
-        (Hello { cluster_id: 0, ..hello(Purpose::Append) }, "only requests to join"),
+        (Hello { cluster_id: OTHER_CLUSTER, ..forged.clone() }, "cluster"),
+        (Hello { to: 3, ..forged.clone() }, "not 0000000000000003"),
+        (Hello { from: MEMBER, ..forged.clone() }, "this member itself"),
+        (
+            Hello { from: MEMBER, process: PROCESS, ..forged.clone() },
+            "the member itself that dials",
+        ),
+        (Hello { cluster_id: 0, ..forged }, "only requests to join"),
     ];
     for (hello, reason) in refused {
         let error = dial(&started.address, &hello).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         assert!(error.to_string().contains(reason), "{error}");
     }
-    dial(&started.address, &hello(Purpose::Append)).await.unwrap();
+    started.dial(&started.leader, Purpose::Append, None).await.unwrap();
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+}
+
+/// Anybody who knows the ids can write a hello: whatever is in it, the member at the address of the
+/// log says that it is none of its own.
+#[tokio::test]
+async fn a_hello_that_its_member_does_not_confirm_is_refused_and_ends_nobody() {
+    let started = start(true).await;
+    let vote = StoredVote { term: 1, node_id: 1, committed: true };
+    let beyond = Some((vote, StoredLogId { term: 1, index: 9 }));
+    let stolen = started.leader.me().process;
+    for purpose in [Purpose::Requests, Purpose::Append, Purpose::Snapshot] {
+        for process in [0x66, stolen] {
+            let forged = forged(purpose, &nobody().await);
+            let hello = Hello { process, acknowledged: beyond, ..forged };
+            let error = dial(&started.address, &hello).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}");
+        }
+    }
+    assert_eq!(started.faults.current(), None);
+    assert_eq!(started.consensus.wal().state().vote, Some(vote));
+    started.consensus.stop().await;
+}
+
+/// F26: the one that the log knows goes on, and the later one is told why it does not.
+#[tokio::test]
+async fn a_copy_of_a_running_member_is_refused_by_name_and_stops() {
+    let started = start(true).await;
+    let me = Whoever { process: 0x11, ..started.leader.me() };
+    let faults = Faults::new();
+    let copy = Caller::new(me, nobody().await, faults.clone());
+    let error = started.dial(&copy, Purpose::Requests, None).await.unwrap_err();
+    assert!(error.to_string().contains("0000000000000001 runs already"), "{error}");
+    assert!(faults.current().unwrap().reason.contains("a copy of its directory"));
+    started.dial(&started.leader, Purpose::Requests, None).await.unwrap();
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+}
+
+/// An address is not an identity: where nobody answers at the one that the log has, the member is
+/// where its hello says. That is worth a connection, and ends no node.
+#[tokio::test]
+async fn a_member_that_moved_is_let_in_and_found_and_believed_no_loss_of_data() {
+    let started = start_with(voters_with(nobody().await), true).await;
+    let (moved, address) = process_of(CLUSTER, 1, 0x11).await;
+    started.dial(&moved, Purpose::Append, None).await.unwrap();
+    let route = started.consensus.network.route(1, &Member::default());
+    assert_eq!(route.address(), address);
+    let vote = StoredVote { term: 1, node_id: 1, committed: true };
+    let beyond = Some((vote, StoredLogId { term: 1, index: 9 }));
+    let error = started.dial(&moved, Purpose::Append, beyond).await.unwrap_err();
+    assert!(error.to_string().contains("believed only of its leader"), "{error}");
+    assert_eq!(started.faults.current(), None);
+    // A second process in its place is a copy now.
+    let (copy, _address) = process_of(CLUSTER, 1, 0x12).await;
+    let error = started.dial(&copy, Purpose::Append, None).await.unwrap_err();
+    assert!(error.to_string().contains("runs already"), "{error}");
+    started.consensus.stop().await;
+}
+
+/// Whoever takes over the address that a member had gets hellos that are meant for it, and can pass
+/// them on: they are confirmed to the member that they are meant for alone.
+#[tokio::test]
+async fn a_hello_that_was_passed_on_is_not_confirmed() {
+    let started = start(true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = Route::to_member(3, listener.local_addr().unwrap().to_string(), None);
+    let passing_on = async {
+        let (mut reader, _writer) = split(listener.accept().await.unwrap().0).unwrap();
+        let hello = Hello::decode(reader.expect(Kind::Hello).await.unwrap()).unwrap();
+        dial(&started.address, &Hello { to: MEMBER, ..hello }).await.unwrap_err()
+    };
+    let error = tokio::select! {
+        error = passing_on => error,
+        dialled = started.leader.dial(&route, Purpose::Append, None) => panic!("{dialled:?}"),
+    };
+    assert!(error.to_string().contains("confirms"), "{error}");
+    started.consensus.stop().await;
+}
+
+/// PITFALLS 14: it was wiped and founded a cluster of its own. A stranger that says so is asked back.
+#[tokio::test]
+async fn a_lone_member_stops_only_for_a_member_of_another_cluster_that_is_one() {
+    let started = start_with(membership(&[MEMBER]), false).await;
+    started.leads().await;
+    let (other, address) = process_of(OTHER_CLUSTER, 7, 0x70).await;
+    for address in [nobody().await, address, started.address.clone()] {
+        let hello =
+            Hello { cluster_id: OTHER_CLUSTER, from: 7, ..forged(Purpose::Append, &address) };
+        let error = dial(&started.address, &hello).await.unwrap_err();
+        assert!(error.to_string().contains("this is a member of cluster"), "{error}");
+    }
+    assert_eq!(started.faults.current(), None);
+    started.dial(&other, Purpose::Append, None).await.unwrap_err();
+    let fault = tokio::time::timeout(BOUND, started.faults.wait()).await.unwrap();
+    assert!(fault.reason.contains("probably wiped"), "{}", fault.reason);
+    started.consensus.stop().await;
+}
+
+/// A term of this size would be the last one: nobody could be elected any more.
+#[tokio::test]
+async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() {
+    let started = start(false).await;
+    let before = started.consensus.wal().state().vote;
+    for (term, node_id) in [(u64::MAX, 1), (1 << 33, 1), (5, 3)] {
+        let vote = vote_from(StoredVote { term, node_id, committed: false });
+        let request = encode_vote(&VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9))));
+        for method in [Method::Vote, Method::PreVote] {
+            let dialled = started.dial(&started.leader, Purpose::Requests, None).await;
+            let (mut reader, mut writer) = dialled.unwrap();
+            put_request(&mut writer.buffer, 1, method, &request);
+            writer.send().await.unwrap();
+            assert!(reader.next().await.unwrap().is_none(), "it is closed");
+        }
+        let vote = vote_from(StoredVote { term, node_id, committed: true });
+        let append = AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(log_id(1, 2)),
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let dialled = started.dial(&started.leader, Purpose::Append, None).await;
+        let (mut reader, mut writer) = dialled.unwrap();
+        put_append(&mut writer.buffer, append);
+        writer.send().await.unwrap();
+        assert!(reader.next().await.unwrap().is_none(), "it is closed");
+    }
+    assert_eq!(started.consensus.wal().state().vote, before);
+    assert!(is_vote_granted(&started, Method::Vote).await, "a possible one is answered");
     assert_eq!(started.faults.current(), None);
     started.consensus.stop().await;
 }
@@ -244,15 +460,15 @@ async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
 async fn a_member_whose_log_went_backwards_stops_with_its_own_exit_code() {
     let started = start(true).await;
     let vote = StoredVote { term: 1, node_id: 1, committed: true };
-    let told = |vote, index| Hello {
-        acknowledged: Some((vote, StoredLogId { term: 1, index })),
-        ..hello(Purpose::Append)
+    let told = |vote, index| {
+        let acknowledged = Some((vote, StoredLogId { term: 1, index }));
+        started.dial(&started.leader, Purpose::Append, acknowledged)
     };
-    dial(&started.address, &told(vote, 2)).await.unwrap();
+    told(vote, 2).await.unwrap();
     // Under another vote a shorter log is healthy: its tail was truncated.
-    dial(&started.address, &told(StoredVote { term: 7, ..vote }, 9)).await.unwrap();
+    told(StoredVote { term: 7, ..vote }, 9).await.unwrap();
     assert_eq!(started.faults.current(), None);
-    dial(&started.address, &told(vote, 9)).await.unwrap_err();
+    told(vote, 9).await.unwrap_err();
     let fault = tokio::time::timeout(BOUND, started.faults.wait()).await.unwrap();
     assert_eq!(fault.exit_code, EXIT_DATA_LOST);
     assert!(fault.reason.contains("lost acknowledged data"), "{}", fault.reason);
@@ -281,14 +497,7 @@ async fn a_member_whose_record_has_no_room_is_refused_and_a_shorter_one_taken_in
     }
     let members = Membership::new(voters, nodes.clone()).unwrap();
     let started = start_with(members, false).await;
-    started.consensus.allow_elections().await;
-    tokio::time::timeout(BOUND, async {
-        while !started.consensus.view().is_leader {
-            started.consensus.changed(BOUND).await;
-        }
-    })
-    .await
-    .unwrap();
+    started.leads().await;
     let mut taken = 0;
     let error = loop {
         match started.consensus.set_member(5000 + taken, long.clone()).await {

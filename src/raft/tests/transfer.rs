@@ -8,20 +8,23 @@ use bytes::Bytes;
 use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
 use openraft::alias::SnapshotOf;
+use openraft::raft::SnapshotResponse;
 use openraft::storage::{RaftLogStorage, RaftStateMachine, SnapshotMeta};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::{
     CLUSTER, Place, Stores, after_power_loss, blank, command, increment, log_id, normal, slots_of,
 };
 use crate::command::{Action, Answer, Condition};
 use crate::machine::Images;
+use crate::raft::caller::Caller;
 use crate::raft::connection::{FrameReader, FrameWriter, split};
+use crate::raft::route::Route;
 use crate::raft::snapshot::{self, Sender};
 use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
 use crate::raft::state_machine::SlotsSnapshot;
 use crate::raft::types::{StoredMembership, TypeConfig, Vote, log_id_to, vote_from};
-use crate::raft::wire::{Hello, Kind, Purpose, Welcome};
+use crate::raft::wire::{Greeting, Kind, Purpose, Welcome, Whoever};
 
 const EIO: i32 = 5;
 
@@ -29,8 +32,17 @@ fn vote(term: u64) -> Vote {
     vote_from(diskstore_storage::Vote { term, node_id: 1, committed: true })
 }
 
-fn hello() -> Hello {
-    Hello { cluster_id: CLUSTER, from: 1, to: 2, purpose: Purpose::Snapshot, acknowledged: None }
+/// Sends a snapshot to whoever listens at an address.
+async fn send(
+    sender: &Sender,
+    address: &str,
+    snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
+) -> io::Result<SnapshotResponse<TypeConfig>> {
+    let me = Whoever { cluster_id: CLUSTER, member_id: 1, process: 1 };
+    let caller = Caller::new(me, String::new(), crate::fault::Faults::new());
+    let route = Route::to_address(address.to_owned());
+    let connection = caller.dial(&route, Purpose::Snapshot, None).await?;
+    snapshot::send(sender, (address, connection), vote(1), snapshot).await
 }
 
 /// A member that has applied these increments of slots, from index 1 on.
@@ -51,7 +63,8 @@ fn sender_of(stores: &Stores) -> Sender {
 async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
     let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
     reader.expect(Kind::Hello).await.unwrap();
-    Welcome { refusal: None }.put(&mut writer.buffer);
+    let from = Whoever { cluster_id: CLUSTER, member_id: 2, process: 2 };
+    Welcome { from, answer: Greeting::Accepted }.put(&mut writer.buffer);
     writer.send().await.unwrap();
     reader.allow_large();
     (reader, writer)
@@ -60,7 +73,8 @@ async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
 /// Receives and installs one snapshot, as the peer's port does it.
 async fn receive(listener: &TcpListener, stores: &mut Stores, own: Option<Vote>) -> bool {
     let (mut reader, mut writer) = accept(listener).await;
-    let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, own).await;
+    let judge = snapshot::Judge { own_vote: own, is_possible: &|_| true };
+    let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, judge).await;
     let Ok(Some(begin)) = received else { return false };
     let meta = SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
     stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
@@ -82,8 +96,7 @@ async fn transfer(from: &mut Stores, to: &mut Stores) -> (bool, bool, u64) {
     let address = listener.local_addr().unwrap().to_string();
     let sender = sender_of(from);
     let snapshot = labelled(from).await;
-    let hello = hello();
-    let send = snapshot::send(&sender, &address, &hello, vote(1), snapshot);
+    let send = send(&sender, &address, snapshot);
     let (sent, received) = tokio::join!(async { Box::pin(send).await.is_ok() }, async {
         Box::pin(receive(&listener, to, None)).await
     },);
@@ -249,8 +262,7 @@ async fn a_sender_that_leads_no_more_is_told_so() {
     let address = listener.local_addr().unwrap().to_string();
     let sending = sender_of(&sender);
     let snapshot = labelled(&mut sender).await;
-    let hello = hello();
-    let send = snapshot::send(&sending, &address, &hello, vote(1), snapshot);
+    let send = send(&sending, &address, snapshot);
     let (sent, received) = tokio::join!(send, receive(&listener, &mut receiver, Some(vote(2))));
     assert_eq!(sent.unwrap().vote, vote(2));
     assert!(!received);
@@ -290,10 +302,9 @@ async fn disturbed(frames: impl FnOnce(&mut Vec<u8>)) -> (bool, Stores, SimDisk)
 
 /// Sends these frames as a snapshot's, and nothing behind them.
 async fn send_frames(address: SocketAddr, frames: impl FnOnce(&mut Vec<u8>)) {
-    let (mut reader, mut writer) = split(TcpStream::connect(address).await.unwrap()).unwrap();
-    hello().put(&mut writer.buffer);
-    writer.send().await.unwrap();
-    reader.expect(Kind::Welcome).await.unwrap();
+    let caller = Caller::stranger();
+    let route = Route::to_address(address.to_string());
+    let (mut reader, mut writer) = caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
     begin().put(&mut writer.buffer);
     writer.send().await.unwrap();
     reader.expect(Kind::SnapshotAccept).await.unwrap();
@@ -362,7 +373,8 @@ async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
     });
     let take = async {
         let (mut reader, mut writer) = accept(&listener).await;
-        snapshot::receive(&receiver.shared, &mut reader, &mut writer, None).await.unwrap_err()
+        let judge = snapshot::Judge { own_vote: None, is_possible: &|_| true };
+        snapshot::receive(&receiver.shared, &mut reader, &mut writer, judge).await.unwrap_err()
     };
     let (error, ()) = tokio::join!(take, send);
     assert!(snapshot::disk_failure(&error).is_some(), "{error}");
@@ -385,10 +397,7 @@ async fn the_log_behind_a_snapshot_is_not_purged() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let sender = sender_of(&stores);
-    let sending = tokio::spawn(async move {
-        let hello = hello();
-        snapshot::send(&sender, &address, &hello, vote(1), snapshot).await.is_ok()
-    });
+    let sending = tokio::spawn(async move { send(&sender, &address, snapshot).await.is_ok() });
     let (mut reader, writer) = accept(&listener).await;
     reader.expect(Kind::SnapshotBegin).await.unwrap();
     assert_eq!(shared.purge_bound(), 3);

@@ -1,0 +1,177 @@
+//! This process as it dials other members: what its hellos say, and which of them are its own.
+//!
+//! Called by `network`, `channel`, `peers` and `cluster`; calls `connection`. Whoever gets a hello
+//! asks back at the address of the member that it names, and the process that listens there says
+//! whether the hello is one of its own. Invariants:
+//!
+//! - I1: every connection has a random token of its own. It is confirmed while the handshake lasts,
+//!   and only to the member that the hello was meant for: another one cannot pass it on.
+//! - I2: a process that is told that it is a copy of a running member stops.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::connection::{Connection, HelloRefused, dial, in_time, shake_hands};
+use super::route::Route;
+use super::wire::{Greeting, Hello, Purpose, Welcome, Whoever};
+use crate::fault::Faults;
+use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+
+/// How long whoever is asked back may take: less than a handshake, of which it is a part.
+const ASK_BACK_BOUND: Duration = Duration::from_secs(1);
+
+/// Who dials.
+#[derive(Debug)]
+pub struct Caller {
+    me: Whoever,
+    /// Where this member listens, for its peers; empty if nobody is to ask back.
+    address: String,
+    /// The tokens of handshakes under way, with the members that they are meant for (I1).
+    under_way: Mutex<BTreeMap<u128, u64>>,
+    faults: Faults,
+}
+
+/// Forgets a token when its handshake has ended.
+struct UnderWay<'a> {
+    caller: &'a Caller,
+    token: u128,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.caller.under_way.lock().remove(&self.token);
+    }
+}
+
+impl Caller {
+    /// A member of a cluster, in this process, that listens at `address`.
+    pub fn new(me: Whoever, address: String, faults: Faults) -> Arc<Caller> {
+        Arc::new(Caller { me, address, under_way: Mutex::default(), faults })
+    }
+
+    /// Somebody that is no member yet.
+    pub fn stranger() -> Arc<Caller> {
+        let me = Whoever { cluster_id: 0, member_id: 0, process: 0 };
+        Caller::new(me, String::new(), Faults::new())
+    }
+
+    /// The member and process that dials.
+    pub fn me(&self) -> Whoever {
+        self.me
+    }
+
+    /// Where it says that it listens.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Dials a member where it is to be found now.
+    pub(super) async fn dial(
+        &self,
+        route: &Route,
+        purpose: Purpose,
+        acknowledged: Option<(StoredVote, StoredLogId)>,
+    ) -> io::Result<Connection> {
+        let token = random_token()?;
+        self.under_way.lock().insert(token, route.to());
+        let _under_way = UnderWay { caller: self, token };
+        let hello = Hello {
+            cluster_id: self.me.cluster_id,
+            from: self.me.member_id,
+            to: route.to(),
+            purpose,
+            process: self.me.process,
+            token,
+            address: self.address.clone(),
+            acknowledged,
+        };
+        let dialled = dial(&route.address(), &hello).await;
+        if let Err(error) = &dialled {
+            route.note_failure();
+            if let Some(HelloRefused(Greeting::Copy(reason))) = refusal(error) {
+                self.faults.report(reason.clone()); // I2
+            }
+        }
+        dialled
+    }
+
+    /// Whether a connection that another member asks about is one of this process (I1).
+    pub fn confirms(&self, asked: &Hello) -> bool {
+        let meant_for = self.under_way.lock().get(&asked.token).copied();
+        asked.cluster_id == self.me.cluster_id
+            && meant_for.is_some_and(|to| to == 0 || to == asked.from)
+    }
+
+    /// The answer to whoever asks whether a connection is one of this process.
+    pub fn answer_to(&self, asked: &Hello) -> Welcome {
+        let answer = if self.confirms(asked) {
+            Greeting::Accepted
+        } else {
+            Greeting::Refused("that connection is none of this process".into())
+        };
+        Welcome { from: self.me, answer }
+    }
+
+    /// Who listens at an address, if it is a member or a node on its way to be one.
+    ///
+    /// # Errors
+    /// Of the socket; bytes that are no answer.
+    pub async fn who_is_at(&self, address: &str, to: u64) -> io::Result<Whoever> {
+        let me = self.me;
+        let hello = Hello {
+            cluster_id: me.cluster_id,
+            from: me.member_id,
+            to,
+            purpose: Purpose::Confirm,
+            process: me.process,
+            token: 0, // nobody's: it is asked for its name alone
+            address: String::new(),
+            acknowledged: None,
+        };
+        Ok(in_time(shake_hands(address, &hello), ASK_BACK_BOUND).await?.2.from)
+    }
+}
+
+/// Asks whoever listens at an address whether a hello is its own. True only if the process that is
+/// named there, as the member that is named there, says so.
+pub async fn is_own_hello(address: &str, hello: &Hello, process: u64) -> io::Result<Asked> {
+    let question = Hello {
+        cluster_id: hello.cluster_id,
+        from: hello.to,
+        to: hello.from,
+        purpose: Purpose::Confirm,
+        process,
+        token: hello.token,
+        address: String::new(),
+        acknowledged: None,
+    };
+    let Welcome { from, answer } =
+        in_time(shake_hands(address, &question), ASK_BACK_BOUND).await?.2;
+    let named =
+        Whoever { cluster_id: hello.cluster_id, member_id: hello.from, process: hello.process };
+    Ok(Asked { confirmed: answer == Greeting::Accepted && from == named, who: from })
+}
+
+/// What came of asking back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The hello comes from there.
+    pub confirmed: bool,
+    /// Who listens there.
+    pub who: Whoever,
+}
+
+/// The refusal within an error of a dial.
+fn refusal(error: &io::Error) -> Option<&HelloRefused> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn random_token() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u128::from_le_bytes(bytes).max(1))
+}
