@@ -21,6 +21,10 @@ const MEMBER_COUNT_MAX: usize = 1024;
 const JOINER_COUNT_MAX: usize = 64;
 /// Most connections that have not said yet what they are.
 const HANDSHAKE_COUNT_MAX: usize = 256;
+/// Most hellos that are looked into at a time.
+const CHECK_COUNT_MAX: usize = 64;
+/// Connections that one of them takes at most: it is asked for at so many addresses.
+const CHECK_CONNECTION_COUNT: usize = 3;
 /// Most connections that came beyond the clients' share, on their way out or of an administrator.
 const LATE_COUNT_MAX: usize = 32;
 /// Most files of the node's own: segments of 64 MiB each, and some.
@@ -50,7 +54,9 @@ pub struct Shares {
     pub joiners: usize,
     /// Connections that have not said yet what they are.
     pub handshakes: usize,
-    /// The node's files, and the connections that it opens.
+    /// Hellos whose members are asked back.
+    pub checks: usize,
+    /// The node's files, and the other connections that it opens.
     pub own: usize,
 }
 
@@ -74,10 +80,12 @@ impl Shares {
         let members = (limit / 8).min(MEMBER_COUNT_MAX);
         let joiners = (limit / 32).min(JOINER_COUNT_MAX);
         let handshakes = (limit / 16).min(HANDSHAKE_COUNT_MAX);
+        let checks = (limit / 64).min(CHECK_COUNT_MAX);
         let late = (limit / 16).min(LATE_COUNT_MAX);
-        let reserve = own + members + joiners + handshakes + late + TRANSFER_COUNT;
+        let asked = checks * CHECK_CONNECTION_COUNT;
+        let reserve = own + members + joiners + handshakes + asked + late + TRANSFER_COUNT;
         let clients = limit.saturating_sub(reserve).min(CLIENT_COUNT_MAX);
-        Shares { clients, late, members, joiners, handshakes, own }
+        Shares { clients, late, members, joiners, handshakes, checks, own }
     }
 }
 
@@ -117,11 +125,16 @@ mod tests {
         let limits = (DESCRIPTOR_COUNT_MIN..3000).chain([20_000, 36_096, 1 << 20, usize::MAX]);
         for limit in limits {
             let shares = Shares::of(limit);
-            let Shares { clients, late, members, joiners, handshakes, own } = shares;
-            let taken = clients + late + members + joiners + handshakes + own + TRANSFER_COUNT;
+            let Shares { clients, late, members, joiners, handshakes, checks, own } = shares;
+            let asked = checks * CHECK_CONNECTION_COUNT;
+            let taken =
+                clients + late + members + joiners + handshakes + asked + own + TRANSFER_COUNT;
             assert!(taken <= limit, "{limit}: {shares:?}");
             assert!(own >= OWN_COUNT_MIN && clients > 0 && late > 0, "{limit}: {shares:?}");
-            assert!(members > 0 && joiners > 0 && handshakes > 0, "{limit}: {shares:?}");
+            assert!(
+                members > 0 && joiners > 0 && handshakes > 0 && checks > 0,
+                "{limit}: {shares:?}"
+            );
         }
         assert_eq!(Shares::of(DESCRIPTOR_COUNT_WANTED).clients, CLIENT_COUNT_MAX);
         assert_eq!(Shares::of(0).clients, 0);

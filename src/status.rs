@@ -26,6 +26,8 @@ pub struct Status {
     pub leader: Option<String>,
     /// Every member, sorted by name.
     pub members: Vec<MemberStatus>,
+    /// What is to be said while the cluster has another address of this node than its own.
+    pub moved: Option<String>,
     /// Highest log index known to be committed.
     pub committed: u64,
     /// Highest log index applied to the slots.

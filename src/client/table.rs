@@ -60,6 +60,9 @@ pub(super) fn render(status: &Status) -> String {
         let since = duration(*since_s);
         push(&mut text, &format!("refused  {reason}, for {since}: {doing}"));
     }
+    if let Some(moved) = &status.moved {
+        push(&mut text, &format!("moved    {moved}"));
+    }
     if !status.unsafe_flags.is_empty() {
         push(&mut text, &format!("unsafe   {}", status.unsafe_flags.join(", ")));
     }
@@ -220,6 +223,7 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
             since_s: 61,
             doing: "a checkpoint is written".to_owned(),
         }];
+        status.moved = Some("this member is at h:1 now".to_owned());
         status.live = None;
         for member in &mut status.members {
             (member.matched, member.lag) = (None, None);
@@ -230,6 +234,7 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
         let refused = "refused  writes, for the log's disk is full, for 1 min 1 s: a checkpoint is";
         assert!(text.contains(refused), "{text}");
         assert!(text.contains("before log index 69 is applied"), "{text}");
+        assert!(text.contains("moved    this member is at h:1 now\n"), "{text}");
         assert!(text.contains("1,024 bytes, counting"), "{text}");
         assert!(text.ends_with("diskstore status -addr 127.0.0.1:11000\n"), "{text}");
         status.leader = None;

@@ -45,6 +45,8 @@ pub struct Forwarder {
     consensus: Arc<Consensus>,
     channels: Mutex<HashMap<u64, Arc<Channel>>>,
     cluster_id: u128,
+    /// What is to be said while the cluster has another address of this member.
+    moved: Mutex<Option<String>>,
 }
 
 /// What became of an attempt: final results, or another member to ask.
@@ -56,7 +58,7 @@ enum Attempt {
 impl Forwarder {
     /// A forwarder of one member.
     pub fn new(consensus: Arc<Consensus>, cluster_id: u128) -> Forwarder {
-        Forwarder { consensus, channels: Mutex::default(), cluster_id }
+        Forwarder { consensus, channels: Mutex::default(), cluster_id, moved: Mutex::default() }
     }
 
     /// The consensus underneath.
@@ -67,6 +69,16 @@ impl Forwarder {
     /// The cluster.
     pub fn cluster_id(&self) -> u128 {
         self.cluster_id
+    }
+
+    /// What is to be said while the cluster has another address of this member.
+    pub fn moved(&self) -> Option<String> {
+        self.moved.lock().clone()
+    }
+
+    /// Sets that; true if there was something to be said before.
+    pub(super) fn note_moved(&self, said: Option<String>) -> bool {
+        std::mem::replace(&mut *self.moved.lock(), said).is_some()
     }
 
     /// Proposes commands together, here or at the leader; answers in order.

@@ -26,7 +26,7 @@ use crate::raft::{
 /// How long one member may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 /// How long a leader may take to take a member in: less than whoever passed the request on waits.
-const ADMIT_BOUND: Duration = Duration::from_secs(8);
+pub(super) const ADMIT_BOUND: Duration = Duration::from_secs(8);
 /// Pause before the members are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A joiner that hears nothing but "later" gives up after this time.

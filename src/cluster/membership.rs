@@ -6,21 +6,32 @@
 //! - I1: a member that is meant to follow for ever never becomes a voter.
 //! - I2: a member takes an old one's place only when it has caught up and the old one is silent
 //!   (PITFALLS 15), in one joint change.
+//! - I3: a learner counts only when it has followed for a while.
+//! - I4: a change that cannot be committed is not begun: it could not be taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::raft::{ALIVE_MAX, Consensus, ELECTION_MS_MAX, MemberView, Role, View};
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(200);
+/// A learner becomes a voter when it was level and alive at so many looks in a row, two seconds: one
+/// that dies as soon as it has joined must not count as a voter already.
+const LOOK_COUNT: u32 = 10;
 /// A learner this many entries behind the end of the log has caught up.
 const LAG_MAX: u64 = 256;
 /// The same of a learner for ever, to which entries are sent in large frames.
 const LEARNER_LAG_MAX: u64 = 65_536;
 /// How long a change may take before the leader looks again.
 const CHANGE_BOUND: Duration = Duration::from_secs(10);
+/// The pause after a change that was not made; it doubles.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What is to be changed next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,32 +40,143 @@ enum Change {
     RemoveLearner(u64),
 }
 
+/// At how many looks in a row each learner was level and alive.
+#[derive(Debug, Default)]
+struct Followed {
+    looks: BTreeMap<u64, u32>,
+}
+
+impl Followed {
+    fn look(&mut self, view: &View) {
+        let learners = view.members.iter().filter(|(_, member)| !member.is_voter);
+        let level = learners.filter(|(_, learner)| is_level(view, learner));
+        let looks =
+            level.map(|(id, _)| (*id, self.looks.get(id).map_or(1, |n| n.saturating_add(1))));
+        self.looks = looks.collect();
+    }
+
+    fn is_long_enough(&self, id: u64) -> bool {
+        self.looks.get(&id).is_some_and(|count| *count >= LOOK_COUNT)
+    }
+}
+
+/// A change that was not made: it is not tried, nor spoken of, again and again.
+#[derive(Debug)]
+struct Failed {
+    change: Change,
+    reason: String,
+    pause: Duration,
+    until: Instant,
+}
+
 /// Promotes and replaces members while this one leads, until the task is dropped.
 pub async fn keep_membership(consensus: Arc<Consensus>) {
+    let (mut followed, mut failed) = (Followed::default(), None);
     loop {
-        consensus.changed(PERIOD).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(PERIOD).await;
         let _alone = consensus.alone().await;
         let view = consensus.view();
         if !view.is_leader {
+            (followed, failed) = (Followed::default(), None);
             continue;
         }
+        followed.look(&view);
         let silence = Duration::from_millis(ELECTION_MS_MAX);
-        let change = next_change(&view, |id| consensus.is_silent(id, silence) == Some(true));
-        let Some(change) = change else { continue };
-        tracing::info!("changing the membership: {}", words(&change, &view));
-        let changing = async {
-            match change {
-                Change::Voters(voters) => consensus.set_voters(voters).await,
-                Change::RemoveLearner(id) => consensus.remove_learner(id).await,
-            }
+        let is_silent = |id| consensus.is_silent(id, silence) == Some(true);
+        let change = next_change(&view, is_silent, |id| followed.is_long_enough(id));
+        let Some(change) = change else {
+            failed = None;
+            continue;
         };
-        match tokio::time::timeout(CHANGE_BOUND, changing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(?error, "the membership was not changed"),
-            Err(_) => tracing::warn!("a membership change takes long"),
+        let before = failed.take_if(|last: &mut Failed| last.change == change);
+        if before.as_ref().is_some_and(|last| Instant::now() < last.until) {
+            failed = before;
+            continue;
         }
+        let what = words(&change, &view);
+        let Err(reason) = make(&consensus, &view, &change).await else {
+            tracing::info!("the membership was changed: {what}");
+            continue;
+        };
+        if before.as_ref().is_none_or(|last| last.reason != reason) {
+            tracing::warn!("the membership is not changed yet ({what}): {reason}");
+        }
+        let pause = before.map_or(PAUSE_MIN, |last| (2 * last.pause).min(PAUSE_MAX));
+        failed = Some(Failed { change, reason, pause, until: Instant::now() + pause });
     }
+}
+
+/// Makes a change, if it can be made now.
+async fn make(consensus: &Consensus, view: &View, change: &Change) -> Result<(), String> {
+    let next = match change {
+        Change::Voters(voters) => voters,
+        Change::RemoveLearner(_) => &view.goal_voters,
+    };
+    if let Some(reason) = lacking(view, consensus.member_id(), next) {
+        return Err(reason);
+    }
+    let changing = async {
+        match change {
+            Change::Voters(voters) => consensus.set_voters(voters.clone()).await,
+            Change::RemoveLearner(id) => consensus.remove_learner(*id).await,
+        }
+    };
+    match tokio::time::timeout(CHANGE_BOUND, changing).await {
+        Ok(made) => made.map_err(|error| format!("{error:?}")),
+        Err(_) => Err(format!("it takes longer than {} s", CHANGE_BOUND.as_secs())),
+    }
+}
+
+/// Why a change to these voters could not be committed now, if it could not: those that vote now, and
+/// those that are to, have to agree with a majority each.
+pub(super) fn lacking(view: &View, me: u64, next: &BTreeSet<u64>) -> Option<String> {
+    view.configs.iter().chain([next]).find_map(|voters| {
+        let (alive, count) = (answering(view, me, voters).count(), voters.len());
+        (alive <= count / 2).then(|| {
+            format!(
+                "{alive} of {count} voters answer{}, which is no majority, and the membership is \
+                 changed by one: start the others first",
+                if alive == 1 { "s" } else { "" }
+            )
+        })
+    })
+}
+
+/// Those of these voters that the leader hears.
+fn answering(view: &View, me: u64, voters: &BTreeSet<u64>) -> impl Iterator<Item = u64> {
+    voters.iter().copied().filter(move |voter| {
+        let silent_for = view.members.get(voter).and_then(|member| member.silent_for);
+        *voter == me || silent_for.is_some_and(|silent| silent < ALIVE_MAX)
+    })
+}
+
+/// What it costs that the leader stops now, if a member is half replaced or a change half way.
+pub fn cost_of_stopping(view: &View, me: u64) -> Option<String> {
+    let is_old = |id: &u64, learner: &MemberView| {
+        let member = view.members.get(id);
+        member.is_some_and(|member| member.member.name == learner.member.name)
+    };
+    let replaced = view.members.values().find(|learner| {
+        let is_new = !learner.is_voter && learner.member.role == Role::Voter;
+        is_new && view.goal_voters.iter().any(|id| is_old(id, learner))
+    });
+    let what = match replaced {
+        Some(learner) => format!("{} is half replaced", learner.member.name),
+        None if view.is_joint => "a change of the voters is half way".to_owned(),
+        None => return None,
+    };
+    let left = |voters: &BTreeSet<u64>| answering(view, me, voters).filter(|id| *id != me).count();
+    let (left, count) = view.configs.iter().map(|voters| (left(voters), voters.len())).min_by_key(
+        |(left, count)| {
+            i64::try_from(2 * left).unwrap_or(i64::MAX) - i64::try_from(*count).unwrap_or(i64::MAX)
+        },
+    )?;
+    let so = if left > count / 2 {
+        "a majority, so the next leader goes on with it"
+    } else {
+        "no majority: nothing is written until this node, or the old member, runs again"
+    };
+    Some(format!("stopping while {what}: without this node {left} of {count} voters answer, {so}"))
 }
 
 /// The change in the names of those it is about.
@@ -71,7 +193,23 @@ fn words(change: &Change, view: &View) -> String {
     }
 }
 
-fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
+/// True if a learner lacks next to nothing, and answers.
+fn is_level(view: &View, learner: &MemberView) -> bool {
+    let lag_max = match learner.member.role {
+        Role::Voter => LAG_MAX,
+        Role::Learner => LEARNER_LAG_MAX,
+    };
+    let has_caught_up = learner
+        .matched
+        .is_some_and(|matched| matched + lag_max >= view.last_log.unwrap_or_default());
+    has_caught_up && learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX)
+}
+
+fn next_change(
+    view: &View,
+    is_silent: impl Fn(u64) -> bool,
+    has_followed: impl Fn(u64) -> bool,
+) -> Option<Change> {
     let voters = &view.goal_voters;
     if view.is_joint {
         // A leader died half way: the change is completed as it was meant.
@@ -83,15 +221,7 @@ fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
         };
         let all = || view.members.iter().map(|(id, member)| (*id, member));
         let old: Vec<u64> = all().filter(namesake).map(|(id, _)| id).collect();
-        let lag_max = match learner.member.role {
-            Role::Voter => LAG_MAX,
-            Role::Learner => LEARNER_LAG_MAX,
-        };
-        let has_caught_up = learner
-            .matched
-            .is_some_and(|matched| matched + lag_max >= view.last_log.unwrap_or_default());
-        let is_alive = learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
-        if !has_caught_up || !is_alive {
+        if !is_level(view, learner) || !has_followed(*id) {
             continue;
         }
         if learner.member.role == Role::Learner {
@@ -137,19 +267,25 @@ pub(super) mod tests {
 
     pub(in super::super) fn view(members: Vec<(u64, MemberView)>) -> View {
         let voters = members.iter().filter(|(_, member)| member.is_voter).map(|(id, _)| *id);
-        let goal_voters = voters.collect();
+        let goal_voters: BTreeSet<u64> = voters.collect();
         View {
             term: 1,
             leader: Some(1),
             is_leader: true,
             members: members.into_iter().collect(),
             is_joint: false,
+            configs: vec![BTreeSet::clone(&goal_voters)],
             goal_voters,
             last_log: Some(10_000),
             committed: Some(10_000),
             checkpoint: None,
             purged: None,
         }
+    }
+
+    /// The next change where learners have followed for long enough.
+    fn next_change(view: &View, is_silent: impl Fn(u64) -> bool) -> Option<Change> {
+        super::next_change(view, is_silent, |_| true)
     }
 
     fn three() -> Vec<(u64, MemberView)> {
@@ -183,6 +319,56 @@ pub(super) mod tests {
         let mut members = three();
         members[2].1.silent_for = Some(Duration::from_secs(2));
         assert_eq!(next_change(&view(members), |_| false), None, "it may be gone already");
+    }
+
+    #[test]
+    fn a_learner_counts_only_when_it_has_followed_for_a_while() {
+        let view = view(three());
+        let mut gone = view.clone();
+        gone.members.get_mut(&3).unwrap().silent_for = Some(ALIVE_MAX);
+        let mut followed = Followed::default();
+        let change = |followed: &Followed| {
+            super::next_change(&view, |_| false, |id| followed.is_long_enough(id))
+        };
+        for _ in 1..LOOK_COUNT {
+            followed.look(&view);
+            assert_eq!(change(&followed), None);
+        }
+        followed.look(&gone); // it begins anew
+        for _ in 1..LOOK_COUNT {
+            followed.look(&view);
+            assert_eq!(change(&followed), None);
+        }
+        followed.look(&view);
+        assert_eq!(change(&followed), Some(Change::Voters(BTreeSet::from([1, 2, 3]))));
+    }
+
+    #[test]
+    fn what_no_majority_would_agree_to_is_not_begun() {
+        let both = BTreeSet::from([1, 2]);
+        let mut view = view(three());
+        assert_eq!(lacking(&view, 1, &BTreeSet::from([1, 2, 3])), None);
+        view.members.get_mut(&2).unwrap().silent_for = Some(ALIVE_MAX);
+        let alone = BTreeSet::from([1]);
+        for next in [&both, &alone, &BTreeSet::from([1, 2, 3])] {
+            assert!(lacking(&view, 1, next).unwrap().starts_with("1 of 2 voters answers"));
+        }
+        view.configs = vec![alone.clone()];
+        assert_eq!(lacking(&view, 1, &alone), None);
+        assert!(lacking(&view, 1, &both).is_some(), "those that are to vote count, too");
+    }
+
+    #[test]
+    fn a_leader_that_stops_half_way_says_what_that_costs() {
+        let mut members = three();
+        assert_eq!(cost_of_stopping(&view(members.clone()), 1), None, "it is a new member");
+        members[2].1.member.name = "b".into();
+        let said = cost_of_stopping(&view(members.clone()), 1).unwrap();
+        assert!(said.contains("b is half replaced") && said.contains("1 of 2"), "{said}");
+        assert!(said.contains("no majority"), "{said}");
+        members.extend([(4, member("d", true, None)), (5, member("e", true, None))]);
+        let said = cost_of_stopping(&view(members), 1).unwrap();
+        assert!(said.contains("3 of 4 voters answer, a majority"), "{said}");
     }
 
     #[test]

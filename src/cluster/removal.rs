@@ -2,8 +2,8 @@
 //!
 //! Called by `node` and `forward`; calls `raft`. Invariants:
 //!
-//! - I1: nobody is taken out where fewer than a majority of the remaining voters would answer: the
-//!   change could never be committed, and nothing else after it.
+//! - I1: nobody is taken out where fewer than a majority of the voters, or of those that remain, would
+//!   answer: the change could never be committed, and nothing else after it.
 //! - I2: a member believes that it was removed only from a leader that has just proved that it leads.
 //! - I3: nothing is asked again by name once a step was begun: whoever has the name by then may be
 //!   another. A member that is gone by then was removed.
@@ -13,11 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
 
 use super::Forwarder;
 use super::bootstrap::confirm_only;
+use super::membership::lacking;
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
 use crate::fault::{EXIT_REMOVED, Faults};
@@ -120,6 +122,12 @@ impl Forwarder {
                     return failed(Failure::NoLeader { reason });
                 }
                 Reply::Later(_) => {
+                    if !is_begun
+                        && !view.is_leader
+                        && let Some(reason) = self.no_majority(&view).await
+                    {
+                        return refused(reason);
+                    }
                     if let Some(id) = known {
                         (who, is_begun) = (format!("{id:016x}"), true); // I3
                     }
@@ -156,6 +164,7 @@ impl Forwarder {
             Err(_) if !consensus.has_led_for(ALIVE_MAX) => {
                 return Reply::Later("the leader is new and has not heard of all members".into());
             }
+            Err(Reply::Silent(reason)) if self.are_gone(&view) => return Reply::Refused(reason),
             Err(reply) => return reply,
         };
         tracing::info!(member = who, ?step, "a member is to be removed");
@@ -171,6 +180,37 @@ impl Forwarder {
         };
         let late = || Reply::Unknown("the change of the membership takes long".into());
         timeout_at(deadline, changing).await.unwrap_or_else(|_| late())
+    }
+
+    /// True if none of the voters that do not answer has answered for so long that it may soon.
+    fn are_gone(&self, view: &View) -> bool {
+        let consensus = self.consensus();
+        view.goal_voters.iter().filter(|id| **id != consensus.member_id()).all(|id| {
+            let is_alive = view.members.get(id).and_then(|member| member.silent_for);
+            is_alive.is_some_and(|silent| silent < ALIVE_MAX)
+                || consensus.is_silent(*id, SILENCE_BOUND) == Some(true)
+        })
+    }
+
+    /// Why nobody can lead, if too few voters answer this member for that.
+    async fn no_majority(&self, view: &View) -> Option<String> {
+        let (caller, me) = (self.consensus().caller(), self.consensus().member_id());
+        let asked = view.goal_voters.iter().filter(|id| **id != me).filter_map(|id| {
+            let address = self.consensus().address_of(*id, &view.members.get(id)?.member);
+            Some(async move {
+                let who = caller.who_is_at(&address, *id).await;
+                who.is_ok_and(|who| who.member_id == *id)
+            })
+        });
+        let others = join_all(asked).await.into_iter().filter(|answers| *answers).count();
+        let count = view.goal_voters.len();
+        let alive = others + usize::from(view.goal_voters.contains(&me));
+        (alive <= count / 2).then(|| {
+            format!(
+                "{alive} of {count} voters run, which is no majority: nobody can lead, and no \
+                 member be removed; start the others first"
+            )
+        })
     }
 
     /// Answers another member's request for a removal. It is not passed on again.
@@ -301,7 +341,8 @@ fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
     }
     let mut voters = view.goal_voters.clone();
     if !voters.remove(&id) {
-        return Ok(Step::RemoveLearner(id));
+        let reason = lacking(view, me, &voters);
+        return reason.map_or(Ok(Step::RemoveLearner(id)), |reason| Err(Reply::Silent(reason)));
     }
     if voters.is_empty() {
         let reason = format!("{who} is the last voter: without it there is no cluster");
@@ -317,6 +358,9 @@ fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
             "without {who} {alive} of {count} voters would answer, which is no majority: start the \
              others first, or remove one that does not run"
         ))); // I1
+    }
+    if let Some(reason) = lacking(view, me, &voters) {
+        return Err(Reply::Silent(format!("{who} cannot be removed: {reason}"))); // I1
     }
     Ok(if id == me { Step::HandOver } else { Step::SetVoters(voters) })
 }
@@ -482,6 +526,21 @@ mod tests {
         assert!(matches!(step(&silent, 1, "b"), Err(Reply::Silent(_))), "they may answer soon");
         assert!(refused(&silent, "a").contains("without a 1 of 2 voters would answer"));
         assert_eq!(step(&silent, 1, "c"), Ok(Step::SetVoters(BTreeSet::from([1, 2]))));
+    }
+
+    /// The change itself needs both: nothing is begun that could never be committed.
+    #[test]
+    fn of_two_voters_none_is_removed_while_one_is_dead() {
+        let mut two = view(vec![
+            (1, member("a", true, Some(10_000))),
+            (2, member("b", true, Some(10_000))),
+            (3, member("c", false, Some(10_000))),
+        ]);
+        assert_eq!(step(&two, 1, "b"), Ok(Step::SetVoters(BTreeSet::from([1]))));
+        two.members.get_mut(&2).unwrap().silent_for = Some(Duration::from_mins(1));
+        assert!(refused(&two, "b").contains("1 of 2 voters answers, which is no majority"));
+        assert!(refused(&two, "c").contains("1 of 2 voters answers"));
+        assert!(refused(&two, "a").contains("without a 0 of 1 voters would answer"));
     }
 
     #[test]

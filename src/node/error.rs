@@ -135,6 +135,9 @@ pub enum StartError {
         /// What is gone, with its verb.
         what: &'static str,
     },
+    /// The member of this directory runs elsewhere.
+    #[error("{0}")]
+    Copy(String),
     /// The node cannot go on before it has started.
     #[error("{}", .0.reason)]
     Fault(fault::Fault),

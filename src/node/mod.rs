@@ -24,7 +24,7 @@ pub use error::StartError;
 use local::{READABLE_BOUND, catching_up};
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
-use crate::cluster::Forwarder;
+use crate::cluster::{Forwarder, cost_of_stopping};
 pub use crate::cluster::{RemoveError, Standing};
 use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel, Refusal};
 use crate::config::{Config, MachineKind, SyncPolicy};
@@ -238,6 +238,7 @@ impl Node {
                 .and_then(|id| view.members.get(&id))
                 .map(|leader| leader.member.name.clone()),
             members: self.members_of(&view),
+            moved: self.forwarder.moved(),
             committed: view.committed.unwrap_or(0),
             applied: consensus.shared().applied_index(),
             last_log: view.last_log.unwrap_or(0),
@@ -318,6 +319,11 @@ impl Node {
     pub async fn stop(&self) {
         let begun = Instant::now();
         let led = self.is_leader();
+        let view = self.consensus().view();
+        let cost = cost_of_stopping(&view, self.consensus().member_id());
+        if let Some(cost) = cost.filter(|_| led) {
+            tracing::warn!("{cost}");
+        }
         self.consensus().hand_over(HAND_OVER_BOUND).await;
         let handed_over = begun.elapsed();
         if led {

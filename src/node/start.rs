@@ -23,9 +23,9 @@ use tokio::time::Instant;
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
-    Forwarder, JoinSetup, Joined, RemoveError, give_way_when_full, join_until_named,
-    keep_membership, learn_cluster, listen_first, remove_from_outside, serve_incoming,
-    watch_standing,
+    Forwarder, JoinSetup, Joined, Own, RemoveError, give_way_when_full, is_copy, join_until_named,
+    keep_membership, keep_registered, learn_cluster, listen_first, remove_from_outside,
+    serve_incoming, watch_standing,
 };
 use crate::command::Failure;
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
@@ -103,6 +103,13 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
     }
+    let JoinSetup { member, targets, .. } = join_setup(&config, place.identity.member_id);
+    let own = Own { member, targets };
+    if let Some(reason) = is_copy(&consensus, &own).await {
+        return Err(StartError::Copy(reason));
+    }
+    let registering = keep_registered(forwarder.clone(), own, faults.clone());
+    tasks.push(tokio::spawn(registering));
     tasks.push(tokio::spawn(upkeep::keep_bounds(consensus.clone(), opened.policy)));
     tasks.push(tokio::spawn(give_way_when_full(forwarder.clone())));
     tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));

@@ -138,6 +138,9 @@ impl Caller {
 
 /// Asks whoever listens at an address whether a hello is its own. True only if the process that is
 /// named there, as the member that is named there, says so.
+///
+/// # Errors
+/// Of the socket; bytes that are no answer.
 pub async fn is_own_hello(address: &str, hello: &Hello, process: u64) -> io::Result<Asked> {
     let question = Hello {
         cluster_id: hello.cluster_id,

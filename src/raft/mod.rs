@@ -170,6 +170,8 @@ pub struct View {
     pub members: BTreeMap<u64, MemberView>,
     /// True while a membership change is half way (joint).
     pub is_joint: bool,
+    /// The voters of each configuration: a majority of every one of them has to agree.
+    pub configs: Vec<BTreeSet<u64>>,
     /// The voters once a change that is half way is completed; else those that vote now.
     pub goal_voters: BTreeSet<u64>,
     /// Index of the last entry in the log; `None` in an empty one.
@@ -275,6 +277,8 @@ impl Consensus {
         let raft = RaftHandle::new(member_id, config()?, network.clone(), log_store, state_machine)
             .await
             .map_err(StartError::Storage)?;
+        // What it knows is asked for at once: before it runs it seems to know no members.
+        raft.with_raft_state(|_| ()).await.map_err(StartError::Storage)?;
         has_started.store(true, Ordering::Release);
         book.follow(raft.clone());
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
@@ -372,6 +376,11 @@ impl Consensus {
     /// A channel for requests to another member.
     pub fn channel(&self, to: u64, member: &Member) -> Channel {
         self.network.channel(to, member)
+    }
+
+    /// Where another member is to be found now.
+    pub fn address_of(&self, id: u64, member: &Member) -> String {
+        self.network.route(id, member).address()
     }
 
     /// A channel for requests to whichever member listens at an address.
@@ -595,6 +604,7 @@ fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View {
             && metrics.current_leader == Some(member_id),
         members: members.collect(),
         is_joint: membership.get_joint_config().len() > 1,
+        configs: membership.get_joint_config().clone(),
         goal_voters: membership.get_joint_config().last().cloned().unwrap_or_default(),
         last_log: metrics.last_log_index,
         committed: index(&metrics.local_committed),

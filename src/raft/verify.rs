@@ -9,8 +9,8 @@
 //! - I2: the address that a hello names is believed only where the member does not answer at the one
 //!   that is known: it moved, or this member has not heard of it yet. What such a hello says can
 //!   have a connection refused, and nothing more: it ends no node (C16).
-//! - I3: questions have a bound in time (`caller`), and one in number for each member: claims to be
-//!   one of them take no places of the others.
+//! - I3: questions have a bound in time (`caller`) and in number, also for each member: claims to be one
+//!   of them do not take all places of the others.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use super::caller::{Asked, Caller, is_own_hello};
 use super::route::Book;
 use super::wire::{Greeting, Hello};
+use crate::descriptors::{Place, Places, Shares};
 
 /// Most hellos in the name of one member that are looked into at a time; of all members that are
 /// not known together.
@@ -42,12 +43,14 @@ pub(super) struct Verifier {
     book: Arc<Book>,
     /// Checks under way, by the member that they are about; 0 stands for all unknown ones (I3).
     running: Mutex<BTreeMap<u64, usize>>,
+    checks: Places,
 }
 
 /// Gives a place back when its check is over.
 struct Running<'a> {
     verifier: &'a Verifier,
     id: u64,
+    _place: Place,
 }
 
 impl Drop for Running<'_> {
@@ -64,17 +67,18 @@ impl Drop for Running<'_> {
 
 impl Verifier {
     pub(super) fn new(caller: Arc<Caller>, book: Arc<Book>) -> Verifier {
-        Verifier { caller, book, running: Mutex::default() }
+        Verifier { caller, book, running: Mutex::default(), checks: Places::default() }
     }
 
     fn place_for(&self, id: u64) -> Option<Running<'_>> {
+        let place = self.checks.take(Shares::now().checks)?;
         let mut running = self.running.lock();
         let count = running.entry(id).or_default();
         if *count >= CHECK_COUNT_MAX {
             return None;
         }
         *count += 1;
-        Some(Running { verifier: self, id })
+        Some(Running { verifier: self, id, _place: place })
     }
 
     /// Where a hello of this cluster comes from.
@@ -84,7 +88,7 @@ impl Verifier {
     pub(super) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Origin, Greeting> {
         let logged = self.book.logged(hello.from);
         let Some(_running) = self.place_for(logged.as_ref().map_or(0, |_| hello.from)) else {
-            let reason = "too many connections of that member are looked into; try again later";
+            let reason = "too many connections are just looked into; try again later";
             return Err(Greeting::Refused(reason.into()));
         };
         let claimed = claimed_address(hello, from);

@@ -16,6 +16,7 @@ mod load;
 mod logger;
 mod logs;
 mod members;
+mod moved;
 mod nodes;
 mod records;
 mod recovery;

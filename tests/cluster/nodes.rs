@@ -105,6 +105,16 @@ impl Node {
         format!("{}:13000", self.host)
     }
 
+    /// From its next start on it listens at other addresses.
+    pub(crate) fn move_away(&mut self) {
+        self.host = host();
+    }
+
+    /// From their next start on each listens where the other did.
+    pub(crate) fn swap_places(&mut self, other: &mut Node) {
+        std::mem::swap(&mut self.host, &mut other.host);
+    }
+
     /// Starts the process and waits for nothing.
     pub(crate) fn start(&mut self) {
         self.start_by(Command::new(self.program));

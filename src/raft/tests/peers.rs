@@ -175,6 +175,17 @@ async fn an_entry_that_may_never_be_committed_makes_nobody_a_member() {
     started.consensus.stop().await;
 }
 
+/// Whoever asks right after the start would else take it for a member of no cluster: one that was to
+/// be silent for an election timeout would campaign at once (PITFALLS 12).
+#[tokio::test]
+async fn the_members_are_known_as_soon_as_consensus_has_started() {
+    for _ in 0..8 {
+        let started = start(true).await;
+        assert_eq!(started.consensus.view().members.len(), 3);
+        started.consensus.stop().await;
+    }
+}
+
 /// PITFALLS 12: it has forgotten the lease that it granted to the leader before it.
 #[tokio::test]
 async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {

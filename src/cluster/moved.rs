@@ -1,0 +1,223 @@
+//! Keeps the addresses of this member in the log those at which it is to be found.
+//!
+//! Called by `node`; calls `join` and `raft`. A member that was started at another address than its
+//! log has asks whoever leads to write it there, through any member that it knows or that `-join`
+//! names. Its hellos say where it listens, so all that it asks find it at once (`raft/verify.rs`):
+//! that is how members come together again that moved all at the same time. Invariant:
+//!
+//! - I1: a process that finds its member running where the log has it is a copy, and stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::Forwarder;
+use super::join::{ADMIT_BOUND, admit};
+use crate::fault::Faults;
+use crate::raft::{CallError, Consensus, JoinReply, JoinRequest, Member, Method};
+
+/// How often a member looks at its record.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Pause before it asks again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long one member may take to answer: it may have to pass the question on.
+const ANSWER_BOUND: Duration = Duration::from_secs(4);
+
+/// Where this member is to be found, and whom it asks beside those that it knows.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its record, as it would join today.
+    pub member: Member,
+    /// Addresses of members.
+    pub targets: Vec<String>,
+}
+
+impl Own {
+    /// What its record is to be, if it is not yet.
+    fn wanted(&self, logged: &Member) -> Option<Member> {
+        let is_same = is_same(&logged.raft_address, &self.member.raft_address)
+            && is_same(&logged.client_address, &self.member.client_address);
+        (!is_same).then(|| self.record(logged))
+    }
+
+    fn record(&self, logged: &Member) -> Member {
+        Member {
+            raft_address: self.member.raft_address.clone(),
+            client_address: self.member.client_address.clone(),
+            ..logged.clone()
+        }
+    }
+
+    /// True if others only can say what the address is.
+    fn is_open(&self) -> bool {
+        has_no_host(&self.member.raft_address) || has_no_host(&self.member.client_address)
+    }
+}
+
+fn has_no_host(address: &str) -> bool {
+    let host = address.rsplit_once(':').map(|(host, _)| host);
+    matches!(host, Some("" | "0.0.0.0" | "[::]"))
+}
+
+/// Whether an address in the log may be one that this member was started with.
+fn is_same(logged: &str, own: &str) -> bool {
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    logged == own || has_no_host(own) && port(logged) == port(own)
+}
+
+/// Why this process must not be the member, if it is only a copy (I1).
+pub async fn is_copy(consensus: &Consensus, own: &Own) -> Option<String> {
+    let caller = consensus.caller();
+    let me = caller.me();
+    let logged = consensus.view().members.get(&me.member_id)?.member.clone();
+    own.wanted(&logged)?;
+    let who = caller.who_is_at(&logged.raft_address, me.member_id).await.ok()?;
+    let is_another = (who.cluster_id, who.member_id) == (me.cluster_id, me.member_id) && who != me;
+    is_another.then(|| {
+        format!(
+            "member {} ({:016x}) runs already, at {}: this is a copy of its directory; stop one of \
+             the two",
+            logged.name, me.member_id, logged.raft_address
+        )
+    })
+}
+
+/// Has the addresses of this member written to the log when they are others, until the task is
+/// dropped.
+pub async fn keep_registered(forwarder: Arc<Forwarder>, own: Own, faults: Faults) {
+    let consensus = forwarder.consensus();
+    let me = consensus.member_id();
+    let mut is_asked = !own.is_open();
+    let mut told = String::new();
+    loop {
+        let view = consensus.view();
+        let logged = view.members.get(&me).map(|view| view.member.clone());
+        let wanted = logged.as_ref().and_then(|logged| own.wanted(logged));
+        let record = match (&wanted, &logged) {
+            (Some(record), _) => record.clone(),
+            (None, Some(logged)) if !is_asked && view.members.len() > 1 => own.record(logged),
+            _ => {
+                if forwarder.note_moved(None) {
+                    tracing::info!("the cluster has the address of this member now");
+                }
+                consensus.changed(PERIOD).await;
+                continue;
+            }
+        };
+        let reply = register(&forwarder, &own, record).await;
+        is_asked |= matches!(reply, JoinReply::Accepted { .. });
+        if let (Some(wanted), Some(logged)) = (wanted, logged) {
+            let said = moved(&wanted, &logged, &reply);
+            if said != told {
+                tracing::warn!("{said}");
+                told.clone_from(&said);
+            }
+            forwarder.note_moved(Some(said));
+        }
+        if let JoinReply::Refused(reason) = reply
+            && consensus.view().is_leader
+        {
+            return faults.report(reason); // I1
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// What is said of a member whose record is old.
+fn moved(wanted: &Member, logged: &Member, reply: &JoinReply) -> String {
+    let answer = match reply {
+        JoinReply::Accepted { .. } => "it is being written there".to_owned(),
+        JoinReply::Later(reason) | JoinReply::Refused(reason) => reason.clone(),
+    };
+    format!(
+        "this member is at {} (clients: {}) now, and its cluster has it at {} (clients: {}); it asks \
+         for that to be changed: {answer}",
+        wanted.raft_address, wanted.client_address, logged.raft_address, logged.client_address
+    )
+}
+
+/// Asks for another record of this member once, wherever it may be heard.
+async fn register(forwarder: &Forwarder, own: &Own, member: Member) -> JoinReply {
+    let consensus = forwarder.consensus();
+    let (view, me) = (consensus.view(), consensus.member_id());
+    let cluster_id = forwarder.cluster_id();
+    let request = JoinRequest { is_final: true, member_id: me, member, cluster_id };
+    if view.is_leader && !own.is_open() {
+        let late = || JoinReply::Later("the membership takes long to be changed".into());
+        return timeout(ADMIT_BOUND, admit(forwarder, &request)).await.unwrap_or_else(|_| late());
+    }
+    let mut body = Vec::new();
+    request.put(&mut body);
+    let body = Bytes::from(body);
+    let members = view.members.iter().filter(|(id, _)| **id != me).map(|(id, other)| {
+        forwarder.call((*id, &other.member), Method::Join, body.clone(), ANSWER_BOUND)
+    });
+    let targets = own.targets.iter().map(|target| {
+        let (channel, body) = (consensus.channel_to(target.clone()), body.clone());
+        async move { channel.call(Method::Join, body, ANSWER_BOUND).await }
+    });
+    let (members, targets) = tokio::join!(join_all(members), join_all(targets));
+    best(members.into_iter().chain(targets))
+}
+
+/// What counts of several answers.
+fn best(answers: impl Iterator<Item = Result<Bytes, CallError>>) -> JoinReply {
+    let mut later = JoinReply::Later("no other member is known; give -join ADDRESS".into());
+    for answer in answers {
+        let reply = match answer {
+            Ok(body) => {
+                JoinReply::decode(body).unwrap_or_else(|error| JoinReply::Later(error.to_string()))
+            }
+            Err(error) => JoinReply::Later(crate::fault::chain(&error)),
+        };
+        if !matches!(reply, JoinReply::Later(_)) {
+            return reply;
+        }
+        later = reply;
+    }
+    later
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(raft_address: &str) -> Own {
+        let member = Member {
+            raft_address: raft_address.into(),
+            client_address: "c:1".into(),
+            ..Member::default()
+        };
+        Own { member, targets: Vec::new() }
+    }
+
+    #[test]
+    fn a_record_is_wanted_where_an_address_is_another() {
+        let logged = Member { name: "a".into(), ..own("h:1").member };
+        assert_eq!(own("h:1").wanted(&logged), None);
+        let moved = Member { raft_address: "i:1".into(), ..logged.clone() };
+        assert_eq!(own("i:1").wanted(&logged), Some(moved));
+        // Which host it is the others know.
+        assert_eq!(own("0.0.0.0:1").wanted(&logged), None);
+        assert!(own("0.0.0.0:1").is_open());
+        assert!(own("0.0.0.0:2").wanted(&logged).is_some());
+    }
+
+    #[test]
+    fn an_answer_counts_more_than_one_that_says_later() {
+        let bytes = |reply: JoinReply| {
+            let mut out = Vec::new();
+            reply.put(&mut out);
+            Ok(Bytes::from(out))
+        };
+        let later = || bytes(JoinReply::Later("no leader is known".into()));
+        let accepted = JoinReply::Accepted { cluster_id: 1, slot_count: 2, value_bytes: 3 };
+        let lost = Err(CallError::Lost { address: "h:1".into() });
+        let answers = [later(), bytes(accepted.clone()), lost];
+        assert_eq!(best(answers.into_iter()), accepted);
+        assert_eq!(best([later()].into_iter()), JoinReply::Later("no leader is known".into()));
+    }
+}
