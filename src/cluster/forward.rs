@@ -26,9 +26,9 @@ use crate::raft::{
 /// How long a command may take before its outcome is called unknown.
 const WRITE_BOUND: Duration = Duration::from_secs(10);
 /// How long a command waits for a leader before it is refused: an election and a half.
-const LEADER_BOUND: Duration = Duration::from_secs(6);
+pub(super) const LEADER_BOUND: Duration = Duration::from_secs(6);
 /// How long a read waits for its round.
-const READ_BOUND: Duration = Duration::from_secs(5);
+pub(super) const READ_BOUND: Duration = Duration::from_secs(5);
 /// How long a command waits for room in memory before it is refused: many times what it takes.
 const ROOM_BOUND: Duration = Duration::from_secs(1);
 /// Pause before the next attempt while no leader is known.
@@ -37,7 +37,7 @@ const LEADER_PAUSE: Duration = Duration::from_millis(50);
 const TOO_LONG: &str =
     "the replies are too long to be forwarded; ask the leader, or for less at once";
 /// What forwarding adds to the time that the leader may take.
-const WIRE_BOUND: Duration = Duration::from_secs(1);
+pub(super) const WIRE_BOUND: Duration = Duration::from_secs(1);
 
 /// Takes commands to the leader, wherever it is.
 #[derive(Debug)]
@@ -256,7 +256,7 @@ impl Forwarder {
     }
 
     /// Waits a little for a leader; says why if the time is up.
-    async fn wait_for_leader(&self, deadline: Instant) -> Option<Failure> {
+    pub(super) async fn wait_for_leader(&self, deadline: Instant) -> Option<Failure> {
         if Instant::now() >= deadline {
             let view = self.consensus.view();
             let voters = view.members.values().filter(|member| member.is_voter).count();
@@ -308,6 +308,7 @@ impl Forwarder {
                 let count = self.holders_here(index, wanted, bound).await;
                 Some((count as u64).to_le_bytes().to_vec())
             }
+            Method::ReadIndex => Some(self.answer_read_index().await),
             Method::Join => join::answer(self, incoming).await,
             Method::Remove => Some(self.answer_remove(body).await),
             Method::Standing => Some(self.answer_standing(incoming.from, body).await),

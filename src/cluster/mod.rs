@@ -4,6 +4,7 @@
 
 mod bootstrap;
 mod forward;
+mod freshness;
 mod join;
 mod membership;
 mod moved;

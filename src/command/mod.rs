@@ -245,6 +245,29 @@ pub enum ReadLevel {
     Log,
 }
 
+/// How fresh the reads of one client must be: the level, and its own writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// What others may have written meanwhile.
+    pub level: ReadLevel,
+    /// Log index of the client's last write, which a read sees at every level; 0 if there is none.
+    pub written_index: u64,
+}
+
+impl Freshness {
+    /// A client that has written nothing.
+    pub fn of(level: ReadLevel) -> Freshness {
+        Freshness { level, written_index: 0 }
+    }
+
+    /// Remembers what became of one of the client's commands.
+    pub fn note(&mut self, result: &CommandResult) {
+        if let Ok(reply) = result {
+            self.written_index = self.written_index.max(reply.index);
+        }
+    }
+}
+
 impl Action<'_> {
     /// True for an action that never changes its slot.
     pub fn is_read(&self) -> bool {

@@ -6,6 +6,7 @@ mod error;
 mod local;
 mod open;
 mod refusals;
+mod reads;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -15,13 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use error::StartError;
-use local::{READABLE_BOUND, catching_up};
+pub use reads::Replica;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
 use crate::cluster::{Forwarder, cost_of_stopping};
@@ -111,20 +111,6 @@ impl Node {
         checks.into_iter().map(result).collect()
     }
 
-    /// Reads all of `commands` in one freshness round; the results are in their order.
-    pub async fn read(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
-        if self.config.machine == MachineKind::Journal {
-            return vec![Err(Failure::Refused(Refusal::Logger)); commands.len()];
-        }
-        match level {
-            ReadLevel::Log => self.write(commands).await,
-            ReadLevel::Local => self.counted(local::read(self.consensus(), &commands).await),
-            ReadLevel::Linearizable | ReadLevel::Lease => {
-                self.counted(self.forwarder.read(commands, level).await)
-            }
-        }
-    }
-
     /// Counts those of a client's commands that succeeded.
     fn counted(&self, results: Vec<CommandResult>) -> Vec<CommandResult> {
         let succeeded = |result: &&CommandResult| {
@@ -139,43 +125,6 @@ impl Node {
     /// Commands of this node's clients that succeeded since the start; it grows.
     pub fn successes(&self) -> Arc<AtomicU64> {
         self.successes.clone()
-    }
-
-    /// At most `count` keys of this replica that hold a value, from position `from` on, and where to
-    /// go on.
-    ///
-    /// # Errors
-    /// A damaged slot.
-    pub async fn scan(
-        &self,
-        from: u64,
-        count: usize,
-    ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
-        let shared = self.consensus().shared().clone();
-        let scan = move || {
-            let found = shared.read_whole(|machine| machine.live_keys(from, count));
-            found.unwrap_or_else(|| Err(catching_up()))
-        };
-        tokio::task::spawn_blocking(scan).await.unwrap_or(Err(Failure::Stopping))
-    }
-
-    /// How many slots of this replica hold a value.
-    ///
-    /// # Errors
-    /// `Busy` until they have been counted after a start.
-    pub async fn live_count(&self) -> Result<u64, Failure> {
-        let shared = self.consensus().shared();
-        let counting = async {
-            loop {
-                let count = shared.machine.live_count();
-                if let Some(count) = count.filter(|_| shared.is_readable()) {
-                    return count;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let reason = "slots are still being counted after the start".to_owned();
-        tokio::time::timeout(READABLE_BOUND, counting).await.map_err(|_| Failure::Busy { reason })
     }
 
     /// Waits until `members` other than the leader hold `index` durably; how many do.

@@ -40,6 +40,8 @@ pub enum Method {
     Standing = 9,
     /// Does your log have room?
     Room = 10,
+    /// How far must a replica have applied to see what was acknowledged?
+    ReadIndex = 11,
 }
 
 impl Method {
@@ -56,6 +58,7 @@ impl Method {
             Method::Remove,
             Method::Standing,
             Method::Room,
+            Method::ReadIndex,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }

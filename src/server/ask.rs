@@ -12,8 +12,8 @@ use super::Server;
 use super::resp::{Connection, Encoder, Question, failure_text, matches};
 use crate::command::Failure;
 use crate::descriptors::Shares;
-use crate::node::RemoveError;
 use crate::status::{MemberStatus, RefusalStatus, Status};
+use crate::node::{RemoveError, Replica};
 
 /// The version of Redis whose commands and replies are followed.
 const REDIS_VERSION: &str = "7.2.0";
@@ -47,7 +47,7 @@ pub(crate) async fn answer(
             };
             to.verbatim(&facts.text(sections));
         }
-        Question::RandomKey => match random_key(server).await {
+        Question::RandomKey => match random_key(server, connection).await {
             Ok(key) => to.value(key.as_deref()),
             Err(failure) => to.error(&failure_text(&failure)),
         },
@@ -58,7 +58,7 @@ pub(crate) async fn answer(
         },
         Question::Role => write_role(to, &server.node.status()),
         Question::Scan { from, count, pattern, strings } => {
-            match server.node.scan(*from, *count).await {
+            match scan(server, connection, *from, *count).await {
                 Ok((keys, next)) => {
                     let wanted = |key: &Bytes| {
                         let pattern = pattern.as_ref();
@@ -70,7 +70,7 @@ pub(crate) async fn answer(
                 Err(failure) => to.error(&failure_text(&failure)),
             }
         }
-        Question::Size => match server.node.live_count().await {
+        Question::Size => match size(server, connection).await {
             Ok(count) => to.count(count),
             Err(failure) => to.error(&failure_text(&failure)),
         },
@@ -86,14 +86,36 @@ async fn wait(server: &Server, index: u64, members: usize, timeout: Duration) ->
     server.node.wait_replicas(index, members, timeout).await
 }
 
+/// What this node holds, as fresh as the connection's reads have to be.
+async fn replica<'a>(
+    server: &'a Server,
+    connection: &Connection,
+) -> Result<Replica<'a>, Failure> {
+    server.node.replica(connection.freshness(server.node.read_level())).await
+}
+
+async fn scan(
+    server: &Server,
+    connection: &Connection,
+    from: u64,
+    count: usize,
+) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
+    replica(server, connection).await?.scan(from, count).await
+}
+
+async fn size(server: &Server, connection: &Connection) -> Result<u64, Failure> {
+    replica(server, connection).await?.live_count().await
+}
+
 /// A key that holds a value: the first one from a random place on.
-async fn random_key(server: &Server) -> Result<Option<Bytes>, Failure> {
+async fn random_key(server: &Server, connection: &Connection) -> Result<Option<Bytes>, Failure> {
+    let replica = replica(server, connection).await?;
     let random = getrandom::u64().unwrap_or_default();
     let from = random.checked_rem(server.keys.scan_end()).unwrap_or_default();
     let mut place = Some(from);
     let mut wrapped = false;
     while let Some(start) = place {
-        let (mut keys, next) = server.node.scan(start, 1).await?;
+        let (mut keys, next) = replica.scan(start, 1).await?;
         if let Some(key) = keys.pop() {
             return Ok(Some(server.keys.shown(key)));
         }

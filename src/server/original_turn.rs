@@ -21,7 +21,7 @@ use super::resp_turn::missing_result;
 use super::session::Flow;
 use super::turn::{Need, plan};
 use super::{Server, protobuf, text};
-use crate::command::{CommandResult, ReadLevel};
+use crate::command::{CommandResult, Freshness, ReadLevel};
 
 /// Most commands of one turn.
 const TURN_REQUEST_COUNT_MAX: usize = 1024;
@@ -40,17 +40,18 @@ enum Form {
 pub(crate) struct OriginalDialect {
     form: Form,
     peer: IpAddr,
+    freshness: Freshness,
 }
 
 impl OriginalDialect {
-    /// A connection from `peer` that speaks text.
-    pub(crate) fn text(peer: IpAddr) -> OriginalDialect {
-        OriginalDialect { form: Form::Text, peer }
+    /// A connection from `peer` that speaks text and reads at `level`.
+    pub(crate) fn text(peer: IpAddr, level: ReadLevel) -> OriginalDialect {
+        OriginalDialect { form: Form::Text, peer, freshness: Freshness::of(level) }
     }
 
-    /// A connection from `peer` that speaks protobuf.
-    pub(crate) fn protobuf(peer: IpAddr) -> OriginalDialect {
-        OriginalDialect { form: Form::Protobuf, peer }
+    /// A connection from `peer` that speaks protobuf and reads at `level`.
+    pub(crate) fn protobuf(peer: IpAddr, level: ReadLevel) -> OriginalDialect {
+        OriginalDialect { form: Form::Protobuf, peer, freshness: Freshness::of(level) }
     }
 
     /// Takes commands off `input` and executes them; answers by TCP are appended to `out`.
@@ -64,7 +65,7 @@ impl OriginalDialect {
         if !server.node.is_leader() {
             requests.retain(|request| request.udp_port.is_none()); // I1
         }
-        let level = server.node.read_level();
+        let level = self.freshness.level;
         for run in plan(requests.iter().map(|request| need_of(request, level))) {
             let run_requests = requests.get_mut(run.requests).unwrap_or_default();
             let commands = run_requests.iter_mut().filter_map(|request| {
@@ -72,12 +73,13 @@ impl OriginalDialect {
                 Some(std::mem::take(command))
             });
             let commands = commands.collect::<Vec<_>>();
-            let mut results = match run.need {
+            let results = match run.need {
                 Need::Write => server.node.write(commands).await,
-                Need::Read => server.node.read(commands, level).await,
+                Need::Read => server.node.read(commands, self.freshness).await,
                 Need::Nothing | Need::Ask => Vec::new(),
-            }
-            .into_iter();
+            };
+            results.iter().for_each(|result| self.freshness.note(result));
+            let mut results = results.into_iter();
             for request in &*run_requests {
                 let answer = answer_of(request, &mut results);
                 match request.udp_port {

@@ -87,13 +87,14 @@ impl Session {
     }
 
     async fn serve(mut self, protocol: Protocol) -> io::Result<()> {
+        let level = self.server.node.read_level();
         let mut dialect = match protocol {
             Protocol::Resp => {
                 let client = Arc::clone(self.entered.client());
                 Dialect::Resp(Box::new(RespDialect::new(&self.server, client)))
             }
-            Protocol::Text => Dialect::Original(OriginalDialect::text(self.peer.ip())),
-            Protocol::Protobuf => Dialect::Original(OriginalDialect::protobuf(self.peer.ip())),
+            Protocol::Text => Dialect::Original(OriginalDialect::text(self.peer.ip(), level)),
+            Protocol::Protobuf => Dialect::Original(OriginalDialect::protobuf(self.peer.ip(), level)),
             Protocol::Http | Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
                 self.socket.append(detect::refusal(protocol));
                 return self.socket.finish().await;

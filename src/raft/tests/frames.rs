@@ -294,11 +294,12 @@ fn methods_keep_their_numbers() {
         Method::Remove,
         Method::Standing,
         Method::Room,
+        Method::ReadIndex,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 11, 255] {
+    for byte in [0, 12, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }

@@ -43,14 +43,14 @@ impl RespDialect {
         out: &mut BytesMut,
     ) -> Flow {
         let (mut steps, flow) = self.gather(input);
-        let level = self.connection.read_level(server.node.read_level());
+        let level = self.connection.freshness(server.node.read_level()).level;
         for run in plan(steps.iter().map(|planned| need_of(&planned.step, level))) {
             let commands = take_commands(&mut steps, run.requests.clone());
             let results = match run.need {
                 Need::Write => server.node.write(commands).await,
                 Need::Read => {
-                    let level = self.fresh_level(server, level);
-                    server.node.read(commands, level).await
+                    let freshness = self.connection.freshness(server.node.read_level());
+                    server.node.read(commands, freshness).await
                 }
                 Need::Nothing | Need::Ask => Vec::new(),
             };
@@ -90,13 +90,6 @@ impl RespDialect {
             }
         }
         (steps, Flow::Again)
-    }
-
-    /// The level at which a read sees this connection's own writes: where the replica that a
-    /// local read would ask has not applied them, the read is linearizable instead.
-    fn fresh_level(&self, server: &Server, level: ReadLevel) -> ReadLevel {
-        let behind = server.node.applied_index() < self.connection.written_index();
-        if level == ReadLevel::Local && behind { ReadLevel::Linearizable } else { level }
     }
 
     async fn reply(

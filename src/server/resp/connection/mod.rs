@@ -26,7 +26,7 @@ use super::encode::{Encoder, Version};
 use super::refused::{self, Complaint, NO_NAME};
 use super::shape::{Item, Kind, Shape, Transaction};
 use super::table::{Verb, lookup};
-use crate::command::{Command, ReadLevel};
+use crate::command::{Command, Freshness, ReadLevel};
 use crate::server::clients::Client;
 use crate::server::keys::Keys;
 use transaction::Queue;
@@ -168,8 +168,9 @@ impl Connection {
     }
 
     /// How fresh a read of this connection must be, where the node is set to `level`.
-    pub(crate) fn read_level(&self, level: ReadLevel) -> ReadLevel {
-        if self.local_reads { ReadLevel::Local } else { level }
+    pub(crate) fn freshness(&self, level: ReadLevel) -> Freshness {
+        let level = if self.local_reads { ReadLevel::Local } else { level };
+        Freshness { level, written_index: self.written_index }
     }
 
     /// Turns one request into its step.

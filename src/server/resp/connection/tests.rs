@@ -377,11 +377,11 @@ fn the_last_write_is_remembered() {
     let mut connection = connection();
     connection.note(&Effect::Nothing, Some(&Ok(Reply { index: 7, ..Reply::default() })));
     connection.note(&Effect::Nothing, Some(&Ok(read_at(3))));
-    assert_eq!(connection.written_index(), 7);
-    assert_eq!(connection.read_level(ReadLevel::Linearizable), ReadLevel::Linearizable);
+    assert_eq!(connection.freshness(ReadLevel::Local).written_index, 7);
+    assert_eq!(connection.freshness(ReadLevel::Linearizable).level, ReadLevel::Linearizable);
     let planned = take(&mut connection, "READONLY");
     assert!(planned.is_barrier());
     assert!(!connection.local_reads, "reads that were taken before are not answered yet");
     replied(&mut connection, &planned, &Ok(Reply::default()));
-    assert_eq!(connection.read_level(ReadLevel::Linearizable), ReadLevel::Local);
+    assert_eq!(connection.freshness(ReadLevel::Linearizable).level, ReadLevel::Local);
 }
