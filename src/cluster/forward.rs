@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::bounded::{TOO_LONG, encode_bounded, lacks_values};
 use super::join;
 use crate::command::{Command, CommandResult, Failure, ReadLevel, Refusal};
 use crate::machine::Machine;
@@ -33,9 +34,6 @@ pub(super) const READ_BOUND: Duration = Duration::from_secs(5);
 const ROOM_BOUND: Duration = Duration::from_secs(1);
 /// Pause before the next attempt while no leader is known.
 const LEADER_PAUSE: Duration = Duration::from_millis(50);
-/// Why a reply was left out of a response.
-const TOO_LONG: &str =
-    "the replies are too long to be forwarded; ask the leader, or for less at once";
 /// What forwarding adds to the time that the leader may take.
 pub(super) const WIRE_BOUND: Duration = Duration::from_secs(1);
 
@@ -168,7 +166,9 @@ impl Forwarder {
                 if let Ok(body) = answer
                     && let Answered::Results(results) = results_of(body, commands.len())
                 {
-                    return results;
+                    // What does not fit a response is here as well, once it is applied.
+                    let lacks = lacks_values(&commands, &results);
+                    return if lacks { self.read_replica(&commands).await } else { results };
                 }
             }
             if let Some(failure) = self.wait_for_leader(deadline).await {
@@ -299,7 +299,7 @@ impl Forwarder {
                         vec![Err(Failure::NotLeader { leader }); count] // I2
                     }
                 };
-                Some(encode_bounded(&results, RESPONSE_BYTES_MAX, &self.unknown(TOO_LONG)))
+                Some(encode_bounded(results, RESPONSE_BYTES_MAX, &self.unknown(TOO_LONG)))
             }
             Method::Holders => {
                 let index = body.try_get_u64_le().ok()?;
@@ -322,32 +322,6 @@ impl Forwarder {
         let machine = &self.consensus.shared().machine;
         commands.iter().find_map(|command| machine.check(command).err())
     }
-}
-
-/// The results as at most `bytes_max` bytes. A reply that does not fit any more gives way: where
-/// nothing was changed to `Busy`, so that whoever asks for less gets on; where something was, to
-/// `unknown`.
-fn encode_bounded(results: &[CommandResult], bytes_max: usize, unknown: &Failure) -> Vec<u8> {
-    let body = encode_results(results);
-    if body.len() <= bytes_max {
-        return body;
-    }
-    let busy = Failure::Busy { reason: TOO_LONG.into() };
-    let bytes_of = |result: CommandResult| encode_results(&[result]).len();
-    // Every result has as much room as would be put in its place; replies share what is left.
-    let least = bytes_of(Err(busy.clone())).max(bytes_of(Err(unknown.clone())));
-    let mut left = bytes_max.saturating_sub(results.len() * least);
-    let fitted = results.iter().map(|result| {
-        let Ok(reply) = result else { return result.clone() };
-        let more = bytes_of(result.clone()).saturating_sub(least);
-        if let Some(rest) = left.checked_sub(more) {
-            left = rest;
-            return result.clone();
-        }
-        let has_changed = reply.outcomes.iter().any(|outcome| outcome.changed);
-        Err(if has_changed { unknown.clone() } else { busy.clone() })
-    });
-    encode_results(&fitted.collect::<Vec<_>>())
 }
 
 /// What another member said to forwarded commands.
@@ -386,51 +360,5 @@ pub async fn serve_incoming(forwarder: Arc<Forwarder>, mut requests: mpsc::Recei
                 drop(incoming.reply.send(answer));
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::{Body, Outcome, Reply};
-
-    /// The reply to a command that gives a value of so many bytes.
-    fn reply(bytes: usize, changed: bool) -> Reply {
-        let body = Body::Value(Some(Bytes::from(vec![7; bytes])));
-        let outcome = Outcome { version: 1, changed, existed: true, body };
-        Reply { index: 1, outcomes: [outcome].into_iter().collect() }
-    }
-
-    fn bounded(results: &[CommandResult], bytes_max: usize) -> Vec<CommandResult> {
-        let unknown = Failure::Unknown { term: 1, index: 2, reason: TOO_LONG.into() };
-        let body = encode_bounded(results, bytes_max, &unknown);
-        assert!(body.len() <= bytes_max, "{} of {bytes_max} bytes", body.len());
-        decode_results(body.into(), results.len()).unwrap()
-    }
-
-    #[test]
-    fn replies_that_fit_are_left_as_they_are() {
-        let results = [Ok(reply(1000, false)), Ok(reply(1000, true)), Err(Failure::NoSpace)];
-        let bytes = encode_results(&results).len();
-        assert_eq!(bounded(&results, bytes), results);
-    }
-
-    #[test]
-    fn a_reply_that_does_not_fit_leaves_no_doubt_about_a_read() {
-        let results =
-            [reply(1000, false), reply(900, false), reply(1000, true), reply(10, true)].map(Ok);
-        let fitted = bounded(&results, 2000);
-        assert_eq!(fitted[0], results[0]);
-        assert!(matches!(fitted[1], Err(Failure::Busy { .. })), "{:?}", fitted[1]);
-        assert!(matches!(fitted[2], Err(Failure::Unknown { .. })), "{:?}", fitted[2]);
-        assert_eq!(fitted[3], results[3], "what is short always fits");
-    }
-
-    #[test]
-    fn the_longest_pipeline_fits() {
-        let results = vec![Ok(reply(RESPONSE_BYTES_MAX / 1000, false)); 60_000];
-        let fitted = bounded(&results, RESPONSE_BYTES_MAX);
-        assert_eq!(fitted[0], results[0]);
-        assert!(matches!(fitted.last(), Some(Err(Failure::Busy { .. }))));
     }
 }

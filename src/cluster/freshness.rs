@@ -10,7 +10,8 @@ use bytes::{Buf, BufMut, Bytes};
 use tokio::time::{Instant, timeout};
 
 use super::forward::{Forwarder, LEADER_BOUND, READ_BOUND, WIRE_BOUND};
-use crate::command::Failure;
+use crate::command::{Command, CommandResult, Failure};
+use crate::machine::Machine;
 use crate::raft::{Method, ProposeError};
 
 impl Forwarder {
@@ -39,6 +40,19 @@ impl Forwarder {
                 return Err(failure);
             }
         }
+    }
+
+    /// Reads commands of this replica, once it has applied all that they must see.
+    pub(super) async fn read_replica(&self, commands: &[Command]) -> Vec<CommandResult> {
+        if let Err(failure) = self.catch_up().await {
+            return vec![Err(failure); commands.len()];
+        }
+        let shared = self.consensus().shared();
+        let read = |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
+        shared.read_whole(read).unwrap_or_else(|| {
+            let reason = "this member is being sent a snapshot".to_owned();
+            vec![Err(Failure::Busy { reason }); commands.len()]
+        })
     }
 
     async fn wait_applied(&self, index: u64) -> Result<(), Failure> {

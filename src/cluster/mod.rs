@@ -3,6 +3,7 @@
 //! Called by `node`; calls `raft`.
 
 mod bootstrap;
+mod bounded;
 mod forward;
 mod freshness;
 mod join;

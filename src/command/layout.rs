@@ -41,6 +41,7 @@ const KIND_DELETE: u8 = 3;
 const KIND_INCREMENT: u8 = 4;
 const KIND_APPEND: u8 = 5;
 const KIND_SET_RANGE: u8 = 6;
+const KIND_MEASURE: u8 = 7;
 
 const CONDITION_ALWAYS: u8 = 0;
 const CONDITION_ABSENT: u8 = 1;
@@ -153,7 +154,7 @@ impl Command {
         header_count(&self.bytes)
     }
 
-    /// True if every operation is a get, so that no entry is needed.
+    /// True if every operation only reads, so that no entry is needed.
     pub fn is_read(&self) -> bool {
         self.operations().all(|operation| operation.action.is_read())
     }
@@ -344,6 +345,7 @@ impl<'a> Fields<'a> {
         };
         match *action {
             Action::Get => plain,
+            Action::Measure => Fields { kind: KIND_MEASURE, ..plain },
             Action::Set { value, condition, answer } => {
                 Fields { kind: KIND_SET, value, ..plain.under(condition, answer) }
             }
@@ -382,6 +384,7 @@ impl<'a> Fields<'a> {
         let &Fields { kind, value, argument, .. } = self;
         let action = match kind {
             KIND_GET => Action::Get,
+            KIND_MEASURE => Action::Measure,
             KIND_SET => Action::Set { value, condition: self.condition()?, answer: self.answer()? },
             KIND_DELETE => Action::Delete { condition: self.condition()?, answer: self.answer()? },
             KIND_INCREMENT => Action::Increment { by: argument.cast_signed() },
@@ -478,6 +481,7 @@ mod tests {
             Action::Increment { by: i64::MIN },
             Action::Append { value: b"" },
             Action::SetRange { offset: 1 << 40, value: b"zz" },
+            Action::Measure,
         ];
         actions.into_iter().map(|action| Operation { key, action }).collect()
     }
@@ -506,6 +510,7 @@ mod tests {
             (Action::Increment { by: 1 }, [4, 0]),
             (Action::Append { value }, [5, 0]),
             (Action::SetRange { offset: 1, value }, [6, 0]),
+            (Action::Measure, [7, 0]),
         ] {
             let command = built(&[Operation { key: b"k", action }]);
             assert_eq!(command.bytes()[4..6], numbers, "{action:?}");
@@ -643,7 +648,7 @@ mod tests {
         assert_eq!(Command::get(b"key\n").unwrap().to_string(), "get key\\n");
         assert_eq!(
             built(&sample()[7..]).to_string(),
-            format!("increment {} by {} and 2 more", u64::from_le_bytes(*b"12345678"), i64::MIN)
+            format!("increment {} by {} and 3 more", u64::from_le_bytes(*b"12345678"), i64::MIN)
         );
         assert_eq!(Command::default().to_string(), "nothing");
     }

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 pub use layout::{BuildError, BuilderMark, Command, CommandBuilder, Operations, slot_key, slot_of};
 pub(crate) use reply::decode_result;
 pub use reply::encode_result;
+pub(crate) use reply::{outcome_bytes, result_bytes};
 
 /// Most operations that one command (one log entry) may hold.
 pub const OPERATION_COUNT_MAX: usize = 4096;
@@ -26,6 +27,8 @@ pub const OPERATION_COUNT_MAX: usize = 4096;
 pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 /// Most bytes that one key may take.
 pub const KEY_BYTES_MAX: usize = 65_535;
+/// Most bytes of values that the reply to one command holds of those that were only read.
+pub const REPLY_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of a reason that travels in a [`Failure`]; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1024;
 
@@ -71,6 +74,8 @@ pub enum Answer {
 pub enum Action<'a> {
     /// Reads the value.
     Get,
+    /// Reads how long the value is, and whether there is one; it takes no room in a reply.
+    Measure,
     /// Replaces the value.
     Set {
         /// The new value.
@@ -135,6 +140,9 @@ pub enum Body {
     Empty,
     /// A value: the one read, or the one before the operation. `None` if there is (was) none.
     Value(Option<Bytes>),
+    /// The length of a value that is there but not in the reply: only that was asked for, or the
+    /// values that were read take more than [`REPLY_BYTES_MAX`].
+    Measured(u64),
     /// A number: the result of an increment, the length after an append or a set-range.
     Integer(i64),
     /// The operation was refused; the slot is as it was.
@@ -271,7 +279,7 @@ impl Freshness {
 impl Action<'_> {
     /// True for an action that never changes its slot.
     pub fn is_read(&self) -> bool {
-        matches!(self, Action::Get)
+        matches!(self, Action::Get | Action::Measure)
     }
 }
 
@@ -279,6 +287,7 @@ impl fmt::Display for Operation<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.action {
             Action::Get => "get",
+            Action::Measure => "measure",
             Action::Set { .. } => "set",
             Action::Delete { .. } => "delete",
             Action::Increment { .. } => "increment",
@@ -294,7 +303,7 @@ impl fmt::Display for Operation<'_> {
             | Action::Append { value }
             | Action::SetRange { value, .. } => write!(formatter, " ({} bytes)", value.len()),
             Action::Increment { by } => write!(formatter, " by {by}"),
-            Action::Get | Action::Delete { .. } => Ok(()),
+            Action::Get | Action::Measure | Action::Delete { .. } => Ok(()),
         }
     }
 }

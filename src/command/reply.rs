@@ -22,6 +22,7 @@ const BODY_NONE: u8 = 1;
 const BODY_VALUE: u8 = 2;
 const BODY_INTEGER: u8 = 3;
 const BODY_REFUSED: u8 = 4;
+const BODY_MEASURED: u8 = 5;
 
 const REFUSAL_NOT_AN_INTEGER: u8 = 1;
 const REFUSAL_OVERFLOW: u8 = 2;
@@ -51,6 +52,33 @@ pub fn encode_result(result: &CommandResult, out: &mut Vec<u8>) {
             failure.encode(out);
         }
     }
+}
+
+/// How many bytes [`encode_result`] appends.
+pub(crate) fn result_bytes(result: &CommandResult) -> usize {
+    match result {
+        Ok(reply) => 1 + 8 + 2 + reply.outcomes.iter().map(outcome_bytes).sum::<usize>(),
+        Err(failure) => {
+            let mut bytes = Vec::new();
+            failure.encode(&mut bytes);
+            1 + bytes.len()
+        }
+    }
+}
+
+/// How many bytes one outcome takes.
+pub(crate) fn outcome_bytes(outcome: &Outcome) -> usize {
+    let body = match &outcome.body {
+        Body::Empty | Body::Value(None) => 0,
+        Body::Value(Some(value)) => 4 + value.len(),
+        Body::Measured(_) | Body::Integer(_) => 8,
+        Body::Refused(refusal) => {
+            let mut bytes = Vec::new();
+            encode_refusal(refusal, &mut bytes);
+            bytes.len()
+        }
+    };
+    8 + 1 + 1 + body
 }
 
 /// Takes a reply or a failure off the front of what is left.
@@ -159,6 +187,10 @@ fn encode_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             out.extend_from_slice(&bytes.to_le_bytes());
             out.extend_from_slice(value);
         }
+        Body::Measured(bytes) => {
+            out.push(BODY_MEASURED);
+            out.extend_from_slice(&bytes.to_le_bytes());
+        }
         Body::Integer(number) => {
             out.push(BODY_INTEGER);
             out.extend_from_slice(&number.to_le_bytes());
@@ -183,6 +215,7 @@ fn decode_outcome(input: &mut Cursor) -> Result<Outcome, DecodeError> {
             let bytes = input.u32()? as usize;
             Body::Value(Some(input.bytes(bytes)?))
         }
+        BODY_MEASURED => Body::Measured(input.u64()?),
         BODY_INTEGER => Body::Integer(input.u64()?.cast_signed()),
         BODY_REFUSED => Body::Refused(decode_refusal(input)?),
         _ => return Err(input.error("unknown body of an outcome")),
@@ -247,6 +280,7 @@ mod tests {
             Body::Value(None),
             Body::Value(Some(Bytes::new())),
             Body::Value(Some(Bytes::from_static(b"va\0lue"))),
+            Body::Measured(1 << 20),
             Body::Integer(-1),
             Body::Refused(Refusal::NotAnInteger),
             Body::Refused(Refusal::Overflow),
@@ -284,6 +318,7 @@ mod tests {
         for result in results() {
             let mut bytes = Vec::new();
             encode_result(&result, &mut bytes);
+            assert_eq!(bytes.len(), result_bytes(&result), "{result:?}");
             bytes.push(77);
             let mut input = Cursor::new(bytes.into());
             assert_eq!(decode_result(&mut input).unwrap(), result);

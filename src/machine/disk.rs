@@ -21,6 +21,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
 use super::group::by_key;
+use super::reply::ReplyRoom;
 use super::{Images, Limits, check_value};
 use crate::command::{
     Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
@@ -222,21 +223,24 @@ impl DiskMachine {
         let keys: SmallVec<[Option<u64>; 1]> =
             command.operations().map(|operation| self.key_of(&operation)).collect();
         let wanted: SmallVec<[u64; 1]> = keys.iter().copied().flatten().collect();
-        let slots = match wanted.as_slice() {
-            [] => Vec::new(),
-            [key] => vec![self.slots.read(*key).map_err(|_| Failure::Damaged { slot: *key })?],
-            keys => self.slots.read_many(keys).map_err(|_| self.first_damaged(keys))?,
+        let mut room = ReplyRoom::new();
+        let actions = command.operations().zip(&keys).filter(|(_, key)| key.is_some());
+        let mut actions = actions.map(|(operation, _)| operation.action);
+        let mut read: SmallVec<[Outcome; 1]> = SmallVec::new();
+        let mut take = |slot| {
+            // One slot for each operation with a key, in their order.
+            read.extend(actions.next().map(|action| room.fit(&action, outcome_of(slot))));
         };
-        let mut slots = slots.into_iter();
-        let outcomes = keys.iter().map(|key| match key.and_then(|_| slots.next()) {
-            Some(Slot { index, value }) => Outcome {
-                version: index,
-                changed: false,
-                existed: value.is_some(),
-                body: Body::Value(value),
-            },
-            None => refused(Refusal::OutOfRange { slot_count }),
-        });
+        match wanted.as_slice() {
+            [] => {}
+            [key] => take(self.slots.read(*key).map_err(|_| Failure::Damaged { slot: *key })?),
+            keys => {
+                self.slots.read_each(keys, &mut take).map_err(|_| self.first_damaged(keys))?;
+            }
+        }
+        let mut read = read.into_iter();
+        let none = || refused(Refusal::OutOfRange { slot_count });
+        let outcomes = keys.iter().map(|key| key.and_then(|_| read.next()).unwrap_or_else(none));
         Ok(Reply { index: 0, outcomes: outcomes.collect() })
     }
 
@@ -312,6 +316,11 @@ impl DiskMachine {
     fn key_of(&self, operation: &Operation<'_>) -> Option<u64> {
         slot_of(operation.key).filter(|slot| *slot < self.slots.geometry().slot_count())
     }
+}
+
+fn outcome_of(Slot { index, value }: Slot) -> Outcome {
+    let existed = value.is_some();
+    Outcome { version: index, changed: false, existed, body: Body::Value(value) }
 }
 
 fn refused(refusal: Refusal) -> Outcome {

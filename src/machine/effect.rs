@@ -66,6 +66,10 @@ pub(super) fn run<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits
 fn body_of<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Body {
     match *action {
         Action::Get => Body::Value(copy_of(draft)),
+        Action::Measure => {
+            let length = draft.value.as_deref().map(|value| value.len() as u64);
+            length.map_or(Body::Value(None), Body::Measured)
+        }
         Action::Set { value, condition, answer } => {
             let body = previous(draft, answer);
             if value.len() as u64 > limits.value_bytes_max {

@@ -19,6 +19,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::effect::{self, Draft, change_of, nothing, run};
 use super::group::by_key;
+use super::reply::ReplyRoom;
 use super::{Images, Limits, check_value};
 use crate::command::{Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply};
 
@@ -90,7 +91,7 @@ impl MemoryMachine {
     /// Full memory takes no new values; deletes and reads go on, also beside what is refused.
     pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
         let takes_memory = |operation: Operation<'_>| {
-            !matches!(operation.action, Action::Get | Action::Delete { .. })
+            !matches!(operation.action, Action::Get | Action::Measure | Action::Delete { .. })
         };
         (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Busy {
             reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),
@@ -99,13 +100,16 @@ impl MemoryMachine {
 
     /// Reads what a command of nothing but reads asks for, at one moment.
     pub fn read(&self, command: &Command) -> Reply {
-        let mut keys = command.operations().map(|operation| operation.key);
-        let outcomes = if let (Some(key), None) = (keys.next(), keys.next()) {
-            smallvec![outcome_of(self.keys.read(key))]
+        let mut room = ReplyRoom::new();
+        let mut operations = command.operations();
+        let outcomes = if let (Some(only), None) = (operations.next(), operations.next()) {
+            smallvec![room.fit(&only.action, outcome_of(self.keys.read(only.key)))]
         } else {
-            let keys = || command.operations().map(|operation| operation.key);
-            let mut guard = self.keys.lock(keys());
-            keys().map(|key| outcome_of(guard.read(key))).collect()
+            let mut guard = self.keys.lock(command.operations().map(|operation| operation.key));
+            let read = |Operation { key, action }: Operation<'_>| {
+                room.fit(&action, outcome_of(guard.read(key)))
+            };
+            command.operations().map(read).collect()
         };
         Reply { index: 0, outcomes }
     }

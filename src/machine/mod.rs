@@ -9,6 +9,7 @@ mod effect;
 mod group;
 mod journal;
 mod memory;
+mod reply;
 mod room;
 
 use std::sync::atomic::AtomicBool;

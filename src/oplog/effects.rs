@@ -55,7 +55,7 @@ fn effect<'a>(
     slot: impl FnOnce() -> Option<Slot>,
 ) -> Done<'a> {
     match (action, &outcome.body) {
-        (Action::Get, _) => (Kind::Get, Cow::Borrowed(&[])),
+        (Action::Get | Action::Measure, _) => (Kind::Get, Cow::Borrowed(&[])),
         (Action::Set { value, .. }, _) => (Kind::Set, Cow::Borrowed(value)),
         (Action::Delete { .. }, _) => (Kind::Delete, Cow::Borrowed(&[])),
         (Action::Increment { .. }, Body::Integer(result)) => {

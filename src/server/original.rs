@@ -77,6 +77,7 @@ pub(crate) fn write_result(out: &mut Vec<u8>, result: &CommandResult) {
         None => write_error(out, "the reply of the node is incomplete"),
         Some(Body::Refused(refusal)) => write_error(out, &refusal.to_string()),
         Some(Body::Value(Some(value))) => write_ok(out, value),
+        Some(Body::Measured(_)) => write_error(out, "the value is too long for the reply"),
         Some(Body::Value(None) | Body::Empty | Body::Integer(_)) => write_ok(out, b""),
     }
 }

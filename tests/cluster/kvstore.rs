@@ -231,3 +231,50 @@ fn a_node_without_its_snapshot_file_has_lost_data() {
     wait_for("the node", || cluster.nodes[follower].status());
     cluster.wait_level();
 }
+
+/// What a reply may hold counts as it is read, not as it could be.
+#[test]
+fn many_keys_are_read_by_one_command_at_every_member() {
+    let cluster = Cluster::of_kvstores(&[]);
+    let (leader, follower, _) = cluster.roles();
+    let keys: Vec<String> = (0..500).map(|number| format!("key {number}")).collect();
+    let words = |name: &'static str| -> Vec<&str> {
+        std::iter::once(name).chain(keys.iter().map(String::as_str)).collect()
+    };
+    let pairs: Vec<&str> =
+        std::iter::once("MSET").chain(keys.iter().flat_map(|key| [key.as_str(), "v"])).collect();
+    assert_eq!(cluster.nodes[follower].ask(&pairs), Ok(ok()));
+    // 24 values of 1 MiB: more than one member sends another, less than a reply holds.
+    let large = "x".repeat(1 << 20);
+    for key in &keys[..24] {
+        assert_eq!(cluster.nodes[leader].ask(&["SET", key, &large]), Ok(ok()));
+    }
+    for node in [leader, follower] {
+        let mut client = cluster.nodes[node].client().unwrap();
+        let values = client.ask(&words("MGET")).unwrap().texts();
+        let lengths: Vec<usize> = values.iter().flatten().map(String::len).collect();
+        assert_eq!(lengths.len(), 500);
+        assert!(lengths[..24].iter().all(|length| *length == 1 << 20));
+        assert!(lengths[24..].iter().all(|length| *length == 1));
+        assert_eq!(client.ask(&["MULTI"]), Ok(ok()));
+        for key in &keys {
+            client.ask(&["STRLEN", key]).unwrap();
+        }
+        assert_eq!(client.ask(&["GET", &keys[499]]), Ok(Value::Simple("QUEUED".into())));
+        let Value::Array(replies) = client.ask(&["EXEC"]).unwrap() else { panic!("no array") };
+        assert_eq!(replies[..24], vec![Value::Integer(1 << 20); 24]);
+        assert_eq!(replies[500], Value::Bulk(b"v".to_vec()));
+        assert_eq!(client.ask(&words("EXISTS")), Ok(Value::Integer(500)));
+    }
+    // Beyond the bound of a reply it says so, wherever it is asked; what needs no values goes on.
+    for key in &keys[24..70] {
+        assert_eq!(cluster.nodes[leader].ask(&["SET", key, &large]), Ok(ok()));
+    }
+    for node in [leader, follower] {
+        let mut client = cluster.nodes[node].client().unwrap();
+        let refused = client.ask(&words("MGET")).unwrap_err();
+        assert!(format!("{refused:?}").contains("more than 67108864 bytes"), "{refused:?}");
+        assert_eq!(client.ask(&words("EXISTS")), Ok(Value::Integer(500)));
+        assert_eq!(client.ask(&["GET", &keys[69]]).unwrap().text().map(|text| text.len()), Some(1 << 20));
+    }
+}

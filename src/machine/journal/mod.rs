@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::effect::{self, Draft, is_blind, nothing, run};
+use super::reply::ReplyRoom;
 use super::{ApplyError, LogDurable};
 use crate::command::{Action, Command, Holder, Operation, Outcome, Reply, slot_key};
 use crate::oplog::{
@@ -170,6 +171,7 @@ impl JournalMachine {
         let value_bytes_max = u64::from(options.value_bytes_max);
         let holder = if options.slot_count > 0 { Holder::Slot } else { Holder::Key };
         let limits = effect::Limits { value_bytes_max, holder, index };
+        let mut room = ReplyRoom::new();
         let mut drafts: BTreeMap<&[u8], Option<Draft<'_>>> = BTreeMap::new();
         let mut effects: SmallVec<[Effect<'_>; 1]> = SmallVec::new();
         for operation in command.operations() {
@@ -182,6 +184,7 @@ impl JournalMachine {
             };
             let outcome = run(draft, &operation.action, limits);
             effects.extend(effect_of(&operation, &outcome, draft));
+            let outcome = room.fit(&operation.action, outcome);
             outcomes.push(outcome);
         }
         state.record(index, &effects)?;

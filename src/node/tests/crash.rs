@@ -109,7 +109,7 @@ fn effect(old: Option<&[u8]>, action: &Action<'_>) -> (New, Option<i64>) {
             let answer = length(&new);
             if fits(&new) { (New::Value(new), Some(answer)) } else { (New::Kept, None) }
         }
-        Action::Get => (New::Kept, None),
+        Action::Get | Action::Measure => (New::Kept, None),
     }
 }
 

@@ -16,13 +16,12 @@ use super::shape::{Kind, Shape};
 use super::table::Verb;
 use crate::command::{
     Action, Answer, BuildError, BuilderMark, Command, CommandBuilder, Condition, Operation,
+    REPLY_BYTES_MAX,
 };
 use crate::server::keys::{Key, Keys};
 
 /// What a key takes in memory beside its own bytes and its value, about.
 const KEY_MEMORY_BYTES: u64 = 160;
-/// Most bytes of values that the reply to one command may hold.
-pub(crate) const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 /// The key that a connection watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +40,8 @@ pub(crate) struct Draft {
     /// Position of the operation that depends on the watched version.
     guard: Option<usize>,
     kind: Kind,
+    /// What values before a change may take: they cannot be asked for again.
+    kept_bytes_max: u64,
     reply_bytes_max: u64,
     /// Whether the command as a whole cannot be: it is over a limit, or against its watch.
     is_refused: bool,
@@ -52,6 +53,7 @@ pub(crate) struct DraftMark {
     builder: BuilderMark,
     guard: Option<usize>,
     kind: Kind,
+    kept_bytes_max: u64,
     reply_bytes_max: u64,
 }
 
@@ -60,19 +62,21 @@ impl Draft {
     pub(crate) fn new(watched: Option<Watched>) -> Draft {
         let builder = CommandBuilder::new();
         let (guard, kind, is_refused) = (None, Kind::Read, false);
-        Draft { builder, watched, guard, kind, reply_bytes_max: 0, is_refused }
+        let (kept_bytes_max, reply_bytes_max) = (0, 0);
+        Draft { builder, watched, guard, kind, kept_bytes_max, reply_bytes_max, is_refused }
     }
 
     /// Where it stands, to take back a request that turns out to be wrong.
     pub(crate) fn mark(&self) -> DraftMark {
-        let Draft { guard, kind, reply_bytes_max, .. } = *self;
-        DraftMark { builder: self.builder.mark(), guard, kind, reply_bytes_max }
+        let Draft { guard, kind, kept_bytes_max, reply_bytes_max, .. } = *self;
+        DraftMark { builder: self.builder.mark(), guard, kind, kept_bytes_max, reply_bytes_max }
     }
 
     /// Takes back what was added since `mark`.
     pub(crate) fn rewind(&mut self, mark: DraftMark) {
         self.builder.rewind(mark.builder);
         (self.guard, self.kind) = (mark.guard, mark.kind);
+        self.kept_bytes_max = mark.kept_bytes_max;
         self.reply_bytes_max = mark.reply_bytes_max;
     }
 
@@ -113,17 +117,19 @@ impl Draft {
 
     fn push(&mut self, keys: &Keys, key: Key<'_>, action: Action<'_>) -> Result<(), Complaint> {
         let action = if action.is_read() { action } else { self.guarded(&key, action)? };
-        if answers_a_value(&action) {
-            self.reply_bytes_max += keys.value_bytes_max();
-            if self.reply_bytes_max > REPLY_BYTES_MAX.max(keys.value_bytes_max()) {
-                self.is_refused = true;
-                return Err(Complaint::new(format!(
-                    "ERR the reply could hold more than {REPLY_BYTES_MAX} bytes; ask for less"
-                )));
-            }
-        }
+        let bytes_max = if answers_a_value(&action) { keys.value_bytes_max() } else { 0 };
+        // The reply leaves out what it has no room for, as it is read.
+        self.reply_bytes_max = (self.reply_bytes_max + bytes_max).min(REPLY_BYTES_MAX);
         if !action.is_read() {
             self.kind = Kind::Write;
+            self.kept_bytes_max += bytes_max;
+            if self.kept_bytes_max > REPLY_BYTES_MAX {
+                self.is_refused = true;
+                return Err(Complaint::new(format!(
+                    "ERR the values that are replaced or deleted could take more than \
+                     {REPLY_BYTES_MAX} bytes of the reply; ask for less"
+                )));
+            }
         }
         match self.builder.push(&Operation { key: &key, action }) {
             Ok(_) => Ok(()),
@@ -168,7 +174,10 @@ fn answers_a_value(action: &Action<'_>) -> bool {
     match action {
         Action::Get => true,
         Action::Set { answer, .. } | Action::Delete { answer, .. } => *answer == Answer::Previous,
-        Action::Increment { .. } | Action::Append { .. } | Action::SetRange { .. } => false,
+        Action::Measure
+        | Action::Increment { .. }
+        | Action::Append { .. }
+        | Action::SetRange { .. } => false,
     }
 }
 
@@ -250,8 +259,9 @@ fn add_read(
         }
         _ => return Ok(None),
     };
+    let action = if shape.needs_values() { Action::Get } else { Action::Measure };
     for key in names {
-        draft.push(keys, keys.key(key)?, Action::Get)?;
+        draft.push(keys, keys.key(key)?, action)?;
     }
     Ok(Some(shape))
 }
@@ -429,9 +439,15 @@ mod tests {
             (&["DEL", "1", "2"], "delete 1 and 1 more", Shape::Deleted(2), Kind::Write),
             (&["DECR", "1"], "increment 1 by -1", Shape::Integer, Kind::Write),
             (&["SETRANGE", "1", "3", "ab"], "set-range 1 (2 bytes)", Shape::Integer, Kind::Write),
-            (&["SETRANGE", "1", "3", ""], "get 1", Shape::Length, Kind::Read),
+            (&["SETRANGE", "1", "3", ""], "measure 1", Shape::Length, Kind::Read),
             (&["APPEND", "1", ""], "append 1 (0 bytes)", Shape::Integer, Kind::Write),
-            (&["MEMORY", "USAGE", "1"], "get 1", Shape::Memory(32), Kind::Read),
+            (&["MEMORY", "USAGE", "1"], "measure 1", Shape::Memory(32), Kind::Read),
+            (
+                &["EXISTS", "1", "2"],
+                "measure 1 and 1 more",
+                Shape::Existing(2),
+                Kind::Read,
+            ),
             (&["GETRANGE", "1", "-3", "-1"], "get 1", Shape::Range(-3, -1), Kind::Read),
         ];
         for (words, text, shape, kind) in cases {
@@ -478,13 +494,22 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_would_be_too_large_is_refused_before_it_is_read() {
+    fn what_could_be_there_bounds_only_values_that_a_change_takes_away() {
         let keys = Keys::new(100, 1 << 20, &[]);
-        let mut words = vec![b"1".as_slice(); 64];
-        assert!(add(&mut Draft::new(None), Verb::MGet, &words, &keys).is_ok());
-        words.push(b"1");
-        let Complaint(text) = add(&mut Draft::new(None), Verb::MGet, &words, &keys).unwrap_err();
+        let mut draft = Draft::new(None);
+        let many = vec![b"1".as_slice(); 1000];
+        add(&mut draft, Verb::MGet, &many, &keys).unwrap();
+        assert_eq!(draft.reply_bytes_max(), REPLY_BYTES_MAX);
+        for _ in 0..64 {
+            add(&mut draft, Verb::GetDel, &[b"1"], &keys).unwrap();
+        }
+        let Complaint(text) = add(&mut draft, Verb::GetDel, &[b"1"], &keys).unwrap_err();
         assert!(text.contains("more than 67108864 bytes"), "{text}");
+        let mut draft = Draft::new(None);
+        for verb in [Verb::Exists, Verb::StrLen, Verb::Type, Verb::Ttl] {
+            add(&mut draft, verb, &many, &keys).unwrap();
+        }
+        assert_eq!(draft.reply_bytes_max(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::decode::Request;
 use super::encode::Encoder;
-use crate::command::{Body, CommandResult, Failure, Outcome};
+use crate::command::{Body, CommandResult, Failure, Outcome, REPLY_BYTES_MAX};
 
 /// Whether a command has to be proposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,13 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Whether the values that were read are part of the reply.
+    pub(crate) fn needs_values(&self) -> bool {
+        matches!(self, Shape::Value | Shape::Values(_) | Shape::Range(..))
+    }
+}
+
 /// Writes the reply to one request.
 pub(crate) fn render(to: &mut Encoder<'_>, shape: &Shape, result: &CommandResult) {
     match result {
@@ -173,8 +180,17 @@ fn render_outcomes(to: &mut Encoder<'_>, shape: &Shape, outcomes: &[Outcome]) {
         to.error(&format!("ERR {refusal}"));
         return;
     }
+    let is_left_out = |outcome: &Outcome| matches!(outcome.body, Body::Measured(_));
+    if shape.needs_values() && outcomes.iter().any(is_left_out) {
+        to.error(&format!(
+            "ERR the reply would hold more than {REPLY_BYTES_MAX} bytes of values, or more than a \
+             member sends another at once; ask for less"
+        ));
+        return;
+    }
     let first = outcomes.first();
     let value = first.and_then(value_of);
+    let length = first.and_then(length_of);
     let changed = first.is_some_and(|outcome| outcome.changed);
     match shape {
         Shape::Stored(_) | Shape::Watch => to.simple("OK"),
@@ -188,18 +204,18 @@ fn render_outcomes(to: &mut Encoder<'_>, shape: &Shape, outcomes: &[Outcome]) {
             }
         }
         Shape::Deleted(_) => count(to, outcomes, |outcome| outcome.changed && outcome.existed),
-        Shape::Existing(_) => count(to, outcomes, |outcome| value_of(outcome).is_some()),
+        Shape::Existing(_) => count(to, outcomes, |outcome| length_of(outcome).is_some()),
         Shape::Integer => to.integer(first.map_or(0, integer_of)),
-        Shape::Length => to.count(length_of(value)),
+        Shape::Length => to.count(length.unwrap_or(0)),
         Shape::Range(start, end) => {
             to.bulk(part_of(value.map(Bytes::as_ref).unwrap_or_default(), *start, *end));
         }
-        Shape::Type => to.simple(if value.is_some() { "string" } else { "none" }),
-        Shape::TimeToLive => to.integer(if value.is_some() { -1 } else { -2 }),
+        Shape::Type => to.simple(if length.is_some() { "string" } else { "none" }),
+        Shape::TimeToLive => to.integer(if length.is_some() { -1 } else { -2 }),
         Shape::Zero => to.integer(0),
-        Shape::Memory(bytes) if value.is_some() => to.count(*bytes),
-        Shape::MemoryBeside(bytes) if value.is_some() => to.count(bytes + length_of(value)),
-        Shape::StoredIf | Shape::Memory(_) | Shape::MemoryBeside(_) => to.null(),
+        Shape::StoredIf => to.null(),
+        Shape::Memory(bytes) => to_count_or_null(to, length.map(|_| *bytes)),
+        Shape::MemoryBeside(bytes) => to_count_or_null(to, length.map(|length| bytes + length)),
     }
 }
 
@@ -208,22 +224,34 @@ fn count(to: &mut Encoder<'_>, outcomes: &[Outcome], counts: impl Fn(&Outcome) -
     to.count(u64::try_from(number).unwrap_or(u64::MAX));
 }
 
+fn to_count_or_null(to: &mut Encoder<'_>, number: Option<u64>) {
+    match number {
+        Some(number) => to.count(number),
+        None => to.null(),
+    }
+}
+
 fn value_of(outcome: &Outcome) -> Option<&Bytes> {
     match &outcome.body {
         Body::Value(value) => value.as_ref(),
-        Body::Empty | Body::Integer(_) | Body::Refused(_) => None,
+        Body::Empty | Body::Measured(_) | Body::Integer(_) | Body::Refused(_) => None,
     }
 }
 
 fn integer_of(outcome: &Outcome) -> i64 {
     match &outcome.body {
         Body::Integer(number) => *number,
-        Body::Empty | Body::Value(_) | Body::Refused(_) => 0,
+        Body::Empty | Body::Value(_) | Body::Measured(_) | Body::Refused(_) => 0,
     }
 }
 
-fn length_of(value: Option<&Bytes>) -> u64 {
-    u64::try_from(value.map_or(0, Bytes::len)).unwrap_or(u64::MAX)
+/// The length of the value that an outcome found; `None` if there is none.
+fn length_of(outcome: &Outcome) -> Option<u64> {
+    match &outcome.body {
+        Body::Value(Some(value)) => Some(u64::try_from(value.len()).unwrap_or(u64::MAX)),
+        Body::Measured(bytes) => Some(*bytes),
+        Body::Value(None) | Body::Empty | Body::Integer(_) | Body::Refused(_) => None,
+    }
 }
 
 /// Bytes `start` to `end` of a value, both included; negative ones count from the end.
@@ -292,6 +320,22 @@ mod tests {
         assert_eq!(of(&Shape::Memory(1040), &[read(Some(b"a"))]), ":1040\r\n");
         let integer = outcome(2, true, true, Body::Integer(-7));
         assert_eq!(of(&Shape::Integer, &[integer]), ":-7\r\n");
+    }
+
+    #[test]
+    fn a_value_that_was_left_out_is_no_missing_value() {
+        let measured = outcome(1, false, true, Body::Measured(7));
+        let measured = from_ref(&measured);
+        assert_eq!(of(&Shape::Existing(1), measured), ":1\r\n");
+        assert_eq!(of(&Shape::Length, measured), ":7\r\n");
+        assert_eq!(of(&Shape::Type, measured), "+string\r\n");
+        assert_eq!(of(&Shape::TimeToLive, measured), ":-1\r\n");
+        assert_eq!(of(&Shape::Memory(1040), measured), ":1040\r\n");
+        assert_eq!(of(&Shape::MemoryBeside(160), measured), ":167\r\n");
+        for shape in [Shape::Value, Shape::Values(1), Shape::Range(0, -1)] {
+            let text = of(&shape, measured);
+            assert!(text.starts_with("-ERR the reply would hold more than 67108864 b"), "{text}");
+        }
     }
 
     #[test]

@@ -139,13 +139,25 @@ impl Slots {
     /// # Errors
     /// As [`Slots::read`], for the first slot that fails.
     pub fn read_many(&self, keys: &[u64]) -> Result<Vec<Slot>> {
+        let mut slots = Vec::with_capacity(keys.len());
+        self.read_each(keys, &mut |slot| slots.push(slot))?;
+        Ok(slots)
+    }
+
+    /// As [`Slots::read_many`], handing each slot to `visit` in the order of `keys`: whoever wants
+    /// only some of the values never holds all of them.
+    ///
+    /// # Errors
+    /// As [`Slots::read`], for the first slot that fails; those before it were visited.
+    pub fn read_each(&self, keys: &[u64], visit: &mut dyn FnMut(Slot)) -> Result<()> {
         for key in keys {
             self.area.geometry.check_key(*key)?;
         }
-        let held = self.locks.lock(keys.iter().copied());
-        let loaded: Vec<_> = keys.iter().map(|key| self.area.load_owned(*key)).collect();
-        drop(held);
-        loaded.into_iter().map(|loaded| self.slot_of(loaded)).collect()
+        let _held = self.locks.lock(keys.iter().copied());
+        for key in keys {
+            visit(self.slot_of(self.area.load_owned(*key))?);
+        }
+        Ok(())
     }
 
     /// Reads one slot as a snapshot or a repair carries it.
