@@ -283,7 +283,7 @@ fn an_error_in_a_transaction_belongs_to_its_own_request() {
     for reply in [
         "-ERR key must be a slot number 0..999\r\n",
         "-ERR key must be a slot number 0..999\r\n",
-        "-ERR EX is refused: slots do not expire\r\n",
+        "-ERR EX is refused: values do not expire\r\n",
         "-ERR value is not an integer or out of range\r\n",
         "-ERR value is not an integer or out of range\r\n",
         "-ERR value is 1501 bytes, a slot holds at most 1500\r\n",
@@ -410,7 +410,7 @@ fn bad_requests_are_answered_and_the_connection_goes_on() {
     let cases: &[(&[&[u8]], &str)] = &[
         (&[b"GET", b"x"], "-ERR key must be a slot number 0..999\r\n"),
         (&[b"SET", b"1", &long], "-ERR value is 5000 bytes, a slot holds at most 1500\r\n"),
-        (&[b"EXPIRE", b"1", b"5"], "-ERR EXPIRE is refused: slots do not expire\r\n"),
+        (&[b"EXPIRE", b"1", b"5"], "-ERR EXPIRE is refused: values do not expire\r\n"),
         (&[b"NOPE", b"a"], "-ERR unknown command 'NOPE', with args beginning with: 'a' \r\n"),
         (&[b"PING"], "+PONG\r\n"),
     ];

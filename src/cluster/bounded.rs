@@ -24,9 +24,8 @@ pub(super) fn encode_bounded(
     bytes_max: usize,
     unknown: &Failure,
 ) -> Vec<u8> {
-    let bytes_of = |results: &[CommandResult]| {
-        COUNT_BYTES + results.iter().map(result_bytes).sum::<usize>()
-    };
+    let bytes_of =
+        |results: &[CommandResult]| COUNT_BYTES + results.iter().map(result_bytes).sum::<usize>();
     if bytes_of(&results) > bytes_max {
         leave_values_out(&mut results, bytes_max);
     }

@@ -48,7 +48,8 @@ impl Forwarder {
             return vec![Err(failure); commands.len()];
         }
         let shared = self.consensus().shared();
-        let read = |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
+        let read =
+            |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
         shared.read_whole(read).unwrap_or_else(|| {
             let reason = "this member is being sent a snapshot".to_owned();
             vec![Err(Failure::Busy { reason }); commands.len()]

@@ -210,6 +210,12 @@ pub enum Failure {
     /// The disk has no room for more log.
     #[error("no space left for the log on this member")]
     NoSpace,
+    /// Keys and values take all the memory that they may; only deletes make room.
+    #[error("{reason}")]
+    Full {
+        /// The bound that is reached, and what makes room.
+        reason: String,
+    },
     /// A bound on memory or work under way is reached; try again later.
     #[error("busy: {reason}")]
     Busy {

@@ -39,6 +39,7 @@ const FAILURE_REFUSED: u8 = 5;
 const FAILURE_DAMAGED: u8 = 6;
 const FAILURE_STOPPING: u8 = 7;
 const FAILURE_UNKNOWN: u8 = 8;
+const FAILURE_FULL: u8 = 9;
 
 /// Appends the bytes of a reply or of a failure.
 pub fn encode_result(result: &CommandResult, out: &mut Vec<u8>) {
@@ -131,6 +132,10 @@ impl Failure {
                 encode_text(leader, out);
             }
             Failure::NoSpace => out.push(FAILURE_NO_SPACE),
+            Failure::Full { reason } => {
+                out.push(FAILURE_FULL);
+                encode_text(reason, out);
+            }
             Failure::Busy { reason } => {
                 out.push(FAILURE_BUSY);
                 encode_text(reason, out);
@@ -158,6 +163,7 @@ impl Failure {
             FAILURE_NO_LEADER => Failure::NoLeader { reason: input.string(REASON_BYTES_MAX)? },
             FAILURE_NOT_LEADER => Failure::NotLeader { leader: input.string(REASON_BYTES_MAX)? },
             FAILURE_NO_SPACE => Failure::NoSpace,
+            FAILURE_FULL => Failure::Full { reason: input.string(REASON_BYTES_MAX)? },
             FAILURE_BUSY => Failure::Busy { reason: input.string(REASON_BYTES_MAX)? },
             FAILURE_REFUSED => Failure::Refused(decode_refusal(input)?),
             FAILURE_DAMAGED => Failure::Damaged { slot: input.u64()? },
@@ -306,6 +312,7 @@ mod tests {
             Err(Failure::NotLeader { leader: "host:1".to_owned() }),
             Err(Failure::NoSpace),
             Err(Failure::Busy { reason: reason.clone() }),
+            Err(Failure::Full { reason: reason.clone() }),
             Err(Failure::Refused(Refusal::Overflow)),
             Err(Failure::Damaged { slot: 3 }),
             Err(Failure::Stopping),
@@ -349,14 +356,18 @@ mod tests {
         let body = Body::Value(Some(Bytes::from_static(b"v")));
         let outcome = Outcome { version: 5, changed: true, existed: true, body };
         let mut bytes = Vec::new();
-        let outcomes = [outcome].into_iter().collect();
+        let measured = Outcome { body: Body::Measured(6), ..outcome.clone() };
+        let outcomes = [outcome, measured].into_iter().collect();
         encode_result(&Ok(Reply { index: 3, outcomes }), &mut bytes);
         encode_result(&Err(Failure::NoLeader { reason: "r".to_owned() }), &mut bytes);
+        encode_result(&Err(Failure::Full { reason: "r".to_owned() }), &mut bytes);
         #[rustfmt::skip]
         let expected = [
-            0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+            0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0,
             5, 0, 0, 0, 0, 0, 0, 0, 3, 2, 1, 0, 0, 0, b'v',
+            5, 0, 0, 0, 0, 0, 0, 0, 3, 5, 6, 0, 0, 0, 0, 0, 0, 0,
             1, 1, 1, 0, b'r',
+            1, 9, 1, 0, b'r',
         ];
         assert_eq!(bytes, expected);
     }

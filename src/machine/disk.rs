@@ -134,7 +134,7 @@ impl DiskMachine {
     /// Nothing that may change a page is taken while memory has no room for it. Whoever applies
     /// makes some, so this lasts for moments.
     pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
-        let is_read = |operation: Operation<'_>| matches!(operation.action, Action::Get);
+        let is_read = |operation: Operation<'_>| operation.action.is_read();
         (self.slots.over_budget() && !command.operations().all(is_read)).then(|| Failure::Busy {
             reason: "changed pages take all of -memory-mib until some are written".into(),
         })

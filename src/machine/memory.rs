@@ -93,7 +93,7 @@ impl MemoryMachine {
         let takes_memory = |operation: Operation<'_>| {
             !matches!(operation.action, Action::Get | Action::Measure | Action::Delete { .. })
         };
-        (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Busy {
+        (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Full {
             reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),
         })
     }

@@ -5,8 +5,8 @@
 mod error;
 mod local;
 mod open;
-mod refusals;
 mod reads;
+mod refusals;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -130,6 +130,38 @@ impl Node {
     /// Waits until `members` other than the leader hold `index` durably; how many do.
     pub async fn wait_replicas(&self, index: u64, members: usize, timeout: Duration) -> usize {
         self.forwarder.holders(index, members, timeout).await
+    }
+
+    /// Whether writes are acknowledged only once they are synced: what `-sync` says.
+    pub fn syncs_always(&self) -> bool {
+        self.config.sync == SyncPolicy::Always
+    }
+
+    /// Waits until this member's log holds `index` durably, where it syncs always; whether it does.
+    pub async fn wait_durable(&self, index: u64, timeout: Duration) -> bool {
+        let consensus = self.consensus();
+        let durable = async {
+            consensus.shared().wait_applied(index).await; // it is in the log, or in a snapshot
+            match consensus.wal().position_of(index) {
+                Some(position) => consensus.syncer().wait(position).await.is_ok(),
+                None => true, // a checkpoint covers it
+            }
+        };
+        tokio::time::timeout(timeout, durable).await.unwrap_or(false)
+    }
+
+    /// When the last checkpoint was written, in seconds since 1970; when the node started, if that
+    /// cannot be said.
+    pub fn last_save_s(&self) -> u64 {
+        let file = match self.config.machine {
+            MachineKind::Memory => diskstore_storage::keys::SNAPSHOT_FILE,
+            MachineKind::Slots | MachineKind::Journal => diskstore_storage::slots::SLOTS_FILE,
+        };
+        let written = std::fs::metadata(self.config.data_dir.join(file));
+        let written = written.and_then(|metadata| metadata.modified()).ok();
+        let started = || SystemTime::now() - self.started.elapsed();
+        let since = written.unwrap_or_else(started).duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
     }
 
     /// Takes a member out of the cluster, by its name or its id.

@@ -20,7 +20,7 @@ use crate::command::{Command, CommandResult, Failure, Freshness, ReadLevel, Refu
 use crate::config::MachineKind;
 use crate::raft::Consensus;
 
-/// Pause while slots are still being counted after a start.
+/// Pause while keys are still being counted after a start.
 const COUNT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What this member holds, as fresh as one client needs it.
@@ -102,7 +102,7 @@ impl Replica<'_> {
                 sleep(COUNT_PAUSE).await;
             }
         };
-        let reason = "slots are still being counted after the start".to_owned();
+        let reason = "keys are still being counted after the start".to_owned();
         let count = timeout(READABLE_BOUND, counting).await;
         let count = count.map_err(|_| Failure::Busy { reason })?;
         self.make_durable().await?;

@@ -9,16 +9,19 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::Server;
+use super::counters::{CommandCount, Counts};
 use super::resp::{Connection, Encoder, Question, failure_text, matches};
 use crate::command::Failure;
 use crate::descriptors::Shares;
-use crate::status::{MemberStatus, RefusalStatus, Status};
 use crate::node::{RemoveError, Replica};
+use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// The version of Redis whose commands and replies are followed.
 const REDIS_VERSION: &str = "7.2.0";
 /// Hash slots of a Redis cluster; one range holds them all.
 const HASH_SLOT_LAST: i64 = 16_383;
+/// Units of the times in `/proc`, the same on every machine that this runs on (`USER_HZ`).
+const TICKS_A_SECOND: u64 = 100;
 /// Characters of a node's id in Redis.
 const NODE_ID_WIDTH: usize = 40;
 
@@ -31,10 +34,12 @@ pub(crate) async fn answer(
 ) {
     match question {
         Question::ClientInfo => to.verbatim(&connection.client().line()),
-        Question::ClientList => to.verbatim(&server.clients.lines()),
+        Question::ClientList(ids) => to.verbatim(&server.clients.lines(ids)),
+        Question::NoClients => to.verbatim(""),
         Question::ClusterInfo => to.verbatim(&cluster_info(&server.node.status())),
         Question::ClusterMyId => to.bulk(node_id(&server.node.status().member_id).as_bytes()),
         Question::ClusterNodes => to.verbatim(&cluster_nodes(&server.node.status())),
+        Question::ClusterShards => write_cluster_shards(to, &server.node.status()),
         Question::ClusterSlots => write_cluster_slots(to, &server.node.status()),
         Question::Hello => write_hello(to, connection.client().id(), &server.node.status()),
         Question::Info(sections) => {
@@ -44,9 +49,12 @@ pub(crate) async fn answer(
                 connections_max: Shares::now().clients,
                 connections_ever: server.clients.count_ever(),
                 resident_bytes: resident_bytes(),
+                counts: server.clients.counters().now(),
+                processor_ticks: processor_ticks(),
             };
             to.verbatim(&facts.text(sections));
         }
+        Question::LastSave => to.count(server.node.last_save_s()),
         Question::RandomKey => match random_key(server, connection).await {
             Ok(key) => to.value(key.as_deref()),
             Err(failure) => to.error(&failure_text(&failure)),
@@ -75,6 +83,16 @@ pub(crate) async fn answer(
             Err(failure) => to.error(&failure_text(&failure)),
         },
         Question::Status => to.bulk(server.node.status().to_json().as_bytes()),
+        Question::WaitAof { own, members, timeout } => {
+            if !server.node.syncs_always() {
+                to.error("ERR WAITAOF is refused: by -sync, writes are acknowledged unsynced");
+                return;
+            }
+            let (own, held) = wait_aof(server, connection, *own, (*members, *timeout)).await;
+            to.array(2);
+            to.integer(i64::from(own));
+            to.count(u64::try_from(held).unwrap_or(u64::MAX));
+        }
         Question::Wait { members, timeout } => {
             let held = wait(server, connection.written_index(), *members, *timeout).await;
             to.count(u64::try_from(held).unwrap_or(u64::MAX));
@@ -86,11 +104,21 @@ async fn wait(server: &Server, index: u64, members: usize, timeout: Duration) ->
     server.node.wait_replicas(index, members, timeout).await
 }
 
-/// What this node holds, as fresh as the connection's reads have to be.
-async fn replica<'a>(
-    server: &'a Server,
+/// Whether this node's disk holds the connection's last write, and how many members' disks do.
+async fn wait_aof(
+    server: &Server,
     connection: &Connection,
-) -> Result<Replica<'a>, Failure> {
+    own: bool,
+    (members, timeout): (usize, Duration),
+) -> (bool, usize) {
+    let index = connection.freshness(server.node.read_level()).written_index;
+    let held_here = server.node.wait_durable(index, if own { timeout } else { Duration::ZERO });
+    let held_there = server.node.wait_replicas(index, members, timeout);
+    futures_util::future::join(held_here, held_there).await
+}
+
+/// What this node holds, as fresh as the connection's reads have to be.
+async fn replica<'a>(server: &'a Server, connection: &Connection) -> Result<Replica<'a>, Failure> {
     server.node.replica(connection.freshness(server.node.read_level())).await
 }
 
@@ -205,6 +233,42 @@ fn write_cluster_slots(to: &mut Encoder<'_>, status: &Status) {
     }
 }
 
+fn write_cluster_shards(to: &mut Encoder<'_>, status: &Status) {
+    let leader = leader_of(status).map(|member| member.id.as_str());
+    to.array(1);
+    to.map(2);
+    to.bulk(b"slots");
+    to.array(2);
+    to.integer(0);
+    to.integer(HASH_SLOT_LAST);
+    to.bulk(b"nodes");
+    to.array(status.members.len());
+    for member in &status.members {
+        let (host, port) = host_and_port(&member.client);
+        let role = if leader == Some(member.id.as_str()) { "master" } else { "replica" };
+        let health = match member.silent {
+            Some(true) => "fail",
+            Some(false) => "online",
+            None => "unknown",
+        };
+        to.map(7);
+        to.bulk(b"port");
+        to.integer(port.parse().unwrap_or_default());
+        to.bulk(b"replication-offset");
+        to.count(member.matched.unwrap_or_default());
+        for (name, text) in [
+            ("id", node_id(&member.id).as_str()),
+            ("ip", host),
+            ("endpoint", host),
+            ("role", role),
+            ("health", health),
+        ] {
+            to.bulk(name.as_bytes());
+            to.bulk(text.as_bytes());
+        }
+    }
+}
+
 fn cluster_info(status: &Status) -> String {
     let state = if leader_of(status).is_some() { "ok" } else { "fail" };
     let members = status.members.len();
@@ -243,6 +307,9 @@ struct Facts {
     connections_max: usize,
     connections_ever: u64,
     resident_bytes: u64,
+    counts: Counts,
+    /// In the system and of the program itself, in [`TICKS_A_SECOND`].
+    processor_ticks: (u64, u64),
 }
 
 impl Facts {
@@ -251,13 +318,16 @@ impl Facts {
         let every = ["all", "default", "everything"];
         let all = sections.is_empty() || sections.iter().any(|name| every.contains(&name.as_str()));
         let mut text = Text::default();
-        let known: [(&str, Section); 7] = [
+        let known: [(&str, Section); 10] = [
             ("server", Facts::server),
             ("clients", Facts::clients),
             ("memory", Facts::memory),
             ("persistence", Facts::persistence),
             ("stats", Facts::stats),
             ("replication", Facts::replication),
+            ("cpu", Facts::cpu),
+            ("commandstats", Facts::command_stats),
+            ("cluster", Facts::cluster),
             ("keyspace", Facts::keyspace),
         ];
         for (name, write) in known {
@@ -278,6 +348,8 @@ impl Facts {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         text.line(format_args!("redis_version:{REDIS_VERSION}"));
         text.line(format_args!("redis_mode:standalone"));
+        text.line(format_args!("os:{}", std::env::consts::OS));
+        text.line(format_args!("arch_bits:{}", usize::BITS));
         text.line(format_args!("diskstore_version:{version}"));
         text.line(format_args!("node_name:{name}"));
         text.line(format_args!("run_id:{}", node_id(&self.status.member_id)));
@@ -319,7 +391,34 @@ impl Facts {
     }
 
     fn stats(&self, text: &mut Text) {
+        let counts = &self.counts;
         text.line(format_args!("total_connections_received:{}", self.connections_ever));
+        text.line(format_args!("total_commands_processed:{}", counts.call_count()));
+        text.line(format_args!("total_net_input_bytes:{}", counts.received_bytes));
+        text.line(format_args!("total_net_output_bytes:{}", counts.sent_bytes));
+        text.line(format_args!("expired_keys:0"));
+        text.line(format_args!("evicted_keys:0"));
+        text.line(format_args!("keyspace_hits:{}", counts.hits));
+        text.line(format_args!("keyspace_misses:{}", counts.misses));
+    }
+
+    fn cpu(&self, text: &mut Text) {
+        let (system, own) = self.processor_ticks;
+        for (name, ticks) in [("used_cpu_sys", system), ("used_cpu_user", own)] {
+            let (seconds, rest) = (ticks / TICKS_A_SECOND, ticks % TICKS_A_SECOND);
+            text.line(format_args!("{name}:{seconds}.{rest:02}"));
+        }
+    }
+
+    fn command_stats(&self, text: &mut Text) {
+        for CommandCount { name, calls, rejected } in &self.counts.commands {
+            text.line(format_args!("cmdstat_{name}:calls={calls},rejected_calls={rejected}"));
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "as every section")]
+    fn cluster(&self, text: &mut Text) {
+        text.line(format_args!("cluster_enabled:0"));
     }
 
     fn replication(&self, text: &mut Text) {
@@ -408,6 +507,19 @@ fn resident_bytes() -> u64 {
     pages.map_or(0, |pages: u64| pages.saturating_mul(PAGE_BYTES))
 }
 
+/// What this process has used of the processors, in the system and by itself; 0 where the system
+/// does not tell.
+///
+/// Source: proc(5), `/proc/pid/stat`, fields 14 and 15.
+fn processor_ticks() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name of the program, which may hold anything, ends with the last bracket.
+    let fields = text.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let mut fields = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0));
+    let own = fields.next().unwrap_or(0);
+    (fields.next().unwrap_or(0), own)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
@@ -442,12 +554,16 @@ mod tests {
     }
 
     fn info(role: &str, sections: &[&str]) -> String {
+        let get = CommandCount { name: "get", calls: 5, rejected: 1 };
+        let counts = Counts { commands: vec![get], hits: 3, misses: 2, ..Counts::default() };
         let facts = Facts {
             status: status(role),
             connections: 1,
             connections_max: 9,
             connections_ever: 2,
             resident_bytes: 3,
+            counts,
+            processor_ticks: (205, 7),
         };
         facts.text(&sections.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
     }
@@ -471,10 +587,30 @@ mod tests {
             assert!(all.contains(&format!("{line}\r\n")), "{line}");
         }
         assert!(all.contains("slave0:ip=::1,port=11001,state=online,offset=5,lag=0\r\n"), "{all}");
+        for line in [
+            "arch_bits:64",
+            "cluster_enabled:0",
+            "total_commands_processed:5",
+            "keyspace_hits:3",
+            "keyspace_misses:2",
+            "used_cpu_sys:2.05",
+            "used_cpu_user:0.07",
+            "cmdstat_get:calls=5,rejected_calls=1",
+        ] {
+            assert!(all.contains(&format!("{line}\r\n")), "{line}");
+        }
         let replication = info("follower", &["replication"]);
         assert!(replication.starts_with("# Replication\r\nrole:slave\r\nmaster_host:::1\r\n"));
         assert!(!replication.contains("loading"));
         assert_eq!(info("leader", &["nothing"]), "");
+    }
+
+    #[test]
+    fn this_process_has_used_its_processors() {
+        // Until a tick is full; the time is counted for the process as a whole.
+        while processor_ticks() == (0, 0) {
+            std::hint::black_box((0..10_000_u64).sum::<u64>());
+        }
     }
 
     #[test]
@@ -492,6 +628,13 @@ mod tests {
         assert!(
             slots.starts_with("*1\r\n*4\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:11000\r\n")
         );
+        let shards = written(Version::Three, |to| write_cluster_shards(to, &status("leader")));
+        assert!(
+            shards.starts_with("*1\r\n%2\r\n$5\r\nslots\r\n*2\r\n:0\r\n:16383\r\n"),
+            "{shards}"
+        );
+        assert!(shards.contains("$4\r\nrole\r\n$6\r\nmaster\r\n"), "{shards}");
+        assert_eq!(shards.matches("%7\r\n$4\r\nport\r\n").count(), 2, "{shards}");
         let nodes = cluster_nodes(&status("leader"));
         assert!(nodes.contains("127.0.0.1:11000@0 myself,master - 0 0 3 connected 0-16383\n"));
         assert!(cluster_info(&status("leader")).contains("cluster_state:ok\r\n"));

@@ -9,27 +9,49 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::counters::Counters;
+
 /// One open connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     id: u64,
     address: SocketAddr,
+    local_address: Option<SocketAddr>,
     since: Instant,
-    texts: Mutex<Texts>,
+    counters: Arc<Counters>,
+    shown: Mutex<Shown>,
 }
 
-/// What a client says of itself.
+/// What others may see of a client.
 #[derive(Debug, Clone, Default)]
-struct Texts {
+struct Shown {
     name: String,
     library: String,
     library_version: String,
+    activity: Option<Activity>,
+}
+
+/// What a client did last, and the state that it left.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Activity {
+    /// When that was.
+    pub(crate) at: Instant,
+    /// The command's name.
+    pub(crate) command: &'static str,
+    /// The version of the protocol.
+    pub(crate) version: u8,
+    /// Requests that wait in a transaction, if there is one.
+    pub(crate) queued: Option<usize>,
+    /// Keys that are watched.
+    pub(crate) watched: usize,
 }
 
 impl Client {
     /// A connection that is in no registry.
     pub(crate) fn new(id: u64, address: SocketAddr) -> Client {
-        Client { id, address, since: Instant::now(), texts: Mutex::default() }
+        let counters = Arc::default();
+        let (local_address, since) = (None, Instant::now());
+        Client { id, address, local_address, since, counters, shown: Mutex::default() }
     }
 
     /// Number of the connection, never used twice.
@@ -37,34 +59,52 @@ impl Client {
         self.id
     }
 
+    /// What all clients have asked.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// The name that the client gave itself; empty until then.
     pub(crate) fn name(&self) -> String {
-        self.texts.lock().name.clone()
+        self.shown.lock().name.clone()
     }
 
     /// Names the client.
     pub(crate) fn rename(&self, name: String) {
-        self.texts.lock().name = name;
+        self.shown.lock().name = name;
     }
 
     /// Notes the client's library.
     pub(crate) fn note_library(&self, library: String) {
-        self.texts.lock().library = library;
+        self.shown.lock().library = library;
     }
 
     /// Notes the version of the client's library.
     pub(crate) fn note_library_version(&self, version: String) {
-        self.texts.lock().library_version = version;
+        self.shown.lock().library_version = version;
     }
 
-    /// One line as CLIENT LIST has it.
+    /// Notes what the client did last.
+    pub(crate) fn note_activity(&self, activity: Activity) {
+        self.shown.lock().activity = Some(activity);
+    }
+
+    /// One line as CLIENT LIST has it: the fields of Redis that mean something here.
     pub(crate) fn line(&self) -> String {
-        let Texts { name, library, library_version } = self.texts.lock().clone();
-        let age = self.since.elapsed().as_secs();
-        let (id, address) = (self.id, self.address);
+        let Shown { name, library, library_version, activity } = self.shown.lock().clone();
+        let (id, address, age) = (self.id, self.address, self.since.elapsed().as_secs());
+        let local = self.local_address.map_or_else(String::new, |local| local.to_string());
+        let idle = activity.map_or(self.since, |activity| activity.at).elapsed().as_secs();
+        let queued = activity.and_then(|activity| activity.queued);
+        let multi = queued.map_or_else(|| "-1".to_owned(), |queued| queued.to_string());
+        let watch = activity.map_or(0, |activity| activity.watched);
+        let command = activity.map_or("NULL", |activity| activity.command);
+        let version = activity.map_or(2, |activity| activity.version);
+        let flags = if queued.is_some() { "x" } else { "N" };
         format!(
-            "id={id} addr={address} name={name} age={age} db=0 lib-name={library} \
-             lib-ver={library_version}\n"
+            "id={id} addr={address} laddr={local} name={name} age={age} idle={idle} flags={flags} \
+             db=0 sub=0 psub=0 ssub=0 multi={multi} watch={watch} cmd={command} user=default \
+             resp={version} lib-name={library} lib-ver={library_version}\n"
         )
     }
 }
@@ -73,14 +113,20 @@ impl Client {
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     last_id: AtomicU64,
+    counters: Arc<Counters>,
     open: Mutex<BTreeMap<u64, Arc<Client>>>,
 }
 
 impl Clients {
     /// Registers a connection until the returned guard is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, address: SocketAddr) -> Entered {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        local_address: Option<SocketAddr>,
+    ) -> Entered {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let client = Arc::new(Client::new(id, address));
+        let counters = Arc::clone(&self.counters);
+        let client = Arc::new(Client { local_address, counters, ..Client::new(id, address) });
         self.open.lock().insert(id, Arc::clone(&client));
         Entered { clients: Arc::clone(self), client }
     }
@@ -95,9 +141,17 @@ impl Clients {
         self.last_id.load(Ordering::Relaxed)
     }
 
-    /// One line for each connection.
-    pub(crate) fn lines(&self) -> String {
-        let open = self.open.lock().values().cloned().collect::<Vec<_>>();
+    /// What all clients have asked.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// One line for each connection; for those with one of these numbers alone, if any is given.
+    pub(crate) fn lines(&self, ids: &[u64]) -> String {
+        let is_asked = |id: &u64| ids.is_empty() || ids.contains(id);
+        let open = self.open.lock();
+        let asked = open.iter().filter(|(id, _)| is_asked(id));
+        let open = asked.map(|(_, client)| client.clone()).collect::<Vec<_>>();
         open.iter().fold(String::new(), |mut text, client| {
             let written = text.write_str(&client.line());
             written.expect("invariant: writing to a string does not fail");
@@ -134,11 +188,27 @@ mod tests {
     fn a_connection_is_listed_until_it_ends() {
         let clients = Arc::new(Clients::default());
         let address = SocketAddr::from(([127, 0, 0, 1], 5));
-        let first = clients.enter(address);
-        let second = clients.enter(address);
+        let first = clients.enter(address, None);
+        let second = clients.enter(address, Some(SocketAddr::from(([127, 0, 0, 2], 6))));
         second.client().rename("two".to_owned());
         drop(first);
         assert_eq!((clients.count(), clients.count_ever()), (1, 2));
-        assert!(clients.lines().starts_with("id=2 addr=127.0.0.1:5 name=two "));
+        let lines = clients.lines(&[]);
+        assert!(lines.starts_with("id=2 addr=127.0.0.1:5 laddr=127.0.0.2:6 name=two "), "{lines}");
+        assert_eq!((clients.lines(&[2]), clients.lines(&[1])), (lines, String::new()));
+    }
+
+    #[test]
+    fn a_client_is_shown_as_it_was_last() {
+        let client = Client::new(7, SocketAddr::from(([127, 0, 0, 1], 5)));
+        assert!(
+            client.line().contains(" flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 cmd=NULL ")
+        );
+        let (command, version, queued, watched) = ("incr", 3, Some(2), 1);
+        client.note_activity(Activity { at: Instant::now(), command, version, queued, watched });
+        let line = client.line();
+        let fields =
+            " flags=x db=0 sub=0 psub=0 ssub=0 multi=2 watch=1 cmd=incr user=default resp=3 ";
+        assert!(line.contains(fields), "{line}");
     }
 }

@@ -13,7 +13,9 @@ mod ask;
 #[doc(hidden)]
 pub mod bench;
 mod clients;
+mod counters;
 mod detect;
+mod hash_slot;
 mod keys;
 mod late;
 mod original;
@@ -158,7 +160,7 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "replies may be delayed by the system");
         }
-        let entered = self.clients.enter(peer);
+        let entered = self.clients.enter(peer, stream.local_addr().ok());
         Session::new(Arc::clone(self), entered, (stream, peer), stop.clone())
     }
 }

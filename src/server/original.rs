@@ -29,6 +29,8 @@ pub(crate) enum Verb {
 pub(crate) struct Request {
     /// Where the answer goes by UDP; `None`: back over the connection.
     pub(crate) udp_port: Option<u16>,
+    /// The command of RESP that it is; none for what cannot be read.
+    pub(crate) name: &'static str,
     /// What to execute, or why not.
     pub(crate) command: Result<(Command, Kind), String>,
 }
@@ -41,12 +43,17 @@ impl Request {
         (key, value): (&[u8], &[u8]),
         keys: &Keys,
     ) -> Request {
-        Request { udp_port, command: build(verb, key, value, keys) }
+        let name = match verb {
+            Verb::Get => "get",
+            Verb::Set => "set",
+            Verb::Delete => "del",
+        };
+        Request { udp_port, name, command: build(verb, key, value, keys) }
     }
 
     /// A request that cannot be executed; the client is told over its connection.
     pub(crate) fn refused(reason: &str) -> Request {
-        Request { udp_port: None, command: Err(reason.to_owned()) }
+        Request { udp_port: None, name: "", command: Err(reason.to_owned()) }
     }
 }
 

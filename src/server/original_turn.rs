@@ -78,7 +78,10 @@ impl OriginalDialect {
                 Need::Read => server.node.read(commands, self.freshness).await,
                 Need::Nothing | Need::Ask => Vec::new(),
             };
-            results.iter().for_each(|result| self.freshness.note(result));
+            for result in &results {
+                self.freshness.note(result);
+                server.clients.counters().looked_up(result);
+            }
             let mut results = results.into_iter();
             for request in &*run_requests {
                 let answer = answer_of(request, &mut results);
@@ -116,6 +119,11 @@ impl OriginalDialect {
                 Ok(Some(request)) => {
                     if matches!(request.command, Ok((_, Kind::Read))) {
                         reply_bytes += server.keys.value_bytes_max();
+                    }
+                    let counters = server.clients.counters();
+                    match request.command {
+                        Ok(_) => counters.called(request.name),
+                        Err(_) => counters.rejected(request.name),
                     }
                     requests.push(request);
                 }

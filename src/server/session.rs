@@ -94,14 +94,20 @@ impl Session {
                 Dialect::Resp(Box::new(RespDialect::new(&self.server, client)))
             }
             Protocol::Text => Dialect::Original(OriginalDialect::text(self.peer.ip(), level)),
-            Protocol::Protobuf => Dialect::Original(OriginalDialect::protobuf(self.peer.ip(), level)),
+            Protocol::Protobuf => {
+                Dialect::Original(OriginalDialect::protobuf(self.peer.ip(), level))
+            }
             Protocol::Http | Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
                 self.socket.append(detect::refusal(protocol));
                 return self.socket.finish().await;
             }
         };
         loop {
+            let came_bytes = self.socket.input().len();
             let flow = self.turn(&mut dialect).await;
+            let counters = self.server.clients.counters();
+            counters.received(came_bytes - self.socket.input().len());
+            counters.sent(self.socket.reply_bytes());
             self.socket.end_turn().await?;
             let wanted = match flow {
                 Flow::Close => return self.socket.finish().await,

@@ -146,6 +146,11 @@ impl Socket {
         &mut self.input
     }
 
+    /// Bytes of replies of the turn that was last.
+    pub(crate) fn reply_bytes(&self) -> usize {
+        self.replies.len()
+    }
+
     /// Bytes that wait for the client.
     pub(crate) fn unsent_bytes(&self) -> usize {
         self.unsent.len()

@@ -10,7 +10,7 @@ use diskstore::status::Status;
 const ANSWER_BOUND: Duration = Duration::from_secs(15);
 const CONNECT_BOUND: Duration = Duration::from_secs(2);
 /// Errors with these codes say that nothing was applied and nothing will be.
-const REFUSED_CODES: [&str; 5] = ["CLUSTERDOWN", "NOT_LEADER", "NO_SPACE", "BUSY", "ERR"];
+const REFUSED_CODES: [&str; 6] = ["CLUSTERDOWN", "NOT_LEADER", "NO_SPACE", "BUSY", "OOM", "ERR"];
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -143,7 +143,7 @@ impl Draft {
     /// The action, made to depend on the watched version if there is a watch (I2).
     fn guarded<'a>(&mut self, key: &[u8], action: Action<'a>) -> Result<Action<'a>, Complaint> {
         const REASON: &str = "EXECABORT under WATCH a transaction holds one plain SET or DEL, of \
-                              the watched key: entries of the log depend on one slot alone";
+                              the watched key: entries of the log depend on one key alone";
         let Some(watched) = &self.watched else { return Ok(action) };
         let condition = Condition::IfVersion(watched.version);
         let is_first = *watched.key == *key && self.guard.is_none();
@@ -168,6 +168,24 @@ impl Draft {
 fn memory_shape(names: &[&[u8]], keys: &Keys) -> Shape {
     let key_bytes = names.first().map_or(0, |key| byte_count(key));
     keys.slot_bytes().map_or(Shape::MemoryBeside(key_bytes + KEY_MEMORY_BYTES), Shape::Memory)
+}
+
+/// `OBJECT ENCODING | REFCOUNT key`: a value is its bytes, and belongs to its key alone.
+fn object_shape(sub: &[u8], names: &[&[u8]]) -> Result<Shape, Complaint> {
+    let upper = String::from_utf8_lossy(sub).to_ascii_uppercase();
+    let shape = match upper.as_str() {
+        "ENCODING" => Shape::Encoding,
+        "REFCOUNT" => Shape::References,
+        "IDLETIME" | "FREQ" => {
+            let what = format!("OBJECT {upper}");
+            return Err(Complaint::refused(&what, "when a key was used is not kept"));
+        }
+        _ => return Err(Complaint::subcommand("OBJECT", sub)),
+    };
+    match names {
+        [_] => Ok(shape),
+        _ => Err(Complaint::arity(&format!("object|{}", upper.to_ascii_lowercase()))),
+    }
 }
 
 fn answers_a_value(action: &Action<'_>) -> bool {
@@ -228,11 +246,10 @@ fn add_read(
 ) -> Result<Option<Shape>, Complaint> {
     let (names, shape) = match (verb, rest) {
         (Verb::Get, [_]) => (rest, Shape::Value),
-        (Verb::GetEx, [_, option, ..]) => {
-            let option = String::from_utf8_lossy(option).to_ascii_uppercase();
-            return Err(no_expiry(&option));
+        (Verb::GetEx, [_, options @ ..]) => {
+            check_expiry(options)?;
+            (rest.get(..1).unwrap_or_default(), Shape::Value)
         }
-        (Verb::GetEx, names) => (names, Shape::Value),
         (Verb::MGet, names) => (names, Shape::Values(names.len())),
         (Verb::Exists, names) => (names, Shape::Existing(names.len())),
         (Verb::StrLen, names) => (names, Shape::Length),
@@ -252,6 +269,7 @@ fn add_read(
             }
             (names.get(..1).unwrap_or_default(), memory_shape(names, keys))
         }
+        (Verb::Object, [sub, names @ ..]) => (names, object_shape(sub, names)?),
         // Redis writes nothing for an empty value, and answers the length.
         (Verb::SetRange, [_, offset, b""]) => {
             offset_of(offset)?;
@@ -338,7 +356,12 @@ fn add_set(
                 rest = behind;
                 Condition::IfEqual(value)
             }
-            "EX" | "PX" | "EXAT" | "PXAT" | "KEEPTTL" => return Err(no_expiry(&option)),
+            // There is no time to live, so it is kept.
+            "KEEPTTL" if rest.iter().all(|other| !is_expiry(other)) => continue,
+            "EX" | "PX" | "EXAT" | "PXAT" => {
+                let at = options.len() - rest.len() - 1;
+                return Err(expiry_complaint(options.get(at..).unwrap_or_default()));
+            }
             _ => return Err(Complaint::SYNTAX),
         };
         if condition != Condition::Always && condition != wanted {
@@ -380,8 +403,30 @@ fn push_increment(draft: &mut Draft, key: &[u8], by: i64, keys: &Keys) -> Result
     Ok(Shape::Integer)
 }
 
-fn no_expiry(option: &str) -> Complaint {
-    Complaint::refused(option, "slots do not expire")
+/// The options of GETEX: PERSIST changes nothing, for there is no time to live.
+fn check_expiry(options: &[&[u8]]) -> Result<(), Complaint> {
+    match options {
+        [] => Ok(()),
+        [option] if option.eq_ignore_ascii_case(b"persist") => Ok(()),
+        [_, _] => Err(expiry_complaint(options)),
+        _ => Err(Complaint::SYNTAX),
+    }
+}
+
+/// What is wrong with options that begin with a time to live.
+fn expiry_complaint(options: &[&[u8]]) -> Complaint {
+    match options {
+        [option, _, ..] if is_expiry(option) => {
+            let option = String::from_utf8_lossy(option).to_ascii_uppercase();
+            Complaint::refused(&option, "values do not expire")
+        }
+        _ => Complaint::SYNTAX,
+    }
+}
+
+fn is_expiry(option: &[u8]) -> bool {
+    let names: [&[u8]; 4] = [b"EX", b"PX", b"EXAT", b"PXAT"];
+    names.iter().any(|name| option.eq_ignore_ascii_case(name))
 }
 
 fn integer(text: &[u8]) -> Result<i64, Complaint> {
@@ -426,6 +471,8 @@ mod tests {
     fn each_request_has_its_operations_and_its_reply() {
         let cases: &[(&[&str], &str, Shape, Kind)] = &[
             (&["GET", "7"], "get 7", Shape::Value, Kind::Read),
+            (&["GETEX", "7", "persist"], "get 7", Shape::Value, Kind::Read),
+            (&["SET", "7", "abc", "KEEPTTL"], "set 7 (3 bytes)", Shape::Stored(1), Kind::Write),
             (&["MGET", "7", "8", "9"], "get 7 and 2 more", Shape::Values(3), Kind::Read),
             (&["SET", "7", "abc"], "set 7 (3 bytes)", Shape::Stored(1), Kind::Write),
             (&["set", "7", "a", "nx"], "set 7 (1 bytes)", Shape::StoredIf, Kind::Write),
@@ -442,12 +489,7 @@ mod tests {
             (&["SETRANGE", "1", "3", ""], "measure 1", Shape::Length, Kind::Read),
             (&["APPEND", "1", ""], "append 1 (0 bytes)", Shape::Integer, Kind::Write),
             (&["MEMORY", "USAGE", "1"], "measure 1", Shape::Memory(32), Kind::Read),
-            (
-                &["EXISTS", "1", "2"],
-                "measure 1 and 1 more",
-                Shape::Existing(2),
-                Kind::Read,
-            ),
+            (&["EXISTS", "1", "2"], "measure 1 and 1 more", Shape::Existing(2), Kind::Read),
             (&["GETRANGE", "1", "-3", "-1"], "get 1", Shape::Range(-3, -1), Kind::Read),
         ];
         for (words, text, shape, kind) in cases {
@@ -480,13 +522,26 @@ mod tests {
             (&["SET", "1", "12345678901234567"], "ERR value is 17 bytes, a slot holds at most 16"),
             (&["SETRANGE", "1", "16", "a"], "ERR value is 17 bytes, a slot holds at most 16"),
             (&["SETRANGE", "1", "-1", "a"], "ERR offset is out of range"),
-            (&["SET", "1", "a", "EX", "5"], "ERR EX is refused: slots do not expire"),
-            (&["GETEX", "1", "persist"], "ERR PERSIST is refused: slots do not expire"),
+            (&["SET", "1", "a", "EX", "5"], "ERR EX is refused: values do not expire"),
+            (&["GETEX", "1", "ex", "5"], "ERR EX is refused: values do not expire"),
+            (&["GETEX", "1", "foo"], "ERR syntax error"),
+            (&["GETEX", "1", "ex"], "ERR syntax error"),
+            (&["GETEX", "1", "persist", "5"], "ERR syntax error"),
+            (&["SET", "1", "a", "EX"], "ERR syntax error"),
+            (&["SET", "1", "a", "KEEPTTL", "EX", "5"], "ERR syntax error"),
             (&["SET", "1", "a", "NX", "XX"], "ERR syntax error"),
             (&["SET", "1", "a", "IFEQ"], "ERR syntax error"),
             (&["INCRBY", "1", "x"], "ERR value is not an integer or out of range"),
             (&["DECRBY", "1", "-9223372036854775808"], "ERR decrement would overflow"),
             (&["MEMORY", "DOCTOR"], "ERR unknown subcommand 'DOCTOR' of MEMORY"),
+            (
+                &["OBJECT", "freq", "1"],
+                "ERR OBJECT FREQ is refused: when a key was used is not kept",
+            ),
+            (
+                &["OBJECT", "encoding", "1", "2"],
+                "ERR wrong number of arguments for 'object|encoding' command",
+            ),
         ];
         for (words, text) in cases {
             assert_eq!(complaint(words), *text, "{words:?}");

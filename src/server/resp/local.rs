@@ -19,7 +19,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("timeout", "0"),
 ];
 
-/// `COMMAND [COUNT | LIST | INFO name... | DOCS name...]`
+/// `COMMAND [COUNT | LIST ... | GETKEYS ... | INFO name... | DOCS name...]`
 pub(crate) fn command(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), Complaint> {
     let Some((sub, names)) = arguments.split_first() else {
         to.array(TABLE.len());
@@ -30,12 +30,8 @@ pub(crate) fn command(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), C
     };
     match sub.to_ascii_uppercase().as_slice() {
         b"COUNT" => to.count(u64::try_from(TABLE.len()).unwrap_or(u64::MAX)),
-        b"LIST" => {
-            to.array(TABLE.len());
-            for spec in TABLE {
-                to.bulk(spec.name.as_bytes());
-            }
-        }
+        b"LIST" => list(to, names)?,
+        b"GETKEYS" => get_keys(to, names)?,
         b"INFO" if names.is_empty() => command(to, &[])?,
         b"INFO" => {
             to.array(names.len());
@@ -62,6 +58,44 @@ pub(crate) fn command(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), C
     Ok(())
 }
 
+/// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
+fn list(to: &mut Encoder<'_>, filter: &[&[u8]]) -> Result<(), Complaint> {
+    let is_wanted: &dyn Fn(&Spec) -> bool = match filter {
+        [] => &|_| true,
+        [by, kind, wanted] if by.eq_ignore_ascii_case(b"filterby") => {
+            let lower = wanted.to_ascii_lowercase();
+            match kind.to_ascii_uppercase().as_slice() {
+                b"MODULE" => &|_| false, // there are no modules
+                b"ACLCAT" => &move |spec: &Spec| {
+                    spec.categories().iter().any(|category| category.as_bytes() == lower)
+                },
+                b"PATTERN" => &move |spec: &Spec| matches(&lower, spec.name.as_bytes()),
+                _ => return Err(Complaint::SYNTAX),
+            }
+        }
+        _ => return Err(Complaint::SYNTAX),
+    };
+    let wanted = || TABLE.iter().filter(|spec| is_wanted(spec));
+    to.array(wanted().count());
+    for spec in wanted() {
+        to.bulk(spec.name.as_bytes());
+    }
+    Ok(())
+}
+
+/// `COMMAND GETKEYS name argument...`
+fn get_keys(to: &mut Encoder<'_>, request: &[&[u8]]) -> Result<(), Complaint> {
+    let name = request.first().ok_or_else(|| Complaint::arity("command|getkeys"))?;
+    let spec = lookup(name).ok_or_else(|| Complaint::new("ERR Invalid command specified"))?;
+    let keys = spec.keys_of(request)?;
+    let step = if spec.keys.1 < 0 { usize::from(spec.keys.2.unsigned_abs()) } else { 1 };
+    to.array(keys.len().div_ceil(step));
+    for key in keys.iter().step_by(step) {
+        to.bulk(key);
+    }
+    Ok(())
+}
+
 /// One command as COMMAND describes it: ten fields since Redis 7.
 fn write_spec(to: &mut Encoder<'_>, spec: &Spec) {
     let (first, last, step) = spec.keys;
@@ -83,7 +117,10 @@ fn write_spec(to: &mut Encoder<'_>, spec: &Spec) {
     for number in [first, last, step] {
         to.integer(i64::from(number));
     }
-    to.set(0);
+    to.set(spec.categories().len());
+    for category in spec.categories() {
+        to.simple(&format!("@{category}"));
+    }
     for _ in 0..3 {
         to.array(0);
     }
@@ -187,6 +224,39 @@ mod tests {
         let docs = said(Version::Three, command, &["DOCS", "get"]);
         assert!(docs.starts_with("%1\r\n$3\r\nget\r\n%4\r\n"), "{docs}");
         assert!(said(Version::Two, command, &["X"]).contains("unknown subcommand 'X'"));
+    }
+
+    #[test]
+    fn commands_are_listed_as_they_are_asked_for() {
+        let all = said(Version::Two, command, &["LIST"]);
+        assert!(all.starts_with(&format!("*{}\r\n", TABLE.len())), "{all}");
+        let pattern = said(Version::Two, command, &["LIST", "FILTERBY", "PATTERN", "GETR*"]);
+        assert_eq!(pattern, "*1\r\n$8\r\ngetrange\r\n");
+        let category = said(Version::Two, command, &["LIST", "filterby", "aclcat", "transaction"]);
+        assert!(category.starts_with("*5\r\n$7\r\ndiscard\r\n"), "{category}");
+        assert_eq!(said(Version::Two, command, &["LIST", "FILTERBY", "MODULE", "json"]), "*0\r\n");
+        assert_eq!(
+            said(Version::Two, command, &["LIST", "FILTERBY", "X", "y"]),
+            "ERR syntax error"
+        );
+        assert_eq!(said(Version::Two, command, &["LIST", "FILTERBY"]), "ERR syntax error");
+    }
+
+    #[test]
+    fn the_keys_of_a_request_are_found() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["GETKEYS", "GET", "a"], "*1\r\n$1\r\na\r\n"),
+            (&["GETKEYS", "mset", "a", "1", "b", "2"], "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+            (&["GETKEYS", "DEL", "a", "b"], "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+            (&["GETKEYS", "SET", "a", "v", "NX"], "*1\r\n$1\r\na\r\n"),
+            (&["GETKEYS", "OBJECT", "ENCODING", "a"], "*1\r\n$1\r\na\r\n"),
+            (&["GETKEYS", "PING"], "ERR The command has no key arguments"),
+            (&["GETKEYS", "GET"], "ERR Invalid number of arguments specified for command"),
+            (&["GETKEYS", "NOPE", "a"], "ERR Invalid command specified"),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(said(Version::Two, command, words), *expected, "{words:?}");
+        }
     }
 
     #[test]

@@ -19,3 +19,4 @@ pub(crate) use decode::Decoder;
 pub(crate) use encode::{Encoder, Version};
 pub(crate) use glob::matches;
 pub(crate) use shape::{Kind, failure_text};
+pub(crate) use table::TABLE;

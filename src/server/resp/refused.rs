@@ -21,6 +21,11 @@ impl Complaint {
     pub(crate) const INTEGER: Complaint =
         Complaint(Cow::Borrowed("ERR value is not an integer or out of range"));
 
+    /// A complaint in these very words.
+    pub(crate) const fn of(text: &'static str) -> Complaint {
+        Complaint(Cow::Borrowed(text))
+    }
+
     /// A complaint in the given words.
     pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Complaint {
         Complaint(text.into())
@@ -44,6 +49,11 @@ impl Complaint {
     pub(crate) fn subcommand(command: &str, name: &[u8]) -> Complaint {
         let name = quote(name);
         Complaint::new(format!("ERR unknown subcommand '{name}' of {command}"))
+    }
+
+    /// CLIENT LIST TYPE of something else.
+    pub(crate) fn unknown_client_type(name: &[u8]) -> Complaint {
+        Complaint::new(format!("ERR Unknown client type '{}'", quote(name)))
     }
 
     /// Too few arguments, or too many.
@@ -75,13 +85,13 @@ fn quote(part: &[u8]) -> String {
     String::from_utf8_lossy(part).replace(|letter: char| letter.is_control(), " ")
 }
 
-const EXPIRY: &str = "slots do not expire";
+const EXPIRY: &str = "values do not expire";
 const CHANNELS: &str = "there is no publish and subscribe";
 const SCRIPTS: &str = "there are no scripts; MULTI and EXEC make one entry";
-const TYPES: &str = "a slot holds one string of bytes, there are no other types";
-const OTHER_SLOT: &str = "a condition on another slot cannot be part of an entry";
-const MOVES: &str = "a value cannot be taken from another slot";
-const WHOLE: &str = "everything cannot be deleted as one entry; delete the slots";
+const TYPES: &str = "a key holds one string of bytes, there are no other types";
+const OTHER_KEY: &str = "a condition on another key cannot be part of an entry";
+const MOVES: &str = "a value cannot be taken from another key";
+const WHOLE: &str = "everything cannot be deleted as one entry; delete the keys";
 const BLOCKING: &str = "a connection does not wait for a key";
 const MANAGED: &str = "every node is run by its own flags and signals";
 const LISTING: &str = "it would answer all keys at once; use SCAN";
@@ -238,7 +248,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (BLOCKING, &["BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BRPOPLPUSH", "BZPOPMIN", "BZPOPMAX"]),
-    (OTHER_SLOT, &["MSETNX", "RENAMENX"]),
+    (OTHER_KEY, &["MSETNX", "RENAMENX"]),
     (MOVES, &["RENAME", "COPY", "MOVE", "SWAPDB", "LCS", "DUMP", "RESTORE", "MIGRATE"]),
     (WHOLE, &["FLUSHALL", "FLUSHDB"]),
     (
@@ -283,7 +293,7 @@ mod tests {
     #[test]
     fn refused_commands_have_one_reason_each() {
         assert_eq!(reason("EXPIRE"), Some(EXPIRY));
-        assert_eq!(reason("MSETNX"), Some(OTHER_SLOT));
+        assert_eq!(reason("MSETNX"), Some(OTHER_KEY));
         assert_eq!(reason("FOO"), None);
         let mut names = REFUSED.iter().flat_map(|(_, names)| *names).collect::<Vec<_>>();
         names.sort_unstable();

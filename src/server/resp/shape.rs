@@ -50,6 +50,10 @@ pub(crate) enum Shape {
     Memory(u64),
     /// So many bytes and those of the value, or null for none.
     MemoryBeside(u64),
+    /// How the value is held: always as the bytes that were set.
+    Encoding,
+    /// How many keys share the value: one.
+    References,
     /// `OK`; the version goes to the connection, which watches it.
     Watch,
 }
@@ -94,6 +98,8 @@ impl Shape {
             | Shape::Zero
             | Shape::Memory(_)
             | Shape::MemoryBeside(_)
+            | Shape::Encoding
+            | Shape::References
             | Shape::Watch => 1,
         }
     }
@@ -123,6 +129,7 @@ pub(crate) fn failure_text(failure: &Failure) -> String {
         Failure::NoLeader { .. } | Failure::Stopping => "CLUSTERDOWN",
         Failure::NotLeader { .. } => "NOT_LEADER",
         Failure::NoSpace => "NO_SPACE",
+        Failure::Full { .. } => "OOM",
         Failure::Busy { .. } => "BUSY",
         Failure::Refused(_) | Failure::Damaged { .. } => "ERR",
         Failure::Unknown { .. } => "UNKNOWN",
@@ -214,6 +221,8 @@ fn render_outcomes(to: &mut Encoder<'_>, shape: &Shape, outcomes: &[Outcome]) {
         Shape::TimeToLive => to.integer(if length.is_some() { -1 } else { -2 }),
         Shape::Zero => to.integer(0),
         Shape::StoredIf => to.null(),
+        Shape::Encoding => to.value(length.map(|_| b"raw".as_slice())),
+        Shape::References => to_count_or_null(to, length.map(|_| 1)),
         Shape::Memory(bytes) => to_count_or_null(to, length.map(|_| *bytes)),
         Shape::MemoryBeside(bytes) => to_count_or_null(to, length.map(|length| bytes + length)),
     }
@@ -331,6 +340,9 @@ mod tests {
         assert_eq!(of(&Shape::Type, measured), "+string\r\n");
         assert_eq!(of(&Shape::TimeToLive, measured), ":-1\r\n");
         assert_eq!(of(&Shape::Memory(1040), measured), ":1040\r\n");
+        assert_eq!(of(&Shape::Encoding, measured), "$3\r\nraw\r\n");
+        assert_eq!(of(&Shape::References, measured), ":1\r\n");
+        assert_eq!(of(&Shape::Encoding, &[read(None)]), "$-1\r\n");
         assert_eq!(of(&Shape::MemoryBeside(160), measured), ":167\r\n");
         for shape in [Shape::Value, Shape::Values(1), Shape::Range(0, -1)] {
             let text = of(&shape, measured);

@@ -56,10 +56,14 @@ pub(crate) enum Verb {
     IncrBy,
     /// `INFO [section...]`
     Info,
+    /// `LASTSAVE`
+    LastSave,
     /// `LATENCY ...`
     Latency,
     /// `MEMORY ...`
     Memory,
+    /// `OBJECT ENCODING key` and the like
+    Object,
     /// `MGET key...`
     MGet,
     /// `MSET key value...`
@@ -106,6 +110,8 @@ pub(crate) enum Verb {
     Unwatch,
     /// `WAIT members ms`
     Wait,
+    /// `WAITAOF own members ms`
+    WaitAof,
     /// `WATCH key`
     Watch,
 }
@@ -161,6 +167,71 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// The categories of Redis' access lists that the command belongs to.
+    pub(crate) fn categories(&self) -> &'static [&'static str] {
+        match self.verb {
+            Verb::Get | Verb::GetRange | Verb::MGet | Verb::StrLen => &["read", "string", "fast"],
+            Verb::Exists | Verb::Ttl | Verb::Type | Verb::DbSize => &["keyspace", "read", "fast"],
+            Verb::Scan | Verb::RandomKey | Verb::Object => &["keyspace", "read", "slow"],
+            Verb::Memory => &["read", "slow"],
+            Verb::Del | Verb::Persist => &["keyspace", "write", "fast"],
+            Verb::Append
+            | Verb::Decr
+            | Verb::DecrBy
+            | Verb::DelIfEqual
+            | Verb::GetDel
+            | Verb::GetEx
+            | Verb::GetSet
+            | Verb::Incr
+            | Verb::IncrBy
+            | Verb::MSet
+            | Verb::Set
+            | Verb::SetNx
+            | Verb::SetRange => &["write", "string", "fast"],
+            Verb::Multi | Verb::Exec | Verb::Discard | Verb::Watch | Verb::Unwatch => {
+                &["transaction", "fast"]
+            }
+            Verb::Config | Verb::Diskstore | Verb::LastSave | Verb::Latency | Verb::SlowLog => {
+                &["admin", "slow", "dangerous"]
+            }
+            Verb::Info | Verb::Role => &["slow", "dangerous"],
+            Verb::Cluster | Verb::Command | Verb::Time | Verb::Wait | Verb::WaitAof => &["slow"],
+            Verb::Auth
+            | Verb::Client
+            | Verb::Echo
+            | Verb::Hello
+            | Verb::Ping
+            | Verb::Quit
+            | Verb::ReadOnly
+            | Verb::ReadWrite
+            | Verb::Reset
+            | Verb::Select => &["connection", "fast"],
+        }
+    }
+
+    /// The keys among the arguments of a whole request, its name first.
+    ///
+    /// # Errors
+    /// What COMMAND GETKEYS says: there are none, or the request is not whole.
+    pub(crate) fn keys_of<'a>(&self, request: &'a [&'a [u8]]) -> Result<&'a [&'a [u8]], Complaint> {
+        const NONE: Complaint = Complaint::of("ERR The command has no key arguments");
+        const WRONG: Complaint =
+            Complaint::of("ERR Invalid number of arguments specified for command");
+        self.check(request.len()).map_err(|_| WRONG)?;
+        let (first, last) = match (self.verb, self.keys) {
+            (Verb::Memory | Verb::Object, _) => (2, 2),
+            (_, (first, last, _)) => (first, last),
+        };
+        if first == 0 {
+            return Err(NONE);
+        }
+        let first = usize::from(first.unsigned_abs());
+        let behind = if last < 0 { request.len() } else { usize::from(last.unsigned_abs()) + 1 };
+        request.get(first..behind).ok_or(WRONG)
+    }
+}
+
 const NO_KEY: (i8, i8, i8) = (0, 0, 0);
 const ONE: (i8, i8, i8) = (1, 1, 1);
 const ALL: (i8, i8, i8) = (1, -1, 1);
@@ -190,7 +261,7 @@ pub(crate) const TABLE: &[Spec] = &[
     spec("cluster", Verb::Cluster, -2, PLAIN, "Describes the members."),
     spec("command", Verb::Command, -1, PLAIN, "Describes the commands."),
     spec("config", Verb::Config, -2, PLAIN, "Reads settings."),
-    spec("dbsize", Verb::DbSize, 1, PLAIN, "Counts the slots that hold a value."),
+    spec("dbsize", Verb::DbSize, 1, PLAIN, "Counts the keys that hold a value."),
     spec("decr", Verb::Decr, 2, WRITE, "Takes one from a number."),
     spec("decrby", Verb::DecrBy, 3, WRITE, "Takes from a number."),
     spec("del", Verb::Del, -2, WRITE_ALL, "Deletes values."),
@@ -210,22 +281,24 @@ pub(crate) const TABLE: &[Spec] = &[
     spec("incr", Verb::Incr, 2, WRITE, "Adds one to a number."),
     spec("incrby", Verb::IncrBy, 3, WRITE, "Adds to a number."),
     spec("info", Verb::Info, -1, PLAIN, "Describes this node."),
+    spec("lastsave", Verb::LastSave, 1, PLAIN, "Answers when a checkpoint was last written."),
     spec("latency", Verb::Latency, -2, PLAIN, "Answers that no events are kept."),
-    spec("memory", Verb::Memory, -2, PLAIN, "Answers the bytes that a slot takes."),
+    spec("memory", Verb::Memory, -2, PLAIN, "Answers the bytes that a key takes."),
     spec("mget", Verb::MGet, -2, READ_ALL, "Reads values, all at one moment."),
     spec("mset", Verb::MSet, -3, (Use::Write, PAIRS), "Sets values, all in one log entry."),
     spec("multi", Verb::Multi, 1, PLAIN, "Begins a transaction."),
+    spec("object", Verb::Object, -2, PLAIN, "Answers how a value is held."),
     spec("persist", Verb::Persist, 2, READ, "Answers 0: a value does not expire."),
     spec("pexpiretime", Verb::Ttl, 2, READ, "Says that a value does not expire."),
     spec("ping", Verb::Ping, -1, PLAIN, "Answers PONG, or its argument."),
     spec("pttl", Verb::Ttl, 2, READ, "Says that a value does not expire."),
     spec("quit", Verb::Quit, -1, PLAIN, "Closes the connection."),
-    spec("randomkey", Verb::RandomKey, 1, PLAIN, "Answers a slot that holds a value."),
+    spec("randomkey", Verb::RandomKey, 1, PLAIN, "Answers a key that holds a value."),
     spec("readonly", Verb::ReadOnly, 1, PLAIN, "Reads this replica from now on."),
     spec("readwrite", Verb::ReadWrite, 1, PLAIN, "Reads as the node is set to again."),
     spec("reset", Verb::Reset, 1, PLAIN, "Puts the connection back to its beginning."),
     spec("role", Verb::Role, 1, PLAIN, "Answers the role of this node."),
-    spec("scan", Verb::Scan, -2, PLAIN, "Lists slots that hold a value, step by step."),
+    spec("scan", Verb::Scan, -2, PLAIN, "Lists keys that hold a value, step by step."),
     spec("select", Verb::Select, 2, PLAIN, "Selects database 0, the only one."),
     spec("set", Verb::Set, -3, WRITE, "Sets a value."),
     spec("setnx", Verb::SetNx, 3, WRITE, "Sets a value if there is none."),
@@ -240,7 +313,8 @@ pub(crate) const TABLE: &[Spec] = &[
     spec("unlink", Verb::Del, -2, WRITE_ALL, "Deletes values."),
     spec("unwatch", Verb::Unwatch, 1, PLAIN, "Forgets the watched key."),
     spec("wait", Verb::Wait, 3, PLAIN, "Waits until other members hold the last write durably."),
-    spec("watch", Verb::Watch, -2, (Use::None, ALL), "Makes a transaction depend on its slot."),
+    spec("waitaof", Verb::WaitAof, 4, PLAIN, "Waits as WAIT does, for this node's disk too."),
+    spec("watch", Verb::Watch, -2, (Use::None, ALL), "Makes a transaction depend on its key."),
 ];
 
 /// Longest name that is looked up.

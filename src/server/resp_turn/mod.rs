@@ -43,6 +43,7 @@ impl RespDialect {
         out: &mut BytesMut,
     ) -> Flow {
         let (mut steps, flow) = self.gather(input);
+        self.connection.show();
         let level = self.connection.freshness(server.node.read_level()).level;
         for run in plan(steps.iter().map(|planned| need_of(&planned.step, level))) {
             let commands = take_commands(&mut steps, run.requests.clone());

@@ -234,7 +234,7 @@ impl Model {
     }
 
     fn watch(&mut self, request: &'static str) -> String {
-        let wider = "-ERR WATCH takes one key: an entry of the log depends on one slot alone\r\n";
+        let wider = "-ERR WATCH takes one key: an entry of the log depends on one key alone\r\n";
         let is_lost = request == "WATCH lost";
         let (failed, held) = match self.watch {
             ModelWatch::Nothing => (None, false),

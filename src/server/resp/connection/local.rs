@@ -11,6 +11,7 @@ use super::super::refused::Complaint;
 use super::super::table::Verb;
 use super::watch::Watch;
 use super::{Connection, Effect, OK, Question, Replies, Step};
+use crate::server::hash_slot;
 
 /// Most bytes of a client's name, or of one word about its library.
 const CLIENT_TEXT_BYTES_MAX: usize = 256;
@@ -49,6 +50,9 @@ impl Connection {
             (Verb::Config, rest) => self.try_answer(|to| local::config(to, rest))?,
             (Verb::SlowLog, rest) => self.try_answer(|to| local::slow_log(to, rest))?,
             (Verb::Latency, rest) => self.try_answer(|to| local::latency(to, rest))?,
+            (Verb::Cluster, [sub, key]) if sub.eq_ignore_ascii_case(b"keyslot") => {
+                self.answer(|to| to.integer(i64::from(hash_slot::of(key))))
+            }
             (Verb::Client, [sub, rest @ ..]) => return self.about_client(sub, rest),
             _ => return Ok(None),
         };

@@ -17,6 +17,7 @@ mod transaction;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -27,7 +28,7 @@ use super::refused::{self, Complaint, NO_NAME};
 use super::shape::{Item, Kind, Shape, Transaction};
 use super::table::{Verb, lookup};
 use crate::command::{Command, Freshness, ReadLevel};
-use crate::server::clients::Client;
+use crate::server::clients::{Activity, Client};
 use crate::server::keys::Keys;
 use transaction::Queue;
 use watch::{Positions, Watch};
@@ -138,6 +139,8 @@ pub(crate) struct Connection {
     /// What is said of the request that is being taken, beside its step.
     effect: Effect,
     reply_bytes_max: u64,
+    /// Name of the last request.
+    last_name: &'static str,
 }
 
 impl Connection {
@@ -154,6 +157,7 @@ impl Connection {
             written_index: 0,
             effect: Effect::Nothing,
             reply_bytes_max: 0,
+            last_name: "NULL",
         }
     }
 
@@ -165,6 +169,21 @@ impl Connection {
     /// Log index of this connection's last write; 0 if there was none.
     pub(crate) fn written_index(&self) -> u64 {
         self.written_index
+    }
+
+    /// Tells the registry what this connection did last.
+    pub(crate) fn show(&self) {
+        let version = match self.version {
+            Version::Two => 2,
+            Version::Three => 3,
+        };
+        self.client.note_activity(Activity {
+            at: Instant::now(),
+            command: self.last_name,
+            version,
+            queued: self.queue.as_ref().map(Queue::request_count),
+            watched: usize::from(self.watch.condition().is_some()),
+        });
     }
 
     /// How fresh a read of this connection must be, where the node is set to `level`.
@@ -189,10 +208,14 @@ impl Connection {
             None => self.interpret(request, &arguments),
             Some(excess) => Err(Complaint::new(format!("ERR {excess}"))),
         };
+        match &taken {
+            Ok(_) => self.client.counters().called(self.last_name),
+            Err(_) => self.client.counters().rejected(self.last_name),
+        }
         let step = taken.unwrap_or_else(|complaint| self.refuse(request, &complaint));
-        // CLIENT REPLY counts at once: ON is answered, OFF and SKIP are not.
+        // CLIENT REPLY counts at once: ON is answered, as RESET is, OFF and SKIP are not.
         let silent = match self.replies {
-            Replies::On => silent_before && !is_client_reply(&arguments),
+            Replies::On => silent_before && !turns_replies_on(&arguments),
             Replies::Off | Replies::SkipNext => true,
         };
         let effect = std::mem::replace(&mut self.effect, Effect::Nothing);
@@ -216,12 +239,14 @@ impl Connection {
     fn interpret(&mut self, request: &Request, arguments: &[&[u8]]) -> Result<Step, Complaint> {
         let (name, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
         let Some(spec) = lookup(name) else {
+            self.last_name = "NULL";
             let name = String::from_utf8_lossy(name).to_ascii_uppercase();
             return Err(match refused::reason(&name) {
                 Some(reason) => Complaint::refused(&name, reason),
                 None => Complaint::unknown(arguments),
             });
         };
+        self.last_name = spec.name;
         spec.check(arguments.len())?;
         match spec.verb {
             Verb::Multi => Ok(self.begin()),
@@ -291,9 +316,14 @@ impl Connection {
     }
 }
 
-fn is_client_reply(arguments: &[&[u8]]) -> bool {
-    matches!(arguments, [client, reply, _]
-        if client.eq_ignore_ascii_case(b"client") && reply.eq_ignore_ascii_case(b"reply"))
+fn turns_replies_on(arguments: &[&[u8]]) -> bool {
+    match arguments {
+        [reset] => reset.eq_ignore_ascii_case(b"reset"),
+        [client, reply, _] => {
+            client.eq_ignore_ascii_case(b"client") && reply.eq_ignore_ascii_case(b"reply")
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

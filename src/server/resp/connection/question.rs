@@ -22,20 +22,26 @@ const WAIT_MS_MAX: u64 = 3_600_000;
 pub(crate) enum Question {
     /// `CLIENT INFO`
     ClientInfo,
-    /// `CLIENT LIST`
-    ClientList,
+    /// `CLIENT LIST`, of these connections; of all if there are none.
+    ClientList(Vec<u64>),
+    /// `CLIENT LIST TYPE` of a type that no connection here has.
+    NoClients,
     /// `CLUSTER INFO`
     ClusterInfo,
     /// `CLUSTER MYID`
     ClusterMyId,
     /// `CLUSTER NODES`
     ClusterNodes,
+    /// `CLUSTER SHARDS`
+    ClusterShards,
     /// `CLUSTER SLOTS`
     ClusterSlots,
     /// `HELLO`
     Hello,
     /// `INFO`, with the sections in small letters; all if there are none.
     Info(Vec<String>),
+    /// `LASTSAVE`
+    LastSave,
     /// `RANDOMKEY`
     RandomKey,
     /// `DISKSTORE REMOVE member`
@@ -57,6 +63,15 @@ pub(crate) enum Question {
     Size,
     /// `DISKSTORE STATUS`
     Status,
+    /// `WAITAOF`
+    WaitAof {
+        /// Whether this node's own disk shall hold the last write.
+        own: bool,
+        /// Members, the leader apart, that shall.
+        members: usize,
+        /// How long to wait for them.
+        timeout: Duration,
+    },
     /// `WAIT`
     Wait {
         /// Members, the leader apart, that shall hold the last write.
@@ -71,6 +86,9 @@ impl Question {
     pub(super) fn at_once(self) -> Question {
         match self {
             Question::Wait { members, .. } => Question::Wait { members, timeout: Duration::ZERO },
+            Question::WaitAof { own, members, .. } => {
+                Question::WaitAof { own, members, timeout: Duration::ZERO }
+            }
             question => question,
         }
     }
@@ -91,6 +109,8 @@ impl Connection {
             (Verb::Hello, rest) => self.hello(rest),
             (Verb::Scan, [cursor, options @ ..]) => scan(cursor, options),
             (Verb::Wait, [members, milliseconds]) => wait(members, milliseconds),
+            (Verb::WaitAof, [own, members, milliseconds]) => wait_aof(own, members, milliseconds),
+            (Verb::LastSave, _) => Ok(Question::LastSave),
             (Verb::Info, sections) => {
                 let lower = |name: &&[u8]| String::from_utf8_lossy(name).to_ascii_lowercase();
                 Ok(Question::Info(sections.iter().map(lower).collect()))
@@ -98,12 +118,14 @@ impl Connection {
             (Verb::Client, [sub, ..]) if sub.eq_ignore_ascii_case(b"info") => {
                 Ok(Question::ClientInfo)
             }
-            (Verb::Client, _) => Ok(Question::ClientList),
+            (Verb::Client, [_, filter @ ..]) => client_list(filter),
             (Verb::Cluster, [sub, ..]) => match sub.to_ascii_uppercase().as_slice() {
                 b"INFO" => Ok(Question::ClusterInfo),
                 b"MYID" => Ok(Question::ClusterMyId),
                 b"NODES" => Ok(Question::ClusterNodes),
+                b"SHARDS" => Ok(Question::ClusterShards),
                 b"SLOTS" => Ok(Question::ClusterSlots),
+                b"KEYSLOT" => Err(Complaint::arity("cluster|keyslot")),
                 _ => Err(Complaint::subcommand("CLUSTER", sub)),
             },
             _ => Err(Complaint::SYNTAX),
@@ -139,6 +161,49 @@ fn scan(cursor: &[u8], mut options: &[&[u8]]) -> Result<Question, Complaint> {
         options = rest;
     }
     Ok(Question::Scan { from, count, pattern, strings })
+}
+
+/// `CLIENT LIST [TYPE normal | master | replica | pubsub] [ID number...]`: every connection of this
+/// port is a normal client's.
+fn client_list(filter: &[&[u8]]) -> Result<Question, Complaint> {
+    let (mut ids, mut has_normal, mut rest) = (Vec::new(), true, filter);
+    while let [option, behind @ ..] = rest {
+        match (option.to_ascii_uppercase().as_slice(), behind) {
+            (b"TYPE", [kind, behind @ ..]) => {
+                has_normal &= match kind.to_ascii_lowercase().as_slice() {
+                    b"normal" => true,
+                    b"master" | b"replica" | b"slave" | b"pubsub" => false,
+                    _ => return Err(Complaint::unknown_client_type(kind)),
+                };
+                rest = behind;
+            }
+            (b"ID", [_, ..]) => {
+                let numbers = behind.iter().take_while(|text| decimal(text).is_some());
+                let count = numbers.count();
+                let (numbers, behind) = behind.split_at(count);
+                if count == 0 {
+                    return Err(Complaint::new("ERR Invalid client ID"));
+                }
+                ids.extend(numbers.iter().filter_map(|text| decimal(text)));
+                rest = behind;
+            }
+            _ => return Err(Complaint::SYNTAX),
+        }
+    }
+    Ok(if has_normal { Question::ClientList(ids) } else { Question::NoClients })
+}
+
+/// `WAITAOF own members milliseconds`
+fn wait_aof(own: &[u8], members: &[u8], milliseconds: &[u8]) -> Result<Question, Complaint> {
+    let own = match parse_integer(own) {
+        Some(0) => false,
+        Some(1) => true,
+        _ => return Err(Complaint::new("ERR value is out of range, must be between 0 and 1")),
+    };
+    match wait(members, milliseconds)? {
+        Question::Wait { members, timeout } => Ok(Question::WaitAof { own, members, timeout }),
+        other => Ok(other),
+    }
 }
 
 /// `WAIT members milliseconds`

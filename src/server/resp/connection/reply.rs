@@ -6,14 +6,13 @@
 use std::borrow::Cow;
 use std::slice;
 
-use super::super::data::REPLY_BYTES_MAX;
 use super::super::decode::Request;
 use super::super::encode::Encoder;
 use super::super::refused::{Complaint, NO_NAME};
 use super::super::shape::{Item, begin_transaction, render, render_next};
 use super::super::table::{Verb, lookup};
 use super::{Connection, Effect, Planned, Question, Step};
-use crate::command::{CommandResult, Outcome};
+use crate::command::{CommandResult, Outcome, REPLY_BYTES_MAX};
 
 /// A reply that is written up to the next question in it.
 #[derive(Debug)]
@@ -56,6 +55,9 @@ impl Connection {
 
     /// Tells the connection what became of a step.
     pub(super) fn note(&mut self, effect: &Effect, result: Option<&CommandResult>) {
+        if let Some(result) = result {
+            self.client.counters().looked_up(result);
+        }
         if let Some(Ok(reply)) = result {
             self.written_index = self.written_index.max(reply.index);
         }

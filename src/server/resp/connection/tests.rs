@@ -68,7 +68,7 @@ fn plain_requests_are_answered_as_by_redis() {
         ("RESET", "+RESET\r\n"),
         ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
         ("FOO 1", "-ERR unknown command 'FOO', with args beginning with: '1' \r\n"),
-        ("EXPIRE 1 2", "-ERR EXPIRE is refused: slots do not expire\r\n"),
+        ("EXPIRE 1 2", "-ERR EXPIRE is refused: values do not expire\r\n"),
         ("AUTH default x", "+OK\r\n"),
         ("AUTH other x", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
         ("CLIENT ID", ":3\r\n"),
@@ -82,6 +82,13 @@ fn plain_requests_are_answered_as_by_redis() {
         ("SCAN x", "-ERR invalid cursor\r\n"),
         ("SCAN 0 COUNT 0", "-ERR syntax error\r\n"),
         ("WAIT 1 -1", "-ERR timeout is negative\r\n"),
+        ("WAITAOF 2 1 0", "-ERR value is out of range, must be between 0 and 1\r\n"),
+        ("CLUSTER KEYSLOT foo{hash_tag}", ":2515\r\n"),
+        ("CLUSTER KEYSLOT", "-ERR wrong number of arguments for 'cluster|keyslot' command\r\n"),
+        ("CLIENT LIST TYPE nonsense", "-ERR Unknown client type 'nonsense'\r\n"),
+        ("CLIENT LIST ID x", "-ERR Invalid client ID\r\n"),
+        ("CLIENT LIST NOPE", "-ERR syntax error\r\n"),
+        ("PERSIST 1 2", "-ERR wrong number of arguments for 'persist' command\r\n"),
         (
             "CLIENT SETNAME \"a b\"",
             "-ERR Client names cannot contain spaces, newlines or special \
@@ -125,6 +132,17 @@ fn questions_reach_the_node_as_they_were_asked() {
     assert_eq!(take(&mut connection, line).step, Step::Ask(scan));
     let wait = Question::Wait { members: 2, timeout: Duration::from_millis(50) };
     assert_eq!(take(&mut connection, "WAIT 2 50").step, Step::Ask(wait));
+    let wait = Question::WaitAof { own: true, members: 2, timeout: Duration::from_millis(50) };
+    assert_eq!(take(&mut connection, "WAITAOF 1 2 50").step, Step::Ask(wait));
+    for (line, question) in [
+        ("CLIENT LIST", Question::ClientList(Vec::new())),
+        ("CLIENT LIST TYPE normal ID 3 7", Question::ClientList(vec![3, 7])),
+        ("CLIENT LIST ID 3 TYPE replica", Question::NoClients),
+        ("CLUSTER SHARDS", Question::ClusterShards),
+        ("LASTSAVE", Question::LastSave),
+    ] {
+        assert_eq!(take(&mut connection, line).step, Step::Ask(question), "{line}");
+    }
     let info = Question::Info(vec!["server".to_owned()]);
     assert_eq!(take(&mut connection, "INFO Server").step, Step::Ask(info));
 }
@@ -365,6 +383,12 @@ fn replies_are_left_out_as_asked() {
         ("CLIENT REPLY SKIP", true),
         ("PING", true),
         ("CLIENT REPLY ON", false),
+        ("PING", false),
+        ("CLIENT REPLY OFF", true),
+        ("RESET", false),
+        ("PING", false),
+        ("CLIENT REPLY SKIP", true),
+        ("RESET", false),
         ("PING", false),
     ];
     for (line, silent) in cases {

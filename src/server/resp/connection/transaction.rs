@@ -60,6 +60,11 @@ impl Queue {
         Ok(item)
     }
 
+    /// How many requests wait.
+    pub(super) fn request_count(&self) -> usize {
+        self.items.len()
+    }
+
     /// Gives the transaction up; EXEC will say so.
     pub(super) fn abort(&mut self) {
         self.aborted = true;

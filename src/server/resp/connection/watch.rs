@@ -28,7 +28,7 @@ use crate::command::{Body, Command, CommandResult, Failure, Outcome};
 
 /// Why a second key is not watched.
 pub(super) const WIDER: &str =
-    "ERR WATCH takes one key: an entry of the log depends on one slot alone";
+    "ERR WATCH takes one key: an entry of the log depends on one key alone";
 
 /// Positions of operations of one command.
 pub(crate) type Positions = SmallVec<[usize; 1]>;

@@ -1,0 +1,158 @@
+//! What the clients of this node have asked since it started, for INFO.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::resp::TABLE;
+use crate::command::{Body, CommandResult};
+
+/// Counts that only grow.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    /// As many as [`TABLE`] has commands, in its order.
+    commands: Vec<Calls>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
+}
+
+/// How often one command was asked for.
+#[derive(Debug, Default)]
+struct Calls {
+    calls: AtomicU64,
+    rejected: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    /// Name, calls and refused calls of each command that was asked for.
+    pub(crate) commands: Vec<CommandCount>,
+    /// Keys that were read and held a value.
+    pub(crate) hits: u64,
+    /// Keys that were read and held none.
+    pub(crate) misses: u64,
+    /// Bytes that clients sent.
+    pub(crate) received_bytes: u64,
+    /// Bytes that clients were sent.
+    pub(crate) sent_bytes: u64,
+}
+
+/// One command's counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CommandCount {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// How often it was executed, or queued in a transaction.
+    pub(crate) calls: u64,
+    /// How often it was refused before that.
+    pub(crate) rejected: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        let mut commands = Vec::new();
+        commands.resize_with(TABLE.len(), Calls::default);
+        let zero = AtomicU64::default;
+        let (hits, misses, received_bytes, sent_bytes) = (zero(), zero(), zero(), zero());
+        Counters { commands, hits, misses, received_bytes, sent_bytes }
+    }
+}
+
+impl Counters {
+    /// A command was asked for, by its name in [`TABLE`].
+    pub(crate) fn called(&self, name: &str) {
+        self.add(name, |calls| &calls.calls);
+    }
+
+    /// A command was asked for in a way that cannot be executed.
+    pub(crate) fn rejected(&self, name: &str) {
+        self.add(name, |calls| &calls.rejected);
+    }
+
+    fn add(&self, name: &str, count: impl Fn(&Calls) -> &AtomicU64) {
+        let position = TABLE.binary_search_by(|spec| spec.name.cmp(name));
+        if let Some(calls) = position.ok().and_then(|position| self.commands.get(position)) {
+            count(calls).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts the keys that a command read.
+    pub(crate) fn looked_up(&self, result: &CommandResult) {
+        let (mut hits, mut misses) = (0, 0);
+        for outcome in result.iter().flat_map(|reply| &reply.outcomes) {
+            match &outcome.body {
+                Body::Value(Some(_)) | Body::Measured(_) => hits += 1,
+                Body::Value(None) => misses += 1,
+                Body::Empty | Body::Integer(_) | Body::Refused(_) => {}
+            }
+        }
+        for (count, more) in [(&self.hits, hits), (&self.misses, misses)] {
+            if more > 0 {
+                count.fetch_add(more, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Bytes came from a client.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes went to a client.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// All counts.
+    pub(crate) fn now(&self) -> Counts {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let commands = TABLE.iter().zip(&self.commands).map(|(spec, calls)| CommandCount {
+            name: spec.name,
+            calls: get(&calls.calls),
+            rejected: get(&calls.rejected),
+        });
+        Counts {
+            commands: commands.filter(|count| count.calls + count.rejected > 0).collect(),
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            received_bytes: get(&self.received_bytes),
+            sent_bytes: get(&self.sent_bytes),
+        }
+    }
+}
+
+impl Counts {
+    /// How many commands were executed or queued.
+    pub(crate) fn call_count(&self) -> u64 {
+        self.commands.iter().map(|count| count.calls).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::command::{Outcome, Reply};
+
+    #[test]
+    fn what_was_asked_is_counted_by_its_name() {
+        let counters = Counters::default();
+        counters.called("get");
+        counters.called("get");
+        counters.rejected("set");
+        counters.called("nonsense");
+        let of = |body| Outcome { version: 1, changed: false, existed: true, body };
+        let found = [Body::Value(Some(Bytes::new())), Body::Measured(3), Body::Value(None)];
+        let outcomes = found.into_iter().chain([Body::Empty]).map(of).collect();
+        counters.looked_up(&Ok(Reply { index: 0, outcomes }));
+        counters.received(5);
+        counters.sent(7);
+        let counts = counters.now();
+        let count = |name, calls, rejected| CommandCount { name, calls, rejected };
+        assert_eq!(counts.commands, [count("get", 2, 0), count("set", 0, 1)]);
+        assert_eq!((counts.hits, counts.misses, counts.call_count()), (2, 1, 2));
+        assert_eq!((counts.received_bytes, counts.sent_bytes), (5, 7));
+    }
+}
