@@ -1,7 +1,8 @@
 //! What a node refuses ends by itself: whatever makes it refuse makes due what ends that.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::disks::SmallDisk;
 use crate::nodes::{Cluster, KVSTORE, Node, wait_for, wait_until};
 use crate::resp::{Client, Failure, Value};
 
@@ -151,27 +152,34 @@ fn fill(place: &Path) {
     while file.write_all(&zeros).is_ok() {}
 }
 
-/// A checkpoint of keys needs room on the disk itself, so here nothing that the leader does helps it.
-#[test]
-fn a_leader_whose_disk_is_full_gives_way_to_members_that_have_room() {
+/// A cluster of kvstores whose leader has a disk of its own, and where that is; it is full. A
+/// checkpoint of keys needs room on the disk itself, so nothing that the leader does helps it.
+fn with_full_leader(others: &[&str]) -> Option<(Cluster, SmallDisk, PathBuf)> {
     let mut cluster = Cluster::empty();
     let place = cluster.folder.path().join("small");
-    let Some(disk) = crate::disks::SmallDisk::mount(&place, 260) else { return };
+    let disk = SmallDisk::mount(&place, 260)?;
     let node = cluster.add("node0", &[]);
     (node.directory, node.program) = (place.join("data"), KVSTORE);
     let join = node.raft_address();
-    for name in ["node1", "node2"] {
+    for name in others {
         cluster.add(name, &["-join", &join]).program = KVSTORE;
     }
     cluster.nodes.iter_mut().for_each(Node::start);
-    cluster.wait_voters(3);
-    wait_until("node0 to lead", || cluster.leader() == 0);
+    cluster.wait_voters(1 + others.len());
+    assert_eq!(cluster.leader(), 0, "the others joined it");
     cluster.nodes[0].asked(&["SET", "before", "kept"]);
     fill(&place);
+    Some((cluster, disk, place))
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_gives_way_to_members_that_have_room() {
+    let Some((cluster, disk, place)) = with_full_leader(&["node1", "node2"]) else { return };
     // More than two segments of the log hold.
     let value = "v".repeat(1 << 20);
     for number in 0..160 {
-        cluster.nodes[1].asked(&["SET", &format!("key {}", number % 8), &value]);
+        let key = format!("key {}", number % 8);
+        wait_until("a value to be set", || cluster.nodes[1].ask(&["SET", &key, &value]).is_ok());
     }
     assert_ne!(cluster.leader(), 0, "it has no room");
     let status = wait_for("a status", || cluster.nodes[0].status());
@@ -184,6 +192,28 @@ fn a_leader_whose_disk_is_full_gives_way_to_members_that_have_room() {
     cluster.nodes[1].asked(&["SET", "after", "kept"]);
     cluster.wait_level();
     assert_eq!(cluster.nodes[0].local("after"), Ok(Some("kept".into())));
+    drop(cluster);
+    drop(disk);
+}
+
+/// Two need each other: whoever led instead could have nothing committed.
+#[test]
+fn a_leader_whose_disk_is_full_stays_where_too_few_others_could_go_on() {
+    let Some((cluster, disk, place)) = with_full_leader(&["node1"]) else { return };
+    let value = "v".repeat(1 << 20);
+    let mut client = cluster.nodes[0].client().unwrap();
+    let refused = (0..160)
+        .find_map(|number| client.ask(&["SET", &format!("key {}", number % 8), &value]).err());
+    let Some(Failure::Refused(reason)) = refused else { panic!("{refused:?}") };
+    assert!(reason.starts_with("NO_SPACE"), "{reason}");
+    wait_until("it to ask the other", || {
+        cluster.nodes[0].words().contains("this member stays the leader")
+    });
+    assert_eq!(cluster.leader(), 0);
+    assert_eq!(client.ask(&["GET", "before"]).unwrap().text().as_deref(), Some("kept"));
+    std::fs::remove_file(place.join("filler")).unwrap();
+    assert_eq!(settled(&mut client, &["SET", "after", "kept"]), ok());
+    assert_eq!(cluster.leader(), 0);
     drop(cluster);
     drop(disk);
 }
