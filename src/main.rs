@@ -23,7 +23,7 @@ fn run() -> Result<ExitCode, Failed> {
     };
     if let Some(task) = &task {
         let done = client::run(task, &mut io::stdout().lock());
-        return done.map(|()| ExitCode::SUCCESS).map_err(|error| (error.exit_code(), error.into()));
+        return done.map(ExitCode::from).map_err(|error| (error.exit_code(), error.into()));
     }
     let config = Config::load(MachineKind::Slots, settings, config.as_deref());
     program::run_node(config.map_err(|error| (EXIT_USAGE, error.into()))?)

@@ -28,6 +28,9 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// What is to be said while the cluster has another address of this node than its own.
     pub moved: Option<String>,
+    /// Seconds since a majority of the voters last took part, as far as this node can know; absent
+    /// while one does. Meanwhile writes are refused.
+    pub no_majority_s: Option<u64>,
     /// Highest log index known to be committed.
     pub committed: u64,
     /// Highest log index applied to the slots.
@@ -46,6 +49,12 @@ pub struct Status {
     pub value_size: u32,
     /// Slots or keys that hold a value; absent until they have been counted after a start.
     pub live: Option<u64>,
+    /// Bytes that the files in the node's directory take on the disk.
+    pub disk_used_bytes: u64,
+    /// Bytes that are left on that disk.
+    pub disk_left_bytes: u64,
+    /// Bytes that the log's files take of those used, files that wait to be used included.
+    pub log_bytes: u64,
     /// Bytes written to the log since the start, padding included.
     pub log_written_bytes: u64,
     /// Pages of slots that were written in place since the start.
@@ -88,6 +97,8 @@ pub struct MemberStatus {
     pub matched: Option<u64>,
     /// Entries of the leader's log that it lacks; only the leader knows.
     pub lag: Option<u64>,
+    /// Milliseconds since it answered last; only the leader knows, and not of itself.
+    pub heard_ms: Option<u64>,
     /// True if it has not answered for an election timeout, false if it has; `None` where this node
     /// cannot know: only a leader hears of the others, and a new one not of all yet.
     pub silent: Option<bool>,

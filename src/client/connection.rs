@@ -34,14 +34,27 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects to `host:port`, `:port` or `port`; a name is tried at all of its addresses.
     pub(super) fn open(address: &str) -> io::Result<Connection> {
+        Connection::open_with(address, CONNECT_TIME_MAX, ANSWER_TIME_MAX)
+    }
+
+    /// As [`Connection::open`], where connecting and each answer may take `time`.
+    pub(super) fn open_within(address: &str, time: Duration) -> io::Result<Connection> {
+        Connection::open_with(address, time, time)
+    }
+
+    fn open_with(
+        address: &str,
+        connect_time: Duration,
+        answer_time: Duration,
+    ) -> io::Result<Connection> {
         let parsed = Address::parse(address)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for candidate in (parsed.host.as_str(), parsed.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&candidate, CONNECT_TIME_MAX) {
+            match TcpStream::connect_timeout(&candidate, connect_time) {
                 Ok(stream) => {
-                    stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
-                    stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+                    stream.set_read_timeout(Some(answer_time))?;
+                    stream.set_write_timeout(Some(answer_time))?;
                     stream.set_nodelay(true)?;
                     return Ok(Connection { stream: BufReader::new(stream) });
                 }

@@ -8,6 +8,7 @@
 mod bench;
 mod connection;
 mod demo;
+mod health;
 mod original;
 mod table;
 
@@ -21,10 +22,13 @@ use crate::config::ConfigError;
 use crate::lines::{self, Said};
 use crate::status::Status;
 use connection::{Answer, Connection};
+use health::Health;
 
 pub use demo::follow_parent;
 pub use original::{ClientFlags, run as run_client};
 
+/// What `status` exits with where the cluster is not well.
+const EXIT_DEGRADED: u8 = 3;
 /// Most addresses that `-addr` may name.
 const ADDRESS_COUNT_MAX: usize = 64;
 
@@ -150,11 +154,18 @@ impl ClientError {
     }
 }
 
-/// Runs a sub-command to its end and prints what it answers.
+/// Runs a sub-command to its end and prints what it answers. Returns what the program exits with.
 ///
 /// # Errors
 /// Everything that kept it from doing what it was asked.
-pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
+pub fn run(task: &Task, out: &mut dyn Write) -> Result<u8, ClientError> {
+    if let Task::Status { json, servers } = task {
+        return status(*json, servers, out);
+    }
+    run_simple(task, out).map(|()| 0)
+}
+
+fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
     match task {
         Task::Demo { slots, value_size, data } => {
             let geometry = demo::Geometry::new(slots.clone(), value_size.clone())?;
@@ -180,7 +191,7 @@ pub fn run(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
                 (address, _) => Err(ClientError::Foreign { address }),
             }
         }
-        Task::Status { json, servers } => status(*json, servers, out),
+        Task::Status { .. } => unreachable!("it has an exit code of its own"),
         Task::Inspect { file } => inspect(file, out),
         Task::Bench(flags) => bench::run(flags, out),
     }
@@ -197,15 +208,24 @@ fn get(key: &str, servers: &Servers, out: &mut dyn Write) -> Result<(), ClientEr
     }
 }
 
-fn status(as_json: bool, servers: &Servers, out: &mut dyn Write) -> Result<(), ClientError> {
+fn status(as_json: bool, servers: &Servers, out: &mut dyn Write) -> Result<u8, ClientError> {
     let (address, answer) = read(&[b"DISKSTORE", b"STATUS"], servers)?;
     let Answer::Value(json) = answer else { return Err(ClientError::Foreign { address }) };
     let Ok(status) = Status::from_json(&json) else { return Err(ClientError::Foreign { address }) };
+    let health = Health::of(&health::ask_all(&status));
     if as_json {
-        print(out, &[&json[..], b"\n"].concat())
+        // What a node of another version says goes through as it is.
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&json).unwrap_or(serde_json::Value::Null);
+        let shown = serde_json::to_value(&health);
+        if let (Some(fields), Ok(shown)) = (value.as_object_mut(), shown) {
+            fields.insert("health".to_owned(), shown);
+        }
+        print(out, format!("{value}\n").as_bytes())?;
     } else {
-        print(out, table::render(&status).as_bytes())
+        print(out, table::render(&status, &health).as_bytes())?;
     }
+    Ok(if health.is_healthy { 0 } else { EXIT_DEGRADED })
 }
 
 fn inspect(file: &Path, out: &mut dyn Write) -> Result<(), ClientError> {

@@ -2,11 +2,16 @@
 
 use std::fmt::Write;
 
+use super::health::Health;
 use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// The whole of `diskstore status`.
-pub(super) fn render(status: &Status) -> String {
+pub(super) fn render(status: &Status, health: &Health) -> String {
     let mut text = String::new();
+    push(&mut text, &format!("{:<8} {}", "health", health.summary));
+    for trouble in &health.troubles {
+        push(&mut text, &format!("trouble  {trouble}"));
+    }
     let leader = match (&status.leader, status.role.as_str()) {
         (_, "leader") => String::new(),
         (Some(leader), _) => format!(", led by {leader}"),
@@ -28,6 +33,15 @@ pub(super) fn render(status: &Status) -> String {
             ),
         ),
         content(status, &live),
+        (
+            "disk",
+            format!(
+                "{} used, {} of these by the log, {} left",
+                size(status.disk_used_bytes),
+                size(status.log_bytes),
+                size(status.disk_left_bytes)
+            ),
+        ),
         (
             "syncs",
             format!(
@@ -149,6 +163,20 @@ fn milliseconds(us: u64) -> String {
     format!("{}.{:02} ms", us / 1000, us % 1000 / 10)
 }
 
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mib @ 1..10_000 => format!("{} MiB", digits(mib)),
+        mib => format!("{} GiB", digits(mib >> 10)),
+    }
+}
+
+/// A time that has passed.
+pub(super) fn duration_ago(seconds: u64) -> String {
+    format!("{} ago", duration(seconds))
+}
+
 fn duration(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds} s"),
@@ -192,17 +220,35 @@ mod tests {
             live: Some(12),
             sync: SyncStatus { count: 1234, p50_us: 210, p99_us: 1999, max_us: 30_000 },
             uptime_s: 3725,
+            disk_used_bytes: 300 << 20,
+            disk_left_bytes: 39 << 30,
+            log_bytes: 64 << 20,
             ..Status::default()
         }
+    }
+
+    fn render(status: &Status) -> String {
+        let health = Health {
+            is_healthy: false,
+            summary: "2 of 2 voters answer, can lose 0".to_owned(),
+            voters: 2,
+            answering: 2,
+            can_lose: 0,
+            troubles: vec!["something".to_owned()],
+        };
+        super::render(status, &health)
     }
 
     #[test]
     fn a_status_prints_as_aligned_text() {
         let expected = "\
+health   2 of 2 voters answer, can lose 0
+trouble  something
 node     node0 (leader), up 1 h 2 min
 cluster  abababababababababababababababab, term 3
 log      last 70, committed 69, applied 68, checkpoint 5, purged to 0
 slots    1,048,576 of up to 1,024 bytes, 12 in use
+disk     300 MiB used, 64 MiB of these by the log, 39 GiB left
 syncs    1,234, half within 0.21 ms, 99 of 100 within 1.99 ms, longest 30.00 ms
 
 MEMBER         ROLE    CLIENTS          RAFT             MATCHED  LAG

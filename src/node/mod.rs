@@ -2,8 +2,10 @@
 //!
 //! Called by the programs and by `server`; calls `cluster`, `raft` and `machine`.
 
+mod disk_use;
 mod error;
 mod local;
+mod notices;
 mod open;
 mod reads;
 mod refusals;
@@ -20,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use disk_use::DiskUse;
 pub use error::StartError;
 pub use reads::Replica;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
@@ -49,6 +52,7 @@ pub struct Node {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     started: Instant,
     opening: String,
+    disk_use: Arc<DiskUse>,
     successes: Arc<AtomicU64>,
     /// Held as long as the node lives: no second process in its directory.
     lock: Arc<dyn diskstore_storage::disk::Lock>,
@@ -206,7 +210,7 @@ impl Node {
         let view = consensus.view();
         let machine = &consensus.shared().machine;
         let times = consensus.syncer().times();
-        let limits = self.limits();
+        let (limits, disk) = (self.limits(), self.disk_use.last());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             name: self.config.id.clone(),
@@ -220,6 +224,7 @@ impl Node {
                 .map(|leader| leader.member.name.clone()),
             members: self.members_of(&view),
             moved: self.forwarder.moved(),
+            no_majority_s: consensus.without_majority(self.started).map(|time| time.as_secs()),
             committed: view.committed.unwrap_or(0),
             applied: consensus.shared().applied_index(),
             last_log: view.last_log.unwrap_or(0),
@@ -229,6 +234,9 @@ impl Node {
             slots: limits.slot_count,
             value_size: limits.value_bytes_max,
             live: machine.live_count(),
+            disk_used_bytes: disk.used_bytes,
+            disk_left_bytes: disk.left_bytes,
+            log_bytes: disk.log_bytes,
             log_written_bytes: consensus.syncer().written_bytes(),
             written_pages: machine.written_pages(),
             damaged_slots: machine.damaged_slots().len() as u64,
@@ -267,6 +275,10 @@ impl Node {
                 client: known.member.client_address.clone(),
                 raft: known.member.raft_address.clone(),
                 matched,
+                heard_ms: known
+                    .silent_for
+                    .filter(|_| view.is_leader && *id != member_id)
+                    .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
                 silent: if view.is_leader && *id == member_id {
                     Some(false)
                 } else {

@@ -20,6 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::disk_use::{DiskUse, keep_measured};
+use super::notices::keep_told;
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
@@ -114,6 +116,9 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     tasks.push(tokio::spawn(give_way_when_full(forwarder.clone())));
     tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
+    let (started, disk_use) = (Instant::now(), Arc::<DiskUse>::default());
+    tasks.push(tokio::spawn(keep_told(consensus.clone(), started)));
+    tasks.push(tokio::spawn(keep_measured(config.data_dir.clone(), disk_use.clone())));
     let directory = config.data_dir.display().to_string();
     tasks.push(tokio::spawn(watch_standing(forwarder.clone(), faults.clone(), directory)));
     tasks.push(tokio::spawn(async move { consensus.allow_elections().await }));
@@ -122,8 +127,9 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         forwarder,
         faults,
         tasks: Mutex::new(tasks),
-        started: Instant::now(),
+        started,
         opening: opened.report,
+        disk_use,
         successes: Arc::default(),
         lock: lock.into(),
     }))

@@ -12,15 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
-use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;
+use openraft::{ChangeMembers, Instant as _};
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::proposals::propose_error;
 use super::types::{MEMBER_COUNT_MAX, Member, Membership, TypeConfig, encode_membership};
-use super::{Consensus, ProposeError};
+use super::{Consensus, ELECTION_MS_MAX, ELECTION_MS_MIN, ProposeError};
 use crate::command::Failure;
 
 /// Why a member was not taken in, or its record not changed.
@@ -87,6 +88,27 @@ impl Consensus {
             Some(silent) if silent < time => Some(false),
             Some(_) | None => has_led.then_some(true),
         }
+    }
+
+    /// How long no majority has taken part, as far as this member can know: since one answered the
+    /// leader, or since the others heard of a leader, `started` at the earliest. `None` while one
+    /// does.
+    pub fn without_majority(&self, started: Instant) -> Option<Duration> {
+        let view = self.view();
+        if view.is_leader {
+            if view.members.values().filter(|member| member.is_voter).count() <= 1 {
+                return None;
+            }
+            let metrics = self.raft.metrics();
+            let acknowledged = metrics.borrow_watched().last_quorum_acked;
+            let since = acknowledged.map(|instant| instant.elapsed());
+            let led = self.leading_since().map(|since| since.elapsed());
+            let silent = since.or(led)?;
+            return (silent >= Duration::from_millis(ELECTION_MS_MIN)).then_some(silent);
+        }
+        let heard = self.peers.heard.lock().map_or(started, |heard| heard.max(started));
+        let silent = heard.elapsed();
+        (silent >= Duration::from_millis(ELECTION_MS_MAX)).then_some(silent)
     }
 
     /// True if this member has led for `time`.

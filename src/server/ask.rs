@@ -22,6 +22,8 @@ const REDIS_VERSION: &str = "7.2.0";
 const HASH_SLOT_LAST: i64 = 16_383;
 /// Units of the times in `/proc`, the same on every machine that this runs on (`USER_HZ`).
 const TICKS_A_SECOND: u64 = 100;
+/// A member that answered its leader within this time is online: an election's longest wait.
+const HEARD_MS_MAX: u64 = 3000;
 /// Characters of a node's id in Redis.
 const NODE_ID_WIDTH: usize = 40;
 
@@ -270,7 +272,8 @@ fn write_cluster_shards(to: &mut Encoder<'_>, status: &Status) {
 }
 
 fn cluster_info(status: &Status) -> String {
-    let state = if leader_of(status).is_some() { "ok" } else { "fail" };
+    let is_ok = leader_of(status).is_some() && status.no_majority_s.is_none();
+    let state = if is_ok { "ok" } else { "fail" };
     let members = status.members.len();
     format!(
         "cluster_enabled:0\r\ncluster_state:{state}\r\ncluster_slots_assigned:16384\r\n\
@@ -427,19 +430,27 @@ impl Facts {
         text.line(format_args!("role:{}", if leads { "master" } else { "slave" }));
         if leads {
             let others = status.members.iter().filter(|member| member.name != status.name);
-            text.line(format_args!("connected_slaves:{}", others.clone().count()));
+            text.line(format_args!(
+                "connected_slaves:{}",
+                others.clone().filter(|member| is_heard(member)).count()
+            ));
             for (number, member) in others.enumerate() {
                 let (host, port) = host_and_port(&member.client);
-                let (offset, lag) =
-                    (member.matched.unwrap_or_default(), member.lag.unwrap_or_default());
+                let state = if is_heard(member) { "online" } else { "offline" };
+                let offset = member.matched.unwrap_or_default();
+                // Seconds since it was heard, as in Redis; -1 if it never was.
+                let lag = member.heard_ms.map_or("-1".to_owned(), |ms| (ms / 1000).to_string());
+                let behind = member.lag.map_or(String::new(), |lag| format!(",behind={lag}"));
                 text.line(format_args!(
-                    "slave{number}:ip={host},port={port},state=online,offset={offset},lag={lag}"
+                    "slave{number}:ip={host},port={port},state={state},offset={offset},lag={lag}\
+                     {behind}"
                 ));
             }
         } else {
             let leader = leader_of(status);
             let (host, port) = leader.map_or(("", "0"), |member| host_and_port(&member.client));
-            let link = if leader.is_some() { "up" } else { "down" };
+            let is_heard = leader.is_some() && status.no_majority_s.is_none();
+            let link = if is_heard { "up" } else { "down" };
             text.line(format_args!("master_host:{host}"));
             text.line(format_args!("master_port:{port}"));
             text.line(format_args!("master_link_status:{link}"));
@@ -449,6 +460,11 @@ impl Facts {
         text.line(format_args!("raft_role:{}", status.role));
         text.line(format_args!("raft_term:{}", status.term));
         text.line(format_args!("raft_leader:{}", status.leader.as_deref().unwrap_or("")));
+        let majority = u8::from(status.no_majority_s.is_none());
+        text.line(format_args!("raft_majority:{majority}"));
+        if let Some(seconds) = status.no_majority_s {
+            text.line(format_args!("raft_no_majority_seconds:{seconds}"));
+        }
         text.line(format_args!("raft_committed:{}", status.committed));
         text.line(format_args!("raft_applied:{}", status.applied));
         text.line(format_args!("raft_last_log:{}", status.last_log));
@@ -482,6 +498,11 @@ impl Text {
 
 fn is_leader(status: &Status) -> bool {
     status.role == "leader"
+}
+
+/// Whether the leader has heard from a member lately.
+fn is_heard(member: &MemberStatus) -> bool {
+    member.heard_ms.is_some_and(|ms| ms < HEARD_MS_MAX)
 }
 
 fn leader_of(status: &Status) -> Option<&MemberStatus> {
@@ -533,6 +554,8 @@ mod tests {
             name: name.to_owned(),
             client: client.to_owned(),
             matched: Some(5),
+            lag: Some(2),
+            heard_ms: Some(40),
             ..MemberStatus::default()
         };
         Status {
@@ -553,10 +576,10 @@ mod tests {
         String::from_utf8(out.to_vec()).unwrap()
     }
 
-    fn info(role: &str, sections: &[&str]) -> String {
+    fn facts(role: &str) -> Facts {
         let get = CommandCount { name: "get", calls: 5, rejected: 1 };
         let counts = Counts { commands: vec![get], hits: 3, misses: 2, ..Counts::default() };
-        let facts = Facts {
+        Facts {
             status: status(role),
             connections: 1,
             connections_max: 9,
@@ -564,8 +587,11 @@ mod tests {
             resident_bytes: 3,
             counts,
             processor_ticks: (205, 7),
-        };
-        facts.text(&sections.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        }
+    }
+
+    fn info(role: &str, sections: &[&str]) -> String {
+        facts(role).text(&sections.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -586,7 +612,10 @@ mod tests {
         for line in ["# Server", "loading:0", "role:master", "connected_clients:1", "maxmemory:0"] {
             assert!(all.contains(&format!("{line}\r\n")), "{line}");
         }
-        assert!(all.contains("slave0:ip=::1,port=11001,state=online,offset=5,lag=0\r\n"), "{all}");
+        assert!(
+            all.contains("slave0:ip=::1,port=11001,state=online,offset=5,lag=0,behind=2\r\n"),
+            "{all}"
+        );
         for line in [
             "arch_bits:64",
             "cluster_enabled:0",
@@ -611,6 +640,22 @@ mod tests {
         while processor_ticks() == (0, 0) {
             std::hint::black_box((0..10_000_u64).sum::<u64>());
         }
+    }
+
+    #[test]
+    fn info_says_who_is_not_heard_and_that_no_majority_is() {
+        let mut status = status("leader");
+        status.no_majority_s = Some(7);
+        status.members[1].heard_ms = Some(7200);
+        let mut text = Text::default();
+        let facts = Facts { status, ..facts("leader") };
+        facts.replication(&mut text);
+        assert!(text.0.contains("connected_slaves:0\r\n"), "{}", text.0);
+        let line = "slave0:ip=::1,port=11001,state=offline,offset=5,lag=7,behind=2\r\n";
+        assert!(text.0.contains(line), "{}", text.0);
+        let lines = "raft_majority:0\r\nraft_no_majority_seconds:7\r\n";
+        assert!(text.0.contains(lines), "{}", text.0);
+        assert!(cluster_info(&facts.status).contains("cluster_state:fail"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod freshness;
 #[path = "../cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
+mod health;
 mod introspection;
 mod kvstore;
 mod load;

@@ -1,0 +1,85 @@
+//! `status` says how a cluster is, whichever member is asked; so do INFO and the log.
+
+use crate::harness::{run, stdout};
+use crate::nodes::{Cluster, wait_until};
+
+/// The first line of `status` at a node, and what it exits with.
+fn health(cluster: &Cluster, index: usize) -> (String, Option<i32>) {
+    let output = run(&["status", "-addr", &cluster.nodes[index].client_address()]);
+    let text = stdout(&output);
+    (text.lines().next().unwrap_or_default().to_owned(), output.status.code())
+}
+
+fn info(cluster: &Cluster, index: usize) -> String {
+    let said = cluster.nodes[index].ask(&["INFO", "replication"]);
+    said.ok().and_then(|value| value.text()).unwrap_or_default()
+}
+
+#[test]
+fn every_member_says_how_many_answer_and_when_no_majority_does() {
+    let mut cluster = Cluster::of_three(&[]);
+    for index in 0..3 {
+        wait_until("all are well", || {
+            health(&cluster, index)
+                == ("health   3 of 3 voters answer, can lose 1".to_owned(), Some(0))
+        });
+    }
+    let (leader, gone, last) = cluster.roles();
+    wait_until("both are online", || info(&cluster, leader).matches("state=online").count() == 2);
+    assert!(info(&cluster, leader).contains("raft_majority:1\r\n"));
+    let name = cluster.nodes[gone].name.clone();
+    cluster.nodes[gone].kill();
+    let expected = format!("health   2 of 3 voters answer, can lose 0; {name} does not answer");
+    for index in [leader, last] {
+        wait_until("one is missed", || health(&cluster, index) == (expected.clone(), Some(3)));
+    }
+    wait_until("it is offline", || {
+        let text = info(&cluster, leader);
+        text.contains("state=offline") && text.contains("connected_slaves:1\r\n")
+    });
+
+    cluster.nodes[last].kill();
+    wait_until("no majority is left", || {
+        let (line, code) = health(&cluster, leader);
+        line.starts_with("health   no majority: writes are refused since ") && code == Some(3)
+    });
+    wait_until("nobody is online", || {
+        let text = info(&cluster, leader);
+        text.contains("raft_majority:0\r\n") && text.matches("state=offline").count() == 2
+    });
+    let output = run(&["status", "-json", "-addr", &cluster.nodes[leader].client_address()]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(json["health"]["is_healthy"], false);
+    assert_eq!(json["health"]["answering"], 1);
+    assert!(json["no_majority_s"].as_u64().is_some(), "{json}");
+    assert!(json["disk_used_bytes"].as_u64() > json["log_bytes"].as_u64(), "{json}");
+    assert!(json["disk_left_bytes"].as_u64() > Some(0), "{json}");
+    let told = "no majority answers: writes are refused";
+    wait_until("it is logged", || cluster.nodes[leader].words().contains(told));
+
+    cluster.nodes[last].start();
+    wait_until("two are back", || health(&cluster, last) == (expected.clone(), Some(3)));
+    cluster.nodes[gone].start();
+    wait_until("all are back", || health(&cluster, gone).1 == Some(0));
+    let output = run(&["status", "-addr", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn who_leads_and_who_votes_is_logged_once_by_name() {
+    let mut cluster = Cluster::of_three(&[]);
+    let (leader, next, other) = cluster.roles();
+    let name = cluster.nodes[leader].name.clone();
+    for index in [next, other] {
+        let node = &cluster.nodes[index];
+        wait_until("a voter says so", || node.words().contains("this node votes, one of "));
+        wait_until("the leader is named", || node.words().contains(&format!("{name} leads")));
+    }
+    let own = format!("this node, {name}, leads");
+    assert_eq!(cluster.nodes[leader].words().matches(&own).count(), 1);
+    cluster.nodes[leader].stop();
+    wait_until("another leads", || {
+        let words = [next, other].map(|index| cluster.nodes[index].words());
+        words.iter().any(|words| words.contains("this node, node"))
+    });
+}
