@@ -250,9 +250,10 @@ pub struct BenchFlags {
     /// Threads of the load [default: one for each four processors].
     #[arg(long, value_name = "N")]
     pub threads: Option<Number>,
-    /// Keys are 0 to N - 1.
-    #[arg(long, value_name = "N", default_value = "65536")]
-    pub keys: Number,
+    /// Keys are 0 to N - 1 [default: as many as the node has slots, half of them for a workload that
+    /// inserts; 65536 elsewhere].
+    #[arg(long, value_name = "N")]
+    pub keys: Option<Number>,
     /// What is done: original, a, b, c, d, f (YCSB's), update-uniform, update-latest, or fill, which
     /// gives every key a value; instead of -reads and -distribution.
     #[arg(long, value_name = "NAME")]
@@ -284,6 +285,15 @@ pub struct BenchFlags {
     /// What keys, lengths and the mix follow from.
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: Number,
+    /// Writes over a store that holds values already, without asking.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub yes: bool,
+    /// Errors that are expected, as a report names them, with commas; nodes stands for those of nodes
+    /// that stop or cannot be reached, any for all. Others make the exit code 1.
+    #[arg(long, value_name = "KINDS", default_value = "", hide_default_value = true)]
+    pub faults: String,
     /// Checks that what is read was written by a load, to this key, as a whole.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",

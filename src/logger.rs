@@ -182,6 +182,9 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     if let Some(first) = configs.first() {
         program::start_logging(first.log_level);
     }
+    for words in configs.iter().filter_map(loss_of_records) {
+        tracing::warn!("{words}");
+    }
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::warn!(%error, "the priority stays as it is"); // I3
     }
@@ -194,6 +197,20 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         profiles.finish().map_err(failed)?;
     }
     Ok(ExitCode::from(exit_code))
+}
+
+/// What is to be said of a logger whose records may be swept away.
+fn loss_of_records(config: &Config) -> Option<String> {
+    let folder = config.log_folder.as_ref()?;
+    let is_temporary = folder.starts_with(std::env::temp_dir());
+    is_temporary.then(|| {
+        format!(
+            "{} records in {}, below the temporary directory, which systems empty: give another \
+             -logfolder",
+            config.id,
+            folder.display()
+        )
+    })
 }
 
 /// Runs all of them until none is left, and stops all once one cannot go on (I2).
@@ -305,6 +322,18 @@ mod tests {
         let folders = configs.iter().map(|config| config.log_folder.clone());
         assert!(folders.into_iter().all(|folder| folder == Some(std::env::temp_dir())));
         assert!(configs.iter().all(|config| !config.has_client_port));
+    }
+
+    #[test]
+    fn records_below_the_temporary_directory_are_warned_of() {
+        let words = |line: &str| loss_of_records(&typed(line).unwrap()[0]);
+        let text = words("-id log0 -raft :1 -join :3").unwrap();
+        assert!(text.starts_with("log0 records in ") && text.contains("-logfolder"), "{text}");
+        let below = std::env::temp_dir().join("records");
+        assert!(
+            words(&format!("-id a -raft :1 -join :3 -logfolder {}", below.display())).is_some()
+        );
+        assert_eq!(words("-id a -raft :1 -join :3 -logfolder /srv/records"), None);
     }
 
     #[test]

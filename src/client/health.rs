@@ -103,6 +103,8 @@ impl Health {
         let can_lose = if has_majority { answering - majority } else { 0 };
         let summary = if has_majority {
             format!("{answering} of {} voters {answer}, can lose {can_lose}{missing}", voters.len())
+        } else if voters.is_empty() {
+            "no voters are known here".to_owned() // I3
         } else {
             let since = answers.values().filter_map(|status| status.no_majority_s).max();
             let since = since.map_or("now".to_owned(), super::table::duration_ago);
@@ -121,7 +123,7 @@ fn troubles_of(status: &Status) -> Vec<String> {
     }
     let refused = |refusal: &RefusalStatus| {
         let (name, RefusalStatus { reason, since_s, doing }) = (&status.name, refusal);
-        format!("{name}: {reason}, since {}; {doing}", super::table::duration_ago(*since_s))
+        format!("{name} refuses {reason}, for {}: {doing}", super::table::duration(*since_s))
     };
     troubles.extend(status.refusals.iter().map(refused));
     troubles
@@ -129,7 +131,8 @@ fn troubles_of(status: &Status) -> Vec<String> {
 
 /// Members that answer here, but not their leader.
 fn unheard(leader: &Status, answers: &BTreeMap<String, Status>) -> Vec<String> {
-    let is_unheard = |member: &&MemberStatus| member.silent && answers.contains_key(&member.id);
+    let is_unheard =
+        |member: &&MemberStatus| member.silent == Some(true) && answers.contains_key(&member.id);
     let unheard = leader.members.iter().filter(is_unheard);
     unheard
         .map(|member| format!("{} answers, but not to its leader {}", member.name, leader.name))
@@ -212,14 +215,14 @@ mod tests {
     #[test]
     fn damage_and_a_member_that_only_we_reach_are_troubles() {
         let mut all = [status(0, 0), status(1, 0), status(2, 0)];
-        all[0].members[2].silent = true;
+        all[0].members[2].silent = Some(true);
         all[1].damaged_slots = 4;
-        let (reason, doing) = ("no space".to_owned(), "make room".to_owned());
+        let (reason, doing) = ("writes, for it is full".to_owned(), "make room".to_owned());
         all[2].refusals = vec![RefusalStatus { reason, since_s: 5, doing }];
         let health = of(&all);
         let expected = [
             "node1 has 4 damaged slots",
-            "node2: no space, since 5 s ago; make room",
+            "node2 refuses writes, for it is full, for 5 s: make room",
             "node2 answers, but not to its leader node0",
         ];
         assert_eq!(health.troubles, expected);

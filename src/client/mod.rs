@@ -73,6 +73,17 @@ pub enum ClientError {
     /// No operation of a load succeeded.
     #[error("nothing succeeded")]
     NothingSucceeded,
+    /// Operations of a load failed that were not expected to.
+    #[error("{count} operations failed, such as: {first}; -faults names kinds that are expected")]
+    OperationsFailed {
+        /// How many.
+        count: u64,
+        /// The first one's words.
+        first: String,
+    },
+    /// A load would write over what somebody has stored.
+    #[error("{0}")]
+    NoConsent(String),
     /// No node could be reached.
     #[error("no node answers ({}); is one running? Start one with: diskstore, or name another: \
              -addr HOST:PORT, for program client svrIps in -config", tried.join("; "))]

@@ -56,30 +56,7 @@ pub(super) fn render(status: &Status, health: &Health) -> String {
     for (name, value) in lines {
         push(&mut text, &format!("{name:<8} {value}"));
     }
-    if status.readable_from > status.applied {
-        let from = status.readable_from;
-        push(
-            &mut text,
-            &format!("behind   serves no local read before log index {from} is applied"),
-        );
-    }
-    if status.damaged_slots > 0 {
-        let count = digits(status.damaged_slots);
-        push(
-            &mut text,
-            &format!("damaged  {count} slots: reads of them are answered with an error"),
-        );
-    }
-    for RefusalStatus { reason, since_s, doing } in &status.refusals {
-        let since = duration(*since_s);
-        push(&mut text, &format!("refused  {reason}, for {since}: {doing}"));
-    }
-    if let Some(moved) = &status.moved {
-        push(&mut text, &format!("moved    {moved}"));
-    }
-    if !status.unsafe_flags.is_empty() {
-        push(&mut text, &format!("unsafe   {}", status.unsafe_flags.join(", ")));
-    }
+    push_warnings(&mut text, status);
     push(&mut text, "");
     for line in columns(&members(&status.members)) {
         push(&mut text, &line);
@@ -88,6 +65,28 @@ pub(super) fn render(status: &Status, health: &Health) -> String {
         push(&mut text, &hint);
     }
     text
+}
+
+/// What keeps the node from serving all that it could, or from promising it.
+fn push_warnings(text: &mut String, status: &Status) {
+    if status.readable_from > status.applied {
+        let from = status.readable_from;
+        push(text, &format!("behind   serves no local read before log index {from} is applied"));
+    }
+    if status.damaged_slots > 0 {
+        let count = digits(status.damaged_slots);
+        push(text, &format!("damaged  {count} slots: reads of them are answered with an error"));
+    }
+    for RefusalStatus { reason, since_s, doing } in &status.refusals {
+        let since = duration(*since_s);
+        push(text, &format!("refused  {reason}, for {since}: {doing}"));
+    }
+    if let Some(moved) = &status.moved {
+        push(text, &format!("moved    {moved}"));
+    }
+    if !status.unsafe_flags.is_empty() {
+        push(text, &format!("unsafe   {}", status.unsafe_flags.join(", ")));
+    }
 }
 
 /// The line on what the node holds: slots, or any keys.
@@ -177,7 +176,7 @@ pub(super) fn duration_ago(seconds: u64) -> String {
     format!("{} ago", duration(seconds))
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds} s"),
         (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),

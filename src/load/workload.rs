@@ -42,6 +42,13 @@ pub struct Workload {
     pub distribution: Distribution,
 }
 
+impl Workload {
+    /// Whether it changes what a store holds.
+    pub fn writes(&self) -> bool {
+        self.updates + self.inserts + self.modifies > 0
+    }
+}
+
 /// Nothing of anything yet.
 const NOTHING: Workload = Workload {
     name: None,

@@ -111,6 +111,7 @@ mod tests {
             is_leader: leader == Some(1),
             members: BTreeMap::from([member(1), member(2)]),
             is_joint: false,
+            configs: vec![voters.iter().copied().collect()],
             goal_voters: voters.iter().copied().collect(),
             last_log: None,
             committed: None,

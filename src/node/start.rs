@@ -289,6 +289,11 @@ async fn find_place(
         None => {
             // The others campaign, and dial, within the longest election timeout.
             let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
+            tracing::info!(
+                "there is nothing in {directory} and no -join: this node listens for {:.0?} whether a \
+                 cluster knows its address, and founds one if none does",
+                time
+            );
             if let Some(contact) = listen_first(&listeners.raft, time, process).await {
                 return Err(StartError::Wiped { cluster: contact.cluster_id });
             }

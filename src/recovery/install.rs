@@ -1,4 +1,4 @@
-//! Installs the records of a log into slots, by the slot rule.
+//! Installs the records of a log into slots or keys, by the slot rule.
 //!
 //! - I1: of several records of one entry on one slot the last counts: the records of an entry are
 //!   installed backwards, for the slot rule passes over a slot that holds the entry.
@@ -9,10 +9,11 @@
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diskstore_storage::slots::{Change, Slots};
+use diskstore_storage::keys::KEY_BYTES_MAX;
 use parking_lot::Mutex;
 
-use crate::oplog::{Found, Kind, LENGTH_BYTES, Mark, PartRecords, Parts, ReadError, Record};
+use super::store::Store;
+use crate::oplog::{Found, LENGTH_BYTES, Mark, PartRecords, Parts, ReadError, Record};
 
 /// Most bytes of one entry's records.
 const ENTRY_BYTES_MAX: usize = 256 << 20;
@@ -44,7 +45,7 @@ pub enum InstallError {
         index: u64,
     },
     /// A key that names no slot.
-    #[error("entry {index} is on key `{key}`, and there are slots 0 to {}; see -slots", slot_count - 1)]
+    #[error("entry {index} is on key `{key}`, and there are slots 0 to {}; see -slots, or -program", slot_count - 1)]
     Key {
         /// Log index.
         index: u64,
@@ -62,6 +63,22 @@ pub enum InstallError {
         bytes: usize,
         /// Most bytes of a slot.
         bytes_max: u32,
+    },
+    /// A key longer than keys may be.
+    #[error("entry {index} is on a key of {bytes} bytes; one has at most {KEY_BYTES_MAX}")]
+    LongKey {
+        /// Log index.
+        index: u64,
+        /// Its length.
+        bytes: usize,
+    },
+    /// More keys than memory is taken for.
+    #[error("at entry {index} the keys take {bytes} bytes of memory; more are not installed")]
+    Memory {
+        /// Log index.
+        index: u64,
+        /// What they take.
+        bytes: u64,
     },
     /// An entry of more bytes than memory is taken for.
     #[error("entry {index} has more than {ENTRY_BYTES_MAX} bytes of records")]
@@ -97,14 +114,14 @@ pub struct Installed {
 pub fn install(
     parts: &Parts,
     first: u64,
-    slots: &Slots,
+    store: &Store,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Installed, InstallError> {
     let source = Mutex::new(Source::open(parts, first)?);
     let failed = AtomicBool::new(false);
     let share = |progress: &mut dyn FnMut(u64)| {
-        let shared = install_share(&source, slots, [stop, &failed], progress);
+        let shared = install_share(&source, store, [stop, &failed], progress);
         failed.fetch_or(shared.is_err(), Ordering::Relaxed);
         shared
     };
@@ -129,7 +146,7 @@ pub fn install(
 /// Installs batches until there are no more.
 fn install_share(
     source: &Mutex<Source<'_>>,
-    slots: &Slots,
+    store: &Store,
     stop: [&AtomicBool; 2],
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), InstallError> {
@@ -143,12 +160,12 @@ fn install_share(
         if batch.ends.is_empty() {
             return Ok(());
         }
-        put_batch(slots, &batch)?;
+        put_batch(store, &batch)?;
         progress(bytes);
         if stop.iter().any(|stop| stop.load(Ordering::Relaxed)) {
             return Err(InstallError::Interrupted);
         }
-        slots.make_room(&mut || Ok(()))?;
+        store.relieve()?;
     }
 }
 
@@ -232,48 +249,18 @@ fn unread(parts: &Parts, (nth, offset): (u32, u64), source: ReadError) -> Instal
 }
 
 /// Installs whole entries, the last record of each first (I1).
-fn put_batch(slots: &Slots, batch: &Batch) -> Result<(), InstallError> {
+fn put_batch(store: &Store, batch: &Batch) -> Result<(), InstallError> {
     let mut begin = 0;
     for nth in 0..batch.ends.len() {
         let Some(record) = batch.record(nth) else { continue };
         if record.mark == Mark::More {
             continue;
         }
-        put(slots, &record)?;
+        store.put(&record)?;
         for before in (begin..nth).rev() {
-            batch.record(before).map_or(Ok(()), |record| put(slots, &record))?;
+            batch.record(before).map_or(Ok(()), |record| store.put(&record))?;
         }
         begin = nth + 1;
     }
     Ok(())
-}
-
-fn put(slots: &Slots, record: &Record<'_>) -> Result<(), InstallError> {
-    let index = record.index;
-    let change = match record.kind {
-        Kind::Get => return Ok(()),
-        Kind::Set => Change::Set(record.value.into()),
-        Kind::Delete => Change::Delete,
-    };
-    let geometry = slots.geometry();
-    let slot = slot_number(record.key).filter(|slot| *slot < geometry.slot_count());
-    let slot = slot.ok_or_else(|| InstallError::Key {
-        index,
-        key: String::from_utf8_lossy(record.key).chars().take(64).collect(),
-        slot_count: geometry.slot_count(),
-    })?;
-    let (bytes, bytes_max) = (record.value.len(), geometry.value_bytes());
-    if bytes as u64 > u64::from(bytes_max) {
-        return Err(InstallError::Value { index, bytes, bytes_max });
-    }
-    slots.lock(std::iter::once(slot)).apply(slot, index.max(1), |_| change)?;
-    Ok(())
-}
-
-fn slot_number(key: &[u8]) -> Option<u64> {
-    let digit = |number: u64, byte: &u8| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    };
-    if key.is_empty() { None } else { key.iter().try_fold(0, digit) }
 }

@@ -1,5 +1,5 @@
-//! The `recovery` program: fetches what a logger or a node has recorded, installs it into slots, and
-//! says how long both took. `src/bin/recovery.rs` calls [`run`]; it calls `oplog` and `storage`.
+//! The `recovery` program: fetches what a logger or a node has recorded, installs it into slots or
+//! keys, and says how long both took. `src/bin/recovery.rs` calls [`run`]; it calls `oplog` and `storage`.
 //!
 //! - I1: the directory of `-data` appears under its name only when everything is in it and synced.
 //! - I2: the four lines are the original's, in its order.
@@ -7,6 +7,7 @@
 mod compare;
 mod fetch;
 mod install;
+mod store;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -15,9 +16,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use diskstore_storage::LogId;
 use diskstore_storage::disk::{Disk, RealDisk};
-use diskstore_storage::slots::{Geometry, Membership, New, Options, Slots, Target};
+use diskstore_storage::keys::VALUE_BYTES_MAX as KEY_VALUE_BYTES_MAX;
+use diskstore_storage::slots::Geometry;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -30,13 +31,13 @@ use crate::oplog::Parts;
 pub use compare::{CompareError, Compared, Join};
 pub use fetch::{FetchError, Fetched, fetch};
 pub use install::{InstallError, Installed, install};
+use store::Content;
+pub use store::Store;
 
 /// Most sources that `-recov` may name.
 const SOURCE_COUNT_MAX: usize = 64;
 /// Most seconds of `-after`.
 const AFTER_MAX: Duration = Duration::from_hours(24);
-/// Memory for slots unless they need less; beyond it they are written back.
-const MEMORY_BYTES_MAX: u64 = 4 << 30;
 
 /// What was typed.
 #[derive(Debug, Clone, Parser)]
@@ -62,10 +63,15 @@ pub struct Flags {
     /// Log index to begin with [default: 1].
     #[arg(long, value_name = "INDEX")]
     pub from: Option<Number>,
+    /// The program whose commands were recorded: diskstore, or kvstore, whose keys are kept in memory
+    /// and know no -slots.
+    #[arg(long, value_name = "NAME", default_value = "diskstore",
+          value_parser = ["diskstore", "kvstore"])]
+    pub program: String,
     /// Number of slots [default: 1048576].
     #[arg(long, value_name = "N")]
     pub slots: Option<Number>,
-    /// Most bytes that a slot holds [default: 1024].
+    /// Most bytes that a slot holds [default: 1024], or a key of kvstore [default: 1048576].
     #[arg(long, value_name = "BYTES")]
     pub value_size: Option<Number>,
     /// Keeps the slots in DIR, which is not there yet; otherwise they are removed at the end.
@@ -174,7 +180,7 @@ pub struct Report {
     pub commands: u64,
     /// Highest log index.
     pub last_index: u64,
-    /// Slots that hold a value now.
+    /// Slots, or keys, that hold a value now.
     pub live_slots: u64,
     /// How often a source was asked again.
     pub resumed: u32,
@@ -223,21 +229,21 @@ fn recover(flags: &Flags, wanted: &Wanted, stop: &AtomicBool) -> Result<Report, 
         (fetched, transfer_time) = fetch_all(wanted, &spool, stop)?;
     }
     let parts = Parts::beginning_with(flags.file.as_deref().unwrap_or(&spool));
-    let slots = make_slots(wanted, &work.path)?;
+    let store = Store::create(wanted.content, &work.path)?;
     let bar = bar("installing", size_of(&parts, flags.file.as_deref())?);
     let begun = Instant::now();
     let installed =
-        install(&parts, wanted.first, &slots, stop, &mut |bytes| bar.set_position(bytes))?;
+        install(&parts, wanted.first, &store, stop, &mut |bytes| bar.set_position(bytes))?;
     let install_time = begun.elapsed();
     bar.finish_and_clear();
     if installed.torn_bytes > 0 {
         tracing::warn!(bytes = installed.torn_bytes, "the log ends in an unfinished entry");
     }
-    let live_slots = slots.live_count().unwrap_or_default();
+    let live_slots = store.live_count();
     let begun = Instant::now();
     if let Some(directory) = &flags.data {
-        keep(&slots, installed.last_index)?;
-        drop(slots);
+        store.keep(installed.last_index)?;
+        drop(store);
         remove_spool(&spool)?;
         work.keep_as(directory)?;
     }
@@ -277,7 +283,7 @@ fn local(what: &str) -> impl FnOnce(io::Error) -> RecoveryError {
 struct Wanted {
     sources: Vec<String>,
     first: u64,
-    geometry: Geometry,
+    content: Content,
 }
 
 impl Wanted {
@@ -291,10 +297,20 @@ impl Wanted {
         };
         let first = given("from", &flags.from, 1, u64::MAX)?;
         let slot_count = given("slots", &flags.slots, SLOT_COUNT_DEFAULT, SLOT_COUNT_MAX)?;
-        let (default, max) = (u64::from(VALUE_BYTES_DEFAULT), u64::from(VALUE_BYTES_MAX));
-        let value_bytes = given("value-size", &flags.value_size, default, max)?;
-        let value_bytes = u32::try_from(value_bytes).unwrap_or(VALUE_BYTES_MAX);
-        let geometry = Geometry::new(slot_count, value_bytes)?;
+        let is_kvstore = flags.program == "kvstore";
+        let (default, max) = if is_kvstore {
+            (KEY_VALUE_BYTES_MAX, KEY_VALUE_BYTES_MAX)
+        } else {
+            (VALUE_BYTES_DEFAULT, VALUE_BYTES_MAX)
+        };
+        let value_bytes =
+            given("value-size", &flags.value_size, u64::from(default), u64::from(max))?;
+        let value_bytes = u32::try_from(value_bytes).unwrap_or(max);
+        let content = if is_kvstore {
+            Content::Keys { value_bytes }
+        } else {
+            Content::Slots(Geometry::new(slot_count, value_bytes)?)
+        };
         let sources: Vec<&str> = flags.recov.iter().flat_map(|list| list.split(',')).collect();
         if sources.len() > SOURCE_COUNT_MAX {
             let value = flags.recov.clone().unwrap_or_default();
@@ -309,7 +325,7 @@ impl Wanted {
             }
         };
         let sources = sources.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Wanted { sources, first, geometry })
+        Ok(Wanted { sources, first, content })
     }
 }
 
@@ -329,20 +345,6 @@ fn fetch_all(
     })?;
     bar.finish_and_clear();
     Ok((fetched, begun.elapsed()))
-}
-
-fn make_slots(wanted: &Wanted, directory: &Path) -> Result<Slots, RecoveryError> {
-    let options = Options::new(MEMORY_BYTES_MAX);
-    let new = New { geometry: wanted.geometry, cluster_id: 1, options };
-    Ok(Slots::create_to_fill(&RealDisk::new(), directory, new, &mut |_, _| {})?)
-}
-
-/// Makes all slots durable.
-fn keep(slots: &Slots, last_index: u64) -> Result<(), RecoveryError> {
-    let membership = Membership { log_id: None, body: bytes::Bytes::new() };
-    let target = Target { log_id: LogId { term: 0, index: last_index }, membership };
-    slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false))?;
-    Ok(())
 }
 
 /// Bytes of all files of a log.

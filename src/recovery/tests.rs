@@ -17,18 +17,19 @@ fn record(index: u64, mark: Mark, key: &str, value: &str) -> Vec<u8> {
     bytes
 }
 
-fn slots_in(folder: &Path) -> Slots {
-    let wanted = Wanted::new(&flags("-file x -slots 64 -value-size 16")).unwrap();
-    make_slots(&wanted, folder).unwrap()
+fn store_in(folder: &Path, line: &str) -> Store {
+    let wanted = Wanted::new(&flags(line)).unwrap();
+    Store::create(wanted.content, folder).unwrap()
 }
 
 fn installed_from(bytes: &[u8]) -> (Result<Installed, InstallError>, Vec<(u64, String)>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.log");
     fs::write(&file, bytes).unwrap();
-    let slots = slots_in(folder.path());
+    let store = store_in(folder.path(), "-file x -slots 64 -value-size 16");
     let parts = Parts::beginning_with(&file);
-    let installed = install(&parts, 1, &slots, &AtomicBool::new(false), &mut |_| {});
+    let installed = install(&parts, 1, &store, &AtomicBool::new(false), &mut |_| {});
+    let Store::Slots(slots) = store else { unreachable!("slots were asked for") };
     let held = (0..64).filter_map(|key| {
         let value = slots.read(key).unwrap().value?;
         Some((key, String::from_utf8(value.to_vec()).unwrap()))
@@ -59,7 +60,10 @@ fn of_several_records_of_one_entry_on_one_slot_the_last_counts() {
 fn what_no_slot_can_take_and_what_is_missing_is_named() {
     let complaint = |bytes: &[u8]| installed_from(bytes).0.unwrap_err().to_string();
     let text = complaint(&record(7, Mark::None, "64", "x"));
-    assert_eq!(text, "entry 7 is on key `64`, and there are slots 0 to 63; see -slots");
+    assert_eq!(
+        text,
+        "entry 7 is on key `64`, and there are slots 0 to 63; see -slots, or -program"
+    );
     assert!(complaint(&record(7, Mark::None, "k", "x")).contains("key `k`"));
     assert!(complaint(&record(7, Mark::None, "1", &"x".repeat(17))).contains("see -value-size"));
     let text = complaint(&record(7, Mark::Gap, "0", "x"));
@@ -154,9 +158,38 @@ fn a_directory_appears_whole_or_not_at_all() {
     assert!(out.starts_with("Transfer Time (ns): 0\nInstall Time (ns): "), "{out}");
     assert!(out.contains("\nNum of Commands: 1\n{\"transfer_ns\":0,"), "{out}");
     let data = folder.path().join("data");
-    let (slots, _) = Slots::open(&RealDisk::new(), &data, Options::new(1 << 20)).unwrap();
+    let options = diskstore_storage::slots::Options::new(1 << 20);
+    let (slots, _) =
+        diskstore_storage::slots::Slots::open(&RealDisk::new(), &data, options).unwrap();
     assert_eq!(slots.read(5).unwrap().value.as_deref(), Some(&b"v"[..]));
     drop(slots);
     assert!(matches!(run_on(b"").0.unwrap_err(), RecoveryError::Taken(_)));
     assert_eq!(names(), 2);
+}
+
+#[test]
+fn keys_of_kvstore_are_installed_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.log");
+    let log = [
+        record(1, Mark::None, "user:1", "old"),
+        record(2, Mark::More, "user:1", "first"),
+        record(2, Mark::None, "user:1", "second"),
+        record(3, Mark::None, "42", "gone"),
+        record(4, Mark::None, "42", ""),
+    ];
+    fs::write(&file, log.concat()).unwrap();
+    let directory = folder.path().join("keys");
+    fs::create_dir(&directory).unwrap();
+    let store = store_in(&directory, "-file x -program kvstore");
+    let parts = Parts::beginning_with(&file);
+    let installed = install(&parts, 1, &store, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert_eq!((installed.commands, installed.last_index, store.live_count()), (5, 4, 1));
+    store.keep(installed.last_index).unwrap();
+    drop(store);
+    let options = diskstore_storage::keys::Options::new(1 << 20);
+    let disk = std::sync::Arc::new(RealDisk::new());
+    let keys = diskstore_storage::keys::Keys::open(disk, &directory, options).unwrap();
+    assert_eq!(keys.read(b"user:1").value.as_deref(), Some(&b"second"[..]));
+    assert_eq!(keys.read(b"42").value, None);
 }

@@ -6,8 +6,7 @@ use crate::harness::{Place, refused, stderr, stdout};
 fn a_load_is_reported_as_a_table_and_as_json() {
     let place = Place::new();
     let _node = place.start(&[]);
-    let load =
-        ["bench", "-requests", "500", "-warm-up", "0s", "-keys", "4096", "-value-bytes", "64"];
+    let load = ["bench", "-yes", "-requests", "500", "-warm-up", "0s", "-value-bytes", "64"];
     let text = place.asked(&[&load[..], &["-verify"]].concat());
     assert!(text.contains("\nreads ") && text.contains("\nwrites "), "{text}");
     assert!(text.contains("\n0 errors"), "{text}");
@@ -28,7 +27,7 @@ fn workloads_have_names_and_reports_say_what_weakens_their_result() {
     let place = Place::new();
     let _node = place.start(&["-sync", "never"]);
     let run = |name: &str| -> serde_json::Value {
-        let load = ["bench", "-workload", name, "-keys", "500", "-warm-up", "0s", "-json"];
+        let load = ["bench", "-yes", "-workload", name, "-keys", "500", "-warm-up", "0s", "-json"];
         let more: &[&str] = if name == "fill" { &[] } else { &["-requests", "1000"] };
         serde_json::from_str(&place.asked(&[&load[..], more].concat())).unwrap()
     };
@@ -66,4 +65,41 @@ fn wrong_flags_of_a_load_exit_with_2_and_no_node_with_1() {
     let place = Place::new();
     let text = refused(1, &["bench", "-addr", &place.client()]);
     assert!(text.contains("no node answers"), "{text}");
+}
+
+#[test]
+fn a_store_that_holds_values_is_not_written_over_unasked() {
+    let place = Place::new();
+    let _node = place.start(&[]);
+    place.asked(&["set", "7", "mine"]);
+    let load = ["bench", "-requests", "50", "-warm-up", "0s", "-reads", "0", "-keys", "8"];
+    let output = place.ask(&load);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("holds a value") && text.contains("give -yes"), "{text}");
+    assert_eq!(place.asked(&["get", "7"]), "mine\n");
+    let reads = ["bench", "-requests", "50", "-warm-up", "0s", "-reads", "100"];
+    assert!(place.asked(&reads).contains("\n0 errors"), "reads need nobody's word");
+    place.asked(&[&load[..], &["-yes"]].concat());
+    assert_ne!(place.asked(&["get", "7"]), "mine\n");
+}
+
+#[test]
+fn operations_that_fail_fail_the_load_unless_they_were_expected() {
+    let place = Place::new();
+    let _node = place.start(&[]);
+    let text = stderr(&place.ask(&["bench", "-keys", "4097"]));
+    assert!(text.contains("-keys `4097`: the node has 4096 slots"), "{text}");
+    // Half of the lengths have no room.
+    let lengths = ["-value-bytes", "1-2048", "-yes"];
+    let load = [&["bench", "-requests", "200", "-warm-up", "0s", "-reads", "0"], &lengths[..]];
+    let load = load.concat();
+    let output = place.ask(&load);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("operations failed, such as: ERR value"), "{output:?}");
+    assert!(stdout(&output).contains("\nwrites "), "the report is printed all the same");
+    assert_eq!(place.ask(&[&load[..], &["-faults", "nodes"]].concat()).status.code(), Some(1));
+    for faults in ["ERR", "any", "nodes,ERR"] {
+        place.asked(&[&load[..], &["-faults", faults]].concat());
+    }
 }

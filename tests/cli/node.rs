@@ -282,3 +282,19 @@ fn the_demonstration_runs_three_nodes_and_leaves_nothing_behind() {
     }
     assert!(names(temporary.path()).is_empty());
 }
+
+#[test]
+fn a_node_without_files_says_what_it_waits_for() {
+    let place = Place::new();
+    let mut node = place.start(&[]);
+    node.send("TERM");
+    assert_eq!(node.wait().code(), Some(0));
+    let words = node.stderr();
+    let first = words.lines().next().unwrap_or_default();
+    assert!(first.contains("whether a cluster knows its address, and founds one"), "{words}");
+    // With files it waits for nothing of the kind.
+    let mut node = place.start(&[]);
+    node.send("TERM");
+    assert_eq!(node.wait().code(), Some(0));
+    assert!(!node.stderr().contains("whether a cluster knows its address"));
+}

@@ -61,7 +61,7 @@ fn a_signal_begins_a_cpu_profile_and_the_next_one_writes_it() {
         node.send("USR1");
         wait_for(&begun);
         assert!(!path.exists());
-        let load = ["bench", "-requests", "3000", "-warm-up", "0s", "-keys", "4096"];
+        let load = ["bench", "-yes", "-requests", "3000", "-warm-up", "0s", "-keys", "4096"];
         place.asked(&[&load[..], &["-value-bytes", "64"]].concat());
         node.send("USR1");
         wait_for(&path);

@@ -18,7 +18,7 @@ fn successes_of_each_second_are_written_and_errors_are_not() {
     };
     let flags = ["-id", "n", "-throughput-folder", folder.to_str().unwrap()];
     let node = place.start(&flags);
-    let load = ["bench", "-warm-up", "0s", "-requests", "500", "-keys", "4096"];
+    let load = ["bench", "-yes", "-warm-up", "0s", "-requests", "500", "-keys", "4096"];
     place.asked(&[&load[..], &["-value-bytes", "64"]].concat());
     place.asked(&["set", "1", "text"]);
     // One is refused by the session, the other when it is applied.

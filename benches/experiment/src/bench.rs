@@ -91,7 +91,11 @@ impl Bench {
         time_max: Duration,
     ) -> Result<Bench> {
         let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let line = format!("bench -json -hgrm latency.hgrm -addr {} {line}", addresses.join(","));
+        // What fails is counted in the experiment's own results, and its stores are its own.
+        let line = format!(
+            "bench -json -yes -faults any -hgrm latency.hgrm -addr {} {line}",
+            addresses.join(",")
+        );
         let child = Process::start_with_output(&programs.load(), &words(&line), directory)?;
         Ok(Bench { child, directory: directory.to_owned(), time_max })
     }

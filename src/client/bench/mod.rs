@@ -2,6 +2,8 @@
 //!
 //! - I1: the report goes to stdout, the line that shows how far it is to a terminal on stderr.
 
+mod consent;
+
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -23,14 +25,34 @@ use crate::status::Status;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// Operations that are measured for so long unless told otherwise.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+/// Keys of a load on what has no slots, unless told otherwise.
+const KEYS_DEFAULT: u64 = 65_536;
+/// Errors of nodes that stop, start, or cannot be reached, as reports name them.
+const NODE_FAULTS: [&str; 10] = [
+    "closed",
+    "reset",
+    "refused",
+    "timeout",
+    "connection",
+    "unsent",
+    "UNKNOWN",
+    "CLUSTERDOWN",
+    "NOT_LEADER",
+    "LOADING",
+];
 /// How often the line is shown anew.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// One thread of the load for so many processors: servers need some too.
 const PROCESSORS_PER_THREAD: usize = 4;
 
 pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientError> {
-    let mut load = checked(flags)?;
-    load.unsafe_flags = unsafe_flags(&flags.servers.list);
+    let statuses = statuses(&flags.servers.list);
+    let slot_count = statuses.iter().map(|status| status.slots).filter(|slots| *slots > 0).min();
+    let mut load = checked(flags, slot_count)?;
+    load.unsafe_flags = unsafe_flags_of(&statuses);
+    if load.workload.writes() && !flags.yes {
+        consent::ask(&flags.servers.list)?;
+    }
     // Before anything is measured: a folder that is not there should not cost a run.
     let folder = flags.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
     if let Some(folder) = folder {
@@ -42,7 +64,29 @@ pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientE
     if let Some(path) = &flags.hgrm {
         write_quantiles(&report, path)?;
     }
-    if report.all.count == 0 { Err(ClientError::NothingSucceeded) } else { Ok(()) }
+    judge(&report, &flags.faults)
+}
+
+/// Whether a run is one that succeeded: something did, and what failed was expected.
+fn judge(report: &Report, expected: &str) -> Result<(), ClientError> {
+    if report.all.count == 0 {
+        return Err(ClientError::NothingSucceeded);
+    }
+    let expected: Vec<&str> = expected.split(',').map(str::trim).collect();
+    let is_expected = |kind: &str| {
+        expected.contains(&"any")
+            || expected.contains(&kind)
+            || expected.contains(&"nodes") && NODE_FAULTS.contains(&kind)
+    };
+    let unexpected: Vec<_> =
+        report.errors.iter().filter(|errors| !is_expected(&errors.kind)).collect();
+    match unexpected.first() {
+        None => Ok(()),
+        Some(first) => Err(ClientError::OperationsFailed {
+            count: unexpected.iter().map(|errors| errors.count).sum(),
+            first: first.first.clone(),
+        }),
+    }
 }
 
 /// Prints what a load came to, as a table or as JSON.
@@ -111,7 +155,7 @@ fn path_for(path: &Path, kind: &str) -> PathBuf {
 }
 
 /// The load that was asked for, if it is within bounds.
-fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
+fn checked(flags: &BenchFlags, slot_count: Option<u64>) -> Result<Load, ClientError> {
     let workload = workload(flags)?;
     let value_bytes = value_bytes(&flags.value_bytes)?;
     if flags.verify && *value_bytes.start() < load::HEAD_BYTES {
@@ -128,7 +172,7 @@ fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
         Some(rate) => Pace::Open { per_second: bounded("rate", rate, 1, load::RATE_MAX)? },
         None => Pace::Closed,
     };
-    let keys = bounded("keys", &flags.keys, 1, u64::MAX >> 1)?;
+    let keys = keys(flags, &workload, slot_count)?;
     let pipeline = bounded("pipeline", &flags.pipeline, 1, load::PIPELINE_MAX)?;
     if workload.inserts > 0 && clients * pipeline > load::INSERTS_UNDER_WAY_MAX {
         let most = load::INSERTS_UNDER_WAY_MAX;
@@ -171,6 +215,27 @@ fn checked(flags: &BenchFlags) -> Result<Load, ClientError> {
     })
 }
 
+/// How many keys there are, of a store with so many slots.
+fn keys(
+    flags: &BenchFlags,
+    workload: &Workload,
+    slot_count: Option<u64>,
+) -> Result<u64, ClientError> {
+    let Some(typed) = &flags.keys else {
+        let slots = slot_count.unwrap_or(KEYS_DEFAULT);
+        // What is inserted comes behind the keys that are there.
+        return Ok(if workload.inserts > 0 { (slots / 2).max(1) } else { slots });
+    };
+    let keys = number("keys", typed.clone(), 1, u64::MAX >> 1)?;
+    match slot_count.filter(|slots| keys > *slots) {
+        None => Ok(keys),
+        Some(slots) => {
+            let reason = format!("the node has {slots} slots: give at most so many");
+            Err(refuse("keys", &keys.to_string(), &reason))
+        }
+    }
+}
+
 /// What `-workload`, or `-reads` and `-distribution`, ask for.
 fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
     if let Some(name) = &flags.workload {
@@ -197,17 +262,24 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
     Ok(Workload::mixed(number("reads", reads, 0, 100)?, distribution))
 }
 
-/// Flags of the nodes at `list` that weaken a promise; none of what is no node of ours.
+/// What the nodes at `list` say of themselves; nothing of what is no node of ours.
+fn statuses(list: &str) -> Vec<Status> {
+    let ask = |address: &str| {
+        let answer = Connection::open(address).ok()?.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
+        let Answer::Value(json) = answer else { return None };
+        Status::from_json(&json).ok()
+    };
+    list.split(',').take(super::ADDRESS_COUNT_MAX).filter_map(ask).collect()
+}
+
+/// Flags of the nodes at `list` that weaken a promise.
 pub(super) fn unsafe_flags(list: &str) -> Vec<String> {
-    let mut flags: Vec<String> = list
-        .split(',')
-        .filter_map(|address| {
-            let answer = Connection::open(address).ok()?.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
-            let Answer::Value(json) = answer else { return None };
-            Status::from_json(&json).ok()
-        })
-        .flat_map(|status| status.unsafe_flags)
-        .collect();
+    unsafe_flags_of(&statuses(list))
+}
+
+fn unsafe_flags_of(statuses: &[Status]) -> Vec<String> {
+    let mut flags: Vec<String> =
+        statuses.iter().flat_map(|status| status.unsafe_flags.clone()).collect();
     flags.sort();
     flags.dedup();
     flags

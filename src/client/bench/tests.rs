@@ -21,11 +21,12 @@ fn somewhere() -> (TcpListener, String) {
 #[test]
 fn flags_become_a_load() {
     let (_listener, address) = somewhere();
-    let load = checked(&flags(&format!("-addr {address}"))).unwrap();
+    let load = checked(&flags(&format!("-addr {address}")), None).unwrap();
     assert_eq!((load.pace, load.duration), (Pace::Closed, Some(DURATION_DEFAULT)));
     assert_eq!((load.clients, load.pipeline, load.value_bytes), (64, 1, 1024..=1024));
     let line = "-rate 1000 -requests 5 -value-bytes 1-9 -distribution latest -reads 0 -clients 2";
-    let load = checked(&flags(&format!("{line} -threads 9 -addr {address},{address}"))).unwrap();
+    let load =
+        checked(&flags(&format!("{line} -threads 9 -addr {address},{address}")), None).unwrap();
     assert_eq!((load.pace, load.duration), (Pace::Open { per_second: 1000 }, None));
     assert_eq!(load.workload, Workload::mixed(0, Distribution::Latest));
     assert_eq!(load.value_bytes, 1..=9);
@@ -35,7 +36,8 @@ fn flags_become_a_load() {
 #[test]
 fn a_fill_gives_every_key_one_value_unless_told_otherwise() {
     let (_listener, address) = somewhere();
-    let load = |line| checked(&flags(&format!("-addr {address} -workload fill {line}"))).unwrap();
+    let load =
+        |line| checked(&flags(&format!("-addr {address} -workload fill {line}")), None).unwrap();
     let each_once = load("-keys 500");
     assert_eq!((each_once.requests, each_once.duration), (Some(500), None));
     assert_eq!(load("-keys 500 -requests 7").requests, Some(7));
@@ -68,7 +70,7 @@ fn what_is_out_of_bounds_is_refused_with_what_is_allowed() {
         ("-duration 24h", "-duration `86400s`: with -warm-up give up to 24h"),
         ("-addr x", "-addr `x`"),
     ] {
-        let error = checked(&flags(line)).unwrap_err();
+        let error = checked(&flags(line), None).unwrap_err();
         assert!(error.to_string().contains(words), "{line}: {error}");
         assert_eq!(error.exit_code(), 2, "{line}");
     }
@@ -78,7 +80,7 @@ fn what_is_out_of_bounds_is_refused_with_what_is_allowed() {
 fn an_address_that_nobody_listens_on_is_named_before_anything_is_measured() {
     let (_listener, address) = somewhere();
     let nowhere = somewhere().1;
-    let error = checked(&flags(&format!("-addr {address},{nowhere}"))).unwrap_err();
+    let error = checked(&flags(&format!("-addr {address},{nowhere}")), None).unwrap_err();
     assert!(error.to_string().contains(&nowhere), "{error}");
     assert_eq!(error.exit_code(), 1);
 }
@@ -88,4 +90,18 @@ fn a_file_of_quantiles_keeps_its_ending() {
     let named = |path| path_for(Path::new(path), "reads").display().to_string();
     assert_eq!(named("a/run.hgrm"), "a/run-reads.hgrm");
     assert_eq!(named("run"), "run-reads");
+}
+
+#[test]
+fn a_load_has_as_many_keys_as_the_node_has_slots() {
+    let (_listener, address) = somewhere();
+    let keys = |line: &str, slots| {
+        checked(&flags(&format!("-addr {address} {line}")), slots).map(|load| load.keys)
+    };
+    assert_eq!(keys("", None).unwrap(), KEYS_DEFAULT);
+    assert_eq!(keys("", Some(500)).unwrap(), 500);
+    assert_eq!(keys("-workload d", Some(500)).unwrap(), 250, "and as many are inserted");
+    assert_eq!(keys("-keys 500", Some(500)).unwrap(), 500);
+    let words = keys("-keys 501", Some(500)).unwrap_err().to_string();
+    assert_eq!(words, "-keys `501`: the node has 500 slots: give at most so many");
 }
