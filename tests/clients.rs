@@ -1,6 +1,8 @@
-//! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py.
-//! Where one is not installed its tests say so and pass, unless `DISKSTORE_TEST_CLIENTS=required`,
-//! which `.ci/run` sets. `DISKSTORE_TEST_PYTHON` names the python that has redis-py.
+//! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py, ioredis,
+//! node-redis and redis-rs. Where one is not installed its tests say so and pass, unless
+//! `DISKSTORE_TEST_CLIENTS=required`, which `.ci/run` sets. `DISKSTORE_TEST_PYTHON` names the python
+//! that has redis-py, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages of Node,
+//! `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "what was skipped is for whoever reads along")]
 
@@ -20,6 +22,12 @@ use skipped::note_skipped;
 
 const REQUIRED: &str = "DISKSTORE_TEST_CLIENTS";
 const PYTHON: &str = "DISKSTORE_TEST_PYTHON";
+const NODE_MODULES: &str = "DISKSTORE_TEST_NODE_MODULES";
+const REDIS_RS: &str = "DISKSTORE_TEST_REDIS_RS";
+const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
+const KVSTORE: &str = env!("CARGO_BIN_EXE_kvstore");
+/// What the suites are written for.
+const SLOTS: [&str; 2] = ["-slots", "4096"];
 /// What redis-benchmark puts before its numbers.
 const PREFIXES: [&str; 2] = ["-key-prefixes", "key:,counter:"];
 /// What redis-benchmark prints of a reply that is an error, or of a connection that ended.
@@ -73,6 +81,40 @@ impl Cluster {
             nodes.push(place.start(&[&["-id", id, "-join", &join][..], &PREFIXES].concat()));
         }
         Cluster { nodes, places: places.into() }
+    }
+
+    /// Three nodes of a program, with these arguments each.
+    fn of(program: &str, arguments: &[&str]) -> Cluster {
+        let places = [(); 3].map(|()| Place::new());
+        let join = format!("{}:13000", host());
+        let mut nodes = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            let (client, raft, name) = (place.client(), place.raft(), format!("node{number}"));
+            let meeting = if number == 0 { "-hjoin" } else { "-join" };
+            let mut command = Command::new(program);
+            command.args(["-id", &name, "-port", &client, "-raft", &raft, meeting, &join]);
+            command.arg("-data").arg(place.data()).args(arguments);
+            let mut node = Node::spawn(&mut command);
+            node.wait_for("next: ");
+            nodes.push(node);
+        }
+        Cluster { nodes, places: places.into() }
+    }
+
+    /// Runs the suite of a client library against both programs, one cluster after the other.
+    #[track_caller]
+    fn run_suite(suite: impl Fn() -> Command) {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, program, arguments) in
+            [("diskstore", DISKSTORE, &SLOTS[..]), ("kvstore", KVSTORE, &[])]
+        {
+            let cluster = Cluster::of(program, arguments);
+            let mut command = suite();
+            command.arg(name).args(cluster.places.iter().map(Place::client));
+            let text = said(&command.stdin(Stdio::null()).output().unwrap());
+            assert!(text.ends_with(" ok\n"), "{name}: {text}");
+            cluster.stop();
+        }
     }
 
     fn stop(self) {
@@ -225,7 +267,7 @@ fn redis_py_finds_everything_as_its_callers_expect() {
     let cluster = Cluster::start();
     for protocol in ["2", "3"] {
         let output = python()
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/redis_py.py"))
             .arg(protocol)
             .args(cluster.places.iter().map(|place| &place.host))
             .stdin(Stdio::null())
@@ -234,4 +276,54 @@ fn redis_py_finds_everything_as_its_callers_expect() {
         assert!(said(&output).ends_with(" ok\n"), "{}", stdout(&output));
     }
     cluster.stop();
+}
+
+#[test]
+fn redis_benchmark_runs_against_keys_of_any_name() {
+    if !has_tool("redis-benchmark") {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::of(KVSTORE, &[]);
+    cluster.benchmark(1, &["-n", "1000", "-c", "8", "-P", "8", "-t", "ping,set,get,incr,mset"]);
+    cluster.stop();
+}
+
+/// Node with the suite of one of its packages, if that is there.
+fn node_suite(package: &str, script: &str) -> Option<Command> {
+    let modules = match var(NODE_MODULES) {
+        Ok(path) => path,
+        Err(VarError::NotPresent) => env!("CARGO_MANIFEST_DIR").to_owned(),
+        Err(error) => panic!("{NODE_MODULES}: {error}"),
+    };
+    let find = format!("require('module').createRequire(process.argv[1] + '/')('{package}')");
+    if !has(package, Command::new("node").args(["-e", &find, &modules])) {
+        return None;
+    }
+    let mut command = Command::new("node");
+    command.arg(format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR"))).arg(modules);
+    Some(command)
+}
+
+#[test]
+fn ioredis_finds_everything_as_its_callers_expect() {
+    if node_suite("ioredis", "ioredis.mjs").is_some() {
+        Cluster::run_suite(|| node_suite("ioredis", "ioredis.mjs").unwrap());
+    }
+}
+
+#[test]
+fn node_redis_finds_everything_as_its_callers_expect() {
+    if node_suite("redis", "node_redis.mjs").is_some() {
+        Cluster::run_suite(|| node_suite("redis", "node_redis.mjs").unwrap());
+    }
+}
+
+#[test]
+fn redis_rs_finds_everything_as_its_callers_expect() {
+    let program = var(REDIS_RS).unwrap_or_else(|_| "redis-rs-suite".to_owned());
+    // Asked for no nodes it has nothing to find wrong.
+    if has("redis-rs", Command::new(&program).arg("diskstore")) {
+        Cluster::run_suite(|| Command::new(&program));
+    }
 }

@@ -1,4 +1,4 @@
-"""redis-py against a running cluster; run by tests/clients.rs as: clients.py PROTOCOL HOST...
+"""redis-py against a running cluster; run by tests/clients.rs as: redis_py.py PROTOCOL HOST...
 
 Each host is a node with its client port 11000. Ends with `ok` if everything was as it should be.
 """
@@ -84,10 +84,15 @@ def pipelines_with_and_without_a_transaction(first, other):
             expect(pipe.execute(), [True] * 500)
         expect(other.mget(range(100, 600)), [b"%d" % slot for slot in range(100, 600)])
         expect(first.delete(*range(100, 600)), 500)
-    # A transaction with a command that is refused at once changes nothing.
+    # What is wrong with a key is the reply to its own command.
     pipe = first.pipeline().set(10, "y").set("name", "z")
     refused(redis.ResponseError, "key must be a slot number 0..4095", pipe.execute)
-    expect(first.get(10), b"x")
+    expect(first.get(10), b"y")
+    # A command that is none takes its transaction with it.
+    pipe = first.pipeline().set(10, "lost")
+    pipe.execute_command("NONSENSE")
+    refused(redis.ResponseError, "unknown command 'NONSENSE'", pipe.execute)
+    expect(first.get(10), b"y")
 
 
 def a_watch_guards_one_key(first, other):
@@ -111,6 +116,10 @@ def a_watch_guards_one_key(first, other):
         # What a log entry cannot depend on is refused with the reason.
         pipe.watch(20)
         refused(redis.ResponseError, "WATCH takes one key", lambda: pipe.watch(21))
+        pipe.multi()
+        pipe.set(20, "lost")
+        refused(redis.exceptions.ExecAbortError, "WATCH failed", pipe.execute)
+        pipe.watch(20)
         pipe.multi()
         pipe.set(21, "elsewhere")
         refused(redis.exceptions.ExecAbortError, "of the watched key", pipe.execute)
