@@ -29,7 +29,7 @@ use crate::lines::{self, Said};
 use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
-use crate::raft::CLEAN_STOP_TARGET;
+use crate::raft::CLEAN_STOP_TARGETS;
 use crate::server::{Server, tell_starting};
 use crate::throughput::ThroughputFile;
 
@@ -286,7 +286,7 @@ fn log_to_stderr(level: LevelFilter, openraft: LevelFilter) {
     let targets = Targets::new()
         .with_default(level)
         .with_target("openraft", openraft)
-        .with_target(CLEAN_STOP_TARGET, LevelFilter::OFF);
+        .with_targets(CLEAN_STOP_TARGETS.map(|target| (target, LevelFilter::OFF)));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Said(lines::stderr()))
         .with_ansi(false)

@@ -207,8 +207,9 @@ impl Forwarder {
         let alive = others + usize::from(view.goal_voters.contains(&me));
         (alive <= count / 2).then(|| {
             format!(
-                "{alive} of {count} voters run, which is no majority: nobody can lead, and no \
-                 member be removed; start the others first"
+                "{alive} of {count} voters run{}, which is no majority: nobody can lead, and no \
+                 member be removed; start the others first",
+                if alive == 1 { "s" } else { "" }
             )
         })
     }

@@ -207,7 +207,11 @@ impl Node {
     /// What the node says about itself.
     pub fn status(&self) -> Status {
         let consensus = self.consensus();
-        let view = consensus.view();
+        let mut view = consensus.view();
+        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        if !view.is_leader && !consensus.heard_within(silence) {
+            view.leader = None; // what is refused for want of a leader says the same
+        }
         let machine = &consensus.shared().machine;
         let times = consensus.syncer().times();
         let (limits, disk) = (self.limits(), self.disk_use.last());

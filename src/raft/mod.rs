@@ -79,8 +79,10 @@ use state_machine::StateMachine;
 use types::{LogId, TypeConfig, log_id_to};
 use verify::Verifier;
 
-/// What the consensus library logs under this target is an error only in its own eyes: a clean stop.
-pub const CLEAN_STOP_TARGET: &str = "openraft::raft::stream_append";
+/// What the consensus library logs under these targets is an error only in its own eyes, a clean stop;
+/// why it ends otherwise is a fault, and reported as one.
+pub const CLEAN_STOP_TARGETS: [&str; 2] =
+    ["openraft::raft::stream_append", "openraft::raft::raft_inner"];
 /// Heartbeats of a leader come this often, in ms.
 pub const HEARTBEAT_MS: u64 = 250;
 /// Least time without a leader before a member campaigns, in ms.
@@ -295,12 +297,12 @@ impl Consensus {
             incoming,
             received_bytes: Arc::default(),
             room: Room::default(),
+            stopping: tokio::sync::watch::Sender::new(false),
             heard: Arc::default(),
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());
         let proposals = Proposals::start(raft.clone());
         tokio::spawn(watch_fatal(raft.clone(), faults));
-        let leading = Mutex::default();
         let consensus = Consensus {
             raft,
             wal,
@@ -313,7 +315,7 @@ impl Consensus {
             proposals,
             member_id,
             handing_over_in: AtomicU64::new(0),
-            leading,
+            leading: Mutex::default(),
             refusals: Refusals::default(),
             alone: tokio::sync::Mutex::default(),
         };
@@ -555,6 +557,7 @@ impl Consensus {
 
     /// Stops openraft and then the log's threads; what was appended is on disk afterwards.
     pub async fn stop(&self) {
+        self.peers.stop().await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not end well");
         }

@@ -30,7 +30,7 @@ use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::caller::Caller;
@@ -61,6 +61,8 @@ const JOINER: Allowance = Allowance {
 const ROOM_BOUND: Duration = Duration::from_secs(10);
 /// How often that is looked for.
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
+/// How long a stop waits for what was handed to openraft to be answered.
+const STOP_BOUND: Duration = Duration::from_secs(1);
 /// Most terms that a vote may be ahead of the own one: a member that was away for long sees many
 /// elections at once, but never so many.
 const TERM_STEP_MAX: u64 = 1 << 32;
@@ -132,6 +134,8 @@ pub(super) struct Peers {
     pub received_bytes: Arc<AtomicU64>,
     /// Places for its connections.
     pub room: Room,
+    /// True once openraft is about to stop; whoever hands something to it holds a receiver.
+    pub stopping: watch::Sender<bool>,
     /// When a leader was heard last.
     pub heard: Arc<Mutex<Option<Instant>>>,
 }
@@ -228,6 +232,21 @@ impl Peers {
             Purpose::Snapshot => self.serve_snapshot(reader, writer, hello.from).await,
             Purpose::Confirm => unreachable!("the welcome was the answer"),
         }
+    }
+
+    /// Hands nothing more to openraft, and waits for what it has: it would complain that it stops.
+    pub(super) async fn stop(&self) {
+        self.stopping.send_replace(true);
+        if tokio::time::timeout(STOP_BOUND, self.stopping.closed()).await.is_err() {
+            tracing::debug!("some frames were not answered before the stop");
+        }
+    }
+
+    /// The right to hand something to openraft, for as long as it is held.
+    fn in_service(&self) -> Option<watch::Receiver<bool>> {
+        let serving = self.stopping.subscribe();
+        let is_stopping = *serving.borrow();
+        (!is_stopping).then_some(serving)
     }
 
     fn welcome(&self, answer: Greeting) -> Welcome {
@@ -347,11 +366,20 @@ impl Peers {
         from: u64,
     ) -> io::Result<()> {
         let (syncer, heard, wal) = (self.syncer.clone(), self.heard.clone(), self.wal.clone());
+        let Some(serving) = self.in_service() else { return Ok(()) };
+        let stopping = serving.clone();
         let requests = futures_util::stream::unfold(reader, move |mut reader| {
             let (syncer, heard, wal) = (syncer.clone(), heard.clone(), wal.clone());
+            let mut stopping = stopping.clone();
             async move {
-                syncer.next_segment().await; // without room for more log nothing more is read
-                let request = next_append(&mut reader).await?;
+                let next = async {
+                    syncer.next_segment().await; // without room for more log nothing more is read
+                    next_append(&mut reader).await
+                };
+                let request = tokio::select! {
+                    request = next => request?,
+                    _ = stopping.changed() => return None,
+                };
                 if !is_possible(&wal, &request.vote, from) {
                     return None;
                 }
@@ -434,6 +462,7 @@ impl Peers {
             Method::Vote | Method::PreVote => self.answer_vote(method, body, from).await,
             Method::TransferLeader => {
                 let request = requests::decode_transfer(body).ok()?;
+                let _serving = self.in_service()?;
                 if !self.is_possible(request.from_leader(), from) {
                     return None;
                 }
@@ -451,6 +480,7 @@ impl Peers {
 
     async fn answer_vote(&self, method: Method, body: Bytes, from: u64) -> Option<Vec<u8>> {
         let request = requests::decode_vote(body).ok()?;
+        let _serving = self.in_service()?;
         if !self.is_possible(&request.vote, from) {
             return None;
         }

@@ -86,6 +86,7 @@ fn a_leader_that_is_told_to_stop_hands_over_before_it_goes() {
         let words = cluster.nodes[leader].words();
         let at = |line: &str| words.rfind(line).unwrap_or_else(|| panic!("no `{line}`: {words}"));
         assert!(at("leadership handed over") < at("stopped"));
+        assert!(!words.contains(" ERROR "), "a clean stop is none: {words}");
         // It still leads: nobody had to campaign because the old one was gone.
         assert!(cluster.nodes[other].status().is_some_and(|status| is_leader(&status)));
         load.wait_more(WRITES);

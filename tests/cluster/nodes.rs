@@ -173,9 +173,12 @@ impl Node {
     /// SIGTERM, and a clean end.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
+        let before = self.words().len();
         self.signal(Signal::TERM);
         let status = self.wait_exit();
-        assert_eq!(status.code(), Some(0), "{}", self.words());
+        let words = self.words().split_off(before);
+        assert_eq!(status.code(), Some(0), "{words}");
+        assert!(!words.contains(" ERROR "), "{words}");
     }
 
     /// Starts it; it must end by itself with this exit code. Gives what it printed.

@@ -119,6 +119,43 @@ fn nobody_is_removed_where_the_rest_could_not_go_on() {
     assert!(words.contains("was removed from its cluster"), "{words}");
 }
 
+/// Nothing is begun that no majority would agree to, whether the one that is left led or not.
+#[test]
+fn of_two_members_none_is_removed_while_the_other_is_dead() {
+    let mut cluster = Cluster::of_three(&[]);
+    let (leader, follower, gone) = cluster.roles();
+    let names: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
+    removed(&cluster, leader, &names[gone]);
+    cluster.nodes[gone].wait_exit();
+    cluster.wait_voters(2);
+    let last_log = |cluster: &Cluster, index: usize| {
+        wait_for("a status", || cluster.nodes[index].status()).last_log
+    };
+    cluster.nodes[follower].kill();
+    wait_until("the dead one to be told", || {
+        let status = cluster.nodes[leader].status();
+        status.is_some_and(|status| status.members.iter().any(|member| member.silent == Some(true)))
+    });
+    let before = last_log(&cluster, leader);
+    let words = refused(&cluster, leader, &names[follower]);
+    assert!(words.contains("1 of 2 voters answers, which is no majority"), "{words}");
+    assert_eq!(last_log(&cluster, leader), before);
+    cluster.nodes[follower].start();
+    cluster.wait_voters(2);
+
+    let dead = cluster.leader();
+    let left = if dead == leader { follower } else { leader };
+    cluster.nodes[dead].kill();
+    let words = refused(&cluster, left, &names[dead]);
+    assert!(words.contains("1 of 2 voters runs, which is no majority"), "{words}");
+    wait_until("no leader to be known", || {
+        cluster.nodes[left].status().is_some_and(|status| status.leader.is_none())
+    });
+    cluster.nodes[dead].start();
+    cluster.wait_voters(2);
+    cluster.nodes[left].asked(&["SET", "1", "x"]);
+}
+
 #[test]
 fn a_logger_that_is_removed_by_its_id_stops() {
     let cluster = Cluster::of_three(&[]);
