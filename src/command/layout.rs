@@ -7,6 +7,8 @@
 //!   [`CommandBuilder`] or checked once, as a whole, by [`Command::decode`].
 //! - I2: a command has one encoding: every field that its kind does not use is zero.
 //! - I3: no length is trusted before it is compared with the bytes that are there.
+//! - I4: the payload of an entry is one or more commands, one behind the other. Whoever walks the
+//!   operations sees those of all of them, in order, so that an entry of many needs no second path.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
@@ -20,16 +22,14 @@ use super::{
 };
 
 /// Version of the layout; another one is refused.
-const VERSION: u8 = 1;
-/// version u8, reserved u8, operation count u16.
-const HEADER_BYTES: usize = 4;
-/// Offset of the operation count in the header.
-const COUNT_OFFSET: usize = 2;
+const VERSION: u8 = 2;
+/// version u8, reserved u8, operation count u16, bytes of the operations u32.
+const HEADER_BYTES: usize = 8;
 /// kind, condition, answer, reserved u8; key bytes u16; reserved u16; value bytes u32; compare
 /// bytes u32; argument u64.
 const OPERATION_BYTES: usize = 24;
 /// The command without operations.
-const EMPTY: [u8; HEADER_BYTES] = [VERSION, 0, 0, 0];
+const EMPTY: [u8; HEADER_BYTES] = [VERSION, 0, 0, 0, 0, 0, 0, 0];
 
 const _: () = assert!(OPERATION_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
@@ -63,45 +63,51 @@ pub fn slot_of(key: &[u8]) -> Option<u64> {
 }
 
 /// What a client asks for, in its final bytes: operations that take effect together, as one entry.
+/// The payload of an entry of many commands is one too: its operations are those of all of them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
     bytes: Bytes,
+    operation_count: usize,
 }
 
 impl Command {
-    /// Takes `bytes` as a command, after checking all of them once.
+    /// Takes `bytes` as one command or as several, one behind the other, after checking all of them
+    /// once. All together are bound by the limits of one.
     ///
     /// # Errors
-    /// [`DecodeError`] for bytes that are no command of this version, or one beyond the limits.
+    /// [`DecodeError`] for bytes that are no commands of this version, or beyond the limits.
     pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
-        let fail = |what, offset| Err(DecodeError { what, offset });
+        let fail = |what, rest: &[u8]| DecodeError { what, offset: bytes.len() - rest.len() };
         if bytes.len() > COMMAND_BYTES_MAX {
-            return fail("command longer than allowed", 0);
+            return Err(DecodeError { what: "command longer than allowed", offset: 0 });
         }
-        let Some((header, mut rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-            return fail("command header cut off", 0);
-        };
-        let [version, reserved, count_low, count_high] = *header;
-        if version != VERSION {
-            return fail("unknown command version", 0);
-        }
-        if reserved != 0 {
-            return fail("reserved byte of the command is not zero", 0);
-        }
-        let count = usize::from(u16::from_le_bytes([count_low, count_high]));
-        if count > OPERATION_COUNT_MAX {
-            return fail("more operations than allowed", 0);
-        }
-        for _ in 0..count {
-            let offset = bytes.len() - rest.len();
-            if let Err(what) = split_operation(&mut rest) {
-                return fail(what, offset);
+        let mut rest = bytes.as_ref();
+        let mut operation_count = 0;
+        loop {
+            let start = rest;
+            let (count, mut operations) =
+                split_command(&mut rest).map_err(|what| fail(what, start))?;
+            operation_count += count;
+            if operation_count > OPERATION_COUNT_MAX {
+                return Err(fail("more operations than allowed", start));
+            }
+            let is_alone = start.len() == bytes.len() && rest.is_empty();
+            if count == 0 && !is_alone {
+                return Err(fail("a command without operations beside others", start));
+            }
+            for _ in 0..count {
+                let behind = operations.len() + rest.len();
+                split_operation(&mut operations)
+                    .map_err(|what| DecodeError { what, offset: bytes.len() - behind })?;
+            }
+            if !operations.is_empty() {
+                let offset = bytes.len() - rest.len() - operations.len();
+                return Err(DecodeError { what: "bytes behind the last operation", offset });
+            }
+            if rest.is_empty() {
+                return Ok(Command { bytes, operation_count });
             }
         }
-        if !rest.is_empty() {
-            return fail("bytes behind the last operation", bytes.len() - rest.len());
-        }
-        Ok(Command { bytes })
     }
 
     /// A command of one operation.
@@ -143,15 +149,14 @@ impl Command {
         &self.bytes
     }
 
-    /// The operations in their order.
+    /// The operations in their order, of all commands that the bytes hold.
     pub fn operations(&self) -> Operations<'_> {
-        let rest = self.bytes.get(HEADER_BYTES..).unwrap_or_default();
-        Operations { rest, remaining: self.operation_count() }
+        Operations { rest: &self.bytes, in_command: 0, remaining: self.operation_count }
     }
 
     /// How many operations there are.
     pub fn operation_count(&self) -> usize {
-        header_count(&self.bytes)
+        self.operation_count
     }
 
     /// True if every operation only reads, so that no entry is needed.
@@ -163,7 +168,7 @@ impl Command {
 impl Default for Command {
     /// The command without operations.
     fn default() -> Command {
-        Command { bytes: Bytes::from_static(&EMPTY) }
+        Command { bytes: Bytes::from_static(&EMPTY), operation_count: 0 }
     }
 }
 
@@ -183,18 +188,12 @@ impl fmt::Display for Command {
     }
 }
 
-/// The operation count in the header of a command.
-fn header_count(bytes: &[u8]) -> usize {
-    let Some(&[_, _, low, high]) = bytes.first_chunk::<HEADER_BYTES>() else {
-        unreachable!("invariant I1: a command has its header");
-    };
-    usize::from(u16::from_le_bytes([low, high]))
-}
-
 /// The operations of a command, in order.
 #[derive(Debug, Clone)]
 pub struct Operations<'a> {
     rest: &'a [u8],
+    /// Operations up to the next header.
+    in_command: usize,
     remaining: usize,
 }
 
@@ -203,6 +202,14 @@ impl<'a> Iterator for Operations<'a> {
 
     fn next(&mut self) -> Option<Operation<'a>> {
         self.remaining = self.remaining.checked_sub(1)?;
+        if self.in_command == 0 {
+            let mut behind = self.rest;
+            let command = split_command(&mut behind);
+            let (count, _) = command.expect("invariant I1: the bytes of a command are valid");
+            self.in_command = count;
+            self.rest = self.rest.get(HEADER_BYTES..).unwrap_or_default();
+        }
+        self.in_command -= 1;
         let operation = split_operation(&mut self.rest);
         Some(operation.expect("invariant I1: the bytes of a command are valid"))
     }
@@ -299,12 +306,15 @@ impl CommandBuilder {
         if self.count == 0 {
             return Command::default();
         }
-        for (position, byte) in std::mem::take(&mut self.count).to_le_bytes().iter().enumerate() {
-            if let Some(field) = self.bytes.get_mut(COUNT_OFFSET + position) {
-                *field = *byte;
-            }
+        let count = std::mem::take(&mut self.count);
+        let Ok(bytes) = u32::try_from(self.bytes.len() - HEADER_BYTES) else {
+            unreachable!("invariant: a command is shorter than COMMAND_BYTES_MAX");
+        };
+        let ([c0, c1], [b0, b1, b2, b3]) = (count.to_le_bytes(), bytes.to_le_bytes());
+        if let Some(header) = self.bytes.first_chunk_mut::<HEADER_BYTES>() {
+            *header = [VERSION, 0, c0, c1, b0, b1, b2, b3];
         }
-        Command { bytes: self.bytes.split().freeze() }
+        Command { bytes: self.bytes.split().freeze(), operation_count: usize::from(count) }
     }
 }
 
@@ -426,6 +436,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Takes one command off the front of `rest`: how many operations it has, and their bytes (I3).
+fn split_command<'a>(rest: &mut &'a [u8]) -> Result<(usize, &'a [u8]), &'static str> {
+    let Some((header, behind)) = rest.split_first_chunk::<HEADER_BYTES>() else {
+        return Err("command header cut off");
+    };
+    let [version, reserved, count_low, count_high, b0, b1, b2, b3] = *header;
+    if version != VERSION {
+        return Err("unknown command version");
+    }
+    if reserved != 0 {
+        return Err("reserved byte of the command is not zero");
+    }
+    let mut behind = behind;
+    let operations = split_part(&mut behind, u32::from_le_bytes([b0, b1, b2, b3]));
+    let operations = operations.ok_or("operations cut off")?;
+    *rest = behind;
+    Ok((usize::from(u16::from_le_bytes([count_low, count_high])), operations))
+}
+
 /// Takes one operation off the front of `rest` (I3).
 fn split_operation<'a>(rest: &mut &'a [u8]) -> Result<Operation<'a>, &'static str> {
     let Some((header, parts)) = rest.split_first_chunk::<OPERATION_BYTES>() else {
@@ -513,7 +542,7 @@ mod tests {
             (Action::Measure, [7, 0]),
         ] {
             let command = built(&[Operation { key: b"k", action }]);
-            assert_eq!(command.bytes()[4..6], numbers, "{action:?}");
+            assert_eq!(command.bytes()[8..10], numbers, "{action:?}");
         }
     }
 
@@ -532,14 +561,50 @@ mod tests {
         ]);
         #[rustfmt::skip]
         let expected: &[u8] = &[
-            1, 0, 2, 0,
+            2, 0, 2, 0, 65, 0, 0, 0,
             2, 4, 1, 0, 8, 0, 0, 0, 5, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
             42, 0, 0, 0, 0, 0, 0, 0, b'h', b'e', b'l', b'l', b'o', b'o', b'l', b'd',
             4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 254, 255, 255, 255, 255, 255, 255, 255,
             b'k',
         ];
         assert_eq!(command.bytes().as_ref(), expected);
-        assert_eq!(Command::default().bytes().as_ref(), &[1, 0, 0, 0]);
+        assert_eq!(Command::default().bytes().as_ref(), &[2, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn commands_behind_each_other_are_walked_as_one() {
+        let operations = sample();
+        let mut bytes = built(&operations[..1]).bytes().to_vec();
+        bytes.extend_from_slice(built(&operations[1..4]).bytes());
+        bytes.extend_from_slice(built(&operations[4..]).bytes());
+        let entry = Command::decode(bytes.clone().into()).unwrap();
+        assert_eq!(entry.operations().collect::<Vec<_>>(), operations);
+        assert_eq!(entry.operation_count(), operations.len());
+        assert_eq!(entry.bytes().as_ref(), bytes);
+        for end in 0..bytes.len() {
+            let whole =
+                [built(&operations[..1]).bytes().len(), built(&operations[1..4]).bytes().len()];
+            let is_border = end == whole[0] || end == whole[0] + whole[1];
+            let cut = Command::decode(Bytes::copy_from_slice(&bytes[..end]));
+            assert_eq!(cut.is_ok(), is_border, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn commands_behind_each_other_keep_to_the_limits_of_one() {
+        let get = Operation { key: b"k", action: Action::Get };
+        let half = built(&vec![get; OPERATION_COUNT_MAX / 2]);
+        let twice = [half.bytes().as_ref(), half.bytes()].concat();
+        assert_eq!(
+            Command::decode(twice.clone().into()).unwrap().operation_count(),
+            OPERATION_COUNT_MAX
+        );
+        let beyond = [&twice, built(&[get]).bytes().as_ref()].concat();
+        assert!(Command::decode(beyond.into()).is_err());
+        let empty = Command::default();
+        for pair in [[empty.bytes(), half.bytes()], [half.bytes(), empty.bytes()]] {
+            assert!(Command::decode([pair[0].as_ref(), pair[1]].concat().into()).is_err());
+        }
     }
 
     #[test]
