@@ -169,12 +169,20 @@ pub(super) async fn open_files(
     .await?
 }
 
+/// What tells the log's own bytes from those that a client chose; nobody may guess it.
+fn random_nonce() -> u128 {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("invariant: Linux has random bytes once it has started");
+    u128::from_le_bytes(bytes)
+}
+
 fn log_options(config: &Config, machine: &Machine) -> wal::Options {
     let sync = match config.sync {
         SyncPolicy::Always => wal::SyncMode::Always,
         SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
     };
-    let mut options = wal::Options { sync, ..wal::Options::default() };
+    let nonces = wal::Nonces::new(random_nonce);
+    let mut options = wal::Options { sync, nonces, ..wal::Options::default() };
     // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
     // first, and removing many at once makes the disk busy with what it forgets.
     let checkpoint_bytes = checkpoint_bytes(config.checkpoint_bytes, machine.data_bytes());

@@ -65,14 +65,17 @@ pub enum Error {
         /// First log index that is lost with it.
         index: u64,
     },
-    /// Written by a newer or unknown version; nothing was touched.
-    #[error("{} has format version {version}, this program knows up to {known}", path.display())]
+    /// Written in another version of the format; nothing was touched.
+    #[error(
+        "{} has format version {version}, which was written {}; this program reads version {known}",
+        path.display(), writer_of(*version, *known)
+    )]
     UnknownVersion {
         /// The file.
         path: PathBuf,
         /// Version found.
         version: u32,
-        /// Newest version known.
+        /// The version that this program reads and writes.
         known: u32,
     },
     /// An entry does not fit a batch of the log; nothing was appended.
@@ -127,6 +130,15 @@ pub enum Error {
         /// The largest that is possible.
         limit: u64,
     },
+}
+
+/// Version 1 never left the house, so nothing reads it.
+fn writer_of(version: u32, known: u32) -> &'static str {
+    if version > known {
+        "by a newer program"
+    } else {
+        "by a program from before the first release"
+    }
 }
 
 /// Calls without an offset have 0, which says nothing.

@@ -25,7 +25,7 @@ pub const CUT_PREFIX: &str = "cut-";
 /// First bytes of an identity file.
 pub const IDENTITY_MAGIC: [u8; 8] = *b"DSKIDENT";
 /// Newest version of the identity file.
-pub const IDENTITY_VERSION: u32 = 1;
+pub const IDENTITY_VERSION: u32 = 2;
 /// Longest name of a member, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_format() {
         let mut golden = b"DSKIDENT".to_vec();
-        golden.extend_from_slice(&[1, 0, 0, 0, 51, 0, 0, 0, 3]);
+        golden.extend_from_slice(&[2, 0, 0, 0, 51, 0, 0, 0, 3]);
         golden.extend((1..=16).rev());
         golden.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]);
@@ -392,14 +392,21 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_refused_and_left_untouched() {
-        let disk = written();
-        let mut bytes = disk.read_file(&path(IDENTITY_NAME)).unwrap();
-        bytes[8] = 2;
-        disk.write_file(&path(IDENTITY_NAME), &bytes);
-        let before = disk.operation_count();
-        let error = read_of(&disk).unwrap_err();
-        assert!(matches!(error, Error::UnknownVersion { version: 2, known: 1, .. }), "{error}");
-        assert_eq!(disk.operation_count(), before);
+        for (found, word) in [(1, "from before the first release"), (3, "by a newer program")] {
+            let disk = written();
+            let mut bytes = disk.read_file(&path(IDENTITY_NAME)).unwrap();
+            bytes[8] = found;
+            disk.write_file(&path(IDENTITY_NAME), &bytes);
+            let before = disk.operation_count();
+            let error = read_of(&disk).unwrap_err();
+            assert!(
+                matches!(error, Error::UnknownVersion { version, known: 2, .. }
+                    if version == u32::from(found)),
+                "{error}"
+            );
+            assert!(error.to_string().contains(word), "{error}");
+            assert_eq!(disk.operation_count(), before);
+        }
     }
 
     #[test]

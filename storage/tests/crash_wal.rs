@@ -565,10 +565,10 @@ fn an_entry_that_cannot_be_read_is_an_error_and_never_other_bytes() {
     disk.fail_next(OperationKind::Read, ".segment", 5);
     assert!(matches!(driver.wal.read(0..1, 99), Err(Error::Io { .. })));
     assert_eq!(driver.wal.read(0..1, 99).unwrap().len(), 1);
-    disk.flip_bit(&segment_paths(&disk)[0], BLOCK + 48 + 32, 0).unwrap();
-    disk.flip_bit(&segment_paths(&disk)[0], BLOCK + 48 + 8, 0).unwrap();
+    disk.flip_bit(&segment_paths(&disk)[0], BLOCK + 64 + 32, 0).unwrap();
+    disk.flip_bit(&segment_paths(&disk)[0], BLOCK + 64 + 8, 0).unwrap();
     match driver.wal.read(0..1, 99) {
-        Err(Error::Corrupt { offset, .. }) => assert_eq!(offset, BLOCK + 48),
+        Err(Error::Corrupt { offset, .. }) => assert_eq!(offset, BLOCK + 64),
         other => unreachable!("{other:?}"),
     }
 }
@@ -612,12 +612,12 @@ fn a_full_disk_refuses_the_next_segment_and_recovers() {
 fn an_unknown_version_is_refused_and_left_untouched() {
     let tidy = tidy();
     let mut bytes = tidy.disk.read_file(&tidy.segment).unwrap();
-    bytes[8] = 2;
+    bytes[8] = 3;
     let crc = crc32fast::hash(&bytes[..BLOCK_BYTES - 4]);
     bytes[BLOCK_BYTES - 4..BLOCK_BYTES].copy_from_slice(&crc.to_le_bytes());
     tidy.disk.write_file(&tidy.segment, &bytes);
     let operations = tidy.disk.operation_count();
-    assert!(matches!(open_error(&tidy.disk), Error::UnknownVersion { version: 2, known: 1, .. }));
+    assert!(matches!(open_error(&tidy.disk), Error::UnknownVersion { version: 3, known: 2, .. }));
     let changed = tidy.disk.operations()[usize::try_from(operations).unwrap()..]
         .iter()
         .filter(|of| {

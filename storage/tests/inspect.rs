@@ -11,8 +11,8 @@ use diskstore_storage::slots::{DATA_OFFSET, DOUBLE_FILE, SLOTS_FILE};
 use diskstore_storage::wal::{Entry, EntryKind, Options, Wal};
 use diskstore_storage::{Error, LogId, Result, Vote, inspect};
 
-const SLOTS_V1: &str = include_str!("../compat/v1/slots.dat.hex");
-const DOUBLE_V1: &str = include_str!("../compat/v1/double.dat.hex");
+const SLOTS_V2: &str = include_str!("../compat/v2/slots.dat.hex");
+const DOUBLE_V2: &str = include_str!("../compat/v2/double.dat.hex");
 
 fn path(name: &str) -> PathBuf {
     Path::new("/data").join(name)
@@ -42,8 +42,8 @@ fn from_text(text: &str) -> Vec<u8> {
 
 fn slots_of_version_1() -> SimDisk {
     let disk = SimDisk::new(1);
-    disk.write_file(&path(SLOTS_FILE), &from_text(SLOTS_V1));
-    disk.write_file(&path(DOUBLE_FILE), &from_text(DOUBLE_V1));
+    disk.write_file(&path(SLOTS_FILE), &from_text(SLOTS_V2));
+    disk.write_file(&path(DOUBLE_FILE), &from_text(DOUBLE_V2));
     disk
 }
 
@@ -90,7 +90,7 @@ fn an_identity_is_printed() {
     };
     identity::write(&disk, directory, &identity).unwrap();
     let expected = "file /data/IDENTITY, 71 bytes
-identity, version 1
+identity, version 2
 cluster id 000000000000000000000000000000c1
 standing Member
 member id 0000000000000007
@@ -146,7 +146,7 @@ fn a_prepared_segment_is_told_from_one_that_lost_its_header() {
     bytes[..BLOCK_BYTES].fill(0);
     disk.write_file(&segment, &bytes);
     let text = text_of(&disk, &segment).unwrap();
-    let expected = "segment 1: DAMAGED: no header, but a batch of this segment at byte 4096";
+    let expected = "segment 1: DAMAGED: no header, but a batch was written at byte 4096";
     assert_eq!(text.lines().last(), Some(expected));
 
     bytes.fill(0);
@@ -162,7 +162,7 @@ fn a_prepared_segment_is_told_from_one_that_lost_its_header() {
 fn a_data_file_is_printed_with_its_slots() {
     let disk = slots_of_version_1();
     let expected = "file /data/slots.dat, 270336 bytes
-data file, version 1, superblock 3
+data file, version 2, superblock 3
 cluster id 000000000000000000000000000000c1
 5 slots of 1024 bytes
 checkpoint 1-5

@@ -13,7 +13,7 @@ use crate::oplog::Position;
 pub const JOURNAL_FILE: &str = "journal.dat";
 const NEW_FILE: &str = "journal.dat.new";
 const MAGIC: [u8; 8] = *b"DSTJOURN";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 16;
 const FILE_BYTES_MAX: u64 = (HEADER_BYTES + meta::META_BYTES_MAX) as u64;
 
@@ -70,8 +70,10 @@ impl Checkpoint {
         if crc != checksum(prefix, body).to_le_bytes() {
             return Err(corrupt("checksum"));
         }
-        if !prefix.ends_with(&VERSION.to_le_bytes()) {
-            return Err(corrupt("version"));
+        if let Some(version) = prefix.last_chunk().copied().map(u32::from_le_bytes)
+            && version != VERSION
+        {
+            return Err(Error::UnknownVersion { path: path.to_owned(), version, known: VERSION });
         }
         let body: Body = meta::decode(body).ok_or_else(|| corrupt("fields"))?;
         let (cluster_id, nth, offset, last_index, readable_from, log_id, membership_at, body) =
@@ -137,7 +139,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_format() {
         let mut golden = b"DSTJOURN".to_vec();
-        golden.extend_from_slice(&1_u32.to_le_bytes());
+        golden.extend_from_slice(&2_u32.to_le_bytes());
         let mut body = 3_u128.to_le_bytes().to_vec();
         body.extend_from_slice(&4_u32.to_le_bytes());
         for number in [5_u64, 6, 8] {

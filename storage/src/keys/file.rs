@@ -24,7 +24,7 @@ use crate::{Error, LogId, Result};
 /// What a snapshot file begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"DSTSNAPS";
 /// Version of the format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Bytes of records from which on a piece is written.
 pub const PIECE_BYTES_DEFAULT: usize = 1 << 20;
 
@@ -38,8 +38,8 @@ const HAS_MEMBERSHIP: u32 = 2;
 /// length u32, count u32, number u64, CRC u32.
 const PIECE_HEADER_BYTES: usize = 20;
 const PIECE_CRC_OFFSET: usize = 16;
-/// index u64, value word u32, key bytes u16, reserved u16.
-const RECORD_HEADER_BYTES: usize = 16;
+/// index u64, value word u32, key bytes u16, reserved u16, time of expiry u64 (reserved).
+const RECORD_HEADER_BYTES: usize = 24;
 /// The bit of the value word that says that the key holds a value.
 const LIVE: u32 = 1 << 31;
 /// Records u64, highest index u64.
@@ -414,9 +414,10 @@ fn records(mut body: Bytes, count: u32) -> Option<Vec<KeyImage>> {
         }
         let (index, word) = (body.get_u64_le(), body.get_u32_le());
         let (key_bytes, reserved) = (usize::from(body.get_u16_le()), body.get_u16_le());
+        let expires = body.get_u64_le();
         let value_bytes = (word & !LIVE) as usize;
         let is_live = word & LIVE != 0;
-        let is_sound = reserved == 0 && index > 0 && (is_live || value_bytes == 0);
+        let is_sound = reserved == 0 && expires == 0 && index > 0 && (is_live || value_bytes == 0);
         if !is_sound || body.len() < key_bytes + value_bytes {
             return None;
         }

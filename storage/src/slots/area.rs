@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::disk::Map;
 use crate::slots::damage::Damage;
 use crate::slots::geometry::{DATA_OFFSET, Geometry, HEADER_BYTES, PAGE_BYTES};
-use crate::slots::header::Header;
+use crate::slots::header::{Header, HeaderBytes};
 use crate::slots::pages::Pages;
 use crate::{Error, Result};
 
@@ -53,7 +53,7 @@ impl Loaded {
 impl Area {
     /// The header of a slot, unchecked.
     pub(crate) fn header(&self, key: u64) -> Header {
-        let mut bytes = [0; 16];
+        let mut bytes = HeaderBytes::default();
         self.map.read(&mut bytes, self.geometry.offset_of(key));
         Header::decode(bytes)
     }

@@ -28,7 +28,7 @@ pub(crate) const ROUND_PAGES_MAX: usize = 4096;
 /// What the file begins with once a round was written.
 pub(crate) const MAGIC: [u8; 8] = *b"DSTDOUBL";
 /// Version of the file's format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of the fields before the page list.
 const FIXED_BYTES: usize = 48;
@@ -290,8 +290,8 @@ mod tests {
         file.read_at(&mut bytes, 0).unwrap();
         let mut golden = Vec::new();
         golden.extend_from_slice(b"DSTDOUBL");
-        golden.extend_from_slice(&[1, 0, 0, 0]);
-        golden.extend_from_slice(&[85, 92, 28, 59]); // CRC
+        golden.extend_from_slice(&[2, 0, 0, 0]);
+        golden.extend_from_slice(&[144, 106, 64, 227]); // CRC
         golden.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&(0..16).collect::<Vec<u8>>());
         golden.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);

@@ -5,7 +5,7 @@
 //! - I1: no arithmetic here overflows: [`Geometry::new`] refuses what could.
 //! - I2: slots and pages are counted from the data offset, which is a multiple of the page size, so
 //!   page `n` of the data area is one page of the file and one page of memory.
-//! - I3: a slot begins at a multiple of 16, so it can be copied word by word.
+//! - I3: a slot begins at a multiple of 8, so it can be copied word by word.
 
 use crate::slots::superblock::SUPERBLOCK_STRIDE;
 use crate::{Error, Result};
@@ -13,9 +13,9 @@ use crate::{Error, Result};
 /// A page of the data file in memory, in bytes; the unit of dirty marks and of in-place writes.
 pub const PAGE_BYTES: u64 = 4096;
 /// Bytes of a slot's header.
-pub const HEADER_BYTES: u64 = 16;
+pub const HEADER_BYTES: u64 = 24;
 /// A slot's size is a multiple of this many bytes.
-pub const SLOT_ALIGN_BYTES: u64 = 16;
+pub const SLOT_ALIGN_BYTES: u64 = 8;
 /// First byte of slot 0: behind both superblock copies. See `docs/format.md`, "slots.dat".
 pub const DATA_OFFSET: u64 = 2 * SUPERBLOCK_STRIDE;
 /// Largest value size, in bytes.
@@ -125,7 +125,7 @@ impl Geometry {
 
     /// The most pages that one slot can touch.
     pub(crate) fn slot_pages_max(&self) -> u64 {
-        // Begins at worst in the last 16 bytes of a page.
+        // Begins at worst in the last 8 bytes of a page.
         (PAGE_BYTES - SLOT_ALIGN_BYTES + self.slot_bytes()).div_ceil(PAGE_BYTES)
     }
 }
@@ -145,10 +145,10 @@ mod tests {
     #[test]
     fn a_value_of_exactly_the_value_size_fits() {
         let geometry = Geometry::new(1_048_576, 1024).unwrap();
-        assert_eq!(geometry.slot_bytes(), 1040);
-        assert_eq!(geometry.offset_of(1) - geometry.offset_of(0), 1040);
+        assert_eq!(geometry.slot_bytes(), 1048);
+        assert_eq!(geometry.offset_of(1) - geometry.offset_of(0), 1048);
         assert_eq!(geometry.file_bytes() % PAGE_BYTES, 0);
-        assert!(geometry.file_bytes() >= geometry.offset_of(1_048_575) + 1040);
+        assert!(geometry.file_bytes() >= geometry.offset_of(1_048_575) + 1048);
     }
 
     #[test]

@@ -1,10 +1,14 @@
-//! The 16 bytes before every value. See `docs/format.md`, "slots.dat".
+//! The 24 bytes before every value. See `docs/format.md`, "slots.dat".
 //!
 //! Called by `slots`; calls nothing. Invariants:
 //!
 //! - I1: bytes that are all zero are a slot that was never written; nothing else has index 0.
 //! - I2: the CRC covers the key, so a slot written to the wrong place is a damaged slot.
+//! - I3: a slot has room for a time at which it expires. This version writes none: zero, and what
+//!   is not zero is damaged.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+use bytes::{Buf, BufMut};
 
 use crate::slots::geometry::HEADER_BYTES;
 
@@ -12,7 +16,10 @@ use crate::slots::geometry::HEADER_BYTES;
 const LIVE: u32 = 1 << 31;
 
 /// The bytes of a header.
-pub(crate) type HeaderBytes = [u8; 16];
+pub(crate) type HeaderBytes = [u8; 24];
+
+/// What the CRC covers before the value: key, index, length word, time of expiry.
+const PREFIX_BYTES: usize = 8 + 8 + 4 + 8;
 
 const _: () = assert!(size_of::<HeaderBytes>() as u64 == HEADER_BYTES);
 
@@ -23,9 +30,14 @@ pub(crate) struct Header {
     pub(crate) index: u64,
     /// Bytes of the value, and the live bit.
     length_word: u32,
-    /// CRC-32 over key, index, length word and value.
+    /// CRC-32 over key, index, length word, time of expiry and value.
     crc: u32,
+    /// Reserved for the time at which the value expires (I3).
+    expires: u64,
 }
+
+/// This version knows no expiry.
+const NEVER: u64 = 0;
 
 impl Header {
     /// The header of a value (`None`: deleted) that entry `index` leaves in slot `key`; that of a
@@ -44,21 +56,29 @@ impl Header {
             None => 0,
         };
         let crc = checksum(key, index, length_word, value.unwrap_or_default());
-        Self { index, length_word, crc }
+        Self { index, length_word, crc, expires: NEVER }
     }
 
     /// Reads the fields; says nothing about whether they are right.
     pub(crate) fn decode(bytes: HeaderBytes) -> Self {
-        let word = u128::from_le_bytes(bytes);
-        Self { index: low64(word), length_word: low32(word >> 64), crc: low32(word >> 96) }
+        let mut fields = bytes.as_slice();
+        Self {
+            index: fields.get_u64_le(),
+            length_word: fields.get_u32_le(),
+            crc: fields.get_u32_le(),
+            expires: fields.get_u64_le(),
+        }
     }
 
     /// The bytes on disk.
     pub(crate) fn encode(self) -> HeaderBytes {
-        let word = u128::from(self.index)
-            | u128::from(self.length_word) << 64
-            | u128::from(self.crc) << 96;
-        word.to_le_bytes()
+        let mut bytes = HeaderBytes::default();
+        let mut fields = bytes.as_mut_slice();
+        fields.put_u64_le(self.index);
+        fields.put_u32_le(self.length_word);
+        fields.put_u32_le(self.crc);
+        fields.put_u64_le(self.expires);
+        bytes
     }
 
     /// True for a slot that was never written.
@@ -82,6 +102,7 @@ impl Header {
             return value.is_empty();
         }
         self.index != 0
+            && self.expires == NEVER
             && (self.is_live() || self.length_word == 0)
             && usize::try_from(self.length()) == Ok(value.len())
             && self.crc == checksum(key, self.index, self.length_word, value)
@@ -89,23 +110,16 @@ impl Header {
 }
 
 fn checksum(key: u64, index: u64, length_word: u32, value: &[u8]) -> u32 {
-    let mut prefix = [0_u8; 20];
-    let fields = u128::from(key) | u128::from(index) << 64;
-    let (ids, length) = prefix.split_at_mut(16);
-    ids.copy_from_slice(&fields.to_le_bytes());
-    length.copy_from_slice(&length_word.to_le_bytes());
+    let mut prefix = [0; PREFIX_BYTES];
+    let mut fields = prefix.as_mut_slice();
+    fields.put_u64_le(key);
+    fields.put_u64_le(index);
+    fields.put_u32_le(length_word);
+    fields.put_u64_le(NEVER);
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&prefix);
     hasher.update(value);
     hasher.finalize()
-}
-
-fn low64(word: u128) -> u64 {
-    u64::try_from(word & u128::from(u64::MAX)).expect("invariant: masked to 64 bits")
-}
-
-fn low32(word: u128) -> u32 {
-    u32::try_from(word & u128::from(u32::MAX)).expect("invariant: masked to 32 bits")
 }
 
 #[cfg(test)]
@@ -115,12 +129,12 @@ mod tests {
     #[test]
     fn the_bytes_of_a_header_are_pinned() {
         let header = Header::new(42, 7, Some(b"hello"));
-        assert_eq!(header.encode(), [7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x80, 254, 137, 11, 97]);
+        let golden =
+            [7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 128, 202, 53, 36, 90, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(header.encode(), golden);
         assert_eq!(Header::decode(header.encode()), header);
-        assert_eq!(
-            Header::new(42, 9, None).encode(),
-            [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 41, 81, 149, 223]
-        );
+        let golden = [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 111, 43, 183, 64, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(Header::new(42, 9, None).encode(), golden);
     }
 
     #[test]
@@ -139,7 +153,7 @@ mod tests {
             (&b""[..], Header::new(3, 7, None)),
             (&b""[..], Header::default()),
         ] {
-            for bit in 0..128 {
+            for bit in 0..192 {
                 let mut bytes = header.encode();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert!(!Header::decode(bytes).matches(3, value), "bit {bit}");
@@ -149,7 +163,7 @@ mod tests {
 
     #[test]
     fn zeros_are_a_slot_that_was_never_written() {
-        let header = Header::decode([0; 16]);
+        let header = Header::decode([0; 24]);
         assert!(header.is_unwritten());
         assert!(header.matches(5, b""));
         assert_eq!(header.index, 0);

@@ -2,8 +2,9 @@
 //!
 //! Called by the log (fill, seal), the writer (finish) and recovery (decode). Invariants:
 //!
-//! - I1: the CRC is seeded with the segment's id and covers all bytes of the batch up to the end
-//!   of its padding, so neither a batch of a segment's earlier life nor a damaged padding passes.
+//! - I1: a batch names the life of the segment that it was written in, id and secret nonce, and its
+//!   CRC covers that with all bytes up to the end of the padding. So neither a batch of a segment's
+//!   earlier life passes, nor a damaged padding, nor whatever a client may have put into a value.
 //! - I2: a batch takes whole blocks, so that no later batch rewrites one of its blocks.
 //! - I3: a batch in memory has a block before it, where the header of a segment that it opens goes.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
@@ -11,27 +12,21 @@
 use super::Position;
 use super::fields::Fields;
 use super::record;
-use super::segment::Carried;
+use super::segment::{Carried, Life, Nonce};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES};
 
 /// First bytes of every batch.
 pub(super) const BATCH_MAGIC: u64 = u64::from_le_bytes(*b"dstbatch");
 /// Bytes of a batch before its first record.
-pub(super) const BATCH_HEADER_BYTES: usize = 48;
+pub(super) const BATCH_HEADER_BYTES: usize = 64;
 /// Where the CRC stands in the header.
 const CRC_OFFSET: usize = 40;
 /// Most bytes of a batch, padding included, whatever the size of its segment.
 pub(super) const BATCH_BYTES_LIMIT: usize = 32 << 20;
 /// Where the first record stands in a batch in memory (I3).
 pub(super) const RECORDS_START: usize = BLOCK_BYTES + BATCH_HEADER_BYTES;
-/// Of this many identifying fields of a batch header, ...
-const MARKS: [fn(&BatchHeader, u64, u64) -> bool; 3] = [
-    |header, _, _| header.magic == BATCH_MAGIC,
-    |header, segment, _| header.segment == segment,
-    |header, _, sequence| header.sequence == sequence,
-];
-/// ... this many must be right for a damaged batch to be told from bytes of another origin.
-const MARKS_MIN: usize = 2;
+const NONCE_OFFSET: usize = 48;
+const _: () = assert!(NONCE_OFFSET + 16 == BATCH_HEADER_BYTES);
 
 /// The fixed fields at the front of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +43,8 @@ pub(super) struct BatchHeader {
     pub(super) record_count: u32,
     crc: u32,
     pub(super) reserved: u32,
+    /// That of the segment's life.
+    nonce: Nonce,
 }
 
 impl BatchHeader {
@@ -63,17 +60,25 @@ impl BatchHeader {
             record_count: fields.u32()?,
             crc: fields.u32()?,
             reserved: fields.u32()?,
+            nonce: Nonce(fields.u128()?),
         })
     }
 
-    /// Whether these are the magic and the segment of a batch of this segment: worth its CRC.
-    pub(super) fn is_of(&self, segment: u64) -> bool {
-        self.magic == BATCH_MAGIC && self.segment == segment
+    /// Whether this is the beginning of a batch of this life: worth its CRC.
+    pub(super) fn is_of(&self, life: Life) -> bool {
+        self.magic == BATCH_MAGIC && self.segment == life.segment && self.nonce == life.nonce
     }
 
-    /// Whether this was batch `sequence` of `segment` before it was torn or damaged.
-    pub(super) fn resembles(&self, segment: u64, sequence: u64) -> bool {
-        MARKS.iter().filter(|mark| mark(self, segment, sequence)).count() >= MARKS_MIN
+    /// Whether this was batch `sequence` of this life before it was torn or damaged: one byte of
+    /// what tells it may be wrong. An earlier life had another id and lower sequences.
+    pub(super) fn resembles(&self, life: Life, sequence: u64) -> bool {
+        let bytes_of = |segment: u64, sequence: u64, nonce: Nonce| {
+            let [segment, sequence] = [segment, sequence].map(u64::to_le_bytes);
+            segment.into_iter().chain(sequence).chain(nonce.0.to_le_bytes())
+        };
+        let expected = bytes_of(life.segment, sequence, life.nonce);
+        let found = bytes_of(self.segment, self.sequence, self.nonce);
+        found.zip(expected).filter(|(found, expected)| found != expected).count() <= 1
     }
 
     /// Bytes of the whole batch with its padding.
@@ -87,12 +92,12 @@ pub(super) fn padded_bytes(records_bytes: usize) -> Option<usize> {
     records_bytes.checked_add(BATCH_HEADER_BYTES)?.checked_next_multiple_of(BLOCK_BYTES)
 }
 
-/// Whether the CRC of a batch, given whole with its padding, holds in this segment.
-pub(super) fn is_whole(batch: &[u8], segment: u64) -> bool {
+/// Whether a batch, given whole with its padding, is one of this life and its CRC holds.
+pub(super) fn is_whole(batch: &[u8], life: Life) -> bool {
     BatchHeader::decode(batch).is_some_and(|header| {
-        header.is_of(segment)
+        header.is_of(life)
             && header.batch_bytes() == Some(batch.len())
-            && crc_of(batch, segment) == Some(header.crc)
+            && crc_of(batch) == Some(header.crc)
     })
 }
 
@@ -102,9 +107,8 @@ pub(super) fn records_of(batch: &[u8]) -> Option<&[u8]> {
     batch.get(BATCH_HEADER_BYTES..)?.get(..usize::try_from(header.records_bytes).ok()?)
 }
 
-fn crc_of(batch: &[u8], segment: u64) -> Option<u32> {
+fn crc_of(batch: &[u8]) -> Option<u32> {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&segment.to_le_bytes());
     crc.update(batch.get(..CRC_OFFSET)?);
     crc.update(batch.get(CRC_OFFSET + 4..)?);
     Some(crc.finalize())
@@ -197,17 +201,19 @@ impl SealedBatch {
         SealedBatch { is_claim: true, ..self }
     }
 
-    /// Writes the header for a place in `segment`, behind `durable_sequence`.
-    pub(super) fn finish(&mut self, segment: u64, durable_sequence: u64) {
+    /// Writes the header for a place in this life of a segment, behind `durable_sequence`.
+    pub(super) fn finish(&mut self, life: Life, durable_sequence: u64) {
         assert!(durable_sequence < self.sequence, "a batch cannot claim itself");
         let records_bytes =
             u32::try_from(self.records_bytes).expect("invariant: a batch is smaller than 4 GiB");
         let (_, batch) = self.buffer.as_mut_slice().split_at_mut(BLOCK_BYTES);
-        let words = [BATCH_MAGIC, segment, self.sequence, durable_sequence].map(u64::to_le_bytes);
+        let words =
+            [BATCH_MAGIC, life.segment, self.sequence, durable_sequence].map(u64::to_le_bytes);
         put(batch, 0, words.as_flattened());
         put(batch, 32, &records_bytes.to_le_bytes());
         put(batch, 36, &self.record_count.to_le_bytes());
-        let crc = crc_of(batch, segment).expect("invariant: a batch has a header");
+        put(batch, NONCE_OFFSET, &life.nonce.0.to_le_bytes());
+        let crc = crc_of(batch).expect("invariant: a batch has a header");
         put(batch, CRC_OFFSET, &crc.to_le_bytes());
     }
 

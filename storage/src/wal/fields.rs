@@ -39,6 +39,10 @@ impl<'a> Fields<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
+    pub(super) fn u128(&mut self) -> Option<u128> {
+        self.take().map(u128::from_le_bytes)
+    }
+
     pub(super) fn log_id(&mut self) -> Option<LogId> {
         Some(LogId { term: self.u64()?, index: self.u64()? })
     }

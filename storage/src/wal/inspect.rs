@@ -47,16 +47,21 @@ pub(crate) fn show_segment(file: &dyn File, report: &mut Report<'_>) -> Result<(
     }
 }
 
-/// A segment without a header: nothing may lie behind it.
+/// A segment of zeros that was never begun: nothing may lie behind its header.
 fn show_prepared(file: &dyn File, id: u64, report: &mut Report<'_>) -> Result<()> {
-    let first_offset = SEGMENT_HEADER_BYTES as u64;
-    let mut window = Window::new(file, file.len()?);
-    match window.claim(first_offset, id, 0)? {
-        None => report.head(format_args!("segment {id}: prepared, not used yet")),
-        Some(offset) => report.head(format_args!(
-            "segment {id}: DAMAGED: no header, but a batch of this segment at byte {offset}"
-        )),
+    let file_bytes = file.len()?;
+    let mut block = [0; BLOCK_BYTES];
+    for offset in (SEGMENT_HEADER_BYTES as u64..file_bytes).step_by(BLOCK_BYTES) {
+        let length = usize::try_from(file_bytes - offset).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
+        let (piece, _) = block.split_at_mut(length);
+        file.read_at(piece, offset)?;
+        if piece.iter().any(|&byte| byte != 0) {
+            return report.head(format_args!(
+                "segment {id}: DAMAGED: no header, but a batch was written at byte {offset}"
+            ));
+        }
     }
+    report.head(format_args!("segment {id}: prepared, not used yet"))
 }
 
 fn id_by_name(path: &Path) -> Option<u64> {
@@ -104,7 +109,7 @@ fn show_batches(file: &dyn File, header: &SegmentHeader, report: &mut Report<'_>
     let mut offset = SEGMENT_HEADER_BYTES as u64;
     let mut sequence = header.first_sequence;
     let mut count = 0_u64;
-    while let Some(batch) = window.batch(offset, header.id)? {
+    while let Some(batch) = window.batch(offset, header.life())? {
         let Some(fields) = BatchHeader::decode(&batch).filter(|found| found.sequence == sequence)
         else {
             break;
@@ -115,7 +120,7 @@ fn show_batches(file: &dyn File, header: &SegmentHeader, report: &mut Report<'_>
         count += 1;
     }
     report.head(format_args!("{count} whole batches"))?;
-    if let Some(claim) = window.claim(offset, header.id, sequence)? {
+    if let Some(claim) = window.behind(offset, &[header.life()], sequence)?.claim {
         return report.head(format_args!(
             "DAMAGED: batch {sequence} at byte {offset}, which the batch at byte {claim} claims"
         ));

@@ -47,7 +47,7 @@ use batch::{BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES};
 use index::Segment;
 use log::Log;
 use recover::{Current, Follow};
-use segment::{Carried, Follows, SEGMENT_HEADER_BYTES, SegmentHeader, name_of};
+use segment::{Carried, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SegmentHeader, name_of};
 use store::Store;
 
 /// Least bytes of a segment: a header and batches of two blocks.
@@ -76,6 +76,40 @@ impl SyncMode {
     }
 }
 
+/// Where the log takes its nonces from: 128 bits that nobody outside can guess, new ones each time.
+/// They tell batches from bytes that a client chose.
+#[derive(Clone)]
+pub struct Nonces(Arc<dyn Fn() -> u128 + Send + Sync>);
+
+/// 2 to the 128th by the golden ratio: its multiples differ in nearly every byte.
+const SPREAD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+
+impl Nonces {
+    /// Asks `draw` for each.
+    pub fn new(draw: impl Fn() -> u128 + Send + Sync + 'static) -> Self {
+        Nonces(Arc::new(draw))
+    }
+
+    /// The multiples of a constant, which anybody can guess: for tests, where the same calls give
+    /// the same bytes.
+    pub fn counted() -> Self {
+        let count = AtomicU64::new(0);
+        Nonces::new(move || {
+            SPREAD.wrapping_mul(u128::from(count.fetch_add(1, Ordering::Relaxed) + 1))
+        })
+    }
+
+    fn draw(&self) -> Nonce {
+        Nonce((self.0)().max(1)) // zero is a place that was never written
+    }
+}
+
+impl std::fmt::Debug for Nonces {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Nonces")
+    }
+}
+
 /// Bounds of the log.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -90,6 +124,8 @@ pub struct Options {
     pub unsynced_bytes_max: usize,
     /// Old segments that are kept to be used again; the others are removed.
     pub recycle_count_max: usize,
+    /// Secrets of segments; by default [`Nonces::counted`], which are no secret: a node draws its own.
+    pub nonces: Nonces,
 }
 
 impl Default for Options {
@@ -100,6 +136,7 @@ impl Default for Options {
             tail_bytes_max: 32 << 20,
             unsynced_bytes_max: 32 << 20,
             recycle_count_max: 4,
+            nonces: Nonces::counted(),
         }
     }
 }
@@ -160,6 +197,8 @@ struct Writer {
     synced: u64,
     /// The state of the log at its end.
     carried: Carried,
+    /// That of the next segment, which the present one names.
+    next_nonce: Nonce,
 }
 
 /// The write-ahead log.
@@ -171,6 +210,7 @@ pub struct Wal {
     durable: AtomicU64,
     is_failed: AtomicBool,
     sync: SyncMode,
+    nonces: Nonces,
     unsynced_bytes_max: usize,
     records_bytes_max: usize,
 }
@@ -238,6 +278,7 @@ impl Wal {
             last: recovered.last,
             synced: recovered.last.sequence,
             carried: recovered.index.carried,
+            next_nonce: recovered.next_nonce.unwrap_or_else(|| options.nonces.draw()),
         };
         let store = Store::new(disk, directory.to_path_buf(), recovered.next_id, options);
         store.recycle(recovered.unused)?;
@@ -253,6 +294,7 @@ impl Wal {
             durable: AtomicU64::new(recovered.last.sequence),
             is_failed: AtomicBool::new(false),
             sync: options.sync,
+            nonces: options.nonces.clone(),
             unsynced_bytes_max: options.unsynced_bytes_max,
             records_bytes_max: bounds.records_bytes_max,
         };
@@ -463,7 +505,7 @@ impl Wal {
         let fits = |current: &Current| current.end + bytes <= current.bytes;
         let begun = match writer.current.as_mut().filter(|current| fits(current)) {
             Some(current) => {
-                batch.finish(current.id, writer.synced);
+                batch.finish(current.life, writer.synced);
                 current.writer.write_at(batch.as_slice(), current.end)?;
                 current.end += bytes;
                 None
@@ -472,7 +514,7 @@ impl Wal {
         };
         let current = writer.current.as_ref().expect("invariant: there is one now");
         let offset = offset_in_segment(current.end - bytes);
-        writer.last = Follows { segment: current.id, sequence };
+        writer.last = Follows { segment: current.life.segment, sequence };
         match self.sync {
             SyncMode::Always => writer.synced = sequence,
             SyncMode::OnRequest if batch.must_sync => self.sync_current(writer)?,
@@ -490,20 +532,24 @@ impl Wal {
     fn begin_segment(&self, writer: &mut Writer, batch: &mut SealedBatch) -> Result<Segment> {
         self.sync_current(writer)?; // only the last segment may hold what is not synced
         let next = self.store.take_next()?;
+        let life = Life { segment: next.id, nonce: writer.next_nonce };
         let header = SegmentHeader {
             id: next.id,
+            nonce: life.nonce,
+            next_nonce: self.nonces.draw(),
             first_sequence: batch.sequence,
             bytes: next.bytes,
             follows: writer.last,
             carried: writer.carried,
             reserved: 0,
         };
-        batch.finish(next.id, writer.synced);
+        batch.finish(life, writer.synced);
         next.writer.write_at(batch.as_slice_behind(&header.encode()), 0)?;
         let start = SEGMENT_HEADER_BYTES as u64;
         let end = start + batch.bytes() as u64;
         let segment = Segment::new(next.id, next.reader, batch.sequence, offset_in_segment(start));
-        writer.current = Some(Current { writer: next.writer, id: next.id, end, bytes: next.bytes });
+        writer.current = Some(Current { writer: next.writer, life, end, bytes: next.bytes });
+        writer.next_nonce = header.next_nonce;
         Ok(segment)
     }
 

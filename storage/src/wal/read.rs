@@ -3,8 +3,9 @@
 //! Called by `Wal::read` and `Wal::read_tail`. Invariants:
 //!
 //! - I1: the log's lock is not held over a read of the disk, so the log may be truncated or purged
-//!   and a segment used again meanwhile: an entry that does not check out is an error only if the
-//!   log still says that it stands there.
+//!   and a segment used again meanwhile: what was read counts, as an entry or as damage, only if the
+//!   log says behind the read that it still stands there. Else a client's value, written over it
+//!   meanwhile, could pass for an entry.
 //! - I2: an entry from the disk is given out only after its own CRC and its log id held.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
@@ -34,8 +35,7 @@ struct Reading {
 /// An entry that did not check out.
 #[derive(Debug)]
 struct Failure {
-    index: u64,
-    offset: u32,
+    place: Place,
     error: Error,
 }
 
@@ -43,15 +43,40 @@ struct Failure {
 pub(super) fn read(log: &Mutex<Log>, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
     let mut reading = Reading { range, entries: Vec::new(), bytes_left: bytes_max };
     let mut retry_count = 0;
-    loop {
-        let Some(run) = reading.advance(&log.lock()) else { return Ok(reading.entries) };
-        let Err(failure) = fetch(&run, &mut reading) else { continue };
-        let place = log.lock().index.place_of(failure.index);
-        retry_count += 1;
-        if place == Some((run.segment, failure.offset)) || retry_count > RETRY_COUNT_MAX {
-            return Err(failure.error);
+    while retry_count <= RETRY_COUNT_MAX {
+        // The lock is let go of at the end of the statement (I1).
+        let next = reading.advance(&log.lock());
+        let Some(run) = next else { break };
+        match fetch(&run) {
+            Ok(entries) if is_there(&run, &log.lock()) => reading.extend(entries),
+            Err(failure) if stands(&failure.place, &log.lock()) => return Err(failure.error),
+            Ok(_) | Err(_) => retry_count += 1,
         }
     }
+    Ok(reading.entries)
+}
+
+/// Where an entry was read.
+#[derive(Debug)]
+struct Place {
+    index: u64,
+    segment: u64,
+    offset: u32,
+}
+
+/// Whether the log says that an entry stands where it was read.
+fn stands(place: &Place, log: &Log) -> bool {
+    log.index.place_of(place.index) == Some((place.segment, place.offset))
+}
+
+/// Whether a whole run stands where it was read: a purge takes its first entry first, and a
+/// truncation its last.
+fn is_there(run: &Run, log: &Log) -> bool {
+    let last_index = run.first_index + run.offsets.len().saturating_sub(1) as u64;
+    let ends = [(run.first_index, run.offsets.first()), (last_index, run.offsets.last())];
+    ends.into_iter().all(|(index, offset)| {
+        offset.is_some_and(|&offset| stands(&Place { index, segment: run.segment, offset }, log))
+    })
 }
 
 /// See [`Wal::read_tail`](super::Wal::read_tail).
@@ -91,6 +116,15 @@ impl Reading {
         None
     }
 
+    /// Takes entries as far as there is room.
+    fn extend(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            if !self.push(entry) {
+                break;
+            }
+        }
+    }
+
     fn is_full(&self) -> bool {
         !self.entries.is_empty() && self.bytes_left == 0
     }
@@ -110,27 +144,28 @@ impl Reading {
 }
 
 /// Reads a run with one read; its entries share the one buffer.
-fn fetch(run: &Run, reading: &mut Reading) -> std::result::Result<(), Failure> {
+fn fetch(run: &Run) -> std::result::Result<Vec<Entry>, Failure> {
     let start = run.offsets.first().copied().unwrap_or(run.end);
-    let fail = |error| Failure { index: run.first_index, offset: start, error };
+    let fail = |index, offset, error| {
+        let place = Place { index, segment: run.segment, offset };
+        Failure { place, error }
+    };
     let length = usize::try_from(run.end - start).unwrap_or(usize::MAX);
     let mut buffer = vec![0; length];
-    run.file.read_at(&mut buffer, u64::from(start)).map_err(fail)?;
+    let read = run.file.read_at(&mut buffer, u64::from(start));
+    read.map_err(|error| fail(run.first_index, start, error))?;
     let buffer = Bytes::from(buffer);
+    let mut entries = Vec::with_capacity(run.offsets.len());
     for (index, &offset) in (run.first_index..).zip(&run.offsets) {
         let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
         let entry = buffer.get(from..).and_then(|bytes| decode(bytes, index, &buffer));
-        let Some(entry) = entry else {
+        entries.push(entry.ok_or_else(|| {
             let what = "an entry of the log does not match its CRC";
             let path = run.file.path();
-            let error = Error::Corrupt { path, offset: u64::from(offset), what };
-            return Err(Failure { index, offset, error });
-        };
-        if !reading.push(entry) {
-            break;
-        }
+            fail(index, offset, Error::Corrupt { path, offset: u64::from(offset), what })
+        })?);
     }
-    Ok(())
+    Ok(entries)
 }
 
 /// The entry `index` that `bytes`, a part of `buffer`, begins with.

@@ -5,12 +5,16 @@
 //! - I1: nothing on the disk changes before all of the log was read and found sound.
 //! - I2: a bad batch that no later batch claims durable ends the log; one that a later batch claims
 //!   is damage of acknowledged data, and the log is refused.
-//! - I3: what lies behind the point that a later segment follows is dead: never read.
-//! - I4: the last batch may have reached the page cache only, so it is written again, byte for
-//!   byte, before it counts as durable. Doing all this twice, or half and then again, is the same.
+//! - I3: what lies behind the point that a later segment follows is dead: never read. So where a
+//!   valid batch stands behind the end (which takes several that were never synced), the log goes on
+//!   in a fresh segment: in place it would one day grow up to that batch.
+//! - I4: batches that no batch claims may have reached the page cache only, so they are written
+//!   again, byte for byte, before they count as durable: with the first of a segment its header too.
+//!   Doing all this twice, or half and then again, is the same.
 //! - I5: memory is bounded by the index, one batch and one piece of a segment, and what whoever
 //!   follows the recovery keeps of it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +25,8 @@ use super::index::{Index, Segment};
 use super::record::{self, Entry, EntryRecord, Record};
 use super::scan::Window;
 use super::segment::{
-    Begun, Follows, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of, is_spare, name_of,
+    Begun, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of,
+    name_of, nonces_in, spare_id_of,
 };
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
 use crate::{Error, LogId, Result};
@@ -74,6 +79,8 @@ pub enum Seen {
 /// Hears what recovery meets, if there is somebody.
 pub(super) type Follow<'a, 'b> = &'a mut Option<&'b mut dyn FnMut(Seen)>;
 
+/// Batches are written again in pieces of this many bytes.
+const PIECE_BYTES: u64 = 4 << 20;
 /// An entry of fewer bytes is copied for whoever follows: it would keep a piece of a segment in memory.
 const COPIED_BYTES_MAX: usize = 1024;
 
@@ -84,13 +91,16 @@ struct Found {
     file: Arc<dyn File>,
     bytes: u64,
     begun: Begun,
+    /// The lives that batches in it may be of: its own, and if its header does not say that, those
+    /// that it may have.
+    lives: Vec<Life>,
 }
 
 /// The segment that takes the next batch.
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) writer: Arc<dyn File>,
-    pub(super) id: u64,
+    pub(super) life: Life,
     pub(super) end: u64,
     pub(super) bytes: u64,
 }
@@ -106,6 +116,8 @@ pub(super) struct Recovered {
     /// Name and bytes of the files that hold nothing of the log.
     pub(super) unused: Vec<(String, u64)>,
     pub(super) next_id: u64,
+    /// What the last segment says of the next one's nonce.
+    pub(super) next_nonce: Option<Nonce>,
     pub(super) report: Recovery,
 }
 
@@ -121,10 +133,10 @@ struct End {
 struct Replay {
     index: Index,
     report: Recovery,
-    /// The last valid batch, and its place.
+    /// The last valid batch.
     last: Follows,
-    last_offset: u64,
-    last_bytes: usize,
+    /// The last batch that another one claims durable.
+    claimed: u64,
 }
 
 /// Reads the log in `directory`; the bytes of a torn end go to a file in `aside`.
@@ -140,27 +152,29 @@ pub(super) fn recover(
     tell(follow, || Seen::Bytes(chain.iter().map(|(found, _)| found.bytes).sum()));
     let end = replay.run(&chain, follow)?;
     replay.check_base(&chain, directory)?;
-    let cut = match find_claim(&found, end, &replay, directory)? {
-        Some(error) => return Err(error),
-        None => find_cut(&found, end)?,
-    };
-    let (last_offset, last_bytes) = (replay.last_offset, replay.last_bytes);
+    let dead_end = look_behind(&found, end, &replay, directory)?;
+    let cut = find_cut(&found, end, dead_end)?;
     let spares = spares_in(disk, directory)?;
+    let ids = found.iter().map(|found| found.id);
+    let highest_id = ids.chain(spares.iter().map(|spare| spare.id)).max().unwrap_or(0);
+    let spares = spares.into_iter().map(|spare| (spare.name, spare.bytes));
+    let unclaimed = replay.unclaimed();
     let mut recovered = Recovered {
         current: None,
         last: replay.last,
         unused: unused_of(&found, &replay.index).into_iter().chain(spares).collect(),
-        next_id: found.last().map_or(0, |found| found.id) + 1,
+        next_id: highest_id + 1,
+        next_nonce: chain.last().map(|(_, header)| header.next_nonce),
         index: replay.index,
         report: replay.report,
     };
     if let Some(torn) = &cut {
         recovered.report.cut = Some(keep(disk, aside, torn, end.sequence)?);
     }
-    if last_bytes > 0 {
+    if recovered.last.sequence > 0 && !recovered.index.segments.is_empty() {
         let writer =
             disk.open(&directory.join(name_of(recovered.last.segment)), WriteMode::DirectDurable)?;
-        write_again(&*writer, last_offset, last_bytes)?; // I4
+        write_again(&*writer, unclaimed)?; // I4
         let goes_on = cut.is_none() && recovered.last.segment == end.segment;
         recovered.current = current_of(&chain, writer, end).filter(|_| goes_on);
     }
@@ -171,17 +185,37 @@ pub(super) fn recover(
 fn scan(disk: &dyn Disk, directory: &Path) -> Result<Vec<Found>> {
     let mut ids: Vec<u64> = disk.list(directory)?.iter().filter_map(|name| id_of(name)).collect();
     ids.sort_unstable();
-    ids.into_iter().map(|id| inspect(disk, &directory.join(name_of(id)), id)).collect()
+    let mut next_nonces = Vec::new();
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mut segment = inspect(disk, &directory.join(name_of(id)), id)?;
+        if let Begun::Yes(header) = segment.begun {
+            next_nonces.push(header.next_nonce);
+        } else {
+            let lives = next_nonces.iter().map(|&nonce| Life { segment: id, nonce });
+            segment.lives.extend(lives);
+        }
+        found.push(segment);
+    }
+    Ok(found)
 }
 
-/// Name and bytes of segments that were taken out of the log before.
-fn spares_in(disk: &dyn Disk, directory: &Path) -> Result<Vec<(String, u64)>> {
-    let names = disk.list(directory)?.into_iter().filter(|name| is_spare(name));
-    let with_bytes = |name: String| {
+/// A segment that was taken out of the log before.
+#[derive(Debug)]
+struct Spare {
+    id: u64,
+    name: String,
+    bytes: u64,
+}
+
+fn spares_in(disk: &dyn Disk, directory: &Path) -> Result<Vec<Spare>> {
+    let names = disk.list(directory)?.into_iter();
+    let spares = names.filter_map(|name| spare_id_of(&name).map(|id| (id, name)));
+    let with_bytes = |(id, name): (u64, String)| {
         let bytes = disk.open(&directory.join(&name), WriteMode::ReadOnly)?.len()?;
-        Ok((name, bytes))
+        Ok(Spare { id, name, bytes })
     };
-    names.map(with_bytes).collect()
+    spares.map(with_bytes).collect()
 }
 
 fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {
@@ -199,7 +233,13 @@ fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {
             known: SEGMENT_VERSION,
         });
     }
-    Ok(Found { id, file, bytes, begun })
+    let lives = match begun {
+        Begun::Yes(header) => vec![header.life()],
+        Begun::No | Begun::Damaged | Begun::Unknown(_) => {
+            nonces_in(&block).map(|nonce| Life { segment: id, nonce }).collect()
+        }
+    };
+    Ok(Found { id, file, bytes, begun, lives })
 }
 
 /// The begun segments that hold the log, oldest first. Found from the newest backwards, because a
@@ -233,9 +273,21 @@ impl Replay {
             index: Index::new(header.map(|header| header.carried).unwrap_or_default()),
             report: Recovery::default(),
             last: header.map(|header| header.follows).unwrap_or_default(),
-            last_offset: 0,
-            last_bytes: 0,
+            claimed: 0,
         }
+    }
+
+    /// The bytes of the last segment that no batch claims: with its first batch also the header,
+    /// which went with it in one write.
+    fn unclaimed(&self) -> Range<u64> {
+        let Some(segment) = self.index.segments.back() else { return 0..0 };
+        let ordinal = (self.claimed + 1).saturating_sub(segment.first_sequence);
+        let first = usize::try_from(ordinal).ok().and_then(|nth| segment.batches.get(nth));
+        let start = match (ordinal, first) {
+            (0, _) => 0,
+            (_, first) => first.map_or(u64::from(segment.end), |&offset| u64::from(offset)),
+        };
+        start..u64::from(segment.end)
     }
 
     /// Replays all valid batches and says where they end.
@@ -269,8 +321,8 @@ impl Replay {
         let mut end =
             End { segment: found.id, offset: u64::from(start), sequence: header.first_sequence };
         while until.is_none_or(|until| end.sequence <= until) {
-            let Some(batch) = window.batch(end.offset, found.id)?.filter(|batch| {
-                BatchHeader::decode(batch).is_some_and(|header| header.sequence == end.sequence)
+            let Some(batch) = window.batch(end.offset, header.life())?.filter(|batch| {
+                BatchHeader::decode(batch).is_some_and(|batch| batch.sequence == end.sequence)
             }) else {
                 break;
             };
@@ -295,9 +347,8 @@ impl Replay {
         follow: Follow<'_, '_>,
     ) -> Result<()> {
         let corrupt = |what| Error::Corrupt { path: found.file.path(), offset: at.offset, what };
-        if BatchHeader::decode(batch).is_none_or(|header| header.reserved != 0) {
-            return Err(corrupt("a batch with a field that is reserved"));
-        }
+        let header = BatchHeader::decode(batch).filter(|header| header.reserved == 0);
+        let header = header.ok_or_else(|| corrupt("a batch with a field that is reserved"))?;
         let mut records =
             batch::records_of(batch).ok_or_else(|| corrupt("a batch without its records"))?;
         let start = u32::try_from(at.offset).map_err(|_| corrupt("a segment beyond 4 GiB"))?;
@@ -319,7 +370,7 @@ impl Replay {
             start + u32::try_from(batch.len()).map_err(|_| corrupt("a batch beyond 4 GiB"))?;
         self.index.locate(at.sequence, start, end);
         self.last = Follows { segment: found.id, sequence: at.sequence };
-        (self.last_offset, self.last_bytes) = (at.offset, batch.len());
+        self.claimed = self.claimed.max(header.durable_sequence);
         self.report.batches += 1;
         self.report.bytes += batch.len() as u64;
         Ok(())
@@ -386,27 +437,34 @@ fn seen(record: Record<'_>, batch: &Bytes) -> Option<Seen> {
     }
 }
 
-/// Looks at every block boundary behind the end for a batch that claims the one that should stand
-/// there (I2).
-fn find_claim(
+/// Looks behind the end for a batch that claims the one which should stand there (I2), and says
+/// where the last valid batch ends that lies there without a claim, in the segment of the end (I3).
+/// Later segments are out of the log before anything is written.
+fn look_behind(
     found: &[Found],
     end: End,
     replay: &Replay,
     directory: &Path,
-) -> Result<Option<Error>> {
+) -> Result<Option<u64>> {
+    let mut dead_end = None;
     for segment in found.iter().filter(|found| found.id >= end.segment) {
         let is_end = segment.id == end.segment;
         let start = if is_end { end.offset } else { SEGMENT_HEADER_BYTES as u64 };
         let mut window = Window::new(&*segment.file, segment.bytes);
-        let Some(_) = window.claim(start, segment.id, end.sequence)? else { continue };
-        let place = if is_end || matches!(segment.begun, Begun::Yes(_)) {
-            end
-        } else {
-            End { segment: segment.id, offset: 0, sequence: end.sequence } // its header is bad
-        };
-        return Ok(Some(replay.damage(directory.join(name_of(place.segment)), place)));
+        let behind = window.behind(start, &segment.lives, end.sequence)?;
+        if behind.claim.is_some() {
+            let place = if is_end || matches!(segment.begun, Begun::Yes(_)) {
+                end
+            } else {
+                End { segment: segment.id, offset: 0, sequence: end.sequence } // its header is bad
+            };
+            return Err(replay.damage(directory.join(name_of(place.segment)), place));
+        }
+        if is_end {
+            dead_end = behind.end;
+        }
     }
-    Ok(None)
+    Ok(dead_end)
 }
 
 /// A torn end: the file and the range of its bytes.
@@ -417,15 +475,19 @@ struct Torn<'a> {
     bytes: u64,
 }
 
-/// Tells the remains of the batch that was in flight from zeros and bytes of another origin.
-fn find_cut(found: &[Found], end: End) -> Result<Option<Torn<'_>>> {
+/// Tells the remains of the batch that was in flight, and batches up to `dead_end`, from zeros and
+/// bytes of another origin.
+fn find_cut(found: &[Found], end: End, dead_end: Option<u64>) -> Result<Option<Torn<'_>>> {
     for segment in found.iter().rev().filter(|found| found.id >= end.segment) {
         let is_end = segment.id == end.segment;
         let offset = if is_end { end.offset } else { SEGMENT_HEADER_BYTES as u64 };
         let rest = segment.bytes.saturating_sub(offset);
         let mut window = Window::new(&*segment.file, segment.bytes);
         let header = window.header(offset)?;
-        let torn = header.filter(|header| header.resembles(segment.id, end.sequence));
+        let is_ours = |header: &BatchHeader| {
+            segment.lives.iter().any(|&life| header.resembles(life, end.sequence))
+        };
+        let torn = header.filter(is_ours);
         let is_short = match segment.begun {
             Begun::Yes(header) => segment.bytes < header.bytes && rest > 0,
             Begun::No | Begun::Damaged | Begun::Unknown(_) => false,
@@ -433,14 +495,14 @@ fn find_cut(found: &[Found], end: End) -> Result<Option<Torn<'_>>> {
         // A segment is begun by one write: the header alone is the beginning of a torn one.
         let is_header_alone = is_end && offset == SEGMENT_HEADER_BYTES as u64;
         let is_damaged = !is_end && segment.begun == Begun::Damaged;
-        if torn.is_none() && !is_short && !is_damaged && !is_header_alone {
+        let dead_bytes = dead_end.filter(|_| is_end).map(|dead_end| dead_end - offset);
+        let is_dead = dead_bytes.is_some();
+        if torn.is_none() && !is_dead && !is_short && !is_damaged && !is_header_alone {
             continue;
         }
-        let bytes = torn
-            .and_then(|header| header.batch_bytes())
-            .map_or(u64::MAX, |bytes| bytes as u64)
-            .min(rest)
-            .min(BATCH_BYTES_LIMIT as u64);
+        let torn_bytes = torn.and_then(|header| header.batch_bytes()).map(|bytes| bytes as u64);
+        let bytes =
+            torn_bytes.max(dead_bytes).unwrap_or(u64::MAX).min(rest).min(BATCH_BYTES_LIMIT as u64);
         // The header of a segment goes with its first batch.
         let start = if offset == SEGMENT_HEADER_BYTES as u64 { 0 } else { offset };
         let bytes = (bytes + offset - start).min(segment.bytes - start);
@@ -465,14 +527,22 @@ fn current_of(
 ) -> Option<Current> {
     let (found, header) = chain.last()?;
     let is_whole = found.bytes >= header.bytes;
-    is_whole.then(|| Current { writer, id: found.id, end: end.offset, bytes: header.bytes })
+    is_whole.then(|| Current { writer, life: header.life(), end: end.offset, bytes: header.bytes })
 }
 
-fn write_again(file: &dyn File, offset: u64, bytes: usize) -> Result<()> {
-    let mut buffer = AlignedBuffer::with_capacity(bytes);
-    buffer.resize_zeroed(bytes);
-    file.read_at(buffer.as_mut_slice(), offset)?;
-    file.write_at(buffer.as_slice(), offset)
+/// Writes bytes that are there once more, so that they are durable whatever became of the first time.
+fn write_again(file: &dyn File, range: Range<u64>) -> Result<()> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let bytes = PIECE_BYTES.min(range.end - offset);
+        let length = usize::try_from(bytes).expect("invariant: a piece is small");
+        let mut buffer = AlignedBuffer::with_capacity(length);
+        buffer.resize_zeroed(length);
+        file.read_at(buffer.as_mut_slice(), offset)?;
+        file.write_at(buffer.as_slice(), offset)?;
+        offset += bytes;
+    }
+    Ok(())
 }
 
 /// Copies the torn end to a file of its own, durably, before anything else changes. Nobody was ever

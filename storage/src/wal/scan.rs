@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use super::batch::{self, BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES, BatchHeader};
+use super::segment::Life;
 use crate::Result;
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
 
@@ -61,37 +62,47 @@ impl<'a> Window<'a> {
         Ok(self.get(offset, BATCH_HEADER_BYTES)?.and_then(BatchHeader::decode))
     }
 
-    /// The valid batch of `segment` at `offset`, padding included. It keeps its piece in memory.
-    pub(super) fn batch(&mut self, offset: u64, segment: u64) -> Result<Option<Bytes>> {
-        let Some(header) = self.header(offset)?.filter(|header| header.is_of(segment)) else {
+    /// The valid batch of this life at `offset`, padding included. It keeps its piece in memory.
+    pub(super) fn batch(&mut self, offset: u64, life: Life) -> Result<Option<Bytes>> {
+        let Some(header) = self.header(offset)?.filter(|header| header.is_of(life)) else {
             return Ok(None);
         };
         let Some(bytes) = header.batch_bytes().filter(|&bytes| bytes <= BATCH_BYTES_LIMIT) else {
             return Ok(None);
         };
-        if !self.get(offset, bytes)?.is_some_and(|batch| batch::is_whole(batch, segment)) {
+        if !self.get(offset, bytes)?.is_some_and(|batch| batch::is_whole(batch, life)) {
             return Ok(None);
         }
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         Ok(Some(self.bytes.slice(from..from.saturating_add(bytes))))
     }
 
-    /// Whether any valid batch of `segment` at a block boundary from `offset` on claims batch
-    /// `sequence` durable: the offset of the first.
-    pub(super) fn claim(
-        &mut self,
-        offset: u64,
-        segment: u64,
-        sequence: u64,
-    ) -> Result<Option<u64>> {
+    /// Looks at every block boundary from `offset` on for valid batches of one of these lives, up
+    /// to the first that claims batch `sequence` durable.
+    pub(super) fn behind(&mut self, offset: u64, lives: &[Life], sequence: u64) -> Result<Behind> {
+        let mut behind = Behind::default();
         let mut offset = offset;
         while let Some(header) = self.header(offset)? {
-            let is_claiming = header.is_of(segment) && header.durable_sequence >= sequence;
-            if is_claiming && self.batch(offset, segment)?.is_some() {
-                return Ok(Some(offset));
+            if let Some(&life) = lives.iter().find(|&&life| header.is_of(life))
+                && let Some(batch) = self.batch(offset, life)?
+            {
+                behind.end = Some(offset + batch.len() as u64);
+                if header.durable_sequence >= sequence {
+                    behind.claim = Some(offset);
+                    break;
+                }
             }
             offset += BLOCK_BYTES as u64;
         }
-        Ok(None)
+        Ok(behind)
     }
+}
+
+/// The valid batches that stand behind the end of the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Behind {
+    /// Offset of the first that claims the batch which should stand at the end.
+    pub(super) claim: Option<u64>,
+    /// Where the last of them ends.
+    pub(super) end: Option<u64>,
 }

@@ -6,6 +6,8 @@
 //! - I2: a header names the segment and batch that it follows; what lies behind that batch in the
 //!   named segment, and in segments with ids between the two, is dead.
 //! - I3: a header carries the state of the log before its first batch, so whole segments can go.
+//! - I4: no byte of a header was chosen by a client, and block 0 of a segment never holds anything
+//!   else: a nonce that stands there is one that this log drew, whatever became of the rest.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use super::batch::put;
@@ -16,13 +18,17 @@ use crate::{LogId, Vote};
 /// First bytes of every segment.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"dstsegmt";
 /// Version of segments, batches and records that this program writes, and the newest it reads.
-pub const SEGMENT_VERSION: u32 = 1;
+pub const SEGMENT_VERSION: u32 = 2;
 /// Bytes before the first batch of a segment.
 pub(super) const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
 
 const FLAGS_OFFSET: usize = 12;
 const VERSION_OFFSET: usize = 8;
 const WORDS_OFFSET: usize = 16;
+const NONCE_OFFSET: usize = 128;
+const NEXT_NONCE_OFFSET: usize = 144;
+/// In another sector than the first.
+const NONCE_AGAIN_OFFSET: usize = BLOCK_BYTES - 24;
 const CRC_OFFSET: usize = BLOCK_BYTES - 4;
 const FLAG_VOTE: u32 = 1;
 const FLAG_VOTE_COMMITTED: u32 = 2;
@@ -51,10 +57,33 @@ pub(super) struct Follows {
     pub(super) sequence: u64,
 }
 
+/// A secret number of 128 random bits, which tells the batches of one life of a segment from all
+/// other bytes: a client cannot know it, so no value of a client's can be a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Nonce(pub(super) u128);
+
+/// Nobody is shown a nonce.
+impl std::fmt::Debug for Nonce {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Nonce(secret)")
+    }
+}
+
+/// One life of a segment: from the header that begins it to the next one in the same file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Life {
+    /// The segment's id.
+    pub(super) segment: u64,
+    pub(super) nonce: Nonce,
+}
+
 /// The header block of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) id: u64,
+    pub(super) nonce: Nonce,
+    /// That of the segment that will follow: should its header be lost, its batches are still told.
+    pub(super) next_nonce: Nonce,
     /// Sequence of the first batch.
     pub(super) first_sequence: u64,
     /// Bytes of the whole segment, this block included.
@@ -79,6 +108,10 @@ pub(super) enum Begun {
 }
 
 impl SegmentHeader {
+    pub(super) fn life(&self) -> Life {
+        Life { segment: self.id, nonce: self.nonce }
+    }
+
     pub(super) fn encode(&self) -> [u8; BLOCK_BYTES] {
         let Carried { vote, purged, committed, last } = self.carried;
         let flags = vote.map_or(0, |_| FLAG_VOTE)
@@ -104,6 +137,9 @@ impl SegmentHeader {
         for (word, offset) in words.as_flattened().iter().zip((WORDS_OFFSET..).step_by(8)) {
             put(&mut block, offset, &word.to_le_bytes());
         }
+        put(&mut block, NONCE_OFFSET, &self.nonce.0.to_le_bytes());
+        put(&mut block, NEXT_NONCE_OFFSET, &self.next_nonce.0.to_le_bytes());
+        put(&mut block, NONCE_AGAIN_OFFSET, &self.nonce.0.to_le_bytes());
         let crc = crc_of(&block);
         put(&mut block, CRC_OFFSET, &crc.to_le_bytes());
         block
@@ -130,6 +166,15 @@ impl SegmentHeader {
     }
 }
 
+/// The nonces that the first block of a segment names, whether or not the rest of it is whole (I4).
+pub(super) fn nonces_in(block: &[u8; BLOCK_BYTES]) -> impl Iterator<Item = Nonce> {
+    [NONCE_OFFSET, NONCE_AGAIN_OFFSET]
+        .into_iter()
+        .filter_map(|offset| block.get(offset..)?.first_chunk().copied().map(u128::from_le_bytes))
+        .filter(|&nonce| nonce != 0) // a place that was never written
+        .map(Nonce)
+}
+
 fn fields_of(block: &[u8; BLOCK_BYTES]) -> Option<([u8; 8], u32, SegmentHeader, u32)> {
     let mut fields = Fields::new(block);
     let magic = fields.u64()?.to_le_bytes();
@@ -145,8 +190,10 @@ fn fields_of(block: &[u8; BLOCK_BYTES]) -> Option<([u8; 8], u32, SegmentHeader, 
         committed: (flags & FLAG_COMMITTED != 0).then_some(committed),
         last: (flags & FLAG_LAST != 0).then_some(last),
     };
+    let (nonce, next_nonce) = (Nonce(fields.u128()?), Nonce(fields.u128()?));
     let crc = Fields::new(block.get(CRC_OFFSET..)?).u32()?;
-    let header = SegmentHeader { id, first_sequence, bytes, follows, carried, reserved };
+    let header =
+        SegmentHeader { id, nonce, next_nonce, first_sequence, bytes, follows, carried, reserved };
     Some((magic, version, header, crc))
 }
 
@@ -167,14 +214,19 @@ pub(super) fn spare_name_of(name: &str) -> String {
     }
 }
 
-/// Whether a file is a segment that is out of the log.
-pub(super) fn is_spare(name: &str) -> bool {
-    name.strip_suffix(SPARE_SUFFIX).is_some_and(|digits| digits.len() == NAME_DIGITS)
+/// The id that a segment had which is out of the log, if a file name means one.
+pub(super) fn spare_id_of(name: &str) -> Option<u64> {
+    id_before(name, SPARE_SUFFIX)
 }
 
 /// The segment that a file name means, if any.
 pub(super) fn id_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(NAME_SUFFIX)?;
+    id_before(name, NAME_SUFFIX)
+}
+
+fn id_before(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
     (digits.len() == NAME_DIGITS).then_some(())?;
-    u64::from_str_radix(digits, 16).ok().filter(|&id| id > 0 && name_of(id) == name)
+    let id = u64::from_str_radix(digits, 16).ok().filter(|&id| id > 0)?;
+    (format!("{id:016x}") == digits).then_some(id)
 }

@@ -10,14 +10,18 @@ use bytes::Bytes;
 
 use super::batch::{self, BatchHeader, OpenBatch};
 use super::record::{self, Record};
-use super::segment::{Begun, Carried, Follows, SegmentHeader, id_of, name_of};
+use super::segment::{Begun, Carried, Follows, Life, Nonce, SegmentHeader, id_of, name_of};
 use super::store::Store;
 use super::tail::Tail;
 use super::{Entry, EntryKind, Options, Position, Seen, Wal};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
 use crate::{Error, LogId, Vote};
 
+const NONCE: Nonce = Nonce(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100);
+const LIFE: Life = Life { segment: 3, nonce: NONCE };
 const HEADER: SegmentHeader = SegmentHeader {
+    nonce: NONCE,
+    next_nonce: Nonce(0x1f),
     id: 3,
     first_sequence: 9,
     bytes: 65_536,
@@ -148,17 +152,18 @@ fn a_batch_has_the_documented_bytes() {
     let mut open = OpenBatch::new(9, AlignedBuffer::with_capacity(BLOCK_BYTES));
     open.push(record::encode_purge(log_id(1, 2)));
     let mut sealed = open.seal(Carried::default());
-    sealed.finish(3, 8);
+    sealed.finish(LIFE, 8);
     let bytes = sealed.as_slice();
     assert_eq!(bytes.len(), BLOCK_BYTES);
     assert_eq!(
-        hex(&bytes[..72]),
-        "647374626174636803000000000000000900000000000000080000000000000018000000010000000f2c3e02\
-         00000000050000000000000001000000000000000200000000000000"
+        hex(&bytes[..88]),
+        "64737462617463680300000000000000090000000000000008000000000000001800000001000000ab79b213\
+         00000000000102030405060708090a0b0c0d0e0f050000000000000001000000000000000200000000000000"
     );
-    assert!(bytes[72..].iter().all(|&byte| byte == 0));
-    assert!(batch::is_whole(bytes, 3));
-    assert!(!batch::is_whole(bytes, 4), "the CRC is seeded with the segment");
+    assert!(bytes[88..].iter().all(|&byte| byte == 0));
+    assert!(batch::is_whole(bytes, LIFE));
+    assert!(!batch::is_whole(bytes, Life { segment: 4, ..LIFE }), "a batch names its segment");
+    assert!(!batch::is_whole(bytes, Life { nonce: Nonce(1), ..LIFE }), "a batch names its life");
     assert_eq!(batch::records_of(bytes).unwrap(), record::encode_purge(log_id(1, 2)));
 }
 
@@ -167,32 +172,38 @@ fn every_flipped_bit_of_a_batch_is_noticed_and_it_still_resembles_itself() {
     let mut open = OpenBatch::new(9, AlignedBuffer::with_capacity(BLOCK_BYTES));
     open.push_entry(&entry(1, 100));
     let mut sealed = open.seal(Carried::default());
-    sealed.finish(3, 8);
+    sealed.finish(LIFE, 8);
     let whole = sealed.as_slice().to_vec();
     for at in 0..whole.len() {
         for bit in 0..8 {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << bit;
-            assert!(!batch::is_whole(&bytes, 3), "byte {at}, bit {bit}");
-            assert!(BatchHeader::decode(&bytes).unwrap().resembles(3, 9));
+            assert!(!batch::is_whole(&bytes, LIFE), "byte {at}, bit {bit}");
+            assert!(BatchHeader::decode(&bytes).unwrap().resembles(LIFE, 9));
         }
     }
     let other_life = BatchHeader::decode(&whole).unwrap();
-    assert!(!other_life.resembles(4, 10), "a batch of an earlier life does not");
+    let nonce = Nonce(NONCE.0 ^ 0x0101);
+    assert!(!other_life.resembles(Life { nonce, ..LIFE }, 9), "a batch of another life does not");
+    let later = Life { segment: 4, ..LIFE };
+    assert!(!other_life.resembles(later, 10), "a batch of an earlier life does not");
 }
 
 #[test]
 fn a_segment_header_has_the_documented_bytes() {
     let block = HEADER.encode();
     let golden = [
-        "6473747365676d74010000001700000003000000000000000000010000000000",
+        "6473747365676d74020000001700000003000000000000000000010000000000",
         "0900000000000000010000000000000008000000000000000000000000000000",
         "0500000000000000060000000000000001000000000000000200000000000000",
         "0000000000000000000000000000000005000000000000002800000000000000",
     ];
     assert_eq!(hex(&block[..128]), golden.concat());
-    assert!(block[128..BLOCK_BYTES - 4].iter().all(|&byte| byte == 0));
-    assert_eq!(hex(&block[BLOCK_BYTES - 4..]), "e6e46f67");
+    let (first, next) = ("000102030405060708090a0b0c0d0e0f", "1f000000000000000000000000000000");
+    assert_eq!(hex(&block[128..160]), [first, next].concat());
+    assert!(block[160..BLOCK_BYTES - 24].iter().all(|&byte| byte == 0));
+    assert_eq!(hex(&block[BLOCK_BYTES - 24..BLOCK_BYTES - 4]), [first, "00000000"].concat());
+    assert_eq!(hex(&block[BLOCK_BYTES - 4..]), "ff99b337");
     assert_eq!(SegmentHeader::decode(&block, 3), Begun::Yes(HEADER));
 }
 

@@ -54,9 +54,9 @@ fn a_start_finds_what_the_checkpoint_had() {
 
 /// A change of these bytes needs a new version: `docs/format.md`, "snapshot.dat".
 #[test]
-fn the_file_written_today_is_that_of_version_1() {
+fn the_file_written_today_is_that_of_version_2() {
     let (disk, _) = written();
-    assert_eq!(to_text(&disk.read_file(&path()).unwrap()), SNAPSHOT_V1);
+    assert_eq!(to_text(&disk.read_file(&path()).unwrap()), SNAPSHOT_V2);
 }
 
 /// Its size, then offset and bytes of every line that is not all zeros.
@@ -71,7 +71,7 @@ fn to_text(bytes: &[u8]) -> String {
     text
 }
 
-const SNAPSHOT_V1: &str = include_str!("../../compat/v1/snapshot.dat.hex");
+const SNAPSHOT_V2: &str = include_str!("../../compat/v2/snapshot.dat.hex");
 
 #[test]
 fn every_damaged_bit_and_every_cut_is_noticed() {
@@ -202,7 +202,7 @@ fn a_file_is_shown_as_text() {
     let mut text = String::new();
     inspect(&disk, &path(), &mut text).unwrap();
     for line in [
-        "snapshot file, version 1",
+        "snapshot file, version 2",
         "checkpoint 2-6",
         "key \"key\": index 3, 5 bytes",
         "key \"gone\": index 6, deleted",

@@ -1,4 +1,4 @@
-//! Files that version 1 wrote are opened by every later version; `storage/compat/v1` holds them as
+//! Files that version 2 wrote are opened by every later version; `storage/compat/v2` holds them as
 //! text: the size, then offset and bytes of every line of 16 that is not all zeros.
 
 use std::fmt::Write;
@@ -15,8 +15,8 @@ use crate::script::{CLUSTER, Effect, Entry, apply, content, create, directory, l
 
 const LINE_BYTES: usize = 16;
 
-const SLOTS_V1: &str = include_str!("../../compat/v1/slots.dat.hex");
-const DOUBLE_V1: &str = include_str!("../../compat/v1/double.dat.hex");
+const SLOTS_V2: &str = include_str!("../../compat/v2/slots.dat.hex");
+const DOUBLE_V2: &str = include_str!("../../compat/v2/double.dat.hex");
 
 fn to_text(bytes: &[u8]) -> String {
     let mut text = format!("{}\n", bytes.len());
@@ -49,7 +49,7 @@ fn path(name: &str) -> PathBuf {
     directory().join(name)
 }
 
-/// What version 1 left when its power failed between double write and write in place: slot 3 lies
+/// What version 2 left when its power failed between double write and write in place: slot 3 lies
 /// across two pages.
 fn written_today() -> SimDisk {
     let disk = SimDisk::new(1);
@@ -81,19 +81,19 @@ fn checkpoint(slots: &Slots, index: u64) {
 }
 
 #[test]
-fn the_bytes_written_today_are_those_of_version_1() {
+fn the_bytes_written_today_are_those_of_version_2() {
     let disk = written_today();
     let slots = to_text(&disk.read_file(&path(SLOTS_FILE)).unwrap());
     let double = to_text(&disk.read_file(&path(DOUBLE_FILE)).unwrap());
-    assert!(slots == SLOTS_V1, "slots.dat:\n{slots}");
-    assert!(double == DOUBLE_V1, "double.dat:\n{double}");
+    assert!(slots == SLOTS_V2, "slots.dat:\n{slots}");
+    assert!(double == DOUBLE_V2, "double.dat:\n{double}");
 }
 
 #[test]
-fn files_of_version_1_are_opened() {
+fn files_of_version_2_are_opened() {
     let disk = SimDisk::new(1);
-    disk.write_file(&path(SLOTS_FILE), &from_text(SLOTS_V1));
-    disk.write_file(&path(DOUBLE_FILE), &from_text(DOUBLE_V1));
+    disk.write_file(&path(SLOTS_FILE), &from_text(SLOTS_V2));
+    disk.write_file(&path(DOUBLE_FILE), &from_text(DOUBLE_V2));
     let (slots, opening) = Slots::open(&disk, directory(), Options::new(1 << 20)).unwrap();
     assert_eq!(opening.superblock_repaired, None);
     assert_eq!(opening.double, DoubleFound::Complete { pages: 2, restored: 2 });
