@@ -11,7 +11,7 @@ use pprof::protos::{Message, Profile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{PATIENCE, Place};
+use crate::harness::{PATIENCE, Place, SAMPLED_TICKS, cpu_ticks};
 
 fn client() -> Command {
     Command::new(env!("CARGO_BIN_EXE_client"))
@@ -112,18 +112,6 @@ fn end_of(child: &mut Child) -> Option<i32> {
     wait_for(|| child.try_wait().unwrap()).code()
 }
 
-/// After so much time on a processor a profile has samples, whatever else runs on the machine. A tick
-/// is 10 ms, as is the time between two samples.
-const SAMPLED_TICKS: u64 = 10;
-
-/// The time that a process has spent on processors.
-fn cpu_ticks(child: &Child) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    // Of the user and of the system: fields 14 and 15 of proc(5), and `fields` begins with the third.
-    fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
-}
-
 #[test]
 fn signals_write_the_profiles_of_a_client_and_end_it() {
     let place = Place::new();
@@ -142,8 +130,8 @@ fn signals_write_the_profiles_of_a_client_and_end_it() {
             .unwrap();
         let latencies = folder.join("2c-latency.out");
         wait_for(|| std::fs::metadata(&latencies).ok().filter(|file| file.len() > 0));
-        let before = cpu_ticks(&child); // some of it before the profile began
-        wait_for(|| (cpu_ticks(&child) >= before + SAMPLED_TICKS).then_some(()));
+        let before = cpu_ticks(child.id()); // some of it before the profile began
+        wait_for(|| (cpu_ticks(child.id()) >= before + SAMPLED_TICKS).then_some(()));
         assert!(!folder.join("cpu.pb").exists() && !folder.join("heap.pb").exists());
         kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(end_of(&mut child), Some(exit_code));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pprof::protos::{Message, Profile};
 
-use crate::harness::{Node, PATIENCE, Place, names, program};
+use crate::harness::{Node, PATIENCE, Place, SAMPLED_TICKS, cpu_ticks, names, program};
 
 /// A CPU profile as another program reads it: every sample leads to locations that are there.
 #[track_caller]
@@ -61,8 +61,13 @@ fn a_signal_begins_a_cpu_profile_and_the_next_one_writes_it() {
         node.send("USR1");
         wait_for(&begun);
         assert!(!path.exists());
-        let load = ["bench", "-yes", "-requests", "3000", "-warm-up", "0s", "-keys", "4096"];
-        place.asked(&[&load[..], &["-value-bytes", "64"]].concat());
+        let before = cpu_ticks(node.pid());
+        let deadline = Instant::now() + PATIENCE;
+        while cpu_ticks(node.pid()) < before + SAMPLED_TICKS {
+            assert!(Instant::now() < deadline, "it spends no time on a processor");
+            let load = ["bench", "-yes", "-requests", "3000", "-warm-up", "0s", "-keys", "4096"];
+            place.asked(&[&load[..], &["-value-bytes", "64"]].concat());
+        }
         node.send("USR1");
         wait_for(&path);
         assert!(!cpu_profile(&path).sample.is_empty(), "a busy node has samples");
