@@ -407,3 +407,30 @@ fn a_power_loss_during_recovery_changes_nothing() {
     }
     assert!(cuts > 50, "only {cuts} recoveries were cut off");
 }
+
+/// The process is killed, which loses nothing; the next one reads what only the system had, goes on,
+/// and then the power goes.
+#[test]
+fn what_a_start_found_after_a_kill_looks_damaged_after_no_power_loss() {
+    for steps in 1..STEPS {
+        for more in [0, 1, 5] {
+            let disk = prepared();
+            let mut history = History::default();
+            run_steps(&disk, Applying::Unsynced, &mut history, steps).unwrap();
+            let wal = open_wal(&disk, SyncMode::OnRequest).unwrap();
+            let last = history.commands.len() as u64;
+            assert_eq!(wal.state().last, Some(log_id(last)), "a kill loses nothing");
+            let mut numbers = Numbers(steps);
+            for index in last + 1..=last + more {
+                let command = numbers.command();
+                wal.append([entry(index, command.bytes().clone())]).unwrap();
+                sync(&wal).unwrap();
+                history.commands.push(command);
+            }
+            let seed = steps;
+            for mode in [CrashMode::Lost, CrashMode::Torn { seed }, CrashMode::Reordered { seed }] {
+                check(&disk.crash(mode), Applying::Unsynced, &history).unwrap();
+            }
+        }
+    }
+}
