@@ -33,6 +33,9 @@ pub(crate) enum Protocol {
 /// Empty lines before them are no part of any protocol here and are to be dropped before.
 pub(crate) fn detect(first: &[u8]) -> Option<Protocol> {
     let (head, rest) = first.split_first()?;
+    if head.is_ascii_alphanumeric() && *rest.first()? == 0 {
+        return Some(Protocol::Garbage); // a member's hello, whose length happens to be a letter
+    }
     match head {
         0x08 | 0x12 | 0x18 | 0x22 => Some(Protocol::Protobuf),
         0x16 => match rest.first()? {
@@ -137,6 +140,8 @@ mod tests {
             (b"1234567", Protocol::Garbage),
             (b"12 ", Protocol::Garbage),
             (b"\xff\xfe", Protocol::Garbage),
+            (b"B\0\0\0\xe4\xf2O2\x01\0\0\0DSKP", Protocol::Garbage),
+            (b"7\0\0\0", Protocol::Garbage),
         ];
         for (first, expected) in cases {
             assert_eq!(detect(first), Some(*expected), "{}", first.escape_ascii());
