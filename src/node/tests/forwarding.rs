@@ -33,9 +33,9 @@ impl Running {
     async fn start(id: u64) -> Running {
         let disk = disk(id);
         let slots = create_slots(&disk, Geometry::new(64, 32).unwrap());
-        let (consensus, requests) = start_member(id, &disk, slots).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let raft_address = listener.local_addr().unwrap().to_string();
+        let (consensus, requests) = start_member(id, raft_address.clone(), &disk, slots).await;
         let serving = consensus.serve(listener, Zone::Peers);
         let record = Member { name: format!("node{id}"), raft_address, ..Member::default() };
         Running { id, consensus, requests, record, serving }
@@ -47,8 +47,11 @@ impl Running {
         leader.consensus.found(leader.record.clone()).await.unwrap();
         leader.consensus.allow_elections().await;
         leader.until("it leads and has applied its first entry", Consensus::holds_lease).await;
-        leader.consensus.set_member(other.id, other.record.clone()).await.unwrap();
-        leader.consensus.set_voters(BTreeSet::from([1, 2])).await.unwrap();
+        let change = async {
+            leader.consensus.set_member(other.id, other.record.clone()).await.unwrap();
+            leader.consensus.set_voters(BTreeSet::from([1, 2])).await.unwrap();
+        };
+        tokio::time::timeout(BOUND, change).await.expect("the other one is never a voter");
         other.until("it knows the leader", |other| other.view().leader == Some(1)).await;
         (leader, other)
     }

@@ -45,12 +45,13 @@ fn create_slots(disk: &SimDisk, geometry: Geometry) -> Slots {
 
 /// Member 1 over these slots and a log.
 async fn start(disk: &SimDisk, slots: Slots) -> Arc<Consensus> {
-    start_member(1, disk, slots).await.0
+    start_member(1, String::new(), disk, slots).await.0
 }
 
-/// A member over these slots and a log, and what others ask of it.
+/// A member over these slots and a log that listens at an address, and what others ask of it.
 async fn start_member(
     member_id: u64,
+    address: String,
     disk: &SimDisk,
     slots: Slots,
 ) -> (Arc<Consensus>, mpsc::Receiver<Incoming>) {
@@ -62,7 +63,7 @@ async fn start_member(
     let setup = Setup {
         caller: Caller::new(
             Whoever { cluster_id: 0xc1, member_id, process: 1 },
-            String::new(),
+            address,
             Faults::new(),
         ),
         wal,
