@@ -271,6 +271,12 @@ pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinR
     if known.as_ref() == Some(&request.member) {
         return accepted(forwarder);
     }
+    if let Some(known) = known.as_ref().filter(|known| !is_same(known, &request.member)) {
+        let (id, name) = (request.member_id, &known.name);
+        return JoinReply::Refused(format!(
+            "member {id:016x} is {name}: its addresses may change, its name and what it is to be may not"
+        )); // I3
+    }
     if let Err(reply) = find(consensus.caller(), request, known.as_ref()).await {
         return reply; // I3
     }
@@ -294,6 +300,11 @@ pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinR
         }
     }
     set_member(forwarder, request).await
+}
+
+/// Whether two records are of one member, wherever it is to be found.
+fn is_same(known: &Member, asked: &Member) -> bool {
+    (&known.name, known.role) == (&asked.name, asked.role)
 }
 
 /// Whether the node of a request answers where it says, and nowhere else (I3).

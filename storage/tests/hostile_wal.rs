@@ -48,6 +48,15 @@ fn highest_id(disk: &SimDisk) -> u64 {
     names(disk).iter().filter_map(id).max().unwrap_or(0)
 }
 
+/// The segments that have a header, by their ids.
+fn begun(disk: &SimDisk) -> Vec<PathBuf> {
+    let begins = |path: &PathBuf| {
+        let is_segment = path.extension().is_some_and(|of| of == "segment");
+        is_segment && disk.read_file(path).unwrap().starts_with(b"dstsegmt")
+    };
+    disk.paths().into_iter().filter(begins).collect()
+}
+
 /// A block that is a whole batch of one entry, right in all that a client can know or guess.
 struct Forged {
     segment: u64,
@@ -105,11 +114,18 @@ fn with_block(disk: &SimDisk, path: &Path, place: usize, block: &[u8]) -> SimDis
     disk
 }
 
-/// The last index that a start finds; `None` if it refuses the log as damaged.
-fn last_index(disk: &SimDisk) -> Option<u64> {
+/// What a start finds.
+#[derive(Debug, PartialEq)]
+enum Found {
+    Last(u64),
+    Nothing,
+    Damage,
+}
+
+fn found(disk: &SimDisk) -> Found {
     match open(disk, &options(SyncMode::Always)) {
-        Ok(wal) => wal.state().last.map(|last| last.index),
-        Err(Error::CorruptLog { .. }) => None,
+        Ok(wal) => wal.state().last.map_or(Found::Nothing, |last| Found::Last(last.index)),
+        Err(Error::CorruptLog { .. }) => Found::Damage,
         Err(error) => unreachable!("{error}"),
     }
 }
@@ -129,15 +145,19 @@ fn bytes_that_a_client_chose_are_no_batch() {
             for claims in [0, 3, 4, 1 << 39] {
                 let forged = Forged { segment: 1, sequence: 4, index: 3, claims, nonce };
                 let disk = with_block(&disk, &path, place, &forged.block());
-                assert_eq!(last_index(&disk), Some(2), "block {place}, claims {claims}, {nonce:?}");
+                assert_eq!(
+                    found(&disk),
+                    Found::Last(2),
+                    "block {place}, claims {claims}, {nonce:?}"
+                );
             }
         }
     }
     // With the secret the same bytes are believed: nothing else keeps them out.
     let forged = Forged { segment: 1, sequence: 4, index: 3, claims: 3, nonce: secret };
-    assert_eq!(last_index(&with_block(&disk, &path, 4, &forged.block())), Some(3));
+    assert_eq!(found(&with_block(&disk, &path, 4, &forged.block())), Found::Last(3));
     let forged = Forged { claims: 1 << 39, ..forged };
-    assert_eq!(last_index(&with_block(&disk, &path, 5, &forged.block())), None);
+    assert_eq!(found(&with_block(&disk, &path, 5, &forged.block())), Found::Damage);
 }
 
 #[test]
@@ -146,10 +166,11 @@ fn bytes_that_a_client_chose_are_no_batch_of_a_segment_that_was_not_begun() {
     let next = PathBuf::from("/wal/0000000000000002.segment");
     assert!(disk.exists(&next).unwrap());
     for nonce in [[0; 16], [1; 16]] {
-        for place in 1..8 {
+        // Block 1 of a segment never begins with anything but the header of a batch of ours.
+        for place in 2..8 {
             let forged = Forged { segment: 2, sequence: 1 << 40, index: 3, claims: 1 << 39, nonce };
             let disk = with_block(&disk, &next, place, &forged.block());
-            assert_eq!(last_index(&disk), Some(2), "block {place}");
+            assert_eq!(found(&disk), Found::Last(2), "block {place}");
         }
     }
 }
@@ -164,15 +185,83 @@ fn a_lost_header_is_noticed_by_the_batches_behind_it() {
         wal.prepare().unwrap();
     }
     drop(wal);
-    assert_eq!(last_index(&disk.copy()), Some(11));
-    let second = disk.paths().into_iter().rfind(|path| {
-        let bytes = disk.read_file(path).unwrap();
-        bytes.starts_with(b"dstsegmt") && path.extension().is_some_and(|of| of == "segment")
-    });
+    assert_eq!(found(&disk.copy()), Found::Last(11));
+    let second = begun(&disk).pop();
     let second = second.unwrap();
     for lost in [[0; BLOCK], [0x5a; BLOCK]] {
-        assert_eq!(last_index(&with_block(&disk, &second, 0, &lost)), None);
+        assert_eq!(found(&with_block(&disk, &second, 0, &lost)), Found::Damage);
     }
+}
+
+#[test]
+fn a_lost_header_of_the_only_segment_is_noticed_by_the_batches_behind_it() {
+    let (disk, path) = three_batches();
+    for lost in [[0; BLOCK], [0x5a; BLOCK]] {
+        assert_eq!(found(&with_block(&disk, &path, 0, &lost)), Found::Damage);
+    }
+}
+
+/// The segment before names the nonce of the one that the log really went on in.
+#[test]
+fn a_header_lost_behind_a_segment_that_was_cut_is_noticed() {
+    let (disk, _) = three_batches();
+    let wal = open(&disk, &options(SyncMode::Always)).unwrap();
+    let mut index = 3;
+    while wal.position().0 < 7 {
+        wal.append([entry(index, "ordinary")]).unwrap();
+        write(&wal).unwrap();
+        wal.prepare().unwrap();
+        index += 1;
+    }
+    drop(wal);
+    // The header of the next segment became durable, its first batch did not.
+    let wal = open(&disk, &options(SyncMode::Always)).unwrap();
+    wal.append([entry(index, "torn")]).unwrap();
+    let begun_before = disk.paths();
+    write(&wal).unwrap();
+    drop(wal);
+    let torn = begun(&disk).pop().unwrap();
+    assert!(begun_before.contains(&torn), "it was prepared before");
+    let disk = with_block(&disk, &torn, 1, &[0x11; BLOCK]);
+    let wal = open(&disk, &options(SyncMode::Always)).unwrap();
+    for more in 0..3 {
+        wal.append([entry(index + more, "acknowledged")]).unwrap();
+        write(&wal).unwrap();
+    }
+    drop(wal);
+    assert_eq!(found(&disk.copy()), Found::Last(index + 2));
+    let fresh = begun(&disk).pop().unwrap();
+    // Header and first batch are lost: what is left is known by the segment before alone.
+    let lost = with_block(&disk, &fresh, 0, &[0; BLOCK]);
+    assert_eq!(found(&with_block(&lost, &fresh, 1, &[0; BLOCK])), Found::Damage);
+}
+
+/// Entries that were truncated while their batch was on its way keep its segment in the log.
+#[test]
+fn a_segment_whose_entries_were_truncated_on_their_way_is_not_reclaimed() {
+    let disk = SimDisk::new(3);
+    let wal = open(&disk, &options(SyncMode::Always)).unwrap();
+    for index in 0..7 {
+        wal.append([entry(index, "old")]).unwrap();
+        write(&wal).unwrap();
+        wal.prepare().unwrap();
+    }
+    wal.purge(LogId { term: TERM, index: 6 });
+    write(&wal).unwrap();
+    wal.prepare().unwrap();
+    wal.append([entry(7, &"on its way".repeat(1200))]).unwrap();
+    let first = wal.seal().unwrap();
+    wal.append([entry(8, &"closed".repeat(2500))]).unwrap();
+    wal.append([entry(9, &"closed".repeat(2500))]).unwrap();
+    wal.truncate_after(Some(LogId { term: TERM, index: 6 }));
+    wal.write(first).unwrap();
+    while begun(&disk).len() < 3 {
+        wal.prepare().unwrap();
+        wal.write(wal.seal().unwrap()).unwrap();
+    }
+    wal.reclaim().unwrap();
+    drop(wal);
+    open(&disk.copy(), &options(SyncMode::Always)).unwrap();
 }
 
 #[test]
@@ -221,14 +310,6 @@ fn ids_only_rise_and_dead_batches_stay_dead() {
             let is_whole = open(&image, &options(SyncMode::OnRequest)).is_ok();
             let image = image.crash(CrashMode::All);
             let before = highest_id(&image);
-            let begun = |disk: &SimDisk| {
-                let begins = |path: &PathBuf| {
-                    let bytes = disk.read_file(path).unwrap();
-                    bytes.starts_with(b"dstsegmt")
-                        && path.extension().is_some_and(|of| of == "segment")
-                };
-                disk.paths().into_iter().filter(begins).collect::<Vec<_>>()
-            };
             let begun_before = begun(&image);
             let wal = open(&image, &options(SyncMode::OnRequest)).unwrap();
             let last = wal.state().last.map_or(0, |last| last.index + 1);

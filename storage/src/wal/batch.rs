@@ -69,6 +69,11 @@ impl BatchHeader {
         self.magic == BATCH_MAGIC && self.segment == life.segment && self.nonce == life.nonce
     }
 
+    /// What it says of the nonce of this segment, if it is a batch of it.
+    pub(super) fn nonce_of(&self, segment: u64) -> Option<Nonce> {
+        (self.magic == BATCH_MAGIC && self.segment == segment).then_some(self.nonce)
+    }
+
     /// Whether this was batch `sequence` of this life before it was torn or damaged: one byte of
     /// what tells it may be wrong. An earlier life had another id and lower sequences.
     pub(super) fn resembles(&self, life: Life, sequence: u64) -> bool {
@@ -122,6 +127,8 @@ pub(super) struct OpenBatch {
     record_count: u32,
     /// It holds what must survive power loss whatever the mode.
     pub(super) must_sync: bool,
+    /// Index of the highest entry in it, truncated meanwhile or not.
+    highest: Option<u64>,
 }
 
 impl OpenBatch {
@@ -129,7 +136,7 @@ impl OpenBatch {
     pub(super) fn new(sequence: u64, mut buffer: AlignedBuffer) -> Self {
         buffer.clear();
         buffer.resize_zeroed(RECORDS_START);
-        OpenBatch { sequence, buffer, record_count: 0, must_sync: false }
+        OpenBatch { sequence, buffer, record_count: 0, must_sync: false, highest: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -145,6 +152,7 @@ impl OpenBatch {
     pub(super) fn push_entry(&mut self, entry: &record::Entry) -> u32 {
         let offset = self.buffer.len() - BLOCK_BYTES;
         record::encode_entry(&mut self.buffer, entry);
+        self.highest = self.highest.max(Some(entry.log_id.index));
         self.record_count += 1;
         u32::try_from(offset).expect("invariant: a batch is smaller than 4 GiB")
     }
@@ -158,7 +166,7 @@ impl OpenBatch {
     /// Ends the batch. `carried` is the state of the log at its end.
     pub(super) fn seal(self, carried: Carried) -> SealedBatch {
         let records_bytes = self.records_bytes();
-        let OpenBatch { sequence, mut buffer, record_count, must_sync } = self;
+        let OpenBatch { sequence, mut buffer, record_count, must_sync, highest } = self;
         buffer.pad_to_block();
         SealedBatch {
             sequence,
@@ -166,6 +174,7 @@ impl OpenBatch {
             carried,
             is_claim: false,
             must_sync,
+            highest,
             record_count,
             buffer,
         }
@@ -182,6 +191,8 @@ pub struct SealedBatch {
     pub(super) is_claim: bool,
     /// It is synced before it counts as durable, whatever the mode.
     pub(super) must_sync: bool,
+    /// Index of the highest entry in it, truncated meanwhile or not.
+    pub(super) highest: Option<u64>,
     record_count: u32,
     buffer: AlignedBuffer,
 }

@@ -197,6 +197,13 @@ impl Index {
         }
     }
 
+    /// Entries up to this index were written to the last segment, those too that were truncated
+    /// before they had a place (I4).
+    pub(super) fn note_highest(&mut self, highest: Option<u64>) {
+        let segment = self.segments.back_mut().expect("invariant: a batch is in a segment");
+        segment.highest = segment.highest.max(highest);
+    }
+
     /// The entries below this index have a place on the disk: they are durable.
     pub(super) fn located_until(&self) -> u64 {
         if self.unlocated.is_empty() { self.live().end } else { self.unlocated_first }

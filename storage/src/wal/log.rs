@@ -207,6 +207,7 @@ impl Log {
         assert_eq!(self.in_flight.take(), Some(batch.sequence), "the batch was sealed");
         let bytes = u32::try_from(batch.bytes()).expect("invariant: a batch is below 4 GiB");
         self.index.locate(batch.sequence, offset, offset + bytes);
+        self.index.note_highest(batch.highest);
         self.unsynced_bytes -= batch.records_bytes;
         self.is_unclaimed = !batch.is_claim;
         while let Some((_, index)) = self.purges.pop_front_if(|(of, _)| *of <= batch.sequence) {

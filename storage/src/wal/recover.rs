@@ -164,7 +164,7 @@ pub(super) fn recover(
         last: replay.last,
         unused: unused_of(&found, &replay.index).into_iter().chain(spares).collect(),
         next_id: highest_id + 1,
-        next_nonce: chain.last().map(|(_, header)| header.next_nonce),
+        next_nonce: next_nonce_of(&chain, replay.last.segment),
         index: replay.index,
         report: replay.report,
     };
@@ -221,9 +221,12 @@ fn spares_in(disk: &dyn Disk, directory: &Path) -> Result<Vec<Spare>> {
 fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {
     let file = disk.open(path, WriteMode::ReadOnly)?;
     let bytes = file.len()?;
-    let mut block = [0; BLOCK_BYTES];
+    let (mut block, mut first_batch) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
     if bytes >= BLOCK_BYTES as u64 {
         file.read_at(&mut block, 0)?;
+    }
+    if bytes >= 2 * BLOCK_BYTES as u64 {
+        file.read_at(&mut first_batch, SEGMENT_HEADER_BYTES as u64)?;
     }
     let begun = SegmentHeader::decode(&block, id);
     if let Begun::Unknown(version) = begun {
@@ -236,7 +239,9 @@ fn inspect(disk: &dyn Disk, path: &Path, id: u64) -> Result<Found> {
     let lives = match begun {
         Begun::Yes(header) => vec![header.life()],
         Begun::No | Begun::Damaged | Begun::Unknown(_) => {
-            nonces_in(&block).map(|nonce| Life { segment: id, nonce }).collect()
+            // The first batch always begins there, so no client chose the bytes of its header.
+            let first = BatchHeader::decode(&first_batch).and_then(|header| header.nonce_of(id));
+            nonces_in(&block).chain(first).map(|nonce| Life { segment: id, nonce }).collect()
         }
     };
     Ok(Found { id, file, bytes, begun, lives })
@@ -415,6 +420,13 @@ impl Replay {
             index: self.index.next().unwrap_or(0),
         }
     }
+}
+
+/// What the segment that the log goes on behind says of the next one: not what a segment says of
+/// which no batch became valid, for that goes out of the log.
+fn next_nonce_of(chain: &[(&Found, SegmentHeader)], last_segment: u64) -> Option<Nonce> {
+    let header = chain.iter().map(|(_, header)| header).find(|header| header.id == last_segment);
+    header.map(|header| header.next_nonce)
 }
 
 fn tell(follow: Follow<'_, '_>, seen: impl FnOnce() -> Seen) {
