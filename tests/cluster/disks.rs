@@ -6,7 +6,9 @@ use std::process::Command;
 use diskstore_storage::slots::{DATA_OFFSET, DOUBLE_FILE, Geometry, SLOTS_FILE};
 
 use crate::load::{Filler, History, Load};
-use crate::logs::{BLOCK_BYTES, batches, overwrite};
+use crate::logs::{
+    BLOCK_BYTES, Batch, HEADER_BYTES, NONCE_BYTES, NONCE_OFFSET, batches, overwrite,
+};
 use crate::nodes::{Cluster, Node, wait_for, wait_until};
 use crate::resp::{Failure, Value};
 use crate::skipped::note_skipped;
@@ -136,7 +138,7 @@ fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
 fn a_node_whose_data_file_is_cut_stops_and_names_file_offset_and_slot() {
     const SLOT: u64 = 4_000;
     let mut cluster = Cluster::empty();
-    let node = cluster.add("node0", &["-slots", "4096", "-value-size", "1008"]);
+    let node = cluster.add("node0", &["-slots", "4096", "-value-size", "1000"]);
     node.start();
     node.asked(&["SET", &SLOT.to_string(), "gone"]);
     node.asked(&["SET", "7", "kept"]);
@@ -179,7 +181,7 @@ fn what_lies_behind_the_end_of_a_log_is_no_part_of_it() {
                 bytes[last.offset..last.offset + last.bytes].to_vec()
             }
             // The next batch, half of it written.
-            _ => torn_batch(last.segment, last.sequence + 1),
+            _ => torn_batch(last),
         };
         overwrite(&last.path, last.offset + last.bytes, &behind);
     }
@@ -202,15 +204,17 @@ fn what_lies_behind_the_end_of_a_log_is_no_part_of_it() {
     history.check(&cluster);
 }
 
-/// A header that says more than follows it.
-fn torn_batch(segment: u64, sequence: u64) -> Vec<u8> {
+/// The header of the batch behind this one, which says more than follows it.
+fn torn_batch(last: &Batch) -> Vec<u8> {
     let mut batch = b"dstbatch".to_vec();
-    for field in [segment, sequence, sequence - 1] {
+    for field in [last.segment, last.sequence + 1, last.sequence] {
         batch.extend(field.to_le_bytes());
     }
     for field in [6_000_u32, 10, 0xdead_beef, 0] {
         batch.extend(field.to_le_bytes());
     }
+    let segment = std::fs::read(&last.path).unwrap();
+    batch.extend_from_slice(&segment[last.offset + NONCE_OFFSET..][..NONCE_BYTES]);
     batch.resize(BLOCK_BYTES, 0x11);
     batch
 }
@@ -226,7 +230,7 @@ fn a_node_whose_acknowledged_log_was_damaged_refuses_to_start_and_says_where() {
     let batches = batches(&cluster.nodes[follower].directory);
     let damaged =
         &batches[batches.len() / 2..].iter().find(|batch| batch.records_bytes > 0).unwrap();
-    let at = damaged.offset + 48 + damaged.records_bytes / 2;
+    let at = damaged.offset + HEADER_BYTES + damaged.records_bytes / 2;
     let byte = std::fs::read(&damaged.path).unwrap()[at];
     overwrite(&damaged.path, at, &[byte ^ 0x10]);
     for _ in 0..2 {

@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 
 pub(crate) const BLOCK_BYTES: usize = 4096;
+/// A batch's header, and the nonce in it.
+pub(crate) const HEADER_BYTES: usize = 64;
+pub(crate) const NONCE_OFFSET: usize = 48;
+pub(crate) const NONCE_BYTES: usize = 16;
 const MAGIC: &[u8] = b"dstbatch";
 
 /// A batch in a segment's file.
@@ -41,7 +45,7 @@ pub(crate) fn batches(directory: &Path) -> Vec<Batch> {
                 break;
             }
             let records_bytes = usize::try_from(field(32, 4)).unwrap();
-            let bytes = (48 + records_bytes).next_multiple_of(BLOCK_BYTES);
+            let bytes = (HEADER_BYTES + records_bytes).next_multiple_of(BLOCK_BYTES);
             let (path, offset) = (path.clone(), at);
             found.push(Batch { path, offset, bytes, segment, sequence, records_bytes });
             at += bytes;
