@@ -179,14 +179,15 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         std::fs::create_dir_all(folder)
             .map_err(|error| failed(format!("-logfolder {}: {error}", folder.display())))?;
     }
+    let lowered = rustix::process::nice(NICENESS); // I3: what is said has threads too
     if let Some(first) = configs.first() {
         program::start_logging(first.log_level);
     }
+    if let Err(error) = lowered {
+        tracing::warn!(%error, "the priority stays as it is");
+    }
     for words in configs.iter().filter_map(loss_of_records) {
         tracing::warn!("{words}");
-    }
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(%error, "the priority stays as it is"); // I3
     }
     program::prepare_descriptors(configs.len()).map_err(failed)?;
     let runtime = program::runtime().map_err(failed)?;
