@@ -25,7 +25,7 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// Slots that take a page each.
 fn pages(count: u64) -> Geometry {
-    Geometry::new(count, 4080).unwrap()
+    Geometry::new(count, 4072).unwrap()
 }
 
 /// Memory for so many pages, and rounds of so many.
