@@ -149,16 +149,13 @@ impl Node {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (sender, lines) = channel();
-        let reader = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in reader.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        let lines = lines_of(child.stdout.take().unwrap());
         Node { child, lines, printed: Vec::new() }
+    }
+
+    /// The lines on stderr, as they come; nobody else hears them then.
+    pub(crate) fn words(&mut self) -> Receiver<String> {
+        lines_of(self.child.stderr.take().unwrap())
     }
 
     /// Waits for a line on stdout that begins so.
@@ -168,9 +165,10 @@ impl Node {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(line) = self.lines.recv_timeout(left) else {
-                let mut words = String::new();
                 self.child.kill().unwrap();
-                self.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+                let mut words = String::new();
+                let heard_here = self.child.stderr.take();
+                heard_here.map(|mut stream| stream.read_to_string(&mut words).unwrap());
                 panic!("no line `{beginning}` in {:?}; stderr: {words}", self.printed);
             };
             self.printed.push(line.clone());
@@ -232,9 +230,24 @@ impl Drop for Node {
     }
 }
 
-/// After so much more time on processors a CPU profile has samples, whatever else the machine does: a
-/// tick is 10 ms, as is the time between two samples.
-pub(crate) const SAMPLED_TICKS: u64 = 20;
+/// After so much more time on processors a running CPU profile has samples, whatever else the machine
+/// does: a tick is 10 ms, as is the time between two samples, and about half of them are kept: none that
+/// interrupts libc or a system call. Count from when the profile runs: to begin one takes 20 ticks.
+pub(crate) const SAMPLED_TICKS: u64 = 40;
+
+/// The lines of a stream, as they come.
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    let reader = BufReader::new(stream);
+    std::thread::spawn(move || {
+        for line in reader.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
 
 /// The time that a process has spent on processors.
 #[track_caller]

@@ -2,7 +2,8 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use pprof::protos::{Message, Profile};
 
@@ -20,12 +21,16 @@ fn cpu_profile(path: &Path) -> Profile {
     profile
 }
 
+/// Waits until a program says something on stderr.
 #[track_caller]
-fn wait_for(path: &Path) {
+fn wait_for(words: &Receiver<String>, wanted: &str) {
     let deadline = Instant::now() + PATIENCE;
-    while !path.exists() {
-        assert!(Instant::now() < deadline, "{} does not appear", path.display());
-        std::thread::sleep(Duration::from_millis(5));
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let said = words.recv_timeout(left);
+        if said.unwrap_or_else(|_| panic!("it does not say `{wanted}`")).contains(wanted) {
+            return;
+        }
     }
 }
 
@@ -53,14 +58,16 @@ fn a_signal_begins_a_cpu_profile_and_the_next_one_writes_it() {
     let mut node =
         Node::spawn(program().args(place.arguments(&[])).current_dir(place.directory.path()));
     node.wait_for("next: ");
+    let words = node.words();
     let own = folder.join(format!("diskstore-{}-cpu.pb", node.pid()));
     for (path, begun) in [
         (own.clone(), own.with_extension("pb.tmp")),
         (own.with_extension("pb.2"), own.with_extension("pb.2.tmp")),
     ] {
         node.send("USR1");
-        wait_for(&begun);
-        assert!(!path.exists());
+        // Its file is there before it: what the program does until it says so is not sampled.
+        wait_for(&words, "CPU profile begun");
+        assert!(begun.exists() && !path.exists());
         let before = cpu_ticks(node.pid());
         let deadline = Instant::now() + PATIENCE;
         while cpu_ticks(node.pid()) < before + SAMPLED_TICKS {
@@ -69,13 +76,14 @@ fn a_signal_begins_a_cpu_profile_and_the_next_one_writes_it() {
             place.asked(&[&load[..], &["-value-bytes", "64"]].concat());
         }
         node.send("USR1");
-        wait_for(&path);
+        wait_for(&words, "CPU profile written");
         assert!(!cpu_profile(&path).sample.is_empty(), "a busy node has samples");
         assert!(!begun.exists());
     }
     // One that runs when the node is asked to stop is written too.
     node.send("USR1");
-    wait_for(&own.with_extension("pb.3.tmp"));
+    wait_for(&words, "CPU profile begun");
+    assert!(own.with_extension("pb.3.tmp").exists());
     node.stop();
     cpu_profile(&own.with_extension("pb.3"));
 }

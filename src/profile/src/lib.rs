@@ -178,7 +178,8 @@ impl RunningCpu {
         let pending = Pending::create("cpuprofile", path)?;
         let guard = pprof::ProfilerGuardBuilder::default()
             .frequency(CPU_SAMPLES_PER_SECOND)
-            // Interrupted inside these, the walk up the stack could dead-lock.
+            // Interrupted inside these, the walk up the stack could dead-lock. System calls of libc
+            // and copies of bytes are there too: what they cost is in no sample.
             .blocklist(&["libc", "libgcc", "pthread", "vdso"])
             .build()
             .map_err(|source| ProfileError::Cpu { source })?;
