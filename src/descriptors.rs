@@ -21,10 +21,10 @@ const MEMBER_COUNT_MAX: usize = 1024;
 const JOINER_COUNT_MAX: usize = 64;
 /// Most connections that have not said yet what they are.
 const HANDSHAKE_COUNT_MAX: usize = 256;
-/// Most hellos that are looked into at a time.
+/// Most hellos at a time that no address of the log confirms, and that are looked into elsewhere.
 const CHECK_COUNT_MAX: usize = 64;
-/// Connections that one of them takes at most: it is asked for at so many addresses.
-const CHECK_CONNECTION_COUNT: usize = 3;
+/// Connections that one of them takes at most: it is asked for at so many addresses at a time.
+pub const CHECK_CONNECTION_COUNT: usize = 3;
 /// Most connections that came beyond the clients' share, on their way out or of an administrator.
 const LATE_COUNT_MAX: usize = 32;
 /// Most files of the node's own: segments of 64 MiB each, and some.
@@ -52,9 +52,10 @@ pub struct Shares {
     pub members: usize,
     /// Connections of joiners.
     pub joiners: usize,
-    /// Connections that have not said yet what they are.
+    /// Connections that have not said yet what they are. For each of them one more may be open, by
+    /// which its member is asked back at the address of the log.
     pub handshakes: usize,
-    /// Hellos whose members are asked back.
+    /// Hellos whose members are asked back elsewhere.
     pub checks: usize,
     /// The node's files, and the other connections that it opens.
     pub own: usize,
@@ -79,10 +80,10 @@ impl Shares {
         let own = (limit / 8).clamp(OWN_COUNT_MIN, OWN_COUNT_MAX);
         let members = (limit / 8).min(MEMBER_COUNT_MAX);
         let joiners = (limit / 32).min(JOINER_COUNT_MAX);
-        let handshakes = (limit / 16).min(HANDSHAKE_COUNT_MAX);
+        let handshakes = (limit / 32).min(HANDSHAKE_COUNT_MAX);
         let checks = (limit / 64).min(CHECK_COUNT_MAX);
         let late = (limit / 16).min(LATE_COUNT_MAX);
-        let asked = checks * CHECK_CONNECTION_COUNT;
+        let asked = handshakes + checks * CHECK_CONNECTION_COUNT;
         let reserve = own + members + joiners + handshakes + asked + late + TRANSFER_COUNT;
         let clients = limit.saturating_sub(reserve).min(CLIENT_COUNT_MAX);
         Shares { clients, late, members, joiners, handshakes, checks, own }
@@ -126,7 +127,7 @@ mod tests {
         for limit in limits {
             let shares = Shares::of(limit);
             let Shares { clients, late, members, joiners, handshakes, checks, own } = shares;
-            let asked = checks * CHECK_CONNECTION_COUNT;
+            let asked = handshakes + checks * CHECK_CONNECTION_COUNT;
             let taken =
                 clients + late + members + joiners + handshakes + asked + own + TRANSFER_COUNT;
             assert!(taken <= limit, "{limit}: {shares:?}");

@@ -24,6 +24,7 @@
 //!   appended meanwhile. One that fills its frame is followed at once: there is more to catch up on.
 //! - I5: a member that is far behind catches up twice as fast as the log grows, and as fast as it can
 //!   while nothing is committed: because nobody writes, or because it is the one that is waited for.
+//! - I6: nothing more is sent to an address at which the member is no more to be found.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,9 +41,10 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::connection::{Connection, FrameReader, FrameWriter, bad_frame};
+use super::connection::{Dialled, FrameReader, FrameWriter, bad_frame};
 use super::network::{Acknowledged, RpcError, unreachable_error};
 use super::pace::Pace;
+use super::route::Route;
 use super::types::{LogId, TypeConfig, Vote};
 use super::wire::{AppendReply, Kind, put_append, read_append_reply};
 use super::{APPEND_ENTRIES_MAX, log_store::READ_BYTES_MAX};
@@ -65,13 +67,15 @@ pub(super) type Append = AppendEntriesRequest<TypeConfig>;
 pub(super) type AppendResult =
     Result<Result<Option<LogId>, StreamAppendError<TypeConfig>>, RpcError>;
 /// An append connection between two streams.
-pub(super) type Idle = Arc<Mutex<Option<Connection>>>;
+pub(super) type Idle = Arc<Mutex<Option<Dialled>>>;
 
 /// Whom a stream goes to, and under which vote.
 #[derive(Debug)]
 pub(super) struct Target {
     /// Where the connection goes when every frame was answered.
     pub(super) idle: Idle,
+    /// The way to the member.
+    pub(super) route: Arc<Route>,
     /// What the member is known to hold.
     pub(super) acknowledged: Arc<Acknowledged>,
     /// Its id.
@@ -92,7 +96,7 @@ impl Target {
 
 /// The answers to `first` and to what `input` holds, which is sent as the answers are waited for.
 pub(super) fn answers<'a, S>(
-    (reader, writer): Connection,
+    dialled: Dialled,
     target: Target,
     first: Append,
     input: S,
@@ -100,13 +104,15 @@ pub(super) fn answers<'a, S>(
 where
     S: Stream<Item = Append> + Send + Unpin + 'a,
 {
-    let mut appends = Appends::new((reader, writer), target, input);
+    let mut appends = Appends::new(dialled, target, input);
     appends.send(first);
     futures_util::stream::unfold(Some(appends), next_answer).boxed()
 }
 
 /// One append stream: requests as openraft produces them, answers as they come.
 struct Appends<S> {
+    /// Where the connection leads.
+    address: String,
     reader: FrameReader,
     writer: FrameWriter,
     /// `None` once openraft has no more requests.
@@ -151,7 +157,7 @@ where
         Ok(Some(Err(refusal))) => Some((Ok(Err(refusal)), None)),
         Ok(None) => {
             // Every frame was answered: the connection can serve the next stream.
-            *appends.target.idle.lock() = Some((appends.reader, appends.writer));
+            *appends.target.idle.lock() = Some((appends.address, (appends.reader, appends.writer)));
             None
         }
         Err(error) => {
@@ -165,8 +171,9 @@ where
 }
 
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
-    fn new((reader, writer): Connection, target: Target, input: S) -> Self {
+    fn new((address, (reader, writer)): Dialled, target: Target, input: S) -> Self {
         Appends {
+            address,
             reader,
             writer,
             input: Some(input),
@@ -183,6 +190,9 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     async fn next(&mut self) -> io::Result<Option<AppendReply>> {
         while self.input.is_some() || !self.on_way.is_empty() || self.held.is_some() {
             match self.event().await {
+                Event::Taken(Some(_)) if !self.target.route.leads_to(&self.address) => {
+                    return Err(io::ErrorKind::ConnectionAborted.into()); // I6
+                }
                 Event::Taken(Some(request)) => self.take(request),
                 Event::Taken(None) => {
                     self.input = None;
@@ -314,7 +324,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
 
-    use super::super::connection::split;
+    use super::super::connection::{Connection, split};
     use super::super::types::{Entry, log_id_from};
     use super::super::wire::{put_append_reply, read_append};
     use super::*;
@@ -371,6 +381,7 @@ mod tests {
         });
         let vote = first.vote;
         let target = Target { idle: idle.clone(), gather, ..target(vote) };
+        let own = (String::new(), own);
         Pair { answers: answers(own, target, first, input), requests, taken, idle, member }
     }
 
@@ -378,7 +389,8 @@ mod tests {
         let (idle, acknowledged) = (Idle::default(), Arc::default());
         let (disk, options) = (Arc::new(SimDisk::new(1)), WalOptions::default());
         let wal = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap().0;
-        Target { idle, acknowledged, member: 2, vote, gather: None, wal: Arc::new(wal) }
+        let route = Arc::new(Route::to_address(String::new()));
+        Target { idle, route, acknowledged, member: 2, vote, gather: None, wal: Arc::new(wal) }
     }
 
     impl Pair {
@@ -403,6 +415,19 @@ mod tests {
         async fn answered(&mut self) -> Option<LogId> {
             self.answers.next().await.unwrap().unwrap().unwrap()
         }
+    }
+
+    /// I6.
+    #[tokio::test]
+    async fn a_stream_to_where_the_member_is_no_more_ends_with_its_next_request() {
+        let ((own, mut member), first) = (connect().await, request(9, 10));
+        let target = target(first.vote);
+        let requests = futures_util::stream::iter([request(10, 11)]);
+        let mut answers = answers(("left".into(), own), target, first, requests);
+        assert!(answers.next().await.unwrap().is_err());
+        drop(answers);
+        member.0.expect(Kind::Append).await.unwrap();
+        assert!(member.0.next().await.unwrap().is_none(), "nothing more was sent");
     }
 
     #[tokio::test]
@@ -581,7 +606,8 @@ mod tests {
             wal.save_committed(StoredLogId { term: 1, index: last.get() });
         };
         write();
-        let mut appends = Appends::new(connection, target, futures_util::stream::pending());
+        let mut appends =
+            Appends::new((String::new(), connection), target, futures_util::stream::pending());
         appends.send(Append { prev_log_id: None, ..request(0, 0) });
         assert_eq!(appends.catch_up(1, FRAME), None, "nobody writes");
         write();
@@ -634,7 +660,8 @@ mod tests {
         let (connection, _member) = connect().await;
         let first = large_request(SOCKET_MIB_MAX, 1 << 20);
         let target = target(first.vote);
-        let mut appends = Appends::new(connection, target, futures_util::stream::pending());
+        let mut appends =
+            Appends::new((String::new(), connection), target, futures_util::stream::pending());
         appends.send(first);
         let before = appends.progress;
         assert!(appends.next().now_or_never().is_none());

@@ -6,7 +6,8 @@
 //!
 //! - I1: every connection has a random token of its own. It is confirmed while the handshake lasts,
 //!   and only to the member that the hello was meant for: another one cannot pass it on.
-//! - I2: a process that is told that it is a copy of a running member stops.
+//! - I2: a process that is told that it is a copy of a running member stops, if the member that it
+//!   means says so, at the address that its log has: anybody may listen elsewhere.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::connection::{Connection, HelloRefused, dial, in_time, shake_hands};
+use super::connection::{Dialled, HelloRefused, dial, in_time, shake_hands};
 use super::route::Route;
 use super::wire::{Greeting, Hello, Purpose, Welcome, Whoever};
 use crate::fault::Faults;
@@ -75,7 +76,7 @@ impl Caller {
         route: &Route,
         purpose: Purpose,
         acknowledged: Option<(StoredVote, StoredLogId)>,
-    ) -> io::Result<Connection> {
+    ) -> io::Result<Dialled> {
         let token = random_token()?;
         self.under_way.lock().insert(token, route.to());
         let _under_way = UnderWay { caller: self, token };
@@ -89,14 +90,18 @@ impl Caller {
             address: self.address.clone(),
             acknowledged,
         };
-        let dialled = dial(&route.address(), &hello).await;
+        let address = route.address();
+        let dialled = dial(&address, &hello).await;
         if let Err(error) = &dialled {
             route.note_failure();
-            if let Some(HelloRefused(Greeting::Copy(reason))) = refusal(error) {
+            if let Some(HelloRefused(Greeting::Copy(reason))) = refusal(error)
+                && route.to() != 0
+                && route.is_recorded(&address)
+            {
                 self.faults.report(reason.clone()); // I2
             }
         }
-        dialled
+        dialled.map(|connection| (address, connection))
     }
 
     /// Whether a connection that another member asks about is one of this process (I1).

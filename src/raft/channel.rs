@@ -5,7 +5,8 @@
 //!
 //! - I1: a call ends by its deadline, connecting included.
 //! - I2: one dial at a time; all that wait for it share its result.
-//! - I3: a connection on which a call got no answer, and nothing else came either, is replaced.
+//! - I3: a connection on which a call got no answer, and nothing else came either, is replaced; so is
+//!   one to an address at which the member is no more to be found.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,7 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::caller::Caller;
-use super::connection::{FrameReader, FrameWriter};
+use super::connection::{Dialled, FrameReader, FrameWriter};
 use super::requests::{Method, put_request, read_response};
 use super::route::Route;
 use super::wire::{Kind, Purpose};
@@ -71,6 +72,8 @@ type Pending = Arc<Mutex<Option<Waiting>>>;
 /// One connection.
 #[derive(Debug)]
 struct Live {
+    /// Where it leads.
+    address: String,
     queue: mpsc::Sender<Call>,
     pending: Pending,
     end: Arc<Notify>,
@@ -83,7 +86,7 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Live {
-    fn start(reader: FrameReader, writer: FrameWriter) -> Live {
+    fn start((address, (reader, writer)): Dialled) -> Live {
         let (queue, calls) = mpsc::channel(QUEUE_MAX);
         let pending: Pending = Arc::new(Mutex::new(Some(Waiting::default())));
         let end = Arc::new(Notify::new());
@@ -96,7 +99,7 @@ impl Live {
             }
             waiting.lock().take(); // whoever waits is told that the answer is lost
         });
-        Live { queue, pending, end }
+        Live { address, queue, pending, end }
     }
 
     fn is_gone(&self) -> bool {
@@ -158,7 +161,7 @@ impl Failed {
 }
 
 /// What became of a dial; `None` while it runs.
-type Dialled = Option<Result<Arc<Live>, Failed>>;
+type Outcome = Option<Result<Arc<Live>, Failed>>;
 
 /// Calls to one member. Connects when it is first used, and again after a failure.
 pub struct Channel {
@@ -166,7 +169,7 @@ pub struct Channel {
     route: Arc<Route>,
     next_id: AtomicU64,
     /// The last dial.
-    dial: Mutex<Option<watch::Receiver<Dialled>>>,
+    dial: Mutex<Option<watch::Receiver<Outcome>>>,
 }
 
 impl std::fmt::Debug for Channel {
@@ -227,16 +230,16 @@ impl Channel {
     }
 
     /// The last dial if it is of use, or a new one (I2). It goes on when its callers give up.
-    fn current_dial(&self) -> watch::Receiver<Dialled> {
+    fn current_dial(&self) -> watch::Receiver<Outcome> {
         let mut last = self.dial.lock();
-        if let Some(dial) = last.as_ref().filter(|dial| is_of_use(dial)) {
+        if let Some(dial) = last.as_ref().filter(|dial| is_of_use(dial, &self.route)) {
             return dial.clone();
         }
         let (result, fresh) = watch::channel(None);
         let (caller, route) = (self.caller.clone(), self.route.clone());
         tokio::spawn(async move {
             let dialled = match caller.dial(&route, Purpose::Requests, None).await {
-                Ok((reader, writer)) => Ok(Arc::new(Live::start(reader, writer))),
+                Ok(dialled) => Ok(Arc::new(Live::start(dialled))),
                 Err(error) => Err(Failed::now(&error)),
             };
             result.send_replace(Some(dialled));
@@ -254,10 +257,10 @@ impl Channel {
     }
 }
 
-fn is_of_use(dial: &watch::Receiver<Dialled>) -> bool {
+fn is_of_use(dial: &watch::Receiver<Outcome>, route: &Route) -> bool {
     match &*dial.borrow() {
         None => dial.has_changed().is_ok(), // it runs
-        Some(Ok(live)) => !live.is_gone(),
+        Some(Ok(live)) => !live.is_gone() && route.leads_to(&live.address), // I3
         Some(Err(failed)) => failed.at.elapsed() < FAILURE_SHARED,
     }
 }

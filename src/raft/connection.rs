@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::wire::{
     BODY_BYTES_MAX, Frame, Greeting, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, Kind, Welcome,
+    Whoever,
 };
 
 /// How long connecting and shaking hands may take.
@@ -59,6 +60,8 @@ pub struct FrameWriter {
 
 /// Both halves.
 pub(super) type Connection = (FrameReader, FrameWriter);
+/// A connection to a member, and the address that was dialled for it.
+pub(super) type Dialled = (String, Connection);
 
 /// An error for bytes that are no frame.
 pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
@@ -226,19 +229,35 @@ impl FrameWriter {
 })]
 pub(super) struct HelloRefused(pub(super) Greeting);
 
-/// Connects and shakes hands.
+/// Connects and shakes hands with the member that a hello is meant for.
 ///
 /// # Errors
 /// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if what answers is no
-/// member; otherwise of the socket.
+/// member, or another; otherwise of the socket.
 pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<Connection> {
     let shaken = in_time(shake_hands(address, hello), HANDSHAKE_TIMEOUT).await;
-    let (mut reader, writer, Welcome { answer, .. }) = shaken?;
+    let (mut reader, writer, Welcome { from, answer }) = shaken?;
+    if !matches!(answer, Greeting::Refused(_)) {
+        check_who(hello, from)?;
+    }
     if answer != Greeting::Accepted {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, HelloRefused(answer)));
     }
     reader.allow_large();
     Ok((reader, writer))
+}
+
+/// Whether the answer to a hello is of the member that it is meant for, as far as the hello says.
+fn check_who(hello: &Hello, from: Whoever) -> io::Result<()> {
+    let is_cluster = hello.cluster_id == 0 || hello.cluster_id == from.cluster_id;
+    if is_cluster && (hello.to == 0 || hello.to == from.member_id) {
+        return Ok(());
+    }
+    let reason = format!(
+        "member {:016x} of cluster {:032x} answers there, and not {:016x} of {:032x}",
+        from.member_id, from.cluster_id, hello.to, hello.cluster_id
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
 /// Connects, says hello, and waits for the answer, whatever it is.

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use super::appends::{Append, AppendResult, Idle, Target, answers};
 use super::caller::Caller;
 use super::channel::{CallError, Channel};
-use super::connection::Connection;
+use super::connection::Dialled;
 use super::requests::{self, Method};
 use super::route::{Book, Route};
 use super::snapshot::{self, Sender};
@@ -107,7 +107,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             channel: self.channel(target, member),
             network: self.clone(),
             target,
-            route: self.route(target, member),
+            route: Arc::new(self.route(target, member)),
             gather: (member.role == Role::Learner).then_some(GATHER),
             append: Arc::default(),
         }
@@ -119,7 +119,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(super) struct Peer {
     network: Network,
     target: u64,
-    route: Route,
+    route: Arc<Route>,
     channel: Channel,
     /// How long requests to it are gathered.
     gather: Option<Duration>,
@@ -133,9 +133,10 @@ pub(super) fn unreachable_error(error: &io::Error) -> RpcError {
 
 impl Peer {
     /// An idle append connection, or a new one.
-    async fn append_connection(&self, vote: Vote) -> io::Result<Connection> {
-        if let Some(connection) = self.append.lock().take() {
-            return Ok(connection);
+    async fn append_connection(&self, vote: Vote) -> io::Result<Dialled> {
+        let idle = self.append.lock().take();
+        if let Some(idle) = idle.filter(|(address, _)| self.route.leads_to(address)) {
+            return Ok(idle);
         }
         let acknowledged = self
             .network
@@ -229,6 +230,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 self.append_connection(vote).await.map_err(|error| unreachable_error(&error))?;
             let target = Target {
                 idle: self.append.clone(),
+                route: self.route.clone(),
                 acknowledged: self.network.acknowledged.clone(),
                 member: self.target,
                 vote,
@@ -277,8 +279,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let send = async {
             let caller = &self.network.caller;
-            let connection = caller.dial(&self.route, Purpose::Snapshot, None).await?;
-            let to = (&*self.route.address(), connection);
+            let (address, connection) = caller.dial(&self.route, Purpose::Snapshot, None).await?;
+            let to = (&*address, connection);
             snapshot::send(&self.network.sender, to, vote, snapshot).await
         };
         tokio::select! {

@@ -42,7 +42,7 @@ use super::serving::{self, Allowance};
 use super::state_machine::{MachineShared, SlotsSnapshot};
 use super::syncer::Syncer;
 use super::types::{TypeConfig, Vote, vote_to};
-use super::verify::{Origin, Verifier};
+use super::verify::{Origin, Verified, Verifier};
 use super::wire::{Greeting, Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
 use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::descriptors::{Place, Places, Shares};
@@ -208,8 +208,8 @@ impl Peers {
                 return Err(error);
             }
         };
-        let _place = match self.receive(&hello, address, zone).await {
-            Ok(place) => place,
+        let (_place, member) = match self.receive(&hello, address, zone).await {
+            Ok(received) => received,
             Err(welcome) => {
                 welcome.put(&mut writer.buffer);
                 return writer.send_in_time().await;
@@ -218,18 +218,15 @@ impl Peers {
         self.welcome(Greeting::Accepted).put(&mut writer.buffer);
         writer.send_in_time().await?;
         drop(handshake);
-        if hello.cluster_id != 0 {
-            reader.allow_large(); // a request to join is short
-        }
+        // Whoever has not named the cluster may ask to join, and nothing else.
+        let Some(member) = member else {
+            return self.serve_requests(reader, writer, (None, address)).await;
+        };
+        reader.allow_large(); // a request to join is short
         match hello.purpose {
-            Purpose::Requests => {
-                // Whoever has not named the cluster may ask to join, and nothing else.
-                let is_member = hello.cluster_id != 0 && zone == Zone::Peers;
-                let from = if is_member { hello.from } else { 0 };
-                self.serve_requests(reader, writer, (from, address)).await
-            }
-            Purpose::Append => self.serve_appends(reader, writer, hello.from).await,
-            Purpose::Snapshot => self.serve_snapshot(reader, writer, hello.from).await,
+            Purpose::Requests => self.serve_requests(reader, writer, (Some(member), address)).await,
+            Purpose::Append => self.serve_appends(reader, writer, member).await,
+            Purpose::Snapshot => self.serve_snapshot(reader, writer, member).await,
             Purpose::Confirm => unreachable!("the welcome was the answer"),
         }
     }
@@ -253,13 +250,14 @@ impl Peers {
         Welcome { from: self.caller.me(), answer }
     }
 
-    /// A place for a connection whose hello is what it seems to be, or what it is told instead (I1).
+    /// A place for a connection whose hello is what it seems to be, and its member, or what it is told
+    /// instead (I1).
     async fn receive(
         &self,
         hello: &Hello,
         from: std::net::IpAddr,
         zone: Zone,
-    ) -> Result<Place, Welcome> {
+    ) -> Result<(Place, Option<Verified>), Welcome> {
         if hello.purpose == Purpose::Confirm && zone == Zone::Peers {
             return Err(self.caller.answer_to(hello));
         }
@@ -271,14 +269,18 @@ impl Peers {
         let Some(place) = self.room.place_for(hello) else {
             return Err(refused("too many connections; try again later".into()));
         };
-        if hello.cluster_id != 0 {
-            let verified = self.verifier.verify(hello, from).await;
-            let origin = verified.map_err(|answer| self.welcome(answer))?;
-            if let Some(reason) = self.refuse_lost_log(hello, origin) {
-                return Err(refused(reason));
-            }
+        if hello.cluster_id == 0 {
+            return Ok((place, None));
         }
-        Ok(place)
+        let verified = self.verifier.verify(hello, from).await;
+        let member = verified.map_err(|answer| self.welcome(answer))?;
+        if hello.purpose != Purpose::Requests && !self.verifier.is_believed(&member) {
+            return Err(refused(member.disbelief()));
+        }
+        if let Some(reason) = self.refuse_lost_log(hello, member.origin) {
+            return Err(refused(reason));
+        }
+        Ok((place, Some(member)))
     }
 
     /// Why a hello is refused whoever it comes from, if it is.
@@ -354,36 +356,34 @@ impl Peers {
         Some(reason)
     }
 
-    /// Whether a vote may come over a connection of this member (I5).
-    fn is_possible(&self, vote: &Vote, from: u64) -> bool {
-        is_possible(&self.wal, vote, from)
+    /// Whether a vote may come over a connection of this member, now (I5).
+    fn is_possible(&self, vote: &Vote, from: &Verified) -> bool {
+        self.verifier.is_believed(from) && is_possible(&self.wal, vote, from.id)
     }
 
     async fn serve_appends(
-        &self,
+        self: Arc<Self>,
         reader: FrameReader,
         mut writer: FrameWriter,
-        from: u64,
+        from: Verified,
     ) -> io::Result<()> {
-        let (syncer, heard, wal) = (self.syncer.clone(), self.heard.clone(), self.wal.clone());
         let Some(serving) = self.in_service() else { return Ok(()) };
-        let stopping = serving.clone();
+        let (stopping, peers, from) = (serving.clone(), self.clone(), Arc::new(from));
         let requests = futures_util::stream::unfold(reader, move |mut reader| {
-            let (syncer, heard, wal) = (syncer.clone(), heard.clone(), wal.clone());
-            let mut stopping = stopping.clone();
+            let (peers, from, mut stopping) = (peers.clone(), from.clone(), stopping.clone());
             async move {
                 let next = async {
-                    syncer.next_segment().await; // without room for more log nothing more is read
+                    peers.syncer.next_segment().await; // without room for more log nothing is read
                     next_append(&mut reader).await
                 };
                 let request = tokio::select! {
                     request = next => request?,
                     _ = stopping.changed() => return None,
                 };
-                if !is_possible(&wal, &request.vote, from) {
+                if !peers.is_possible(&request.vote, &from) {
                     return None;
                 }
-                *heard.lock() = Some(Instant::now());
+                *peers.heard.lock() = Some(Instant::now());
                 Some((request, reader))
             }
         });
@@ -403,14 +403,14 @@ impl Peers {
         &self,
         mut reader: FrameReader,
         mut writer: FrameWriter,
-        from: u64,
+        from: Verified,
     ) -> io::Result<()> {
         // Else the sender asks again, and sends nothing meanwhile.
         let room = tokio::time::timeout(ROOM_BOUND, self.snapshot_room());
         room.await.map_err(|_| io::Error::other("the disk has no room for a snapshot"))?;
         let _install = self.shared.begin_install().await;
         let own_vote = self.wal.state().vote.map(super::types::vote_from);
-        let is_possible = |vote: &Vote| self.is_possible(vote, from);
+        let is_possible = |vote: &Vote| self.is_possible(vote, &from);
         let judge = snapshot::Judge { own_vote, is_possible: &is_possible };
         let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, judge).await;
         if let Some(failure) = begin.as_ref().err().and_then(snapshot::disk_failure) {
@@ -420,6 +420,9 @@ impl Peers {
         let meta =
             SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
         let whole = Snapshot { meta, snapshot: SlotsSnapshot::default() };
+        if !self.verifier.is_believed(&from) {
+            return Ok(()); // not any more
+        }
         let response = self.raft.install_full_snapshot(begin.vote, whole).await;
         let response = response.map_err(io::Error::other)?;
         snapshot_wire::put_reply(&mut writer.buffer, &response.vote);
@@ -438,12 +441,13 @@ impl Peers {
         self: Arc<Self>,
         reader: FrameReader,
         writer: FrameWriter,
-        caller: (u64, std::net::IpAddr),
+        (member, address): (Option<Verified>, std::net::IpAddr),
     ) -> io::Result<()> {
-        let allowance = if caller.0 == 0 { JOINER } else { MEMBER };
+        let allowance = if member.is_none() { JOINER } else { MEMBER };
+        let member = member.map(Arc::new);
         serving::serve((reader, writer), allowance, |method, body| {
-            let peers = self.clone();
-            async move { peers.answer(method, body, caller).await }
+            let (peers, member) = (self.clone(), member.clone());
+            async move { peers.answer(method, body, (member.as_deref(), address)).await }
         })
         .await
     }
@@ -453,17 +457,21 @@ impl Peers {
         &self,
         method: Method,
         body: Bytes,
-        (from, address): (u64, std::net::IpAddr),
+        (member, address): (Option<&Verified>, std::net::IpAddr),
     ) -> Option<Vec<u8>> {
-        if from == 0 && method != Method::Join {
+        let is_allowed = match member {
+            Some(member) => self.verifier.may_ask(member, method),
+            None => method == Method::Join,
+        };
+        if !is_allowed {
             return None;
         }
         match method {
-            Method::Vote | Method::PreVote => self.answer_vote(method, body, from).await,
+            Method::Vote | Method::PreVote => self.answer_vote(method, body, member?).await,
             Method::TransferLeader => {
                 let request = requests::decode_transfer(body).ok()?;
                 let _serving = self.in_service()?;
-                if !self.is_possible(request.from_leader(), from) {
+                if !self.is_possible(request.from_leader(), member?) {
                     return None;
                 }
                 let reply = self.raft.handle_transfer_leader(request).await.ok()?;
@@ -471,6 +479,7 @@ impl Peers {
             }
             _ => {
                 let (reply, answer) = oneshot::channel();
+                let from = member.map_or(0, |member| member.id);
                 let incoming = Incoming { method, from, address, body, reply };
                 self.incoming.send(incoming).await.ok()?;
                 answer.await.ok()
@@ -478,7 +487,7 @@ impl Peers {
         }
     }
 
-    async fn answer_vote(&self, method: Method, body: Bytes, from: u64) -> Option<Vec<u8>> {
+    async fn answer_vote(&self, method: Method, body: Bytes, from: &Verified) -> Option<Vec<u8>> {
         let request = requests::decode_vote(body).ok()?;
         let _serving = self.in_service()?;
         if !self.is_possible(&request.vote, from) {

@@ -4,7 +4,7 @@
 //! the log says so only once a leader has written it there. Invariant:
 //!
 //! - I1: an address that was learned is tried before the log's, and the log's when it fails: what was
-//!   learned may be old.
+//!   learned may be old. It counts no more once the log has another one than when it was learned.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,15 @@ use super::types::MEMBER_COUNT_MAX;
 pub(super) struct Book {
     /// Knows the membership of the log, once it runs.
     raft: OnceLock<RaftHandle>,
-    learned: Mutex<BTreeMap<u64, String>>,
+    learned: Mutex<BTreeMap<u64, Learned>>,
+}
+
+/// Where a member was found.
+#[derive(Debug)]
+struct Learned {
+    address: String,
+    /// Where the log had it then (I1).
+    instead_of: String,
 }
 
 impl Book {
@@ -32,26 +40,39 @@ impl Book {
 
     /// The address of a member as the log has it.
     pub(super) fn logged(&self, id: u64) -> Option<String> {
-        let metrics = self.raft.get()?.metrics();
+        self.with_logged(id, |logged| logged.map(str::to_owned))
+    }
+
+    fn with_logged<T>(&self, id: u64, look: impl FnOnce(Option<&str>) -> T) -> T {
+        let Some(raft) = self.raft.get() else { return look(None) };
+        let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
-        let member = metrics.membership_config.membership().get_node(&id)?;
-        Some(member.raft_address.clone())
+        let member = metrics.membership_config.membership().get_node(&id);
+        look(member.map(|member| member.raft_address.as_str()))
     }
 
     /// Where a member was found, if that is not where the log has it.
     pub(super) fn learned(&self, id: u64) -> Option<String> {
-        self.learned.lock().get(&id).cloned()
+        self.with_learned(id, |learned| learned.map(str::to_owned))
     }
 
-    /// A member of the log was found at another address.
-    pub(super) fn learn(&self, id: u64, address: String) {
-        let mut learned = self.learned.lock();
-        if learned.get(&id) == Some(&address) {
+    fn with_learned<T>(&self, id: u64, look: impl FnOnce(Option<&str>) -> T) -> T {
+        self.with_logged(id, |logged| {
+            let learned = self.learned.lock();
+            let valid = |learned: &&Learned| Some(learned.instead_of.as_str()) == logged;
+            look(learned.get(&id).filter(valid).map(|learned| learned.address.as_str()))
+        })
+    }
+
+    /// A member that the log has at one address was found at another.
+    pub(super) fn learn(&self, id: u64, address: String, instead_of: String) {
+        if self.with_learned(id, |learned| learned == Some(address.as_str())) {
             return;
         }
+        let mut learned = self.learned.lock();
         if learned.len() < MEMBER_COUNT_MAX || learned.contains_key(&id) {
             tracing::info!(member = format!("{id:016x}"), address, "a member was found elsewhere");
-            learned.insert(id, address);
+            learned.insert(id, Learned { address, instead_of });
         }
     }
 
@@ -93,13 +114,33 @@ impl Route {
 
     /// Where to dial next (I1).
     pub(super) fn address(&self) -> String {
-        let Some(book) = &self.book else { return self.given.clone() };
-        let mut addresses = Vec::with_capacity(3);
-        for address in [book.learned(self.to), book.logged(self.to), Some(self.given.clone())] {
-            addresses.extend(address.filter(|address| !addresses.contains(address)));
+        let learned = self.book.as_ref().and_then(|book| book.learned(self.to));
+        let recorded = self.with_record(str::to_owned);
+        let Some(learned) = learned.filter(|learned| *learned != recorded) else { return recorded };
+        let is_first = self.failure_count.load(Ordering::Relaxed).is_multiple_of(2);
+        if is_first { learned } else { recorded }
+    }
+
+    /// Whether the member is still to be found at an address that was dialled before.
+    pub(super) fn leads_to(&self, address: &str) -> bool {
+        let is_learned =
+            |book: &Arc<Book>| book.with_learned(self.to, |learned| learned == Some(address));
+        self.is_recorded(address) || self.book.as_ref().is_some_and(is_learned)
+    }
+
+    /// Whether a member's own record has this address, which was not only found or given.
+    pub(super) fn is_recorded(&self, address: &str) -> bool {
+        self.with_record(|recorded| recorded == address)
+    }
+
+    /// The address of the log, or the one that was given where the log does not know the member.
+    fn with_record<T>(&self, look: impl FnOnce(&str) -> T) -> T {
+        match &self.book {
+            Some(book) => {
+                book.with_logged(self.to, |logged| look(logged.unwrap_or(self.given.as_str())))
+            }
+            None => look(self.given.as_str()),
         }
-        let nth = self.failure_count.load(Ordering::Relaxed) % addresses.len().max(1);
-        addresses.into_iter().nth(nth).unwrap_or_default()
     }
 
     /// The address of [`Route::address`] led nowhere: the next one is tried.

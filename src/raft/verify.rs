@@ -4,13 +4,18 @@
 //! it says is believed only when the process that listens where that member is to be found says that
 //! the hello is its own. Invariants:
 //!
-//! - I1: the address that this member's own log has for the member counts first. Where that member
-//!   answers as another process, the hello comes from a copy, and is refused by name (F26).
+//! - I1: the address that this member's own log has for the member counts first, and alone makes a
+//!   process a copy. Where that member answers there as another process, the hello comes from a copy,
+//!   and is refused by name (F26).
 //! - I2: the address that a hello names is believed only where the member does not answer at the one
 //!   that is known: it moved, or this member has not heard of it yet. What such a hello says can
 //!   have a connection refused, and nothing more: it ends no node (C16).
-//! - I3: questions have a bound in time (`caller`) and in number, also for each member: claims to be one
-//!   of them do not take all places of the others.
+//! - I3: questions have a bound in time (`caller`). The address of the log is asked for every hello at
+//!   once, whatever else is looked into; questions to other addresses are bounded in number, also
+//!   for each member: claims to be one of them do not take all places of the others.
+//! - I4: of two processes that say that they are a member, both not where the log has it, neither is
+//!   known to be the copy. The one that was found first keeps the connections; the other may have its
+//!   address written to the log, which decides.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +24,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::caller::{Asked, Caller, is_own_hello};
+use super::requests::Method;
 use super::route::Book;
 use super::wire::{Greeting, Hello};
 use crate::descriptors::{Place, Places, Shares};
 
-/// Most hellos in the name of one member that are looked into at a time; of all members that are
-/// not known together.
+/// Most hellos in the name of one member that are looked into elsewhere at a time; of all members that
+/// are not known together.
 const CHECK_COUNT_MAX: usize = 16;
+/// One member takes at most this part of all of them.
+const CHECK_PART: usize = 4;
 
 /// Where a hello that is a member's own comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +42,24 @@ pub(super) enum Origin {
     Logged,
     /// Another one (I2).
     Elsewhere,
+    /// Another one, of a member that was found at a third (I4).
+    Outside,
+}
+
+/// A member whose hello is its own.
+#[derive(Debug, Clone)]
+pub(super) struct Verified {
+    pub id: u64,
+    pub origin: Origin,
+    /// Where it confirmed the hello.
+    address: String,
+}
+
+impl Verified {
+    /// Why nothing is taken of a member that is not believed.
+    pub(super) fn disbelief(&self) -> String {
+        format!("another process answers as member {:016x}, too; stop one of the two", self.id)
+    }
 }
 
 /// Asks back.
@@ -71,10 +97,11 @@ impl Verifier {
     }
 
     fn place_for(&self, id: u64) -> Option<Running<'_>> {
-        let place = self.checks.take(Shares::now().checks)?;
+        let share = Shares::now().checks;
+        let place = self.checks.take(share)?;
         let mut running = self.running.lock();
         let count = running.entry(id).or_default();
-        if *count >= CHECK_COUNT_MAX {
+        if *count >= (share / CHECK_PART).clamp(1, CHECK_COUNT_MAX) {
             return None;
         }
         *count += 1;
@@ -85,48 +112,48 @@ impl Verifier {
     ///
     /// # Errors
     /// What it is answered with if it is not what it seems to be.
-    pub(super) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Origin, Greeting> {
-        let logged = self.book.logged(hello.from);
-        let Some(_running) = self.place_for(logged.as_ref().map_or(0, |_| hello.from)) else {
+    pub(super) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Verified, Greeting> {
+        let id = hello.from;
+        let logged = self.book.logged(id);
+        let at_logged = self.ask(logged.as_ref(), hello).await;
+        if let Some(address) = logged.clone().filter(|_| is_confirmed(at_logged)) {
+            self.book.forget(id);
+            return Ok(Verified { id, origin: Origin::Logged, address });
+        }
+        if let Some(address) = logged.as_ref().filter(|_| self.is_another(at_logged, hello)) {
+            return Err(Greeting::Copy(format!(
+                "member {id:016x} runs already, at {address}: this is a copy of its directory; stop \
+                 one of the two"
+            ))); // I1
+        }
+        let Some(_running) = self.place_for(logged.as_ref().map_or(0, |_| id)) else {
             let reason = "too many connections are just looked into; try again later";
             return Err(Greeting::Refused(reason.into()));
         };
         let claimed = claimed_address(hello, from);
-        let learned = self.book.learned(hello.from);
-        let (at_logged, at_learned, at_claimed) = tokio::join!(
-            self.ask(logged.as_ref(), hello),
-            self.ask(learned.as_ref().filter(|learned| Some(*learned) != logged.as_ref()), hello),
-            self.ask(Some(&claimed).filter(|claimed| Some(*claimed) != logged.as_ref()), hello),
-        );
-        let is_confirmed = |asked: &Option<Asked>| asked.is_some_and(|asked| asked.confirmed);
-        if is_confirmed(&at_logged) {
-            self.book.forget(hello.from);
-            return Ok(Origin::Logged);
-        }
-        for (address, asked) in [(&logged, at_logged), (&learned, at_learned)] {
-            if let Some(address) = address.as_ref().filter(|_| self.is_another(asked, hello)) {
-                return Err(Greeting::Copy(format!(
-                    "member {:016x} runs already, at {address}: this is a copy of its directory; \
-                     stop one of the two",
-                    hello.from
-                ))); // I1
-            }
-        }
-        let found = [(learned, at_learned), (Some(claimed.clone()), at_claimed)];
-        let found = found.into_iter().find(|(_, asked)| is_confirmed(asked));
-        match found.and_then(|(address, _)| address) {
-            Some(address) => {
-                if logged.is_some() {
-                    self.book.learn(hello.from, address);
-                }
-                Ok(Origin::Elsewhere)
-            }
-            None => Err(Greeting::Refused(format!(
-                "nobody at {} confirms that this is member {:016x}; check -raft and -advertise",
+        let (is_found, found_elsewhere) = self.ask_elsewhere(hello, &claimed).await;
+        if !is_found {
+            return Err(Greeting::Refused(format!(
+                "nobody at {} confirms that this is member {id:016x}; check -raft and -advertise",
                 logged.unwrap_or(claimed),
-                hello.from
-            ))),
+            )));
         }
+        if found_elsewhere {
+            return Ok(Verified { id, origin: Origin::Outside, address: claimed }); // I4
+        }
+        if let Some(logged) = logged {
+            self.book.learn(id, claimed.clone(), logged);
+        }
+        Ok(Verified { id, origin: Origin::Elsewhere, address: claimed })
+    }
+
+    /// Whether whoever listens where a hello says that its member does confirms it, and whether the
+    /// member answers, as another process, where it was found before (I4).
+    async fn ask_elsewhere(&self, hello: &Hello, claimed: &String) -> (bool, bool) {
+        let learned = self.book.learned(hello.from).filter(|learned| learned != claimed);
+        let (at_claimed, at_learned) =
+            tokio::join!(self.ask(Some(claimed), hello), self.ask(learned.as_ref(), hello));
+        (is_confirmed(at_claimed), self.is_another(at_learned, hello))
     }
 
     async fn ask(&self, address: Option<&String>, hello: &Hello) -> Option<Asked> {
@@ -143,6 +170,18 @@ impl Verifier {
         })
     }
 
+    /// Whether a member may ask this, as far as it depends on where it is to be found.
+    pub(super) fn may_ask(&self, member: &Verified, method: Method) -> bool {
+        let is_outsiders = matches!(method, Method::Join | Method::Standing | Method::Remove);
+        is_outsiders || self.is_believed(member)
+    }
+
+    /// Whether votes, entries and snapshots of a member are taken, now: the log may have it by now.
+    pub(super) fn is_believed(&self, member: &Verified) -> bool {
+        member.origin != Origin::Outside
+            || self.book.logged(member.id).as_ref() == Some(&member.address)
+    }
+
     /// Whether a hello of another cluster comes from a member of that, which knows this address as a
     /// member's: nobody else would say that it dialled here.
     pub(super) async fn is_other_cluster(&self, hello: &Hello, from: IpAddr) -> bool {
@@ -150,6 +189,10 @@ impl Verifier {
         let claimed = claimed_address(hello, from);
         self.ask(Some(&claimed), hello).await.is_some_and(|asked| asked.confirmed)
     }
+}
+
+fn is_confirmed(asked: Option<Asked>) -> bool {
+    asked.is_some_and(|asked| asked.confirmed)
 }
 
 /// Where a hello says that its member listens.

@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{CLUSTER, Place, log_id, membership, normal};
@@ -21,12 +24,14 @@ use crate::machine::{DiskMachine, Machine};
 use crate::raft::caller::Caller;
 use crate::raft::channel::Channel;
 use crate::raft::connection::{Connection, dial, split};
-use crate::raft::requests::{Method, decode_vote_reply, encode_vote, put_request};
+use crate::raft::requests::{
+    Method, decode_vote_reply, encode_vote, put_request, put_response, read_request,
+};
 use crate::raft::route::Route;
 use crate::raft::types::{
     Entry, Member, Membership, NAME_BYTES_MAX, TypeConfig, encode_membership, entry_to, vote_from,
 };
-use crate::raft::wire::{Hello, Kind, Purpose, Whoever, put_append};
+use crate::raft::wire::{Greeting, Hello, Kind, Purpose, Welcome, Whoever, put_append};
 use crate::raft::{Consensus, MachineShared, MemberError, Setup, Zone};
 
 /// The member under test.
@@ -48,20 +53,53 @@ struct Started {
 
 /// A process that is a member: it listens, and says which connections are its own.
 async fn process_of(cluster_id: u128, member_id: u64, process: u64) -> (Arc<Caller>, String) {
+    let process = saying(Whoever { cluster_id, member_id, process }, None).await;
+    (process.caller, process.address)
+}
+
+/// A process that listens until it is dropped. What it accepted stays open.
+struct Process {
+    caller: Arc<Caller>,
+    faults: Faults,
+    address: String,
+    /// Connections that it took, but for those that asked which are its own.
+    taken: mpsc::UnboundedReceiver<(Whoever, Connection)>,
+    listening: JoinHandle<()>,
+}
+
+impl Process {
+    /// It listens no more.
+    async fn leaves(self) -> mpsc::UnboundedReceiver<(Whoever, Connection)> {
+        self.listening.abort();
+        drop(self.listening.await);
+        self.taken
+    }
+}
+
+/// A process that says which connections are its own, and to all others what `answer` is, as who it
+/// says that it is; without an answer only the former.
+async fn saying(me: Whoever, answer: Option<Welcome>) -> Process {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let me = Whoever { cluster_id, member_id, process };
-    let caller = Caller::new(me, address.clone(), Faults::new());
+    let faults = Faults::new();
+    let caller = Caller::new(me, address.clone(), faults.clone());
     let answering = caller.clone();
-    tokio::spawn(async move {
+    let (take, taken) = mpsc::unbounded_channel();
+    let listening = tokio::spawn(async move {
         loop {
             let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
             let Ok(body) = reader.expect(Kind::Hello).await else { continue };
-            answering.answer_to(&Hello::decode(body).unwrap()).put(&mut writer.buffer);
+            let hello = Hello::decode(body).unwrap();
+            let said = answer.as_ref().filter(|_| hello.purpose != Purpose::Confirm);
+            said.unwrap_or(&answering.answer_to(&hello)).put(&mut writer.buffer);
             drop(writer.send().await); // whoever asked may have gone
+            if said.is_some() {
+                let from = Whoever { cluster_id: hello.cluster_id, member_id: hello.from, ..me };
+                drop(take.send((from, (reader, writer))));
+            }
         }
     });
-    (caller, address)
+    Process { caller, faults, address, taken, listening }
 }
 
 /// An address at which nobody listens.
@@ -135,7 +173,8 @@ impl Started {
         purpose: Purpose,
         acknowledged: Option<(StoredVote, StoredLogId)>,
     ) -> std::io::Result<Connection> {
-        caller.dial(&self.route(), purpose, acknowledged).await
+        let dialled = caller.dial(&self.route(), purpose, acknowledged).await;
+        dialled.map(|(_, connection)| connection)
     }
 }
 
@@ -386,10 +425,127 @@ async fn a_member_that_moved_is_let_in_and_found_and_believed_no_loss_of_data() 
     let error = started.dial(&moved, Purpose::Append, beyond).await.unwrap_err();
     assert!(error.to_string().contains("believed only of its leader"), "{error}");
     assert_eq!(started.faults.current(), None);
-    // A second process in its place is a copy now.
-    let (copy, _address) = process_of(CLUSTER, 1, 0x12).await;
-    let error = started.dial(&copy, Purpose::Append, None).await.unwrap_err();
-    assert!(error.to_string().contains("runs already"), "{error}");
+    started.consensus.stop().await;
+}
+
+/// The address that the log has is worth more than one that was only found: where another process
+/// answers at that, nobody can know which of the two is the member. Neither is told to stop, and the
+/// later one may have its address written to the log, and nothing else.
+#[tokio::test]
+async fn a_member_that_moved_again_is_no_copy_of_what_answers_where_it_was_found() {
+    let started = start_with(voters_with(nobody().await), true).await;
+    let (found, _address) = process_of(CLUSTER, 1, 0x11).await;
+    started.dial(&found, Purpose::Append, None).await.unwrap();
+    let moved = saying(Whoever { process: 0x12, ..found.me() }, None).await;
+    let error = started.dial(&moved.caller, Purpose::Append, None).await.unwrap_err();
+    assert!(error.to_string().contains("another process answers"), "{error}");
+    assert_eq!(moved.faults.current(), None);
+    let dialled = started.dial(&moved.caller, Purpose::Requests, None).await;
+    let (mut reader, mut writer) = dialled.unwrap();
+    put_request(&mut writer.buffer, 1, Method::Vote, b"");
+    writer.send().await.unwrap();
+    assert!(reader.next().await.unwrap().is_none(), "it is closed");
+    started.consensus.stop().await;
+}
+
+/// Whoever listens at an address may say anything.
+#[tokio::test]
+async fn a_connection_is_used_only_if_the_member_that_is_meant_answers() {
+    let me = Whoever { cluster_id: CLUSTER, member_id: 7, process: 0x70 };
+    for (cluster_id, member_id) in [(OTHER_CLUSTER, 1), (CLUSTER, 3)] {
+        let from = Whoever { cluster_id, member_id, process: 1 };
+        let other = saying(from, Some(Welcome { from, answer: Greeting::Accepted })).await;
+        let caller = Caller::new(me, nobody().await, Faults::new());
+        let route = Route::to_member(1, other.address.clone(), None);
+        let error = caller.dial(&route, Purpose::Requests, None).await.unwrap_err().to_string();
+        let named = [(CLUSTER, 1), (cluster_id, member_id)];
+        for (cluster_id, member_id) in named {
+            assert!(error.contains(&format!("{member_id:016x}")), "{error}");
+            assert!(error.contains(&format!("{cluster_id:032x}")), "{error}");
+        }
+    }
+}
+
+/// That a process is a copy is believed only of the member that is meant, where the log has it.
+#[tokio::test]
+async fn a_word_that_ends_a_process_is_believed_only_from_the_address_of_the_log() {
+    let copy = |from| Welcome { from, answer: Greeting::Copy("a copy of its directory".into()) };
+    let one = Whoever { cluster_id: CLUSTER, member_id: 1, process: 0x11 };
+    // It was found somewhere, and says so there.
+    let started = start_with(voters_with(nobody().await), true).await;
+    let found = saying(one, Some(copy(one))).await;
+    started.dial(&found.caller, Purpose::Requests, None).await.unwrap();
+    let route = started.consensus.network.route(1, &Member::default());
+    assert_eq!(route.address(), found.address);
+    let dialled = started.consensus.caller().dial(&route, Purpose::Append, None).await;
+    assert!(dialled.unwrap_err().to_string().contains("a copy of its directory"));
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+    // Somebody else is where the log has it; then the member itself.
+    let three = Whoever { member_id: 3, ..one };
+    for (from, is_believed) in [(three, false), (one, true)] {
+        let there = saying(from, Some(copy(from))).await;
+        let started = start_with(voters_with(there.address.clone()), true).await;
+        let route = started.consensus.network.route(1, &Member::default());
+        let dialled = started.consensus.caller().dial(&route, Purpose::Append, None).await;
+        dialled.unwrap_err();
+        assert_eq!(started.faults.current().is_some(), is_believed);
+        started.consensus.stop().await;
+    }
+}
+
+/// A connection to where a member was found does not outlive that it was found elsewhere.
+#[tokio::test]
+async fn a_connection_to_where_a_member_is_no_more_is_not_used_again() {
+    let started = start_with(voters_with(nobody().await), true).await;
+    let one = Whoever { cluster_id: CLUSTER, member_id: 1, process: 0x11 };
+    let accepted = |from| Some(Welcome { from, answer: Greeting::Accepted });
+    let mut first = saying(one, accepted(one)).await;
+    started.dial(&first.caller, Purpose::Append, None).await.unwrap();
+    let channel = started.consensus.network.channel(1, &Member::default());
+    let call = || channel.call(Method::Room, Bytes::new(), BOUND);
+    let answer = |(_, (mut reader, mut writer)): (Whoever, Connection)| async move {
+        let (id, _, _) = read_request(reader.expect(Kind::Request).await.unwrap()).unwrap();
+        put_response(&mut writer.buffer, id, b"yes");
+        writer.send().await.unwrap();
+        (reader, writer)
+    };
+    let at_first = async { answer(first.taken.recv().await.unwrap()).await };
+    let (called, _open) = tokio::join!(call(), at_first);
+    called.unwrap();
+    let _still_open = first.leaves().await;
+    let mut second = saying(one, accepted(one)).await;
+    started.dial(&second.caller, Purpose::Append, None).await.unwrap();
+    let at_second = async { answer(second.taken.recv().await.unwrap()).await };
+    let both = async { tokio::join!(call(), at_second) };
+    let (called, _open) = tokio::time::timeout(BOUND, both).await.expect("it is dialled there");
+    called.unwrap();
+    started.consensus.stop().await;
+}
+
+/// Claims in the name of a member, at addresses where nobody ever answers, are looked into for as long
+/// as that takes. The member itself, where the log has it, does not wait behind them.
+#[tokio::test]
+async fn slow_claims_in_the_name_of_a_member_do_not_keep_it_out() {
+    let started = start(false).await;
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = slow.local_addr().unwrap().to_string();
+    let (mut forging, mut asked) = (JoinSet::new(), Vec::new());
+    for _ in 0..16 {
+        let (to, hello) = (started.address.clone(), forged(Purpose::Append, &address));
+        forging.spawn(async move { dial(&to, &hello).await.map(drop) });
+    }
+    let mut ended = 0;
+    while asked.len() + ended < 16 {
+        tokio::select! {
+            accepted = slow.accept() => asked.push(accepted.unwrap()),
+            Some(dialled) = forging.join_next() => {
+                dialled.unwrap().unwrap_err();
+                ended += 1;
+            }
+        }
+    }
+    started.dial(&started.leader, Purpose::Append, None).await.unwrap();
     started.consensus.stop().await;
 }
 

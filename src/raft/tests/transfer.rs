@@ -41,7 +41,7 @@ async fn send(
     let me = Whoever { cluster_id: CLUSTER, member_id: 1, process: 1 };
     let caller = Caller::new(me, String::new(), crate::fault::Faults::new());
     let route = Route::to_address(address.to_owned());
-    let connection = caller.dial(&route, Purpose::Snapshot, None).await?;
+    let (_, connection) = caller.dial(&route, Purpose::Snapshot, None).await?;
     snapshot::send(sender, (address, connection), vote(1), snapshot).await
 }
 
@@ -304,7 +304,7 @@ async fn disturbed(frames: impl FnOnce(&mut Vec<u8>)) -> (bool, Stores, SimDisk)
 async fn send_frames(address: SocketAddr, frames: impl FnOnce(&mut Vec<u8>)) {
     let caller = Caller::stranger();
     let route = Route::to_address(address.to_string());
-    let (mut reader, mut writer) = caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
+    let (_, (mut reader, mut writer)) = caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
     begin().put(&mut writer.buffer);
     writer.send().await.unwrap();
     reader.expect(Kind::SnapshotAccept).await.unwrap();
