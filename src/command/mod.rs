@@ -226,7 +226,10 @@ pub enum Failure {
     #[error("{0}")]
     Refused(Refusal),
     /// The slot's bytes are damaged on this member.
-    #[error("slot {slot} is damaged on this member")]
+    #[error(
+        "slot {slot} is damaged on this member, and its value is lost here: set it, whole and without \
+         a condition (then delete it, if it is to be empty), or ask another member"
+    )]
     Damaged {
         /// The slot's number.
         slot: u64,

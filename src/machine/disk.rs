@@ -8,14 +8,15 @@
 //! - I2: the locks of all slots of a command are held from its first write to its last.
 //! - I3: the slot rule is asked once per slot and entry, for all operations of the entry on it.
 //! - I4: damage changes no effect. What a command does to a damaged slot must not depend on what the
-//!   slot held: it begins with a full set, or this member stops and guesses nothing.
+//!   slot held: it begins with a full set, or this member does nothing to the slot and guesses nothing.
+//!   The slot is given up then: it reads as damaged, and travels to no other member, until a full set.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use diskstore_storage::slots::{
-    Applied, Change, Current, PAGE_BYTES, ROUND_PAGES_DEFAULT, Slot, Slots, Target,
+    Applied, Change, Current, Guard, PAGE_BYTES, ROUND_PAGES_DEFAULT, Slot, Slots, Target,
 };
 use smallvec::{SmallVec, smallvec};
 
@@ -28,6 +29,12 @@ use crate::command::{
 };
 use crate::oplog::OpLogError;
 
+/// Operations of entry `index` that all have one key.
+struct Group<'a> {
+    index: u64,
+    operations: &'a [Operation<'a>],
+}
+
 /// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
 const SCAN_STEP: u64 = 4096;
 /// Pages that one step of [`DiskMachine::learn`] reads.
@@ -35,26 +42,41 @@ const LEARN_PAGES: u64 = 2048;
 /// Pages that a disk reads in their order in the time of one at random; few for most disks.
 const PAGES_A_RANDOM_READ: u64 = 16;
 
-/// Why the node cannot apply an entry. It is this node's trouble, so the node stops.
+/// Why there is no reply to an entry. It is this node's trouble.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The slot's old content is needed and its checksum is wrong.
-    #[error(
-        "slot {slot} is damaged on this member and log entry {index} needs its content; {}",
-        crate::fault::REPLACE_WITH_CARE
-    )]
-    Damaged {
-        /// The slot.
-        slot: u64,
-        /// Log index of the entry.
-        index: u64,
-    },
+    /// Damaged slots would have to be known. The entry was applied but for them, and the node goes on.
+    #[error("slot {} is damaged on this member and log entry {} needs its content", .0.slot, .0.reply.index)]
+    Damaged(Box<DamageMet>),
     /// The slots refused what the machine had checked.
     #[error(transparent)]
     Storage(#[from] diskstore_storage::Error),
     /// The journal cannot be written or read.
     #[error(transparent)]
     Journal(#[from] OpLogError),
+}
+
+/// Damaged slots that an entry would have had to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamageMet {
+    /// The first of them.
+    pub slot: u64,
+    /// True if the entry may have changed one of them, on members where it is whole.
+    pub may_have_changed: bool,
+    /// True if the entry changes nothing anywhere.
+    pub only_reads: bool,
+    /// Those that this entry is the first to be missing in, since they were set last.
+    pub given_up: Vec<u64>,
+    /// The reply, with outcomes that mean nothing for the operations on these slots.
+    pub reply: Reply,
+}
+
+/// The damaged slots met so far while an entry is applied.
+#[derive(Debug, Default)]
+struct Met {
+    first: Option<u64>,
+    may_have_changed: bool,
+    given_up: Vec<u64>,
 }
 
 /// Applies commands to slots and reads from them.
@@ -79,16 +101,24 @@ impl DiskMachine {
     /// # Errors
     /// Only for a sick node; a command that is refused has a reply.
     pub fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
+        let mut met = Met::default();
         let mut operations = command.operations();
         let outcomes = match (operations.next(), command.operation_count()) {
             (Some(operation), 1) => {
                 let mut outcomes = smallvec![];
-                self.apply_group(index, &[operation], &mut |_, outcome| outcomes.push(outcome))?;
+                let mut guard = self.slots.lock(self.key_of(&operation).into_iter());
+                let group = Group { index, operations: &[operation] };
+                let record = &mut |_, outcome| outcomes.push(outcome);
+                self.apply_locked(&mut guard, &group, &mut met, record)?;
                 outcomes
             }
-            _ => self.apply_many(index, command)?,
+            _ => self.apply_many(index, command, &mut met)?,
         };
-        Ok(Reply { index, outcomes })
+        let reply = Reply { index, outcomes };
+        let Met { first: Some(slot), may_have_changed, given_up } = met else { return Ok(reply) };
+        let only_reads = command.operations().all(|operation| operation.action.is_read());
+        let met = DamageMet { slot, may_have_changed, only_reads, given_up, reply };
+        Err(ApplyError::Damaged(Box::new(met)))
     }
 
     /// Has memory ready for what a command writes, so that applying it takes no page fault.
@@ -132,44 +162,63 @@ impl DiskMachine {
     }
 
     /// Nothing that may change a page is taken while memory has no room for it. Whoever applies
-    /// makes some, so this lasts for moments.
+    /// makes some, so this lasts for moments. What would have to know a slot that is known to be
+    /// damaged is not taken before the slot is set.
     pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
+        if let Some(slot) = self.damage_in_the_way(command) {
+            return Some(Failure::Damaged { slot });
+        }
         let is_read = |operation: Operation<'_>| operation.action.is_read();
         (self.slots.over_budget() && !command.operations().all(is_read)).then(|| Failure::Busy {
             reason: "changed pages take all of -memory-mib until some are written".into(),
         })
     }
 
+    /// The first slot known to be damaged of which a command would have to know what it holds.
+    fn damage_in_the_way(&self, command: &Command) -> Option<u64> {
+        if !self.slots.may_be_damaged() {
+            return None;
+        }
+        let mut set_first: SmallVec<[u64; 1]> = SmallVec::new();
+        for operation in command.operations() {
+            let Some(key) = self.key_of(&operation).filter(|key| self.slots.is_known_damaged(*key))
+            else {
+                continue;
+            };
+            if replaces(&operation.action, self.effect_limits(0)) {
+                set_first.push(key);
+            } else if !set_first.contains(&key) {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    fn effect_limits(&self, index: u64) -> effect::Limits {
+        let value_bytes_max = u64::from(self.slots.geometry().value_bytes());
+        effect::Limits { value_bytes_max, holder: Holder::Slot, index }
+    }
+
     fn apply_many(
         &self,
         index: u64,
         command: &Command,
+        met: &mut Met,
     ) -> Result<SmallVec<[Outcome; 1]>, ApplyError> {
         let operations: Vec<Operation<'_>> = command.operations().collect();
         let keys = operations.iter().filter_map(|operation| self.key_of(operation));
         let mut guard = self.slots.lock(keys);
-        by_key(index, &operations, |members, record| {
-            self.apply_locked(&mut guard, index, members, record)
+        by_key(index, &operations, |operations, record| {
+            self.apply_locked(&mut guard, &Group { index, operations }, met, record)
         })
     }
 
     /// Applies operations that all have one key.
-    fn apply_group(
-        &self,
-        index: u64,
-        operations: &[Operation<'_>],
-        record: &mut dyn FnMut(usize, Outcome),
-    ) -> Result<(), ApplyError> {
-        let keys = operations.first().and_then(|operation| self.key_of(operation));
-        let mut guard = self.slots.lock(keys.into_iter());
-        self.apply_locked(&mut guard, index, operations, record)
-    }
-
     fn apply_locked(
         &self,
-        guard: &mut diskstore_storage::slots::Guard<'_>,
-        index: u64,
-        operations: &[Operation<'_>],
+        guard: &mut Guard<'_>,
+        &Group { index, operations }: &Group<'_>,
+        met: &mut Met,
         record: &mut dyn FnMut(usize, Outcome),
     ) -> Result<(), ApplyError> {
         let Some(key) = operations.first().and_then(|operation| self.key_of(operation)) else {
@@ -179,10 +228,10 @@ impl DiskMachine {
             }
             return Ok(());
         };
-        let value_bytes_max = u64::from(self.slots.geometry().value_bytes());
-        let limits = effect::Limits { value_bytes_max, holder: Holder::Slot, index };
+        let limits = self.effect_limits(index);
         // The slot is not even read then, healthy or damaged.
         let begins_anew = operations.first().is_some_and(|first| replaces(&first.action, limits));
+        let only_reads = operations.iter().all(|operation| operation.action.is_read());
         let mut is_damaged = false;
         let applied = guard.apply(key, index, |base| {
             if begins_anew && let [Operation { action: Action::Set { value, .. }, .. }] = operations
@@ -194,7 +243,7 @@ impl DiskMachine {
                 if begins_anew { Current::Value { index: 0, value: None } } else { base.read() };
             let Current::Value { index, value } = current else {
                 is_damaged = true; // I4: even whether a delete deletes anything is not known
-                return Change::Keep;
+                return if only_reads { Change::Keep } else { Change::GiveUp };
             };
             let mut draft =
                 Draft { version: index, value: value.map(Cow::Borrowed), changed: false };
@@ -204,7 +253,12 @@ impl DiskMachine {
             change_of(draft, operations)
         })?;
         if is_damaged {
-            return Err(ApplyError::Damaged { slot: key, index });
+            met.first.get_or_insert(key);
+            met.may_have_changed |= !only_reads;
+            met.given_up.extend((applied == Applied::GivenUp).then_some(key));
+            for nth in 0..operations.len() {
+                record(nth, nothing(index)); // it means nothing
+            }
         }
         if applied == Applied::Skipped {
             for nth in 0..operations.len() {

@@ -20,7 +20,7 @@ use diskstore_storage::keys::{self, KeyImage};
 use diskstore_storage::slots::{Outcome, Slot, SlotImage, Target};
 use diskstore_storage::{Error, Result};
 
-pub use disk::{ApplyError, DiskMachine};
+pub use disk::{ApplyError, DamageMet, DiskMachine};
 pub use journal::{JOURNAL_FILE, JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 
@@ -93,7 +93,8 @@ impl Machine {
     /// time; one that was applied before changes nothing.
     ///
     /// # Errors
-    /// Only for a sick node; a command that is refused has a reply.
+    /// Damage of the command's own slots: all else of it is done, and the node goes on. The others
+    /// only for a sick node. A command that is refused has a reply.
     pub fn apply(&self, index: u64, command: &Command) -> std::result::Result<Reply, ApplyError> {
         match self {
             Machine::Slots(disk) => disk.apply(index, command),

@@ -19,6 +19,15 @@ impl Machine {
         }
     }
 
+    /// False if [`Machine::refusal`] has nothing to say of any command: costs a look at memory.
+    pub fn may_refuse(&self) -> bool {
+        match self {
+            Machine::Slots(disk) => disk.slots().over_budget() || disk.slots().may_be_damaged(),
+            Machine::Memory(memory) => memory.keys().is_full(),
+            Machine::Journal(_) => false,
+        }
+    }
+
     /// True if applying has to wait until [`Machine::make_room`] has made room.
     pub fn over_budget(&self) -> bool {
         match self {

@@ -16,11 +16,11 @@ use diskstore_storage::wal::Wal;
 use parking_lot::Mutex;
 
 use super::state_machine::MachineShared;
-use super::types::{Entry, StoredMembership, TypeConfig};
-use crate::command::Reply;
+use super::types::{Entry, LogId, StoredMembership, TypeConfig};
+use crate::command::{Command, CommandResult, Failure, Reply};
 use crate::fault::{Faults, chain};
-use crate::machine::Machine;
-use crate::oplog::OpLog;
+use crate::machine::{ApplyError, DamageMet, Machine};
+use crate::oplog::{OpLog, OpLogError};
 
 /// One entry to apply, and whoever waits for its reply.
 pub(super) struct Job {
@@ -147,16 +147,15 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
         wait_for_memory(setup)?;
         let log_id = entry.log_id();
         let machine = &setup.shared.machine;
-        let (reply, new_membership) = apply_entry(machine, &entry)?;
-        membership = new_membership.or(membership);
+        let mut carried_out = apply_entry(machine, &entry)?;
         if let (Some(oplog), EntryPayload::Normal(command)) = (&mut setup.oplog, &entry.payload) {
-            oplog
-                .record(log_id.index, command, &reply, &mut |key| machine.slot(key))
-                .map_err(io::Error::other)?;
+            carried_out.record(oplog, command, machine).map_err(io::Error::other)?;
         }
+        let CarriedOut { membership: new_membership, .. } = &mut carried_out;
+        membership = new_membership.take().or(membership);
         last = Some(log_id);
         if let Some(responder) = responder {
-            replies.push((responder, reply));
+            replies.push((responder, carried_out.into_result(&log_id)));
         }
     }
     if let Some(oplog) = &mut setup.oplog {
@@ -173,22 +172,73 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
     Ok(())
 }
 
-/// Applies one entry to a machine: its reply, and the membership if it is one.
-pub(super) fn apply_entry(
-    machine: &Machine,
-    entry: &Entry,
-) -> io::Result<(Reply, Option<StoredMembership>)> {
-    let log_id = entry.log_id();
-    let nothing = || Reply { index: log_id.index, ..Reply::default() };
-    match &entry.payload {
-        EntryPayload::Blank => Ok((nothing(), None)),
-        EntryPayload::Normal(command) => {
-            let reply = machine.apply(log_id.index, command).map_err(io::Error::other)?;
-            Ok((reply, None))
+/// What came of an entry.
+#[derive(Debug, Default)]
+pub(super) struct CarriedOut {
+    reply: Reply,
+    /// Slots that it would have had to know, and that are damaged here.
+    met: Option<Box<DamageMet>>,
+    /// The membership, if it is one.
+    pub membership: Option<StoredMembership>,
+}
+
+impl CarriedOut {
+    /// What whoever proposed it is told. Other members may have done what this one could not.
+    pub(super) fn into_result(self, log_id: &LogId) -> CommandResult {
+        match self.met {
+            None => Ok(self.reply),
+            Some(met) if met.only_reads => Err(Failure::Damaged { slot: met.slot }),
+            Some(met) => Err(Failure::Unknown {
+                term: **log_id.committed_leader_id(),
+                index: log_id.index,
+                reason: Failure::Damaged { slot: met.slot }.to_string(),
+            }),
         }
+    }
+
+    /// Records it in the application log. What nobody here can know is a gap.
+    fn record(
+        &self,
+        oplog: &mut OpLog,
+        command: &Command,
+        machine: &Machine,
+    ) -> Result<(), OpLogError> {
+        let index = self.reply.index;
+        if self.met.as_ref().is_some_and(|met| met.may_have_changed) {
+            return oplog.mark_gap(index);
+        }
+        oplog.record(index, command, &self.reply, &mut |key| machine.slot(key))
+    }
+}
+
+/// Applies one entry to a machine. Damage of its slots is told and stops nobody: whoever could
+/// write a command would otherwise stop all members that have it.
+pub(super) fn apply_entry(machine: &Machine, entry: &Entry) -> io::Result<CarriedOut> {
+    let log_id = entry.log_id();
+    let reply = Reply { index: log_id.index, ..Reply::default() };
+    let nothing = CarriedOut { reply, ..CarriedOut::default() };
+    match &entry.payload {
+        EntryPayload::Blank => Ok(nothing),
+        EntryPayload::Normal(command) => match machine.apply(log_id.index, command) {
+            Ok(reply) => Ok(CarriedOut { reply, ..nothing }),
+            Err(ApplyError::Damaged(mut met)) => {
+                for slot in &met.given_up {
+                    tracing::error!(
+                        slot,
+                        index = log_id.index,
+                        "the slot is damaged on this member and a log entry needs what it held: what \
+                         that did is missing here, and the slot is served as an error until it is set, \
+                         whole and without a condition"
+                    );
+                }
+                let reply = std::mem::take(&mut met.reply);
+                Ok(CarriedOut { reply, met: Some(met), membership: None })
+            }
+            Err(error) => Err(io::Error::other(error)),
+        },
         EntryPayload::Membership(body) => {
             let membership = StoredMembership::new(Some(log_id), body.clone());
-            Ok((nothing(), Some(membership)))
+            Ok(CarriedOut { membership: Some(membership), ..nothing })
         }
     }
 }

@@ -196,7 +196,9 @@ async fn answer(
                 () = &mut late => None, // I3
             };
             match answer {
-                Some(Ok(Ok(written))) => results.push(Ok(written.response)),
+                Some(Ok(Ok(written))) => {
+                    results.push(written.response.map_err(ProposeError::Failed));
+                }
                 Some(Ok(Err(error))) => results.push(Err(refused(error))),
                 // openraft has ended, or it is too late: it may have been carried out.
                 Some(Err(_)) | None => has_ended = true,

@@ -82,7 +82,7 @@ impl Consensus {
     pub fn refused(&self, commands: &[Command]) -> Option<Vec<Option<Failure>>> {
         let machine = &self.shared.machine;
         let has_room = self.has_room();
-        if has_room && !machine.over_budget() && !machine.is_full() {
+        if has_room && !machine.may_refuse() {
             return None;
         }
         let refusal = |command| {

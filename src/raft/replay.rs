@@ -236,7 +236,7 @@ fn apply_ahead(
         });
         for piece in ready {
             for entry in piece? {
-                let (_, membership) = apply_entry(machine, &entry)?;
+                let membership = apply_entry(machine, &entry)?.membership;
                 applied.log_id = Some(entry.log_id());
                 applied.membership = membership.unwrap_or(applied.membership);
             }

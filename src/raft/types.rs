@@ -11,13 +11,13 @@ use openraft::impls::leader_id_std;
 use openraft::vote::{RaftLeaderId, RaftVote};
 
 use crate::command::cursor::{Cursor, put_string};
-use crate::command::{Command, DecodeError, Reply};
+use crate::command::{Command, CommandResult, DecodeError};
 
 openraft::declare_raft_types!(
     /// The types that openraft works with here.
     pub TypeConfig:
         D = Command,
-        R = Reply,
+        R = CommandResult,
         NodeId = u64,
         Node = Member,
         Term = u64,

@@ -257,39 +257,96 @@ fn a_node_whose_acknowledged_log_was_damaged_refuses_to_start_and_says_where() {
     assert!(wait_for("a status", || cluster.nodes[follower].status()).applied > 0);
 }
 
+/// Damages slot 7 of a node that does not run.
+fn damage_slot_7(node: &Node) {
+    let offset = usize::try_from(Geometry::new(4096, 256).unwrap().offset_of(7)).unwrap();
+    overwrite(&node.directory.join(SLOTS_FILE), offset + 8, &[9]); // the length
+    overwrite(&node.directory.join(DOUBLE_FILE), 0, &[0; 64]); // or the last round would mend it
+}
+
+#[track_caller]
+fn wait_damaged(node: &Node, count: u64) {
+    wait_until("the damaged slots to be counted", || {
+        node.status().is_some_and(|status| status.damaged_slots == count)
+    });
+}
+
 /// What it held may be a value or none, and a delete changes the version of one alone.
 #[test]
-fn a_node_whose_damaged_slot_is_deleted_stops_and_the_others_agree() {
+fn a_node_whose_damaged_slot_is_deleted_goes_on_without_it_until_it_is_set() {
     let mut cluster = Cluster::of_three(&[]);
     cluster.nodes[0].asked(&["MSET", "7", "value", "8", "value"]);
     cluster.nodes[0].asked(&["DEL", "7"]);
     cluster.wait_level();
     let (leader, follower, other) = cluster.roles();
     cluster.nodes[follower].stop();
-    let directory = cluster.nodes[follower].directory.clone();
-    let offset = usize::try_from(Geometry::new(4096, 256).unwrap().offset_of(7)).unwrap();
-    overwrite(&directory.join(SLOTS_FILE), offset + 8, &[1]);
-    overwrite(&directory.join(DOUBLE_FILE), 0, &[0; 64]); // or the last round would mend it
+    damage_slot_7(&cluster.nodes[follower]);
     cluster.nodes[follower].start();
-    let damaged = || Some(cluster.nodes[follower].status()?.damaged_slots);
-    wait_until("the slot to be found", || damaged() == Some(1));
-    let told = wait_for("an answer", || match cluster.nodes[follower].local("7") {
-        Err(Failure::Refused(words)) if words.contains("damaged") => Some(words),
-        _ => None,
-    });
-    assert!(told.contains("slot 7"), "{told}");
+    wait_damaged(&cluster.nodes[follower], 1);
+    let told = |node: &Node| {
+        wait_for("an answer", || match node.local("7") {
+            Err(Failure::Refused(words)) if words.contains("damaged") => Some(words),
+            _ => None,
+        })
+    };
+    let words = told(&cluster.nodes[follower]);
+    assert!(words.contains("slot 7") && words.contains("set it, whole"), "{words}");
     assert_eq!(cluster.nodes[follower].local("8").unwrap().as_deref(), Some("value"));
     assert_eq!(cluster.nodes[leader].asked(&["DEL", "7"]), Value::Integer(0));
+    assert_eq!(cluster.nodes[leader].asked(&["APPEND", "7", "x"]), Value::Integer(1));
     for _ in 0..2 {
-        assert_eq!(cluster.nodes[follower].wait_exit().code(), Some(1));
-        let words = cluster.nodes[follower].words();
-        assert!(words.contains("slot 7 is damaged on this member and log entry"), "{words}");
-        cluster.nodes[follower].start(); // the entry is in its log, and still waits for content
+        cluster.wait_level();
+        told(&cluster.nodes[follower]);
+        cluster.nodes[follower].kill();
+        cluster.nodes[follower].start();
     }
-    cluster.nodes[follower].wait_exit();
+    assert!(cluster.nodes[follower].words().contains("a log entry needs what it held"));
     cluster.nodes[leader].asked(&["SET", "7", "new"]);
-    cluster.nodes[leader].asked(&["GET", "7"]);
-    wait_until("the other to agree", || {
-        cluster.nodes[other].local("7").is_ok_and(|value| value.as_deref() == Some("new"))
-    });
+    for node in [leader, follower, other] {
+        wait_until("all to agree", || {
+            cluster.nodes[node].local("7").is_ok_and(|value| value.as_deref() == Some("new"))
+        });
+    }
+    wait_damaged(&cluster.nodes[follower], 0);
+}
+
+/// It has nobody to take the slot from, and an entry that needs it is in its log already.
+#[test]
+fn a_lone_node_with_a_damaged_slot_starts_refuses_what_needs_it_and_takes_a_set() {
+    let mut cluster = Cluster::empty();
+    let node = cluster.add("node0", &["-slots", "4096", "-value-size", "256"]);
+    node.start();
+    node.asked(&["MSET", "7", "1", "8", "1"]);
+    node.stop();
+    node.start();
+    assert_eq!(node.asked(&["INCR", "7"]), Value::Integer(2));
+    assert_eq!(node.asked(&["INCR", "8"]), Value::Integer(2));
+    for _ in 0..2 {
+        node.kill();
+        damage_slot_7(node);
+        node.start();
+        wait_damaged(node, 1);
+        assert_eq!(node.asked(&["GET", "8"]).text().as_deref(), Some("2"));
+    }
+    assert!(node.words().contains("a log entry needs what it held"), "{}", node.words());
+    for request in [
+        &["GET", "7"][..],
+        &["INCR", "7"],
+        &["APPEND", "7", "x"],
+        &["SETRANGE", "7", "1", "x"],
+        &["SET", "7", "x", "NX"],
+        &["SET", "7", "x", "GET"],
+        &["GETSET", "7", "x"],
+        &["GETDEL", "7"],
+        &["DEL", "7"],
+        &["MGET", "8", "7"],
+    ] {
+        let Err(Failure::Refused(words)) = node.ask(request) else { panic!("{request:?}") };
+        assert!(words.contains("slot 7 is damaged") && words.contains("set it"), "{words}");
+    }
+    node.asked(&["SET", "7", "5"]);
+    assert_eq!(node.asked(&["INCR", "7"]), Value::Integer(6));
+    assert_eq!(node.asked(&["DEL", "7"]), Value::Integer(1));
+    wait_damaged(node, 0);
+    assert_eq!(node.asked(&["GET", "8"]).text().as_deref(), Some("2"));
 }

@@ -2,11 +2,16 @@
 //! right checksums.
 
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots::Slot;
+use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, Slot};
+use openraft::storage::RaftLogStorage;
 
+use super::replay::recover;
 use super::transfer::with_slot_2_damaged;
-use super::{Place, Stores, blanks, command, normal, slots_of};
-use crate::command::{Action, Answer, Condition};
+use super::{Place, Stores, blanks, command, increment, log_id, normal, slots_of};
+use crate::command::{Action, Answer, Condition, Failure};
+use crate::machine::ApplyError;
+use crate::oplog::{Found, KeyForm, Kind, Mark, OpLog, PartRecords};
+use crate::raft::applier::apply_entry;
 
 /// The slot that is damaged on one of the two, and the entry that wrote it last.
 const SLOT: u64 = 2;
@@ -72,6 +77,15 @@ async fn replica(disk: &SimDisk, is_live: bool) -> Stores {
     stores
 }
 
+/// Damages the slot, or heals it again; nobody has looked then.
+fn flip(disk: &SimDisk) {
+    let place = Place::on(disk);
+    let offset = place.open_slots().geometry().offset_of(SLOT);
+    disk.flip_bit(&place.directory.join(SLOTS_FILE), offset + 8, 0).unwrap();
+    // Otherwise the last round, which holds the whole page, would mend it.
+    disk.flip_bit(&place.directory.join(DOUBLE_FILE), 16, 0).unwrap();
+}
+
 fn content(stores: &Stores) -> Option<Slot> {
     slots_of(&stores.shared).read(SLOT).ok()
 }
@@ -87,8 +101,9 @@ async fn after(actions: &[Action<'_>], is_live: bool) -> (Option<Slot>, Option<S
     let entry = command(&actions);
     let reply = healthy.shared.machine.apply(4, &entry).unwrap();
     let other_reply = damaged.shared.machine.apply(4, &entry);
-    if let Ok(other_reply) = &other_reply {
-        assert_eq!(&reply, other_reply, "{actions:?}");
+    match &other_reply {
+        Ok(other_reply) => assert_eq!(&reply, other_reply, "{actions:?}"),
+        Err(error) => assert!(matches!(error, ApplyError::Damaged(met) if met.slot == SLOT)),
     }
     healthy.apply(blanks(1, [4])).await.unwrap();
     (content(&healthy), content(&damaged), other_reply.is_ok())
@@ -96,7 +111,7 @@ async fn after(actions: &[Action<'_>], is_live: bool) -> (Option<Slot>, Option<S
 
 /// A delete of an absent value changes no version, so it must not write one over damage.
 #[tokio::test]
-async fn a_member_stops_rather_than_guess_what_a_damaged_slot_held() {
+async fn a_member_guesses_nothing_of_what_a_damaged_slot_held() {
     for actions in NEEDS_CONTENT {
         for is_live in [true, false] {
             let (_, damaged, has_applied) = after(actions, is_live).await;
@@ -118,18 +133,120 @@ async fn what_begins_with_a_full_set_mends_a_damaged_slot_and_has_the_same_reply
     }
 }
 
-/// Openraft hears of it, and so does whoever waits for faults: the node exits.
+/// A client must not be able to stop members by naming a slot that is damaged there.
 #[tokio::test]
-async fn a_damaged_slot_under_a_delete_is_a_fault_that_names_slot_and_entry() {
+async fn an_entry_that_needs_a_damaged_slot_stops_nobody() {
+    for actions in NEEDS_CONTENT {
+        let disk = SimDisk::new(1);
+        drop(replica(&disk, true).await);
+        let mut damaged = with_slot_2_damaged(&disk);
+        let mut operations = vec![(1, SET)];
+        operations.extend(actions.iter().map(|action| (SLOT, *action)));
+        operations.push((3, Action::Increment { by: 1 }));
+        damaged.apply(vec![normal(1, 4, command(&operations))]).await.unwrap();
+        damaged.apply(blanks(1, [5])).await.unwrap();
+        assert_eq!(damaged.faults.current(), None, "{actions:?}");
+        assert_eq!(damaged.shared.applied_index(), 5);
+        assert_eq!(content(&damaged), None, "it stays damaged: {actions:?}");
+        assert_eq!(damaged.value(1).as_deref(), Some(&b"new"[..]), "{actions:?}");
+        assert_eq!(damaged.value(3).as_deref(), Some(&b"1"[..]), "{actions:?}");
+    }
+}
+
+/// The entry is in the log of a member that was stopped by it, or that found the damage at a start.
+#[tokio::test]
+async fn a_replay_goes_on_behind_an_entry_that_needs_a_damaged_slot() {
+    for actions in NEEDS_CONTENT {
+        let disk = SimDisk::new(1);
+        let mut stores = replica(&disk, true).await;
+        let operations: Vec<_> = actions.iter().map(|action| (SLOT, *action)).collect();
+        let entries = [normal(1, 4, command(&operations)), increment(1, 5, 1)];
+        stores.append(entries.to_vec()).await.unwrap();
+        stores.log.save_committed(Some(log_id(1, 5))).await.unwrap();
+        stores.append(blanks(1, [6])).await.unwrap();
+        drop(stores);
+        flip(&disk);
+        for _ in 0..2 {
+            let recovered = recover(&Place::on(&disk));
+            assert_eq!(recovered.index(), Some(5), "{actions:?}");
+            assert_eq!(recovered.slot(SLOT), None, "{actions:?}");
+            assert_eq!(recovered.slot(1).unwrap().value.as_deref(), Some(&b"1"[..]));
+        }
+    }
+}
+
+/// The same on the leader, before there is an entry; what is known is looked at, not every slot.
+#[tokio::test]
+async fn what_needs_a_slot_known_to_be_damaged_is_refused_and_a_full_set_mends_it() {
     let disk = SimDisk::new(1);
-    drop(replica(&disk, false).await);
-    let mut damaged = with_slot_2_damaged(&disk);
-    let delete = normal(1, 4, command(&[(1, SET), (SLOT, DELETE)]));
-    damaged.apply(vec![delete]).await.unwrap_err();
-    let fault = damaged.faults.current().expect("it cannot go on");
-    assert!(fault.reason.contains("slot 2 is damaged"), "{}", fault.reason);
-    assert!(fault.reason.contains("log entry 4"), "{}", fault.reason);
-    assert_eq!(damaged.shared.applied_index(), VERSION);
+    drop(replica(&disk, true).await);
+    let damaged = with_slot_2_damaged(&disk);
+    let machine = &damaged.shared.machine;
+    let of = |actions: &[Action<'_>]| {
+        let before = (1, Action::Increment { by: 1 }); // of a whole slot
+        let actions = actions.iter().map(|action| (SLOT, *action));
+        command(&[before].into_iter().chain(actions).collect::<Vec<_>>())
+    };
+    for actions in NEEDS_CONTENT {
+        let refused = machine.refusal(&of(actions));
+        assert_eq!(refused, Some(Failure::Damaged { slot: SLOT }), "{actions:?}");
+    }
+    for actions in BEGINS_ANEW {
+        assert_eq!(machine.refusal(&of(actions)), None, "{actions:?}");
+    }
+    let words = Failure::Damaged { slot: SLOT }.to_string();
+    assert!(words.contains("slot 2 is damaged") && words.contains("set it, whole"), "{words}");
+    assert!(machine.may_refuse());
+    machine.apply(4, &of(&[SET])).unwrap();
+    assert!(!machine.may_refuse(), "nothing is damaged any more, and nothing is looked at");
+    assert_eq!(machine.refusal(&of(&[DELETE])), None);
+    machine.apply(5, &of(&[DELETE])).unwrap();
+    assert_eq!(content(&damaged), Some(Slot { index: 5, value: None }));
+}
+
+/// The answer of a member that led when it met the damage: another may have carried the entry out.
+#[tokio::test]
+async fn whoever_proposed_hears_of_the_damage() {
+    let disk = SimDisk::new(1);
+    drop(replica(&disk, true).await);
+    let damaged = with_slot_2_damaged(&disk);
+    let answer = |index, operations: &[(u64, Action<'_>)]| {
+        let entry = normal(1, index, command(operations));
+        let carried_out = apply_entry(&damaged.shared.machine, &entry).unwrap();
+        carried_out.into_result(&log_id(1, index)).unwrap_err()
+    };
+    let is_damaged = Failure::Damaged { slot: SLOT };
+    let reason = is_damaged.to_string();
+    assert_eq!(answer(4, &[(SLOT, Action::Get)]), is_damaged);
+    assert_eq!(answer(5, &[(1, Action::Get), (SLOT, Action::Measure)]), is_damaged);
+    let unknown = |index| Failure::Unknown { term: 1, index, reason: reason.clone() };
+    assert_eq!(answer(6, &[(SLOT, Action::Get), (1, SET)]), unknown(6));
+    assert_eq!(answer(7, &[(SLOT, DELETE)]), unknown(7));
+    assert_eq!(answer(8, &[(1, SET), (SLOT, Action::Increment { by: 1 })]), unknown(8));
+    assert_eq!(damaged.value(1).as_deref(), Some(&b"new"[..]));
+}
+
+/// A log from which the state is made again says that it lacks something.
+#[tokio::test]
+async fn the_application_log_has_a_gap_where_an_effect_is_not_known() {
+    let disk = SimDisk::new(1);
+    drop(replica(&disk, true).await);
+    flip(&disk);
+    let folder = tempfile::tempdir().unwrap();
+    let oplog = OpLog::open(folder.path(), "n", KeyForm::Slots, 1 << 20).unwrap();
+    let parts = oplog.parts().clone();
+    let mut damaged = Place::on(&disk).open_with(Some(oplog));
+    let get = normal(1, 4, command(&[(SLOT, Action::Get)]));
+    let delete = normal(1, 5, command(&[(1, SET), (SLOT, DELETE)]));
+    damaged.apply(vec![get, delete, increment(1, 6, 3)]).await.unwrap();
+    let mut records = PartRecords::open(&parts, 1).unwrap();
+    let mut found = Vec::new();
+    while let Some(Found { record, .. }) = records.next_record().unwrap() {
+        found.push((record.index, record.mark, record.kind));
+    }
+    let expected =
+        [(4, Mark::None, Kind::Get), (5, Mark::Gap, Kind::Get), (6, Mark::None, Kind::Set)];
+    assert_eq!(found, expected);
 }
 
 /// Not only by the walk after a start: whoever meets a damaged slot notes it, once.
@@ -137,14 +254,8 @@ async fn a_damaged_slot_under_a_delete_is_a_fault_that_names_slot_and_entry() {
 async fn a_slot_that_goes_bad_later_is_noted_when_it_is_met() {
     let disk = SimDisk::new(1);
     drop(replica(&disk, true).await);
-    let place = Place::on(&disk);
-    let offset = place.open_slots().geometry().offset_of(SLOT);
-    let flip = |name: &str, offset| {
-        disk.flip_bit(&place.directory.join(name), offset, 0).unwrap();
-    };
-    flip(diskstore_storage::slots::SLOTS_FILE, offset + 8);
-    flip(diskstore_storage::slots::DOUBLE_FILE, 16);
-    let stores = place.open();
+    flip(&disk);
+    let stores = Place::on(&disk).open();
     let machine = &stores.shared.machine;
     assert_eq!(machine.newly_damaged(), Vec::<u64>::new(), "nobody has looked");
     for _ in 0..2 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots;
+use diskstore_storage::slots::{self, Slot};
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use openraft::entry::RaftEntry;
 
@@ -15,24 +15,29 @@ use crate::raft::state_machine::Applied;
 use crate::raft::types::{Entry, entry_to, log_id_to};
 
 /// What recovery gives.
-struct Recovered {
+pub(super) struct Recovered {
     machine: Machine,
     wal: Wal,
     applied: Result<Applied, StartError>,
 }
 
 impl Recovered {
-    fn index(&self) -> Option<u64> {
+    pub(super) fn index(&self) -> Option<u64> {
         self.applied.as_ref().unwrap().log_id.as_ref().map(|log_id| log_id_to(log_id).index)
     }
 
-    fn value(&self, slot: u64) -> Option<Vec<u8>> {
+    /// What a slot holds; `None` if it is damaged.
+    pub(super) fn slot(&self, slot: u64) -> Option<Slot> {
         let Machine::Slots(disk) = &self.machine else { unreachable!("a machine of slots") };
-        disk.slots().read(slot).unwrap().value.map(|value| value.to_vec())
+        disk.slots().read(slot).ok()
+    }
+
+    fn value(&self, slot: u64) -> Option<Vec<u8>> {
+        self.slot(slot).unwrap().value.map(|value| value.to_vec())
     }
 }
 
-fn recover(place: &Place) -> Recovered {
+pub(super) fn recover(place: &Place) -> Recovered {
     let machine = Machine::Slots(DiskMachine::new(Arc::new(place.open_slots())));
     let mut ahead = ReplayAhead::start(&machine).unwrap().unwrap();
     let wal = place.open_wal_following(SEGMENT_BYTES, &mut |seen| ahead.see(seen));

@@ -83,7 +83,7 @@ impl Guard<'_> {
             _ => Base::default(),
         };
         let value = match compute(base) {
-            Change::Keep => return Applied::Kept,
+            Change::Keep | Change::GiveUp => return Applied::Kept, // no key is ever damaged
             Change::Set(Cow::Borrowed(value)) => Some(Bytes::copy_from_slice(value)),
             Change::Set(Cow::Owned(value)) => Some(value.into_boxed_slice().into()),
             Change::Delete => None,

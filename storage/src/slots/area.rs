@@ -3,7 +3,8 @@
 //! Called by `slots`, which holds the lock of every slot that it names here; calls `disk::Map`.
 //! Invariants:
 //!
-//! - I1: bytes of a slot change only in [`Area::store`], which marks their pages first.
+//! - I1: bytes of a slot change only in [`Area::store`] and [`Area::give_up`], which mark their pages
+//!   first.
 //! - I2: nothing is taken for a value before its CRC was checked.
 
 use std::path::PathBuf;
@@ -98,6 +99,21 @@ impl Area {
         self.damage.forget(key);
         let live = header.is_live();
         self.pages.note(first_byte / PAGE_BYTES, key, index, live);
+    }
+
+    /// Sees to it that a damaged slot stays damaged, on the disk too. False if it is given up already.
+    pub(crate) fn give_up(&self, key: u64) -> bool {
+        if self.header(key) == Header::GIVEN_UP {
+            return false;
+        }
+        let offset = self.geometry.offset_of(key);
+        let first_byte = offset - DATA_OFFSET;
+        let page = first_byte / PAGE_BYTES;
+        self.pages.mark(page, (first_byte + HEADER_BYTES - 1) / PAGE_BYTES); // I1
+        self.map.write(&Header::GIVEN_UP.encode(), offset);
+        self.damage.note(key);
+        self.pages.give_up(page, key);
+        true
     }
 
     /// Has pages read ahead of a walk over them.

@@ -46,6 +46,16 @@ impl Damage {
         }
     }
 
+    /// True if a slot is known to be damaged.
+    pub(crate) fn is_any(&self) -> bool {
+        self.is_any.load(Relaxed)
+    }
+
+    /// True if this one is.
+    pub(crate) fn contains(&self, key: u64) -> bool {
+        self.is_any() && self.slots.lock().contains_key(&key)
+    }
+
     /// All that are known, ascending.
     pub(crate) fn all(&self) -> Vec<u64> {
         self.slots.lock().keys().copied().collect()

@@ -34,6 +34,9 @@ pub enum Change<'a> {
     Set(Cow<'a, [u8]>),
     /// The slot is empty.
     Delete,
+    /// The slot is damaged, and what the entry does to it depends on what it held. It stays damaged
+    /// until a full set: its bytes of before the entry are never served again, however they read.
+    GiveUp,
 }
 
 /// What became of an entry's effect on a slot.
@@ -45,6 +48,9 @@ pub enum Applied {
     Kept,
     /// The slot was written and carries the entry's index.
     Written,
+    /// The slot was damaged and is given up now ([`Change::GiveUp`]); [`Applied::Kept`] if it was
+    /// given up before.
+    GivenUp,
 }
 
 /// What a slot holds before a change.
@@ -58,7 +64,8 @@ pub enum Current<'a> {
         value: Option<&'a [u8]>,
     },
     /// The checksum is wrong. A full set mends the slot. Anything else would have to know what it
-    /// held, a delete too: one of an absent value leaves the index where it is.
+    /// held, a delete too: one of an absent value leaves the index where it is. Whoever cannot compute
+    /// a change for that reason gives the slot up, or keeps it where the entry only reads.
     Damaged,
 }
 
@@ -132,7 +139,8 @@ impl Guard<'_> {
     /// a log can have; nothing was changed.
     ///
     /// # Panics
-    /// If the guard does not hold the slot's lock, or `index` is 0.
+    /// If the guard does not hold the slot's lock, or `index` is 0, or a slot is given up that was not
+    /// read and found damaged.
     pub fn apply<'c>(
         &mut self,
         key: u64,
@@ -158,6 +166,10 @@ impl Guard<'_> {
                 area.store(key, index, Some(&value));
             }
             Change::Delete => area.store(key, index, None),
+            Change::GiveUp => {
+                assert!(base.read() == Current::Damaged, "slot {key} is whole, and is given up");
+                return Ok(if area.give_up(key) { Applied::GivenUp } else { Applied::Kept });
+            }
         }
         Ok(Applied::Written)
     }

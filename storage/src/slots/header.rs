@@ -6,6 +6,8 @@
 //! - I2: the CRC covers the key, so a slot written to the wrong place is a damaged slot.
 //! - I3: a slot has room for a time at which it expires. This version writes none: zero, and what
 //!   is not zero is damaged.
+//! - I4: no slot that was written has index 0, so a header with it that is not all zero is damaged
+//!   whatever follows it. [`Header::GIVEN_UP`] is such a one.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use bytes::{Buf, BufMut};
@@ -40,6 +42,11 @@ pub(crate) struct Header {
 const NEVER: u64 = 0;
 
 impl Header {
+    /// What is written over the header of a damaged slot once an entry was applied whose effect on it
+    /// nobody here can know: the bytes of before, should they ever read right again, are too old.
+    pub(crate) const GIVEN_UP: Self =
+        Self { index: 0, length_word: 0, crc: u32::MAX, expires: NEVER };
+
     /// The header of a value (`None`: deleted) that entry `index` leaves in slot `key`; that of a
     /// slot that was never written if `index` is 0.
     pub(crate) fn new(key: u64, index: u64, value: Option<&[u8]>) -> Self {
@@ -158,6 +165,17 @@ mod tests {
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert!(!Header::decode(bytes).matches(3, value), "bit {bit}");
             }
+        }
+    }
+
+    /// I4
+    #[test]
+    fn a_slot_that_is_given_up_is_damaged_whatever_it_holds() {
+        let header = Header::decode(Header::GIVEN_UP.encode());
+        assert_eq!(header, Header::GIVEN_UP);
+        assert!(!header.is_unwritten() && !header.is_live());
+        for key in [0, 3] {
+            assert!(!header.matches(key, b"") && !header.matches(key, b"hello"));
         }
     }
 

@@ -181,6 +181,17 @@ impl Slots {
         self.area.damage.untold()
     }
 
+    /// True if a slot was found damaged since the start and was not written since, as far as this is
+    /// known: costs one look at memory.
+    pub fn may_be_damaged(&self) -> bool {
+        self.area.damage.is_any()
+    }
+
+    /// True if this slot was found damaged since the start and still is. Reads it only if it was.
+    pub fn is_known_damaged(&self, key: u64) -> bool {
+        self.area.damage.contains(key) && self.is_damaged(key)
+    }
+
     /// A slot that was read before it was mended may have been noted afterwards.
     fn is_damaged(&self, key: u64) -> bool {
         let _lock = self.locks.lock_one(key);

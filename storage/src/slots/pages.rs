@@ -130,6 +130,14 @@ impl Pages {
         }
     }
 
+    /// Notes, under its lock, that slot `key`, which begins in `page`, is damaged and that nobody
+    /// knows its index.
+    pub(crate) fn give_up(&self, page: u64, key: u64) {
+        // As in `note`: whoever learns the page finds the slot damaged.
+        self.highest[index_of(page)].fetch_max(NEVER_SKIP, Relaxed);
+        self.note_live(key, false);
+    }
+
     /// Notes whether a slot is live, under its lock.
     pub(crate) fn note_live(&self, key: u64, live: bool) {
         if live {
@@ -261,6 +269,9 @@ mod tests {
         pages.learn(1, None);
         assert!(pages.is_at_most(0, 7) && !pages.is_at_most(0, 6));
         assert!(!pages.is_at_most(1, u64::MAX));
+        pages.give_up(0, 0);
+        assert!(!pages.is_at_most(0, u64::MAX));
+        pages.learn(0, Some(7));
         pages.note(0, 1, 9, true);
         assert!(!pages.is_at_most(0, 8));
         pages.learn(2, Some(0));

@@ -117,7 +117,7 @@ impl Member {
                 match effect.on(value) {
                     Change::Set(value) => drop(expected.insert(*key, (index, value.into_owned()))),
                     Change::Delete => drop(expected.remove(key)),
-                    Change::Keep => {}
+                    Change::Keep | Change::GiveUp => {}
                 }
             }
         }

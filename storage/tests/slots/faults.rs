@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use diskstore_storage::disk::{CrashMode, Disk, OperationKind, SimDisk};
+use diskstore_storage::disk::{CrashMode, Disk, OperationKind, RealDisk, SimDisk, WriteMode};
 use diskstore_storage::slots::{
     Applied, Change, Current, DOUBLE_FILE, DoubleFound, Geometry, Membership, New, Options,
     SLOTS_FILE, SUPERBLOCK_STRIDE, SlotImage, Slots, Target,
@@ -121,6 +121,61 @@ fn a_command_that_needs_a_damaged_slot_can_leave_it() {
     assert_eq!(guard.apply(7, 30, |_| Change::Keep).unwrap(), Applied::Kept);
     drop(guard);
     offset_of_corruption(slots.read(7));
+}
+
+/// The disk may read right again, but what an entry did to the slot is missing: the old value is not
+/// served, and the mark is on the disk with the checkpoint that covers the entry.
+#[test]
+fn a_slot_that_was_given_up_stays_damaged_until_a_full_set() {
+    let disk = written();
+    let value_byte = geometry().offset_of(7) + 24;
+    disk.flip_bit(&path(DOUBLE_FILE), 50, 0).unwrap();
+    disk.flip_bit(&path(SLOTS_FILE), value_byte, 0).unwrap();
+    let slots = open(&disk).unwrap();
+    let give_up = |index| slots.lock([7].into_iter()).apply(7, index, |_| Change::GiveUp);
+    assert_eq!(give_up(30).unwrap(), Applied::GivenUp);
+    assert_eq!(give_up(31).unwrap(), Applied::Kept, "there is nothing left to write");
+    assert!(slots.is_known_damaged(7) && !slots.is_known_damaged(8));
+    disk.flip_bit(&path(SLOTS_FILE), value_byte, 0).unwrap();
+    checkpoint(&slots, 31);
+    drop(slots);
+    let slots = open(&disk.crash(CrashMode::Lost)).unwrap();
+    offset_of_corruption(slots.read(7));
+    assert_eq!(slots.learn_pages(0, u64::MAX).damaged, [7]);
+    assert_eq!(slots.lower_indexes_above(5), 14, "it has no index");
+    set(&slots, 7, 32, b"new").unwrap();
+    assert_eq!(slots.read(7).unwrap().index, 32);
+    assert!(!slots.may_be_damaged());
+}
+
+/// I2 of `scan.rs`, PITFALLS 24: its page was known to hold only older slots, and a snapshot would
+/// leave out what an entry did to the slot without a word.
+#[test]
+fn a_walk_over_later_changes_meets_a_slot_that_was_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new();
+    let new = New { geometry: geometry(), cluster_id: CLUSTER, options: options() };
+    let slots = Slots::create(&disk, folder.path(), new, &mut |_, _| {}).unwrap();
+    set(&slots, 7, 8, b"seven").unwrap();
+    checkpoint(&slots, 8);
+    drop(slots);
+    let (slots, _) = Slots::open(&disk, folder.path(), options()).unwrap();
+    assert_eq!(slots.learn_pages(0, u64::MAX).damaged, []);
+    assert_eq!(slots.live_count(), Some(1));
+    let file = disk.open(&folder.path().join(SLOTS_FILE), WriteMode::Buffered).unwrap();
+    file.write_at(b"x", geometry().offset_of(7) + 24).unwrap(); // the map sees it
+    let applied = slots.lock([7].into_iter()).apply(7, 30, |_| Change::GiveUp);
+    assert_eq!(applied.unwrap(), Applied::GivenUp);
+    assert_eq!(slots.live_count(), Some(0));
+    let offset = offset_of_corruption(slots.scan(0, 29, 1 << 20, &mut Vec::new()));
+    assert_eq!(offset, geometry().offset_of(7));
+}
+
+#[test]
+#[should_panic(expected = "slot 7 is whole, and is given up")]
+fn a_slot_that_is_whole_is_not_given_up() {
+    let slots = open(&written()).unwrap();
+    drop(slots.lock([7].into_iter()).apply(7, 30, |_| Change::GiveUp));
 }
 
 /// Every bit of a slot, header and value.
