@@ -7,13 +7,14 @@
 //!
 //! Called by `node`; calls `raft`.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::raft::{
     Caller, FrameWriter, Greeting, Hello, Kind, Purpose, Welcome, Whoever, bad_frame,
@@ -26,6 +27,12 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most callers that are heard at a time.
 const CALLER_COUNT_MAX: usize = 64;
 
+/// Pause after an accept that failed (out of file descriptors), so that it does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What a listener gives.
+type Accepted = io::Result<(TcpStream, SocketAddr)>;
+
 /// Who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contact {
@@ -34,16 +41,31 @@ pub struct Contact {
 }
 
 /// Listens for `time`, in the process of this id; the first member of a cluster that dials ends it.
+/// The time begins again whenever nobody can be accepted, as where file descriptors are used up.
 pub async fn listen_first(listener: &TcpListener, time: Duration, process: u64) -> Option<Contact> {
-    let deadline = Instant::now() + time;
+    hear_until(|| listener.accept(), time, process).await
+}
+
+async fn hear_until<F: Future<Output = Accepted>>(
+    accept: impl Fn() -> F,
+    time: Duration,
+    process: u64,
+) -> Option<Contact> {
+    let mut deadline = Instant::now() + time;
     let mut hellos = JoinSet::new();
     let mut is_over = false;
     loop {
         let has_room = !is_over && hellos.len() < CALLER_COUNT_MAX;
         tokio::select! {
-            Ok((stream, from)) = listener.accept(), if has_room => {
-                hellos.spawn(hear(stream, from.ip(), process));
-            }
+            accepted = accept(), if has_room => match accepted {
+                Ok((stream, from)) => drop(hellos.spawn(hear(stream, from.ip(), process))),
+                Err(error) => {
+                    pause_after(&error).await;
+                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                        deadline = Instant::now() + time; // nobody was heard meanwhile
+                    }
+                }
+            },
             // A joiner (it asks again), a stranger, or garbage is no contact.
             Some(heard) = hellos.join_next() => if let Ok(Ok(Some(contact))) = heard {
                 return Some(contact);
@@ -54,8 +76,14 @@ pub async fn listen_first(listener: &TcpListener, time: Duration, process: u64) 
     }
 }
 
+/// Waits after an accept that failed.
+async fn pause_after(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a caller");
+    sleep(ACCEPT_RETRY).await;
+}
+
 /// Hears one caller out, in a bounded time.
-async fn hear(stream: TcpStream, from: IpAddr, process: u64) -> std::io::Result<Option<Contact>> {
+async fn hear(stream: TcpStream, from: IpAddr, process: u64) -> io::Result<Option<Contact>> {
     let (hello, mut writer) = timeout(HELLO_TIMEOUT, take_hello(stream)).await??;
     let is_member = hello.cluster_id != 0 && hello.purpose != Purpose::Confirm;
     let is_contact = is_member
@@ -70,7 +98,7 @@ async fn hear(stream: TcpStream, from: IpAddr, process: u64) -> std::io::Result<
     Ok(is_contact.then_some(Contact { cluster_id: hello.cluster_id }))
 }
 
-async fn take_hello(stream: TcpStream) -> std::io::Result<(Hello, FrameWriter)> {
+async fn take_hello(stream: TcpStream) -> io::Result<(Hello, FrameWriter)> {
     let (mut reader, writer) = split(stream)?;
     let body = reader.expect(Kind::Hello).await?;
     Ok((Hello::decode(body).map_err(bad_frame)?, writer))
@@ -78,18 +106,103 @@ async fn take_hello(stream: TcpStream) -> std::io::Result<(Hello, FrameWriter)> 
 
 /// Confirms the connections of a process that serves no peers, until it is dropped.
 pub(super) async fn confirm_only(listener: TcpListener, caller: Arc<Caller>) {
+    confirm_all(|| listener.accept(), caller).await;
+}
+
+async fn confirm_all<F: Future<Output = Accepted>>(accept: impl Fn() -> F, caller: Arc<Caller>) {
     let mut hellos = JoinSet::new();
     loop {
         tokio::select! {
-            Ok((stream, _)) = listener.accept(), if hellos.len() < CALLER_COUNT_MAX => {
-                let caller = caller.clone();
-                hellos.spawn(timeout(2 * HELLO_TIMEOUT, async move {
-                    let (hello, mut writer) = take_hello(stream).await?;
-                    caller.answer_to(&hello).put(&mut writer.buffer);
-                    writer.send().await
-                }));
-            }
+            accepted = accept(), if hellos.len() < CALLER_COUNT_MAX => match accepted {
+                Ok((stream, _)) => {
+                    let caller = caller.clone();
+                    hellos.spawn(timeout(2 * HELLO_TIMEOUT, async move {
+                        let (hello, mut writer) = take_hello(stream).await?;
+                        caller.answer_to(&hello).put(&mut writer.buffer);
+                        writer.send().await
+                    }));
+                }
+                Err(error) => pause_after(&error).await,
+            },
             Some(_) = hellos.join_next() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::fault::Faults;
+    use crate::raft::{Channel, Method, Route};
+
+    /// Nothing that must come takes longer.
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// Accepts, once it has failed so often.
+    struct Failing {
+        listener: TcpListener,
+        left: AtomicUsize,
+    }
+
+    impl Failing {
+        async fn new(count: usize) -> (Failing, String) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            (Failing { listener, left: AtomicUsize::new(count) }, address)
+        }
+
+        async fn accept(&self) -> Accepted {
+            let one_less = |left: usize| left.checked_sub(1);
+            if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+                return Err(rustix::io::Errno::MFILE.into());
+            }
+            self.listener.accept().await
+        }
+    }
+
+    /// Member 7 of another cluster, which confirms what it dials, and where it listens.
+    async fn member() -> (Arc<Caller>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let me = Whoever { cluster_id: 0xc1, member_id: 7, process: 3 };
+        let caller = Caller::new(me, address.clone(), Faults::new());
+        tokio::spawn(confirm_only(listener, caller.clone()));
+        (caller, address)
+    }
+
+    /// PITFALLS 14: one that was deaf for the whole time would found a second cluster.
+    #[tokio::test]
+    async fn a_caller_is_heard_after_accepting_has_failed() {
+        let time = 4 * ACCEPT_RETRY;
+        let (failing, address) = Failing::new(8).await;
+        let (caller, _) = member().await;
+        let dialling = tokio::spawn(async move {
+            let channel = Channel::new(caller, Route::to_address(address));
+            drop(channel.call(Method::Room, Bytes::new(), LONG).await);
+        });
+        let heard = hear_until(|| failing.accept(), time, 5).await;
+        assert_eq!(heard, Some(Contact { cluster_id: 0xc1 }));
+        dialling.abort();
+    }
+
+    #[tokio::test]
+    async fn one_that_only_confirms_goes_on_after_accepting_has_failed() {
+        let (failing, address) = Failing::new(3).await;
+        let me = Whoever { cluster_id: 0xc1, member_id: 8, process: 4 };
+        let confirming = Caller::new(me, address.clone(), Faults::new());
+        let (caller, _) = member().await;
+        let confirming =
+            tokio::spawn(async move { confirm_all(|| failing.accept(), confirming).await });
+        let asked = async {
+            while caller.who_is_at(&address, 8).await.ok() != Some(me) {
+                assert!(!confirming.is_finished(), "it has ended");
+            }
+        };
+        timeout(LONG, asked).await.expect("it answers");
+        confirming.abort();
     }
 }

@@ -9,6 +9,9 @@
 //! - I3: nobody is taken in, and no address changed, on a request alone: the node must answer at the
 //!   address that the request names, and a member that is known must not answer as another process
 //!   at the one that it has.
+//! - I4: of a member that is known, anybody but itself can only say that it is to be found elsewhere,
+//!   once it is not found any more where the log has it. Where its clients go it says itself: on a
+//!   connection that it confirmed, to a member that vouches for that when it passes the request on.
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use super::Forwarder;
 use crate::raft::{
     CallError, Caller, Channel, Consensus, ELECTION_MS_MAX, Incoming, JoinReply, JoinRequest,
-    Member, MemberError, Method, ProposeError, Route, View, complete,
+    Member, MemberError, Method, ProposeError, Route, View, Whoever, complete,
 };
 
 /// How long one member may take to answer.
@@ -125,6 +128,7 @@ async fn ask_patiently(
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest {
         is_final,
+        is_own: false, // nobody could confirm it: this node is no member yet
         member_id: setup.member_id,
         member: setup.member.clone(),
         cluster_id,
@@ -208,10 +212,12 @@ async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, CallError
 /// Answers a request to join, as leader or through it.
 pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option<Vec<u8>> {
     let mut request = JoinRequest::decode(incoming.body.clone()).ok()?;
-    if is_own(incoming, &request) {
+    if is_direct(incoming, &request) {
         complete(&mut request.member.raft_address, incoming.address);
         complete(&mut request.member.client_address, incoming.address);
     }
+    // That it comes from the member that it is about proves nothing: that one may pass on a stranger's.
+    request.is_own &= incoming.from != 0; // I4
     let reply = if request.cluster_id != 0 && request.cluster_id != forwarder.cluster_id() {
         JoinReply::Refused(format!(
             "this is cluster {:032x}, but the directory belongs to {:032x}",
@@ -228,8 +234,8 @@ pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option
     Some(out)
 }
 
-/// True if a request comes from the node that it is about, and not through another member.
-fn is_own(incoming: &Incoming, request: &JoinRequest) -> bool {
+/// True if a request does not come through another member.
+fn is_direct(incoming: &Incoming, request: &JoinRequest) -> bool {
     incoming.from == 0 || incoming.from == request.member_id
 }
 
@@ -253,7 +259,7 @@ async fn admit_or_relay(
         return timeout(ADMIT_BOUND, admit(forwarder, request)).await.unwrap_or_else(|_| late());
     }
     let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
-    let Some((id, leader)) = leader.filter(|_| is_own(incoming, request)) else {
+    let Some((id, leader)) = leader.filter(|_| is_direct(incoming, request)) else {
         return JoinReply::Later("no leader is known".into());
     };
     let mut body = Vec::new();
@@ -277,9 +283,11 @@ pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinR
             "member {id:016x} is {name}: its addresses may change, its name and what it is to be may not"
         )); // I3
     }
-    if let Err(reply) = find(consensus.caller(), request, known.as_ref()).await {
-        return reply; // I3
-    }
+    let record = match proven(consensus.caller(), request, known.as_ref()).await {
+        Ok(record) if known.as_ref() == Some(&record) => return accepted(forwarder),
+        Ok(record) => record,
+        Err(reply) => return reply, // I3
+    };
     let _alone = consensus.alone().await;
     let View { is_leader, members, .. } = consensus.view();
     if !is_leader {
@@ -299,7 +307,7 @@ pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinR
             )); // I2
         }
     }
-    set_member(forwarder, request).await
+    set_member(forwarder, request.member_id, record).await
 }
 
 /// Whether two records are of one member, wherever it is to be found.
@@ -307,17 +315,16 @@ fn is_same(known: &Member, asked: &Member) -> bool {
     (&known.name, known.role) == (&asked.name, asked.role)
 }
 
-/// Whether the node of a request answers where it says, and nowhere else (I3).
-async fn find(
+/// The record that a request may set, once its node answers where it says, and nowhere else (I3).
+async fn proven(
     caller: &Caller,
     request: &JoinRequest,
     known: Option<&Member>,
-) -> Result<(), JoinReply> {
-    let (id, address) = (request.member_id, &request.member.raft_address);
-    let is_it = |who: &crate::raft::Whoever| {
-        who.member_id == id && who.cluster_id == caller.me().cluster_id
-    };
-    let found = match caller.who_is_at(address, id).await {
+) -> Result<Member, JoinReply> {
+    let JoinRequest { member_id: id, member, is_own, .. } = request;
+    let address = &member.raft_address;
+    let is_it = |who: &Whoever| who.member_id == *id && who.cluster_id == caller.me().cluster_id;
+    let found = match caller.who_is_at(address, *id).await {
         Ok(who) if is_it(&who) => who,
         Ok(_) => {
             let reason = format!("another node answers at {address}; check -raft and -advertise");
@@ -330,19 +337,26 @@ async fn find(
             return Err(JoinReply::Later(reason));
         }
     };
-    let Some(known) = known.filter(|known| known.raft_address != *address) else { return Ok(()) };
-    match caller.who_is_at(&known.raft_address, id).await {
-        Ok(who) if is_it(&who) && who.process != found.process => Err(JoinReply::Refused(format!(
+    let Some(known) = known else { return Ok(member.clone()) };
+    let at_known = if known.raft_address == *address {
+        Some(found)
+    } else {
+        caller.who_is_at(&known.raft_address, *id).await.ok().filter(is_it)
+    };
+    match at_known {
+        Some(who) if who.process != found.process => Err(JoinReply::Refused(format!(
             "member {} ({id:016x}) runs already, at {}: this is a copy of its directory; stop \
                  one of the two",
             known.name, known.raft_address
         ))),
-        Ok(_) | Err(_) => Ok(()),
+        _ if *is_own => Ok(member.clone()),
+        Some(_) => Ok(known.clone()), // I4
+        None => Ok(Member { client_address: known.client_address.clone(), ..member.clone() }), // I4
     }
 }
 
-async fn set_member(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
-    let set = forwarder.consensus().set_member(request.member_id, request.member.clone());
+async fn set_member(forwarder: &Forwarder, id: u64, record: Member) -> JoinReply {
+    let set = forwarder.consensus().set_member(id, record);
     match set.await {
         Ok(()) => accepted(forwarder),
         Err(MemberError::NotChanged(ProposeError::Failed(failure))) => {

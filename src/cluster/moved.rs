@@ -5,7 +5,8 @@
 //! names. Its hellos say where it listens, so all that it asks find it at once (`raft/verify.rs`):
 //! that is how members come together again that moved all at the same time. Invariant:
 //!
-//! - I1: a process that finds its member running where the log has it is a copy, and stops.
+//! - I1: a process that finds its member running where the log has it is a copy, and stops. It has
+//!   to find that itself: an answer alone ends nobody, whoever gives it and whatever it says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,8 +118,8 @@ pub async fn keep_registered(forwarder: Arc<Forwarder>, own: Own, faults: Faults
             }
             forwarder.note_moved(Some(said));
         }
-        if let JoinReply::Refused(reason) = reply
-            && consensus.view().is_leader
+        if matches!(reply, JoinReply::Refused(_))
+            && let Some(reason) = is_copy(consensus, &own).await
         {
             return faults.report(reason); // I1
         }
@@ -144,7 +145,7 @@ async fn register(forwarder: &Forwarder, own: &Own, member: Member) -> JoinReply
     let consensus = forwarder.consensus();
     let (view, me) = (consensus.view(), consensus.member_id());
     let cluster_id = forwarder.cluster_id();
-    let request = JoinRequest { is_final: true, member_id: me, member, cluster_id };
+    let request = JoinRequest { is_final: true, is_own: true, member_id: me, member, cluster_id };
     if view.is_leader && !own.is_open() {
         let late = || JoinReply::Later("the membership takes long to be changed".into());
         return timeout(ADMIT_BOUND, admit(forwarder, &request)).await.unwrap_or_else(|_| late());

@@ -6,7 +6,8 @@
 //!   Otherwise nothing would be gained: it stays, and clients hear NO_SPACE, which is certain,
 //!   instead of waiting for entries that no majority can hold.
 //! - I2: nobody hands over twice in a term, so leadership goes round as often as there is room to be
-//!   found, and rests where there is none.
+//!   found, and rests where there is none. An attempt that could not begin, because nobody was alive
+//!   that may lead, does not count: it is made again, like one that found too little room.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -55,9 +56,9 @@ fn is_full(consensus: &Consensus) -> bool {
 }
 
 impl Forwarder {
-    /// Hands leadership to a voter that has room, if a majority of others have (I1). True if it
-    /// tried.
-    async fn give_way(&self) -> bool {
+    /// Hands leadership to a voter that has room, if a majority of others have (I1). False if it
+    /// did not even begin to.
+    pub async fn give_way(&self) -> bool {
         let view = self.consensus().view();
         let me = self.consensus().member_id();
         let voters: Vec<(u64, Member)> = view
@@ -80,8 +81,11 @@ impl Forwarder {
         }
         tracing::warn!("no room for the log: leadership goes to a member that has some");
         let may_lead = |id| with_room.contains(&id);
-        self.consensus().hand_over_to(&may_lead, HAND_OVER_BOUND).await;
-        true
+        let has_begun = self.consensus().hand_over_to(&may_lead, HAND_OVER_BOUND).await;
+        if !has_begun {
+            tracing::warn!("none of those that have room is alive; this is tried again");
+        }
+        has_begun
     }
 
     /// The member's id, if it says that it has room.

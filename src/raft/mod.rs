@@ -526,23 +526,30 @@ impl Consensus {
     }
 
     /// As [`Consensus::hand_over`], to one of the voters that `may_lead` is true of. Where it cannot
-    /// be reached, the others elect a leader.
-    pub async fn hand_over_to(&self, may_lead: &(dyn Fn(u64) -> bool + Sync), bound: Duration) {
+    /// be reached, the others elect a leader. False if it never began: this member does not lead, or
+    /// none of those voters is alive.
+    pub async fn hand_over_to(
+        &self,
+        may_lead: &(dyn Fn(u64) -> bool + Sync),
+        bound: Duration,
+    ) -> bool {
         let deadline = Instant::now() + bound;
+        let mut has_begun = false;
         while Instant::now() < deadline {
             let view = self.view();
             if !view.is_leader {
-                return;
+                break;
             }
             let others = view.members.iter().filter(|(id, member)| {
                 let is_alive = member.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
                 **id != self.member_id && member.is_voter && is_alive && may_lead(**id)
             });
-            let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { return };
+            let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { break };
             self.handing_over_in.fetch_max(view.term, Ordering::AcqRel); // before the heir can know
             if self.raft.trigger().transfer_leader(*heir).await.is_err() {
-                return;
+                break;
             }
+            has_begun = true;
             let step = (deadline - Instant::now()).min(Duration::from_millis(500));
             let me = self.member_id;
             let wait = self.raft.wait(Some(step));
@@ -550,9 +557,10 @@ impl Consensus {
                 metrics.current_leader.is_some_and(|leader| leader != me)
             };
             if wait.metrics(is_done, "another leads").await.is_ok() {
-                return;
+                break;
             }
         }
+        has_begun
     }
 
     /// Stops openraft and then the log's threads; what was appended is on disk afterwards.

@@ -463,6 +463,9 @@ pub(super) fn read_append_reply(body: Bytes) -> Result<AppendReply, DecodeError>
 pub struct JoinRequest {
     /// False to ask for the cluster's id and geometry only.
     pub is_final: bool,
+    /// True if it is the word of the member that it is about. Only members are believed so: that one
+    /// itself, or one that had its hello confirmed and passes the request on.
+    pub is_own: bool,
     /// The member id that it drew.
     pub member_id: u64,
     /// Its record.
@@ -493,6 +496,7 @@ impl JoinRequest {
     /// Appends the fields.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.put_u8(u8::from(self.is_final));
+        out.put_u8(u8::from(self.is_own));
         out.put_u64_le(self.member_id);
         out.put_u128_le(self.cluster_id);
         encode_member(&self.member, out);
@@ -505,11 +509,12 @@ impl JoinRequest {
     pub fn decode(body: Bytes) -> Result<JoinRequest, DecodeError> {
         let mut cursor = Cursor::new(body);
         let is_final = cursor.boolean()?;
+        let is_own = cursor.boolean()?;
         let member_id = cursor.u64()?;
         let cluster_id = cursor.u128()?;
         let member = decode_member(&mut cursor)?;
         cursor.finish()?;
-        Ok(JoinRequest { is_final, member_id, member, cluster_id })
+        Ok(JoinRequest { is_final, is_own, member_id, member, cluster_id })
     }
 }
 

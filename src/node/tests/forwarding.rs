@@ -1,76 +1,10 @@
 //! Two members in one process: what one forwards to the other, and what a leader does that nobody
 //! answers any more.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
-
-use diskstore_storage::slots::Geometry;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
-use super::{create_slots, disk, start_member};
+use super::running::{BOUND, Running};
 use crate::cluster::Forwarder;
 use crate::command::{Command, Failure, ReadLevel, slot_key};
-use crate::raft::{Consensus, Incoming, Member, Method, Zone};
-
-/// No test waits longer than this for what must come.
-const BOUND: Duration = Duration::from_secs(30);
-/// How often it looks.
-const STEP: Duration = Duration::from_millis(50);
-
-struct Running {
-    id: u64,
-    consensus: Arc<Consensus>,
-    /// What others ask of it; the tests answer in place of a node, or do not.
-    requests: mpsc::Receiver<Incoming>,
-    record: Member,
-    serving: JoinHandle<()>,
-}
-
-impl Running {
-    async fn start(id: u64) -> Running {
-        let disk = disk(id);
-        let slots = create_slots(&disk, Geometry::new(64, 32).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let raft_address = listener.local_addr().unwrap().to_string();
-        let (consensus, requests) = start_member(id, raft_address.clone(), &disk, slots).await;
-        let serving = consensus.serve(listener, Zone::Peers);
-        let record = Member { name: format!("node{id}"), raft_address, ..Member::default() };
-        Running { id, consensus, requests, record, serving }
-    }
-
-    /// A cluster of a leader and another voter.
-    async fn pair() -> (Running, Running) {
-        let (leader, other) = (Running::start(1).await, Running::start(2).await);
-        leader.consensus.found(leader.record.clone()).await.unwrap();
-        leader.consensus.allow_elections().await;
-        leader.until("it leads and has applied its first entry", Consensus::holds_lease).await;
-        let change = async {
-            leader.consensus.set_member(other.id, other.record.clone()).await.unwrap();
-            leader.consensus.set_voters(BTreeSet::from([1, 2])).await.unwrap();
-        };
-        tokio::time::timeout(BOUND, change).await.expect("the other one is never a voter");
-        other.until("it knows the leader", |other| other.view().leader == Some(1)).await;
-        (leader, other)
-    }
-
-    async fn until(&self, what: &str, condition: impl Fn(&Consensus) -> bool) {
-        let reached = async {
-            while !condition(&self.consensus) {
-                self.consensus.changed_data(STEP).await;
-            }
-        };
-        tokio::time::timeout(BOUND, reached).await.unwrap_or_else(|_| panic!("never: {what}"));
-    }
-
-    /// It answers nobody any more.
-    async fn stop(&self) {
-        self.serving.abort();
-        self.consensus.stop().await;
-    }
-}
+use crate::raft::{Consensus, Method};
 
 fn get() -> Vec<Command> {
     vec![Command::get(&slot_key(7)).unwrap()]

@@ -1,12 +1,15 @@
 //! Tests of a node's files together: log, slots, and what makes them agree at a start.
 
+mod addresses;
 mod agree;
 mod crash;
 mod forwarding;
+mod giving_way;
 mod local;
 mod pitfalls;
 mod refusals;
 mod removal;
+mod running;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,12 +48,13 @@ fn create_slots(disk: &SimDisk, geometry: Geometry) -> Slots {
 
 /// Member 1 over these slots and a log.
 async fn start(disk: &SimDisk, slots: Slots) -> Arc<Consensus> {
-    start_member(1, String::new(), disk, slots).await.0
+    let me = Whoever { cluster_id: 0xc1, member_id: 1, process: 1 };
+    start_member(me, String::new(), disk, slots).await.0
 }
 
 /// A member over these slots and a log that listens at an address, and what others ask of it.
 async fn start_member(
-    member_id: u64,
+    me: Whoever,
     address: String,
     disk: &SimDisk,
     slots: Slots,
@@ -61,11 +65,7 @@ async fn start_member(
     let wal = Arc::new(open_wal_following(disk, SyncMode::Always, follow).unwrap());
     let applied = Some(ahead.finish(&wal).unwrap());
     let setup = Setup {
-        caller: Caller::new(
-            Whoever { cluster_id: 0xc1, member_id, process: 1 },
-            address,
-            Faults::new(),
-        ),
+        caller: Caller::new(me, address, Faults::new()),
         wal,
         machine,
         applied,

@@ -200,7 +200,13 @@ fn bodies() -> Vec<Case> {
     let read_reply: Read = |body| shown(decode_transfer_reply(body, &transfer()));
     let commands = vec![command(&[(1, Action::Get)]), command(&[(2, Action::Increment { by: 1 })])];
     let results = vec![Ok(Reply::default()), Err(Failure::Stopping)];
-    let join = JoinRequest { is_final: true, member_id: 7, member: member(), cluster_id: 0xc1 };
+    let join = JoinRequest {
+        is_final: true,
+        is_own: false,
+        member_id: 7,
+        member: member(),
+        cluster_id: 0xc1,
+    };
     let accepted = JoinReply::Accepted { cluster_id: 0xc1, slot_count: 64, value_bytes: 32 };
     let later = JoinReply::Later("w".into());
     let refused = JoinReply::Refused("n".into());
@@ -534,7 +540,7 @@ const GOLDEN: [(&str, &str); 25] = [
     ("results", "02000000 00 0000000000000000 0000 01 07"),
     (
         "join",
-        "01 0700000000000000 c1000000000000000000000000000000 0100 61 0300 623a31 0300 \
+        "01 00 0700000000000000 c1000000000000000000000000000000 0100 61 0300 623a31 0300 \
          633a32 01",
     ),
     ("join reply, accepted", "00 c1000000000000000000000000000000 4000000000000000 20000000"),
