@@ -4,19 +4,16 @@
 //! Invariants:
 //!
 //! - I1: nothing is written: files are opened without the permission to.
-//! - I2: output is bounded: at most [`LINES_MAX`] lines of detail, then a count of what was left
-//!   out; so is memory, whatever the file says.
+//! - I2: output is bounded (`report`), and so is memory, whatever the file says.
 //! - I3: damage is text, not an error: what can be read is shown.
 
 use std::ffi::OsStr;
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::path::Path;
 
 use crate::disk::{Disk, WriteMode};
+use crate::report::Report;
 use crate::{Error, Result, identity, keys, slots, wal};
-
-/// Most lines of detail of one file.
-pub const LINES_MAX: u64 = 10_000;
 
 /// Bytes of the magic that every file begins with.
 const MAGIC_BYTES: usize = 8;
@@ -36,7 +33,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
     if file.len()? >= MAGIC_BYTES as u64 {
         file.read_at(&mut magic, 0)?;
     }
-    let mut report = Report { path, out, lines: 0 };
+    let mut report = Report::new(path, out);
     report.head(format_args!("file {}, {} bytes", path.display(), file.len()?))?;
     let is_lock = path.file_name() == Some(OsStr::new(identity::LOCK_NAME)) && file.len()? == 0;
     match magic {
@@ -56,36 +53,6 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
         _ => Err(Error::Foreign { path: path.to_owned() }),
     }?;
     report.end()
-}
-
-/// Where the text goes.
-pub(crate) struct Report<'a> {
-    path: &'a Path,
-    out: &'a mut dyn Write,
-    /// Lines of detail so far, those left out included.
-    lines: u64,
-}
-
-impl Report<'_> {
-    /// A line that is always there.
-    pub(crate) fn head(&mut self, line: fmt::Arguments<'_>) -> Result<()> {
-        writeln!(self.out, "{line}").map_err(|error| {
-            Error::io("print what is in", self.path, 0, std::io::Error::other(error))
-        })
-    }
-
-    /// A line of which there may be many (I2).
-    pub(crate) fn detail(&mut self, line: fmt::Arguments<'_>) -> Result<()> {
-        self.lines += 1;
-        if self.lines > LINES_MAX { Ok(()) } else { self.head(line) }
-    }
-
-    fn end(&mut self) -> Result<()> {
-        match self.lines.checked_sub(LINES_MAX) {
-            None | Some(0) => Ok(()),
-            Some(count) => self.head(format_args!("... and {count} more lines")),
-        }
-    }
 }
 
 fn show_identity(identity: &identity::Identity, report: &mut Report<'_>) -> Result<()> {
@@ -144,17 +111,5 @@ mod tests {
         assert!(text.contains("lock: it holds nothing"), "{text}");
         disk.write_file(path, b"short");
         assert!(matches!(inspect(&disk, path, &mut text), Err(Error::Foreign { .. })));
-    }
-
-    #[test]
-    fn detail_is_cut_and_counted() {
-        let mut text = String::new();
-        let mut report = Report { path: Path::new(FILE), out: &mut text, lines: 0 };
-        for number in 0..LINES_MAX + 3 {
-            report.detail(format_args!("line {number}")).unwrap();
-        }
-        report.end().unwrap();
-        assert_eq!(text.lines().count() as u64, LINES_MAX + 1);
-        assert_eq!(text.lines().last(), Some("... and 3 more lines"));
     }
 }

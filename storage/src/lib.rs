@@ -11,10 +11,12 @@ pub mod identity;
 mod inspect;
 pub mod keys;
 pub mod meta;
+mod report;
 pub mod slots;
 mod types;
 pub mod wal;
 
 pub use error::{Error, Result};
-pub use inspect::{LINES_MAX, inspect};
+pub use inspect::inspect;
+pub use report::LINES_MAX;
 pub use types::{LogId, Vote};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::file::{Header, Reader, VERSION};
 use crate::disk::File;
-use crate::inspect::Report;
+use crate::report::Report;
 use crate::{Error, Result};
 
 /// Most bytes of a key that are shown.

@@ -10,7 +10,7 @@ use super::header::{Header, HeaderBytes};
 use super::superblock::{self, Superblock};
 use super::{SLOTS_FILE, VERSION};
 use crate::disk::{Disk, File, WriteMode};
-use crate::inspect::Report;
+use crate::report::Report;
 use crate::{Error, Result};
 
 /// Bytes of one read, unless a slot is larger.

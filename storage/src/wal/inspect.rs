@@ -10,7 +10,7 @@ use super::record::{self, Record};
 use super::scan::Window;
 use super::segment::{Begun, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of};
 use crate::disk::{BLOCK_BYTES, File};
-use crate::inspect::Report;
+use crate::report::Report;
 use crate::{Error, Result};
 
 /// Where a header holds the segment's id.
