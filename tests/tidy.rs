@@ -2,6 +2,9 @@
 //! read twice: a failing one prints file, line and what to do.
 #![allow(clippy::unwrap_used, reason = "a broken tree may stop the test anyhow")]
 
+#[path = "tidy/citations.rs"]
+mod citations;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

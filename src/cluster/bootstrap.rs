@@ -2,7 +2,7 @@
 //!
 //! Before it founds a cluster, a node with an empty directory listens. If a member of a cluster dials
 //! its address meanwhile, this node was a member once and was wiped; founding a second cluster would
-//! take writes that the first never sees (PITFALLS 14). Anybody can say that he is such a member, so
+//! take writes that the first never sees (H14). Anybody can say that he is such a member, so
 //! he is asked back where he says that he listens.
 //!
 //! Called by `node`; calls `raft`.
@@ -174,7 +174,7 @@ mod tests {
         (caller, address)
     }
 
-    /// PITFALLS 14: one that was deaf for the whole time would found a second cluster.
+    /// H14: one that was deaf for the whole time would found a second cluster.
     #[tokio::test]
     async fn a_caller_is_heard_after_accepting_has_failed() {
         let time = 4 * ACCEPT_RETRY;

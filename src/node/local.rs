@@ -12,7 +12,7 @@ use crate::raft::Consensus;
 pub(super) const READABLE_BOUND: Duration = Duration::from_secs(5);
 
 /// This replica's values: the slots are copied first, then the log is waited for up to the entry
-/// that wrote the newest of them (`TRUST.md` C18).
+/// that wrote the newest of them (C18).
 pub(super) async fn read(consensus: &Consensus, commands: &[Command]) -> Vec<CommandResult> {
     let shared = consensus.shared();
     if !shared.is_readable() {

@@ -5,7 +5,7 @@
 //! - I1: nothing in a directory is touched before its lock is held and its identity was compared
 //!   with what is asked for.
 //! - I2: IDENTITY says that the node is a member only once what it has applied names it; until
-//!   then a start repeats the founding or the join (PITFALLS 22), afterwards never: a member without
+//!   then a start repeats the founding or the join (H22), afterwards never: a member without
 //!   its log or its slots has lost data and does not start.
 
 use std::sync::Arc;

@@ -95,7 +95,7 @@ fn every_kind_of_command_is_recorded_as_get_set_or_delete() {
     assert_eq!(log.last_index(), 5);
 }
 
-/// I6: the crash came between the slot's page and the record.
+/// I6 of `mod.rs`: the crash came between the slot's page and the record.
 #[test]
 fn an_entry_whose_slot_is_ahead_is_recorded_from_the_slot_or_the_command() {
     let place = Place::new();

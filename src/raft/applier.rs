@@ -3,7 +3,7 @@
 //! Called by the state machine; calls `machine`. A page fault that reads the disk, or a wait for
 //! the memory budget, must hold up nothing but this thread. Where the data file fits in the memory
 //! budget and all of it was read since the start, neither comes about, and entries are applied in
-//! place: two wake-ups less for each batch (`docs/decisions.md`).
+//! place: two wake-ups less for each batch (`docs/decisions.md` 12).
 
 use std::io;
 use std::sync::{Arc, mpsc};

@@ -155,7 +155,7 @@ pub struct Consensus {
     leading: Mutex<Option<(u64, Instant)>>,
     /// What is refused, and since when.
     refusals: Refusals,
-    /// Held from the look at the membership to its change (`members.rs`, I2).
+    /// Held from the look at the membership to its change (I2 of `members.rs`).
     alone: tokio::sync::Mutex<()>,
 }
 

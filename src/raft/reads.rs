@@ -2,7 +2,7 @@
 //!
 //! Called by `mod.rs`. Invariants:
 //!
-//! - I1: a read joins only a round that begins after the read came (PITFALLS 13): those that come
+//! - I1: a read joins only a round that begins after the read came (H13): those that come
 //!   while a round runs share the next one.
 //! - I2: a round ends within [`ROUND_MAX`], and holds up the next one for [`ROUND_STEP`] at most.
 //! - I3: a read under the lease stands only if, after it, this member is a leader that has applied an

@@ -166,7 +166,7 @@ impl Sent<'_> {
     /// Sends slots that are damaged at the receiver and not newer than what it has applied (I5).
     async fn send_damaged(&mut self, applied_there: u64, keys: Vec<u64>) -> io::Result<()> {
         if self.sender.shared.applied_index() < applied_there {
-            return Ok(()); // they may be older here than what the receiver lost (PITFALLS 17)
+            return Ok(()); // they may be older here than what the receiver lost (H17)
         }
         for key in keys {
             let machine = self.sender.shared.machine.clone();

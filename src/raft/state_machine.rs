@@ -3,7 +3,7 @@
 //! Called by openraft's state machine worker; calls `machine` and `syncer`.
 //! Invariants:
 //!
-//! - I1: entries are applied in log order by one thread, never by the one that runs Raft.
+//! - I1: entries are applied in log order, one batch after the other (`applier` says by which thread).
 //! - I2: the applied position rises before a reply is sent, so whoever has a reply can read it.
 //! - I3: `applied_state` starts at the checkpoint; nothing above the checkpoint is ever purged (C11).
 //! - I4: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.

@@ -133,7 +133,7 @@ fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
     history.check_everywhere(&cluster);
 }
 
-/// TRUST F15: the page is gone, and the kernel says so by a signal.
+/// F15: the page is gone, and the kernel says so by a signal.
 #[test]
 fn a_node_whose_data_file_is_cut_stops_and_names_file_offset_and_slot() {
     const SLOT: u64 = 4_000;

@@ -51,7 +51,7 @@ fn own_mib(node: &Node) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-/// TRUST 1.8: the budget on a running node.
+/// F23: the budget on a running node.
 #[test]
 fn a_node_at_its_memory_budget_goes_on_and_stays_within_it() {
     let mut cluster = Cluster::empty();

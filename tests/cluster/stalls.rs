@@ -1,4 +1,4 @@
-//! TRUST F22: a disk that keeps its callers waiting for seconds, under load. Whoever asks hears an
+//! F22: a disk that keeps its callers waiting for seconds, under load. Whoever asks hears an
 //! answer within a bound, nothing acknowledged is lost, and all goes on when the disk does.
 
 use std::time::{Duration, Instant};
@@ -89,7 +89,7 @@ fn a_member_whose_disk_stalls_holds_nobody_up_and_comes_back() {
     check_recovered(&mut cluster, load, &history);
 }
 
-/// PITFALLS 25.
+/// H25.
 #[test]
 fn a_leader_whose_disk_stalls_stops_to_lead_when_too_much_is_not_synced() {
     let mut cluster = Cluster::with_geometry(&GEOMETRY, &[]);

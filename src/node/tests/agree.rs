@@ -47,7 +47,7 @@ fn a_log_that_holds_the_checkpoint_stays_as_it_is() {
     assert!(disk.operation_count() > operations, "the purge was written");
 }
 
-/// PITFALLS 19: the superblock of an install is durable, the truncate record is not.
+/// H19: the superblock of an install is durable, the truncate record is not.
 #[test]
 fn a_log_that_contradicts_the_checkpoint_is_dropped_up_to_it_for_good() {
     let installed = LogId { term: 3, index: 5 };

@@ -163,7 +163,7 @@ impl Numbers {
     }
 }
 
-/// When commands are applied: `TRUST.md` C18 allows both.
+/// When commands are applied: C18 allows both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Applying {
     /// Once the member's own log is durable, as on a leader that a follower keeps waiting.
@@ -370,7 +370,7 @@ fn acknowledged_commands_survive_a_power_loss_at_every_operation() {
     power_loss_at_every_operation(Applying::AfterSync);
 }
 
-/// PITFALLS 8: what was applied before it was durable here must not be found half in the slots.
+/// H8: what was applied before it was durable here must not be found half in the slots.
 #[test]
 fn commands_applied_before_their_sync_survive_whole_or_not_at_all() {
     power_loss_at_every_operation(Applying::BeforeSync);

@@ -1,4 +1,4 @@
-//! The storage contract of openraft, rule by rule (C1 to C18), where its own suite cannot look:
+//! The storage contract of openraft (`docs/contract.md`), rule by rule (C1 to C18), where its own suite cannot look:
 //! what a power loss leaves, and what an injected error leads to.
 
 use std::io;
@@ -171,7 +171,7 @@ async fn fill_a_segment(stores: &mut Stores) -> io::Result<()> {
     Ok(())
 }
 
-/// TRUST F11: whatever step of making the next segment fails, nothing is tried again.
+/// F11: whatever step of making the next segment fails, nothing is tried again.
 #[tokio::test]
 async fn a_failure_while_the_next_segment_is_made_is_fatal_like_one_of_a_write() {
     let steps = [
@@ -240,7 +240,7 @@ async fn c6_a_truncation_is_exclusive_and_leaves_no_hole() {
     assert_eq!(indexes(&mut after).await, expected);
 }
 
-/// PITFALLS 10: the callback of an entry must not be fired by the sync of the one that stood at
+/// H10: the callback of an entry must not be fired by the sync of the one that stood at
 /// its index before.
 #[tokio::test]
 async fn c6_a_sync_of_truncated_entries_does_not_make_their_successors_durable() {
@@ -344,7 +344,7 @@ async fn c10_what_is_above_the_checkpoint_is_applied_again_and_only_once() {
     assert_eq!(after.machine.applied_state().await.unwrap().0, Some(log_id(1, 9)));
 }
 
-/// PITFALLS 6: slots ahead, an old superblock, and nobody who knows it.
+/// H6: slots ahead, an old superblock, and nobody who knows it.
 #[tokio::test]
 async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
     let disk = SimDisk::new(13);
@@ -386,7 +386,7 @@ async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
     }
 }
 
-/// PITFALLS 20: what is applied lies beyond the log, so waiting for its index would hang.
+/// H20: what is applied lies beyond the log, so waiting for its index would hang.
 #[tokio::test]
 async fn a_checkpoint_beyond_the_end_of_the_log_does_not_hang() {
     let disk = SimDisk::new(20);
@@ -396,7 +396,7 @@ async fn a_checkpoint_beyond_the_end_of_the_log_does_not_hang() {
     assert_eq!(in_time(stores.checkpoint()).await, Some(log_id(3, 50)));
 }
 
-/// PITFALLS 21: the superblock would fall below the purge point.
+/// H21: the superblock would fall below the purge point.
 #[tokio::test]
 async fn a_build_that_ends_after_an_install_does_not_lower_the_checkpoint() {
     let disk = SimDisk::new(21);
@@ -414,7 +414,7 @@ async fn a_build_that_ends_after_an_install_does_not_lower_the_checkpoint() {
     assert_eq!(after.machine.applied_state().await.unwrap().0, Some(log_id(2, 60)));
 }
 
-/// PITFALLS 8, and C18: a page that was copied holds an entry that is applied but not durable here.
+/// H8, and C18: a page that was copied holds an entry that is applied but not durable here.
 #[tokio::test]
 async fn c18_no_page_reaches_the_disk_before_the_entries_in_it_do() {
     let mut is_seen = false;

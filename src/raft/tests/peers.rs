@@ -215,7 +215,7 @@ async fn an_entry_that_may_never_be_committed_makes_nobody_a_member() {
 }
 
 /// Whoever asks right after the start would else take it for a member of no cluster: one that was to
-/// be silent for an election timeout would campaign at once (PITFALLS 12).
+/// be silent for an election timeout would campaign at once (H12).
 #[tokio::test]
 async fn the_members_are_known_as_soon_as_consensus_has_started() {
     for _ in 0..8 {
@@ -225,7 +225,7 @@ async fn the_members_are_known_as_soon_as_consensus_has_started() {
     }
 }
 
-/// PITFALLS 12: it has forgotten the lease that it granted to the leader before it.
+/// H12: it has forgotten the lease that it granted to the leader before it.
 #[tokio::test]
 async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {
     for method in [Method::PreVote, Method::Vote] {
@@ -302,6 +302,19 @@ async fn the_log_is_purged_no_further_than_a_snapshot_on_its_way_needs() {
     drop(snapshot);
     consensus.purge_now(0, BOUND).await;
     assert!(consensus.view().purged > Some(label), "{:?}", consensus.view().purged);
+    consensus.stop().await;
+}
+
+/// C11: a restart begins at the checkpoint, and applies what the log holds behind it.
+#[tokio::test]
+async fn the_log_is_purged_no_further_than_the_checkpoint() {
+    let consensus = leader().await;
+    let last = applied(&consensus, 3).await;
+    let checkpoint = consensus.checkpoint(BOUND).await;
+    assert_eq!(checkpoint, Some(last));
+    applied(&consensus, 5).await;
+    consensus.purge_now(0, BOUND).await;
+    assert_eq!(consensus.view().purged, checkpoint);
     consensus.stop().await;
 }
 
@@ -569,7 +582,7 @@ async fn a_hello_that_was_passed_on_is_not_confirmed() {
     started.consensus.stop().await;
 }
 
-/// PITFALLS 14: it was wiped and founded a cluster of its own. A stranger that says so is asked back.
+/// H14: it was wiped and founded a cluster of its own. A stranger that says so is asked back.
 #[tokio::test]
 async fn a_lone_member_stops_only_for_a_member_of_another_cluster_that_is_one() {
     let started = start_with(membership(&[MEMBER]), false).await;

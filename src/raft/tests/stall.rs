@@ -1,4 +1,4 @@
-//! A disk that keeps its callers waiting (TRUST F22, PITFALLS 25): what is not synced is bounded,
+//! A disk that keeps its callers waiting (F22, H25): what is not synced is bounded,
 //! whoever would exceed it waits, and all goes on when the disk does.
 
 use std::path::{Path, PathBuf};

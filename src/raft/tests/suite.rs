@@ -1,8 +1,8 @@
 //! openraft's own storage suite against the real stores, and once more with both stores closed and
 //! opened again before every call.
 //!
-//! Reopening: `applied_state` starts at the checkpoint (`TRUST.md` C11), and what was applied above
-//! it is applied again by openraft from the log (C10). The suite asks for the applied position and
+//! Reopening: `applied_state` starts at the checkpoint (C11), and what was applied above it
+//! is applied again by openraft from the log (C10). The suite asks for the applied position and
 //! applies entries that it never put into the log, so nothing could bring them back; therefore a
 //! checkpoint of what is applied is taken before each closing, as a clean stop does it. The log is
 //! opened as it is: making log and checkpoint agree belongs to the start of a node (it has its own

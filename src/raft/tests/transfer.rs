@@ -131,7 +131,7 @@ async fn deleted_slots_travel_too() {
     assert_eq!(receiver.value(1), None);
 }
 
-/// PITFALLS 7: a leader that is behind its own `readable_from` labels its snapshot too low.
+/// H7: a leader that is behind its own `readable_from` labels its snapshot too low.
 #[tokio::test]
 async fn a_sender_behind_its_own_readable_from_passes_it_on() {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
@@ -186,7 +186,7 @@ pub(super) fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
     stores
 }
 
-/// PITFALLS 24: a delta skips a slot that did not change, and so would never repair it.
+/// H24: a delta skips a slot that did not change, and so would never repair it.
 #[tokio::test]
 async fn a_slot_that_is_damaged_here_travels_although_it_did_not_change() {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
@@ -225,7 +225,7 @@ async fn a_damaged_slot_that_was_never_written_is_repaired_too() {
     }
 }
 
-/// PITFALLS 17: its copy may be older than what was lost, and nothing would bring it up.
+/// H17: its copy may be older than what was lost, and nothing would bring it up.
 #[tokio::test]
 async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
@@ -239,7 +239,8 @@ async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     assert_eq!(slots_of(&receiver.shared).damaged_slots(), vec![2]);
 }
 
-/// I2: nobody takes a snapshot for whole that has a hole where the sender is damaged.
+/// H24, and I2 of `raft/snapshot.rs`: nobody takes a snapshot for whole that has a hole where the
+/// sender is damaged.
 #[tokio::test]
 async fn a_snapshot_is_never_finished_over_a_damaged_slot_of_the_sender() {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
@@ -382,8 +383,8 @@ async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
     assert!(snapshot::disk_failure(&cut).is_none());
 }
 
-/// I3: what a receiver must replay behind a snapshot stays while it is sent, and before that: from
-/// the moment that the snapshot has its label.
+/// I3 of `raft/snapshot.rs`: what a receiver must replay behind a snapshot stays while it is sent,
+/// and before that: from the moment that the snapshot has its label.
 #[tokio::test]
 async fn the_log_behind_a_snapshot_is_not_purged() {
     let mut stores = member(&SimDisk::new(1), &[1, 2, 3]).await;

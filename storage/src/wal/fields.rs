@@ -1,7 +1,8 @@
 //! Fixed-width little-endian fields of outside bytes, taken one by one from the front.
 //!
-//! Called by the decoders of records, batches and segment headers. I1: no input panics; a field
-//! that is not there is `None`.
+//! Called by the decoders of records, batches and segment headers. Invariant:
+//!
+//! - I1: no input panics; a field that is not there is `None`.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use crate::{LogId, Vote};

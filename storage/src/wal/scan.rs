@@ -1,8 +1,10 @@
 //! Batches of a segment, read in pieces.
 //!
-//! Called by recovery. I1: memory is one piece or one batch, and the pieces of batches that are
-//! kept. I2: what lies behind the end of the file is not there; no length read from the file is
-//! trusted before it was compared with it.
+//! Called by recovery. Invariants:
+//!
+//! - I1: memory is one piece or one batch, and the pieces of batches that are kept.
+//! - I2: what lies behind the end of the file is not there; no length read from the file is trusted
+//!   before it was compared with it.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use bytes::Bytes;

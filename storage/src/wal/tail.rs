@@ -1,7 +1,9 @@
 //! The newest entries, kept in memory so that replication and apply need no disk.
 //!
-//! Called by the log under its lock. I1: the entries are contiguous and end at the last entry of
-//! the log. I2: an entry that is not durable or not released stays, whatever the bound.
+//! Called by the log under its lock. Invariants:
+//!
+//! - I1: the entries are contiguous and end at the last entry of the log.
+//! - I2: an entry that is not durable or not released stays, whatever the bound.
 
 use std::collections::VecDeque;
 

@@ -96,7 +96,7 @@ fn open(disk: &SimDisk, log: &Log) -> Option<Slots> {
 /// The whole check of one crash image.
 fn check(disk: &SimDisk, log: &Log, kept: usize, value_bytes: usize) {
     let Some(slots) = open(disk, log) else { return };
-    // No torn slot, and none from an entry that the log does not have (PITFALLS 8).
+    // No torn slot, and none from an entry that the log does not have (H8).
     let found = content(&slots).unwrap();
     assert!(found.values().all(|(index, _)| *index <= log.durable as u64), "ahead of the log");
     let checkpoint = slots.superblock().checkpoint.map_or(0, |log_id| log_id.index);
@@ -249,7 +249,7 @@ impl Sender {
     }
 }
 
-/// PITFALLS 6 and 7: whatever is left of an install, what is ahead is never readable, and both the
+/// H6 and H7: whatever is left of an install, what is ahead is never readable, and both the
 /// log and another transfer complete it.
 #[test]
 fn a_crash_inside_an_install_leaves_a_state_that_can_be_completed() {

@@ -79,7 +79,7 @@ fn a_flipped_bit_in_a_cold_slot_is_an_error_that_names_it() {
     assert_eq!(slots.read(8).unwrap().value.unwrap(), "8");
 }
 
-/// PITFALLS 24.
+/// H24.
 #[test]
 fn a_snapshot_is_not_finished_over_a_damaged_slot() {
     let slots = damaged();
@@ -148,7 +148,7 @@ fn a_slot_that_was_given_up_stays_damaged_until_a_full_set() {
     assert!(!slots.may_be_damaged());
 }
 
-/// I2 of `scan.rs`, PITFALLS 24: its page was known to hold only older slots, and a snapshot would
+/// H24, and I2 of `slots/scan.rs`: its page was known to hold only older slots, and a snapshot would
 /// leave out what an entry did to the slot without a word.
 #[test]
 fn a_walk_over_later_changes_meets_a_slot_that_was_given_up() {
@@ -414,7 +414,7 @@ fn slots_are_taken_for_zeros_only_without_round_checkpoint_and_merged_slot() {
     }
 }
 
-/// TRUST F15, where the file is not mapped: no signal says that it was cut.
+/// F15, where the file is not mapped: no signal says that it was cut.
 #[test]
 fn a_file_that_was_cut_takes_no_more_pages() {
     let disk = disk();

@@ -10,8 +10,8 @@
 mod compat;
 mod crash;
 mod faults;
+mod hazards;
 mod memory;
 mod model;
-mod pitfalls;
 mod real;
 mod script;

@@ -1,6 +1,5 @@
-//! The interleavings that would lose or mix data if a rule were missing; numbers as in the list of
-//! pitfalls that the design was checked against. Those about crashes are in `crash`, the one about
-//! damaged slots in `faults`.
+//! Hazards of `docs/contract.md`: orders of events that would lose or mix data if a rule were
+//! missing. Those about crashes are in `crash`, the one about damaged slots in `faults`.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +41,7 @@ fn reopen(disk: &SimDisk, options: Options) -> Slots {
     Slots::open(&disk.crash(CrashMode::Lost), directory(), options).unwrap().0
 }
 
-/// 1: slot 3 lies across pages 0 and 1; the power goes when only one of them is in place.
+/// H1: slot 3 lies across pages 0 and 1; the power goes when only one of them is in place.
 #[test]
 fn a_checkpoint_cut_off_inside_a_slot_leaves_a_base_to_go_on_from() {
     let cut_off = |operation: u64| {
@@ -74,7 +73,7 @@ fn a_checkpoint_cut_off_inside_a_slot_leaves_a_base_to_go_on_from() {
     assert!(restored_once);
 }
 
-/// 2: a slot across two pages is rewritten at every moment of checkpoints that succeed.
+/// H2: a slot across two pages is rewritten at every moment of checkpoints that succeed.
 #[test]
 fn halves_of_a_slot_are_never_of_two_moments() {
     for value_bytes in [1024, 5000] {
@@ -103,7 +102,7 @@ fn halves_of_a_slot_are_never_of_two_moments() {
     }
 }
 
-/// 2, at the moments that hurt: slots change while the round before theirs waits for the log, so
+/// H2, at the moments that hurt: slots change while the round before theirs waits for the log, so
 /// a run begins or ends in the middle of a slot that is dirty on the other side.
 #[test]
 fn a_slot_cut_by_the_end_of_a_round_is_whole_on_the_disk() {
@@ -133,7 +132,7 @@ fn a_slot_cut_by_the_end_of_a_round_is_whole_on_the_disk() {
     }
 }
 
-/// 3.
+/// H3.
 #[test]
 fn effects_of_one_entry_on_one_slot_count_once_and_all() {
     let disk = disk();
@@ -147,7 +146,7 @@ fn effects_of_one_entry_on_one_slot_count_once_and_all() {
     assert_eq!(slots.read(5).unwrap().value.unwrap(), "4");
 }
 
-/// 4.
+/// H4.
 #[test]
 fn a_read_of_several_slots_sees_a_batch_whole_or_not_at_all() {
     let disk = disk();
@@ -170,7 +169,7 @@ fn a_read_of_several_slots_sees_a_batch_whole_or_not_at_all() {
     });
 }
 
-/// 5: a budget so small that every round drops pages, while others count in them.
+/// H5: a budget so small that every round drops pages, while others count in them.
 #[test]
 fn a_page_that_changes_while_it_is_dropped_keeps_the_change() {
     const KEYS: u64 = 256;
@@ -215,7 +214,7 @@ fn a_file_that_fits_in_the_budget_stays_in_memory() {
     assert_eq!(slots.modified_bytes(), modified_bytes);
 }
 
-/// 6: no merged slot is on the disk before a superblock says so, whatever the caller forgot.
+/// H6: no merged slot is on the disk before a superblock says so, whatever the caller forgot.
 #[test]
 fn a_merged_slot_reaches_the_disk_behind_its_readable_from() {
     let disk = disk();
@@ -242,7 +241,7 @@ fn a_merged_slot_reaches_the_disk_behind_its_readable_from() {
     assert_eq!(slots.superblock().checkpoint, None);
 }
 
-/// 6: and it never falls.
+/// H6: and it never falls.
 #[test]
 fn readable_from_only_rises() {
     let disk = disk();
@@ -255,7 +254,7 @@ fn readable_from_only_rises() {
     assert_eq!(disk.operation_count(), operations);
 }
 
-/// 8: between the copies of a round and its first write lies the wait for the log.
+/// H8: between the copies of a round and its first write lies the wait for the log.
 #[test]
 fn a_round_waits_for_the_log_after_it_copied_and_before_it_writes() {
     let disk = disk();
@@ -279,7 +278,7 @@ fn a_round_waits_for_the_log_after_it_copied_and_before_it_writes() {
     assert_eq!(reopen(&disk, small_rounds()).read(0).unwrap().index, 2);
 }
 
-/// 8: a log that fails stops the round, and its pages stay dirty.
+/// H8: a log that fails stops the round, and its pages stay dirty.
 #[test]
 fn a_round_whose_log_fails_writes_nothing() {
     let disk = disk();
@@ -293,7 +292,7 @@ fn a_round_whose_log_fails_writes_nothing() {
     assert_eq!(slots.dirty_pages(), 1);
 }
 
-/// 11.
+/// H11.
 #[test]
 fn a_log_that_was_given_up_leaves_no_slot_above_its_end() {
     let disk = disk();
@@ -315,7 +314,7 @@ fn a_log_that_was_given_up_leaves_no_slot_above_its_end() {
     assert_eq!(slots.read(2).unwrap().value.unwrap(), "new");
 }
 
-/// 18: slots of a restored backup begin with index 1, so a member without state gets them.
+/// H18: slots of a restored backup begin with index 1, so a member without state gets them.
 #[test]
 fn restored_slots_reach_a_member_without_state() {
     let disk = disk();
@@ -339,7 +338,7 @@ fn restored_slots_reach_a_member_without_state() {
     assert!(!slots.merge(&never_written).unwrap());
 }
 
-/// 21.
+/// H21.
 #[test]
 fn a_checkpoint_that_ends_after_an_install_does_not_lower_the_superblock() {
     let disk = disk();

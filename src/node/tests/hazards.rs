@@ -1,4 +1,4 @@
-//! Interleavings of threads that would mix data, one test for each.
+//! Hazards of `docs/contract.md`: orders of events between threads that would mix data.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ fn command(action: Action<'_>) -> Command {
     builder.finish()
 }
 
-/// PITFALLS 4.
+/// H4.
 #[test]
 fn mget_never_reads_between_two_writes_of_an_mset() {
     let machine =
@@ -63,7 +63,7 @@ fn mget_never_reads_between_two_writes_of_an_mset() {
     assert!(reply.outcomes.iter().all(|outcome| outcome.body == last));
 }
 
-/// PITFALLS 3: the second one must neither be skipped by the slot rule nor be kept alone.
+/// H3: the second one must neither be skipped by the slot rule nor be kept alone.
 #[test]
 fn both_increments_of_one_batch_count_and_a_replay_adds_nothing() {
     let machine =
