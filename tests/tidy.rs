@@ -2,6 +2,8 @@
 //! read twice: a failing one prints file, line and what to do.
 #![allow(clippy::unwrap_used, reason = "a broken tree may stop the test anyhow")]
 
+#[path = "tidy/arrows.rs"]
+mod arrows;
 #[path = "tidy/citations.rs"]
 mod citations;
 
@@ -58,29 +60,6 @@ const MONIT_DEPENDENCIES: &[&str] = &[
     "thiserror",
     "tikv-jemallocator",
     "tokio",
-];
-
-/// Paths (folders end in a slash), and what their code may not name. Arrows point down only.
-const ARROWS: &[(&str, &[&str])] = &[
-    ("storage/src/", &["tokio", "openraft", "diskstore::", "std::net"]),
-    ("src/flags/src/", &["diskstore::", "tokio"]),
-    ("src/profile/src/", &["diskstore::", "diskstore_storage"]),
-    ("monit/src/", &["diskstore::", "diskstore_storage"]),
-    ("benches/process/src/", &["diskstore::", "diskstore_storage", "tokio"]),
-    ("benches/experiment/src/", &["diskstore::", "diskstore_storage", "tokio"]),
-    ("src/command/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
-    ("src/config/", &["crate::raft", "crate::node", "crate::server", "tokio"]),
-    ("src/status.rs", &["crate::"]),
-    ("src/cli.rs", &["crate::"]),
-    ("src/machine/", &["openraft", "crate::node", "crate::server", "crate::cluster"]),
-    ("src/raft/", &["crate::node", "crate::server", "crate::client"]),
-    ("src/cluster/", &["crate::server", "crate::client"]),
-    ("src/server/", &["crate::raft", "crate::machine", "diskstore_storage"]),
-    ("src/server/resp/", &["tokio"]),
-    ("src/server/text.rs", &["tokio"]),
-    ("src/server/protobuf.rs", &["tokio"]),
-    ("src/load/", &["crate::"]),
-    ("src/client/", &["crate::raft", "crate::node", "crate::server", "crate::machine"]),
 ];
 
 /// A file of the repository.
@@ -266,30 +245,6 @@ fn no_test_is_ignored_and_every_name_is_a_sentence() {
             }
             if line.starts_with(concat!("fn ", "test_")) {
                 complaints.push(format!("{}:{number}: say what holds: {line}", file.path));
-            }
-        }
-    }
-    assert_none(&complaints);
-}
-
-#[test]
-fn arrows_point_down_only() {
-    let mut complaints = Vec::new();
-    for file in sources(&[".rs"]) {
-        let mut banned: Vec<&str> = ARROWS
-            .iter()
-            .filter(|(path, _)| {
-                file.path == *path || (path.ends_with('/') && file.path.starts_with(path))
-            })
-            .flat_map(|(_, words)| words.iter().copied())
-            .collect();
-        let inside = |folder: &str| file.path.starts_with(folder);
-        if inside("src/") && !inside("src/raft/") {
-            banned.push("openraft::");
-        }
-        for (number, line) in file.code() {
-            for word in banned.iter().filter(|word| names(line, word)) {
-                complaints.push(format!("{}:{number}: may not name {word}", file.path));
             }
         }
     }
