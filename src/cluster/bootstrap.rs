@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::raft::{
+use crate::peer::{
     Caller, FrameWriter, Greeting, Hello, Kind, Purpose, Welcome, Whoever, bad_frame,
     claimed_address, is_own_hello, split,
 };
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::fault::Faults;
-    use crate::raft::{Channel, Method, Route};
+    use crate::peer::{Channel, Method, Route};
 
     /// Nothing that must come takes longer.
     const LONG: Duration = Duration::from_secs(30);

@@ -8,7 +8,7 @@
 use crate::command::{
     Action, Body, Command, CommandResult, Failure, Outcome, outcome_bytes, result_bytes,
 };
-use crate::raft::encode_results;
+use crate::peer::encode_results;
 
 /// Why a reply was left out of a response.
 pub(super) const TOO_LONG: &str =
@@ -101,7 +101,8 @@ mod tests {
 
     use super::*;
     use crate::command::Reply;
-    use crate::raft::{RESPONSE_BYTES_MAX, decode_results};
+    use crate::peer::decode_results;
+    use crate::raft::RESPONSE_BYTES_MAX;
 
     /// The reply to a command that gives a value of so many bytes.
     fn reply(bytes: usize, changed: bool) -> Reply {

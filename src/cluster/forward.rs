@@ -19,10 +19,11 @@ use super::bounded::{TOO_LONG, encode_bounded, lacks_values};
 use super::join;
 use crate::command::{Command, CommandResult, Failure, ReadLevel, Refusal};
 use crate::machine::Machine;
-use crate::raft::{
-    CallError, Channel, Consensus, Incoming, Member, Method, ProposeError, RESPONSE_BYTES_MAX,
-    decode_commands, decode_results, encode_commands, encode_results,
+use crate::peer::{
+    CallError, Channel, Member, Method, decode_commands, decode_results, encode_commands,
+    encode_results,
 };
+use crate::raft::{Consensus, Incoming, ProposeError, RESPONSE_BYTES_MAX};
 
 /// How long a command may take before its outcome is called unknown.
 const WRITE_BOUND: Duration = Duration::from_secs(10);

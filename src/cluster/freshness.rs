@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout};
 use super::forward::{Forwarder, LEADER_BOUND, READ_BOUND, WIRE_BOUND};
 use crate::command::{Command, CommandResult, Failure};
 use crate::machine::Machine;
-use crate::raft::{Method, ProposeError};
+use crate::peer::Method;
+use crate::raft::ProposeError;
 
 impl Forwarder {
     /// Returns once this replica has applied every write that was acknowledged, by whichever

@@ -21,10 +21,10 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::Forwarder;
-use crate::raft::{
-    CallError, Caller, Channel, Consensus, ELECTION_MS_MAX, Incoming, JoinReply, JoinRequest,
-    Member, MemberError, Method, ProposeError, Route, View, Whoever, complete,
+use crate::peer::{
+    CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Route, Whoever, complete,
 };
+use crate::raft::{Consensus, ELECTION_MS_MAX, Incoming, MemberError, ProposeError, View};
 
 /// How long one member may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::raft::{ALIVE_MAX, Consensus, ELECTION_MS_MAX, MemberView, Role, View};
+use crate::peer::Role;
+use crate::raft::{ALIVE_MAX, Consensus, ELECTION_MS_MAX, MemberView, View};
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -257,7 +258,7 @@ fn next_change(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::raft::Member;
+    use crate::peer::Member;
 
     pub(in super::super) fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
         let member = Member { name: name.into(), ..Member::default() };

@@ -2,7 +2,7 @@
 //!
 //! Called by `node`; calls `join` and `raft`. A member that was started at another address than its
 //! log has asks whoever leads to write it there, through any member that it knows or that `-join`
-//! names. Its hellos say where it listens, so all that it asks find it at once (`raft/verify.rs`):
+//! names. Its hellos say where it listens, so all that it asks find it at once (`peer/verify.rs`):
 //! that is how members come together again that moved all at the same time. Invariant:
 //!
 //! - I1: a process that finds its member running where the log has it is a copy, and stops. It has
@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use super::Forwarder;
 use super::join::{ADMIT_BOUND, admit};
 use crate::fault::Faults;
-use crate::raft::{CallError, Consensus, JoinReply, JoinRequest, Member, Method};
+use crate::peer::{CallError, JoinReply, JoinRequest, Member, Method};
+use crate::raft::Consensus;
 
 /// How often a member looks at its record.
 const PERIOD: Duration = Duration::from_secs(1);

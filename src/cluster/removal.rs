@@ -23,10 +23,8 @@ use super::membership::lacking;
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
 use crate::fault::{EXIT_REMOVED, Faults};
-use crate::raft::{
-    ALIVE_MAX, CallError, Caller, Channel, ELECTION_MS_MIN, MemberView, Method, ProposeError,
-    Route, View,
-};
+use crate::peer::{CallError, Caller, Channel, Method, Route};
+use crate::raft::{ALIVE_MAX, ELECTION_MS_MIN, MemberView, ProposeError, View};
 
 /// How long a change of the membership may take.
 const CHANGE_BOUND: Duration = Duration::from_secs(10);

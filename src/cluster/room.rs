@@ -17,7 +17,8 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::Forwarder;
-use crate::raft::{Cause, Consensus, Member, Method, Refusing};
+use crate::peer::{Member, Method};
+use crate::raft::{Cause, Consensus, Refusing};
 
 /// How long a leader has no room, whatever a checkpoint frees, before it gives way.
 const FULL_MAX: Duration = Duration::from_secs(1);

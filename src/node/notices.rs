@@ -97,7 +97,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::raft::{Member, MemberView};
+    use crate::peer::Member;
+    use crate::raft::MemberView;
 
     fn view(leader: Option<u64>, term: u64, voters: &[u64]) -> View {
         let member = |id: u64| {

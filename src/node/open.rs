@@ -23,7 +23,8 @@ use crate::machine::{
     DiskMachine, JOURNAL_FILE, JournalMachine, JournalOptions, Machine, MemoryMachine,
 };
 use crate::oplog::Parts;
-use crate::raft::{Applied, ReplayAhead};
+use crate::raft;
+use crate::replica::{Applied, ReplayAhead};
 
 /// Directory of the log's segments in a node's directory.
 pub(super) const WAL_NAME: &str = "wal";
@@ -139,7 +140,7 @@ pub(super) async fn open_files(
         // An application log records what is replayed, and is not open yet.
         let mut ahead = match config.log_folder {
             Some(_) => None,
-            None => ReplayAhead::start(&machine)?,
+            None => ReplayAhead::start(&machine).map_err(raft::StartError::from)?,
         };
         let (wal_directory, aside) = (directory.join(WAL_NAME), directory.join(identity::TMP_NAME));
         let options = log_options(&config, &machine);
@@ -157,7 +158,8 @@ pub(super) async fn open_files(
             return Err(lost("log is"));
         }
         agree(&wal, checkpoint, directory)?;
-        let applied = ahead.map(|ahead| ahead.finish(&wal)).transpose()?;
+        let applied =
+            ahead.map(|ahead| ahead.finish(&wal)).transpose().map_err(raft::StartError::from)?;
         report.push_str(&log_report(&recovery));
         let policy = upkeep::Policy {
             checkpoint_bytes: config.checkpoint_bytes,

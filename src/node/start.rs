@@ -34,9 +34,8 @@ use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
 use crate::machine::{JOURNAL_FILE, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
-use crate::raft::{
-    self, Caller, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Member, Role, Whoever, Zone,
-};
+use crate::peer::{Caller, Member, Role, Whoever};
+use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Zone};
 
 /// How long a cluster may take to say which one it is, before a member leaves it.
 const LEARN_BOUND: Duration = Duration::from_secs(5);

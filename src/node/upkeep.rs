@@ -7,20 +7,18 @@
 //!   (`docs/operations.md` has the list).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::checkpoint_bytes;
-use crate::raft::{Cause, Consensus, MachineShared};
+use crate::raft::{Cause, Consensus};
+use crate::replica::Replica;
 
 /// How often a node looks whether a checkpoint is due.
 const PERIOD: Duration = Duration::from_millis(200);
 /// A checkpoint is due after this time if anything changed.
 const AGE_MAX: Duration = Duration::from_mins(10);
-/// A checkpoint that shows no result for so long is asked for again.
-const LOST_AFTER: Duration = Duration::from_mins(1);
 /// While something is refused that a checkpoint ends, one is asked for after this time again; the one
 /// that runs hurries, and takes no second order.
 const URGENT_PERIOD: Duration = Duration::from_secs(1);
@@ -59,8 +57,6 @@ struct Upkeep {
     log_bytes_then: u64,
     /// When that was.
     then: Instant,
-    /// Checkpoints that had ended by then, while that one is not known to have ended.
-    running: Option<u64>,
     /// The newest checkpoint then.
     checkpoint_then: Option<u64>,
     /// How long after that the next one is asked for if it is urgent.
@@ -74,7 +70,6 @@ impl Upkeep {
             policy,
             log_bytes_then: 0,
             then: Instant::now(),
-            running: None,
             checkpoint_then: None,
             urgent_period: URGENT_PERIOD,
         }
@@ -93,30 +88,29 @@ impl Upkeep {
         for slot in machine.newly_damaged() {
             tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
         }
-        let ended = consensus.shared().checkpoints_ended.load(Ordering::Acquire);
-        self.running = self.running.filter(|then| *then == ended);
+        let is_running = consensus.checkpointer().is_running();
         let log_bytes = consensus.wal().log_bytes();
         let checkpoint_bytes = checkpoint_bytes(self.policy.checkpoint_bytes, machine.data_bytes());
         let age = self.then.elapsed();
         let is_moving = consensus.view().checkpoint != self.checkpoint_then;
         let is_urgent = self.is_urgent(lacks_space, is_moving)
-            && (age >= self.urgent_period || is_moving && self.running.is_none());
+            && (age >= self.urgent_period || is_moving && !is_running);
         let is_due = log_bytes - self.log_bytes_then >= checkpoint_bytes
             || machine.dirty_bytes() >= self.policy.dirty_bytes_max
             || age >= AGE_MAX && machine.dirty_bytes() > 0;
-        if !is_urgent && (!is_due || self.running.is_some() && age < LOST_AFTER) {
+        if !is_urgent && (!is_due || is_running) {
             return;
         }
-        if self.running.is_none() {
+        if !is_running {
             self.log_bytes_then = log_bytes; // one that is spread over time may be asked for twice
         }
         if is_urgent {
             self.urgent_period = (self.urgent_period * 2).min(URGENT_PERIOD_MAX);
         }
-        (self.then, self.running) = (Instant::now(), Some(ended));
+        self.then = Instant::now();
         self.checkpoint_then = consensus.view().checkpoint;
         let spread_bytes = (checkpoint_bytes / 8 * 7).min(self.policy.dirty_bytes_max / 8);
-        consensus.trigger_checkpoint(if is_urgent { 0 } else { spread_bytes }).await;
+        consensus.checkpointer().begin(if is_urgent { 0 } else { spread_bytes });
     }
 
     /// Whether something is refused that a checkpoint ends (I1). `is_moving` if the last one came to
@@ -137,7 +131,7 @@ impl Upkeep {
 }
 
 /// Drops pages that are on the disk from memory. Waits for a round of a checkpoint at most.
-async fn drop_clean(shared: Arc<MachineShared>) {
+async fn drop_clean(shared: Arc<Replica>) {
     let dropped = tokio::task::spawn_blocking(move || shared.drop_clean()).await;
     if let Ok(Err(error)) = dropped {
         tracing::warn!(%error, "pages stay in memory");
@@ -146,7 +140,7 @@ async fn drop_clean(shared: Arc<MachineShared>) {
 
 /// Reads all pages once after a start, so that deltas can skip old ones, live slots are counted and
 /// damaged ones are known.
-pub(super) async fn learn_slots(shared: Arc<MachineShared>) {
+pub(super) async fn learn_slots(shared: Arc<Replica>) {
     let machine = shared.machine.clone();
     // A file that was just made holds nothing to learn.
     let mut next = machine.live_count().is_none().then_some(0);

@@ -37,17 +37,16 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError};
+use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::connection::{Dialled, FrameReader, FrameWriter, bad_frame};
 use super::network::{Acknowledged, RpcError, unreachable_error};
-use super::pace::Pace;
-use super::route::Route;
-use super::types::{LogId, TypeConfig, Vote};
-use super::wire::{AppendReply, Kind, put_append, read_append_reply};
+use super::types::{AppendOutcome, LogId, TypeConfig, Vote, append_reply_from, put_append};
 use super::{APPEND_ENTRIES_MAX, log_store::READ_BYTES_MAX};
+use crate::peer::append::AppendReply;
+use crate::peer::{Dialled, FrameReader, FrameWriter, Kind, Route, bad_frame};
+use crate::replica::Pace;
 
 /// A stream is broken when a frame is unanswered and nothing was answered or sent for this long.
 const IDLE_MAX: Duration = Duration::from_secs(2);
@@ -64,8 +63,7 @@ const FAR_BEHIND_BYTES: u64 = if cfg!(test) { 4096 } else { 64 << 20 };
 const CATCH_UP_FACTOR: u64 = 2;
 
 pub(super) type Append = AppendEntriesRequest<TypeConfig>;
-pub(super) type AppendResult =
-    Result<Result<Option<LogId>, StreamAppendError<TypeConfig>>, RpcError>;
+pub(super) type AppendResult = Result<AppendOutcome, RpcError>;
 /// An append connection between two streams.
 pub(super) type Idle = Arc<Mutex<Option<Dialled>>>;
 
@@ -141,7 +139,7 @@ struct CatchingUp {
 
 /// What can happen next.
 enum Event {
-    Answered(io::Result<AppendReply>),
+    Answered(io::Result<AppendOutcome>),
     Sent(io::Result<()>),
     Taken(Option<Append>),
     HeldLong,
@@ -187,7 +185,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     }
 
     /// The next answer for openraft; `None` when all is said.
-    async fn next(&mut self) -> io::Result<Option<AppendReply>> {
+    async fn next(&mut self) -> io::Result<Option<AppendOutcome>> {
         while self.input.is_some() || !self.on_way.is_empty() || self.held.is_some() {
             match self.event().await {
                 Event::Taken(Some(_)) if !self.target.route.leads_to(&self.address) => {
@@ -235,7 +233,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             let body = timeout_at(deadline, reader.expect(Kind::AppendReply))
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            read_append_reply(body).map_err(bad_frame)
+            AppendReply::decode(body).map(append_reply_from).map_err(bad_frame)
         };
         let request = async {
             if let Some(until) = rest_until {
@@ -324,11 +322,10 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
 
-    use super::super::connection::{Connection, split};
-    use super::super::types::{Entry, log_id_from};
-    use super::super::wire::{put_append_reply, read_append};
+    use super::super::types::{Entry, append_reply_to, log_id_from, read_append};
     use super::*;
     use crate::command::{Action, CommandBuilder, Operation, slot_key};
+    use crate::peer::{Connection, split};
 
     const LEADER: u64 = 1;
 
@@ -408,7 +405,7 @@ mod tests {
         }
 
         async fn answer(&mut self, index: u64) {
-            put_append_reply(&mut self.member.1.buffer, &Ok(Some(log_id(index))));
+            append_reply_to(&Ok(Some(log_id(index)))).put(&mut self.member.1.buffer);
             self.member.1.send().await.unwrap();
         }
 

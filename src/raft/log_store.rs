@@ -1,6 +1,6 @@
 //! The log as openraft wants it, over `storage::wal`.
 //!
-//! Called by the Raft core alone; calls `syncer` and `storage::wal`. It keeps what
+//! Called by the Raft core alone; calls `replica`'s syncer and `storage::wal`. It keeps what
 //! openraft asks of a log (`docs/contract.md`): entries can be read when `append` returns, callbacks
 //! fire once they are on disk (C3), a vote is durable before `save_vote` returns (C1), and all of it
 //! is one stream (C2). Entries that memory does not hold any more are read on a thread that may
@@ -15,11 +15,11 @@ use diskstore_storage::wal::Wal;
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 
-use super::syncer::Syncer;
 use super::types::{
     Entry, LogId, TypeConfig, Vote, entry_from, entry_to, log_id_from, log_id_to, vote_from,
     vote_to,
 };
+use crate::replica::Syncer;
 
 /// Most bytes of values that one append frame, or one step of applying, takes from the log. One
 /// entry may be larger.
@@ -148,7 +148,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries: Vec<_> = entries.into_iter().map(entry_to).collect();
         self.syncer.room().await;
         let position = self.wal.append(entries).map_err(io::Error::other)?;
-        self.syncer.complete_at(position, callback);
+        self.syncer.complete_at(position, |flushed| callback.io_completed(flushed));
         Ok(())
     }
 

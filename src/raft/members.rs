@@ -20,9 +20,12 @@ use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::proposals::propose_error;
-use super::types::{MEMBER_COUNT_MAX, Member, Membership, TypeConfig, encode_membership};
+use super::types::{
+    Member, Membership, StoredMembership, TypeConfig, encode_membership, membership_from,
+};
 use super::{Consensus, ELECTION_MS_MAX, ELECTION_MS_MIN, ProposeError};
 use crate::command::Failure;
+use crate::peer::MEMBER_COUNT_MAX;
 
 /// Why a member was not taken in, or its record not changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -140,12 +143,12 @@ impl Consensus {
 
     /// True if what this member has applied names it: that cannot be taken back any more.
     pub fn is_named(&self) -> bool {
-        self.shared.applied().membership.membership().get_node(&self.member_id).is_some()
+        self.applied_membership().membership().get_node(&self.member_id).is_some()
     }
 
     /// True unless a member is in neither the membership that is applied nor in the newest.
     pub fn has_member(&self, id: u64) -> bool {
-        let applied = self.shared.applied().membership;
+        let applied = self.applied_membership();
         applied.membership().get_node(&id).is_some() || self.view().members.contains_key(&id)
     }
 
@@ -157,6 +160,12 @@ impl Consensus {
         let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
         let changed = self.raft.change_membership(change, true).await;
         self.changed_membership(changed.map(|_| ()))
+    }
+
+    /// The membership as of what is applied.
+    fn applied_membership(&self) -> StoredMembership {
+        let applied = membership_from(&self.shared.applied().membership);
+        applied.expect("invariant: it was read when it was appended, installed or opened")
     }
 
     fn changed_membership(
@@ -189,8 +198,8 @@ fn check_room(membership: &Membership, id: u64, member: &Member) -> Result<(), M
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::NAME_BYTES_MAX;
     use super::*;
+    use crate::peer::NAME_BYTES_MAX;
 
     fn member(name_bytes: usize) -> Member {
         let name = "n".repeat(name_bytes);

@@ -4,34 +4,20 @@
 //! propose commands, make sure that a read is fresh, change the membership, hand over, stop.
 
 mod appends;
-mod applier;
-mod caller;
-mod channel;
-mod connection;
-mod hold;
 mod log_store;
 mod members;
 mod network;
-mod pace;
 mod peers;
 mod proposals;
 mod reads;
 mod refusals;
-mod replay;
-mod requests;
-mod route;
-mod serving;
-mod snapshot;
-mod snapshot_wire;
 mod state_machine;
-mod syncer;
 #[cfg(test)]
 mod tests;
 mod types;
-mod verify;
-mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,40 +30,28 @@ use openraft::metrics::RaftMetrics;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
-pub use caller::{Caller, is_own_hello};
-pub use channel::{CallError, Channel};
-pub use connection::{FrameReader, FrameWriter, bad_frame, split};
 pub use members::MemberError;
 pub use peers::{Incoming, Zone};
 pub use refusals::{Cause, Refusing};
-pub use replay::ReplayAhead;
-pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
-pub use route::Route;
-pub use state_machine::{Applied, MachineShared};
-pub use syncer::Syncer;
-pub use types::{Member, Role};
-pub use verify::{claimed_address, complete};
-pub use wire::{Greeting, Hello, JoinReply, JoinRequest, Kind, Purpose, Welcome, Whoever};
 
 use crate::command::{Command, Failure, Reply};
 use crate::fault::Faults;
 use crate::machine::Machine;
 use crate::oplog::OpLog;
-use applier::Applier;
+use crate::peer::frames::BODY_BYTES_MAX;
+use crate::peer::{Book, Caller, Channel, Member, Roster, Route, Verifier};
+use crate::replica::{self, Applied, Checkpointer, Replica, Sender, Syncer};
 use log_store::LogStore;
 use network::Network;
 use peers::{Peers, Room};
 use proposals::Proposals;
 use reads::ReadRounds;
 use refusals::Refusals;
-use route::Book;
-use snapshot::Sender;
-use state_machine::StateMachine;
+use state_machine::{RaftApplier, StateMachine};
 use types::{LogId, TypeConfig, log_id_to};
-use verify::Verifier;
 
 /// What the consensus library logs under these targets is an error only in its own eyes, a clean stop;
 /// why it ends otherwise is a fault, and reported as one.
@@ -93,14 +67,32 @@ pub const ELECTION_MS_MAX: u64 = 3000;
 const APPEND_ENTRIES_MAX: u64 = 1024;
 /// A member that was heard within this time is taken to be alive: a few heartbeats.
 pub const ALIVE_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS);
-/// How often a clean stop asks again for its checkpoint.
-const CHECKPOINT_STEP: Duration = Duration::from_millis(500);
 /// Most bytes of a response: a frame's body without its id.
-pub const RESPONSE_BYTES_MAX: usize = wire::BODY_BYTES_MAX - 64;
+pub const RESPONSE_BYTES_MAX: usize = BODY_BYTES_MAX - 64;
+/// After this time openraft is told again of a checkpoint that it does not seem to know of.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
 /// Requests of peers that wait for the layers above.
 const INCOMING_MAX: usize = 1024;
 
 type RaftHandle = openraft::Raft<TypeConfig, StateMachine>;
+
+/// The members that the log names, as openraft knows them.
+struct LogRoster(RaftHandle);
+
+impl std::fmt::Debug for LogRoster {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LogRoster").finish_non_exhaustive()
+    }
+}
+
+impl Roster for LogRoster {
+    fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>)) {
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let member = metrics.membership_config.membership().get_node(&id);
+        look(member.map(|member| member.raft_address.as_str()));
+    }
+}
 
 /// Why consensus did not start.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +105,7 @@ pub enum StartError {
     Storage(#[source] openraft::errors::Fatal<TypeConfig>),
     /// A thread or a file failed.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 /// What consensus is started with.
@@ -141,7 +133,9 @@ pub struct Consensus {
     raft: RaftHandle,
     wal: Arc<Wal>,
     syncer: Arc<Syncer>,
-    shared: Arc<MachineShared>,
+    shared: Arc<Replica>,
+    checkpointer: Arc<Checkpointer>,
+    faults: Faults,
     sender: Arc<Sender>,
     network: Network,
     peers: Arc<Peers>,
@@ -253,23 +247,8 @@ impl Consensus {
     ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
         let Setup { caller, wal, machine, applied, oplog, faults, is_restart } = setup;
         let member_id = caller.me().member_id;
-        let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
-        let shared = Arc::new(MachineShared::open(machine, syncer.clone())?);
-        if let Some(Applied { log_id: Some(log_id), membership }) = applied {
-            shared.set_applied(log_id, Some(membership));
-        }
-        let mut applying = applier::Setup {
-            shared: shared.clone(),
-            wal: wal.clone(),
-            oplog,
-            faults: faults.clone(),
-        };
-        let replayed = tokio::task::spawn_blocking(move || {
-            let count = replay::replay(&mut applying)?;
-            tracing::debug!(count, "entries behind the checkpoint were replayed");
-            Ok::<_, std::io::Error>(applying)
-        });
-        let applier = Applier::start(replayed.await.map_err(std::io::Error::other)??)?;
+        let (shared, applier) = open_replica(&wal, machine, applied, oplog, &faults).await?;
+        let syncer = shared.syncer.clone();
         let has_started = Arc::new(AtomicBool::new(false));
         let state_machine = StateMachine::new(shared.clone(), applier, has_started.clone());
         let sender = Arc::new(Sender::new(shared.clone(), wal.clone()));
@@ -282,7 +261,7 @@ impl Consensus {
         // What it knows is asked for at once: before it runs it seems to know no members.
         raft.with_raft_state(|_| ()).await.map_err(StartError::Storage)?;
         has_started.store(true, Ordering::Release);
-        book.follow(raft.clone());
+        book.follow(LogRoster(raft.clone()));
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
         let silence = if is_restart { ELECTION_MS_MAX } else { 0 };
         let peers = Arc::new(Peers {
@@ -297,17 +276,21 @@ impl Consensus {
             incoming,
             received_bytes: Arc::default(),
             room: Room::default(),
-            stopping: tokio::sync::watch::Sender::new(false),
+            stopping: watch::Sender::new(false),
             heard: Arc::default(),
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());
         let proposals = Proposals::start(raft.clone());
-        tokio::spawn(watch_fatal(raft.clone(), faults));
+        let checkpointer = Checkpointer::new(shared.clone(), faults.clone());
+        tokio::spawn(tell_checkpoints(raft.clone(), checkpointer.durable()));
+        tokio::spawn(watch_fatal(raft.clone(), faults.clone()));
         let consensus = Consensus {
             raft,
             wal,
             syncer,
             shared,
+            checkpointer,
+            faults,
             sender,
             network,
             peers,
@@ -351,7 +334,7 @@ impl Consensus {
     }
 
     /// The machine and the applied position.
-    pub fn shared(&self) -> &Arc<MachineShared> {
+    pub fn shared(&self) -> &Arc<Replica> {
         &self.shared
     }
 
@@ -460,32 +443,26 @@ impl Consensus {
         }
     }
 
-    /// Writes a checkpoint at once; returns its index once it survives power loss.
+    /// Writes a checkpoint of all that is applied, at once; returns its index once it survives power
+    /// loss and the log behind it may be purged. `None` if that takes longer than `bound`.
     pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
-        let wanted = self.shared.applied().log_id.map(|log_id| log_id.index);
+        let wanted = self.shared.applied_index();
         let deadline = Instant::now() + bound;
-        // One that runs already, of an older state, takes no second order: it is asked again.
-        while Instant::now() < deadline {
-            self.shared.spread_checkpoint(0);
-            self.raft.trigger().snapshot().await.ok()?;
-            let wait = self.raft.wait(Some(CHECKPOINT_STEP));
-            let is_done = |metrics: &RaftMetrics<TypeConfig>| {
-                metrics.snapshot.as_ref().map(|log_id| log_id.index) >= wanted
-            };
-            if let Ok(metrics) = wait.metrics(is_done, "checkpoint").await {
-                return metrics.snapshot.map(|log_id| log_id.index);
+        // One that runs already may be of an older state.
+        while timeout_at(deadline, self.checkpointer.run(0)).await.ok()? < wanted {
+            if self.shared.lacks_checkpoint_space() || self.faults.current().is_some() {
+                return None;
             }
         }
-        None
+        let wait = self.raft.wait(Some(deadline - Instant::now()));
+        let is_told = |metrics: &RaftMetrics<TypeConfig>| snapshot_index(metrics) >= wanted;
+        let metrics = wait.metrics(is_told, "checkpoint").await.ok()?;
+        metrics.snapshot.map(|log_id| log_id.index)
     }
 
-    /// Asks for a checkpoint and does not wait for it. It is spread over the time in which the log
-    /// grows by `spread_bytes`.
-    pub async fn trigger_checkpoint(&self, spread_bytes: u64) {
-        self.shared.spread_checkpoint(spread_bytes);
-        if let Err(error) = self.raft.trigger().snapshot().await {
-            tracing::warn!(%error, "cannot ask for a checkpoint");
-        }
+    /// Writes checkpoints.
+    pub fn checkpointer(&self) -> &Arc<Checkpointer> {
+        &self.checkpointer
     }
 
     /// Purges the log behind the checkpoint, keeping at least `keep_bytes` of it and what running
@@ -569,11 +546,59 @@ impl Consensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not end well");
         }
+        self.checkpointer.stop().await;
         let syncer = self.syncer.clone();
         if tokio::task::spawn_blocking(move || syncer.stop()).await.is_err() {
             tracing::warn!("the log's threads did not end well");
         }
     }
+}
+
+/// Opens the replica of a log, and applies what the log holds behind its checkpoint.
+async fn open_replica(
+    wal: &Arc<Wal>,
+    machine: Machine,
+    applied: Option<Applied>,
+    oplog: Option<OpLog>,
+    faults: &Faults,
+) -> io::Result<(Arc<Replica>, RaftApplier)> {
+    let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
+    let replica = Arc::new(Replica::open(machine, syncer));
+    if let Some(Applied { log_id: Some(log_id), membership }) = applied {
+        replica.set_applied(log_id, Some(membership));
+    }
+    let (shared, wal, faults) = (replica.clone(), wal.clone(), faults.clone());
+    let mut applying = replica::Setup { shared, wal, oplog, faults };
+    let replayed = tokio::task::spawn_blocking(move || {
+        let count = replica::replay(&mut applying)?;
+        tracing::debug!(count, "entries behind the checkpoint were replayed");
+        io::Result::Ok(applying)
+    });
+    let applier = RaftApplier::start(replayed.await.map_err(io::Error::other)??)?;
+    Ok((replica, applier))
+}
+
+/// Tells openraft of every checkpoint: it purges no log that it knows none behind.
+async fn tell_checkpoints(raft: RaftHandle, mut durable: watch::Receiver<u64>) {
+    while durable.changed().await.is_ok() {
+        let is_told =
+            |metrics: &RaftMetrics<TypeConfig>| snapshot_index(metrics) >= *durable.borrow();
+        loop {
+            if raft.trigger().snapshot().await.is_err() {
+                return; // it is stopping
+            }
+            // While it still asks for the one before, it takes no second order.
+            let wait = raft.wait(Some(TELL_AGAIN));
+            if wait.metrics(is_told, "told of a checkpoint").await.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+/// Index of the newest checkpoint that openraft knows of, 0 if it knows of none.
+fn snapshot_index(metrics: &RaftMetrics<TypeConfig>) -> u64 {
+    metrics.snapshot.as_ref().map_or(0, |log_id| log_id.index)
 }
 
 /// A storage error is fatal to openraft; the node must not live on without it (C15).

@@ -1,6 +1,6 @@
 //! What openraft calls to reach other members: append streams, votes, snapshots.
 //!
-//! Called by openraft; calls `appends`, `connection`, `channel`, `snapshot`. Each of append, votes
+//! Called by openraft; calls `appends`, `peer` and, for snapshots, `replica`. Each of append, votes
 //! and snapshots has its own connection, so that votes never wait behind bulk data. Invariant:
 //!
 //! - I1: a connection is used only after the other side confirmed cluster and member ids (C17).
@@ -25,16 +25,15 @@ use openraft::raft::{
 use parking_lot::Mutex;
 
 use super::appends::{Append, AppendResult, Idle, Target, answers};
-use super::caller::Caller;
-use super::channel::{CallError, Channel};
-use super::connection::Dialled;
-use super::requests::{self, Method};
-use super::route::{Book, Route};
-use super::snapshot::{self, Sender};
-use super::state_machine::SlotsSnapshot;
-use super::types::{LogId, Member, Role, TypeConfig, Vote, log_id_to, vote_to};
-use super::wire::Purpose;
+use super::state_machine::parts_of;
+use super::types::{
+    LogId, Member, Role, TypeConfig, Vote, ballot_reply_from, ballot_to, log_id_to,
+    transfer_reply_from, transfer_to, vote_from, vote_to,
+};
 use crate::fault::chain;
+use crate::peer::votes::{BallotReply, TransferReply};
+use crate::peer::{Book, CallError, Caller, Channel, Dialled, Method, Purpose, Route};
+use crate::replica::{Sender, SlotsSnapshot, snapshot};
 
 pub(super) type RpcError = RPCError<TypeConfig>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SlotsSnapshot>;
@@ -191,6 +190,18 @@ impl Peer {
     }
 }
 
+impl Peer {
+    async fn ballot(
+        &self,
+        method: Method,
+        request: &VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let body = ballot_to(request).encode();
+        let reply = self.request(method, body, BallotReply::decode).await?;
+        Ok(ballot_reply_from(&reply))
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SlotsSnapshot;
 
@@ -246,7 +257,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.request(Method::Vote, requests::encode_vote(&rpc), requests::decode_vote_reply).await
+        self.ballot(Method::Vote, &rpc).await
     }
 
     async fn pre_vote(
@@ -254,8 +265,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let body = requests::encode_vote(&rpc);
-        self.request(Method::PreVote, body, requests::decode_vote_reply).await
+        self.ballot(Method::PreVote, &rpc).await
     }
 
     async fn transfer_leader(
@@ -263,11 +273,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: TransferLeaderRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        let body = requests::encode_transfer(&request);
-        self.request(Method::TransferLeader, body, |body| {
-            requests::decode_transfer_reply(body, &request)
-        })
-        .await
+        let body = transfer_to(&request).encode();
+        let reply = self.request(Method::TransferLeader, body, TransferReply::decode).await?;
+        Ok(transfer_reply_from(&reply, &request))
     }
 
     async fn full_snapshot(
@@ -281,10 +289,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let caller = &self.network.caller;
             let (address, connection) = caller.dial(&self.route, Purpose::Snapshot, None).await?;
             let to = (&*address, connection);
-            snapshot::send(&self.network.sender, to, vote, snapshot).await
+            let sent = snapshot::send(&self.network.sender, to, vote_to(&vote), parts_of(snapshot));
+            Ok(SnapshotResponse::new(vote_from(sent.await?)))
         };
         tokio::select! {
-            sent = send => sent.map_err(|error| {
+            sent = send => sent.map_err(|error: io::Error| {
                 tracing::warn!(to = self.route.address(), %error, "a snapshot was not sent");
                 StreamingError::Network(NetworkError::new(&error))
             }),

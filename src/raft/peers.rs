@@ -24,29 +24,31 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use diskstore_storage::Vote as StoredVote;
 use diskstore_storage::wal::Wal;
 use futures_util::{FutureExt, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
-use openraft::storage::{Snapshot, SnapshotMeta};
+use openraft::storage::Snapshot;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::caller::Caller;
-use super::connection::{
-    FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, WRITE_TIMEOUT, bad_frame, in_time, split,
+use super::RaftHandle;
+use super::state_machine::meta_of;
+use super::types::{
+    TypeConfig, Vote, append_reply_to, ballot_from, ballot_reply_to, log_id_from, membership_from,
+    read_append, transfer_from, transfer_reply_to, vote_from, vote_to,
 };
-use super::requests::Method;
-use super::serving::{self, Allowance};
-use super::state_machine::{MachineShared, SlotsSnapshot};
-use super::syncer::Syncer;
-use super::types::{TypeConfig, Vote, vote_to};
-use super::verify::{Origin, Verified, Verifier};
-use super::wire::{Greeting, Hello, Kind, Purpose, Welcome, put_append_reply, read_append};
-use super::{RaftHandle, requests, snapshot, snapshot_wire};
 use crate::descriptors::{Place, Places, Shares};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
+use crate::peer::votes::{Ballot, Transfer};
+use crate::peer::{
+    Allowance, Caller, FrameReader, FrameWriter, Greeting, HANDSHAKE_TIMEOUT, Hello, Kind, Method,
+    Origin, Purpose, Verified, Verifier, WRITE_TIMEOUT, Welcome, bad_frame, in_time, serve, split,
+};
+use crate::replica::snapshot_frames::{SnapshotBegin, put_reply};
+use crate::replica::{Applied, Replica, SlotsSnapshot, Syncer, snapshot};
 
 /// What a connection of a member is given: its requests may be days apart.
 const MEMBER: Allowance =
@@ -121,7 +123,7 @@ pub(super) struct Peers {
     /// Its syncer.
     pub syncer: Arc<Syncer>,
     /// The machine.
-    pub shared: Arc<MachineShared>,
+    pub shared: Arc<Replica>,
     /// openraft.
     pub raft: RaftHandle,
     /// Where trouble is reported.
@@ -322,7 +324,7 @@ impl Peers {
         if zone == Zone::Joins || hello.cluster_id == 0 || hello.cluster_id == me.cluster_id {
             return;
         }
-        let membership = self.shared.applied().membership;
+        let Ok(membership) = membership_from(&self.shared.applied().membership) else { return };
         let mut members = membership.membership().nodes().map(|(id, _)| *id);
         let is_alone = members.next() == Some(me.member_id) && members.next().is_none();
         if is_alone && self.verifier.is_other_cluster(hello, from).await {
@@ -389,10 +391,10 @@ impl Peers {
         });
         let mut replies = std::pin::pin!(self.raft.stream_append(requests).fuse());
         while let Some(reply) = replies.next().await {
-            put_append_reply(&mut writer.buffer, &reply.map_err(io::Error::other)?);
+            append_reply_to(&reply.map_err(io::Error::other)?).put(&mut writer.buffer);
             // One sync completes many requests: their answers leave together.
             while let Some(Some(reply)) = replies.next().now_or_never() {
-                put_append_reply(&mut writer.buffer, &reply.map_err(io::Error::other)?);
+                append_reply_to(&reply.map_err(io::Error::other)?).put(&mut writer.buffer);
             }
             writer.send_in_time().await?;
         }
@@ -409,24 +411,32 @@ impl Peers {
         let room = tokio::time::timeout(ROOM_BOUND, self.snapshot_room());
         room.await.map_err(|_| io::Error::other("the disk has no room for a snapshot"))?;
         let _install = self.shared.begin_install().await;
-        let own_vote = self.wal.state().vote.map(super::types::vote_from);
-        let is_possible = |vote: &Vote| self.is_possible(vote, &from);
-        let judge = snapshot::Judge { own_vote, is_possible: &is_possible };
-        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, judge).await;
+        let judge = |begin: &SnapshotBegin| self.judge(begin, &from);
+        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, &judge).await;
         if let Some(failure) = begin.as_ref().err().and_then(snapshot::disk_failure) {
             self.faults.report(format!("a snapshot cannot be kept: {}", chain(failure)));
         }
         let Some(begin) = begin? else { return Ok(()) };
-        let meta =
-            SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
+        let SnapshotBegin { vote, log_id, membership, .. } = begin;
+        let meta = meta_of(&Applied { log_id: Some(log_id), membership })?;
         let whole = Snapshot { meta, snapshot: SlotsSnapshot::default() };
         if !self.verifier.is_believed(&from) {
             return Ok(()); // not any more
         }
-        let response = self.raft.install_full_snapshot(begin.vote, whole).await;
+        let response = self.raft.install_full_snapshot(vote_from(vote), whole).await;
         let response = response.map_err(io::Error::other)?;
-        snapshot_wire::put_reply(&mut writer.buffer, &response.vote);
+        put_reply(&mut writer.buffer, &vote_to(&response.vote));
         writer.send_in_time().await
+    }
+
+    /// Whether a snapshot of this member is taken: the own vote, if it is higher than its sender's.
+    fn judge(&self, begin: &SnapshotBegin, from: &Verified) -> io::Result<Option<StoredVote>> {
+        let vote = vote_from(begin.vote);
+        if !self.is_possible(&vote, from) {
+            return Err(io::Error::other("the vote of the snapshot cannot be its sender's"));
+        }
+        membership_from(&begin.membership).map_err(bad_frame)?;
+        Ok(self.wal.state().vote.filter(|own| vote_from(*own) > vote))
     }
 
     /// Waits until the disk has room for the log, and for a checkpoint.
@@ -445,7 +455,7 @@ impl Peers {
     ) -> io::Result<()> {
         let allowance = if member.is_none() { JOINER } else { MEMBER };
         let member = member.map(Arc::new);
-        serving::serve((reader, writer), allowance, |method, body| {
+        serve((reader, writer), allowance, |method, body| {
             let (peers, member) = (self.clone(), member.clone());
             async move { peers.answer(method, body, (member.as_deref(), address)).await }
         })
@@ -469,13 +479,13 @@ impl Peers {
         match method {
             Method::Vote | Method::PreVote => self.answer_vote(method, body, member?).await,
             Method::TransferLeader => {
-                let request = requests::decode_transfer(body).ok()?;
+                let request = transfer_from(&Transfer::decode(body).ok()?);
                 let _serving = self.in_service()?;
                 if !self.is_possible(request.from_leader(), member?) {
                     return None;
                 }
                 let reply = self.raft.handle_transfer_leader(request).await.ok()?;
-                Some(requests::encode_transfer_reply(&reply))
+                Some(transfer_reply_to(&reply).encode())
             }
             _ => {
                 let (reply, answer) = oneshot::channel();
@@ -488,22 +498,22 @@ impl Peers {
     }
 
     async fn answer_vote(&self, method: Method, body: Bytes, from: &Verified) -> Option<Vec<u8>> {
-        let request = requests::decode_vote(body).ok()?;
+        let request = ballot_from(&Ballot::decode(body).ok()?);
         let _serving = self.in_service()?;
         if !self.is_possible(&request.vote, from) {
             return None;
         }
         let reply = if Instant::now() < self.silent_until && !request.leadership_transfer {
             let state = self.wal.state();
-            let own = state.vote.map_or(request.vote, super::types::vote_from);
-            VoteResponse::new(own, state.last.map(super::types::log_id_from), false)
+            let own = state.vote.map_or(request.vote, vote_from);
+            VoteResponse::new(own, state.last.map(log_id_from), false)
         } else if method == Method::Vote {
             self.raft.vote(request).await.ok()?
         } else {
             self.raft.pre_vote(request).await.ok()?
         };
         tracing::debug!(?method, vote = ?vote_to(&reply.vote), granted = reply.vote_granted, "vote");
-        Some(requests::encode_vote_reply(&reply))
+        Some(ballot_reply_to(&reply).encode())
     }
 }
 

@@ -19,10 +19,10 @@ use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::state_machine::MachineShared;
 use super::types::TypeConfig;
 use super::{ProposeError, RaftHandle};
 use crate::command::Failure;
+use crate::replica::Replica;
 
 /// Most reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
@@ -47,7 +47,7 @@ pub(super) struct ReadRounds {
 }
 
 impl ReadRounds {
-    pub(super) fn start(raft: RaftHandle, shared: Arc<MachineShared>) -> ReadRounds {
+    pub(super) fn start(raft: RaftHandle, shared: Arc<Replica>) -> ReadRounds {
         Self::start_with(move || {
             let (raft, shared) = (raft.clone(), shared.clone());
             async move { confirm(&raft, &shared).await }
@@ -101,7 +101,7 @@ pub(super) fn holds_lease(metrics: &RaftMetrics<TypeConfig>, applied_term: Optio
         && metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE_SURE)
 }
 
-async fn confirm(raft: &RaftHandle, shared: &Arc<MachineShared>) -> Result<(), ProposeError> {
+async fn confirm(raft: &RaftHandle, shared: &Arc<Replica>) -> Result<(), ProposeError> {
     let deadline = Instant::now() + ROUND_MAX;
     let linearizer = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex));
     let index = match linearizer.await.map_err(|_| unconfirmed())? {

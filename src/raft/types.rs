@@ -1,17 +1,27 @@
-//! What openraft is told about this project: its type configuration, the record of a member, and
-//! the conversions between openraft's values and those that `storage` writes down.
+//! What openraft is told about this project: its type configuration, and the conversions between
+//! openraft's values and those that `storage` writes down and `peer` carries.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes};
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, wal};
+use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, slots, wal};
 use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_std;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use openraft::vote::{RaftLeaderId, RaftVote};
 
-use crate::command::cursor::{Cursor, put_string};
+use crate::command::cursor::Cursor;
 use crate::command::{Command, CommandResult, DecodeError};
+use crate::peer::append::{Append, AppendReply};
+use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
+use crate::peer::{MEMBER_COUNT_MAX, decode_member, encode_member};
+use crate::replica::{Committed, Payload};
+
+pub(super) use crate::peer::{Member, Role};
 
 openraft::declare_raft_types!(
     /// The types that openraft works with here.
@@ -34,34 +44,6 @@ pub(super) type Entry = EntryOf<TypeConfig>;
 pub(super) type Membership = openraft::Membership<u64, Member>;
 /// Members of the cluster, with the log id of the entry that set them.
 pub(super) type StoredMembership = StoredMembershipOf<TypeConfig>;
-
-/// Most members that one membership may name.
-pub(super) const MEMBER_COUNT_MAX: usize = 256;
-/// Most bytes of a name or an address.
-pub(super) const NAME_BYTES_MAX: usize = 255;
-
-/// What a member is meant to be. It stands in the membership, so that whoever leads knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Role {
-    /// Counts in elections and majorities once it has caught up.
-    #[default]
-    Voter,
-    /// Follows for ever, never counts.
-    Learner,
-}
-
-/// The record of one member in the membership.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Member {
-    /// The name it was started with (`-id`).
-    pub name: String,
-    /// Where its peers reach it, `host:port`.
-    pub raft_address: String,
-    /// Where clients reach it, `host:port`.
-    pub client_address: String,
-    /// What it is meant to be.
-    pub role: Role,
-}
 
 /// openraft's log id from a stored one.
 pub(super) fn log_id_from(stored: StoredLogId) -> LogId {
@@ -106,15 +88,170 @@ pub(super) fn entry_to(entry: Entry) -> wal::Entry {
 /// # Errors
 /// The payload is no command or no membership: the entry was written by something else.
 pub(super) fn entry_from(stored: wal::Entry) -> Result<Entry, DecodeError> {
-    let log_id = log_id_from(stored.log_id);
-    let payload = match stored.kind {
-        wal::EntryKind::Blank => EntryPayload::Blank,
-        wal::EntryKind::Normal => EntryPayload::Normal(Command::decode(stored.payload)?),
-        wal::EntryKind::Membership => {
-            EntryPayload::Membership(decode_membership(&mut Cursor::new(stored.payload))?)
+    let Committed { log_id, payload } = Committed::read(stored)?;
+    let payload = match payload {
+        Payload::Blank => EntryPayload::Blank,
+        Payload::Command(command) => EntryPayload::Normal(command),
+        Payload::Membership(body) => {
+            EntryPayload::Membership(decode_membership(&mut Cursor::new(body))?)
         }
     };
-    Ok(Entry::new(log_id, payload))
+    Ok(Entry::new(log_id_from(log_id), payload))
+}
+
+/// A committed entry, as the replica applies it.
+pub(super) fn committed_from(entry: Entry) -> Committed {
+    let log_id = log_id_to(&entry.log_id());
+    let payload = match entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Normal(command) => Payload::Command(command),
+        EntryPayload::Membership(membership) => Payload::Membership(encode_membership(&membership)),
+    };
+    Committed { log_id, payload }
+}
+
+/// openraft's membership from a stored one.
+///
+/// # Errors
+/// The bytes are not what they should be.
+pub(super) fn membership_from(stored: &slots::Membership) -> Result<StoredMembership, DecodeError> {
+    if stored.body.is_empty() {
+        return Ok(StoredMembership::default());
+    }
+    let mut cursor = Cursor::new(stored.body.clone());
+    let membership = decode_membership(&mut cursor)?;
+    cursor.finish()?;
+    Ok(StoredMembership::new(stored.log_id.map(log_id_from), membership))
+}
+
+/// The stored form of a membership.
+pub(super) fn membership_to(membership: &StoredMembership) -> slots::Membership {
+    slots::Membership {
+        log_id: membership.log_id().as_ref().map(log_id_to),
+        body: encode_membership(membership.membership()),
+    }
+}
+
+/// openraft's request for a vote.
+pub(super) fn ballot_from(ballot: &Ballot) -> VoteRequest<TypeConfig> {
+    let mut request = VoteRequest::new(vote_from(ballot.vote), ballot.last.map(log_id_from));
+    request.leadership_transfer = ballot.is_transfer;
+    request
+}
+
+/// A request for a vote, as it travels.
+pub(super) fn ballot_to(request: &VoteRequest<TypeConfig>) -> Ballot {
+    Ballot {
+        vote: vote_to(&request.vote),
+        last: request.last_log_id.as_ref().map(log_id_to),
+        is_transfer: request.leadership_transfer,
+    }
+}
+
+/// openraft's answer to a request for a vote.
+pub(super) fn ballot_reply_from(reply: &BallotReply) -> VoteResponse<TypeConfig> {
+    VoteResponse::new(vote_from(reply.vote), reply.last.map(log_id_from), reply.is_granted)
+}
+
+/// The answer to a request for a vote, as it travels.
+pub(super) fn ballot_reply_to(reply: &VoteResponse<TypeConfig>) -> BallotReply {
+    BallotReply {
+        vote: vote_to(&reply.vote),
+        last: reply.last_log_id.as_ref().map(log_id_to),
+        is_granted: reply.vote_granted,
+    }
+}
+
+/// openraft's request to take over leadership.
+pub(super) fn transfer_from(transfer: &Transfer) -> TransferLeaderRequest<TypeConfig> {
+    let last = transfer.last.map(log_id_from);
+    TransferLeaderRequest::new(vote_from(transfer.from), transfer.to, last)
+}
+
+/// A request to take over leadership, as it travels.
+pub(super) fn transfer_to(request: &TransferLeaderRequest<TypeConfig>) -> Transfer {
+    Transfer {
+        from: vote_to(request.from_leader()),
+        to: *request.to_node_id(),
+        last: request.last_log_id().map(log_id_to),
+    }
+}
+
+/// openraft's answer to `request`.
+pub(super) fn transfer_reply_from(
+    reply: &TransferReply,
+    request: &TransferLeaderRequest<TypeConfig>,
+) -> TransferLeaderResponse<TypeConfig> {
+    match reply {
+        TransferReply::Accepted => Ok(()),
+        TransferReply::VoteChanged(vote) => Err(TransferLeaderError::VoteChanged {
+            expected: *request.from_leader(),
+            actual: vote_from(*vote),
+        }),
+        TransferReply::NotFlushed(last) => Err(TransferLeaderError::LogNotFlushed {
+            expected: request.last_log_id().copied(),
+            actual: last.map(log_id_from),
+        }),
+    }
+}
+
+/// The answer to a request to take over leadership, as it travels.
+pub(super) fn transfer_reply_to(reply: &TransferLeaderResponse<TypeConfig>) -> TransferReply {
+    match reply {
+        Ok(()) => TransferReply::Accepted,
+        Err(TransferLeaderError::VoteChanged { actual, .. }) => {
+            TransferReply::VoteChanged(vote_to(actual))
+        }
+        Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+            TransferReply::NotFlushed(actual.as_ref().map(log_id_to))
+        }
+    }
+}
+
+/// openraft's answer to an append frame.
+pub(super) type AppendOutcome = Result<Option<LogId>, StreamAppendError<TypeConfig>>;
+
+/// openraft's answer to an append frame.
+pub(super) fn append_reply_from(reply: AppendReply) -> AppendOutcome {
+    match reply {
+        AppendReply::Holds(log_id) => Ok(log_id.map(log_id_from)),
+        AppendReply::Conflict(log_id) => Err(StreamAppendError::Conflict(log_id_from(log_id))),
+        AppendReply::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote_from(vote))),
+    }
+}
+
+/// The answer to an append frame, as it travels.
+pub(super) fn append_reply_to(outcome: &AppendOutcome) -> AppendReply {
+    match outcome {
+        Ok(log_id) => AppendReply::Holds(log_id.as_ref().map(log_id_to)),
+        Err(StreamAppendError::Conflict(log_id)) => AppendReply::Conflict(log_id_to(log_id)),
+        Err(StreamAppendError::HigherVote(vote)) => AppendReply::HigherVote(vote_to(vote)),
+    }
+}
+
+/// Appends the frame of a request of openraft's.
+pub(super) fn put_append(out: &mut Vec<u8>, request: AppendEntriesRequest<TypeConfig>) {
+    let append = Append {
+        vote: vote_to(&request.vote),
+        prev: request.prev_log_id.as_ref().map(log_id_to),
+        committed: request.leader_commit.as_ref().map(log_id_to),
+        entries: request.entries.into_iter().map(entry_to),
+    };
+    append.put(out);
+}
+
+/// Reads the body of an append frame for openraft.
+///
+/// # Errors
+/// The bytes are not what they should be.
+pub(super) fn read_append(body: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+    let Append { vote, prev, committed, entries } = Append::decode(body, entry_from)?;
+    Ok(AppendEntriesRequest {
+        vote: vote_from(vote),
+        prev_log_id: prev.map(log_id_from),
+        entries,
+        leader_commit: committed.map(log_id_from),
+    })
 }
 
 /// Lays out a membership (`docs/format.md`, "Membership").
@@ -158,30 +295,6 @@ pub(super) fn decode_membership(cursor: &mut Cursor) -> Result<Membership, Decod
         return Ok(Membership::default());
     }
     Membership::new(configs, nodes).map_err(|_| cursor.error("membership contradicts itself"))
-}
-
-/// Lays out one member.
-pub(super) fn encode_member(member: &Member, out: &mut Vec<u8>) {
-    put_string(out, &member.name);
-    put_string(out, &member.raft_address);
-    put_string(out, &member.client_address);
-    out.put_u8(match member.role {
-        Role::Voter => 0,
-        Role::Learner => 1,
-    });
-}
-
-/// Reads one member back.
-pub(super) fn decode_member(cursor: &mut Cursor) -> Result<Member, DecodeError> {
-    let name = cursor.string(NAME_BYTES_MAX)?;
-    let raft_address = cursor.string(NAME_BYTES_MAX)?;
-    let client_address = cursor.string(NAME_BYTES_MAX)?;
-    let role = match cursor.u8()? {
-        0 => Role::Voter,
-        1 => Role::Learner,
-        _ => return Err(cursor.error("unknown role")),
-    };
-    Ok(Member { name, raft_address, client_address, role })
 }
 
 fn count_u16(count: usize) -> u16 {

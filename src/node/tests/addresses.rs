@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use super::running::{BOUND, Running};
 use crate::cluster::{Forwarder, Own, keep_registered, serve_incoming};
 use crate::fault::Faults;
-use crate::raft::{Caller, Channel, Incoming, JoinReply, JoinRequest, Member, Method, Route};
+use crate::peer::{Caller, Channel, JoinReply, JoinRequest, Member, Method, Route};
+use crate::raft::Incoming;
 
 /// A node answers in its name from now on.
 fn answer(member: &mut Running) -> Arc<Forwarder> {

@@ -4,7 +4,8 @@
 use super::running::{BOUND, Running};
 use crate::cluster::Forwarder;
 use crate::command::{Command, Failure, ReadLevel, slot_key};
-use crate::raft::{Consensus, Method};
+use crate::peer::Method;
+use crate::raft::Consensus;
 
 fn get() -> Vec<Command> {
     vec![Command::get(&slot_key(7)).unwrap()]

@@ -2,7 +2,8 @@
 
 use super::running::Running;
 use crate::cluster::Forwarder;
-use crate::raft::{ALIVE_MAX, Method};
+use crate::peer::Method;
+use crate::raft::ALIVE_MAX;
 
 /// What never began must not count as the one time in a term (I2 of `cluster/room.rs`).
 #[tokio::test]

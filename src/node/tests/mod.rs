@@ -23,7 +23,9 @@ use tokio::sync::mpsc;
 
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
-use crate::raft::{Caller, Consensus, Incoming, ReplayAhead, Setup, Whoever};
+use crate::peer::{Caller, Whoever};
+use crate::raft::{Consensus, Incoming, Setup};
+use crate::replica::ReplayAhead;
 
 /// So small that a dozen batches fill several.
 const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;

@@ -8,7 +8,8 @@ use diskstore_storage::slots::Geometry;
 use super::super::upkeep::{Policy, keep_bounds};
 use super::{SEGMENT_BYTES, create_slots, disk, start};
 use crate::command::{Command, slot_key};
-use crate::raft::{Cause, Consensus, Member};
+use crate::peer::Member;
+use crate::raft::{Cause, Consensus};
 
 /// No test waits longer than this for what must come.
 const BOUND: Duration = Duration::from_secs(30);

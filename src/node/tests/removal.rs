@@ -7,7 +7,8 @@ use futures_util::FutureExt;
 
 use super::{create_slots, disk, start};
 use crate::cluster::{Forwarder, RemoveError};
-use crate::raft::{ALIVE_MAX, Member};
+use crate::peer::Member;
+use crate::raft::ALIVE_MAX;
 
 /// No test waits longer than this for what must come.
 const BOUND: Duration = Duration::from_secs(20);

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{create_slots, disk, start_member};
-use crate::raft::{Consensus, Incoming, Member, Whoever, Zone};
+use crate::peer::{Member, Whoever};
+use crate::raft::{Consensus, Incoming, Zone};
 
 /// No test waits longer than this for what must come.
 pub(super) const BOUND: Duration = Duration::from_secs(30);

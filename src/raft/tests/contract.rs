@@ -16,8 +16,8 @@ use super::{
     normal, slots_of,
 };
 use crate::command::{Action, Answer, Condition};
-use crate::raft::state_machine::SlotsSnapshot;
 use crate::raft::types::{StoredMembership, Vote, log_id_to, vote_from};
+use crate::replica::SlotsSnapshot;
 
 /// Error number of a device that fails.
 const EIO: i32 = 5;
@@ -402,12 +402,16 @@ async fn a_build_that_ends_after_an_install_does_not_lower_the_checkpoint() {
     let disk = SimDisk::new(21);
     let mut stores = Place::on(&disk).open();
     stores.apply(vec![increment(1, 1, 1)]).await.unwrap();
-    let mut builder = stores.machine.get_snapshot_builder().await; // notes that 1 is applied
+    let before = stores.shared.applied(); // a checkpoint begins
     let meta = SnapshotMeta {
         last_log_id: Some(log_id(2, 60)),
         last_membership: StoredMembership::default(),
     };
     stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
+    let shared = stores.shared.clone();
+    let written = tokio::task::spawn_blocking(move || shared.checkpoint_of(before)).await;
+    written.unwrap().unwrap();
+    let mut builder = stores.machine.get_snapshot_builder().await;
     let built = builder.build_snapshot().await;
     assert_eq!(built.unwrap().meta.last_log_id, Some(log_id(2, 60)));
     let mut after = after_power_loss(&disk).open();

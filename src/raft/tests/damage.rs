@@ -11,7 +11,8 @@ use super::{Place, Stores, blanks, command, increment, log_id, normal, slots_of}
 use crate::command::{Action, Answer, Condition, Failure};
 use crate::machine::ApplyError;
 use crate::oplog::{Found, KeyForm, Kind, Mark, OpLog, PartRecords};
-use crate::raft::applier::apply_entry;
+use crate::raft::types::committed_from;
+use crate::replica::apply_entry;
 
 /// The slot that is damaged on one of the two, and the entry that wrote it last.
 const SLOT: u64 = 2;
@@ -212,8 +213,8 @@ async fn whoever_proposed_hears_of_the_damage() {
     let damaged = with_slot_2_damaged(&disk);
     let answer = |index, operations: &[(u64, Action<'_>)]| {
         let entry = normal(1, index, command(operations));
-        let carried_out = apply_entry(&damaged.shared.machine, &entry).unwrap();
-        carried_out.into_result(&log_id(1, index)).unwrap_err()
+        let carried_out = apply_entry(&damaged.shared.machine, &committed_from(entry)).unwrap();
+        carried_out.into_result(super::stored(1, index)).unwrap_err()
     };
     let is_damaged = Failure::Damaged { slot: SLOT };
     let reason = is_damaged.to_string();

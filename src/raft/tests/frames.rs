@@ -17,19 +17,21 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{blank, command, log_id, normal};
 use crate::command::{Action, DecodeError, Failure, ReadLevel, Reply};
 use crate::machine::Images;
-use crate::raft::connection::split;
-use crate::raft::requests::{
-    Method, decode_commands, decode_results, decode_transfer, decode_transfer_reply, decode_vote,
-    decode_vote_reply, encode_commands, encode_results, encode_transfer, encode_transfer_reply,
-    encode_vote, encode_vote_reply, put_request, put_response, read_request, read_response,
+use crate::peer::append::AppendReply;
+use crate::peer::frames::{BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header};
+use crate::peer::requests::{put_request, put_response, read_request, read_response};
+use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
+use crate::peer::{
+    Greeting, Hello, JoinReply, JoinRequest, Kind, Member, Method, Purpose, Role, Welcome, Whoever,
+    decode_commands, decode_results, encode_commands, encode_results, split,
 };
-use crate::raft::snapshot_wire::{
+use crate::raft::types::{
+    StoredMembership, TypeConfig, append_reply_from, append_reply_to, ballot_from,
+    ballot_reply_from, ballot_reply_to, ballot_to, membership_from, membership_to, put_append,
+    read_append, transfer_from, transfer_reply_from, transfer_reply_to, transfer_to, vote_from,
+};
+use crate::replica::snapshot_frames::{
     Accept, DAMAGED_COUNT_MAX, SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply, read_reply,
-};
-use crate::raft::types::{Member, Role, StoredMembership, TypeConfig, vote_from};
-use crate::raft::wire::{
-    BODY_BYTES_MAX, Greeting, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, JoinReply, JoinRequest,
-    Kind, Purpose, Welcome, Whoever, put_append, put_append_reply, read_append, read_append_reply,
 };
 
 /// A decoder whose result nobody looks at.
@@ -118,23 +120,26 @@ fn frames() -> Vec<Case> {
         Case::new(
             GOLDEN[3],
             Ok::<_, ()>(Some(log_id(2, 5))),
-            put(|out| put_append_reply(out, &Ok(Some(log_id(2, 5))))),
-            |body| shown(read_append_reply(body)),
+            put(|out| append_reply_to(&Ok(Some(log_id(2, 5)))).put(out)),
+            |body| shown(AppendReply::decode(body).map(append_reply_from)),
         ),
-        Case::new(GOLDEN[4], &conflict, put(|out| put_append_reply(out, &conflict)), |body| {
-            shown(read_append_reply(body))
+        Case::new(GOLDEN[4], &conflict, put(|out| append_reply_to(&conflict).put(out)), |body| {
+            shown(AppendReply::decode(body).map(append_reply_from))
         }),
-        Case::new(GOLDEN[5], &higher, put(|out| put_append_reply(out, &higher)), |body| {
-            shown(read_append_reply(body))
+        Case::new(GOLDEN[5], &higher, put(|out| append_reply_to(&higher).put(out)), |body| {
+            shown(AppendReply::decode(body).map(append_reply_from))
         }),
     ]
 }
 
 fn begin() -> SnapshotBegin {
     SnapshotBegin {
-        vote: vote_from(stored_vote()),
-        log_id: log_id(2, 5),
-        membership: StoredMembership::new(Some(log_id(1, 1)), super::membership(&[7])),
+        vote: stored_vote(),
+        log_id: StoredLogId { term: 2, index: 5 },
+        membership: membership_to(&StoredMembership::new(
+            Some(log_id(1, 1)),
+            super::membership(&[7]),
+        )),
         readable_from: 8,
         last_log: 9,
         horizon: 3,
@@ -160,13 +165,14 @@ fn keys() -> SnapshotSlots {
 /// Frames of a snapshot, header included.
 fn snapshot_frames() -> Vec<Case> {
     let changed = Accept::Changed { after: 4, damaged: vec![17] };
-    let higher = Accept::HigherVote(vote_from(stored_vote()));
+    let higher = Accept::HigherVote(stored_vote());
     let end = SnapshotEnd { frames: 7, slots: 2, applied: 8, last_log: 9 };
-    let vote = vote_from(stored_vote());
+    let vote = stored_vote();
     let read_accept: Read = |body| shown(Accept::decode(body));
     vec![
         Case::new(GOLDEN[6], begin(), put(|out| begin().put(out)), |body| {
-            shown(SnapshotBegin::decode(body))
+            let begin = SnapshotBegin::decode(body);
+            shown(begin.and_then(|begin| membership_from(&begin.membership).map(|_| begin)))
         }),
         Case::new(GOLDEN[7], slots(), put(|out| slots().put(out)), |body| {
             shown(SnapshotSlots::decode(body))
@@ -197,7 +203,10 @@ fn bodies() -> Vec<Case> {
         expected: transfer().last_log_id().copied(),
         actual: None,
     });
-    let read_reply: Read = |body| shown(decode_transfer_reply(body, &transfer()));
+    let read_reply: Read = |body| {
+        let reply = TransferReply::decode(body);
+        shown(reply.map(|reply| transfer_reply_from(&reply, &transfer())))
+    };
     let commands = vec![command(&[(1, Action::Get)]), command(&[(2, Action::Increment { by: 1 })])];
     let results = vec![Ok(Reply::default()), Err(Failure::Stopping)];
     let join = JoinRequest {
@@ -212,15 +221,17 @@ fn bodies() -> Vec<Case> {
     let refused = JoinReply::Refused("n".into());
     let read_join_reply: Read = |body| shown(JoinReply::decode(body));
     vec![
-        Case::new(GOLDEN[8], &vote, encode_vote(&vote), |body| shown(decode_vote(body))),
-        Case::new(GOLDEN[9], &vote_reply, encode_vote_reply(&vote_reply), |body| {
-            shown(decode_vote_reply(body))
+        Case::new(GOLDEN[8], &vote, ballot_to(&vote).encode(), |body| {
+            shown(Ballot::decode(body).map(|ballot| ballot_from(&ballot)))
         }),
-        Case::new(GOLDEN[10], transfer(), encode_transfer(&transfer()), |body| {
-            shown(decode_transfer(body))
+        Case::new(GOLDEN[9], &vote_reply, ballot_reply_to(&vote_reply).encode(), |body| {
+            shown(BallotReply::decode(body).map(|reply| ballot_reply_from(&reply)))
         }),
-        Case::new(GOLDEN[11], &changed, encode_transfer_reply(&changed), read_reply),
-        Case::new(GOLDEN[12], &behind, encode_transfer_reply(&behind), read_reply),
+        Case::new(GOLDEN[10], transfer(), transfer_to(&transfer()).encode(), |body| {
+            shown(Transfer::decode(body).map(|transfer| transfer_from(&transfer)))
+        }),
+        Case::new(GOLDEN[11], &changed, transfer_reply_to(&changed).encode(), read_reply),
+        Case::new(GOLDEN[12], &behind, transfer_reply_to(&behind).encode(), read_reply),
         Case::new(
             GOLDEN[13],
             (&commands, ReadLevel::Log),
@@ -445,7 +456,7 @@ fn a_snapshot_beyond_the_end_of_its_senders_log_is_refused() {
     for far in [10, 1 << 40, u64::MAX] {
         let labelled = SnapshotBegin { readable_from: far, ..begin() };
         SnapshotBegin::decode(body(put(|out| labelled.put(out)))).unwrap_err();
-        let begun = SnapshotBegin { log_id: log_id(2, far), ..begin() };
+        let begun = SnapshotBegin { log_id: StoredLogId { term: 2, index: far }, ..begin() };
         SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
         let mut ahead = slots();
         if let Images::Slots(images) = &mut ahead.images {

@@ -26,15 +26,14 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 
-use super::applier::{self, Applier};
 use super::log_store::LogStore;
-use super::state_machine::{MachineShared, StateMachine};
-use super::syncer::Syncer;
+use super::state_machine::{RaftApplier, StateMachine};
 use super::types::{Entry, LogId, Member, Membership, TypeConfig, log_id_from};
 use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
 use crate::oplog::OpLog;
+use crate::replica::{self, Replica, Syncer};
 
 const CLUSTER: u128 = 0xc1;
 const SLOT_COUNT: u64 = 64;
@@ -42,7 +41,7 @@ const VALUE_BYTES: u32 = 32;
 const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// The slots of a machine that has some.
-fn slots_of(shared: &MachineShared) -> &Arc<Slots> {
+fn slots_of(shared: &Replica) -> &Arc<Slots> {
     let Machine::Slots(disk) = &shared.machine else { panic!("a machine without slots") };
     disk.slots()
 }
@@ -97,14 +96,14 @@ impl Place {
         let faults = Faults::new();
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
         let machine = Machine::Slots(DiskMachine::new(slots));
-        let shared = Arc::new(MachineShared::open(machine, syncer.clone()).unwrap());
-        let setup = applier::Setup {
+        let shared = Arc::new(Replica::open(machine, syncer.clone()));
+        let setup = replica::Setup {
             shared: shared.clone(),
             wal: wal.clone(),
             oplog,
             faults: faults.clone(),
         };
-        let applier = Applier::start(setup).unwrap();
+        let applier = RaftApplier::start(setup).unwrap();
         let has_started = Arc::new(AtomicBool::new(false));
         Stores {
             log: LogStore::new(wal.clone(), syncer.clone()),
@@ -135,7 +134,7 @@ struct Stores {
     machine: StateMachine,
     /// As it is raised once Raft runs.
     has_started: Arc<AtomicBool>,
-    shared: Arc<MachineShared>,
+    shared: Arc<Replica>,
     wal: Arc<Wal>,
     faults: Faults,
     stop: Stop,
@@ -163,7 +162,10 @@ impl Stores {
         self.machine.apply(futures_util::stream::iter(items)).await
     }
 
+    /// Writes a checkpoint; what openraft is told of it.
     async fn checkpoint(&mut self) -> Option<LogId> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || shared.checkpoint()).await.unwrap().unwrap();
         let mut builder = self.machine.get_snapshot_builder().await;
         builder.build_snapshot().await.unwrap().meta.last_log_id
     }
@@ -178,8 +180,13 @@ fn after_power_loss(disk: &SimDisk) -> Place {
     Place::on(&disk.crash(CrashMode::Lost))
 }
 
+/// A log id as it is stored, and as openraft has it.
+fn stored(term: u64, index: u64) -> diskstore_storage::LogId {
+    diskstore_storage::LogId { term, index }
+}
+
 fn log_id(term: u64, index: u64) -> LogId {
-    log_id_from(diskstore_storage::LogId { term, index })
+    log_id_from(stored(term, index))
 }
 
 fn blank(term: u64, index: u64) -> Entry {

@@ -8,8 +8,8 @@ use openraft::storage::{RaftStateMachine, SnapshotMeta};
 use super::{Place, after_power_loss, blank, command, log_id, normal};
 use crate::command::{Action, Answer, Condition};
 use crate::oplog::{KeyForm, OpLog};
-use crate::raft::state_machine::SlotsSnapshot;
 use crate::raft::types::{Entry, StoredMembership};
+use crate::replica::SlotsSnapshot;
 
 fn bytes_in(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("log-file-n.log")).unwrap()

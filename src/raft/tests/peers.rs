@@ -21,18 +21,17 @@ use super::{CLUSTER, Place, log_id, membership, normal};
 use crate::command::{Command, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::machine::{DiskMachine, Machine};
-use crate::raft::caller::Caller;
-use crate::raft::channel::Channel;
-use crate::raft::connection::{Connection, dial, split};
-use crate::raft::requests::{
-    Method, decode_vote_reply, encode_vote, put_request, put_response, read_request,
+use crate::peer::requests::{put_request, put_response, read_request};
+use crate::peer::votes::BallotReply;
+use crate::peer::{
+    Caller, Channel, Connection, Greeting, Hello, Kind, Member, Method, NAME_BYTES_MAX, Purpose,
+    Route, Welcome, Whoever, dial, split,
 };
-use crate::raft::route::Route;
 use crate::raft::types::{
-    Entry, Member, Membership, NAME_BYTES_MAX, TypeConfig, encode_membership, entry_to, vote_from,
+    Entry, Membership, TypeConfig, ballot_to, encode_membership, entry_to, put_append, vote_from,
 };
-use crate::raft::wire::{Greeting, Hello, Kind, Purpose, Welcome, Whoever, put_append};
-use crate::raft::{Consensus, MachineShared, MemberError, Setup, Zone};
+use crate::raft::{Consensus, MemberError, Setup, Zone};
+use crate::replica::Replica;
 
 /// The member under test.
 const MEMBER: u64 = 2;
@@ -197,8 +196,8 @@ async fn is_vote_granted(started: &Started, method: Method) -> bool {
     let channel = Channel::new(started.leader.clone(), started.route());
     let vote = vote_from(StoredVote { term: 5, node_id: 1, committed: false });
     let request = VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)));
-    let answer = channel.call(method, encode_vote(&request).into(), BOUND).await.unwrap();
-    decode_vote_reply(answer).unwrap().vote_granted
+    let answer = channel.call(method, ballot_to(&request).encode().into(), BOUND).await.unwrap();
+    BallotReply::decode(answer).unwrap().is_granted
 }
 
 #[tokio::test]
@@ -288,7 +287,7 @@ async fn applied(consensus: &Consensus, count: u64) -> u64 {
     replies.last().unwrap().as_ref().unwrap().index
 }
 
-/// I3 of `raft/snapshot.rs`: whoever is sent one replays the log behind its label.
+/// I3 of `replica/snapshot.rs`: whoever is sent one replays the log behind its label.
 #[tokio::test]
 async fn the_log_is_purged_no_further_than_a_snapshot_on_its_way_needs() {
     let consensus = leader().await;
@@ -320,7 +319,7 @@ async fn the_log_is_purged_no_further_than_the_checkpoint() {
 
 /// What is applied at the moment in which whoever waits for a reply is woken.
 struct AtWake {
-    shared: Arc<MachineShared>,
+    shared: Arc<Replica>,
     applied: AtomicU64,
     task: Waker,
 }
@@ -608,7 +607,7 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
     let before = started.consensus.wal().state().vote;
     for (term, node_id) in [(u64::MAX, 1), (1 << 33, 1), (5, 3)] {
         let vote = vote_from(StoredVote { term, node_id, committed: false });
-        let request = encode_vote(&VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9))));
+        let request = ballot_to(&VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)))).encode();
         for method in [Method::Vote, Method::PreVote] {
             let dialled = started.dial(&started.leader, Purpose::Requests, None).await;
             let (mut reader, mut writer) = dialled.unwrap();

@@ -44,7 +44,7 @@ async fn a_snapshot_that_began_and_ended_under_a_read_is_noticed() {
     let shared = &stores.shared;
     let read = |machine: &crate::machine::Machine| {
         machine.set_readable_from(3).unwrap();
-        shared.set_applied(super::log_id(1, 3), None);
+        shared.set_applied(super::stored(1, 3), None);
     };
     assert_eq!(shared.read_whole(read), None);
     assert_eq!(shared.read_whole(|_| 1), Some(1));

@@ -1,5 +1,6 @@
 //! Entries that are applied while their log is recovered.
 
+use std::io;
 use std::sync::Arc;
 
 use diskstore_storage::disk::SimDisk;
@@ -7,23 +8,21 @@ use diskstore_storage::slots::{self, Slot};
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use openraft::entry::RaftEntry;
 
-use super::{Place, SEGMENT_BYTES, blank, blanks, increment, log_id, membership};
+use super::{Place, SEGMENT_BYTES, blank, blanks, increment, log_id, membership, stored};
 use crate::machine::{DiskMachine, Machine};
-use crate::raft::StartError;
-use crate::raft::replay::ReplayAhead;
-use crate::raft::state_machine::Applied;
 use crate::raft::types::{Entry, entry_to, log_id_to};
+use crate::replica::{Applied, ReplayAhead};
 
 /// What recovery gives.
 pub(super) struct Recovered {
     machine: Machine,
     wal: Wal,
-    applied: Result<Applied, StartError>,
+    applied: io::Result<Applied>,
 }
 
 impl Recovered {
     pub(super) fn index(&self) -> Option<u64> {
-        self.applied.as_ref().unwrap().log_id.as_ref().map(|log_id| log_id_to(log_id).index)
+        self.applied.as_ref().unwrap().log_id.as_ref().map(|log_id| log_id.index)
     }
 
     /// What a slot holds; `None` if it is damaged.
@@ -82,7 +81,7 @@ fn what_is_known_as_committed_is_applied() {
     let recovered = recover(&place);
     assert_eq!((recovered.index(), recovered.value(7)), (Some(4), Some(b"3".to_vec())));
     let applied = recovered.applied.as_ref().unwrap();
-    assert_eq!(applied.membership.log_id(), &Some(log_id(1, 3)));
+    assert_eq!(applied.membership.log_id, Some(stored(1, 3)));
     assert_eq!(recovered.wal.state().last.unwrap().index, 5);
 }
 

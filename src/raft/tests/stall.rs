@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::Result;
-use diskstore_storage::disk::{Disk, File, Lock, Map, SimDisk, WriteMode};
+use diskstore_storage::disk::{Disk, File, Lock, Map, OperationKind, SimDisk, WriteMode};
+use diskstore_storage::slots::SLOTS_FILE;
 use diskstore_storage::wal::Options;
 use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use parking_lot::{Condvar, Mutex};
 
-use super::{Place, blank, command, normal};
+use super::{Place, blank, command, increment, normal};
 use crate::command::{Action, Answer, Condition};
 use crate::raft::types::TypeConfig;
+use crate::replica::Checkpointer;
+
+/// Error number of a device that fails.
+const EIO: i32 = 5;
 
 /// A test that forgot to open the gate ends nevertheless.
 const SHUT_MAX: Duration = Duration::from_mins(1);
@@ -182,4 +187,47 @@ async fn appending_waits_at_a_bound_while_the_disk_stalls_and_goes_on_behind_it(
     }
     assert_eq!(stores.wal.unsynced_bytes(), 0);
     assert!(stores.faults.current().is_none(), "a slow disk is no fault");
+}
+
+/// I1 of `replica/checkpoints.rs`; I3 of `replica/checkpoints.rs`.
+#[tokio::test]
+async fn one_checkpoint_runs_at_a_time_and_none_behind_the_stop() {
+    let gate = Arc::new(Gate::default());
+    let disk = StallingDisk { disk: SimDisk::new(26), gate: gate.clone() };
+    let place = Place { disk: Arc::new(disk), directory: "/node".into() };
+    let mut stores = place.open();
+    let entries = vec![blank(1, 0), increment(1, 1, 1)];
+    stores.append(entries.clone()).await.unwrap();
+    stores.apply(entries).await.unwrap();
+    let checkpointer = Checkpointer::new(stores.shared.clone(), stores.faults.clone());
+    let _opened = Opened(gate.clone());
+    gate.set_shut(true);
+    checkpointer.begin(0);
+    assert!(checkpointer.is_running());
+    let mut joined = Box::pin(checkpointer.run(0));
+    assert!(joined.as_mut().now_or_never().is_none(), "it ends with the one that runs");
+    let mut stopped = Box::pin(checkpointer.stop());
+    assert!(stopped.as_mut().now_or_never().is_none(), "what runs uses the log");
+    gate.set_shut(false);
+    tokio::time::timeout(BOUND, stopped).await.unwrap();
+    tokio::time::timeout(BOUND, joined).await.unwrap();
+    checkpointer.begin(0);
+    assert!(!checkpointer.is_running(), "none begins behind the stop");
+    assert!(stores.faults.current().is_none());
+}
+
+/// I2 of `replica/checkpoints.rs`.
+#[tokio::test]
+async fn a_checkpoint_that_fails_is_a_fault_and_is_never_taken_for_durable() {
+    let disk = SimDisk::new(27);
+    let mut stores = Place::on(&disk).open();
+    let entries = vec![blank(1, 0), increment(1, 1, 1)];
+    stores.append(entries.clone()).await.unwrap();
+    stores.apply(entries).await.unwrap();
+    let checkpointer = Checkpointer::new(stores.shared.clone(), stores.faults.clone());
+    disk.fail_next(OperationKind::Write, SLOTS_FILE, EIO);
+    let durable = tokio::time::timeout(BOUND, checkpointer.run(0)).await.unwrap();
+    assert_eq!(durable, 0);
+    let fault = stores.faults.current().expect("what is on the disk is not known");
+    assert!(fault.reason.starts_with("a checkpoint cannot be written: "), "{}", fault.reason);
 }

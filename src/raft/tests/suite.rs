@@ -1,7 +1,7 @@
 //! openraft's own storage suite against the real stores, and once more with both stores closed and
 //! opened again before every call.
 //!
-//! Reopening: `applied_state` starts at the checkpoint (C11), and what was applied above it
+//! Stores that reopen: `applied_state` starts at the checkpoint (C11), and what was applied above it
 //! is applied again by openraft from the log (C10). The suite asks for the applied position and
 //! applies entries that it never put into the log, so nothing could bring them back; therefore a
 //! checkpoint of what is applied is taken before each closing, as a clean stop does it. The log is
@@ -25,10 +25,9 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::{Place, Stop, Stores};
-use crate::raft::log_store::LogStore;
-use crate::raft::state_machine::{SlotsSnapshot, StateMachine};
+use super::{Place, Stores};
 use crate::raft::types::{Entry, LogId, StoredMembership, TypeConfig, Vote};
+use crate::replica::SlotsSnapshot;
 
 /// Where the suite's stores are made.
 #[derive(Debug, Clone, Copy)]
@@ -55,39 +54,29 @@ impl On {
     }
 }
 
-struct Plain(On);
-
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, (Stop, Directory)> for Plain {
-    async fn build(
-        &self,
-    ) -> Result<((Stop, Directory), LogStore, StateMachine), StorageError<TypeConfig>> {
-        let (directory, place) = self.0.place();
-        let Stores { log, machine, stop, .. } = place.open();
-        Ok(((stop, directory), log, machine))
-    }
-}
-
-/// Stores that are opened anew for every call.
+/// Stores that write a checkpoint where the suite asks for a snapshot to be built; or that are opened
+/// anew for every call.
 #[derive(Debug, Clone)]
-struct Reopening {
+struct Suited {
     place: Place,
+    reopens: bool,
     stores: Arc<Mutex<Option<Stores>>>,
 }
 
-impl Reopening {
-    /// The stores, just opened. Before they were closed their log was written out and what was
-    /// applied became a checkpoint.
-    async fn reopened(&self) -> tokio::sync::MappedMutexGuard<'_, Stores> {
+impl Suited {
+    /// The stores; just opened, if they reopen. Before they were closed their log was written out and
+    /// what was applied became a checkpoint.
+    async fn stores(&self) -> tokio::sync::MappedMutexGuard<'_, Stores> {
         let mut held = self.stores.lock().await;
-        if let Some(mut stores) = held.take() {
+        if let Some(mut stores) = held.take_if(|_| self.reopens) {
             stores.checkpoint().await;
             drop(stores); // ends the threads, and with them the last handles on the files
         }
-        tokio::sync::MutexGuard::map(held, |held| held.insert(self.place.open()))
+        tokio::sync::MutexGuard::map(held, |held| held.get_or_insert_with(|| self.place.open()))
     }
 }
 
-impl RaftLogReader<TypeConfig> for Reopening {
+impl RaftLogReader<TypeConfig> for Suited {
     async fn entries_stream<RB>(
         &mut self,
         range: RB,
@@ -95,7 +84,7 @@ impl RaftLogReader<TypeConfig> for Reopening {
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
-        let mut log = self.reopened().await.log.clone();
+        let mut log = self.stores().await.log.clone();
         let entries: Vec<_> =
             futures_util::StreamExt::collect(log.entries_stream(range).await).await;
         futures_util::stream::iter(entries)
@@ -105,39 +94,39 @@ impl RaftLogReader<TypeConfig> for Reopening {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
-        self.reopened().await.log.try_get_log_entries(range).await
+        self.stores().await.log.try_get_log_entries(range).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.reopened().await.log.read_vote().await
+        self.stores().await.log.read_vote().await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.reopened().await.log.limited_get_log_entries(start, end).await
+        self.stores().await.log.limited_get_log_entries(start, end).await
     }
 }
 
-impl RaftLogStorage<TypeConfig> for Reopening {
-    type LogReader = Reopening;
+impl RaftLogStorage<TypeConfig> for Suited {
+    type LogReader = Suited;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        self.reopened().await.log.get_log_state().await
+        self.stores().await.log.get_log_state().await
     }
 
-    async fn get_log_reader(&mut self) -> Reopening {
+    async fn get_log_reader(&mut self) -> Suited {
         self.clone()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.reopened().await.log.save_vote(vote).await
+        self.stores().await.log.save_vote(vote).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.reopened().await.log.save_committed(committed).await
+        self.stores().await.log.save_committed(committed).await
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        self.reopened().await.log.read_committed().await
+        self.stores().await.log.read_committed().await
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -145,34 +134,34 @@ impl RaftLogStorage<TypeConfig> for Reopening {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        self.reopened().await.log.append(entries, callback).await
+        self.stores().await.log.append(entries, callback).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        self.reopened().await.log.truncate_after(last_log_id).await
+        self.stores().await.log.truncate_after(last_log_id).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        self.reopened().await.log.purge(log_id).await
+        self.stores().await.log.purge(log_id).await
     }
 }
 
-impl RaftStateMachine<TypeConfig> for Reopening {
+impl RaftStateMachine<TypeConfig> for Suited {
     type SnapshotData = SlotsSnapshot;
-    type SnapshotBuilder = Reopening;
+    type SnapshotBuilder = Suited;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        self.reopened().await.machine.applied_state().await
+        self.stores().await.machine.applied_state().await
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
-        self.reopened().await.machine.apply(entries).await
+        self.stores().await.machine.apply(entries).await
     }
 
-    async fn get_snapshot_builder(&mut self) -> Reopening {
+    async fn get_snapshot_builder(&mut self) -> Suited {
         self.clone()
     }
 
@@ -181,31 +170,34 @@ impl RaftStateMachine<TypeConfig> for Reopening {
         meta: &SnapshotMetaOf<TypeConfig>,
         snapshot: SlotsSnapshot,
     ) -> io::Result<()> {
-        self.reopened().await.machine.install_snapshot(meta, snapshot).await
+        self.stores().await.machine.install_snapshot(meta, snapshot).await
     }
 
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<SnapshotOf<TypeConfig, SlotsSnapshot>>> {
-        self.reopened().await.machine.get_current_snapshot().await
+        self.stores().await.machine.get_current_snapshot().await
     }
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Reopening {
+impl RaftSnapshotBuilder<TypeConfig> for Suited {
     type SnapshotData = SlotsSnapshot;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SlotsSnapshot>> {
-        let mut builder = self.reopened().await.machine.get_snapshot_builder().await;
+        let mut stores = self.stores().await;
+        stores.checkpoint().await;
+        let mut builder = stores.machine.get_snapshot_builder().await;
         builder.build_snapshot().await
     }
 }
 
-struct ReopeningOn(On);
+/// Where stores are made, and whether they reopen.
+struct SuitedOn(On, bool);
 
-impl StoreBuilder<TypeConfig, Reopening, Reopening, Directory> for ReopeningOn {
-    async fn build(&self) -> Result<(Directory, Reopening, Reopening), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, Suited, Suited, Directory> for SuitedOn {
+    async fn build(&self) -> Result<(Directory, Suited, Suited), StorageError<TypeConfig>> {
         let (directory, place) = self.0.place();
-        let both = Reopening { place, stores: Arc::default() };
+        let both = Suited { place, reopens: self.1, stores: Arc::default() };
         Ok((directory, both.clone(), both))
     }
 }
@@ -214,16 +206,16 @@ impl StoreBuilder<TypeConfig, Reopening, Reopening, Directory> for ReopeningOn {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openraft_accepts_the_stores_on_both_disks() {
-    let real = tokio::spawn(Suite::test_all(Plain(On::Real)));
-    let simulated = tokio::spawn(Suite::test_all(Plain(On::Simulated)));
+    let real = tokio::spawn(Suite::test_all(SuitedOn(On::Real, false)));
+    let simulated = tokio::spawn(Suite::test_all(SuitedOn(On::Simulated, false)));
     real.await.unwrap().unwrap();
     simulated.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openraft_accepts_stores_reopened_before_every_call_on_both_disks() {
-    let real = tokio::spawn(Suite::test_all(ReopeningOn(On::Real)));
-    let simulated = tokio::spawn(Suite::test_all(ReopeningOn(On::Simulated)));
+    let real = tokio::spawn(Suite::test_all(SuitedOn(On::Real, true)));
+    let simulated = tokio::spawn(Suite::test_all(SuitedOn(On::Simulated, true)));
     real.await.unwrap().unwrap();
     simulated.await.unwrap().unwrap();
 }

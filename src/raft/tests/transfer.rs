@@ -5,31 +5,31 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use diskstore_storage::Vote;
 use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
 use openraft::alias::SnapshotOf;
-use openraft::raft::SnapshotResponse;
-use openraft::storage::{RaftLogStorage, RaftStateMachine, SnapshotMeta};
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tokio::net::TcpListener;
 
 use super::{
     CLUSTER, Place, Stores, after_power_loss, blank, command, increment, log_id, normal, slots_of,
+    stored,
 };
 use crate::command::{Action, Answer, Condition};
 use crate::machine::Images;
-use crate::raft::caller::Caller;
-use crate::raft::connection::{FrameReader, FrameWriter, split};
-use crate::raft::route::Route;
-use crate::raft::snapshot::{self, Sender};
-use crate::raft::snapshot_wire::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
-use crate::raft::state_machine::SlotsSnapshot;
-use crate::raft::types::{StoredMembership, TypeConfig, Vote, log_id_to, vote_from};
-use crate::raft::wire::{Greeting, Kind, Purpose, Welcome, Whoever};
+use crate::peer::{
+    Caller, FrameReader, FrameWriter, Greeting, Kind, Purpose, Route, Welcome, Whoever, split,
+};
+use crate::raft::state_machine::{meta_of, parts_of};
+use crate::raft::types::{StoredMembership, TypeConfig, log_id_to, membership_to};
+use crate::replica::snapshot_frames::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
+use crate::replica::{Applied, Sender, SlotsSnapshot, snapshot};
 
 const EIO: i32 = 5;
 
 fn vote(term: u64) -> Vote {
-    vote_from(diskstore_storage::Vote { term, node_id: 1, committed: true })
+    Vote { term, node_id: 1, committed: true }
 }
 
 /// Sends a snapshot to whoever listens at an address.
@@ -37,12 +37,12 @@ async fn send(
     sender: &Sender,
     address: &str,
     snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
-) -> io::Result<SnapshotResponse<TypeConfig>> {
+) -> io::Result<Vote> {
     let me = Whoever { cluster_id: CLUSTER, member_id: 1, process: 1 };
     let caller = Caller::new(me, String::new(), crate::fault::Faults::new());
     let route = Route::to_address(address.to_owned());
     let (_, connection) = caller.dial(&route, Purpose::Snapshot, None).await?;
-    snapshot::send(sender, (address, connection), vote(1), snapshot).await
+    snapshot::send(sender, (address, connection), vote(1), parts_of(snapshot)).await
 }
 
 /// A member that has applied these increments of slots, from index 1 on.
@@ -73,10 +73,11 @@ async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
 /// Receives and installs one snapshot, as the peer's port does it.
 async fn receive(listener: &TcpListener, stores: &mut Stores, own: Option<Vote>) -> bool {
     let (mut reader, mut writer) = accept(listener).await;
-    let judge = snapshot::Judge { own_vote: own, is_possible: &|_| true };
-    let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, judge).await;
+    let judge = |_: &SnapshotBegin| Ok(own);
+    let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, &judge).await;
     let Ok(Some(begin)) = received else { return false };
-    let meta = SnapshotMeta { last_log_id: Some(begin.log_id), last_membership: begin.membership };
+    let meta = meta_of(&Applied { log_id: Some(begin.log_id), membership: begin.membership });
+    let meta = meta.unwrap();
     stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
     put_reply(&mut writer.buffer, &begin.vote);
     writer.send().await.unwrap();
@@ -114,7 +115,7 @@ async fn only_slots_changed_after_the_receivers_index_travel() {
     }
     assert!(receiver.shared.is_readable());
     let after = after_power_loss(&other).open();
-    assert_eq!(after.shared.applied().log_id, Some(log_id(1, 5)));
+    assert_eq!(after.shared.applied().log_id, Some(stored(1, 5)));
     assert_eq!(after.value(3), Some(b"2".to_vec()));
 }
 
@@ -158,9 +159,8 @@ async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
         if by_label {
             slots_of(&sender.shared).set_readable_from(1 << 40).unwrap();
         } else {
-            let beyond = increment(1, 3, 7); // applied, but nowhere in the log
-            sender.apply(vec![beyond]).await.unwrap();
-            sender.shared.set_applied(log_id(1, 2), None);
+            let beyond = command(&[(7, Action::Increment { by: 1 })]); // nowhere in the log
+            sender.shared.machine.apply(3, &beyond).unwrap();
         }
         let mut receiver = member(&other, &[]).await;
         let (is_sent, is_received, _) = transfer(&mut sender, &mut receiver).await;
@@ -239,7 +239,7 @@ async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     assert_eq!(slots_of(&receiver.shared).damaged_slots(), vec![2]);
 }
 
-/// H24, and I2 of `raft/snapshot.rs`: nobody takes a snapshot for whole that has a hole where the
+/// H24, and I2 of `replica/snapshot.rs`: nobody takes a snapshot for whole that has a hole where the
 /// sender is damaged.
 #[tokio::test]
 async fn a_snapshot_is_never_finished_over_a_damaged_slot_of_the_sender() {
@@ -265,16 +265,16 @@ async fn a_sender_that_leads_no_more_is_told_so() {
     let snapshot = labelled(&mut sender).await;
     let send = send(&sending, &address, snapshot);
     let (sent, received) = tokio::join!(send, receive(&listener, &mut receiver, Some(vote(2))));
-    assert_eq!(sent.unwrap().vote, vote(2));
+    assert_eq!(sent.unwrap(), vote(2));
     assert!(!received);
     assert_eq!(receiver.value(1), None);
 }
 
 fn begin() -> SnapshotBegin {
-    let membership = StoredMembership::default();
+    let membership = membership_to(&StoredMembership::default());
     SnapshotBegin {
         vote: vote(1),
-        log_id: log_id(1, 4),
+        log_id: stored(1, 4),
         membership,
         readable_from: 0,
         last_log: 9,
@@ -374,8 +374,8 @@ async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
     });
     let take = async {
         let (mut reader, mut writer) = accept(&listener).await;
-        let judge = snapshot::Judge { own_vote: None, is_possible: &|_| true };
-        snapshot::receive(&receiver.shared, &mut reader, &mut writer, judge).await.unwrap_err()
+        let judge = |_: &SnapshotBegin| Ok(None);
+        snapshot::receive(&receiver.shared, &mut reader, &mut writer, &judge).await.unwrap_err()
     };
     let (error, ()) = tokio::join!(take, send);
     assert!(snapshot::disk_failure(&error).is_some(), "{error}");
@@ -383,7 +383,7 @@ async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
     assert!(snapshot::disk_failure(&cut).is_none());
 }
 
-/// I3 of `raft/snapshot.rs`: what a receiver must replay behind a snapshot stays while it is sent,
+/// I3 of `replica/snapshot.rs`: what a receiver must replay behind a snapshot stays while it is sent,
 /// and before that: from the moment that the snapshot has its label.
 #[tokio::test]
 async fn the_log_behind_a_snapshot_is_not_purged() {

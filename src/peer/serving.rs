@@ -1,6 +1,6 @@
 //! One connection of requests: each is worked on by itself, and answered when its answer is there.
 //!
-//! Called by `peers`; calls `connection`. Invariants:
+//! Called by `raft`; calls `connection`. Invariants:
 //!
 //! - I1: requests under way are bounded, and so is the time that an answer may take to be written.
 //! - I2: a request that cannot be answered ends the connection: whoever asked would otherwise wait
@@ -14,12 +14,12 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, in_time};
+use super::frames::Kind;
 use super::requests::{Method, put_response, read_request};
-use super::wire::Kind;
 
 /// What one connection of requests is given.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Allowance {
+pub(crate) struct Allowance {
     /// Most requests that are worked on at a time.
     pub request_count_max: usize,
     /// How long nothing may be asked while no answer is waited for either.
@@ -33,7 +33,7 @@ pub(super) struct Allowance {
 /// # Errors
 /// Of the socket; bytes that are no request, or one that `answer` has no answer to; `TimedOut` if
 /// the other side asks or takes nothing for too long.
-pub(super) async fn serve<F>(
+pub(crate) async fn serve<F>(
     (mut reader, mut writer): (FrameReader, FrameWriter),
     allowance: Allowance,
     answer: impl Fn(Method, Bytes) -> F,
@@ -202,7 +202,7 @@ mod tests {
         let mut frame = std::mem::take(&mut client.1.buffer);
         let header = frame.len() - 9;
         frame[header + 8] = 0xff;
-        super::super::wire::put_frame(&mut client.1.buffer, Kind::Request, |out| {
+        super::super::frames::put_frame(&mut client.1.buffer, Kind::Request, |out| {
             out.extend_from_slice(&frame[header..]);
         });
         client.1.send().await.unwrap();

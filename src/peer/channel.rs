@@ -1,6 +1,6 @@
 //! Calls to one member over one connection, many at a time: votes, forwarded commands, joins.
 //!
-//! Called by `network` and `cluster`; calls `connection`. A call that fails says whether the other
+//! Called by `raft` and `cluster`; calls `connection`. A call that fails says whether the other
 //! side may have seen it. Invariants:
 //!
 //! - I1: a call ends by its deadline, connecting included.
@@ -21,9 +21,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::caller::Caller;
 use super::connection::{Dialled, FrameReader, FrameWriter};
+use super::frames::Kind;
+use super::hello::Purpose;
 use super::requests::{Method, put_request, read_response};
 use super::route::Route;
-use super::wire::{Kind, Purpose};
 
 /// Most calls that wait to be written.
 const QUEUE_MAX: usize = 1024;
@@ -300,8 +301,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::super::connection::split;
+    use super::super::hello::{Greeting, Welcome, Whoever};
     use super::super::requests::{put_response, read_request};
-    use super::super::wire::{Greeting, Welcome, Whoever};
     use super::*;
 
     const LONG: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! What snapshots on their way need of the log: all of it behind their labels.
 //!
-//! Called by the state machine (which labels snapshots) and by whoever purges. Invariant:
+//! Called by `state`, which labels snapshots, and through it by whoever purges. Invariant:
 //!
 //! - I1: a label is taken and registered in one step, which asking for the bound does not come
 //!   between. A purge looks at the checkpoint first and asks for the bound then; a label is never
@@ -12,18 +12,18 @@ use parking_lot::Mutex;
 
 /// The labels of the snapshots that exist.
 #[derive(Debug, Default)]
-pub(super) struct Holds(Mutex<Vec<u64>>);
+pub(crate) struct Holds(Mutex<Vec<u64>>);
 
 /// Keeps the log behind one label until it is dropped.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(crate) struct Hold {
     holds: Arc<Holds>,
     index: u64,
 }
 
 impl Holds {
     /// The label that `take` gives, its index, and what keeps the log behind it.
-    pub(super) fn hold<T>(self: &Arc<Self>, take: impl FnOnce() -> (u64, T)) -> (T, Hold) {
+    pub(crate) fn hold<T>(self: &Arc<Self>, take: impl FnOnce() -> (u64, T)) -> (T, Hold) {
         let mut indexes = self.0.lock();
         let (index, label) = take();
         indexes.push(index);
@@ -32,7 +32,7 @@ impl Holds {
     }
 
     /// The log up to here may go as far as snapshots are concerned.
-    pub(super) fn purge_bound(&self) -> u64 {
+    pub(crate) fn purge_bound(&self) -> u64 {
         self.0.lock().iter().copied().min().unwrap_or(u64::MAX)
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that makes the log durable: whatever arrives during one sync goes out with the next.
 //!
-//! Called by the log store and by checkpoints; calls `storage::wal`. A second thread prepares the
-//! next segment and takes old ones out of the log, so that neither delays a sync. Invariants:
+//! Called by `raft`'s log store and by checkpoints; calls `storage::wal`. A second thread prepares
+//! the next segment and takes old ones out of the log, so that neither delays a sync. Invariants:
 //!
 //! - I1: a completion fires with `Ok` only after the batch that holds its records is on disk.
 //! - I2: completions fire in the order of their positions; after a failed write all of them, and
@@ -19,13 +19,10 @@ use std::time::{Duration, Instant};
 
 use diskstore_storage::Error;
 use diskstore_storage::wal::{Position, SealedBatch, SyncMode, Wal};
-use openraft::storage::IOFlushed;
-use openraft::type_config::TypeConfigExt;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::pace::Pace;
-use super::types::TypeConfig;
 use crate::fault::{Faults, chain};
 use crate::metrics::SyncTimes;
 
@@ -35,12 +32,12 @@ const CLAIM_AFTER: Duration = Duration::from_millis(5);
 const PREPARE_RETRY: Duration = Duration::from_secs(1);
 
 /// Tells one waiter how its records fared.
-struct Completion(Option<IOFlushed<TypeConfig>>);
+struct Completion(Option<Box<dyn FnOnce(io::Result<()>) + Send>>);
 
 impl Completion {
     fn fire(mut self, result: io::Result<()>) {
         if let Some(callback) = self.0.take() {
-            callback.io_completed(result);
+            callback(result);
         }
     }
 }
@@ -48,7 +45,7 @@ impl Completion {
 impl Drop for Completion {
     fn drop(&mut self) {
         if let Some(callback) = self.0.take() {
-            callback.io_completed(Err(io::Error::other("the syncer dropped a completion"))); // I3
+            callback(Err(io::Error::other("the syncer dropped a completion"))); // I3
         }
     }
 }
@@ -166,9 +163,14 @@ impl Syncer {
         self.shared.work.notify_one();
     }
 
-    /// Fires `callback` once `position` is durable, and wakes the thread.
-    pub fn complete_at(&self, position: Position, callback: IOFlushed<TypeConfig>) {
-        let completion = Completion(Some(callback));
+    /// Wakes the thread, and calls `callback` once `position` is durable, or with the reason why it
+    /// never will be. It is called on the thread that syncs, and must not block.
+    pub fn complete_at(
+        &self,
+        position: Position,
+        callback: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
+        let completion = Completion(Some(Box::new(callback)));
         let mut state = self.shared.state.lock();
         if let Some(failure) = &state.failure {
             let error = io::Error::other(failure.clone());
@@ -193,9 +195,7 @@ impl Syncer {
     /// # Errors
     /// The disk failed; it is not known what is durable.
     pub async fn wait(&self, position: Position) -> io::Result<()> {
-        let (sender, receiver) = TypeConfig::oneshot();
-        self.complete_at(position, IOFlushed::signal(sender));
-        receiver.await.map_err(|_| io::Error::other("the syncer is gone"))?
+        self.completion(position).await.map_err(|_| io::Error::other("the syncer is gone"))?
     }
 
     /// As [`Syncer::wait`], for a thread that may block.
@@ -203,9 +203,16 @@ impl Syncer {
     /// # Errors
     /// As [`Syncer::wait`].
     pub fn wait_blocking(&self, position: Position) -> io::Result<()> {
-        let (sender, receiver) = TypeConfig::oneshot();
-        self.complete_at(position, IOFlushed::signal(sender));
-        receiver.blocking_recv().map_err(|_| io::Error::other("the syncer is gone"))?
+        self.completion(position)
+            .blocking_recv()
+            .map_err(|_| io::Error::other("the syncer is gone"))?
+    }
+
+    fn completion(&self, position: Position) -> oneshot::Receiver<io::Result<()>> {
+        let (sender, receiver) = oneshot::channel();
+        // Whoever waited may have given up.
+        self.complete_at(position, |result| drop(sender.send(result)));
+        receiver
     }
 
     /// Blocks until everything appended so far, the latest `committed` included, is durable: what
@@ -532,8 +539,8 @@ mod tests {
     /// C5: a thread of the log that panics takes what it holds with it.
     #[tokio::test]
     async fn a_completion_that_is_dropped_reports_an_error() {
-        let (sender, receiver) = TypeConfig::oneshot();
-        drop(Completion(Some(IOFlushed::signal(sender))));
+        let (sender, receiver) = oneshot::channel();
+        drop(Completion(Some(Box::new(|result| drop(sender.send(result))))));
         let told = timeout(LONG, receiver).await.unwrap();
         let error = told.expect("it is told, not left alone").unwrap_err();
         assert!(error.to_string().contains("dropped a completion"), "{error}");

@@ -1,7 +1,8 @@
 //! One TCP connection between members: frames in, frames out, and its handshake.
 //!
-//! Called by `network`, `peers` and `channel`. Every read and write has a deadline at its caller, or
-//! waits for as long as the kernel finds the other side alive (see [`UNANSWERED_MAX`]).
+//! Called by `caller`, `channel` and `serving`, and by `replica` and `raft` for frames of their own. Every
+//! read and write has a deadline at its caller, or waits for as long as the kernel finds the other side
+//! alive (see [`UNANSWERED_MAX`]).
 
 use std::io;
 use std::sync::Arc;
@@ -15,15 +16,13 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::wire::{
-    BODY_BYTES_MAX, Frame, Greeting, HEADER_BYTES, HELLO_BYTES_MAX, Header, Hello, Kind, Welcome,
-    Whoever,
-};
+use super::frames::{BODY_BYTES_MAX, Frame, HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
+use super::hello::{Greeting, Hello, Welcome, Whoever};
 
 /// How long connecting and shaking hands may take.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a frame may take to be written.
-pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection ends when nothing that the kernel sent was answered for this time: packets that
 /// are dropped without a reset would otherwise take it a quarter of an hour. It counts a receiver
 /// that takes nothing as well, so it is no shorter than the longest wait for one, a snapshot's.
@@ -59,9 +58,9 @@ pub struct FrameWriter {
 }
 
 /// Both halves.
-pub(super) type Connection = (FrameReader, FrameWriter);
+pub(crate) type Connection = (FrameReader, FrameWriter);
 /// A connection to a member, and the address that was dialled for it.
-pub(super) type Dialled = (String, Connection);
+pub(crate) type Dialled = (String, Connection);
 
 /// An error for bytes that are no frame.
 pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
@@ -69,7 +68,7 @@ pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
 }
 
 /// What `work` comes to, or `TimedOut` after `bound`.
-pub(super) async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     work: impl Future<Output = io::Result<T>>,
     bound: Duration,
 ) -> io::Result<T> {
@@ -113,7 +112,7 @@ impl FrameReader {
     }
 
     /// Adds up in `total` what comes from now on.
-    pub(super) fn count_in(&mut self, total: Arc<AtomicU64>) {
+    pub(crate) fn count_in(&mut self, total: Arc<AtomicU64>) {
         self.received_bytes = total;
     }
 
@@ -152,7 +151,7 @@ impl FrameReader {
     }
 
     /// Bytes that came and are no frame, or none yet.
-    pub(super) fn unread(&self) -> &[u8] {
+    pub(crate) fn unread(&self) -> &[u8] {
         &self.buffer
     }
 
@@ -216,7 +215,7 @@ impl FrameWriter {
     ///
     /// # Errors
     /// Of the socket; `TimedOut` if the other side takes nothing for too long.
-    pub(super) async fn send_in_time(&mut self) -> io::Result<()> {
+    pub(crate) async fn send_in_time(&mut self) -> io::Result<()> {
         in_time(self.send(), WRITE_TIMEOUT).await
     }
 }
@@ -227,14 +226,14 @@ impl FrameWriter {
     Greeting::Refused(reason) | Greeting::Copy(reason) => reason.as_str(),
     Greeting::Accepted => "accepted",
 })]
-pub(super) struct HelloRefused(pub(super) Greeting);
+pub(crate) struct HelloRefused(pub(crate) Greeting);
 
 /// Connects and shakes hands with the member that a hello is meant for.
 ///
 /// # Errors
 /// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if what answers is no
 /// member, or another; otherwise of the socket.
-pub(super) async fn dial(address: &str, hello: &Hello) -> io::Result<Connection> {
+pub(crate) async fn dial(address: &str, hello: &Hello) -> io::Result<Connection> {
     let shaken = in_time(shake_hands(address, hello), HANDSHAKE_TIMEOUT).await;
     let (mut reader, writer, Welcome { from, answer }) = shaken?;
     if !matches!(answer, Greeting::Refused(_)) {
@@ -261,7 +260,7 @@ fn check_who(hello: &Hello, from: Whoever) -> io::Result<()> {
 }
 
 /// Connects, says hello, and waits for the answer, whatever it is.
-pub(super) async fn shake_hands(
+pub(crate) async fn shake_hands(
     address: &str,
     hello: &Hello,
 ) -> io::Result<(FrameReader, FrameWriter, Welcome)> {

@@ -1,13 +1,13 @@
-//! Applies what the log holds behind the checkpoint, before openraft reads the stores.
+//! Applies what the log holds behind the checkpoint, before Raft starts.
 //!
 //! [`ReplayAhead`] does so while the log is recovered: the log is read once, and a restart takes as
 //! long as the slower of reading and applying. An entry that cannot be applied is told at the end.
-//! What it cannot take (an application log, a data file larger than the memory budget, many entries
-//! that are not known to be committed) is left to [`replay`], which reads the log again once all is
-//! open. openraft would do the same, 64 entries at a time; there one thread reads ahead and takes the
-//! page faults while another applies. Where most pages will be touched, a third one has the disk read
-//! all of them in their order, since one by one, at random, takes many times as long. No reply is
-//! sent. Invariants:
+//! What it cannot take (an application log, a data file larger than the memory budget, many
+//! entries that are not known to be committed) is left to [`replay`], which reads the log again
+//! once all is open. The consensus library would do the same, 64 entries at a time; here one
+//! thread reads ahead and takes the page faults while another applies. Where most pages will be
+//! touched, a third one has the disk read all of them in their order, since one by one, at random,
+//! takes many times as long. No reply is sent. Invariants:
 //!
 //! - I1: only entries known to be committed are applied: those are in every log that holds what comes
 //!   behind them, so no truncation takes them back.
@@ -16,6 +16,7 @@
 //!   the memory goes with the process.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,12 +25,9 @@ use std::thread::JoinHandle;
 
 use diskstore_storage::LogId;
 use diskstore_storage::wal::{self, Seen, Wal};
-use openraft::entry::{EntryPayload, RaftEntry};
 
-use super::StartError;
-use super::applier::{Job, Setup, apply_all, apply_entry};
-use super::state_machine::{Applied, checkpoint_of};
-use super::types::{Entry, entry_from};
+use super::applier::{Committed, Job, Payload, Setup, apply_all, apply_entry};
+use super::state::{Applied, checkpoint_of};
 use crate::fault::chain;
 use crate::machine::Machine;
 
@@ -73,12 +71,12 @@ impl ReplayAhead {
     /// Starts from the machine's checkpoint. `None` for a machine that may have to wait for its disk.
     ///
     /// # Errors
-    /// The checkpoint's membership cannot be read, or the system starts no thread.
-    pub fn start(machine: &Machine) -> Result<Option<ReplayAhead>, StartError> {
+    /// The system starts no thread.
+    pub fn start(machine: &Machine) -> io::Result<Option<ReplayAhead>> {
         if !machine.fits_in_memory() {
             return Ok(None);
         }
-        let applied = checkpoint_of(machine)?;
+        let applied = checkpoint_of(machine);
         let next = applied.log_id.map_or(0, |log_id| log_id.index + 1);
         let (sender, pieces) = mpsc::sync_channel::<Vec<wal::Entry>>(PIECE_COUNT_MAX);
         let is_done = Arc::new(AtomicBool::new(false));
@@ -193,7 +191,7 @@ impl ReplayAhead {
     ///
     /// # Errors
     /// An entry cannot be applied, or is not in the log.
-    pub fn finish(mut self, wal: &Wal) -> Result<Applied, StartError> {
+    pub fn finish(mut self, wal: &Wal) -> io::Result<Applied> {
         self.waiting = VecDeque::new();
         self.log_bytes = self.seen_bytes; // nothing follows
         self.send();
@@ -205,7 +203,7 @@ impl ReplayAhead {
         let is_there = |log_id: LogId| wal.log_id_at(log_id.index) == Some(log_id);
         if self.is_contradicted || !self.committed.is_none_or(is_there) {
             let what = "an entry that was known to be committed is not in the log any more";
-            return Err(io::Error::other(what).into()); // I1
+            return Err(io::Error::other(what)); // I1
         }
         let count = self.sent_count;
         tracing::debug!(count, "entries were applied while the log was recovered");
@@ -237,7 +235,7 @@ fn apply_ahead(
         for piece in ready {
             for entry in piece? {
                 let membership = apply_entry(machine, &entry)?.membership;
-                applied.log_id = Some(entry.log_id());
+                applied.log_id = Some(entry.log_id);
                 applied.membership = membership.unwrap_or(applied.membership);
             }
         }
@@ -246,11 +244,11 @@ fn apply_ahead(
 }
 
 /// Entries of the log as they are applied; memory for what they write is there.
-fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Entry>> {
-    let decoded = entries.into_iter().map(|entry| entry_from(entry).map_err(io::Error::other));
-    let entries: Vec<Entry> = decoded.collect::<io::Result<_>>()?;
+fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Committed>> {
+    let decoded = entries.into_iter().map(|entry| Committed::read(entry).map_err(io::Error::other));
+    let entries: Vec<Committed> = decoded.collect::<io::Result<_>>()?;
     for entry in &entries {
-        if let EntryPayload::Normal(command) = &entry.payload {
+        if let Payload::Command(command) = &entry.payload {
             machine.populate(command);
         }
     }
@@ -261,7 +259,7 @@ fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Ent
 ///
 /// # Errors
 /// The log cannot be read or an entry not be applied.
-pub(super) fn replay(setup: &mut Setup) -> io::Result<u64> {
+pub(crate) fn replay(setup: &mut Setup) -> io::Result<u64> {
     let first = setup.shared.applied().log_id.map_or(0, |log_id| log_id.index + 1);
     let end = setup.wal.state().committed.map_or(0, |log_id| log_id.index + 1);
     if first >= end {
@@ -281,9 +279,9 @@ pub(super) fn replay(setup: &mut Setup) -> io::Result<u64> {
     Ok(end - first)
 }
 
-fn apply_pieces(setup: &mut Setup, pieces: Receiver<io::Result<Vec<Entry>>>) -> io::Result<()> {
+fn apply_pieces(setup: &mut Setup, pieces: Receiver<io::Result<Vec<Committed>>>) -> io::Result<()> {
     for piece in pieces {
-        let jobs = piece?.into_iter().map(|entry| Job { entry, responder: None });
+        let jobs = piece?.into_iter().map(|entry| Job { entry, answer: None::<Infallible> });
         apply_all(setup, jobs.collect())?;
     }
     Ok(())
@@ -292,7 +290,7 @@ fn apply_pieces(setup: &mut Setup, pieces: Receiver<io::Result<Vec<Entry>>>) -> 
 fn read_pieces(
     (wal, machine): (&Wal, &Machine),
     range: std::ops::Range<u64>,
-    sender: &SyncSender<io::Result<Vec<Entry>>>,
+    sender: &SyncSender<io::Result<Vec<Committed>>>,
 ) {
     let mut next = range.start;
     while next < range.end {

@@ -11,34 +11,31 @@
 
 use bytes::{BufMut, Bytes};
 use diskstore_storage::keys::KeyImage;
-use diskstore_storage::slots::{self, SlotImage};
+use diskstore_storage::slots::{self, MEMBERSHIP_BYTES_MAX, Membership, SlotImage};
+use diskstore_storage::{LogId, Vote};
 
-use super::types::{
-    LogId, StoredMembership, Vote, decode_membership, encode_membership, log_id_from, log_id_to,
-    vote_from, vote_to,
-};
-use super::wire::{
-    Kind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
-    read_vote,
-};
 use crate::command::DecodeError;
 use crate::command::cursor::Cursor;
 use crate::machine::Images;
+use crate::peer::frames::{
+    Kind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
+    read_vote,
+};
 
 /// Most damaged slots that a receiver names.
-pub(super) const DAMAGED_COUNT_MAX: usize = slots::DAMAGED_COUNT_MAX;
+pub(crate) const DAMAGED_COUNT_MAX: usize = slots::DAMAGED_COUNT_MAX;
 /// Set in the length of a slot or key that holds a value.
 const LIVE: u32 = 1 << 31;
 
 /// The first frame of a snapshot.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct SnapshotBegin {
+pub(crate) struct SnapshotBegin {
     /// The vote under which the sender leads.
     pub vote: Vote,
     /// Where the snapshot begins: replaying from the next entry on gives the exact state.
     pub log_id: LogId,
-    /// Membership as of that entry.
-    pub membership: StoredMembership,
+    /// Membership as of that entry; what is in it is for the layers above to read.
+    pub membership: Membership,
     /// From where on the sender's own slots are a state that ever was.
     pub readable_from: u64,
     /// Index of the last entry in the sender's log.
@@ -50,15 +47,15 @@ pub(super) struct SnapshotBegin {
 
 impl SnapshotBegin {
     /// Appends the frame.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_frame(out, Kind::SnapshotBegin, |out| {
-            put_vote(out, &vote_to(&self.vote));
-            put_log_id(out, &log_id_to(&self.log_id));
+            put_vote(out, &self.vote);
+            put_log_id(out, &self.log_id);
             out.put_u64_le(self.readable_from);
             out.put_u64_le(self.last_log);
             out.put_u64_le(self.horizon);
-            put_log_id_option(out, self.membership.log_id().as_ref());
-            out.put_slice(&encode_membership(self.membership.membership()));
+            put_log_id_option(out, self.membership.log_id.as_ref());
+            out.put_slice(&self.membership.body);
         });
     }
 
@@ -66,10 +63,10 @@ impl SnapshotBegin {
     ///
     /// # Errors
     /// The bytes are not what they should be, or contradict I1.
-    pub(super) fn decode(body: Bytes) -> Result<SnapshotBegin, DecodeError> {
+    pub(crate) fn decode(body: Bytes) -> Result<SnapshotBegin, DecodeError> {
         let mut cursor = Cursor::new(body);
-        let vote = vote_from(read_vote(&mut cursor)?);
-        let log_id = log_id_from(read_log_id(&mut cursor)?);
+        let vote = read_vote(&mut cursor)?;
+        let log_id = read_log_id(&mut cursor)?;
         let readable_from = cursor.u64()?;
         let last_log = cursor.u64()?;
         let horizon = cursor.u64()?;
@@ -80,16 +77,18 @@ impl SnapshotBegin {
             return Err(cursor.error("a snapshot beyond the sender's log"));
         }
         let membership_log_id = read_log_id_option(&mut cursor)?;
-        let membership = decode_membership(&mut cursor)?;
-        cursor.finish()?;
-        let membership = StoredMembership::new(membership_log_id, membership);
+        let body = cursor.rest();
+        if body.is_empty() || body.len() > MEMBERSHIP_BYTES_MAX {
+            return Err(cursor.error("length of the membership"));
+        }
+        let membership = Membership { log_id: membership_log_id, body };
         Ok(SnapshotBegin { vote, log_id, membership, readable_from, last_log, horizon })
     }
 }
 
 /// What a receiver says to a snapshot that begins.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Accept {
+pub(crate) enum Accept {
     /// Send what changed.
     Changed {
         /// After this index.
@@ -106,7 +105,7 @@ impl Accept {
     ///
     /// # Panics
     /// If there are more damaged slots than [`DAMAGED_COUNT_MAX`].
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_frame(out, Kind::SnapshotAccept, |out| match self {
             Accept::Changed { after, damaged } => {
                 assert!(damaged.len() <= DAMAGED_COUNT_MAX, "{} damaged slots", damaged.len());
@@ -120,7 +119,7 @@ impl Accept {
             }
             Accept::HigherVote(vote) => {
                 out.put_u8(1);
-                put_vote(out, &vote_to(vote));
+                put_vote(out, vote);
             }
         });
     }
@@ -129,7 +128,7 @@ impl Accept {
     ///
     /// # Errors
     /// The bytes are not what they should be.
-    pub(super) fn decode(body: Bytes) -> Result<Accept, DecodeError> {
+    pub(crate) fn decode(body: Bytes) -> Result<Accept, DecodeError> {
         let mut cursor = Cursor::new(body);
         let accept = match cursor.u8()? {
             0 => {
@@ -138,7 +137,7 @@ impl Accept {
                 let damaged = (0..count).map(|_| cursor.u64()).collect::<Result<_, _>>()?;
                 Accept::Changed { after, damaged }
             }
-            1 => Accept::HigherVote(vote_from(read_vote(&mut cursor)?)),
+            1 => Accept::HigherVote(read_vote(&mut cursor)?),
             _ => return Err(cursor.error("unknown answer to a snapshot")),
         };
         cursor.finish()?;
@@ -148,7 +147,7 @@ impl Accept {
 
 /// Some slots or keys of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SnapshotSlots {
+pub(crate) struct SnapshotSlots {
     /// Counts the frames of slots or keys of this snapshot from 0.
     pub nth: u64,
     /// Index of the last entry in the sender's log when they had been read.
@@ -159,7 +158,7 @@ pub(super) struct SnapshotSlots {
 
 impl SnapshotSlots {
     /// Appends the frame.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let kind = match &self.images {
             Images::Slots(_) => Kind::SnapshotSlots,
             Images::Keys(_) => Kind::SnapshotKeys,
@@ -194,7 +193,7 @@ impl SnapshotSlots {
     ///
     /// # Errors
     /// The bytes are not what they should be, or contradict I1.
-    pub(super) fn decode(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
+    pub(crate) fn decode(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
         let mut cursor = Cursor::new(body);
         let (nth, last_log, count) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
         let mut images = Vec::new();
@@ -212,7 +211,7 @@ impl SnapshotSlots {
     ///
     /// # Errors
     /// As [`SnapshotSlots::decode`].
-    pub(super) fn decode_keys(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
+    pub(crate) fn decode_keys(body: Bytes) -> Result<SnapshotSlots, DecodeError> {
         let mut cursor = Cursor::new(body);
         let (nth, last_log, count) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
         let mut images = Vec::new();
@@ -247,7 +246,7 @@ fn read_version(cursor: &mut Cursor, last_log: u64) -> Result<(u64, u32), Decode
 
 /// The last frame of a sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SnapshotEnd {
+pub(crate) struct SnapshotEnd {
     /// How many frames of slots there were.
     pub frames: u64,
     /// How many slots were in them.
@@ -260,7 +259,7 @@ pub(super) struct SnapshotEnd {
 
 impl SnapshotEnd {
     /// Appends the frame.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_frame(out, Kind::SnapshotEnd, |out| {
             out.put_u64_le(self.frames);
             out.put_u64_le(self.slots);
@@ -273,7 +272,7 @@ impl SnapshotEnd {
     ///
     /// # Errors
     /// The bytes are not what they should be, or contradict I1.
-    pub(super) fn decode(body: Bytes) -> Result<SnapshotEnd, DecodeError> {
+    pub(crate) fn decode(body: Bytes) -> Result<SnapshotEnd, DecodeError> {
         let mut cursor = Cursor::new(body);
         let (frames, slots) = (cursor.u64()?, cursor.u64()?);
         let (applied, last_log) = (cursor.u64()?, cursor.u64()?);
@@ -286,17 +285,17 @@ impl SnapshotEnd {
 }
 
 /// Appends the frame that ends a transfer on the receiver's side.
-pub(super) fn put_reply(out: &mut Vec<u8>, vote: &Vote) {
-    put_frame(out, Kind::SnapshotReply, |out| put_vote(out, &vote_to(vote)));
+pub(crate) fn put_reply(out: &mut Vec<u8>, vote: &Vote) {
+    put_frame(out, Kind::SnapshotReply, |out| put_vote(out, vote));
 }
 
 /// Reads the body of that frame.
 ///
 /// # Errors
 /// The bytes are not what they should be.
-pub(super) fn read_reply(body: Bytes) -> Result<Vote, DecodeError> {
+pub(crate) fn read_reply(body: Bytes) -> Result<Vote, DecodeError> {
     let mut cursor = Cursor::new(body);
-    let vote = vote_from(read_vote(&mut cursor)?);
+    let vote = read_vote(&mut cursor)?;
     cursor.finish()?;
     Ok(vote)
 }

@@ -2,19 +2,15 @@
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
-use openraft::raft::{
-    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
-};
 
-use super::types::{TypeConfig, vote_from, vote_to};
-use super::wire::{Kind, put_frame, put_log_id_option, put_vote, read_log_id_option, read_vote};
+use super::frames::{Kind, put_frame};
 use crate::command::cursor::Cursor;
 use crate::command::{
     Command, CommandResult, DecodeError, ReadLevel, decode_result, encode_result,
 };
 
 /// Most commands that one forwarded request holds.
-pub(super) const COMMAND_COUNT_MAX: usize = 65_536;
+pub(crate) const COMMAND_COUNT_MAX: usize = 65_536;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +61,7 @@ impl Method {
 }
 
 /// Appends the frame of a request.
-pub(super) fn put_request(out: &mut Vec<u8>, id: u64, method: Method, body: &[u8]) {
+pub(crate) fn put_request(out: &mut Vec<u8>, id: u64, method: Method, body: &[u8]) {
     put_frame(out, Kind::Request, |out| {
         out.put_u64_le(id);
         out.put_u8(method as u8);
@@ -74,7 +70,7 @@ pub(super) fn put_request(out: &mut Vec<u8>, id: u64, method: Method, body: &[u8
 }
 
 /// Reads a request: its id, what it asks for, and the body of that.
-pub(super) fn read_request(body: Bytes) -> Result<(u64, Method, Bytes), DecodeError> {
+pub(crate) fn read_request(body: Bytes) -> Result<(u64, Method, Bytes), DecodeError> {
     let mut cursor = Cursor::new(body);
     let id = cursor.u64()?;
     let method = Method::of(cursor.u8()?).ok_or_else(|| cursor.error("unknown method"))?;
@@ -82,7 +78,7 @@ pub(super) fn read_request(body: Bytes) -> Result<(u64, Method, Bytes), DecodeEr
 }
 
 /// Appends the frame of the response to request `id`.
-pub(super) fn put_response(out: &mut Vec<u8>, id: u64, body: &[u8]) {
+pub(crate) fn put_response(out: &mut Vec<u8>, id: u64, body: &[u8]) {
     put_frame(out, Kind::Response, |out| {
         out.put_u64_le(id);
         out.put_slice(body);
@@ -90,107 +86,9 @@ pub(super) fn put_response(out: &mut Vec<u8>, id: u64, body: &[u8]) {
 }
 
 /// Reads a response: the id of its request, and its body.
-pub(super) fn read_response(body: Bytes) -> Result<(u64, Bytes), DecodeError> {
+pub(crate) fn read_response(body: Bytes) -> Result<(u64, Bytes), DecodeError> {
     let mut cursor = Cursor::new(body);
     Ok((cursor.u64()?, cursor.rest()))
-}
-
-/// Lays out a vote request.
-pub(super) fn encode_vote(request: &VoteRequest<TypeConfig>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    put_vote(&mut out, &vote_to(&request.vote));
-    put_log_id_option(&mut out, request.last_log_id.as_ref());
-    out.put_u8(u8::from(request.leadership_transfer));
-    out
-}
-
-/// Reads a vote request.
-pub(super) fn decode_vote(body: Bytes) -> Result<VoteRequest<TypeConfig>, DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let vote = vote_from(read_vote(&mut cursor)?);
-    let mut request = VoteRequest::new(vote, read_log_id_option(&mut cursor)?);
-    request.leadership_transfer = cursor.boolean()?;
-    cursor.finish()?;
-    Ok(request)
-}
-
-/// Lays out the answer to a vote request.
-pub(super) fn encode_vote_reply(reply: &VoteResponse<TypeConfig>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    put_vote(&mut out, &vote_to(&reply.vote));
-    put_log_id_option(&mut out, reply.last_log_id.as_ref());
-    out.put_u8(u8::from(reply.vote_granted));
-    out
-}
-
-/// Reads the answer to a vote request.
-pub(super) fn decode_vote_reply(body: Bytes) -> Result<VoteResponse<TypeConfig>, DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let vote = vote_from(read_vote(&mut cursor)?);
-    let last_log_id = read_log_id_option(&mut cursor)?;
-    let granted = cursor.boolean()?;
-    cursor.finish()?;
-    Ok(VoteResponse::new(vote, last_log_id, granted))
-}
-
-/// Lays out a request to take over leadership.
-pub(super) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    put_vote(&mut out, &vote_to(request.from_leader()));
-    out.put_u64_le(*request.to_node_id());
-    put_log_id_option(&mut out, request.last_log_id());
-    out
-}
-
-/// Reads a request to take over leadership.
-pub(super) fn decode_transfer(
-    body: Bytes,
-) -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let from = vote_from(read_vote(&mut cursor)?);
-    let to = cursor.u64()?;
-    let last_log_id = read_log_id_option(&mut cursor)?;
-    cursor.finish()?;
-    Ok(TransferLeaderRequest::new(from, to, last_log_id))
-}
-
-/// Lays out the answer to it.
-pub(super) fn encode_transfer_reply(reply: &TransferLeaderResponse<TypeConfig>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    match reply {
-        Ok(()) => out.put_u8(0),
-        Err(TransferLeaderError::VoteChanged { actual, .. }) => {
-            out.put_u8(1);
-            put_vote(&mut out, &vote_to(actual));
-        }
-        Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
-            out.put_u8(2);
-            put_log_id_option(&mut out, actual.as_ref());
-        }
-    }
-    out
-}
-
-/// Reads the answer to `request`.
-pub(super) fn decode_transfer_reply(
-    body: Bytes,
-    request: &TransferLeaderRequest<TypeConfig>,
-) -> Result<TransferLeaderResponse<TypeConfig>, DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let reply = match cursor.u8()? {
-        0 => Ok(()),
-        1 => Err(TransferLeaderError::VoteChanged {
-            expected: *request.from_leader(),
-            actual: vote_from(read_vote(&mut cursor)?),
-        }),
-        2 => Err(TransferLeaderError::LogNotFlushed {
-            expected: request.last_log_id().copied(),
-            actual: read_log_id_option(&mut cursor)?,
-        }),
-        _ => return Err(cursor.error("unknown answer to a leadership transfer")),
-    };
-    cursor.finish()?;
-    Ok(reply)
 }
 
 /// Lays out commands that are forwarded, with the level of a read.

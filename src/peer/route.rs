@@ -1,7 +1,7 @@
 //! Where a member is to be found: as the log has it, or where it was found since.
 //!
-//! Called by `network`, `channel` and `verify`. An address is not an identity: members may move, and
-//! the log says so only once a leader has written it there. Invariant:
+//! Called by `caller`, `channel`, `verify` and `raft`. An address is not an identity: members may move,
+//! and the log says so only once a leader has written it there. Invariant:
 //!
 //! - I1: an address that was learned is tried before the log's, and the log's when it fails: what was
 //!   learned may be old. It counts no more once the log has another one than when it was learned.
@@ -10,17 +10,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 
-use super::RaftHandle;
-use super::types::MEMBER_COUNT_MAX;
+use super::member::MEMBER_COUNT_MAX;
+
+/// The members that the own log names.
+pub(crate) trait Roster: std::fmt::Debug + Send + Sync {
+    /// Calls `look` once, with where the log has a member.
+    fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>));
+}
 
 /// Addresses at which members were found that the log has elsewhere.
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    /// Knows the membership of the log, once it runs.
-    raft: OnceLock<RaftHandle>,
+pub(crate) struct Book {
+    /// Set once the log is open.
+    roster: OnceLock<Box<dyn Roster>>,
     learned: Mutex<BTreeMap<u64, Learned>>,
 }
 
@@ -34,25 +38,24 @@ struct Learned {
 
 impl Book {
     /// From now on the log is what this has.
-    pub(super) fn follow(&self, raft: RaftHandle) {
-        drop(self.raft.set(raft)); // it is called once
+    pub(crate) fn follow(&self, roster: impl Roster + 'static) {
+        drop(self.roster.set(Box::new(roster))); // it is called once
     }
 
     /// The address of a member as the log has it.
-    pub(super) fn logged(&self, id: u64) -> Option<String> {
+    pub(crate) fn logged(&self, id: u64) -> Option<String> {
         self.with_logged(id, |logged| logged.map(str::to_owned))
     }
 
     fn with_logged<T>(&self, id: u64, look: impl FnOnce(Option<&str>) -> T) -> T {
-        let Some(raft) = self.raft.get() else { return look(None) };
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let member = metrics.membership_config.membership().get_node(&id);
-        look(member.map(|member| member.raft_address.as_str()))
+        let Some(roster) = self.roster.get() else { return look(None) };
+        let (mut look, mut seen) = (Some(look), None);
+        roster.look_up(id, &mut |address| seen = look.take().map(|look| look(address)));
+        seen.expect("invariant: a roster calls once")
     }
 
     /// Where a member was found, if that is not where the log has it.
-    pub(super) fn learned(&self, id: u64) -> Option<String> {
+    pub(crate) fn learned(&self, id: u64) -> Option<String> {
         self.with_learned(id, |learned| learned.map(str::to_owned))
     }
 
@@ -65,7 +68,7 @@ impl Book {
     }
 
     /// A member that the log has at one address was found at another.
-    pub(super) fn learn(&self, id: u64, address: String, instead_of: String) {
+    pub(crate) fn learn(&self, id: u64, address: String, instead_of: String) {
         if self.with_learned(id, |learned| learned == Some(address.as_str())) {
             return;
         }
@@ -77,7 +80,7 @@ impl Book {
     }
 
     /// A member was found where the log has it.
-    pub(super) fn forget(&self, id: u64) {
+    pub(crate) fn forget(&self, id: u64) {
         self.learned.lock().remove(&id);
     }
 }
@@ -98,22 +101,22 @@ impl Route {
     }
 
     /// To a member whose record has this address, unless a book knows better.
-    pub(super) fn to_member(to: u64, given: String, book: Option<Arc<Book>>) -> Route {
+    pub(crate) fn to_member(to: u64, given: String, book: Option<Arc<Book>>) -> Route {
         Route { to, given, book, failure_count: AtomicUsize::new(0) }
     }
 
     /// The member; 0 for whoever listens there.
-    pub(super) fn to(&self) -> u64 {
+    pub(crate) fn to(&self) -> u64 {
         self.to
     }
 
     /// The address that it had when the way was looked up.
-    pub(super) fn given(&self) -> &str {
+    pub(crate) fn given(&self) -> &str {
         &self.given
     }
 
     /// Where to dial next (I1).
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         let learned = self.book.as_ref().and_then(|book| book.learned(self.to));
         let recorded = self.with_record(str::to_owned);
         let Some(learned) = learned.filter(|learned| *learned != recorded) else { return recorded };
@@ -122,14 +125,14 @@ impl Route {
     }
 
     /// Whether the member is still to be found at an address that was dialled before.
-    pub(super) fn leads_to(&self, address: &str) -> bool {
+    pub(crate) fn leads_to(&self, address: &str) -> bool {
         let is_learned =
             |book: &Arc<Book>| book.with_learned(self.to, |learned| learned == Some(address));
         self.is_recorded(address) || self.book.as_ref().is_some_and(is_learned)
     }
 
     /// Whether a member's own record has this address, which was not only found or given.
-    pub(super) fn is_recorded(&self, address: &str) -> bool {
+    pub(crate) fn is_recorded(&self, address: &str) -> bool {
         self.with_record(|recorded| recorded == address)
     }
 
@@ -144,7 +147,7 @@ impl Route {
     }
 
     /// The address of [`Route::address`] led nowhere: the next one is tried.
-    pub(super) fn note_failure(&self) {
+    pub(crate) fn note_failure(&self) {
         self.failure_count.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,7 +1,6 @@
 //! This process as it dials other members: what its hellos say, and which of them are its own.
 //!
-//! Called by `network`, `channel`, `peers` and `cluster`; calls `connection`. Whoever gets a hello
-//! asks back at the address of the member that it names, and the process that listens there says
+//! Called by `channel`, `raft` and `cluster`; calls `connection`. Whoever gets a hello asks back at the address of the member that it names, and the process that listens there says
 //! whether the hello is one of its own. Invariants:
 //!
 //! - I1: every connection has a random token of its own. It is confirmed while the handshake lasts,
@@ -17,10 +16,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::connection::{Dialled, HelloRefused, dial, in_time, shake_hands};
+use super::hello::{Greeting, Hello, Purpose, Welcome, Whoever};
 use super::route::Route;
-use super::wire::{Greeting, Hello, Purpose, Welcome, Whoever};
 use crate::fault::Faults;
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+use diskstore_storage::{LogId, Vote};
 
 /// How long whoever is asked back may take: less than a handshake, of which it is a part.
 const ASK_BACK_BOUND: Duration = Duration::from_secs(1);
@@ -66,16 +65,16 @@ impl Caller {
     }
 
     /// Where it says that it listens.
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Dials a member where it is to be found now.
-    pub(super) async fn dial(
+    pub(crate) async fn dial(
         &self,
         route: &Route,
         purpose: Purpose,
-        acknowledged: Option<(StoredVote, StoredLogId)>,
+        acknowledged: Option<(Vote, LogId)>,
     ) -> io::Result<Dialled> {
         let token = random_token()?;
         self.under_way.lock().insert(token, route.to());

@@ -1,8 +1,8 @@
 //! Whether a hello comes from the member that it names.
 //!
-//! Called by `peers`; calls `caller` and `route`. Anybody who reaches a port can write a hello, so what
-//! it says is believed only when the process that listens where that member is to be found says that
-//! the hello is its own. Invariants:
+//! Called by `raft`, whose ports hear hellos; calls `caller` and `route`. Anybody who reaches a port can
+//! write a hello, so what it says is believed only when the process that listens where that member is
+//! to be found says that the hello is its own. Invariants:
 //!
 //! - I1: the address that this member's own log has for the member counts first, and alone makes a
 //!   process a copy. Where that member answers there as another process, the hello comes from a copy,
@@ -24,9 +24,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::caller::{Asked, Caller, is_own_hello};
+use super::hello::{Greeting, Hello};
 use super::requests::Method;
 use super::route::Book;
-use super::wire::{Greeting, Hello};
 use crate::descriptors::{Place, Places, Shares};
 
 /// Most hellos in the name of one member that are looked into elsewhere at a time; of all members that
@@ -37,7 +37,7 @@ const CHECK_PART: usize = 4;
 
 /// Where a hello that is a member's own comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// The address that the own log has.
     Logged,
     /// Another one (I2).
@@ -48,7 +48,7 @@ pub(super) enum Origin {
 
 /// A member whose hello is its own.
 #[derive(Debug, Clone)]
-pub(super) struct Verified {
+pub(crate) struct Verified {
     pub id: u64,
     pub origin: Origin,
     /// Where it confirmed the hello.
@@ -57,14 +57,14 @@ pub(super) struct Verified {
 
 impl Verified {
     /// Why nothing is taken of a member that is not believed.
-    pub(super) fn disbelief(&self) -> String {
+    pub(crate) fn disbelief(&self) -> String {
         format!("another process answers as member {:016x}, too; stop one of the two", self.id)
     }
 }
 
 /// Asks back.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(crate) struct Verifier {
     caller: Arc<Caller>,
     book: Arc<Book>,
     /// Checks under way, by the member that they are about; 0 stands for all unknown ones (I3).
@@ -92,7 +92,7 @@ impl Drop for Running<'_> {
 }
 
 impl Verifier {
-    pub(super) fn new(caller: Arc<Caller>, book: Arc<Book>) -> Verifier {
+    pub(crate) fn new(caller: Arc<Caller>, book: Arc<Book>) -> Verifier {
         Verifier { caller, book, running: Mutex::default(), checks: Places::default() }
     }
 
@@ -112,7 +112,7 @@ impl Verifier {
     ///
     /// # Errors
     /// What it is answered with if it is not what it seems to be.
-    pub(super) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Verified, Greeting> {
+    pub(crate) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Verified, Greeting> {
         let id = hello.from;
         let logged = self.book.logged(id);
         let at_logged = self.ask(logged.as_ref(), hello).await;
@@ -171,20 +171,20 @@ impl Verifier {
     }
 
     /// Whether a member may ask this, as far as it depends on where it is to be found.
-    pub(super) fn may_ask(&self, member: &Verified, method: Method) -> bool {
+    pub(crate) fn may_ask(&self, member: &Verified, method: Method) -> bool {
         let is_outsiders = matches!(method, Method::Join | Method::Standing | Method::Remove);
         is_outsiders || self.is_believed(member)
     }
 
     /// Whether votes, entries and snapshots of a member are taken, now: the log may have it by now.
-    pub(super) fn is_believed(&self, member: &Verified) -> bool {
+    pub(crate) fn is_believed(&self, member: &Verified) -> bool {
         member.origin != Origin::Outside
             || self.book.logged(member.id).as_ref() == Some(&member.address)
     }
 
     /// Whether a hello of another cluster comes from a member of that, which knows this address as a
     /// member's: nobody else would say that it dialled here.
-    pub(super) async fn is_other_cluster(&self, hello: &Hello, from: IpAddr) -> bool {
+    pub(crate) async fn is_other_cluster(&self, hello: &Hello, from: IpAddr) -> bool {
         let Some(_running) = self.place_for(0) else { return false };
         let claimed = claimed_address(hello, from);
         self.ask(Some(&claimed), hello).await.is_some_and(|asked| asked.confirmed)

@@ -1,7 +1,7 @@
 //! Spreads work that nobody waits for, a checkpoint or a snapshot, over time, so that it takes
 //! little from those who write meanwhile.
 //!
-//! Called by `appends`, `snapshot`, `state_machine` and `syncer` after each step of the work. While
+//! Called by `raft`, `snapshot`, `state` and `syncer` after each step of the work. While
 //! nobody writes the work goes at full speed, and it is never spread so far that the log behind it
 //! grows for ever.
 
@@ -18,7 +18,7 @@ const BUSY_BYTES: u64 = 1024;
 
 /// The pace of one piece of work.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Steps, or whatever else the progress is counted in; at least 1.
     total: u64,
     log_bytes_at_begin: u64,
@@ -28,7 +28,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Work of `total` units begins, when `log_bytes` have been written to the log.
-    pub(super) fn new(total: u64, log_bytes: u64) -> Pace {
+    pub(crate) fn new(total: u64, log_bytes: u64) -> Pace {
         let step_began = Instant::now();
         Pace { total: total.max(1), log_bytes_at_begin: log_bytes, log_bytes, step_began }
     }
@@ -36,7 +36,7 @@ impl Pace {
     /// How long to rest before the next step, when `done` units are done. None at all once the
     /// share that is done is below that of `spread_bytes` by which the log has grown since the
     /// work began.
-    pub(super) fn rest(&mut self, done: u64, log_bytes: u64, spread_bytes: u64) -> Duration {
+    pub(crate) fn rest(&mut self, done: u64, log_bytes: u64, spread_bytes: u64) -> Duration {
         let is_busy = log_bytes.saturating_sub(self.log_bytes) > BUSY_BYTES;
         let grown = log_bytes.saturating_sub(self.log_bytes_at_begin);
         let is_late = u128::from(grown) * u128::from(self.total)

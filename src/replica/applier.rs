@@ -1,6 +1,6 @@
 //! Applies committed entries: on a thread of its own, or in place where nothing can make it wait.
 //!
-//! Called by the state machine; calls `machine`. A page fault that reads the disk, or a wait for
+//! Called by `raft` and `replay`; calls `machine`. A page fault that reads the disk, or a wait for
 //! the memory budget, must hold up nothing but this thread. Where the data file fits in the memory
 //! budget and all of it was read since the start, neither comes about, and entries are applied in
 //! place: two wake-ups less for each batch (`docs/decisions.md` 12).
@@ -8,46 +8,93 @@
 use std::io;
 use std::sync::{Arc, mpsc};
 
-use openraft::entry::{EntryPayload, RaftEntry};
-use openraft::storage::ApplyResponder;
+use bytes::Bytes;
+use diskstore_storage::LogId;
+use diskstore_storage::slots::Membership;
+use diskstore_storage::wal::{self, EntryKind, Wal};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use diskstore_storage::wal::Wal;
-use parking_lot::Mutex;
-
-use super::state_machine::MachineShared;
-use super::types::{Entry, LogId, StoredMembership, TypeConfig};
-use crate::command::{Command, CommandResult, Failure, Reply};
+use super::state::Replica;
+use crate::command::{Command, CommandResult, DecodeError, Failure, Reply};
 use crate::fault::{Faults, chain};
 use crate::machine::{ApplyError, DamageMet, Machine};
 use crate::oplog::{OpLog, OpLogError};
 
-/// One entry to apply, and whoever waits for its reply.
-pub(super) struct Job {
-    /// The entry.
-    pub entry: Entry,
-    /// Where the reply goes, if it was proposed here.
-    pub responder: Option<ApplyResponder<TypeConfig>>,
+/// A committed entry, as it is applied.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    /// Where it is in the log.
+    pub log_id: LogId,
+    /// What it holds.
+    pub payload: Payload,
 }
 
-struct Work {
-    jobs: Vec<Job>,
+/// What an entry holds.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    /// Nothing: a new leader begins with one.
+    Blank,
+    /// Something for the machine.
+    Command(Command),
+    /// The members from here on, for the layers above to read.
+    Membership(Bytes),
+}
+
+impl Committed {
+    /// The entry of a log.
+    ///
+    /// # Errors
+    /// Its command is none: it was written by something else.
+    pub(crate) fn read(stored: wal::Entry) -> Result<Committed, DecodeError> {
+        let wal::Entry { log_id, kind, payload } = stored;
+        let payload = match kind {
+            EntryKind::Blank => Payload::Blank,
+            EntryKind::Normal => Payload::Command(Command::decode(payload)?),
+            EntryKind::Membership => Payload::Membership(payload),
+        };
+        Ok(Committed { log_id, payload })
+    }
+}
+
+/// Whoever waits for the reply to an entry that was proposed here.
+pub(crate) trait Answer: Send + 'static {
+    /// Hands on what came of the entry. Called once it can be read; must not block.
+    fn answer(self, result: CommandResult);
+}
+
+/// Nobody: what is replayed was answered before, or never will be.
+impl Answer for std::convert::Infallible {
+    fn answer(self, _result: CommandResult) {
+        match self {}
+    }
+}
+
+/// One entry to apply, and whoever waits for its reply.
+pub(crate) struct Job<A> {
+    /// The entry.
+    pub entry: Committed,
+    /// Where the reply goes, if it was proposed here.
+    pub answer: Option<A>,
+}
+
+struct Work<A> {
+    jobs: Vec<Job<A>>,
     done: oneshot::Sender<io::Result<()>>,
 }
 
 /// Handle on the thread; it ends when the handle is dropped.
-#[derive(Debug)]
-pub(super) struct Applier {
-    sender: mpsc::Sender<Work>,
+pub(crate) struct Applier<A> {
+    sender: mpsc::Sender<Work<A>>,
     /// Held while entries are applied, wherever that is.
     setup: Arc<Mutex<Setup>>,
     machine: Machine,
 }
 
 /// What the thread works with.
-pub(super) struct Setup {
+pub(crate) struct Setup {
     /// The machine and the applied position.
-    pub shared: Arc<MachineShared>,
+    pub shared: Arc<Replica>,
     /// The log, told what memory needs no longer hold.
     pub wal: Arc<Wal>,
     /// The application log of `-logfolder`.
@@ -56,19 +103,25 @@ pub(super) struct Setup {
     pub faults: Faults,
 }
 
+impl<A> std::fmt::Debug for Applier<A> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Applier").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Setup {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Setup").finish_non_exhaustive()
     }
 }
 
-impl Applier {
+impl<A: Answer> Applier<A> {
     /// Starts the thread.
     ///
     /// # Errors
     /// The operating system starts no more threads.
-    pub(super) fn start(setup: Setup) -> io::Result<Applier> {
-        let (sender, receiver) = mpsc::channel::<Work>();
+    pub(crate) fn start(setup: Setup) -> io::Result<Applier<A>> {
+        let (sender, receiver) = mpsc::channel::<Work<A>>();
         let machine = setup.shared.machine.clone();
         let setup = Arc::new(Mutex::new(setup));
         let of_thread = setup.clone();
@@ -86,7 +139,7 @@ impl Applier {
     ///
     /// # Errors
     /// This node is sick; its faults have the reason.
-    pub(super) async fn apply(&self, jobs: Vec<Job>) -> io::Result<()> {
+    pub(crate) async fn apply(&self, jobs: Vec<Job<A>>) -> io::Result<()> {
         if self.is_never_waiting() {
             let applied = apply_all(&mut self.setup.lock(), jobs);
             tokio::task::yield_now().await; // heartbeats and sessions share this thread
@@ -104,7 +157,7 @@ impl Applier {
     ///
     /// # Errors
     /// The application log cannot be written.
-    pub(super) async fn mark_gap(&self, index: u64) -> io::Result<()> {
+    pub(crate) async fn mark_gap(&self, index: u64) -> io::Result<()> {
         let setup = self.setup.clone();
         let marked = tokio::task::spawn_blocking(move || {
             let mut setup = setup.lock();
@@ -123,7 +176,7 @@ impl Applier {
     }
 }
 
-pub(super) fn apply_all(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
+pub(crate) fn apply_all<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::Result<()> {
     let result = apply_each(setup, jobs);
     if let Err(error) = &result {
         setup.faults.report(format!("an entry cannot be applied: {}", chain(error)));
@@ -131,11 +184,11 @@ pub(super) fn apply_all(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
     result
 }
 
-fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
+fn apply_each<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::Result<()> {
     let machine = &setup.shared.machine;
     if !machine.never_waits() {
         for job in &jobs {
-            if let EntryPayload::Normal(command) = &job.entry.payload {
+            if let Payload::Command(command) = &job.entry.payload {
                 machine.prefetch(command);
             }
         }
@@ -143,19 +196,19 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
     let mut replies = Vec::with_capacity(jobs.len());
     let mut last = None;
     let mut membership = None;
-    for Job { entry, responder } in jobs {
+    for Job { entry, answer } in jobs {
         wait_for_memory(setup)?;
-        let log_id = entry.log_id();
+        let log_id = entry.log_id;
         let machine = &setup.shared.machine;
         let mut carried_out = apply_entry(machine, &entry)?;
-        if let (Some(oplog), EntryPayload::Normal(command)) = (&mut setup.oplog, &entry.payload) {
+        if let (Some(oplog), Payload::Command(command)) = (&mut setup.oplog, &entry.payload) {
             carried_out.record(oplog, command, machine).map_err(io::Error::other)?;
         }
         let CarriedOut { membership: new_membership, .. } = &mut carried_out;
         membership = new_membership.take().or(membership);
         last = Some(log_id);
-        if let Some(responder) = responder {
-            replies.push((responder, carried_out.into_result(&log_id)));
+        if let Some(answer) = answer {
+            replies.push((answer, carried_out.into_result(log_id)));
         }
     }
     if let Some(oplog) = &mut setup.oplog {
@@ -166,30 +219,30 @@ fn apply_each(setup: &mut Setup, jobs: Vec<Job>) -> io::Result<()> {
         setup.shared.set_applied(log_id, membership);
         setup.wal.release(log_id.index);
     }
-    for (responder, reply) in replies {
-        responder.send(reply);
+    for (answer, reply) in replies {
+        answer.answer(reply);
     }
     Ok(())
 }
 
 /// What came of an entry.
 #[derive(Debug, Default)]
-pub(super) struct CarriedOut {
+pub(crate) struct CarriedOut {
     reply: Reply,
     /// Slots that it would have had to know, and that are damaged here.
     met: Option<Box<DamageMet>>,
     /// The membership, if it is one.
-    pub membership: Option<StoredMembership>,
+    pub membership: Option<Membership>,
 }
 
 impl CarriedOut {
     /// What whoever proposed it is told. Other members may have done what this one could not.
-    pub(super) fn into_result(self, log_id: &LogId) -> CommandResult {
+    pub(crate) fn into_result(self, log_id: LogId) -> CommandResult {
         match self.met {
             None => Ok(self.reply),
             Some(met) if met.only_reads => Err(Failure::Damaged { slot: met.slot }),
             Some(met) => Err(Failure::Unknown {
-                term: **log_id.committed_leader_id(),
+                term: log_id.term,
                 index: log_id.index,
                 reason: Failure::Damaged { slot: met.slot }.to_string(),
             }),
@@ -213,13 +266,13 @@ impl CarriedOut {
 
 /// Applies one entry to a machine. Damage of its slots is told and stops nobody: whoever could
 /// write a command would otherwise stop all members that have it.
-pub(super) fn apply_entry(machine: &Machine, entry: &Entry) -> io::Result<CarriedOut> {
-    let log_id = entry.log_id();
+pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<CarriedOut> {
+    let log_id = entry.log_id;
     let reply = Reply { index: log_id.index, ..Reply::default() };
     let nothing = CarriedOut { reply, ..CarriedOut::default() };
     match &entry.payload {
-        EntryPayload::Blank => Ok(nothing),
-        EntryPayload::Normal(command) => match machine.apply(log_id.index, command) {
+        Payload::Blank => Ok(nothing),
+        Payload::Command(command) => match machine.apply(log_id.index, command) {
             Ok(reply) => Ok(CarriedOut { reply, ..nothing }),
             Err(ApplyError::Damaged(mut met)) => {
                 for slot in &met.given_up {
@@ -236,8 +289,8 @@ pub(super) fn apply_entry(machine: &Machine, entry: &Entry) -> io::Result<Carrie
             }
             Err(error) => Err(io::Error::other(error)),
         },
-        EntryPayload::Membership(body) => {
-            let membership = StoredMembership::new(Some(log_id), body.clone());
+        Payload::Membership(body) => {
+            let membership = Membership { log_id: Some(log_id), body: body.clone() };
             Ok(CarriedOut { membership: Some(membership), ..nothing })
         }
     }

@@ -1,15 +1,16 @@
 //! Snapshots: slots streamed from one member to another while commands go on being applied.
 //!
-//! Called by `network` (send) and `peers` (receive); calls `machine`. A snapshot begins at
-//! the sender's applied index S and ends at E; the receiver takes what changed after its own
-//! applied index, merges it by the slot rule, and then holds S with some slots ahead. Invariants:
+//! Called by `raft` (whose network sends, and whose peers receive); calls `machine` and `peer`. A
+//! snapshot begins at the sender's applied index S and ends at E; the receiver takes what changed
+//! after its own applied index, merges it by the slot rule, and then holds S with some slots
+//! ahead. Invariants:
 //!
 //! - I1: the highest index that a slot may carry is counted in `readable_from` before it is merged,
 //!   and its superblock is synced before the first merged page is written (storage sees to both).
 //! - I2: a snapshot is never finished over a damaged slot, and a frame out of order ends it.
 //! - I3: the log behind S stays on the sender from the moment that S is chosen until the transfer
 //!   is over (`hold`).
-//! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_wire`).
+//! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_frames`).
 //! - I5: slots that are damaged at the receiver travel too, changed or not, but only from a sender
 //!   that has applied what the receiver has: what is skipped here would never be replayed there.
 //! - I6: a full disk costs the transfer, not the receiver, which takes none before it has room again.
@@ -20,20 +21,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diskstore_storage::wal::Wal;
-use diskstore_storage::{Error, Result};
-use openraft::alias::SnapshotOf;
-use openraft::raft::SnapshotResponse;
-use openraft::storage::Snapshot;
+use diskstore_storage::{Error, Result, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connection::{Connection, FrameReader, FrameWriter, bad_frame, in_time};
 use super::pace::Pace;
-use super::snapshot_wire::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
-use super::state_machine::{MachineShared, SlotsSnapshot};
-use super::types::{TypeConfig, Vote};
-use super::wire::Kind;
+use super::snapshot_frames::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
+use super::state::{Applied, Replica, SlotsSnapshot};
 use crate::machine::{Images, Machine};
+use crate::peer::{Connection, FrameReader, FrameWriter, Kind, bad_frame, in_time};
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 256 << 10;
@@ -49,8 +45,8 @@ const INSTALL_MAX: Duration = Duration::from_mins(2);
 
 /// What sending needs.
 #[derive(Debug)]
-pub(super) struct Sender {
-    shared: Arc<MachineShared>,
+pub(crate) struct Sender {
+    shared: Arc<Replica>,
     wal: Arc<Wal>,
     /// Slots sent since the start.
     slots_sent: AtomicU64,
@@ -58,17 +54,17 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Sends from these slots, to which this log belongs.
-    pub(super) fn new(shared: Arc<MachineShared>, wal: Arc<Wal>) -> Sender {
+    pub(crate) fn new(shared: Arc<Replica>, wal: Arc<Wal>) -> Sender {
         Sender { shared, wal, slots_sent: AtomicU64::new(0) }
     }
 
     /// The log of the slots.
-    pub(super) fn wal(&self) -> &Arc<Wal> {
+    pub(crate) fn wal(&self) -> &Arc<Wal> {
         &self.wal
     }
 
     /// Slots sent since the start.
-    pub(super) fn slots_sent(&self) -> u64 {
+    pub(crate) fn slots_sent(&self) -> u64 {
         self.slots_sent.load(Ordering::Relaxed)
     }
 
@@ -83,23 +79,22 @@ impl Sender {
     }
 }
 
-/// Sends a snapshot over a connection and waits until it is installed.
+/// Sends a snapshot over a connection, under the sender's vote, and waits until it is installed;
+/// returns the receiver's vote.
 ///
 /// # Errors
 /// Of the connection; the receiver's or this member's slots cannot be read or written.
-pub(super) async fn send(
+pub(crate) async fn send(
     sender: &Sender,
     (address, (mut reader, mut writer)): (&str, Connection),
     vote: Vote,
-    snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
-) -> io::Result<SnapshotResponse<TypeConfig>> {
-    let Snapshot { meta, snapshot: held } = snapshot; // I3
-    let Some(log_id) = meta.last_log_id else {
+    (label, held): (Applied, SlotsSnapshot), // I3
+) -> io::Result<Vote> {
+    let Applied { log_id: Some(log_id), membership } = label else {
         return Err(io::Error::other("there is nothing to send"));
     };
     let readable_from = sender.shared.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
-    let membership = meta.last_membership.clone();
     let horizon = held.horizon().unwrap_or(0);
     if horizon < sender.shared.machine.begin_send().horizon {
         return Err(io::Error::other("deletes behind this snapshot may have been forgotten"));
@@ -110,7 +105,7 @@ pub(super) async fn send(
     let accepted = in_time(reader.expect(Kind::SnapshotAccept), IDLE_MAX).await?;
     let (changed_after, damaged) = match Accept::decode(accepted).map_err(bad_frame)? {
         Accept::Changed { after, damaged } => (after, damaged),
-        Accept::HigherVote(vote) => return Ok(SnapshotResponse::new(vote)),
+        Accept::HigherVote(vote) => return Ok(vote),
     };
     let mut sent = Sent { sender, writer: &mut writer, frames: 0, slots: 0 };
     sent.send_changed(changed_after).await?;
@@ -123,7 +118,7 @@ pub(super) async fn send(
     let reply = in_time(reader.expect(Kind::SnapshotReply), INSTALL_MAX).await?;
     let vote = read_reply(reply).map_err(bad_frame)?;
     tracing::info!(to = address, slots, changed_after, "snapshot sent");
-    Ok(SnapshotResponse::new(vote))
+    Ok(vote)
 }
 
 /// The frames of slots of one transfer.
@@ -199,32 +194,25 @@ fn scan(machine: &Machine, from: u64, changed_after: u64) -> JoinHandle<Result<S
 
 type Scanned = (Images, Option<u64>);
 
-/// Whose snapshots are taken.
-pub(super) struct Judge<'a> {
-    /// The vote of this member: one under a lower vote is not.
-    pub own_vote: Option<Vote>,
-    /// Whether a vote can be that of the member that sends it.
-    pub is_possible: &'a (dyn Fn(&Vote) -> bool + Sync),
-}
+/// Whether a snapshot that begins so is taken: `Some` is the receiver's vote where that is higher than
+/// its sender's. An error ends the transfer.
+pub(crate) type Judge<'a> = &'a (dyn Fn(&SnapshotBegin) -> io::Result<Option<Vote>> + Sync);
 
 /// Takes a snapshot off a connection and merges it. Returns what it began with; the caller then
-/// has openraft install it.
+/// has it installed.
 ///
 /// # Errors
 /// Of the connection or the disk, or a frame that must not be. What was merged stays: each slot is
 /// whole and newer, and the next replay or delta completes the rest.
-pub(super) async fn receive(
-    shared: &Arc<MachineShared>,
+pub(crate) async fn receive(
+    shared: &Arc<Replica>,
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
     judge: Judge<'_>,
 ) -> io::Result<Option<SnapshotBegin>> {
     let body = in_time(reader.expect(Kind::SnapshotBegin), IDLE_MAX).await?;
     let begin = SnapshotBegin::decode(body).map_err(bad_frame)?;
-    if !(judge.is_possible)(&begin.vote) {
-        return Err(io::Error::other("the vote of the snapshot cannot be its sender's"));
-    }
-    if let Some(vote) = judge.own_vote.filter(|own| *own > begin.vote) {
+    if let Some(vote) = judge(&begin)? {
         Accept::HigherVote(vote).put(&mut writer.buffer);
         in_time(writer.send(), IDLE_MAX).await?;
         return Ok(None);
@@ -241,14 +229,14 @@ pub(super) async fn receive(
     let (end, slots) = received?;
     settled?;
     raise_readable_from(shared, end.applied).await?;
-    check_install_room(shared).await?; // what openraft is told to install must not fail for that
+    check_install_room(shared).await?; // an install that follows must not fail for that
     shared.machine.finish_merge(begin.log_id.index);
     tracing::info!(slots, changed_after = after, "snapshot received");
     Ok(Some(begin))
 }
 
 /// What this member's own disk failed with, which no further attempt of the sender mends.
-pub(super) fn disk_failure(error: &io::Error) -> Option<&Error> {
+pub(crate) fn disk_failure(error: &io::Error) -> Option<&Error> {
     let failure = error.get_ref()?.downcast_ref::<Error>()?;
     matches!(failure, Error::Io { .. } | Error::Poisoned { .. } | Error::Corrupt { .. })
         .then_some(failure)
@@ -291,20 +279,20 @@ async fn receive_slots(
 }
 
 /// The slots whose checksums are wrong here.
-async fn damaged_slots(shared: &Arc<MachineShared>) -> io::Result<Vec<u64>> {
+async fn damaged_slots(shared: &Arc<Replica>) -> io::Result<Vec<u64>> {
     let machine = shared.machine.clone();
     let damaged = tokio::task::spawn_blocking(move || machine.damaged_slots());
     damaged.await.map_err(io::Error::other)
 }
 
 /// Makes it durable that nothing may be read before `index` is applied (I1).
-async fn raise_readable_from(shared: &Arc<MachineShared>, index: u64) -> io::Result<()> {
+async fn raise_readable_from(shared: &Arc<Replica>, index: u64) -> io::Result<()> {
     let machine = shared.machine.clone();
     let raised = tokio::task::spawn_blocking(move || machine.set_readable_from(index));
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
-async fn check_install_room(shared: &Arc<MachineShared>) -> io::Result<()> {
+async fn check_install_room(shared: &Arc<Replica>) -> io::Result<()> {
     let shared = shared.clone();
     let checked = tokio::task::spawn_blocking(move || shared.check_install_room());
     checked.await.map_err(io::Error::other)?.map_err(io::Error::other)
@@ -314,7 +302,7 @@ type Working = JoinHandle<Result<()>>;
 
 /// Slots that are merged while the next ones come, and those that are written back meanwhile.
 struct Merging<'a> {
-    shared: &'a Arc<MachineShared>,
+    shared: &'a Arc<Replica>,
     merge: Option<Working>,
     write_back: Option<Working>,
 }

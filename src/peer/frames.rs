@@ -1,0 +1,186 @@
+//! The frames that members exchange, as bytes (`docs/format.md`, "Peer frames"). Pure.
+//!
+//! A frame is a header of 12 bytes (length of the body, CRC-32 over kind and body, kind) and a
+//! body. Lengths are checked before memory is taken; a bad frame closes its connection.
+#![deny(clippy::indexing_slicing)]
+
+use bytes::{BufMut, Bytes};
+use diskstore_storage::{LogId, Vote};
+
+use crate::command::cursor::Cursor;
+use crate::command::{COMMAND_BYTES_MAX, DecodeError};
+
+/// Bytes of a frame's header.
+pub(crate) const HEADER_BYTES: usize = 12;
+/// Most bytes of a body: an append frame with the largest command and room for its fields.
+pub(crate) const BODY_BYTES_MAX: usize = 2 * COMMAND_BYTES_MAX;
+/// Most bytes of a body before the handshake is done.
+pub(crate) const HELLO_BYTES_MAX: usize = 4096;
+/// Most bytes of a reason in a refusal.
+pub(crate) const REASON_BYTES_MAX: usize = 1024;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Opens a connection.
+    Hello = 1,
+    /// Answers a hello.
+    Welcome = 2,
+    /// Entries for a follower.
+    Append = 3,
+    /// Answers an append frame.
+    AppendReply = 4,
+    /// A call, answered by a response of the same id.
+    Request = 5,
+    /// Answers a request.
+    Response = 6,
+    /// A snapshot begins.
+    SnapshotBegin = 7,
+    /// The receiver says from where on it wants slots.
+    SnapshotAccept = 8,
+    /// Some slots of a snapshot.
+    SnapshotSlots = 9,
+    /// All slots were sent.
+    SnapshotEnd = 10,
+    /// The snapshot is installed, or was refused.
+    SnapshotReply = 11,
+    /// Some keys of a snapshot.
+    SnapshotKeys = 12,
+}
+
+impl Kind {
+    /// The kind of a byte.
+    pub fn of(byte: u8) -> Option<Kind> {
+        let kinds = [
+            Kind::Hello,
+            Kind::Welcome,
+            Kind::Append,
+            Kind::AppendReply,
+            Kind::Request,
+            Kind::Response,
+            Kind::SnapshotBegin,
+            Kind::SnapshotAccept,
+            Kind::SnapshotSlots,
+            Kind::SnapshotEnd,
+            Kind::SnapshotReply,
+            Kind::SnapshotKeys,
+        ];
+        kinds.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// A frame whose header and body went through their checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is.
+    pub kind: Kind,
+    /// Its fields.
+    pub body: Bytes,
+}
+
+/// Appends a frame to `out`.
+pub(crate) fn put_frame(out: &mut Vec<u8>, kind: Kind, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend([0; HEADER_BYTES]);
+    body(out);
+    let Some((header, body)) =
+        out.get_mut(start..).and_then(|frame| frame.split_first_chunk_mut::<HEADER_BYTES>())
+    else {
+        unreachable!("the header was just written");
+    };
+    let length = u32::try_from(body.len()).expect("invariant: bodies are bounded");
+    let crc = crc_of(kind, body);
+    let mut fields = header.as_mut_slice();
+    fields.put_u32_le(length);
+    fields.put_u32_le(crc);
+    fields.put_u8(kind as u8);
+}
+
+fn crc_of(kind: Kind, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[kind as u8]);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// What a header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// What the frame is.
+    pub kind: Kind,
+    /// Bytes of its body.
+    pub length: usize,
+    crc: u32,
+}
+
+impl Header {
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// An unknown kind, reserved bytes in use, or a body of more than `body_bytes_max` bytes.
+    pub(crate) fn decode(
+        bytes: [u8; HEADER_BYTES],
+        body_bytes_max: usize,
+    ) -> Result<Header, DecodeError> {
+        let mut cursor = Cursor::new(Bytes::copy_from_slice(&bytes));
+        let length = cursor.u32()? as usize;
+        let crc = cursor.u32()?;
+        let kind = cursor.u8()?;
+        let kind = Kind::of(kind).ok_or_else(|| cursor.error("unknown kind of frame"))?;
+        if cursor.rest().iter().any(|byte| *byte != 0) {
+            return Err(cursor.error("reserved bytes of a frame are not zero"));
+        }
+        if length > body_bytes_max {
+            return Err(cursor.error("frame too long"));
+        }
+        Ok(Header { kind, length, crc })
+    }
+
+    /// The frame of this header and a body.
+    ///
+    /// # Errors
+    /// The body is not the one that was sent.
+    pub(crate) fn with_body(self, body: Bytes) -> Result<Frame, DecodeError> {
+        if crc_of(self.kind, &body) != self.crc {
+            return Err(DecodeError { what: "frame's checksum", offset: 0 });
+        }
+        Ok(Frame { kind: self.kind, body })
+    }
+}
+
+/// Appends a vote.
+pub(crate) fn put_vote(out: &mut Vec<u8>, vote: &Vote) {
+    out.put_u64_le(vote.term);
+    out.put_u64_le(vote.node_id);
+    out.put_u8(u8::from(vote.committed));
+}
+
+/// Reads a vote.
+pub(crate) fn read_vote(cursor: &mut Cursor) -> Result<Vote, DecodeError> {
+    Ok(Vote { term: cursor.u64()?, node_id: cursor.u64()?, committed: cursor.boolean()? })
+}
+
+/// Appends a log id.
+pub(crate) fn put_log_id(out: &mut Vec<u8>, log_id: &LogId) {
+    out.put_u64_le(log_id.term);
+    out.put_u64_le(log_id.index);
+}
+
+/// Reads a log id.
+pub(crate) fn read_log_id(cursor: &mut Cursor) -> Result<LogId, DecodeError> {
+    Ok(LogId { term: cursor.u64()?, index: cursor.u64()? })
+}
+
+/// Appends a log id that may be absent.
+pub(crate) fn put_log_id_option(out: &mut Vec<u8>, log_id: Option<&LogId>) {
+    out.put_u8(u8::from(log_id.is_some()));
+    if let Some(log_id) = log_id {
+        put_log_id(out, log_id);
+    }
+}
+
+/// Reads a log id that may be absent.
+pub(crate) fn read_log_id_option(cursor: &mut Cursor) -> Result<Option<LogId>, DecodeError> {
+    Ok(if cursor.boolean()? { Some(read_log_id(cursor)?) } else { None })
+}

@@ -1,0 +1,112 @@
+//! What a node that wants to join a cluster asks, and what it is told, as bytes (`docs/format.md`,
+//! "Peer frames"). Pure.
+#![deny(clippy::indexing_slicing)]
+
+use bytes::{BufMut, Bytes};
+
+use super::frames::REASON_BYTES_MAX;
+use super::member::{Member, decode_member, encode_member};
+use crate::command::DecodeError;
+use crate::command::cursor::{Cursor, put_string};
+
+/// What a member that wants to join says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// False to ask for the cluster's id and geometry only.
+    pub is_final: bool,
+    /// True if it is the word of the member that it is about. Only members are believed so: that one
+    /// itself, or one that had its hello confirmed and passes the request on.
+    pub is_own: bool,
+    /// The member id that it drew.
+    pub member_id: u64,
+    /// Its record.
+    pub member: Member,
+    /// The cluster that it believes it joins; 0 if it does not know yet.
+    pub cluster_id: u128,
+}
+
+/// What a joiner is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinReply {
+    /// Go ahead: this is the cluster, and its geometry.
+    Accepted {
+        /// The cluster.
+        cluster_id: u128,
+        /// Number of slots.
+        slot_count: u64,
+        /// Most bytes of a value.
+        value_bytes: u32,
+    },
+    /// Not now; ask again.
+    Later(String),
+    /// Never; why.
+    Refused(String),
+}
+
+impl JoinRequest {
+    /// Appends the fields.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(u8::from(self.is_final));
+        out.put_u8(u8::from(self.is_own));
+        out.put_u64_le(self.member_id);
+        out.put_u128_le(self.cluster_id);
+        encode_member(&self.member, out);
+    }
+
+    /// Reads the fields.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
+    pub fn decode(body: Bytes) -> Result<JoinRequest, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let is_final = cursor.boolean()?;
+        let is_own = cursor.boolean()?;
+        let member_id = cursor.u64()?;
+        let cluster_id = cursor.u128()?;
+        let member = decode_member(&mut cursor)?;
+        cursor.finish()?;
+        Ok(JoinRequest { is_final, is_own, member_id, member, cluster_id })
+    }
+}
+
+impl JoinReply {
+    /// Appends the fields.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            JoinReply::Accepted { cluster_id, slot_count, value_bytes } => {
+                out.put_u8(0);
+                out.put_u128_le(*cluster_id);
+                out.put_u64_le(*slot_count);
+                out.put_u32_le(*value_bytes);
+            }
+            JoinReply::Later(reason) => {
+                out.put_u8(1);
+                put_string(out, reason);
+            }
+            JoinReply::Refused(reason) => {
+                out.put_u8(2);
+                put_string(out, reason);
+            }
+        }
+    }
+
+    /// Reads the fields.
+    ///
+    /// # Errors
+    /// The bytes are not what they should be.
+    pub fn decode(body: Bytes) -> Result<JoinReply, DecodeError> {
+        let mut cursor = Cursor::new(body);
+        let reply = match cursor.u8()? {
+            0 => JoinReply::Accepted {
+                cluster_id: cursor.u128()?,
+                slot_count: cursor.u64()?,
+                value_bytes: cursor.u32()?,
+            },
+            1 => JoinReply::Later(cursor.string(REASON_BYTES_MAX)?),
+            2 => JoinReply::Refused(cursor.string(REASON_BYTES_MAX)?),
+            _ => return Err(cursor.error("unknown answer to a join")),
+        };
+        cursor.finish()?;
+        Ok(reply)
+    }
+}

@@ -1,0 +1,28 @@
+//! One copy of the state: the machine and how far it has applied the log, and all that keeps it so:
+//! applying, replaying, syncing the log, checkpoints, and snapshots to and from other copies.
+//!
+//! Called by `raft`, `cluster` and `node`; calls `machine`, `peer` (snapshots travel over its
+//! connections), `oplog` and `storage`. It knows positions of a log and memberships as bytes, but no
+//! consensus library: whatever decides what is committed stands above it.
+
+mod applier;
+mod checkpoints;
+mod hold;
+mod pace;
+mod replay;
+pub(crate) mod snapshot;
+pub(crate) mod snapshot_frames;
+mod state;
+mod syncer;
+
+#[cfg(test)]
+pub(crate) use applier::apply_entry;
+pub(crate) use applier::{Answer, Applier, Committed, Job, Payload, Setup};
+pub use checkpoints::Checkpointer;
+pub(crate) use pace::Pace;
+pub use replay::ReplayAhead;
+pub(crate) use replay::replay;
+pub(crate) use snapshot::Sender;
+pub(crate) use state::SlotsSnapshot;
+pub use state::{Applied, Replica};
+pub use syncer::Syncer;
