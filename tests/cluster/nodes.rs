@@ -243,6 +243,19 @@ pub(crate) struct Cluster {
     _permit: Permit,
 }
 
+impl Drop for Cluster {
+    /// What failed can be looked at: directories of the nodes, and all that they said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!(
+                "-- files and words of the nodes are kept in {}",
+                self.folder.path().display()
+            );
+        }
+    }
+}
+
 impl Cluster {
     /// Three nodes, started as the README has it, all of them voters.
     #[track_caller]
