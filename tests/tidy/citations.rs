@@ -10,6 +10,9 @@ const CONTRACT: &str = "docs/contract.md";
 const SERIES: [char; 3] = ['C', 'F', 'H'];
 /// What hazards and faults were cited by before they stood in the contract.
 const FORMER: [&str; 2] = [concat!("PIT", "FALLS"), concat!("TRU", "ST")];
+/// Folders of the repository whose files are named from its root.
+const FOLDERS: [&str; 7] =
+    ["src/", "storage/", "tests/", "docs/", "monit/", "benches/", "scripts/"];
 /// How the names of files end.
 const CODE: &str = ".rs";
 const DOCUMENT: &str = ".md";
@@ -250,18 +253,25 @@ fn every_decision_that_is_cited_was_taken() {
     assert_none(&complaints);
 }
 
+/// Paths in a text. What goes on as a pattern is none.
+fn paths(text: &str) -> impl Iterator<Item = &str> {
+    let part = |char: char| char.is_ascii_alphanumeric() || "./_-*{<".contains(char);
+    let words = text.split(move |char| !part(char)).map(|word| word.trim_end_matches('.'));
+    words.filter(|word| !word.contains(['*', '{', '<']))
+}
+
 #[test]
-fn every_document_that_is_named_is_here() {
+fn every_document_and_every_path_that_is_named_is_here() {
     let mut complaints = Vec::new();
-    for file in sources(&[CODE, DOCUMENT, ".toml"]) {
+    for file in sources(&[CODE, DOCUMENT]) {
         let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        for (index, line) in file.text.lines().enumerate() {
-            let part = |char: char| char.is_ascii_alphanumeric() || "./_-".contains(char);
-            let names = line.split(|char| !part(char)).map(|word| word.trim_end_matches('.'));
-            for name in names.filter(|name| name.len() > 3 && name.ends_with(DOCUMENT)) {
-                let places = [folder, "", "docs"].map(|place| root().join(place).join(name));
-                if !places.iter().any(|place| place.is_file()) {
-                    complaints.push(format!("{}:{}: {name} is not here", file.path, index + 1));
+        for (number, line, _) in prose(&file) {
+            let is_path = |word: &str| FOLDERS.iter().any(|folder| word.starts_with(folder));
+            let is_document = |word: &str| word.len() > 3 && word.ends_with(DOCUMENT);
+            for path in paths(&line).filter(|word| is_path(word) || is_document(word)) {
+                let places = [folder, "", "docs"].map(|place| root().join(place).join(path));
+                if !places.iter().any(|place| place.exists()) {
+                    complaints.push(format!("{}:{number}: {path} is not here", file.path));
                 }
             }
         }
