@@ -81,6 +81,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let opened = opened?;
     let is_restart = opened.wal.state().vote.is_some();
     let recorded = config.log_folder.as_ref().map(|folder| Parts::of_node(folder, &config.id));
+    let own = own_of(&config);
     let setup = raft::Setup {
         caller: Caller::new(
             Whoever { cluster_id: place.cluster_id, member_id: place.identity.member_id, process },
@@ -93,6 +94,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         applied: opened.applied,
         faults: faults.clone(),
         is_restart,
+        join_targets: own.targets.clone(),
     };
     let (consensus, incoming) = Consensus::start(setup).await?;
     if let SyncPolicy::Batch(interval) = config.sync {
@@ -104,8 +106,6 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
         entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
     }
-    let JoinSetup { member, targets, .. } = join_setup(&config, place.identity.member_id);
-    let own = Own { member, targets };
     if let Some(reason) = is_copy(&consensus, &own).await {
         return Err(StartError::Copy(reason));
     }
@@ -265,9 +265,14 @@ fn member_of(config: &Config) -> Member {
     }
 }
 
-fn join_setup(config: &Config, member_id: u64) -> JoinSetup {
+fn own_of(config: &Config) -> Own {
     let targets = config.join_targets.iter().map(ToString::to_string).collect();
-    JoinSetup { member_id, member: member_of(config), targets }
+    Own { member: member_of(config), targets }
+}
+
+fn join_setup(config: &Config, member_id: u64) -> JoinSetup {
+    let Own { member, targets } = own_of(config);
+    JoinSetup { member_id, member, targets }
 }
 
 /// Decides which cluster the node belongs to, and writes down its member id before it is used.

@@ -15,8 +15,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::connection::{Dialled, HelloRefused, dial, in_time, shake_hands};
+use super::connection::{Dialled, HelloRefused, bad_frame, dial, in_time, shake_hands};
+use super::frames::Kind;
 use super::hello::{Greeting, Hello, Purpose, Welcome, Whoever};
+use super::requests::{
+    Method, decode_whereabouts_reply, encode_whereabouts, put_request, read_response,
+};
 use super::route::Route;
 use crate::fault::Faults;
 use diskstore_storage::{LogId, Vote};
@@ -118,6 +122,23 @@ impl Caller {
             Greeting::Refused("that connection is none of this process".into())
         };
         Welcome { from: self.me, answer }
+    }
+
+    /// Where a member has another one of a cluster; empty if nowhere. Whoever asks need not be known.
+    ///
+    /// # Errors
+    /// Of the socket; an answer of another member than is asked, or that cannot be read.
+    pub(super) async fn whereabouts(
+        &self,
+        route: &Route,
+        (cluster_id, id): (u128, u64),
+    ) -> io::Result<String> {
+        let (_, (mut reader, mut writer)) = self.dial(route, Purpose::Requests, None).await?;
+        let question = encode_whereabouts(cluster_id, id);
+        put_request(&mut writer.buffer, 1, Method::Whereabouts, &question);
+        writer.send().await?;
+        let (_, answer) = read_response(reader.expect(Kind::Response).await?).map_err(bad_frame)?;
+        decode_whereabouts_reply(answer).map_err(bad_frame)
     }
 
     /// Who listens at an address, if it is a member or a node on its way to be one.

@@ -4,7 +4,8 @@
 use bytes::{BufMut, Bytes};
 
 use super::frames::{Kind, put_frame};
-use crate::command::cursor::Cursor;
+use super::member::NAME_BYTES_MAX;
+use crate::command::cursor::{Cursor, put_string};
 use crate::command::{
     Command, CommandResult, DecodeError, ReadLevel, decode_result, encode_result,
 };
@@ -38,6 +39,8 @@ pub enum Method {
     Room = 10,
     /// How far must a replica have applied to see what was acknowledged?
     ReadIndex = 11,
+    /// Where does your log have this member?
+    Whereabouts = 12,
 }
 
 impl Method {
@@ -55,6 +58,7 @@ impl Method {
             Method::Standing,
             Method::Room,
             Method::ReadIndex,
+            Method::Whereabouts,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }
@@ -89,6 +93,37 @@ pub(crate) fn put_response(out: &mut Vec<u8>, id: u64, body: &[u8]) {
 pub(crate) fn read_response(body: Bytes) -> Result<(u64, Bytes), DecodeError> {
     let mut cursor = Cursor::new(body);
     Ok((cursor.u64()?, cursor.rest()))
+}
+
+/// Lays out the question where a member of a cluster is.
+pub(crate) fn encode_whereabouts(cluster_id: u128, id: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(24);
+    out.put_u128_le(cluster_id);
+    out.put_u64_le(id);
+    out
+}
+
+/// Reads that question.
+pub(crate) fn decode_whereabouts(body: Bytes) -> Result<(u128, u64), DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let asked = (cursor.u128()?, cursor.u64()?);
+    cursor.finish()?;
+    Ok(asked)
+}
+
+/// Lays out its answer; an empty address is that of a member that is not known.
+pub(crate) fn encode_whereabouts_reply(address: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_string(&mut out, address);
+    out
+}
+
+/// Reads that answer.
+pub(crate) fn decode_whereabouts_reply(body: Bytes) -> Result<String, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let address = cursor.string(NAME_BYTES_MAX)?;
+    cursor.finish()?;
+    Ok(address)
 }
 
 /// Lays out commands that are forwarded, with the level of a read.

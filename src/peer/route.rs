@@ -14,10 +14,16 @@ use parking_lot::Mutex;
 
 use super::member::MEMBER_COUNT_MAX;
 
-/// The members that the own log names.
+/// What this member's own log and its leader say of the members.
 pub(crate) trait Roster: std::fmt::Debug + Send + Sync {
     /// Calls `look` once, with where the log has a member.
     fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>));
+
+    /// All members that the log names, and where it has them.
+    fn members(&self) -> Vec<(u64, String)>;
+
+    /// Whether this member leads, or hears a leader that is not `id`.
+    fn another_leads(&self, id: u64) -> bool;
 }
 
 /// Addresses at which members were found that the log has elsewhere.
@@ -52,6 +58,16 @@ impl Book {
         let (mut look, mut seen) = (Some(look), None);
         roster.look_up(id, &mut |address| seen = look.take().map(|look| look(address)));
         seen.expect("invariant: a roster calls once")
+    }
+
+    /// All members that the log names, and where it has them.
+    pub(crate) fn members(&self) -> Vec<(u64, String)> {
+        self.roster.get().map_or_else(Vec::new, |roster| roster.members())
+    }
+
+    /// Whether this member leads, or hears a leader that is not `id`.
+    pub(crate) fn another_leads(&self, id: u64) -> bool {
+        self.roster.get().is_some_and(|roster| roster.another_leads(id))
     }
 
     /// Where a member was found, if that is not where the log has it.

@@ -9,7 +9,10 @@
 //!   and is refused by name (F26).
 //! - I2: the address that a hello names is believed only where the member does not answer at the one
 //!   that is known: it moved, or this member has not heard of it yet. What such a hello says can
-//!   have a connection refused, and nothing more: it ends no node (C16).
+//!   have a connection refused, and nothing more: it ends no node (C16). It may ask to be taken in or
+//!   registered. Its votes, entries and snapshots are taken only if a member that the log names, or one
+//!   that `-join` names, has it there; or in the name of a member that the log names, while nobody
+//!   else leads: members that all moved have to come together before anything is registered.
 //! - I3: questions have a bound in time (`caller`). The address of the log is asked for every hello at
 //!   once, whatever else is looked into; questions to other addresses are bounded in number, also
 //!   for each member: claims to be one of them do not take all places of the others.
@@ -20,14 +23,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
 
 use super::caller::{Asked, Caller, is_own_hello};
-use super::hello::{Greeting, Hello};
-use super::requests::Method;
-use super::route::Book;
-use crate::descriptors::{Place, Places, Shares};
+use super::hello::{Greeting, Hello, Purpose};
+use super::requests::{Method, decode_whereabouts, encode_whereabouts_reply};
+use super::route::{Book, Route};
+use crate::descriptors::{CHECK_CONNECTION_COUNT, Place, Places, Shares};
 
 /// Most hellos in the name of one member that are looked into elsewhere at a time; of all members that
 /// are not known together.
@@ -35,15 +42,24 @@ const CHECK_COUNT_MAX: usize = 16;
 /// One member takes at most this part of all of them.
 const CHECK_PART: usize = 4;
 
+/// How long members may take, all together, to say where they have another one.
+const VOUCH_BOUND: Duration = Duration::from_millis(500);
+/// How often it is said at most that a member is not known.
+const TOLD_PAUSE: Duration = Duration::from_secs(10);
+
 /// Where a hello that is a member's own comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The address that the own log has.
     Logged,
-    /// Another one (I2).
-    Elsewhere,
-    /// Another one, of a member that was found at a third (I4).
-    Outside,
+    /// One that a member vouches for; or any, where the log names nobody who could (I2).
+    Vouched,
+    /// Another one than the own log has (I2).
+    Moved,
+    /// Another one, of a member that answers at a third (I4).
+    Twice,
+    /// One of a member that nobody who is known here knows.
+    Unknown,
 }
 
 /// A member whose hello is its own.
@@ -53,12 +69,28 @@ pub(crate) struct Verified {
     pub origin: Origin,
     /// Where it confirmed the hello.
     address: String,
+    /// Where the own log had it then.
+    logged: Option<String>,
 }
 
 impl Verified {
     /// Why nothing is taken of a member that is not believed.
     pub(crate) fn disbelief(&self) -> String {
-        format!("another process answers as member {:016x}, too; stop one of the two", self.id)
+        let id = self.id;
+        match self.origin {
+            Origin::Twice => {
+                format!("another process answers as member {id:016x}, too; stop one of the two")
+            }
+            Origin::Logged | Origin::Vouched | Origin::Moved => {
+                format!("member {id:016x} is not registered where it is, and another one leads")
+            }
+            Origin::Unknown => format!(
+                "member {id:016x}, at {}, is not in the log here, and no member that is says where it \
+                 is; if this node was away for long, start it with -join ADDRESS, naming a member \
+                 that runs",
+                self.address
+            ),
+        }
     }
 }
 
@@ -70,6 +102,10 @@ pub(crate) struct Verifier {
     /// Checks under way, by the member that they are about; 0 stands for all unknown ones (I3).
     running: Mutex<BTreeMap<u64, usize>>,
     checks: Places,
+    /// Addresses of members that this one was told of, beside those in the log.
+    targets: Vec<String>,
+    /// When it was last said that a member is not known.
+    told: Mutex<Option<Instant>>,
 }
 
 /// Gives a place back when its check is over.
@@ -92,8 +128,9 @@ impl Drop for Running<'_> {
 }
 
 impl Verifier {
-    pub(crate) fn new(caller: Arc<Caller>, book: Arc<Book>) -> Verifier {
-        Verifier { caller, book, running: Mutex::default(), checks: Places::default() }
+    pub(crate) fn new(caller: Arc<Caller>, book: Arc<Book>, targets: Vec<String>) -> Verifier {
+        let (running, checks, told) = (Mutex::default(), Places::default(), Mutex::default());
+        Verifier { caller, book, running, checks, targets, told }
     }
 
     fn place_for(&self, id: u64) -> Option<Running<'_>> {
@@ -118,7 +155,7 @@ impl Verifier {
         let at_logged = self.ask(logged.as_ref(), hello).await;
         if let Some(address) = logged.clone().filter(|_| is_confirmed(at_logged)) {
             self.book.forget(id);
-            return Ok(Verified { id, origin: Origin::Logged, address });
+            return Ok(Verified { id, origin: Origin::Logged, address, logged });
         }
         if let Some(address) = logged.as_ref().filter(|_| self.is_another(at_logged, hello)) {
             return Err(Greeting::Copy(format!(
@@ -131,20 +168,93 @@ impl Verifier {
             return Err(Greeting::Refused(reason.into()));
         };
         let claimed = claimed_address(hello, from);
-        let (is_found, found_elsewhere) = self.ask_elsewhere(hello, &claimed).await;
+        let (is_found, is_twice) = self.ask_elsewhere(hello, &claimed).await;
         if !is_found {
             return Err(Greeting::Refused(format!(
                 "nobody at {} confirms that this is member {id:016x}; check -raft and -advertise",
                 logged.unwrap_or(claimed),
             )));
         }
-        if found_elsewhere {
-            return Ok(Verified { id, origin: Origin::Outside, address: claimed }); // I4
+        let origin = self.origin(hello, &claimed, logged.is_some(), is_twice).await;
+        let member = Verified { id, origin, address: claimed, logged };
+        self.learn(&member);
+        Ok(member)
+    }
+
+    /// What a hello is worth that the process at the address that it names confirms (I2).
+    async fn origin(
+        &self,
+        hello: &Hello,
+        claimed: &str,
+        is_logged: bool,
+        is_twice: bool,
+    ) -> Origin {
+        if is_logged && !is_twice && !self.book.another_leads(hello.from) {
+            return Origin::Moved;
         }
-        if let Some(logged) = logged {
-            self.book.learn(id, claimed.clone(), logged);
+        // Whoever moved needs no more to be registered.
+        let is_asked = !is_logged || hello.purpose != Purpose::Requests;
+        let is_alone = !is_logged && self.book.members().is_empty();
+        if is_alone || is_asked && self.is_vouched(hello, claimed).await {
+            return Origin::Vouched;
         }
-        Ok(Verified { id, origin: Origin::Elsewhere, address: claimed })
+        match is_logged {
+            true if is_twice => Origin::Twice, // I4
+            true => Origin::Moved,
+            false => Origin::Unknown,
+        }
+    }
+
+    /// Whether a member that is known has the one of a hello where that was confirmed. They are asked
+    /// a few at a time, in another order for each hello.
+    async fn is_vouched(&self, hello: &Hello, claimed: &str) -> bool {
+        let (me, id) = (self.caller.me(), hello.from);
+        let known =
+            self.book.members().into_iter().filter(|(known, address)| {
+                ![id, me.member_id].contains(known) && !address.is_empty()
+            });
+        let known = known.map(|(known, address)| Route::to_member(known, address, None));
+        let told = self.targets.iter().cloned().map(Route::to_address);
+        let mut routes: Vec<Route> = known.chain(told).collect();
+        let Some(first) = (hello.token % 1024).checked_rem(routes.len() as u128) else {
+            return false;
+        };
+        routes.rotate_left(usize::try_from(first).unwrap_or_default());
+        let asking = routes.into_iter().map(|route| async move {
+            let asked = Caller::stranger().whereabouts(&route, (me.cluster_id, id)).await;
+            let Ok(address) = asked else { return false };
+            address == claimed || is_confirmed(self.ask(Some(&address), hello).await)
+        });
+        let answers = stream::iter(asking).buffer_unordered(CHECK_CONNECTION_COUNT);
+        let mut yes = std::pin::pin!(answers.filter(|yes| std::future::ready(*yes)));
+        timeout(VOUCH_BOUND, yes.next()).await.is_ok_and(|yes| yes.is_some())
+    }
+
+    /// Dials a member that moved where it is, if that is the only way to elect anybody.
+    fn learn(&self, member: &Verified) {
+        let is_found = matches!(member.origin, Origin::Moved | Origin::Vouched);
+        if let Some(logged) = member.logged.as_ref().filter(|_| is_found)
+            && !self.book.another_leads(member.id)
+        {
+            self.book.learn(member.id, member.address.clone(), logged.clone());
+        }
+    }
+
+    /// Where the log has a member, for whoever asks; `None` if the question cannot be read.
+    pub(crate) fn answer_whereabouts(&self, body: Bytes) -> Option<Vec<u8>> {
+        let (cluster_id, id) = decode_whereabouts(body).ok()?;
+        let is_own = cluster_id == self.caller.me().cluster_id;
+        let address = is_own.then(|| self.book.logged(id)).flatten().unwrap_or_default();
+        Some(encode_whereabouts_reply(&address))
+    }
+
+    /// Says that nothing is taken of a member, so that an operator knows.
+    pub(crate) fn tell(&self, reason: &str) {
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| at.elapsed() >= TOLD_PAUSE) {
+            *told = Some(Instant::now());
+            tracing::warn!("nothing is taken of a member: {reason}");
+        }
     }
 
     /// Whether whoever listens where a hello says that its member does confirms it, and whether the
@@ -172,14 +282,28 @@ impl Verifier {
 
     /// Whether a member may ask this, as far as it depends on where it is to be found.
     pub(crate) fn may_ask(&self, member: &Verified, method: Method) -> bool {
-        let is_outsiders = matches!(method, Method::Join | Method::Standing | Method::Remove);
-        is_outsiders || self.is_believed(member)
+        match method {
+            Method::Join | Method::Standing | Method::Remove | Method::Whereabouts => {
+                self.learn(member);
+                true
+            }
+            Method::Vote | Method::PreVote | Method::TransferLeader => self.is_believed(member),
+            Method::Write | Method::Read | Method::Holders | Method::Room | Method::ReadIndex => {
+                member.origin == Origin::Moved || self.is_believed(member)
+            }
+        }
     }
 
-    /// Whether votes, entries and snapshots of a member are taken, now: the log may have it by now.
+    /// Whether votes, entries and snapshots of a member are taken, now: somebody else may lead by
+    /// now, and the log may have it where it is.
     pub(crate) fn is_believed(&self, member: &Verified) -> bool {
-        member.origin != Origin::Outside
-            || self.book.logged(member.id).as_ref() == Some(&member.address)
+        match member.origin {
+            Origin::Logged | Origin::Vouched => true,
+            Origin::Moved if !self.book.another_leads(member.id) => true,
+            Origin::Moved | Origin::Twice | Origin::Unknown => {
+                self.book.logged(member.id).as_ref() == Some(&member.address)
+            }
+        }
     }
 
     /// Whether a hello of another cluster comes from a member of that, which knows this address as a

@@ -109,7 +109,7 @@ impl Consensus {
             let silent = since.or(led)?;
             return (silent >= Duration::from_millis(ELECTION_MS_MIN)).then_some(silent);
         }
-        let heard = self.peers.heard.lock().map_or(started, |heard| heard.max(started));
+        let heard = self.peers.heard.lock().map_or(started, |(_, heard)| heard.max(started));
         let silent = heard.elapsed();
         (silent >= Duration::from_millis(ELECTION_MS_MAX)).then_some(silent)
     }

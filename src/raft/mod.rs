@@ -67,6 +67,10 @@ pub const ELECTION_MS_MAX: u64 = 3000;
 const APPEND_ENTRIES_MAX: u64 = 1024;
 /// A member that was heard within this time is taken to be alive: a few heartbeats.
 pub const ALIVE_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS);
+/// A leader that was heard, or a majority that answered it, within this time leads: nobody is elected
+/// before it has passed.
+const LEADS_FOR: Duration =
+    if cfg!(test) { Duration::from_mins(1) } else { Duration::from_millis(ELECTION_MS_MIN) };
 /// Most bytes of a response: a frame's body without its id.
 pub const RESPONSE_BYTES_MAX: usize = BODY_BYTES_MAX - 64;
 /// After this time openraft is told again of a checkpoint that it does not seem to know of.
@@ -76,8 +80,11 @@ const INCOMING_MAX: usize = 1024;
 
 type RaftHandle = openraft::Raft<TypeConfig, StateMachine>;
 
-/// The members that the log names, as openraft knows them.
-struct LogRoster(RaftHandle);
+/// The leader that was heard last, and when.
+type Heard = Arc<Mutex<Option<(u64, Instant)>>>;
+
+/// The members that the log names, as openraft knows them, and who leads.
+struct LogRoster(RaftHandle, Heard);
 
 impl std::fmt::Debug for LogRoster {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,6 +98,26 @@ impl Roster for LogRoster {
         let metrics = metrics.borrow_watched();
         let member = metrics.membership_config.membership().get_node(&id);
         look(member.map(|member| member.raft_address.as_str()));
+    }
+
+    fn members(&self) -> Vec<(u64, String)> {
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership().nodes();
+        members.map(|(id, member)| (*id, member.raft_address.clone())).collect()
+    }
+
+    fn another_leads(&self, id: u64) -> bool {
+        let heard = *self.1.lock();
+        if heard.is_some_and(|(from, at)| from != id && at.elapsed() < LEADS_FOR) {
+            return true;
+        }
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_alone = metrics.membership_config.membership().voter_ids().nth(1).is_none();
+        let answered = metrics.last_quorum_acked.map(|instant| instant.elapsed());
+        let is_followed = is_alone || answered.is_some_and(|elapsed| elapsed < LEADS_FOR);
+        metrics.state == ServerState::Leader && is_followed
     }
 }
 
@@ -125,6 +152,9 @@ pub struct Setup {
     pub faults: Faults,
     /// True if this member may have given a vote or a lease before it was started.
     pub is_restart: bool,
+    /// Addresses of members that `-join` names: they are asked about members that the log does not
+    /// know, beside those that it names.
+    pub join_targets: Vec<String>,
 }
 
 /// One member's part in the cluster's agreement.
@@ -245,7 +275,8 @@ impl Consensus {
     pub async fn start(
         setup: Setup,
     ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
-        let Setup { caller, wal, machine, applied, oplog, faults, is_restart } = setup;
+        let Setup { caller, wal, machine, applied, oplog, faults, is_restart, join_targets } =
+            setup;
         let member_id = caller.me().member_id;
         let (shared, applier) = open_replica(&wal, machine, applied, oplog, &faults).await?;
         let syncer = shared.syncer.clone();
@@ -261,11 +292,12 @@ impl Consensus {
         // What it knows is asked for at once: before it runs it seems to know no members.
         raft.with_raft_state(|_| ()).await.map_err(StartError::Storage)?;
         has_started.store(true, Ordering::Release);
-        book.follow(LogRoster(raft.clone()));
+        let heard = Heard::default();
+        book.follow(LogRoster(raft.clone(), heard.clone()));
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
         let silence = if is_restart { ELECTION_MS_MAX } else { 0 };
         let peers = Arc::new(Peers {
-            verifier: Verifier::new(caller.clone(), book),
+            verifier: Verifier::new(caller.clone(), book, join_targets),
             caller,
             wal: wal.clone(),
             syncer: syncer.clone(),
@@ -277,7 +309,7 @@ impl Consensus {
             received_bytes: Arc::default(),
             room: Room::default(),
             stopping: watch::Sender::new(false),
-            heard: Arc::default(),
+            heard,
         });
         let reads = ReadRounds::start(raft.clone(), shared.clone());
         let proposals = Proposals::start(raft.clone());
@@ -380,7 +412,7 @@ impl Consensus {
 
     /// True if a leader was heard within this time.
     pub fn heard_within(&self, time: Duration) -> bool {
-        self.peers.heard.lock().is_some_and(|heard| heard.elapsed() < time)
+        self.peers.heard.lock().is_some_and(|(_, heard)| heard.elapsed() < time)
     }
 
     /// What this member knows of the cluster now.

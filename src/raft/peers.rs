@@ -29,17 +29,16 @@ use diskstore_storage::wal::Wal;
 use futures_util::{FutureExt, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::Snapshot;
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::RaftHandle;
 use super::state_machine::meta_of;
 use super::types::{
     TypeConfig, Vote, append_reply_to, ballot_from, ballot_reply_to, log_id_from, membership_from,
     read_append, transfer_from, transfer_reply_to, vote_from, vote_to,
 };
+use super::{Heard, RaftHandle};
 use crate::descriptors::{Place, Places, Shares};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
 use crate::peer::votes::{Ballot, Transfer};
@@ -53,7 +52,7 @@ use crate::replica::{Applied, Replica, SlotsSnapshot, Syncer, snapshot};
 /// What a connection of a member is given: its requests may be days apart.
 const MEMBER: Allowance =
     Allowance { request_count_max: 1024, idle_max: None, write_max: WRITE_TIMEOUT };
-/// What a joiner is given: it has but one question.
+/// What a joiner is given, or whoever asks where another is: it has but one question.
 const JOINER: Allowance = Allowance {
     request_count_max: 1,
     idle_max: Some(Duration::from_secs(10)),
@@ -138,8 +137,8 @@ pub(super) struct Peers {
     pub room: Room,
     /// True once openraft is about to stop; whoever hands something to it holds a receiver.
     pub stopping: watch::Sender<bool>,
-    /// When a leader was heard last.
-    pub heard: Arc<Mutex<Option<Instant>>>,
+    /// The leader that was heard last, and when.
+    pub heard: Heard,
 }
 
 /// Room for connections on all listeners of the node.
@@ -220,7 +219,7 @@ impl Peers {
         self.welcome(Greeting::Accepted).put(&mut writer.buffer);
         writer.send_in_time().await?;
         drop(handshake);
-        // Whoever has not named the cluster may ask to join, and nothing else.
+        // Whoever has not named the cluster may ask to join, and where others are, and nothing else.
         let Some(member) = member else {
             return self.serve_requests(reader, writer, (None, address)).await;
         };
@@ -277,7 +276,9 @@ impl Peers {
         let verified = self.verifier.verify(hello, from).await;
         let member = verified.map_err(|answer| self.welcome(answer))?;
         if hello.purpose != Purpose::Requests && !self.verifier.is_believed(&member) {
-            return Err(refused(member.disbelief()));
+            let reason = member.disbelief();
+            self.verifier.tell(&reason);
+            return Err(refused(reason));
         }
         if let Some(reason) = self.refuse_lost_log(hello, member.origin) {
             return Err(refused(reason));
@@ -385,7 +386,7 @@ impl Peers {
                 if !peers.is_possible(&request.vote, &from) {
                     return None;
                 }
-                *peers.heard.lock() = Some(Instant::now());
+                *peers.heard.lock() = Some((from.id, Instant::now()));
                 Some((request, reader))
             }
         });
@@ -471,13 +472,14 @@ impl Peers {
     ) -> Option<Vec<u8>> {
         let is_allowed = match member {
             Some(member) => self.verifier.may_ask(member, method),
-            None => method == Method::Join,
+            None => matches!(method, Method::Join | Method::Whereabouts),
         };
         if !is_allowed {
             return None;
         }
         match method {
             Method::Vote | Method::PreVote => self.answer_vote(method, body, member?).await,
+            Method::Whereabouts => self.verifier.answer_whereabouts(body),
             Method::TransferLeader => {
                 let request = transfer_from(&Transfer::decode(body).ok()?);
                 let _serving = self.in_service()?;

@@ -167,3 +167,39 @@ fn a_logger_that_is_removed_by_its_id_stops() {
     assert!(logger.node.words().contains("log1: this member was removed from its cluster"));
     cluster.wait_voters(3);
 }
+
+/// All that the log of the one that was away names have gone: whoever leads now might be anybody, until
+/// one that it is told of says who that is.
+#[test]
+fn a_member_that_was_away_while_all_others_were_replaced_follows_once_it_is_told_of_one() {
+    let mut cluster = Cluster::of_three(&[]);
+    let history = History::new();
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    load.stop();
+    cluster.wait_level();
+    cluster.nodes[2].stop();
+    let join = cluster.nodes[0].raft_address();
+    for name in ["node3", "node4"] {
+        cluster.add(name, &["-join", &join]).start();
+    }
+    cluster.wait_voters(5);
+    for old in [0, 1] {
+        removed(&cluster, 3, &cluster.nodes[old].name.clone());
+        assert_eq!(cluster.nodes[old].wait_exit().code(), Some(REMOVED));
+    }
+    cluster.wait_voters(3);
+    let load = Load::start(&cluster, &history);
+    load.wait_more(WRITES);
+    load.stop();
+    let away = &mut cluster.nodes[2];
+    away.start();
+    wait_until("it to believe nobody", || away.words().contains("nothing is taken of a member"));
+    away.stop();
+    let running = cluster.nodes[3].raft_address();
+    cluster.nodes[2].arguments.extend(["-join".to_owned(), running]);
+    cluster.nodes[2].start();
+    cluster.wait_voters(3);
+    cluster.wait_level();
+    history.check_local(&cluster, 2);
+}

@@ -74,6 +74,7 @@ async fn start_member(
         oplog: None,
         faults: Faults::new(),
         is_restart: false,
+        join_targets: Vec::new(),
     };
     Box::pin(Consensus::start(setup)).await.unwrap()
 }

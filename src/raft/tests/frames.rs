@@ -19,7 +19,10 @@ use crate::command::{Action, DecodeError, Failure, ReadLevel, Reply};
 use crate::machine::Images;
 use crate::peer::append::AppendReply;
 use crate::peer::frames::{BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header};
-use crate::peer::requests::{put_request, put_response, read_request, read_response};
+use crate::peer::requests::{
+    decode_whereabouts, decode_whereabouts_reply, encode_whereabouts, encode_whereabouts_reply,
+    put_request, put_response, read_request, read_response,
+};
 use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
 use crate::peer::{
     Greeting, Hello, JoinReply, JoinRequest, Kind, Member, Method, Purpose, Role, Welcome, Whoever,
@@ -247,6 +250,12 @@ fn bodies() -> Vec<Case> {
         Case::new(GOLDEN[16], &accepted, put(|out| accepted.put(out)), read_join_reply),
         Case::new(GOLDEN[17], &later, put(|out| later.put(out)), read_join_reply),
         Case::new(GOLDEN[18], &refused, put(|out| refused.put(out)), read_join_reply),
+        Case::new(GOLDEN[25], (0xc1, 7), encode_whereabouts(0xc1, 7), |body| {
+            shown(decode_whereabouts(body))
+        }),
+        Case::new(GOLDEN[26], "b:1", encode_whereabouts_reply("b:1"), |body| {
+            shown(decode_whereabouts_reply(body))
+        }),
     ]
 }
 
@@ -312,11 +321,12 @@ fn methods_keep_their_numbers() {
         Method::Standing,
         Method::Room,
         Method::ReadIndex,
+        Method::Whereabouts,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 12, 255] {
+    for byte in [0, 13, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }
@@ -491,7 +501,7 @@ const REQUEST: &str = "0d000000 4c7fcf81 05 000000 0900000000000000 05 77686174"
 const RESPONSE: &str = "0c000000 5ee12fbb 06 000000 0900000000000000 74686174";
 
 /// Names and bytes, fields apart.
-const GOLDEN: [(&str, &str); 25] = [
+const GOLDEN: [(&str, &str); 27] = [
     (
         "hello",
         "66000000 2cab44b0 01 000000 44534b50 0200 c1000000000000000000000000000000 \
@@ -582,4 +592,6 @@ const GOLDEN: [(&str, &str); 25] = [
         "25000000 6048e8f0 02 000000 02 0200 6e6f c1000000000000000000000000000000 \
          0200000000000000 0600000000000000",
     ),
+    ("whereabouts", "c1000000000000000000000000000000 0700000000000000"),
+    ("whereabouts reply", "0300 623a31"),
 ];

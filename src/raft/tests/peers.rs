@@ -21,7 +21,7 @@ use super::{CLUSTER, Place, log_id, membership, normal};
 use crate::command::{Command, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::machine::{DiskMachine, Machine};
-use crate::peer::requests::{put_request, put_response, read_request};
+use crate::peer::requests::{encode_whereabouts_reply, put_request, put_response, read_request};
 use crate::peer::votes::BallotReply;
 use crate::peer::{
     Caller, Channel, Connection, Greeting, Hello, Kind, Member, Method, NAME_BYTES_MAX, Purpose,
@@ -114,20 +114,35 @@ async fn start(is_restart: bool) -> Started {
 
 /// Three voters, of which only member 1 has an address.
 fn voters_with(raft_address: String) -> Membership {
-    let leader = Member { raft_address, ..Member::default() };
-    let others = [MEMBER, 3].map(|id| (id, Member::default()));
-    let nodes: BTreeMap<u64, Member> = others.into_iter().chain([(1, leader)]).collect();
+    voters_at(raft_address, String::new())
+}
+
+/// Three voters with the addresses of members 1 and 3.
+fn voters_at(one: String, three: String) -> Membership {
+    let at = |raft_address| Member { raft_address, ..Member::default() };
+    let nodes = BTreeMap::from([(1, at(one)), (MEMBER, Member::default()), (3, at(three))]);
     Membership::new(vec![nodes.keys().copied().collect()], nodes).unwrap()
 }
 
 async fn start_with(members: Membership, is_restart: bool) -> Started {
+    start_joined(Some(members), is_restart, &[]).await
+}
+
+/// With a log, or without one, and with what `-join` names.
+async fn start_joined(
+    members: Option<Membership>,
+    is_restart: bool,
+    targets: &[String],
+) -> Started {
     let place = Place::on(&SimDisk::new(1));
     let wal = Arc::new(place.open_wal_of(1 << 20)); // a membership may take 64 KiB
-    wal.save_vote(StoredVote { term: 1, node_id: 1, committed: true });
-    let voters = openraft::entry::EntryPayload::Membership(members);
-    let first: Entry = openraft::entry::RaftEntry::new(log_id(1, 0), voters);
-    let rest = (1..=2).map(|index| normal(1, index, Command::default()));
-    wal.append(std::iter::once(first).chain(rest).map(entry_to)).unwrap();
+    if let Some(members) = members {
+        wal.save_vote(StoredVote { term: 1, node_id: 1, committed: true });
+        let voters = openraft::entry::EntryPayload::Membership(members);
+        let first: Entry = openraft::entry::RaftEntry::new(log_id(1, 0), voters);
+        let rest = (1..=2).map(|index| normal(1, index, Command::default()));
+        wal.append(std::iter::once(first).chain(rest).map(entry_to)).unwrap();
+    }
     let faults = Faults::new();
     let setup = Setup {
         caller: Caller::new(
@@ -141,6 +156,7 @@ async fn start_with(members: Membership, is_restart: bool) -> Started {
         oplog: None,
         faults: faults.clone(),
         is_restart,
+        join_targets: targets.to_vec(),
     };
     let (consensus, _requests) = Box::pin(Consensus::start(setup)).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -558,6 +574,136 @@ async fn slow_claims_in_the_name_of_a_member_do_not_keep_it_out() {
         }
     }
     started.dial(&started.leader, Purpose::Append, None).await.unwrap();
+    started.consensus.stop().await;
+}
+
+/// Of the hello of a member: whether it is one for entries, and votes over it.
+async fn is_believed(started: &Started, caller: &Caller) -> bool {
+    let appends = started.dial(caller, Purpose::Append, None).await;
+    let is_voting = is_vote_answered(started, caller).await;
+    assert_eq!(appends.is_ok(), is_voting);
+    assert_eq!(started.dial(caller, Purpose::Snapshot, None).await.is_ok(), is_voting);
+    is_voting
+}
+
+/// Asks for a vote in term 5, which is or is not answered.
+async fn is_vote_answered(started: &Started, caller: &Caller) -> bool {
+    let before = started.consensus.wal().state().vote;
+    let node_id = caller.me().member_id;
+    let vote = vote_from(StoredVote { term: 5, node_id, committed: false });
+    let request = VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)));
+    let dialled = started.dial(caller, Purpose::Requests, None).await;
+    let (mut reader, mut writer) = dialled.expect("it may ask to join");
+    put_request(&mut writer.buffer, 1, Method::Vote, &ballot_to(&request).encode());
+    writer.send().await.unwrap();
+    let is_answered = reader.next().await.unwrap().is_some();
+    assert!(is_answered || started.consensus.wal().state().vote == before);
+    is_answered
+}
+
+/// Member 1, which says that any other member is at this address.
+async fn vouching_for(address: &str) -> String {
+    let me = Whoever { cluster_id: CLUSTER, member_id: 1, process: 0x10 };
+    let Process { mut taken, address: own, .. } =
+        saying(me, Some(Welcome { from: me, answer: Greeting::Accepted })).await;
+    let address = address.to_owned();
+    tokio::spawn(async move {
+        while let Some((_, (mut reader, mut writer))) = taken.recv().await {
+            let Ok(body) = reader.expect(Kind::Request).await else { continue };
+            let (id, method, _) = read_request(body).unwrap();
+            assert_eq!(method, Method::Whereabouts);
+            put_response(&mut writer.buffer, id, &encode_whereabouts_reply(&address));
+            drop(writer.send().await); // whoever asked may have gone
+        }
+    });
+    own
+}
+
+/// Whoever can send a hello can listen, too, and say that it is his own.
+#[tokio::test]
+async fn a_stranger_with_an_id_that_no_member_vouches_for_may_only_ask_to_join() {
+    let (stranger, address) = process_of(CLUSTER, 9, 0x90).await;
+    let (_, elsewhere) = process_of(CLUSTER, 9, 0x91).await;
+    let nowhere = nobody().await;
+    for said in ["", &*nowhere, &*elsewhere] {
+        let members = voters_with(vouching_for(said).await);
+        let started = start_joined(Some(members), true, &[nobody().await]).await;
+        assert!(!is_believed(&started, &stranger).await, "{said}");
+        started.consensus.stop().await;
+    }
+    // Nobody is there to ask.
+    let started = start_with(voters_with(nobody().await), true).await;
+    assert!(!is_believed(&started, &stranger).await);
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+    // One that was away for long follows a leader that it does not know, if one that it knows does,
+    // or one that it was told of.
+    let voucher = vouching_for(&address).await;
+    let cases = [(voucher.clone(), nobody().await), (nobody().await, voucher)];
+    for (logged, target) in cases {
+        let members = voters_with(logged);
+        let started = start_joined(Some(members), false, &[target]).await;
+        assert!(is_believed(&started, &stranger).await);
+        started.consensus.stop().await;
+    }
+}
+
+/// It has joined, and waits for whoever leads: it cannot know who that is.
+#[tokio::test]
+async fn a_member_without_any_log_follows_whoever_comes() {
+    let (leader, _address) = process_of(CLUSTER, 9, 0x90).await;
+    let started = start_joined(None, false, &[]).await;
+    assert!(is_believed(&started, &leader).await);
+    started.consensus.stop().await;
+}
+
+/// Entries of nobody, which are those of a leader that has nothing to say.
+fn heartbeat(vote: StoredVote) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        vote: vote_from(vote),
+        prev_log_id: Some(log_id(1, 2)),
+        entries: Vec::new(),
+        leader_commit: None,
+    }
+}
+
+/// A member that moved can have its address registered while somebody leads, and has no need to be
+/// believed before: it may be anybody who listens there in the name of one that does not run.
+#[tokio::test]
+async fn a_member_that_moved_is_not_believed_while_another_leads() {
+    let (three, address) = process_of(CLUSTER, 3, 0x30).await;
+    let started = start_with(voters_at(nobody().await, address), false).await;
+    let (moved, _address) = process_of(CLUSTER, 1, 0x11).await;
+    let connected = started.dial(&moved, Purpose::Append, None).await;
+    let (mut old_reader, mut old_writer) = connected.expect("nobody leads");
+    let leads = StoredVote { term: 2, node_id: 3, committed: true };
+    let connected = started.dial(&three, Purpose::Append, None).await;
+    let (mut reader, mut writer) = connected.unwrap();
+    put_append(&mut writer.buffer, heartbeat(leads));
+    writer.send().await.unwrap();
+    reader.expect(Kind::AppendReply).await.unwrap();
+    assert!(!is_believed(&started, &moved).await);
+    let forged = StoredVote { term: 9, node_id: 1, committed: true };
+    put_append(&mut old_writer.buffer, heartbeat(forged));
+    old_writer.send().await.unwrap();
+    assert!(old_reader.next().await.unwrap().is_none(), "it is closed");
+    assert_eq!(started.consensus.wal().state().vote, Some(leads));
+    assert!(is_believed(&started, &three).await);
+    started.consensus.stop().await;
+}
+
+/// The same of the one that leads.
+#[tokio::test]
+async fn a_leader_believes_no_member_that_moved_and_finds_none_that_is_not_registered() {
+    let gone = nobody().await;
+    let follower = Member { raft_address: gone.clone(), ..Member::default() };
+    let nodes = BTreeMap::from([(MEMBER, Member::default()), (1, follower)]);
+    let members = Membership::new(vec![BTreeSet::from([MEMBER])], nodes).unwrap();
+    let started = start_with(members, false).await;
+    started.leads().await;
+    let (moved, _address) = process_of(CLUSTER, 1, 0x11).await;
+    assert!(!is_believed(&started, &moved).await);
+    assert_eq!(started.consensus.network.route(1, &Member::default()).address(), gone);
     started.consensus.stop().await;
 }
 
