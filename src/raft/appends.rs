@@ -289,9 +289,12 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let catching_up = self.catching_up.get_or_insert_with(begin);
         catching_up.bytes_sent += frame_bytes;
         let spread_bytes = u64::MAX / CATCH_UP_FACTOR;
-        let rest = catching_up.pace.rest(catching_up.bytes_sent, log_bytes, spread_bytes);
         let is_waited_for = std::mem::replace(&mut catching_up.committed, committed) == committed;
-        (!rest.is_zero() && !is_waited_for).then_some(rest)
+        if is_waited_for {
+            return None; // the pace is asked for a rest only by who takes it
+        }
+        let rest = catching_up.pace.rest(catching_up.bytes_sent, log_bytes, spread_bytes);
+        (!rest.is_zero()).then_some(rest)
     }
 
     fn send_held(&mut self) {
@@ -615,7 +618,7 @@ mod tests {
             None,
             "three frames, and more than half of it written"
         );
-        for _ in 0..2 {
+        for _ in 0..3 {
             append();
             assert_eq!(appends.catch_up(1, 16 * FRAME), None, "nothing is committed without it");
         }
