@@ -13,7 +13,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use diskstore_storage::LogId;
 use diskstore_storage::disk::RealDisk;
 use diskstore_storage::slots::{Change, Geometry, New, Options as SlotOptions, Slots};
-use diskstore_storage::wal::{Entry, EntryKind, Options, SyncMode, Wal};
+use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, SyncMode, Wal};
 
 const VALUE_BYTES: u64 = 1024;
 /// What 64 clients have on their way.
@@ -24,7 +24,7 @@ const RECOVERED_ENTRIES: u64 = 65_536;
 const SCAN_BYTES: usize = 1 << 20;
 
 fn open(directory: &Path, sync: SyncMode) -> Wal {
-    let options = Options { sync, ..Options::default() };
+    let options = Options { sync, ..Options::new(Nonces::counted()) };
     let disk = Arc::new(RealDisk::new());
     Wal::open(disk, &directory.join("wal"), &directory.join("tmp"), &options).unwrap().0
 }

@@ -184,7 +184,7 @@ fn log_options(config: &Config, machine: &Machine) -> wal::Options {
         SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
     };
     let nonces = wal::Nonces::new(random_nonce);
-    let mut options = wal::Options { sync, nonces, ..wal::Options::default() };
+    let mut options = wal::Options { sync, ..wal::Options::new(nonces) };
     // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
     // first, and removing many at once makes the disk busy with what it forgets.
     let checkpoint_bytes = checkpoint_bytes(config.checkpoint_bytes, machine.data_bytes());
@@ -318,4 +318,47 @@ fn machine_memory_bytes() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kib.map_or(u64::MAX, |kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use diskstore_storage::disk::SimDisk;
+    use diskstore_storage::wal::{Entry, EntryKind, Nonces};
+
+    use super::*;
+    use crate::cli::Settings;
+
+    /// The first segment of a new log.
+    fn segment(options: &wal::Options) -> Vec<u8> {
+        let disk = SimDisk::new(1);
+        let (directory, aside) = (Path::new("/node/wal"), Path::new("/node/tmp"));
+        let options = wal::Options { segment_bytes: wal::SEGMENT_BYTES_MIN, ..options.clone() };
+        let (wal, _) = Wal::open(Arc::new(disk.clone()), directory, aside, &options).unwrap();
+        let log_id = LogId { term: 1, index: 0 };
+        wal.append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new() }]).unwrap();
+        wal.write(wal.seal().unwrap()).unwrap();
+        disk.read_file(&directory.join("0000000000000001.segment")).unwrap()
+    }
+
+    /// A client that can guess them can write a value that looks like a batch.
+    #[test]
+    fn each_log_of_a_node_has_secrets_of_its_own() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        disk.create_dir_all(Path::new("/node/tmp")).unwrap();
+        let new = keys::New { cluster_id: 1, value_bytes: 8, options: keys::Options::new(1 << 20) };
+        let keys = Arc::new(Keys::create(disk, Path::new("/node"), new).unwrap());
+        let machine = Machine::Memory(MemoryMachine::new(keys));
+        let config = Config::new(MachineKind::Memory, Settings::default()).unwrap();
+        let of_node = || log_options(&config, &machine);
+        let guessed = || wal::Options { nonces: Nonces::counted(), ..of_node() };
+        assert_eq!(segment(&guessed()), segment(&guessed()), "nothing else differs");
+        let segments = [segment(&guessed()), segment(&of_node()), segment(&of_node())];
+        for (nth, one) in segments.iter().enumerate() {
+            for another in &segments[..nth] {
+                let differing = one.iter().zip(another).filter(|(one, another)| one != another);
+                assert!(differing.count() > 32, "two nonces, and what they change");
+            }
+        }
+    }
 }

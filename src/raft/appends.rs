@@ -320,7 +320,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use diskstore_storage::disk::SimDisk;
-    use diskstore_storage::wal::{Entry as StoredEntry, EntryKind, Options as WalOptions};
+    use diskstore_storage::wal::{Entry as StoredEntry, EntryKind, Nonces, Options as WalOptions};
     use futures_util::FutureExt;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
@@ -387,7 +387,7 @@ mod tests {
 
     fn target(vote: Vote) -> Target {
         let (idle, acknowledged) = (Idle::default(), Arc::default());
-        let (disk, options) = (Arc::new(SimDisk::new(1)), WalOptions::default());
+        let (disk, options) = (Arc::new(SimDisk::new(1)), WalOptions::new(Nonces::counted()));
         let wal = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap().0;
         let route = Arc::new(Route::to_address(String::new()));
         Target { idle, route, acknowledged, member: 2, vote, gather: None, wal: Arc::new(wal) }

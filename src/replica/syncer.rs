@@ -453,7 +453,7 @@ mod tests {
 
     use diskstore_storage::LogId;
     use diskstore_storage::disk::{CrashMode, SimDisk};
-    use diskstore_storage::wal::{Entry, EntryKind, Options};
+    use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options};
     use tokio::time::timeout;
 
     use super::*;
@@ -462,7 +462,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     fn open(disk: &SimDisk, sync: SyncMode) -> Arc<Wal> {
-        let options = Options { sync, segment_bytes: 64 << 10, ..Options::default() };
+        let options = Options { sync, segment_bytes: 64 << 10, ..Options::new(Nonces::counted()) };
         let disk = Arc::new(disk.clone());
         Arc::new(Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap().0)
     }

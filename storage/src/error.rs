@@ -88,6 +88,12 @@ pub enum Error {
         /// Most bytes of a payload.
         bytes_max: usize,
     },
+    /// The log was purged or truncated under every attempt to read from it. It may be tried again.
+    #[error("the log changes again and again under a read of entry {index}")]
+    LogChanges {
+        /// Log index of the first entry that was wanted.
+        index: u64,
+    },
     /// Another process works in this directory.
     #[error("{} is in use by another process", path.display())]
     Locked {

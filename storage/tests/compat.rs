@@ -9,7 +9,7 @@ use std::sync::Arc;
 use diskstore_storage::Error;
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::identity::{self, IDENTITY_NAME, Identity, MachineKind, Standing};
-use diskstore_storage::wal::{Options, Wal};
+use diskstore_storage::wal::{Nonces, Options, Wal};
 
 const IDENTITY_V2: &[u8] = include_bytes!("../compat/v2/IDENTITY");
 
@@ -56,7 +56,7 @@ fn files_of_version_1_are_refused_and_left_untouched() {
         |disk, directory| identity::read(disk, directory).err(),
         |disk, directory| {
             let (wal, aside) = (directory.join("wal"), directory.join("tmp"));
-            Wal::open(Arc::new(disk.clone()), &wal, &aside, &Options::default()).err()
+            Wal::open(Arc::new(disk.clone()), &wal, &aside, &Options::new(Nonces::counted())).err()
         },
     ];
     for ((name, bytes), refuse) in FILES_V1.into_iter().zip(refusals) {

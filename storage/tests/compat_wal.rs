@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::wal::{Entry, EntryKind, Options, SEGMENT_BYTES_MIN, State, Wal};
+use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, SEGMENT_BYTES_MIN, State, Wal};
 use diskstore_storage::{LogId, Vote};
 
 /// One segment: every kind of record, five batches, the last of which claims the one before.
@@ -15,7 +15,7 @@ const SEGMENT: &[u8] = include_bytes!("../compat/v2/0000000000000001.segment");
 const PATH: &str = "/data/wal/0000000000000001.segment";
 
 fn open(disk: &SimDisk) -> Wal {
-    let options = Options { segment_bytes: SEGMENT_BYTES_MIN, ..Options::default() };
+    let options = Options { segment_bytes: SEGMENT_BYTES_MIN, ..Options::new(Nonces::counted()) };
     let disk = Arc::new(disk.clone());
     Wal::open(disk, Path::new("/data/wal"), Path::new("/data/tmp"), &options).unwrap().0
 }

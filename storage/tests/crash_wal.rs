@@ -3,7 +3,7 @@
 
 mod wal_model;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diskstore_storage::disk::{
     BLOCK_BYTES, CrashMode, Disk, Operation, OperationKind, SimDisk, WriteMode,
@@ -244,6 +244,123 @@ fn a_torn_tail_on_a_full_disk_is_cut_and_not_kept() {
     drop(wal);
     let (_, recovery) = reopen(&tidy.disk);
     assert_eq!(recovery.cut, None, "the log went on elsewhere");
+}
+
+/// Where the batches of a segment begin.
+fn batches_in(disk: &SimDisk, segment: &Path) -> Vec<u64> {
+    let bytes = disk.read_file(segment).unwrap();
+    let blocks = (BLOCK..bytes.len() as u64).step_by(BLOCK_BYTES);
+    blocks.filter(|&at| bytes[usize::try_from(at).unwrap()..].starts_with(b"dstbatch")).collect()
+}
+
+/// No other segment is there, and none can be made: the log goes on where the torn end stood.
+#[test]
+fn a_torn_tail_on_a_full_disk_without_a_spare_does_not_refuse_the_start() {
+    // The last batch of a log that claims the others, and one with whole ones behind it.
+    for (sync, nth) in [(SyncMode::Always, 5), (SyncMode::OnRequest, 3)] {
+        let options = Options { sync, ..options() };
+        let full = SimDisk::new(1);
+        let (wal, _) = open_on(&full, &options).unwrap();
+        write_each(&wal, 0, 6);
+        drop(wal);
+        let full = full.crash(CrashMode::All); // all that was written is on the disk
+        let [segment, spare] = &segment_paths(&full)[..] else { panic!("two segments") };
+        full.remove(spare).unwrap();
+        full.sync_dir(Path::new(DIRECTORY)).unwrap();
+        let batches = batches_in(&full, segment);
+        full.flip_bit(segment, batches[nth] + 99, 1).unwrap();
+        let space = used_by(&full);
+        full.set_space(space);
+        for at in 0.. {
+            let disk = full.copy();
+            disk.crash_at(at);
+            let is_through = open_on(&disk, &options).is_ok();
+            for mode in modes(at) {
+                let disk = disk.crash(mode);
+                disk.set_space(space);
+                goes_on_without_a_spare(&disk, &options, nth as u64);
+            }
+            if is_through {
+                break;
+            }
+        }
+    }
+}
+
+fn goes_on_without_a_spare(disk: &SimDisk, options: &Options, entries: u64) {
+    let (wal, _) = open_on(disk, options).unwrap();
+    assert_eq!(Model::of(&wal).unwrap().entries.len() as u64, entries);
+    assert!(!wal.has_next_segment(), "new entries are refused");
+    let vote = Vote { term: 90, node_id: 7, committed: false };
+    wal.save_vote(vote);
+    wal.write(wal.seal().unwrap()).unwrap();
+    drop(wal);
+    let (wal, recovery) = open_on(&disk.crash(CrashMode::Lost), options).unwrap();
+    assert_eq!(recovery.cut, None, "nothing is left of what was torn");
+    assert_eq!(wal.state().vote, Some(vote));
+    assert_eq!(Model::of(&wal).unwrap().entries.len() as u64, entries);
+}
+
+/// Bytes of all files.
+fn used_by(disk: &SimDisk) -> u64 {
+    let bytes_of = |path: &PathBuf| disk.read_file(path).map_or(0, |bytes| bytes.len() as u64);
+    disk.paths().iter().map(bytes_of).sum()
+}
+
+/// The one segment that is left carries vote and purge point of those before it, and its first batch,
+/// which nothing claims yet, is bad. Another has to hold them before it goes.
+#[test]
+fn what_only_a_header_carries_survives_a_power_loss_behind_a_recovery() {
+    let disk = SimDisk::new(3);
+    let mut driver = Driver::new(&disk, &options()).unwrap();
+    let begin_a_segment = Step::Append { count: 4, bytes: 7000 };
+    for step in [
+        Step::Vote,
+        Step::Append { count: 4, bytes: 7000 },
+        Step::Sync,
+        Step::Append { count: 4, bytes: 6000 },
+        Step::Sync,
+        Step::Purge { keep: 0 },
+        Step::Sync,
+    ] {
+        driver.run(step).unwrap();
+    }
+    let carried = driver.acknowledged.as_read();
+    assert!(carried.vote.is_some() && carried.purged.is_some());
+    for step in [begin_a_segment, Step::Sync, Step::Reclaim] {
+        driver.run(step).unwrap();
+    }
+    drop(driver);
+    let segments = segment_paths(&disk);
+    let [segment] = &segments.iter().filter(|path| is_segment(path)).collect::<Vec<_>>()[..] else {
+        panic!("one segment: {segments:?}")
+    };
+    disk.flip_bit(segment, batches_in(&disk, segment)[0] + 99, 1).unwrap();
+    for at in 0.. {
+        let disk = disk.copy();
+        disk.crash_at(at);
+        let is_through = open(&disk).is_ok();
+        for mode in modes(at) {
+            let disk = disk.crash(mode);
+            assert_eq!(reopen(&disk).0, carried, "crash {at}, {mode:?}");
+            let again = disk.crash(CrashMode::All);
+            let mut driver = Driver::new(&again, &options()).unwrap();
+            assert_eq!(driver.model, carried, "crash {at}, {mode:?}, and again");
+            for step in [begin_a_segment, Step::Sync, Step::Reopen, begin_a_segment, Step::Sync] {
+                driver.run(step).unwrap();
+                driver.check();
+            }
+            let names = segment_paths(&again);
+            assert!(!names.contains(segment), "it is used again once another has what it carries");
+        }
+        if is_through {
+            break;
+        }
+    }
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "segment")
 }
 
 /// The padding of the last batch may become what it was, and what lies behind it anything.

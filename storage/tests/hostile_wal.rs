@@ -18,7 +18,7 @@ const NONCE_IN_BATCH: usize = 48;
 const TERM: u64 = 3;
 
 fn options(sync: SyncMode) -> Options {
-    Options { sync, segment_bytes: 32 << 10, ..Options::default() }
+    Options { sync, segment_bytes: 32 << 10, ..Options::new(Nonces::counted()) }
 }
 
 fn open(disk: &SimDisk, options: &Options) -> Result<Wal> {

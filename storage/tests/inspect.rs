@@ -8,7 +8,7 @@ use bytes::Bytes;
 use diskstore_storage::disk::{BLOCK_BYTES, Disk, SimDisk};
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::{DATA_OFFSET, DOUBLE_FILE, SLOTS_FILE};
-use diskstore_storage::wal::{Entry, EntryKind, Options, Wal};
+use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, Wal};
 use diskstore_storage::{Error, LogId, Result, Vote, inspect};
 
 const SLOTS_V2: &str = include_str!("../compat/v2/slots.dat.hex");
@@ -55,7 +55,7 @@ fn log_id(index: u64) -> LogId {
 fn log() -> (SimDisk, PathBuf) {
     let disk = SimDisk::new(1);
     disk.create_dir_all(&path("tmp")).unwrap();
-    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+    let options = Options { segment_bytes: 64 << 10, ..Options::new(Nonces::counted()) };
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let (wal, _) = Wal::open(shared, &path("wal"), &path("tmp"), &options).unwrap();
     let sync = |wal: &Wal| wal.write(wal.seal().unwrap()).unwrap();

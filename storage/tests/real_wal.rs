@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diskstore_storage::disk::RealDisk;
-use diskstore_storage::wal::{Entry, EntryKind, Options, Wal};
+use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, Wal};
 use diskstore_storage::{LogId, Vote};
 
 fn open(directory: &Path) -> Wal {
-    let options = Options { segment_bytes: 64 << 10, tail_bytes_max: 0, ..Options::default() };
+    let options =
+        Options { segment_bytes: 64 << 10, tail_bytes_max: 0, ..Options::new(Nonces::counted()) };
     let disk = Arc::new(RealDisk::new());
     Wal::open(disk, &directory.join("wal"), &directory.join("tmp"), &options).unwrap().0
 }

@@ -89,7 +89,11 @@ fn open_wal(disk: &SimDisk, sync: SyncMode) -> Result<Wal> {
 }
 
 fn open_wal_following(disk: &SimDisk, sync: SyncMode, follow: &mut dyn FnMut(Seen)) -> Result<Wal> {
-    let options = wal::Options { sync, segment_bytes: SEGMENT_BYTES, ..wal::Options::default() };
+    let options = wal::Options {
+        sync,
+        segment_bytes: SEGMENT_BYTES,
+        ..wal::Options::new(wal::Nonces::counted())
+    };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let (wal, aside) = (directory().join("wal"), directory().join("tmp"));
     Wal::open_following(disk, &wal, &aside, &options, follow).map(|(wal, _)| wal)

@@ -79,7 +79,7 @@ impl Place {
     }
 
     fn open_wal_following(&self, segment_bytes: u64, follow: &mut dyn FnMut(Seen)) -> Wal {
-        let options = wal::Options { segment_bytes, ..wal::Options::default() };
+        let options = wal::Options { segment_bytes, ..wal::Options::new(wal::Nonces::counted()) };
         let (directory, aside) = (self.directory.join("wal"), self.directory.join("tmp"));
         let disk = self.disk.clone();
         Wal::open_following(disk, &directory, &aside, &options, follow).unwrap().0

@@ -8,7 +8,7 @@ use std::time::Duration;
 use diskstore_storage::Result;
 use diskstore_storage::disk::{Disk, File, Lock, Map, OperationKind, SimDisk, WriteMode};
 use diskstore_storage::slots::SLOTS_FILE;
-use diskstore_storage::wal::Options;
+use diskstore_storage::wal::{Nonces, Options};
 use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
@@ -161,7 +161,7 @@ async fn appending_waits_at_a_bound_while_the_disk_stalls_and_goes_on_behind_it(
     let set = Action::Set { value: &[b'x'; 32], condition, answer };
     let operations: Vec<_> = (0..450).map(|slot| (slot % 64, set)).collect();
     let command = command(&operations);
-    let bytes_max = Options::default().unsynced_bytes_max + 2 * command.bytes().len();
+    let bytes_max = Options::new(Nonces::counted()).unsynced_bytes_max + 2 * command.bytes().len();
     let mut flushed = Vec::new();
     let mut log = stores.log.clone();
     for index in 1.. {

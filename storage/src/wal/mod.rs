@@ -14,6 +14,7 @@
 //! - I5: locks are taken in the order writer, store, log; the log's lock is never held over I/O.
 
 mod batch;
+mod current;
 mod fields;
 mod index;
 mod inspect;
@@ -44,9 +45,10 @@ pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
 use crate::disk::{BLOCK_BYTES, Disk, WriteMode};
 use crate::{Error, LogId, Result, Vote};
 use batch::{BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES};
+use current::Current;
 use index::Segment;
 use log::Log;
-use recover::{Current, Follow};
+use recover::Follow;
 use segment::{Carried, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SegmentHeader, name_of};
 use store::Store;
 
@@ -124,19 +126,21 @@ pub struct Options {
     pub unsynced_bytes_max: usize,
     /// Old segments that are kept to be used again; the others are removed.
     pub recycle_count_max: usize,
-    /// Secrets of segments; by default [`Nonces::counted`], which are no secret: a node draws its own.
+    /// Secrets of segments.
     pub nonces: Nonces,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// The bounds of a node. Where the secrets come from has no default: one that a caller can leave
+    /// out is one that anybody can guess.
+    pub fn new(nonces: Nonces) -> Self {
         Options {
             sync: SyncMode::Always,
             segment_bytes: 64 << 20,
             tail_bytes_max: 32 << 20,
             unsynced_bytes_max: 32 << 20,
             recycle_count_max: 4,
-            nonces: Nonces::counted(),
+            nonces,
         }
     }
 }
@@ -267,14 +271,10 @@ impl Wal {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent)?;
         }
-        let mut recovered = recover::recover(&*disk, directory, aside, follow)?;
-        if let Some(current) = &mut recovered.current
-            && options.sync == SyncMode::OnRequest
-        {
-            current.writer = disk.open(&current.writer.path(), options.sync.write_mode())?;
-        }
-        let writer = Writer {
-            current: recovered.current,
+        let recovered = recover::recover(&*disk, directory, aside, follow)?;
+        let mode = options.sync.write_mode();
+        let mut writer = Writer {
+            current: recovered.current.map(|at_end| at_end.writing(&*disk, mode)).transpose()?,
             last: recovered.last,
             synced: recovered.last.sequence,
             carried: recovered.index.carried,
@@ -282,10 +282,13 @@ impl Wal {
         };
         let store = Store::new(disk, directory.to_path_buf(), recovered.next_id, options);
         store.recycle(recovered.unused)?;
-        match store.prepare(&mut |_, _| {}) {
+        match (store.prepare(&mut |_, _| {}), recovered.clearable) {
             // The present segment takes some more; see `has_next_segment`.
-            Err(Error::NoSpace { .. }) if writer.current.is_some() => {}
-            made => drop(made?),
+            (Err(Error::NoSpace { .. }), _) if writer.current.is_some() => {}
+            (Err(Error::NoSpace { .. }), Some(at_cut)) => {
+                writer.current = Some(at_cut.clear()?.writing(&*store.disk, mode)?);
+            }
+            (made, _) => drop(made?),
         }
         let wal = Wal {
             writer: Mutex::new(writer),
@@ -642,7 +645,8 @@ impl Wal {
     /// least one if there is any. From memory where the tail has them, else from the disk.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if an entry's CRC does not hold; [`Error::Io`].
+    /// [`Error::Corrupt`] if an entry's CRC does not hold; [`Error::Io`]; [`Error::LogChanges`] if others
+    /// purge or truncate it faster than it can be read.
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
         read::read(&self.log, range, bytes_max)
     }

@@ -19,8 +19,9 @@ use super::log::Log;
 use super::record::{self, Entry, EntryRecord, Record};
 use crate::{Error, Result};
 
-/// How often one call starts anew because the log changed under it.
-const RETRY_COUNT_MAX: usize = 16;
+/// How often one call starts anew because the log changed under it: by a purge or a truncation each
+/// time, of which there are a few in a second at most.
+const RETRY_COUNT_MAX: usize = 256;
 /// Most bytes of one read of the disk, unless a single entry is larger.
 const READ_BYTES_MAX: usize = 4 << 20;
 
@@ -41,19 +42,33 @@ struct Failure {
 
 /// See [`Wal::read`](super::Wal::read).
 pub(super) fn read(log: &Mutex<Log>, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
+    read_by(log, range, bytes_max, fetch)
+}
+
+/// As [`read`], with `fetch` to read the disk.
+fn read_by(
+    log: &Mutex<Log>,
+    range: Range<u64>,
+    bytes_max: usize,
+    fetch: impl Fn(&Run) -> std::result::Result<Vec<Entry>, Failure>,
+) -> Result<Vec<Entry>> {
     let mut reading = Reading { range, entries: Vec::new(), bytes_left: bytes_max };
     let mut retry_count = 0;
-    while retry_count <= RETRY_COUNT_MAX {
+    loop {
         // The lock is let go of at the end of the statement (I1).
         let next = reading.advance(&log.lock());
-        let Some(run) = next else { break };
+        let Some(run) = next else { return Ok(reading.entries) };
         match fetch(&run) {
             Ok(entries) if is_there(&run, &log.lock()) => reading.extend(entries),
             Err(failure) if stands(&failure.place, &log.lock()) => return Err(failure.error),
-            Ok(_) | Err(_) => retry_count += 1,
+            Ok(_) | Err(_) if retry_count < RETRY_COUNT_MAX => retry_count += 1,
+            // No entries would mean that the log holds none.
+            Ok(_) | Err(_) if reading.entries.is_empty() => {
+                return Err(Error::LogChanges { index: run.first_index });
+            }
+            Ok(_) | Err(_) => return Ok(reading.entries),
         }
     }
-    Ok(reading.entries)
 }
 
 /// Where an entry was read.
@@ -181,4 +196,58 @@ fn decode(bytes: &[u8], index: u64, buffer: &Bytes) -> Option<Entry> {
         return None;
     };
     Some(Entry { log_id, kind, payload: buffer.slice_ref(payload) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::LogId;
+    use crate::disk::SimDisk;
+    use crate::wal::{EntryKind, Nonces, Options, Wal};
+
+    /// Entries that no caller finds in memory.
+    fn wal_of(count: u64) -> Wal {
+        let options = Options { tail_bytes_max: 0, ..Options::new(Nonces::counted()) };
+        let disk = Arc::new(SimDisk::new(1));
+        let (wal, _) = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap();
+        let entry = |index| {
+            let log_id = LogId { term: 1, index };
+            Entry { log_id, kind: EntryKind::Normal, payload: Bytes::from_static(b"payload") }
+        };
+        wal.append((0..count).map(entry)).unwrap();
+        wal.write(wal.seal().unwrap()).unwrap();
+        wal.release(count);
+        wal
+    }
+
+    /// A caller that is told of no entries takes the log for empty.
+    #[test]
+    fn a_log_that_changes_under_each_read_of_it_never_seems_to_be_empty() {
+        let wal = wal_of(600);
+        for changes in [1, RETRY_COUNT_MAX, RETRY_COUNT_MAX + 1] {
+            let left = Cell::new(changes);
+            let purging = |run: &Run| {
+                if left.get() > 0 {
+                    left.set(left.get() - 1);
+                    wal.purge(LogId { term: 1, index: run.first_index });
+                }
+                fetch(run)
+            };
+            let read = read_by(&wal.log, 0..600, 1, purging);
+            let first = wal.state().first_index;
+            if changes <= RETRY_COUNT_MAX {
+                let found: Vec<u64> =
+                    read.unwrap().iter().map(|entry| entry.log_id.index).collect();
+                assert_eq!(found, [first], "behind {changes} changes");
+            } else {
+                let index = first - 1; // it was purged under the last read
+                assert!(matches!(read, Err(Error::LogChanges { index: at }) if at == index));
+            }
+        }
+        assert_eq!(read_by(&wal.log, 600..700, 1, fetch).unwrap(), [], "here there are none");
+    }
 }

@@ -7,12 +7,14 @@
 //!   is damage of acknowledged data, and the log is refused.
 //! - I3: what lies behind the point that a later segment follows is dead: never read. So where a
 //!   valid batch stands behind the end (which takes several that were never synced), the log goes on
-//!   in a fresh segment: in place it would one day grow up to that batch.
+//!   in a fresh segment: in place it would one day grow up to that batch. Where the disk has no room
+//!   for one, all behind the end is overwritten with zeros first.
 //! - I4: batches that no batch claims may have reached the page cache only, so they are written
 //!   again, byte for byte, before they count as durable: with the first of a segment its header too.
 //!   Doing all this twice, or half and then again, is the same.
 //! - I5: memory is bounded by the index, one batch and one piece of a segment, and what whoever
 //!   follows the recovery keeps of it.
+//! - I6: nothing goes out of the log before what it carries stands elsewhere on the disk.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{self, BATCH_BYTES_LIMIT, BatchHeader};
+use super::current::{Current, write_again};
 use super::index::{Index, Segment};
 use super::record::{self, Entry, EntryRecord, Record};
 use super::scan::Window;
@@ -28,7 +31,7 @@ use super::segment::{
     Begun, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of,
     name_of, nonces_in, spare_id_of,
 };
-use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
+use crate::disk::{BLOCK_BYTES, Disk, File, WriteMode};
 use crate::{Error, LogId, Result};
 
 /// A torn end that was cut off.
@@ -79,8 +82,6 @@ pub enum Seen {
 /// Hears what recovery meets, if there is somebody.
 pub(super) type Follow<'a, 'b> = &'a mut Option<&'b mut dyn FnMut(Seen)>;
 
-/// Batches are written again in pieces of this many bytes.
-const PIECE_BYTES: u64 = 4 << 20;
 /// An entry of fewer bytes is copied for whoever follows: it would keep a piece of a segment in memory.
 const COPIED_BYTES_MAX: usize = 1024;
 
@@ -96,21 +97,14 @@ struct Found {
     lives: Vec<Life>,
 }
 
-/// The segment that takes the next batch.
-#[derive(Debug)]
-pub(super) struct Current {
-    pub(super) writer: Arc<dyn File>,
-    pub(super) life: Life,
-    pub(super) end: u64,
-    pub(super) bytes: u64,
-}
-
 /// The log as it was found.
 #[derive(Debug)]
 pub(super) struct Recovered {
     pub(super) index: Index,
     /// `None` if the log goes on in a fresh segment.
     pub(super) current: Option<Current>,
+    /// Where it could go on as well, once [`Current::clear`] has taken what is dead there.
+    pub(super) clearable: Option<Current>,
     /// The last valid batch.
     pub(super) last: Follows,
     /// Name and bytes of the files that hold nothing of the log.
@@ -161,8 +155,9 @@ pub(super) fn recover(
     let unclaimed = replay.unclaimed();
     let mut recovered = Recovered {
         current: None,
+        clearable: None,
         last: replay.last,
-        unused: unused_of(&found, &replay.index).into_iter().chain(spares).collect(),
+        unused: unused_of(&found, &chain, &replay.index).into_iter().chain(spares).collect(),
         next_id: highest_id + 1,
         next_nonce: next_nonce_of(&chain, replay.last.segment),
         index: replay.index,
@@ -171,12 +166,16 @@ pub(super) fn recover(
     if let Some(torn) = &cut {
         recovered.report.cut = Some(keep(disk, aside, torn, end.sequence)?);
     }
-    if recovered.last.sequence > 0 && !recovered.index.segments.is_empty() {
+    if !recovered.index.segments.is_empty() {
         let writer =
             disk.open(&directory.join(name_of(recovered.last.segment)), WriteMode::DirectDurable)?;
         write_again(&*writer, unclaimed)?; // I4
-        let goes_on = cut.is_none() && recovered.last.segment == end.segment;
-        recovered.current = current_of(&chain, writer, end).filter(|_| goes_on);
+        let is_in_last = recovered.last.segment == end.segment;
+        let at_end = current_of(&chain, writer, end).filter(|_| is_in_last);
+        match cut {
+            None => recovered.current = at_end,
+            Some(_) => recovered.clearable = at_end,
+        }
     }
     recovered.report.segments = recovered.index.segments.len() as u64;
     Ok(recovered)
@@ -523,10 +522,19 @@ fn find_cut(found: &[Found], end: End, dead_end: Option<u64>) -> Result<Option<T
     Ok(None)
 }
 
-fn unused_of(found: &[Found], index: &Index) -> Vec<(String, u64)> {
+/// The files that hold nothing of the log. A segment of which no batch is left may be the only one
+/// that carries the state of those before it (I6): it goes with a later start.
+fn unused_of(
+    found: &[Found],
+    chain: &[(&Found, SegmentHeader)],
+    index: &Index,
+) -> Vec<(String, u64)> {
+    let only = chain.first().filter(|_| index.segments.is_empty());
+    let carrying = only.filter(|(_, header)| header.follows != Follows::default());
     found
         .iter()
         .filter(|found| index.segments.iter().all(|segment| segment.id != found.id))
+        .filter(|found| carrying.is_none_or(|(_, header)| header.id != found.id))
         .map(|found| (name_of(found.id), found.bytes))
         .collect()
 }
@@ -540,21 +548,6 @@ fn current_of(
     let (found, header) = chain.last()?;
     let is_whole = found.bytes >= header.bytes;
     is_whole.then(|| Current { writer, life: header.life(), end: end.offset, bytes: header.bytes })
-}
-
-/// Writes bytes that are there once more, so that they are durable whatever became of the first time.
-fn write_again(file: &dyn File, range: Range<u64>) -> Result<()> {
-    let mut offset = range.start;
-    while offset < range.end {
-        let bytes = PIECE_BYTES.min(range.end - offset);
-        let length = usize::try_from(bytes).expect("invariant: a piece is small");
-        let mut buffer = AlignedBuffer::with_capacity(length);
-        buffer.resize_zeroed(length);
-        file.read_at(buffer.as_mut_slice(), offset)?;
-        file.write_at(buffer.as_slice(), offset)?;
-        offset += bytes;
-    }
-    Ok(())
 }
 
 /// Copies the torn end to a file of its own, durably, before anything else changes. Nobody was ever

@@ -13,7 +13,7 @@ use super::record::{self, Record};
 use super::segment::{Begun, Carried, Follows, Life, Nonce, SegmentHeader, id_of, name_of};
 use super::store::Store;
 use super::tail::Tail;
-use super::{Entry, EntryKind, Options, Position, Seen, Wal};
+use super::{Entry, EntryKind, Nonces, Options, Position, Seen, Wal};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
 use crate::{Error, LogId, Vote};
 
@@ -57,7 +57,7 @@ fn open(disk: &SimDisk, options: &Options) -> Wal {
 }
 
 fn small() -> Options {
-    Options { segment_bytes: 64 << 10, tail_bytes_max: 1000, ..Options::default() }
+    Options { segment_bytes: 64 << 10, tail_bytes_max: 1000, ..Options::new(Nonces::counted()) }
 }
 
 fn sync(wal: &Wal) {

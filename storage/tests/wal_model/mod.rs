@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::wal::{Entry, EntryKind, Options, Position, Recovery, SealedBatch, Wal};
+use diskstore_storage::wal::{
+    Entry, EntryKind, Nonces, Options, Position, Recovery, SealedBatch, Wal,
+};
 use diskstore_storage::{Error, LogId, Result, Vote};
 
 pub const DATA: &str = "/data";
@@ -28,7 +30,7 @@ pub fn options() -> Options {
         tail_bytes_max: 4 << 10,
         unsynced_bytes_max: 1 << 20,
         recycle_count_max: 2,
-        ..Options::default()
+        ..Options::new(Nonces::counted())
     }
 }
 
