@@ -5,8 +5,9 @@
 //!
 //! Called by everything above the machine; calls nothing. Here are the types and their limits;
 //! `layout.rs` has the bytes of a command, `reply.rs` those of replies and failures;
-//! `cursor.rs` reads what came from another member.
+//! `cursor.rs` reads what came from another member; `class.rs` says what kind of failure it is.
 
+mod class;
 pub(crate) mod cursor;
 mod layout;
 mod reply;
@@ -16,6 +17,7 @@ use std::fmt;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use class::FailureClass;
 pub use layout::{BuildError, BuilderMark, Command, CommandBuilder, Operations, slot_key, slot_of};
 pub(crate) use reply::decode_result;
 pub use reply::encode_result;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::resp::TABLE;
+use super::resp::{Spec, TABLE};
 use crate::command::{Body, CommandResult};
 
 /// Counts that only grow.
@@ -60,19 +60,18 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// A command was asked for, by its name in [`TABLE`].
-    pub(crate) fn called(&self, name: &str) {
-        self.add(name, |calls| &calls.calls);
+    /// A command was asked for; `None` is no command.
+    pub(crate) fn called(&self, command: Option<&Spec>) {
+        self.add(command, |calls| &calls.calls);
     }
 
     /// A command was asked for in a way that cannot be executed.
-    pub(crate) fn rejected(&self, name: &str) {
-        self.add(name, |calls| &calls.rejected);
+    pub(crate) fn rejected(&self, command: Option<&Spec>) {
+        self.add(command, |calls| &calls.rejected);
     }
 
-    fn add(&self, name: &str, count: impl Fn(&Calls) -> &AtomicU64) {
-        let position = TABLE.binary_search_by(|spec| spec.name.cmp(name));
-        if let Some(calls) = position.ok().and_then(|position| self.commands.get(position)) {
+    fn add(&self, command: Option<&Spec>, count: impl Fn(&Calls) -> &AtomicU64) {
+        if let Some(calls) = command.and_then(|spec| self.commands.get(spec.place)) {
             count(calls).fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -133,16 +132,17 @@ impl Counts {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::resp::lookup;
     use super::*;
     use crate::command::{Outcome, Reply};
 
     #[test]
     fn what_was_asked_is_counted_by_its_name() {
         let counters = Counters::default();
-        counters.called("get");
-        counters.called("get");
-        counters.rejected("set");
-        counters.called("nonsense");
+        counters.called(lookup(b"get"));
+        counters.called(lookup(b"get"));
+        counters.rejected(lookup(b"set"));
+        counters.called(lookup(b"nonsense"));
         let of = |body| Outcome { version: 1, changed: false, existed: true, body };
         let found = [Body::Value(Some(Bytes::new())), Body::Measured(3), Body::Value(None)];
         let outcomes = found.into_iter().chain([Body::Empty]).map(of).collect();

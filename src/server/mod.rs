@@ -1,8 +1,10 @@
 //! The client port: every protocol that clients speak, on one listener.
 //!
-//! Called by the node's program; calls the node. `session` has the one session loop, `detect` tells
-//! the protocols apart, `resp`, `text` and `protobuf` turn bytes into commands and outcomes into
-//! bytes without touching a socket, `turn` groups what goes to the node together.
+//! Called by the node's program; calls the node. `session` has the one session loop and `detect` tells
+//! the protocols apart. The dialects, `resp` and `original`, turn bytes into errands and what became
+//! of them into bytes, and touch no socket. `turn` has the errands carried out, for the `requester`
+//! who sends them; `ask` answers questions about the node, each by a `value`; a `complaint` says why
+//! something is not done.
 //!
 //! Invariants:
 //! - I1: sessions, and those that are being turned away, never take more descriptors than their
@@ -13,20 +15,20 @@ mod ask;
 #[doc(hidden)]
 pub mod bench;
 mod clients;
+mod complaint;
 mod counters;
 mod detect;
+mod glob;
 mod hash_slot;
 mod keys;
 mod late;
 mod original;
-mod original_turn;
-mod protobuf;
+mod requester;
 mod resp;
-mod resp_turn;
 mod session;
 mod socket;
-mod text;
 mod turn;
+mod value;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -43,7 +45,7 @@ use crate::node::Node;
 use clients::Clients;
 use keys::Keys;
 use late::{ADMINISTRATION_TIME_MAX, FULL, asks_about_the_node};
-use original_turn::Datagrams;
+use original::Datagrams;
 use session::{Session, refuse};
 use socket::Backlog;
 

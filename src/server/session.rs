@@ -1,8 +1,8 @@
 //! One connection of a client, from its first byte to its last: the one session loop.
 //!
-//! Called by the listener; calls the protocols (pure) and the node. A turn is: decode the whole
-//! requests that have come, execute them in runs, hand all replies to the socket. Reading goes on
-//! while replies wait there for a client that does not take them yet.
+//! Called by the listener; calls the turn with the dialect that the client speaks, and hands all
+//! replies to the socket. Reading goes on while replies wait there for a client that does not take
+//! them yet.
 //!
 //! Invariants:
 //! - I1: replies leave in the order of the requests.
@@ -28,10 +28,13 @@ use tokio::time::timeout;
 
 use super::Server;
 use super::clients::Entered;
+use super::complaint::Complaint;
 use super::detect::{self, Protocol};
-use super::original_turn::OriginalDialect;
-use super::resp_turn::RespDialect;
+use super::original::OriginalDialect;
+use super::requester::Requester;
+use super::resp::RespDialect;
 use super::socket::{Came, Socket, UNSENT_BYTES_MAX, Wanted, linger};
+use super::turn::{Dialect, turn};
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,12 +48,6 @@ pub(crate) enum Flow {
     Again,
     /// The connection is to be closed.
     Close,
-}
-
-/// How a client's bytes are understood.
-enum Dialect {
-    Resp(Box<RespDialect>),
-    Original(OriginalDialect),
 }
 
 /// One open connection.
@@ -87,24 +84,33 @@ impl Session {
     }
 
     async fn serve(mut self, protocol: Protocol) -> io::Result<()> {
-        let level = self.server.node.read_level();
-        let mut dialect = match protocol {
+        let keys = Arc::clone(&self.server.keys);
+        let client = Arc::clone(self.entered.client());
+        let requester = Requester::new(client, self.server.node.read_level());
+        match protocol {
             Protocol::Resp => {
-                let client = Arc::clone(self.entered.client());
-                Dialect::Resp(Box::new(RespDialect::new(&self.server, client)))
+                let machine = self.server.node.config().machine;
+                self.talk(Box::new(RespDialect::new(keys, machine, requester))).await
             }
-            Protocol::Text => Dialect::Original(OriginalDialect::text(self.peer.ip(), level)),
+            Protocol::Text => {
+                let dialect = OriginalDialect::text(self.peer.ip(), keys, requester);
+                self.talk(Box::new(dialect)).await
+            }
             Protocol::Protobuf => {
-                Dialect::Original(OriginalDialect::protobuf(self.peer.ip(), level))
+                let dialect = OriginalDialect::protobuf(self.peer.ip(), keys, requester);
+                self.talk(Box::new(dialect)).await
             }
             Protocol::Http | Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
                 self.socket.append(detect::refusal(protocol));
-                return self.socket.finish().await;
+                self.socket.finish().await
             }
-        };
+        }
+    }
+
+    async fn talk<D: Dialect>(mut self, mut dialect: Box<D>) -> io::Result<()> {
         loop {
             let came_bytes = self.socket.input().len();
-            let flow = self.turn(&mut dialect).await;
+            let flow = self.turn(dialect.as_mut()).await;
             let counters = self.server.clients.counters();
             counters.received(came_bytes - self.socket.input().len());
             counters.sent(self.socket.reply_bytes());
@@ -119,8 +125,9 @@ impl Session {
                 Came::Wanted => {}
                 Came::End => return self.socket.send_rest().await,
                 Came::Stalled => {
-                    let words = dialect.stalled(self.socket.unsent_bytes());
-                    self.socket.append(words.as_bytes());
+                    let mut words = BytesMut::new();
+                    dialect.complain(&stalled(self.socket.unsent_bytes()), &mut words);
+                    self.socket.append(&words);
                     tracing::debug!(peer = %self.peer, "ended: it asks for more than it takes");
                     return self.socket.finish().await;
                 }
@@ -130,9 +137,9 @@ impl Session {
 
     /// One turn over what has come. What waits from before is sent meanwhile; an error in that is
     /// met again after the turn, which is not cut off.
-    async fn turn(&mut self, dialect: &mut Dialect) -> Flow {
+    async fn turn<D: Dialect>(&mut self, dialect: &mut D) -> Flow {
         let (input, replies, mut outgoing) = self.socket.turn_parts();
-        let mut turn = pin!(dialect.turn(&self.server, input, replies));
+        let mut turn = pin!(turn(dialect, &self.server, input, replies));
         let mut is_sending = true;
         poll_fn(|context| {
             let flow = turn.as_mut().poll(context);
@@ -167,24 +174,10 @@ pub(super) async fn refuse(mut stream: TcpStream, line: &[u8]) -> io::Result<()>
     linger(&mut stream).await
 }
 
-impl Dialect {
-    /// Takes requests off `input`, executes them and appends the replies to `out`.
-    async fn turn(&mut self, server: &Server, input: &mut BytesMut, out: &mut BytesMut) -> Flow {
-        match self {
-            Dialect::Resp(dialect) => dialect.turn(server, input, out).await,
-            Dialect::Original(dialect) => dialect.turn(server, input, out).await,
-        }
-    }
-
-    /// What a client hears that asks for more while so many bytes wait for it.
-    fn stalled(&self, unsent_bytes: usize) -> String {
-        let reason = format!(
-            "ERR {unsent_bytes} bytes of replies wait for this client, which takes none; there is \
-             room for {UNSENT_BYTES_MAX}: what it asks from here on is not executed"
-        );
-        match self {
-            Dialect::Resp(_) => format!("-{reason}\r\n"),
-            Dialect::Original(_) => format!("{reason}\n"),
-        }
-    }
+/// What a client hears that asks for more while so many bytes wait for it.
+fn stalled(unsent_bytes: usize) -> Complaint {
+    Complaint::too_large(format!(
+        "{unsent_bytes} bytes of replies wait for this client, which takes none; there is room for \
+         {UNSENT_BYTES_MAX}: what it asks from here on is not executed"
+    ))
 }

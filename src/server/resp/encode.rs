@@ -4,6 +4,10 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::command::FailureClass;
+use crate::server::complaint::Complaint;
+use crate::server::value::Value;
+
 /// The version of the protocol that a connection has agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Version {
@@ -12,6 +16,43 @@ pub(crate) enum Version {
     Two,
     /// RESP3: maps, nulls and verbatim text.
     Three,
+}
+
+impl Version {
+    /// Its number, as HELLO has it.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Version::Two => 2,
+            Version::Three => 3,
+        }
+    }
+}
+
+/// The code of a failure, as Redis' clients know it.
+///
+/// The codes that client libraries retry by themselves (`CLUSTERDOWN`) stand only where nothing
+/// was proposed.
+pub(crate) fn code_of(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::Wrong
+        | FailureClass::TooLarge
+        | FailureClass::Refused
+        | FailureClass::Fault => "ERR",
+        FailureClass::Unauthenticated => "WRONGPASS",
+        FailureClass::ProtocolVersion => "NOPROTO",
+        FailureClass::Aborted => "EXECABORT",
+        FailureClass::Unavailable => "CLUSTERDOWN",
+        FailureClass::NotLeader => "NOT_LEADER",
+        FailureClass::Busy => "BUSY",
+        FailureClass::NoSpace => "NO_SPACE",
+        FailureClass::Full => "OOM",
+        FailureClass::Unknown => "UNKNOWN",
+    }
+}
+
+/// A complaint in one line, its code first.
+pub(crate) fn code_and_text(complaint: &Complaint) -> String {
+    format!("{} {}", code_of(complaint.class), complaint.text)
 }
 
 /// Writes replies at the end of one buffer.
@@ -32,23 +73,17 @@ impl<'a> Encoder<'a> {
         self.out.len()
     }
 
-    /// The number of the version, as HELLO has it.
-    pub(crate) fn version_number(&self) -> i64 {
-        match self.version {
-            Version::Two => 2,
-            Version::Three => 3,
-        }
-    }
-
     /// A status, such as `OK`. `text` must not hold line ends.
     pub(crate) fn simple(&mut self, text: &str) {
         self.line(b'+', text.as_bytes());
     }
 
     /// An error: its code in capitals first. Line ends in it become spaces.
-    pub(crate) fn error(&mut self, text: &str) {
+    pub(crate) fn complaint(&mut self, complaint: &Complaint) {
         self.out.put_u8(b'-');
-        for byte in text.bytes() {
+        self.out.put_slice(code_of(complaint.class).as_bytes());
+        self.out.put_u8(b' ');
+        for byte in complaint.text.bytes() {
             self.out.put_u8(if byte.is_ascii_control() { b' ' } else { byte });
         }
         self.out.put_slice(b"\r\n");
@@ -132,9 +167,36 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// A reply that was encoded before.
-    pub(crate) fn raw(&mut self, reply: &[u8]) {
-        self.out.put_slice(reply);
+    /// An answer in full.
+    pub(crate) fn answer(&mut self, answer: &Value) {
+        match answer {
+            Value::Null => self.null(),
+            Value::NoArray => self.null_array(),
+            Value::Status(word) => self.simple(word),
+            Value::Integer(number) => self.integer(*number),
+            Value::Bytes(bytes) => self.bulk(bytes),
+            Value::Text(text) => self.verbatim(text),
+            Value::Array(answers) => {
+                self.array(answers.len());
+                for answer in answers {
+                    self.answer(answer);
+                }
+            }
+            Value::Set(answers) => {
+                self.set(answers.len());
+                for answer in answers {
+                    self.answer(answer);
+                }
+            }
+            Value::Map(pairs) => {
+                self.map(pairs.len());
+                for (name, answer) in pairs {
+                    self.bulk(name.as_bytes());
+                    self.answer(answer);
+                }
+            }
+            Value::Complaint(complaint) => self.complaint(complaint),
+        }
     }
 
     fn header(&mut self, kind: u8, count: usize) {
@@ -185,7 +247,10 @@ mod tests {
     #[test]
     fn each_shape_has_its_form_in_both_versions() {
         assert_eq!(both(|to| to.simple("OK")), pair("+OK\r\n", "+OK\r\n"));
-        assert_eq!(both(|to| to.error("ERR a\r\nb")), pair("-ERR a  b\r\n", "-ERR a  b\r\n"));
+        assert_eq!(
+            both(|to| to.complaint(&Complaint::wrong("a\r\nb"))),
+            pair("-ERR a  b\r\n", "-ERR a  b\r\n")
+        );
         assert_eq!(both(|to| to.null()), pair("$-1\r\n", "_\r\n"));
         assert_eq!(both(|to| to.null_array()), pair("*-1\r\n", "_\r\n"));
         assert_eq!(both(|to| to.map(2)), pair("*4\r\n", "%2\r\n"));

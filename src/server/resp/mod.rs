@@ -1,22 +1,22 @@
 //! RESP2, RESP3 and inline commands: bytes to steps, outcomes to bytes. No sockets here.
 //!
-//! `decode` reads requests, `connection` turns each into a step (with `table`, `data` and `local`),
-//! `shape` and `encode` write the replies.
+//! `decode` reads requests, `connection` turns each into a step by its row of `table` (`commands` has
+//! the rows and what they do), `dialect` hands them to the turn, `form` and `encode` write the replies.
 
+mod commands;
 mod connection;
-mod data;
 mod decode;
+mod dialect;
+#[cfg(test)]
+mod document;
+mod draft;
 mod encode;
-mod glob;
+mod form;
 mod inline;
-mod local;
 mod refused;
-mod shape;
 mod table;
 
-pub(crate) use connection::{Connection, Planned, Question, Step};
 pub(crate) use decode::Decoder;
+pub(crate) use dialect::RespDialect;
 pub(crate) use encode::{Encoder, Version};
-pub(crate) use glob::matches;
-pub(crate) use shape::{Kind, failure_text};
-pub(crate) use table::TABLE;
+pub(crate) use table::{Spec, TABLE, lookup};

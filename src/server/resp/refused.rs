@@ -1,89 +1,4 @@
-//! What clients are told: complaints in Redis' words, and commands refused with the reason. Pure.
-
-use std::borrow::Cow;
-
-use crate::command::{BuildError, Refusal};
-
-/// Most bytes of one part of a request that a complaint repeats.
-const QUOTE_BYTES_MAX: usize = 128;
-
-/// Stands for the name of a request without arguments, of which the decoder makes none.
-pub(crate) const NO_NAME: &[u8] = b"";
-
-/// The text of an error reply, its code first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Complaint(pub(crate) Cow<'static, str>);
-
-impl Complaint {
-    /// The request does not follow the command's syntax.
-    pub(crate) const SYNTAX: Complaint = Complaint(Cow::Borrowed("ERR syntax error"));
-    /// An argument that should be a number is none.
-    pub(crate) const INTEGER: Complaint =
-        Complaint(Cow::Borrowed("ERR value is not an integer or out of range"));
-
-    /// A complaint in these very words.
-    pub(crate) const fn of(text: &'static str) -> Complaint {
-        Complaint(Cow::Borrowed(text))
-    }
-
-    /// A complaint in the given words.
-    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Complaint {
-        Complaint(text.into())
-    }
-
-    /// The command is not known, with what followed it as Redis quotes it.
-    pub(crate) fn unknown(arguments: &[&[u8]]) -> Complaint {
-        let (name, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
-        let mut text = format!("ERR unknown command '{}', with args beginning with: ", quote(name));
-        let bytes_max = text.len() + QUOTE_BYTES_MAX;
-        for argument in rest {
-            if text.len() >= bytes_max {
-                break;
-            }
-            text.extend(["'", &quote(argument), "' "]);
-        }
-        Complaint::new(text)
-    }
-
-    /// The command has such sub-commands, but not this one.
-    pub(crate) fn subcommand(command: &str, name: &[u8]) -> Complaint {
-        let name = quote(name);
-        Complaint::new(format!("ERR unknown subcommand '{name}' of {command}"))
-    }
-
-    /// CLIENT LIST TYPE of something else.
-    pub(crate) fn unknown_client_type(name: &[u8]) -> Complaint {
-        Complaint::new(format!("ERR Unknown client type '{}'", quote(name)))
-    }
-
-    /// Too few arguments, or too many.
-    pub(crate) fn arity(command: &str) -> Complaint {
-        Complaint::new(format!("ERR wrong number of arguments for '{command}' command"))
-    }
-
-    /// The command is known and refused.
-    pub(crate) fn refused(what: &str, reason: &str) -> Complaint {
-        Complaint::new(format!("ERR {what} is refused: {reason}"))
-    }
-}
-
-impl From<Refusal> for Complaint {
-    fn from(refusal: Refusal) -> Complaint {
-        Complaint::new(format!("ERR {refusal}"))
-    }
-}
-
-impl From<BuildError> for Complaint {
-    fn from(error: BuildError) -> Complaint {
-        Complaint::new(format!("ERR {error}"))
-    }
-}
-
-/// A part of a request as text, cut and without what does not belong on a line.
-fn quote(part: &[u8]) -> String {
-    let (part, _) = part.split_at(part.len().min(QUOTE_BYTES_MAX));
-    String::from_utf8_lossy(part).replace(|letter: char| letter.is_control(), " ")
-}
+//! Commands of Redis that are refused, with the reason. Pure.
 
 const EXPIRY: &str = "values do not expire";
 const CHANNELS: &str = "there is no publish and subscribe";
@@ -97,7 +12,7 @@ const MANAGED: &str = "every node is run by its own flags and signals";
 const LISTING: &str = "it would answer all keys at once; use SCAN";
 
 /// Commands of Redis that are refused, and why; the names in capitals.
-const REFUSED: &[(&str, &[&str])] = &[
+pub(super) const REFUSED: &[(&str, &[&str])] = &[
     (
         EXPIRY,
         &["EXPIRE", "EXPIREAT", "PEXPIRE", "PEXPIREAT", "SETEX", "PSETEX", "HEXPIRE", "HPEXPIRE"],
@@ -280,15 +195,6 @@ pub(crate) fn reason(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unknown_commands_are_named_in_the_words_of_redis() {
-        let Complaint(text) = Complaint::unknown(&[b"foo\r\n", b"a", b"b c"]);
-        assert_eq!(text, "ERR unknown command 'foo  ', with args beginning with: 'a' 'b c' ");
-        let long = vec![b'x'; 10_000];
-        let Complaint(text) = Complaint::unknown(&[&long, &long, &long, b"y"]);
-        assert!(text.len() < 4 * QUOTE_BYTES_MAX, "{}", text.len());
-    }
 
     #[test]
     fn refused_commands_have_one_reason_each() {

@@ -1,150 +1,218 @@
-//! The commands that are served: names, arities, and what COMMAND says about them. Pure.
+//! The commands that are served: one row each, and everything that depends on which command it is.
+//! Pure.
+//!
+//! A row has the name, the number of arguments, where the keys are, what the command does to data, and
+//! the function that carries it out; `commands` has the rows, beside those functions. What COMMAND
+//! says, what a transaction lets in, what is counted, and `docs/commands.md` come from here.
+//!
+//! Invariants, checked while this is compiled:
+//! - I1: the rows are in the order of their names, no name stands twice, and every row is whole.
 
-use super::refused::Complaint;
-use crate::command::OPERATION_COUNT_MAX;
+use super::commands;
+use super::connection::{Connection, Step};
+use super::draft::Draft;
+use super::form::Form;
+use crate::command::{OPERATION_COUNT_MAX, Refusal};
+use crate::config::MachineKind;
+use crate::server::complaint::Complaint;
+use crate::server::keys::Keys;
 
-/// What a command is, whatever it is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    /// `APPEND key value`
-    Append,
-    /// `AUTH [user] password`
-    Auth,
-    /// `CLIENT ...`
-    Client,
-    /// `CLUSTER ...`
-    Cluster,
-    /// `COMMAND ...`
-    Command,
-    /// `CONFIG ...`
-    Config,
-    /// `DBSIZE`
-    DbSize,
-    /// `DECR key`
-    Decr,
-    /// `DECRBY key number`
-    DecrBy,
-    /// `DEL key...`, `UNLINK key...`
-    Del,
-    /// `DELIFEQ key value`
-    DelIfEqual,
-    /// `DISCARD`
-    Discard,
-    /// `DISKSTORE STATUS`, `DISKSTORE REMOVE member`
-    Diskstore,
-    /// `ECHO text`
-    Echo,
-    /// `EXEC`
-    Exec,
-    /// `EXISTS key...`, `TOUCH key...`
-    Exists,
-    /// `GET key`
-    Get,
-    /// `GETDEL key`
-    GetDel,
-    /// `GETEX key`
-    GetEx,
-    /// `GETRANGE key first last`, `SUBSTR`
-    GetRange,
-    /// `GETSET key value`
-    GetSet,
-    /// `HELLO ...`
-    Hello,
-    /// `INCR key`
-    Incr,
-    /// `INCRBY key number`
-    IncrBy,
-    /// `INFO [section...]`
-    Info,
-    /// `LASTSAVE`
-    LastSave,
-    /// `LATENCY ...`
-    Latency,
-    /// `MEMORY ...`
-    Memory,
-    /// `OBJECT ENCODING key` and the like
-    Object,
-    /// `MGET key...`
-    MGet,
-    /// `MSET key value...`
-    MSet,
-    /// `MULTI`
-    Multi,
-    /// `PERSIST key`
-    Persist,
-    /// `PING [text]`
-    Ping,
-    /// `QUIT`
-    Quit,
-    /// `RANDOMKEY`
-    RandomKey,
-    /// `READONLY`
-    ReadOnly,
-    /// `READWRITE`
-    ReadWrite,
-    /// `RESET`
-    Reset,
-    /// `ROLE`
-    Role,
-    /// `SCAN cursor ...`
-    Scan,
-    /// `SELECT number`
-    Select,
-    /// `SET key value ...`
-    Set,
-    /// `SETNX key value`
-    SetNx,
-    /// `SETRANGE key offset value`
-    SetRange,
-    /// `SLOWLOG ...`
-    SlowLog,
-    /// `STRLEN key`
-    StrLen,
-    /// `TIME`
-    Time,
-    /// `TTL key` and its kin: there is never a time to live
-    Ttl,
-    /// `TYPE key`
-    Type,
-    /// `UNWATCH`
-    Unwatch,
-    /// `WAIT members ms`
-    Wait,
-    /// `WAITAOF own members ms`
-    WaitAof,
-    /// `WATCH key`
-    Watch,
+/// Adds what a request asks of the data to a command of the log; the form of its reply. The arguments
+/// are those behind the name, as many as the row takes.
+pub(crate) type Add = fn(&mut Draft, &[&[u8]], &Keys) -> Result<Form, Complaint>;
+/// Carries out a request about the connection, or makes a question for the node of it.
+pub(crate) type Run = fn(&mut Connection, &[&[u8]]) -> Result<Step, Complaint>;
+/// What of a request may not stand in a transaction, by its arguments.
+pub(crate) type Forbidden = fn(&[&[u8]]) -> Option<&'static str>;
+
+/// How a command is carried out, and what a transaction makes of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Handler {
+    /// It is about data: its operations become a command, or a part of a transaction's.
+    Data(Add),
+    /// It is about the connection or the node. A transaction queues it for EXEC.
+    Other(Run),
+    /// It rules transactions or the connection: never queued, carried out at once.
+    AtOnce(Run),
 }
 
 /// How a command goes about the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// Reads slots.
+    /// Reads keys.
     Read,
-    /// Writes slots.
+    /// Writes keys.
     Write,
     /// Neither.
     None,
 }
 
-/// One name of a command.
-#[derive(Debug)]
+/// Which programs answer a command; the others refuse it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speakers {
+    /// `diskstore`, whose keys are slots, and `kvstore`, whose keys are any bytes.
+    Stores,
+    /// These and `logger`, which holds no keys.
+    All,
+}
+
+/// Where the keys of a request are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyPlaces {
+    /// Position of the first key, the name being 0; 0 if there is none.
+    pub(crate) first: i8,
+    /// Position of the last one; negative: from the end.
+    pub(crate) last: i8,
+    /// From one key to the next.
+    pub(crate) step: i8,
+}
+
+/// No key.
+const NO_KEY: KeyPlaces = KeyPlaces { first: 0, last: 0, step: 0 };
+/// One key, the first argument.
+pub(super) const ONE: KeyPlaces = KeyPlaces { first: 1, last: 1, step: 1 };
+/// All arguments are keys.
+pub(super) const ALL: KeyPlaces = KeyPlaces { first: 1, last: -1, step: 1 };
+/// Keys, each with its value.
+pub(super) const PAIRS: KeyPlaces = KeyPlaces { first: 1, last: -1, step: 2 };
+
+/// The categories of Redis' access lists that a command belongs to.
+pub(super) type Categories = &'static [&'static str];
+
+pub(super) const STRING_READ: Categories = &["@read", "@string", "@fast"];
+pub(super) const STRING_WRITE: Categories = &["@write", "@string", "@fast"];
+pub(super) const KEYSPACE_READ: Categories = &["@keyspace", "@read", "@fast"];
+pub(super) const KEYSPACE_LISTING: Categories = &["@keyspace", "@read", "@slow"];
+pub(super) const KEYSPACE_WRITE: Categories = &["@keyspace", "@write", "@fast"];
+pub(super) const SLOW_READ: Categories = &["@read", "@slow"];
+pub(super) const TRANSACTION: Categories = &["@transaction", "@fast"];
+pub(super) const ADMIN: Categories = &["@admin", "@slow", "@dangerous"];
+pub(super) const TELLING: Categories = &["@slow", "@dangerous"];
+pub(super) const SLOW: Categories = &["@slow"];
+pub(super) const CONNECTION: Categories = &["@connection", "@fast"];
+
+/// One command by one of its names.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Spec {
     /// The name in small letters.
     pub(crate) name: &'static str,
-    /// What it does.
-    pub(crate) verb: Verb,
     /// Arguments, the name included; negative: at least so many.
     pub(crate) arity: i8,
     /// What it does to data.
     pub(crate) data: Use,
-    /// Position of the first key, of the last (negative: from the end) and the step; 0 = no key.
-    pub(crate) keys: (i8, i8, i8),
+    /// Where COMMAND says that its keys are.
+    pub(crate) keys: KeyPlaces,
+    /// Whether its one key stands behind the name of a sub-command, of which COMMAND says nothing.
+    pub(crate) is_keyed_behind_subcommand: bool,
+    /// The categories that it belongs to.
+    pub(crate) categories: Categories,
+    /// The programs that answer it.
+    pub(crate) speakers: Speakers,
     /// One sentence.
     pub(crate) summary: &'static str,
+    /// What carries it out.
+    pub(crate) handler: Handler,
+    /// What of it may not stand in a transaction, though it is queued.
+    pub(crate) forbidden: Option<Forbidden>,
+    /// Its position in [`TABLE`].
+    pub(crate) place: usize,
 }
 
 impl Spec {
+    const fn new(name: &'static str, arity: i8, handler: Handler, summary: &'static str) -> Spec {
+        Spec {
+            name,
+            arity,
+            data: Use::None,
+            keys: NO_KEY,
+            is_keyed_behind_subcommand: false,
+            categories: CONNECTION,
+            speakers: Speakers::All,
+            summary,
+            handler,
+            forbidden: None,
+            place: 0,
+        }
+    }
+
+    /// A command that reads the key that is its first argument.
+    pub(super) const fn reads(
+        name: &'static str,
+        arity: i8,
+        add: Add,
+        summary: &'static str,
+    ) -> Spec {
+        let spec = Spec::new(name, arity, Handler::Data(add), summary).of(STRING_READ);
+        Spec { data: Use::Read, keys: ONE, speakers: Speakers::Stores, ..spec }
+    }
+
+    /// A command that writes the key that is its first argument.
+    pub(super) const fn writes(
+        name: &'static str,
+        arity: i8,
+        add: Add,
+        summary: &'static str,
+    ) -> Spec {
+        let spec = Spec::new(name, arity, Handler::Data(add), summary).of(STRING_WRITE);
+        Spec { data: Use::Write, keys: ONE, speakers: Speakers::Stores, ..spec }
+    }
+
+    /// A command about the connection or the node.
+    pub(super) const fn other(
+        name: &'static str,
+        arity: i8,
+        run: Run,
+        summary: &'static str,
+    ) -> Spec {
+        Spec::new(name, arity, Handler::Other(run), summary)
+    }
+
+    /// A command that no transaction queues.
+    pub(super) const fn at_once(
+        name: &'static str,
+        arity: i8,
+        run: Run,
+        summary: &'static str,
+    ) -> Spec {
+        Spec::new(name, arity, Handler::AtOnce(run), summary)
+    }
+
+    /// With its keys elsewhere than in the first argument.
+    pub(super) const fn keyed(self, keys: KeyPlaces) -> Spec {
+        Spec { keys, ..self }
+    }
+
+    /// About data whose one key stands behind the name of a sub-command.
+    pub(super) const fn keyed_behind_subcommand(self) -> Spec {
+        Spec { data: Use::None, keys: NO_KEY, is_keyed_behind_subcommand: true, ..self }
+    }
+
+    /// In other categories.
+    pub(super) const fn of(self, categories: Categories) -> Spec {
+        Spec { categories, ..self }
+    }
+
+    /// Refused by what holds no keys.
+    pub(super) const fn by_stores(self) -> Spec {
+        Spec { speakers: Speakers::Stores, ..self }
+    }
+
+    /// With arguments that may not stand in a transaction.
+    pub(super) const fn forbidding(self, forbidden: Forbidden) -> Spec {
+        Spec { forbidden: Some(forbidden), ..self }
+    }
+
+    /// Checks that the program which holds such a state answers it.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn check_speaker(&self, machine: MachineKind) -> Result<(), Complaint> {
+        match (self.speakers, machine) {
+            (Speakers::Stores, MachineKind::Journal) => Err(Refusal::Logger.into()),
+            (Speakers::Stores | Speakers::All, _) => Ok(()),
+        }
+    }
+
     /// Checks the number of arguments, the name included, and of keys among them.
     ///
     /// # Errors
@@ -152,173 +220,118 @@ impl Spec {
     pub(crate) fn check(&self, count: usize) -> Result<(), Complaint> {
         let needed = usize::from(self.arity.unsigned_abs());
         let fits = if self.arity < 0 { count >= needed } else { count == needed };
-        let (_, last_key, step) = self.keys;
+        let KeyPlaces { last, step, .. } = self.keys;
         // A list of keys, or of keys with their values, up to the end.
-        let step = if last_key < 0 { usize::from(step.unsigned_abs()) } else { 1 };
+        let step = if last < 0 { usize::from(step.unsigned_abs()) } else { 1 };
         let list = count.saturating_sub(1);
         if !fits || !list.is_multiple_of(step) {
             return Err(Complaint::arity(self.name));
         }
-        if last_key < 0 && list / step > OPERATION_COUNT_MAX {
-            let text = format!("ERR one command takes at most {OPERATION_COUNT_MAX} keys");
-            return Err(Complaint::new(text));
+        if last < 0 && list / step > OPERATION_COUNT_MAX {
+            let text = format!("one command takes at most {OPERATION_COUNT_MAX} keys");
+            return Err(Complaint::too_large(text));
         }
         Ok(())
-    }
-}
-
-impl Spec {
-    /// The categories of Redis' access lists that the command belongs to.
-    pub(crate) fn categories(&self) -> &'static [&'static str] {
-        match self.verb {
-            Verb::Get | Verb::GetRange | Verb::MGet | Verb::StrLen => &["read", "string", "fast"],
-            Verb::Exists | Verb::Ttl | Verb::Type | Verb::DbSize => &["keyspace", "read", "fast"],
-            Verb::Scan | Verb::RandomKey | Verb::Object => &["keyspace", "read", "slow"],
-            Verb::Memory => &["read", "slow"],
-            Verb::Del | Verb::Persist => &["keyspace", "write", "fast"],
-            Verb::Append
-            | Verb::Decr
-            | Verb::DecrBy
-            | Verb::DelIfEqual
-            | Verb::GetDel
-            | Verb::GetEx
-            | Verb::GetSet
-            | Verb::Incr
-            | Verb::IncrBy
-            | Verb::MSet
-            | Verb::Set
-            | Verb::SetNx
-            | Verb::SetRange => &["write", "string", "fast"],
-            Verb::Multi | Verb::Exec | Verb::Discard | Verb::Watch | Verb::Unwatch => {
-                &["transaction", "fast"]
-            }
-            Verb::Config | Verb::Diskstore | Verb::LastSave | Verb::Latency | Verb::SlowLog => {
-                &["admin", "slow", "dangerous"]
-            }
-            Verb::Info | Verb::Role => &["slow", "dangerous"],
-            Verb::Cluster | Verb::Command | Verb::Time | Verb::Wait | Verb::WaitAof => &["slow"],
-            Verb::Auth
-            | Verb::Client
-            | Verb::Echo
-            | Verb::Hello
-            | Verb::Ping
-            | Verb::Quit
-            | Verb::ReadOnly
-            | Verb::ReadWrite
-            | Verb::Reset
-            | Verb::Select => &["connection", "fast"],
-        }
     }
 
     /// The keys among the arguments of a whole request, its name first.
     ///
     /// # Errors
     /// What COMMAND GETKEYS says: there are none, or the request is not whole.
-    pub(crate) fn keys_of<'a>(&self, request: &'a [&'a [u8]]) -> Result<&'a [&'a [u8]], Complaint> {
-        const NONE: Complaint = Complaint::of("ERR The command has no key arguments");
+    pub(crate) fn keys_of<'a>(&self, request: &[&'a [u8]]) -> Result<Vec<&'a [u8]>, Complaint> {
+        const NONE: Complaint = Complaint::wrong_in("The command has no key arguments");
         const WRONG: Complaint =
-            Complaint::of("ERR Invalid number of arguments specified for command");
+            Complaint::wrong_in("Invalid number of arguments specified for command");
         self.check(request.len()).map_err(|_| WRONG)?;
-        let (first, last) = match (self.verb, self.keys) {
-            (Verb::Memory | Verb::Object, _) => (2, 2),
-            (_, (first, last, _)) => (first, last),
-        };
+        let KeyPlaces { first, last, step } =
+            if self.is_keyed_behind_subcommand { BEHIND_SUBCOMMAND } else { self.keys };
         if first == 0 {
             return Err(NONE);
         }
         let first = usize::from(first.unsigned_abs());
         let behind = if last < 0 { request.len() } else { usize::from(last.unsigned_abs()) + 1 };
-        request.get(first..behind).ok_or(WRONG)
+        let keys = request.get(first..behind).ok_or(WRONG)?;
+        Ok(keys.iter().step_by(usize::from(step.unsigned_abs())).copied().collect())
     }
 }
 
-const NO_KEY: (i8, i8, i8) = (0, 0, 0);
-const ONE: (i8, i8, i8) = (1, 1, 1);
-const ALL: (i8, i8, i8) = (1, -1, 1);
-const PAIRS: (i8, i8, i8) = (1, -1, 2);
-
-const fn spec(
-    name: &'static str,
-    verb: Verb,
-    arity: i8,
-    keyed: (Use, (i8, i8, i8)),
-    summary: &'static str,
-) -> Spec {
-    Spec { name, verb, arity, data: keyed.0, keys: keyed.1, summary }
-}
-
-const PLAIN: (Use, (i8, i8, i8)) = (Use::None, NO_KEY);
-const READ: (Use, (i8, i8, i8)) = (Use::Read, ONE);
-const READ_ALL: (Use, (i8, i8, i8)) = (Use::Read, ALL);
-const WRITE: (Use, (i8, i8, i8)) = (Use::Write, ONE);
-const WRITE_ALL: (Use, (i8, i8, i8)) = (Use::Write, ALL);
-
-/// All names, in the order of the alphabet.
-pub(crate) const TABLE: &[Spec] = &[
-    spec("append", Verb::Append, 3, WRITE, "Adds bytes at the end of a value."),
-    spec("auth", Verb::Auth, -2, PLAIN, "Authenticates; no password is configured."),
-    spec("client", Verb::Client, -2, PLAIN, "Names and lists connections."),
-    spec("cluster", Verb::Cluster, -2, PLAIN, "Describes the members."),
-    spec("command", Verb::Command, -1, PLAIN, "Describes the commands."),
-    spec("config", Verb::Config, -2, PLAIN, "Reads settings."),
-    spec("dbsize", Verb::DbSize, 1, PLAIN, "Counts the keys that hold a value."),
-    spec("decr", Verb::Decr, 2, WRITE, "Takes one from a number."),
-    spec("decrby", Verb::DecrBy, 3, WRITE, "Takes from a number."),
-    spec("del", Verb::Del, -2, WRITE_ALL, "Deletes values."),
-    spec("delifeq", Verb::DelIfEqual, 3, WRITE, "Deletes a value if it is the given one."),
-    spec("discard", Verb::Discard, 1, PLAIN, "Gives a transaction up."),
-    spec("diskstore", Verb::Diskstore, -2, PLAIN, "Answers this node's status; removes a member."),
-    spec("echo", Verb::Echo, 2, PLAIN, "Answers its argument."),
-    spec("exec", Verb::Exec, 1, PLAIN, "Executes a transaction as one log entry."),
-    spec("exists", Verb::Exists, -2, READ_ALL, "Counts the keys that hold a value."),
-    spec("expiretime", Verb::Ttl, 2, READ, "Says that a value does not expire."),
-    spec("get", Verb::Get, 2, READ, "Reads a value."),
-    spec("getdel", Verb::GetDel, 2, WRITE, "Reads a value and deletes it."),
-    spec("getex", Verb::GetEx, -2, READ, "Reads a value; there is no expiry to set."),
-    spec("getrange", Verb::GetRange, 4, READ, "Reads a part of a value."),
-    spec("getset", Verb::GetSet, 3, WRITE, "Sets a value and answers the one before."),
-    spec("hello", Verb::Hello, -1, PLAIN, "Agrees on the version of the protocol."),
-    spec("incr", Verb::Incr, 2, WRITE, "Adds one to a number."),
-    spec("incrby", Verb::IncrBy, 3, WRITE, "Adds to a number."),
-    spec("info", Verb::Info, -1, PLAIN, "Describes this node."),
-    spec("lastsave", Verb::LastSave, 1, PLAIN, "Answers when a checkpoint was last written."),
-    spec("latency", Verb::Latency, -2, PLAIN, "Answers that no events are kept."),
-    spec("memory", Verb::Memory, -2, PLAIN, "Answers the bytes that a key takes."),
-    spec("mget", Verb::MGet, -2, READ_ALL, "Reads values, all at one moment."),
-    spec("mset", Verb::MSet, -3, (Use::Write, PAIRS), "Sets values, all in one log entry."),
-    spec("multi", Verb::Multi, 1, PLAIN, "Begins a transaction."),
-    spec("object", Verb::Object, -2, PLAIN, "Answers how a value is held."),
-    spec("persist", Verb::Persist, 2, READ, "Answers 0: a value does not expire."),
-    spec("pexpiretime", Verb::Ttl, 2, READ, "Says that a value does not expire."),
-    spec("ping", Verb::Ping, -1, PLAIN, "Answers PONG, or its argument."),
-    spec("pttl", Verb::Ttl, 2, READ, "Says that a value does not expire."),
-    spec("quit", Verb::Quit, -1, PLAIN, "Closes the connection."),
-    spec("randomkey", Verb::RandomKey, 1, PLAIN, "Answers a key that holds a value."),
-    spec("readonly", Verb::ReadOnly, 1, PLAIN, "Reads this replica from now on."),
-    spec("readwrite", Verb::ReadWrite, 1, PLAIN, "Reads as the node is set to again."),
-    spec("reset", Verb::Reset, 1, PLAIN, "Puts the connection back to its beginning."),
-    spec("role", Verb::Role, 1, PLAIN, "Answers the role of this node."),
-    spec("scan", Verb::Scan, -2, PLAIN, "Lists keys that hold a value, step by step."),
-    spec("select", Verb::Select, 2, PLAIN, "Selects database 0, the only one."),
-    spec("set", Verb::Set, -3, WRITE, "Sets a value."),
-    spec("setnx", Verb::SetNx, 3, WRITE, "Sets a value if there is none."),
-    spec("setrange", Verb::SetRange, 4, WRITE, "Overwrites a part of a value."),
-    spec("slowlog", Verb::SlowLog, -2, PLAIN, "Answers that no slow commands are kept."),
-    spec("strlen", Verb::StrLen, 2, READ, "Answers the length of a value."),
-    spec("substr", Verb::GetRange, 4, READ, "Reads a part of a value."),
-    spec("time", Verb::Time, 1, PLAIN, "Answers the time of this node."),
-    spec("touch", Verb::Exists, -2, READ_ALL, "Counts the keys that hold a value."),
-    spec("ttl", Verb::Ttl, 2, READ, "Says that a value does not expire."),
-    spec("type", Verb::Type, 2, READ, "Answers the type of a value: string or none."),
-    spec("unlink", Verb::Del, -2, WRITE_ALL, "Deletes values."),
-    spec("unwatch", Verb::Unwatch, 1, PLAIN, "Forgets the watched key."),
-    spec("wait", Verb::Wait, 3, PLAIN, "Waits until other members hold the last write durably."),
-    spec("waitaof", Verb::WaitAof, 4, PLAIN, "Waits as WAIT does, for this node's disk too."),
-    spec("watch", Verb::Watch, -2, (Use::None, ALL), "Makes a transaction depend on its key."),
-];
+const BEHIND_SUBCOMMAND: KeyPlaces = KeyPlaces { first: 2, last: 2, step: 1 };
 
 /// Longest name that is looked up.
 const NAME_BYTES_MAX: usize = 16;
+/// How many rows there are.
+const ROW_COUNT: usize = {
+    let (mut count, mut group) = (0, 0);
+    while group < commands::GROUPS.len() {
+        count += commands::GROUPS[group].len();
+        group += 1;
+    }
+    count
+};
+
+/// All names, in the order of the alphabet (I1).
+pub(crate) static TABLE: [Spec; ROW_COUNT] = sorted();
+
+/// All rows, sorted by insertion.
+const fn sorted() -> [Spec; ROW_COUNT] {
+    let mut rows = [commands::GROUPS[0][0]; ROW_COUNT];
+    let (mut count, mut group) = (0, 0);
+    while group < commands::GROUPS.len() {
+        let mut next = 0;
+        while next < commands::GROUPS[group].len() {
+            let row = commands::GROUPS[group][next];
+            assert_whole(&row);
+            let mut place = count;
+            while place > 0 && is_before(row.name, rows[place - 1].name) {
+                rows[place] = rows[place - 1];
+                place -= 1;
+            }
+            rows[place] = row;
+            count += 1;
+            next += 1;
+        }
+        group += 1;
+    }
+    let mut place = 0;
+    while place < ROW_COUNT {
+        rows[place].place = place;
+        assert!(
+            place == 0 || is_before(rows[place - 1].name, rows[place].name),
+            "no name stands twice"
+        );
+        place += 1;
+    }
+    rows
+}
+
+const fn assert_whole(row: &Spec) {
+    let name = row.name.as_bytes();
+    assert!(!name.is_empty() && name.len() <= NAME_BYTES_MAX, "a name is looked up by its bytes");
+    let mut at = 0;
+    while at < name.len() {
+        assert!(!name[at].is_ascii_uppercase(), "a name is in small letters");
+        at += 1;
+    }
+    assert!(!row.summary.is_empty(), "a command says what it does");
+    assert!(row.arity != 0, "the name is an argument");
+    assert!(row.arity.unsigned_abs() as i16 > row.keys.first as i16, "the first key is there");
+    let is_keyed = row.keys.first > 0 || row.is_keyed_behind_subcommand;
+    assert!(is_keyed || !matches!(row.handler, Handler::Data(_)), "data is found by keys");
+    let is_queued = matches!(row.handler, Handler::Other(_));
+    assert!(is_queued || row.forbidden.is_none(), "what is forbidden is forbidden when queued");
+}
+
+const fn is_before(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut at = 0;
+    while at < one.len() && at < other.len() {
+        if one[at] != other[at] {
+            return one[at] < other[at];
+        }
+        at += 1;
+    }
+    one.len() < other.len()
+}
 
 /// The command of a name, in any case.
 pub(crate) fn lookup(name: &[u8]) -> Option<&'static Spec> {
@@ -332,14 +345,14 @@ pub(crate) fn lookup(name: &[u8]) -> Option<&'static Spec> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::form::Kind;
     use super::*;
 
     #[test]
     fn every_name_is_found_in_any_case() {
-        for spec in TABLE {
-            assert!(spec.name.len() <= NAME_BYTES_MAX);
+        for (place, spec) in TABLE.iter().enumerate() {
             let found = lookup(spec.name.to_ascii_uppercase().as_bytes()).unwrap();
-            assert_eq!(found.name, spec.name);
+            assert_eq!((found.name, found.place), (spec.name, place));
         }
         assert!(TABLE.windows(2).all(|pair| pair[0].name < pair[1].name));
         assert!(lookup(b"").is_none());
@@ -348,7 +361,7 @@ mod tests {
 
     #[test]
     fn no_command_is_both_served_and_refused() {
-        for spec in TABLE {
+        for spec in &TABLE {
             let name = spec.name.to_ascii_uppercase();
             assert_eq!(super::super::refused::reason(&name), None, "{name}");
         }
@@ -364,8 +377,24 @@ mod tests {
         let most = OPERATION_COUNT_MAX;
         for (name, count) in [("mget", most + 1), ("exists", most + 1), ("mset", 2 * most + 1)] {
             assert_eq!(complaint(name, count), None, "{name}");
-            let Complaint(text) = complaint(name, count + 2).unwrap();
-            assert_eq!(text, "ERR one command takes at most 4096 keys", "{name}");
+            let Complaint { text, .. } = complaint(name, count + 2).unwrap();
+            assert_eq!(text, "one command takes at most 4096 keys", "{name}");
+        }
+    }
+
+    /// What a row says of its use of data is what its function does with it.
+    #[test]
+    fn a_command_that_says_that_it_only_reads_adds_no_write() {
+        let keys = Keys::new(100, 16, &[]);
+        for spec in &TABLE {
+            let Handler::Data(add) = spec.handler else { continue };
+            let words = vec![b"1".as_slice(); usize::from(spec.arity.unsigned_abs()) - 1];
+            let mut draft = Draft::new(None);
+            if draft.add(add, &words, &keys).is_ok() {
+                assert_eq!(draft.kind() == Kind::Write, spec.data == Use::Write, "{}", spec.name);
+            } else {
+                assert!(spec.is_keyed_behind_subcommand, "{}", spec.name);
+            }
         }
     }
 }

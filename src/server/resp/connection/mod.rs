@@ -1,7 +1,7 @@
 //! One RESP connection: each request becomes a step, in order. No sockets, no waiting.
 //!
-//! Called by the session, which takes steps (`take`), has them executed, and asks for the reply of
-//! each in their order (`begin_reply`).
+//! Called by the dialect, which takes steps (`take`), has them executed, and asks for the reply of
+//! each in their order (`begin_reply`). Which request does what is in the table of `commands`.
 //!
 //! Invariants:
 //! - I1: a step never holds more than one command, so one entry of the log.
@@ -10,8 +10,6 @@
 
 #![deny(clippy::indexing_slicing)]
 
-mod local;
-mod question;
 mod reply;
 mod transaction;
 mod watch;
@@ -19,36 +17,36 @@ mod watch;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-
-use super::data::{self, Draft};
 use super::decode::Request;
-use super::encode::{Encoder, Version};
-use super::refused::{self, Complaint, NO_NAME};
-use super::shape::{Item, Kind, Shape, Transaction};
-use super::table::{Verb, lookup};
-use crate::command::{Command, Freshness, ReadLevel};
+use super::draft::Draft;
+use super::encode::Version;
+use super::form::{Form, Item, Kind, Transaction};
+use super::refused;
+use super::table::{Handler, Spec, lookup};
+use crate::command::Command;
+use crate::config::MachineKind;
+use crate::server::ask::Question;
 use crate::server::clients::{Activity, Client};
+use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
+use crate::server::requester::Requester;
+use crate::server::value::Value;
 use transaction::Queue;
 use watch::{Positions, Watch};
 
-pub(crate) use question::Question;
-
-const OK: &[u8] = b"+OK\r\n";
-const QUEUED: &[u8] = b"+QUEUED\r\n";
+pub(crate) use reply::Unfinished;
 
 /// What is to be done for one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// The reply is known.
-    Answer(Bytes),
+    Answer(Value),
     /// The node executes a command.
     Execute {
         /// The command.
         command: Command,
         /// The form of the reply.
-        shape: Shape,
+        form: Form,
         /// Whether it has to be proposed.
         kind: Kind,
     },
@@ -64,7 +62,7 @@ pub(crate) enum Step {
     /// The node is asked about something else.
     Ask(Question),
     /// The reply is known, and the connection is closed after it.
-    Close(Bytes),
+    Close(Value),
 }
 
 /// What the outcome of a step changes of its connection.
@@ -81,7 +79,7 @@ pub(crate) enum Effect {
 }
 
 /// A step with what its reply needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Planned {
     /// What is to be done.
     pub(crate) step: Step,
@@ -97,10 +95,8 @@ pub(crate) struct Planned {
 
 impl Planned {
     /// The last word to a client whose bytes cannot be read.
-    pub(crate) fn farewell(text: &str) -> Planned {
-        let mut out = BytesMut::new();
-        Encoder::new(&mut out, Version::default()).error(text);
-        let (step, effect) = (Step::Close(out.freeze()), Effect::Nothing);
+    pub(crate) fn farewell(complaint: Complaint) -> Planned {
+        let (step, effect) = (Step::Close(Value::Complaint(complaint)), Effect::Nothing);
         Planned { step, effect, version: Version::default(), silent: false, reply_bytes_max: 0 }
     }
 
@@ -119,9 +115,12 @@ impl Planned {
 
 /// Whether replies are wanted: CLIENT REPLY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replies {
+pub(super) enum Replies {
+    /// They are.
     On,
+    /// They are not.
     Off,
+    /// The next one is not.
     SkipNext,
 }
 
@@ -129,67 +128,55 @@ enum Replies {
 #[derive(Debug)]
 pub(crate) struct Connection {
     keys: Arc<Keys>,
-    client: Arc<Client>,
-    version: Version,
-    replies: Replies,
+    machine: MachineKind,
+    requester: Requester,
+    pub(super) version: Version,
+    pub(super) replies: Replies,
     queue: Option<Queue>,
     watch: Watch,
-    local_reads: bool,
-    written_index: u64,
     /// What is said of the request that is being taken, beside its step.
-    effect: Effect,
+    pub(super) effect: Effect,
     reply_bytes_max: u64,
-    /// Name of the last request.
-    last_name: &'static str,
+    /// The command of the last request, if there is such a one.
+    last: Option<&'static Spec>,
 }
 
 impl Connection {
-    /// A connection as it begins.
-    pub(crate) fn new(keys: Arc<Keys>, client: Arc<Client>) -> Connection {
+    /// A connection as it begins, to a program that holds such a state.
+    pub(crate) fn new(keys: Arc<Keys>, machine: MachineKind, requester: Requester) -> Connection {
         Connection {
             keys,
-            client,
+            machine,
+            requester,
             version: Version::default(),
             replies: Replies::On,
             queue: None,
             watch: Watch::Nothing,
-            local_reads: false,
-            written_index: 0,
             effect: Effect::Nothing,
             reply_bytes_max: 0,
-            last_name: "NULL",
+            last: None,
         }
     }
 
-    /// The connection as others see it.
-    pub(crate) fn client(&self) -> &Arc<Client> {
-        &self.client
+    /// Who sends its requests.
+    pub(crate) fn requester(&mut self) -> &mut Requester {
+        &mut self.requester
     }
 
-    /// Log index of this connection's last write; 0 if there was none.
-    pub(crate) fn written_index(&self) -> u64 {
-        self.written_index
+    /// The connection as others see it.
+    pub(crate) fn client(&self) -> &Client {
+        self.requester.client()
     }
 
     /// Tells the registry what this connection did last.
     pub(crate) fn show(&self) {
-        let version = match self.version {
-            Version::Two => 2,
-            Version::Three => 3,
-        };
-        self.client.note_activity(Activity {
+        self.client().note_activity(Activity {
             at: Instant::now(),
-            command: self.last_name,
-            version,
+            command: self.last.map_or("NULL", |spec| spec.name),
+            version: self.version.number(),
             queued: self.queue.as_ref().map(Queue::request_count),
             watched: usize::from(self.watch.condition().is_some()),
         });
-    }
-
-    /// How fresh a read of this connection must be, where the node is set to `level`.
-    pub(crate) fn freshness(&self, level: ReadLevel) -> Freshness {
-        let level = if self.local_reads { ReadLevel::Local } else { level };
-        Freshness { level, written_index: self.written_index }
     }
 
     /// Turns one request into its step.
@@ -204,15 +191,16 @@ impl Connection {
             }
         };
         self.reply_bytes_max = 0;
+        self.last = lookup(arguments.first().copied().unwrap_or_default());
         let taken = match request.excess() {
             None => self.interpret(request, &arguments),
-            Some(excess) => Err(Complaint::new(format!("ERR {excess}"))),
+            Some(excess) => Err(Complaint::too_large(excess.to_string())),
         };
         match &taken {
-            Ok(_) => self.client.counters().called(self.last_name),
-            Err(_) => self.client.counters().rejected(self.last_name),
+            Ok(_) => self.requester.called(self.last),
+            Err(_) => self.requester.rejected(self.last),
         }
-        let step = taken.unwrap_or_else(|complaint| self.refuse(request, &complaint));
+        let step = taken.unwrap_or_else(|complaint| self.refuse(request, complaint));
         // CLIENT REPLY counts at once: ON is answered, as RESET is, OFF and SKIP are not.
         let silent = match self.replies {
             Replies::On => silent_before && !turns_replies_on(&arguments),
@@ -225,65 +213,43 @@ impl Connection {
 
     /// The answer to a request that cannot be: it aborts the transaction that it stands in, and
     /// also the next one if it is a WATCH.
-    fn refuse(&mut self, request: &Request, Complaint(text): &Complaint) -> Step {
+    fn refuse(&mut self, request: &Request, complaint: Complaint) -> Step {
         let arguments = request.arguments();
         let is_watch = arguments.first().is_some_and(|name| name.eq_ignore_ascii_case(b"watch"));
         if let Some(queue) = &mut self.queue {
             queue.abort();
         } else if is_watch && (arguments.len() > 1 || request.excess().is_some()) {
-            self.watch.refused(text);
+            self.watch.refused(&complaint);
         }
-        self.answer(|to| to.error(text))
+        Step::Answer(Value::Complaint(complaint))
     }
 
     fn interpret(&mut self, request: &Request, arguments: &[&[u8]]) -> Result<Step, Complaint> {
-        let (name, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
-        let Some(spec) = lookup(name) else {
-            self.last_name = "NULL";
-            let name = String::from_utf8_lossy(name).to_ascii_uppercase();
-            return Err(match refused::reason(&name) {
-                Some(reason) => Complaint::refused(&name, reason),
-                None => Complaint::unknown(arguments),
-            });
+        let Some((spec, (_, rest))) = self.last.zip(arguments.split_first()) else {
+            return Err(not_served(arguments));
         };
-        self.last_name = spec.name;
         spec.check(arguments.len())?;
-        match spec.verb {
-            Verb::Multi => Ok(self.begin()),
-            Verb::Exec => self.execute(),
-            Verb::Discard => self.discard(),
-            Verb::Watch => self.watch(rest),
-            Verb::Quit => Ok(Step::Close(Bytes::from_static(OK))),
-            Verb::Reset => Ok(self.reset()),
-            verb => match self.queue.take() {
-                Some(queue) => self.enqueue(queue, verb, request),
-                None => self.single(verb, rest),
-            },
-        }
-    }
-
-    /// A request outside of a transaction.
-    fn single(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Step, Complaint> {
-        let mut draft = Draft::new(None);
-        if let Some(shape) = data::add(&mut draft, verb, rest, &self.keys)? {
-            let (kind, reply_bytes_max) = (draft.kind(), draft.reply_bytes_max());
-            let command = draft.finish();
-            self.reply_bytes_max = reply_bytes_max;
-            let positions = self.watch.positions(&command);
-            if !positions.is_empty() {
-                self.effect = Effect::Sees(positions);
+        spec.check_speaker(self.machine)?;
+        match (spec.handler, self.queue.take()) {
+            (Handler::AtOnce(run), queue) => {
+                self.queue = queue;
+                run(self, rest)
             }
-            return Ok(Step::Execute { command, shape, kind });
+            (_, Some(queue)) => self.enqueue(queue, spec, request),
+            (Handler::Other(run), None) => run(self, rest),
+            (Handler::Data(add), None) => {
+                let mut draft = Draft::new(None);
+                let form = draft.add(add, rest, &self.keys)?;
+                let kind = draft.kind();
+                self.reply_bytes_max = draft.reply_bytes_max();
+                let command = draft.finish();
+                let positions = self.watch.positions(&command);
+                if !positions.is_empty() {
+                    self.effect = Effect::Sees(positions);
+                }
+                Ok(Step::Execute { command, form, kind })
+            }
         }
-        self.about_node(verb, rest)
-    }
-
-    /// A request about the connection or the node.
-    fn about_node(&mut self, verb: Verb, rest: &[&[u8]]) -> Result<Step, Complaint> {
-        if let Some(step) = self.local(verb, rest)? {
-            return Ok(step);
-        }
-        self.question(verb, rest).map(Step::Ask)
     }
 
     /// Lets the effect of a request that was queued come true.
@@ -292,27 +258,24 @@ impl Connection {
         self.note(&effect, None);
     }
 
-    fn reset(&mut self) -> Step {
-        let (keys, client) = (Arc::clone(&self.keys), Arc::clone(&self.client));
-        let written_index = self.written_index;
-        *self = Connection { written_index, ..Connection::new(keys, client) };
-        self.client.rename(String::new());
-        Step::Answer(Bytes::from_static(b"+RESET\r\n"))
+    /// `RESET`
+    pub(super) fn reset(&mut self) {
+        self.requester.read_locally(false);
+        self.client().rename(String::new());
+        self.version = Version::default();
+        self.replies = Replies::On;
+        self.queue = None;
+        self.watch = Watch::Nothing;
     }
+}
 
-    fn answer(&self, write: impl FnOnce(&mut Encoder<'_>)) -> Step {
-        let mut out = BytesMut::new();
-        write(&mut Encoder::new(&mut out, self.version));
-        Step::Answer(out.freeze())
-    }
-
-    fn try_answer(
-        &self,
-        write: impl FnOnce(&mut Encoder<'_>) -> Result<(), Complaint>,
-    ) -> Result<Step, Complaint> {
-        let mut out = BytesMut::new();
-        write(&mut Encoder::new(&mut out, self.version))?;
-        Ok(Step::Answer(out.freeze()))
+/// What a client hears of a command that is not in the table.
+fn not_served(arguments: &[&[u8]]) -> Complaint {
+    let name = arguments.first().copied().unwrap_or_default();
+    let name = String::from_utf8_lossy(name).to_ascii_uppercase();
+    match refused::reason(&name) {
+        Some(reason) => Complaint::refused(&name, reason),
+        None => Complaint::unknown(arguments),
     }
 }
 

@@ -7,12 +7,14 @@ use std::borrow::Cow;
 use std::slice;
 
 use super::super::decode::Request;
-use super::super::encode::Encoder;
-use super::super::refused::{Complaint, NO_NAME};
-use super::super::shape::{Item, begin_transaction, render, render_next};
-use super::super::table::{Verb, lookup};
-use super::{Connection, Effect, Planned, Question, Step};
-use crate::command::{CommandResult, Outcome, REPLY_BYTES_MAX};
+use super::super::encode::{Encoder, Version};
+use super::super::form::{Item, begin_transaction, render, render_next};
+use super::super::table::{Handler, lookup};
+use super::{Connection, Effect, Planned, Step};
+use crate::command::{CommandResult, FailureClass, Outcome, REPLY_BYTES_MAX};
+use crate::server::ask::Question;
+use crate::server::complaint::Complaint;
+use crate::server::value::Value;
 
 /// A reply that is written up to the next question in it.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Unfinished<'a> {
     outcomes: &'a [Outcome],
     /// Bytes of the buffer before the reply.
     start: usize,
+    version: Version,
 }
 
 impl Connection {
@@ -34,12 +37,16 @@ impl Connection {
     ) -> Unfinished<'a> {
         self.note(&planned.effect, result);
         let (items, start) = ([].iter(), to.buffer_bytes());
-        let mut unfinished = Unfinished { question: None, items, outcomes: &[], start };
+        let version = planned.version;
+        let mut unfinished = Unfinished { question: None, items, outcomes: &[], start, version };
         match (&planned.step, result) {
-            (Step::Answer(bytes) | Step::Close(bytes), _) => to.raw(bytes),
+            (Step::Answer(answer) | Step::Close(answer), _) => to.answer(answer),
             (Step::Ask(question), _) => unfinished.question = Some(question),
-            (Step::Execute { shape, .. }, Some(result)) => render(to, shape, result),
-            (Step::Execute { .. }, None) => to.error("ERR the node gave no result"),
+            (Step::Execute { form, .. }, Some(result)) => render(to, form, result),
+            (Step::Execute { .. }, None) => {
+                let text = "the node gave no result";
+                to.complaint(&Complaint::new(FailureClass::Fault, text));
+            }
             (Step::Transaction { transaction, .. }, None) => {
                 to.array(transaction.items.len());
                 unfinished.items = transaction.items.iter();
@@ -55,14 +62,8 @@ impl Connection {
 
     /// Tells the connection what became of a step.
     pub(super) fn note(&mut self, effect: &Effect, result: Option<&CommandResult>) {
-        if let Some(result) = result {
-            self.client.counters().looked_up(result);
-        }
-        if let Some(Ok(reply)) = result {
-            self.written_index = self.written_index.max(reply.index);
-        }
         match (effect, result) {
-            (Effect::LocalReads(local_reads), _) => self.local_reads = *local_reads,
+            (Effect::LocalReads(local_reads), _) => self.requester.read_locally(*local_reads),
             (Effect::Watch, Some(result)) => self.watch.granted(result),
             (Effect::Sees(positions), Some(result)) => self.watch.saw(positions, result),
             (Effect::Nothing | Effect::Watch | Effect::Sees(_), _) => {}
@@ -72,19 +73,26 @@ impl Connection {
     /// A request about the connection or the node that was queued, now that its turn has come.
     fn queued(&mut self, request: &Request) -> Result<Step, Complaint> {
         let arguments = request.arguments();
-        let (name, rest) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
-        let verb = lookup(name).map(|spec| spec.verb).ok_or(Complaint::SYNTAX)?;
-        let is_reply = rest.first().is_some_and(|sub| sub.eq_ignore_ascii_case(b"reply"));
-        match (verb, rest) {
-            // Either would change how the rest of this reply is written.
-            (Verb::Client, _) if is_reply => Err(not_allowed("CLIENT REPLY")),
-            (Verb::Hello, [_, ..]) => Err(not_allowed("HELLO with a version")),
-            (verb, rest) => self.about_node(verb, rest),
+        let (name, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
+        let spec = lookup(name).ok_or(Complaint::SYNTAX)?;
+        if let Some(what) = spec.forbidden.and_then(|forbidden| forbidden(rest)) {
+            return Err(Complaint::wrong(format!("{what} inside MULTI is not allowed")));
+        }
+        match spec.handler {
+            Handler::Other(run) => run(self, rest),
+            Handler::Data(_) | Handler::AtOnce(_) => {
+                Err(Complaint::wrong("a request inside of a transaction cannot do this"))
+            }
         }
     }
 }
 
 impl<'a> Unfinished<'a> {
+    /// The version that it is written in.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
     /// Writes on up to the next question, and hands it out; `None` once the reply is whole.
     pub(crate) fn next_question(
         &mut self,
@@ -96,35 +104,35 @@ impl<'a> Unfinished<'a> {
         }
         for item in self.items.by_ref() {
             let request = match item {
-                Item::Answer(bytes) => {
-                    to.raw(bytes);
+                Item::Refused(complaint) => {
+                    to.complaint(complaint);
                     continue;
                 }
-                Item::Data(shape) => {
-                    self.outcomes = render_next(to, shape, self.outcomes);
+                Item::Data(form) => {
+                    self.outcomes = render_next(to, form, self.outcomes);
                     continue;
                 }
                 Item::Request(request) => request,
             };
             let reply_bytes = u64::try_from(to.buffer_bytes() - self.start).unwrap_or(u64::MAX);
             if reply_bytes > REPLY_BYTES_MAX {
-                to.error("ERR the replies of the transaction are too long");
+                let text = "the replies of the transaction are too long";
+                to.complaint(&Complaint::too_large(text));
                 continue;
             }
-            match connection.queued(request) {
+            let answer = match connection.queued(request) {
                 Ok(Step::Ask(question)) => return Some(Cow::Owned(question.at_once())),
-                Ok(Step::Answer(bytes)) => to.raw(&bytes),
+                Ok(Step::Answer(answer)) => answer,
                 Ok(Step::Execute { .. } | Step::Transaction { .. } | Step::Close(_)) => {
-                    to.error("ERR a request inside of a transaction cannot do this");
+                    Value::Complaint(Complaint::wrong(
+                        "a request inside of a transaction cannot do this",
+                    ))
                 }
-                Err(Complaint(text)) => to.error(&text),
-            }
+                Err(complaint) => Value::Complaint(complaint),
+            };
+            to.answer(&answer);
             connection.settle();
         }
         None
     }
-}
-
-fn not_allowed(what: &str) -> Complaint {
-    Complaint::new(format!("ERR {what} inside MULTI is not allowed"))
 }

@@ -1,13 +1,38 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+
 use super::super::decode::Decoder;
+use super::super::encode::Encoder;
 use super::*;
-use crate::command::{Body, CommandResult, Failure, OPERATION_COUNT_MAX, Outcome, Reply};
+use crate::command::{
+    Body, CommandResult, Failure, OPERATION_COUNT_MAX, Outcome, ReadLevel, Reply,
+};
+
+fn connection_to(machine: MachineKind, value_bytes_max: u32) -> Connection {
+    let address = SocketAddr::from(([127, 0, 0, 1], 5));
+    let requester = Requester::new(Arc::new(Client::new(3, address)), ReadLevel::Linearizable);
+    Connection::new(Arc::new(Keys::new(100, value_bytes_max, &[])), machine, requester)
+}
 
 fn connection() -> Connection {
-    let address = SocketAddr::from(([127, 0, 0, 1], 5));
-    Connection::new(Arc::new(Keys::new(100, 16, &[])), Arc::new(Client::new(3, address)))
+    connection_to(MachineKind::Slots, 16)
+}
+
+fn encoded(version: Version, answer: &Value) -> String {
+    let mut out = BytesMut::new();
+    Encoder::new(&mut out, version).answer(answer);
+    String::from_utf8(out.to_vec()).unwrap()
+}
+
+/// Whether a request became this question.
+fn asks(connection: &mut Connection, line: &str, question: &Question) -> bool {
+    matches!(take(connection, line).step, Step::Ask(asked) if asked == *question)
+}
+
+fn reads_locally(connection: &mut Connection) -> bool {
+    connection.requester().freshness().level == ReadLevel::Local
 }
 
 fn take(connection: &mut Connection, line: &str) -> Planned {
@@ -18,8 +43,9 @@ fn take(connection: &mut Connection, line: &str) -> Planned {
 
 /// The reply of a step that has one already.
 fn said(connection: &mut Connection, line: &str) -> String {
-    match take(connection, line).step {
-        Step::Answer(bytes) | Step::Close(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+    let planned = take(connection, line);
+    match planned.step {
+        Step::Answer(answer) | Step::Close(answer) => encoded(planned.version, &answer),
         step => format!("{step:?}"),
     }
 }
@@ -111,7 +137,7 @@ fn hello_agrees_on_a_version_or_changes_nothing() {
     assert!(said(&mut connection, "HELLO 3 SETNAME a NOPE").starts_with("-ERR Syntax error"));
     assert_eq!(connection.client().name(), "");
     let planned = take(&mut connection, "HELLO 3 AUTH default pw SETNAME me");
-    assert_eq!(planned.step, Step::Ask(Question::Hello));
+    assert!(matches!(planned.step, Step::Ask(Question::Hello { version: 3 })));
     assert_eq!(planned.version, Version::Three);
     assert_eq!(connection.client().name(), "me");
     assert_eq!(said(&mut connection, "CLIENT GETNAME"), "$2\r\nme\r\n");
@@ -129,11 +155,11 @@ fn questions_reach_the_node_as_they_were_asked() {
         strings: false,
     };
     let line = "SCAN 5 MATCH 4* COUNT 7 TYPE hash";
-    assert_eq!(take(&mut connection, line).step, Step::Ask(scan));
+    assert!(asks(&mut connection, line, &scan));
     let wait = Question::Wait { members: 2, timeout: Duration::from_millis(50) };
-    assert_eq!(take(&mut connection, "WAIT 2 50").step, Step::Ask(wait));
+    assert!(asks(&mut connection, "WAIT 2 50", &wait));
     let wait = Question::WaitAof { own: true, members: 2, timeout: Duration::from_millis(50) };
-    assert_eq!(take(&mut connection, "WAITAOF 1 2 50").step, Step::Ask(wait));
+    assert!(asks(&mut connection, "WAITAOF 1 2 50", &wait));
     for (line, question) in [
         ("CLIENT LIST", Question::ClientList(Vec::new())),
         ("CLIENT LIST TYPE normal ID 3 7", Question::ClientList(vec![3, 7])),
@@ -141,10 +167,10 @@ fn questions_reach_the_node_as_they_were_asked() {
         ("CLUSTER SHARDS", Question::ClusterShards),
         ("LASTSAVE", Question::LastSave),
     ] {
-        assert_eq!(take(&mut connection, line).step, Step::Ask(question), "{line}");
+        assert!(asks(&mut connection, line, &question), "{line}");
     }
     let info = Question::Info(vec!["server".to_owned()]);
-    assert_eq!(take(&mut connection, "INFO Server").step, Step::Ask(info));
+    assert!(asks(&mut connection, "INFO Server", &info));
 }
 
 #[test]
@@ -156,7 +182,7 @@ fn a_transaction_becomes_one_command() {
     }
     let (command, transaction, kind) = executed(&mut connection);
     assert_eq!((command.operation_count(), kind), (3, Some(Kind::Write)));
-    let [Item::Data(Shape::Integer), Item::Request(_), Item::Data(Shape::Values(2)), _] =
+    let [Item::Data(_), Item::Request(_), Item::Data(_), Item::Request(_)] =
         transaction.items.as_slice()
     else {
         panic!("{transaction:?}");
@@ -197,10 +223,7 @@ fn a_wrong_name_or_number_of_arguments_aborts_a_transaction() {
 
 #[test]
 fn what_is_too_much_for_one_command_aborts_a_transaction() {
-    let mut connection = Connection::new(
-        Arc::new(Keys::new(100, 1 << 20, &[])),
-        Arc::new(Client::new(3, SocketAddr::from(([127, 0, 0, 1], 5)))),
-    );
+    let mut connection = connection_to(MachineKind::Slots, 1 << 20);
     let long = format!("SET 1 {}", "v".repeat(60_000));
     for line in ["PING", "SET 1 v", "GET x", &long, &format!("ECHO {}", "v".repeat(60_000))] {
         said(&mut connection, "MULTI");
@@ -230,7 +253,7 @@ fn an_error_in_a_transaction_leaves_nothing_of_its_request() {
         (command.to_string().as_str(), kind),
         ("set 1 (1 bytes) and 1 more", Some(Kind::Write))
     );
-    let errors = transaction.items.iter().filter(|item| matches!(item, Item::Answer(_)));
+    let errors = transaction.items.iter().filter(|item| matches!(item, Item::Refused(_)));
     assert_eq!(errors.count(), 3);
 }
 
@@ -245,7 +268,7 @@ fn what_is_queued_about_the_connection_takes_effect_at_exec_alone() {
     }
     assert_eq!(connection.client().name(), "");
     said(&mut connection, "DISCARD");
-    assert_eq!((connection.client().name().as_str(), connection.local_reads), ("", false));
+    assert_eq!((connection.client().name().as_str(), reads_locally(&mut connection)), ("", false));
     for line in queue {
         said(&mut connection, line);
     }
@@ -255,7 +278,7 @@ fn what_is_queued_about_the_connection_takes_effect_at_exec_alone() {
     let expected = "*5\r\n+OK\r\n+OK\r\n-ERR CLIENT REPLY inside MULTI is not allowed\r\n-ERR HELLO with \
                     a version inside MULTI is not allowed\r\n$2\r\nme\r\n";
     assert_eq!(reply, expected);
-    assert!(connection.local_reads);
+    assert!(reads_locally(&mut connection));
 }
 
 #[test]
@@ -399,13 +422,43 @@ fn replies_are_left_out_as_asked() {
 #[test]
 fn the_last_write_is_remembered() {
     let mut connection = connection();
-    connection.note(&Effect::Nothing, Some(&Ok(Reply { index: 7, ..Reply::default() })));
-    connection.note(&Effect::Nothing, Some(&Ok(read_at(3))));
-    assert_eq!(connection.freshness(ReadLevel::Local).written_index, 7);
-    assert_eq!(connection.freshness(ReadLevel::Linearizable).level, ReadLevel::Linearizable);
+    let requester = connection.requester();
+    requester.note(&Ok(Reply { index: 7, ..Reply::default() }));
+    requester.note(&Ok(read_at(3)));
+    let freshness = requester.freshness();
+    assert_eq!((freshness.written_index, freshness.level), (7, ReadLevel::Linearizable));
     let planned = take(&mut connection, "READONLY");
     assert!(planned.is_barrier());
-    assert!(!connection.local_reads, "reads that were taken before are not answered yet");
+    let is_early = reads_locally(&mut connection);
+    assert!(!is_early, "reads that were taken before are not answered yet");
     replied(&mut connection, &planned, &Ok(Reply::default()));
-    assert_eq!(connection.freshness(ReadLevel::Linearizable).level, ReadLevel::Local);
+    assert!(reads_locally(&mut connection));
+    said(&mut connection, "RESET");
+    assert!(!reads_locally(&mut connection));
+    assert_eq!(connection.requester().freshness().written_index, 7);
+}
+
+#[test]
+fn a_logger_answers_what_needs_no_keys() {
+    let mut connection = connection_to(MachineKind::Journal, 16);
+    let refusal = "-ERR this is a logger, which serves no commands; ask a node of its cluster\r\n";
+    for line in ["GET 1", "SET 1 v", "MEMORY USAGE 1", "SCAN 0", "DBSIZE", "RANDOMKEY", "WATCH 1"] {
+        assert_eq!(said(&mut connection, line), refusal, "{line}");
+    }
+    assert_eq!(said(&mut connection, "PING"), "+PONG\r\n");
+    assert!(asks(&mut connection, "ROLE", &Question::Role));
+}
+
+#[test]
+fn a_request_is_counted_as_what_it_is() {
+    let mut connection = connection();
+    take(&mut connection, "PING");
+    let mut input = BytesMut::from("*9000\r\n$3\r\nGET\r\n".as_bytes());
+    (1..9000).for_each(|_| input.extend_from_slice(b"$1\r\na\r\n"));
+    let too_long = Decoder::default().next(&mut input).unwrap().unwrap();
+    connection.take(&too_long);
+    take(&mut connection, "RESET");
+    let counts = connection.client().counters().now().commands;
+    let counts = counts.iter().map(|count| (count.name, count.calls, count.rejected));
+    assert_eq!(counts.collect::<Vec<_>>(), [("get", 0, 1), ("ping", 1, 0), ("reset", 1, 0)]);
 }

@@ -8,18 +8,17 @@
 //!   is the reply to its own request.
 //! - I2: nothing that is queued takes effect before EXEC; what is queued is bounded.
 
-use bytes::{Bytes, BytesMut};
-
-use super::super::data::{self, Draft};
 use super::super::decode::{REQUEST_BYTES_MAX, Request};
-use super::super::encode::{Encoder, Version};
-use super::super::refused::Complaint;
-use super::super::shape::{Item, Kind, Shape, Transaction};
-use super::super::table::Verb;
+use super::super::draft::Draft;
+use super::super::encode::code_and_text;
+use super::super::form::{Form, Item, Kind, Transaction};
+use super::super::table::{Handler, Spec};
 use super::watch::{WIDER, Watch};
-use super::{Connection, Effect, OK, QUEUED, Step};
+use super::{Connection, Effect, Step};
 use crate::command::{Command, OPERATION_COUNT_MAX};
+use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
+use crate::server::value::Value;
 
 /// A transaction that is being queued.
 #[derive(Debug)]
@@ -36,26 +35,29 @@ impl Queue {
     ///
     /// # Errors
     /// What aborts the transaction (I1).
-    fn item(&mut self, verb: Verb, request: &Request, keys: &Keys) -> Result<Item, Complaint> {
-        let arguments = request.arguments();
-        let rest = arguments.get(1..).unwrap_or_default();
-        let mark = self.draft.mark();
-        let (item, kept_bytes) = match data::add(&mut self.draft, verb, rest, keys) {
-            Ok(Some(shape)) => (Item::Data(shape), 0),
-            Ok(None) => (Item::Request(Box::new(request.detached())), request.byte_count()),
-            Err(complaint) if self.draft.is_refused() => return Err(complaint),
-            Err(Complaint(text)) => {
-                self.draft.rewind(mark);
-                let mut out = BytesMut::new();
-                Encoder::new(&mut out, Version::default()).error(&text);
-                let kept_bytes = out.len();
-                (Item::Answer(out.freeze()), kept_bytes)
+    fn item(&mut self, spec: &Spec, request: &Request, keys: &Keys) -> Result<Item, Complaint> {
+        let (item, kept_bytes) = match spec.handler {
+            Handler::Data(add) => {
+                let arguments = request.arguments();
+                let mark = self.draft.mark();
+                match self.draft.add(add, arguments.get(1..).unwrap_or_default(), keys) {
+                    Ok(form) => (Item::Data(form), 0),
+                    Err(complaint) if self.draft.is_refused() => return Err(complaint),
+                    Err(complaint) => {
+                        self.draft.rewind(mark);
+                        let kept_bytes = code_and_text(&complaint).len();
+                        (Item::Refused(complaint), kept_bytes)
+                    }
+                }
+            }
+            Handler::Other(_) | Handler::AtOnce(_) => {
+                (Item::Request(Box::new(request.detached())), request.byte_count())
             }
         };
         self.kept_bytes += kept_bytes;
         if self.kept_bytes > REQUEST_BYTES_MAX {
-            let text = format!("ERR a transaction takes at most {REQUEST_BYTES_MAX} bytes");
-            return Err(Complaint::new(text));
+            let text = format!("a transaction takes at most {REQUEST_BYTES_MAX} bytes");
+            return Err(Complaint::too_large(text));
         }
         Ok(item)
     }
@@ -73,48 +75,48 @@ impl Queue {
 
 impl Connection {
     /// `MULTI`
-    pub(super) fn begin(&mut self) -> Step {
+    pub(in super::super) fn begin(&mut self) -> Step {
         if self.queue.is_some() {
-            return self.answer(|to| to.error("ERR MULTI calls can not be nested"));
+            let complaint = Complaint::wrong("MULTI calls can not be nested");
+            return Step::Answer(Value::Complaint(complaint)); // and the transaction goes on
         }
         let draft = Draft::new(self.watch.condition().cloned());
         self.queue = Some(Queue { draft, items: Vec::new(), kept_bytes: 0, aborted: false });
-        Step::Answer(Bytes::from_static(OK))
+        Step::Answer(Value::OK)
     }
 
     /// Queues a request of a transaction.
     pub(super) fn enqueue(
         &mut self,
         queue: Queue,
-        verb: Verb,
+        spec: &Spec,
         request: &Request,
     ) -> Result<Step, Complaint> {
         let queue = self.queue.insert(queue);
         if !queue.aborted {
             if queue.items.len() >= OPERATION_COUNT_MAX {
-                let text =
-                    format!("ERR a transaction takes at most {OPERATION_COUNT_MAX} requests");
-                return Err(Complaint::new(text));
+                let text = format!("a transaction takes at most {OPERATION_COUNT_MAX} requests");
+                return Err(Complaint::too_large(text));
             }
-            let item = queue.item(verb, request, &self.keys)?;
+            let item = queue.item(spec, request, &self.keys)?;
             queue.items.push(item);
         }
-        Ok(Step::Answer(Bytes::from_static(QUEUED)))
+        Ok(Step::Answer(Value::Status("QUEUED")))
     }
 
     /// `EXEC`
-    pub(super) fn execute(&mut self) -> Result<Step, Complaint> {
+    pub(in super::super) fn execute(&mut self) -> Result<Step, Complaint> {
         let Some(Queue { draft, items, aborted, .. }) = self.queue.take() else {
-            return Err(Complaint::new("ERR EXEC without MULTI"));
+            return Err(Complaint::wrong("EXEC without MULTI"));
         };
         let watch = std::mem::take(&mut self.watch);
         if aborted {
-            let text = "EXECABORT Transaction discarded because of previous errors.";
-            return Err(Complaint::new(text));
+            let text = "Transaction discarded because of previous errors.";
+            return Err(Complaint::aborted(text));
         }
         match watch {
             Watch::Nothing | Watch::Held(_) => {}
-            Watch::Changed(_) => return Ok(self.answer(|to| to.null_array())),
+            Watch::Changed(_) => return Ok(Step::Answer(Value::NoArray)),
             Watch::Asked(_) => return Err(without_its_watch("no answer came")),
             Watch::Failed { reason, .. } => return Err(without_its_watch(&reason)),
         }
@@ -127,33 +129,38 @@ impl Connection {
     }
 
     /// `DISCARD`
-    pub(super) fn discard(&mut self) -> Result<Step, Complaint> {
+    pub(in super::super) fn discard(&mut self) -> Result<Step, Complaint> {
         match self.queue.take() {
             Some(_) => {
                 self.watch = Watch::Nothing;
-                Ok(Step::Answer(Bytes::from_static(OK)))
+                Ok(Step::Answer(Value::OK))
             }
-            None => Err(Complaint::new("ERR DISCARD without MULTI")),
+            None => Err(Complaint::wrong("DISCARD without MULTI")),
         }
     }
 
     /// `WATCH key`
-    pub(super) fn watch(&mut self, names: &[&[u8]]) -> Result<Step, Complaint> {
+    pub(in super::super) fn watch(&mut self, names: &[&[u8]]) -> Result<Step, Complaint> {
         if self.queue.is_some() {
-            return Ok(self.answer(|to| to.error("ERR WATCH inside MULTI is not allowed")));
+            let complaint = Complaint::wrong("WATCH inside MULTI is not allowed");
+            return Ok(Step::Answer(Value::Complaint(complaint))); // and the transaction goes on
         }
-        let [key] = names else { return Err(Complaint::new(WIDER)) };
+        let [key] = names else { return Err(Complaint::wrong(WIDER)) };
         let key = self.keys.key(key)?;
         let command = Command::get(&key)?;
         if !self.watch.ask(&key)? {
-            return Ok(Step::Answer(Bytes::from_static(OK)));
+            return Ok(Step::Answer(Value::OK));
         }
         self.effect = Effect::Watch;
-        Ok(Step::Execute { command, shape: Shape::Watch, kind: Kind::Read })
+        Ok(Step::Execute { command, form: Form::OK, kind: Kind::Read })
+    }
+
+    /// `UNWATCH`
+    pub(in super::super) fn unwatch(&mut self) {
+        self.watch = Watch::Nothing;
     }
 }
 
 fn without_its_watch(reason: &str) -> Complaint {
-    let text = format!("EXECABORT Transaction discarded because WATCH failed: {reason}");
-    Complaint::new(text)
+    Complaint::aborted(format!("Transaction discarded because WATCH failed: {reason}"))
 }

@@ -21,14 +21,13 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::super::data::Watched;
-use super::super::refused::Complaint;
-use super::super::shape::failure_text;
+use super::super::draft::Watched;
+use super::super::encode::code_and_text;
 use crate::command::{Body, Command, CommandResult, Failure, Outcome};
+use crate::server::complaint::Complaint;
 
 /// Why a second key is not watched.
-pub(super) const WIDER: &str =
-    "ERR WATCH takes one key: an entry of the log depends on one key alone";
+pub(super) const WIDER: &str = "WATCH takes one key: an entry of the log depends on one key alone";
 
 /// Positions of operations of one command.
 pub(crate) type Positions = SmallVec<[usize; 1]>;
@@ -63,11 +62,9 @@ impl Watch {
             // The first watch counts: what changed since then still fails the transaction.
             Watch::Held(watched) | Watch::Changed(watched) if *watched.key == *key => true,
             Watch::Failed { key: None, .. } => {
-                return Err(Complaint::new(
-                    "ERR an earlier WATCH failed; UNWATCH, then WATCH anew",
-                ));
+                return Err(Complaint::wrong("an earlier WATCH failed; UNWATCH, then WATCH anew"));
             }
-            _ => return Err(Complaint::new(WIDER)),
+            _ => return Err(Complaint::wrong(WIDER)),
         };
         if !is_known {
             *self = Watch::Asked(Bytes::copy_from_slice(key));
@@ -85,14 +82,16 @@ impl Watch {
                 Watch::Held(Watched { key, version: *version })
             }
             Ok(_) => Watch::Failed { key: Some(key), reason: "its key was not read".to_owned() },
-            Err(failure) => Watch::Failed { key: Some(key), reason: failure_text(failure) },
+            Err(failure) => {
+                Watch::Failed { key: Some(key), reason: code_and_text(&failure.into()) }
+            }
         };
     }
 
     /// A WATCH was refused in these words (I1).
-    pub(super) fn refused(&mut self, reason: &str) {
+    pub(super) fn refused(&mut self, complaint: &Complaint) {
         if !matches!(self, Watch::Failed { .. }) {
-            *self = Watch::Failed { key: None, reason: reason.to_owned() };
+            *self = Watch::Failed { key: None, reason: code_and_text(complaint) };
         }
     }
 

@@ -1,21 +1,21 @@
 //! The ad-hoc text form: one command a line, `[udpport-]get-K`, `[udpport-]set-K-V` and
 //! `[udpport-]delete-K`, the operation in any case. Pure.
 //!
-//! Called by the session with its read buffer. A line ends with LF or CR LF; so a value ends
+//! Called by the dialect with its read buffer. A line ends with LF or CR LF; so a value ends
 //! before the CR, and holds none of the two.
 
 #![deny(clippy::indexing_slicing)]
 
 use bytes::BytesMut;
 
-use super::keys::{Keys, decimal};
-use super::original::{REQUEST_SPARE_BYTES, Request, Unreadable, Verb};
+use super::super::keys::{Keys, decimal};
+use super::{REQUEST_SPARE_BYTES, Request, Unreadable, Verb};
 
 /// Takes the next line off `input`; `None` if it is not there as a whole.
 ///
 /// # Errors
 /// [`Unreadable`] for a line without an end.
-pub(crate) fn take(input: &mut BytesMut, keys: &Keys) -> Result<Option<Request>, Unreadable> {
+pub(super) fn take(input: &mut BytesMut, keys: &Keys) -> Result<Option<Request>, Unreadable> {
     let value_bytes_max = usize::try_from(keys.value_bytes_max()).unwrap_or(usize::MAX);
     let line_bytes_max = value_bytes_max.saturating_add(REQUEST_SPARE_BYTES);
     loop {
@@ -68,6 +68,7 @@ fn split_dash(text: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::command;
     use super::*;
     use crate::command::{Action, Answer, Condition, Operation, slot_key};
 
@@ -97,22 +98,22 @@ mod tests {
     }
 
     fn reason(line: &str) -> String {
-        one(line).command.unwrap_err()
+        one(line).work.unwrap_err().text.into_owned()
     }
 
     #[test]
     fn each_form_is_understood_in_any_case() {
         let set = one("15000-SET-7-a-b-");
         assert_eq!(set.udp_port, Some(15000));
-        let (command, _) = set.command.unwrap();
+        let found = command(set);
         let value = b"a-b-".as_slice();
         let action = Action::Set { value, condition: Condition::Always, answer: Answer::Status };
         let operation = Operation { key: &slot_key(7), action };
-        assert_eq!(command.operations().next(), Some(operation));
-        assert_eq!(one("get-007").command.unwrap().0.to_string(), "get 7");
+        assert_eq!(found.operations().next(), Some(operation));
+        assert_eq!(command(one("get-007")).to_string(), "get 7");
         assert_eq!(one("get-7").udp_port, None);
-        assert_eq!(one("Delete-7\r").command.unwrap().0.to_string(), "delete 7");
-        assert_eq!(one("set-7-").command.unwrap().0.to_string(), "set 7 (0 bytes)");
+        assert_eq!(command(one("Delete-7\r")).to_string(), "delete 7");
+        assert_eq!(command(one("set-7-")).to_string(), "set 7 (0 bytes)");
     }
 
     #[test]

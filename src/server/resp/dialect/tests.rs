@@ -5,9 +5,13 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::super::keys::Keys;
 use super::*;
-use crate::command::{Action, Body, Condition, Operation, Outcome, Reply};
+use crate::command::{
+    Action, Body, Command, Condition, Failure, Operation, Outcome, ReadLevel, Reply,
+};
+use crate::server::clients::Client;
+use crate::server::session::Flow;
+use crate::server::turn::{gather, plan, take_commands};
 
 /// What a deleted key leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,9 +134,11 @@ struct Driven {
 impl Driven {
     fn new(deleted: Deleted) -> Driven {
         let client = Arc::new(Client::new(1, SocketAddr::from(([127, 0, 0, 1], 5))));
-        let connection = Connection::new(Arc::new(Keys::new(0, 16, &[])), client);
+        let requester = Requester::new(client, ReadLevel::Linearizable);
+        let dialect =
+            RespDialect::new(Arc::new(Keys::new(0, 16, &[])), MachineKind::Memory, requester);
         let (input, out) = (BytesMut::new(), BytesMut::new());
-        Driven { dialect: RespDialect::on(connection), store: Store::new(deleted), input, out }
+        Driven { dialect, store: Store::new(deleted), input, out }
     }
 
     /// Takes one packet, and answers what is whole.
@@ -142,18 +148,18 @@ impl Driven {
     }
 
     fn turn(&mut self) -> Flow {
-        let (mut steps, flow) = self.dialect.gather(&mut self.input);
-        let needs = steps.iter().map(|planned| need_of(&planned.step, ReadLevel::Linearizable));
+        let (mut errands, flow) = gather(&mut self.dialect, &mut self.input);
+        let needs = errands.iter().map(|errand| errand.need(ReadLevel::Linearizable));
         for run in plan(needs.collect::<Vec<_>>()) {
-            let commands = take_commands(&mut steps, run.requests.clone());
+            let errands = &mut errands[run.requests];
+            let commands = take_commands(errands);
             let results = commands.iter().map(|command| self.store.execute(command));
             let mut results = results.collect::<Vec<_>>().into_iter();
-            for planned in &steps[run.requests] {
-                let mut to = Encoder::new(&mut self.out, planned.version);
-                let result = has_result(&planned.step).then(|| results.next().unwrap());
-                let connection = &mut self.dialect.connection;
-                let mut rest = connection.begin_reply(planned, result.as_ref(), &mut to);
-                assert_eq!(rest.next_question(connection, &mut to), None);
+            for errand in errands {
+                let result = errand.has_result().then(|| results.next().unwrap());
+                let (dialect, out) = (&mut self.dialect, &mut self.out);
+                let mut rest = dialect.begin_reply(&errand.request, result.as_ref(), out);
+                assert_eq!(dialect.go_on(&mut rest, None, out), None);
             }
         }
         flow

@@ -1,11 +1,24 @@
-//! Requests that are answered without the node: what COMMAND, CONFIG and the like say. Pure.
+//! Commands that are answered from what is known when this is built, or from the clock: what COMMAND,
+//! CONFIG and the like say. Pure.
 
 #![deny(clippy::indexing_slicing)]
 
-use super::encode::Encoder;
-use super::glob::matches;
-use super::refused::{Complaint, NO_NAME};
-use super::table::{Spec, TABLE, Use, lookup};
+use std::time::SystemTime;
+
+use super::super::connection::{Connection, Step};
+use super::super::table::{ADMIN, KeyPlaces, SLOW, Spec, TABLE, Use, lookup};
+use crate::server::complaint::Complaint;
+use crate::server::glob::matches;
+use crate::server::value::Value;
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Spec] = &[
+    Spec::other("command", -1, |_, rest| command(rest).map(Step::Answer), "Describes the commands.").of(SLOW),
+    Spec::other("config", -2, |_, rest| config(rest).map(Step::Answer), "Reads settings.").of(ADMIN),
+    Spec::other("latency", -2, |_, rest| latency(rest).map(Step::Answer), "Answers that no events are kept.").of(ADMIN),
+    Spec::other("slowlog", -2, |_, rest| slow_log(rest).map(Step::Answer), "Answers that no slow commands are kept.").of(ADMIN),
+    Spec::other("time", 1, time, "Answers the time of this node.").of(SLOW),
+];
 
 /// Settings as clients of Redis know them; what they say is true here.
 const SETTINGS: &[(&str, &str)] = &[
@@ -19,47 +32,41 @@ const SETTINGS: &[(&str, &str)] = &[
     ("timeout", "0"),
 ];
 
+/// `TIME`
+fn time(_: &mut Connection, _: &[&[u8]]) -> Result<Step, Complaint> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let numbers = [since.as_secs(), u64::from(since.subsec_micros())];
+    let words = numbers.iter().map(|number| Value::word(&number.to_string())).collect();
+    Ok(Step::Answer(Value::Array(words)))
+}
+
 /// `COMMAND [COUNT | LIST ... | GETKEYS ... | INFO name... | DOCS name...]`
-pub(crate) fn command(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), Complaint> {
-    let Some((sub, names)) = arguments.split_first() else {
-        to.array(TABLE.len());
-        for spec in TABLE {
-            write_spec(to, spec);
-        }
-        return Ok(());
-    };
+fn command(arguments: &[&[u8]]) -> Result<Value, Complaint> {
+    let all = || Value::Array(TABLE.iter().map(described).collect());
+    let Some((sub, names)) = arguments.split_first() else { return Ok(all()) };
     match sub.to_ascii_uppercase().as_slice() {
-        b"COUNT" => to.count(u64::try_from(TABLE.len()).unwrap_or(u64::MAX)),
-        b"LIST" => list(to, names)?,
-        b"GETKEYS" => get_keys(to, names)?,
-        b"INFO" if names.is_empty() => command(to, &[])?,
+        b"COUNT" => Ok(Value::count(u64::try_from(TABLE.len()).unwrap_or(u64::MAX))),
+        b"LIST" => list(names),
+        b"GETKEYS" => keys_of(names),
+        b"INFO" if names.is_empty() => Ok(all()),
         b"INFO" => {
-            to.array(names.len());
-            for name in names {
-                match lookup(name) {
-                    Some(spec) => write_spec(to, spec),
-                    None => to.null_array(),
-                }
-            }
+            let of = |name: &&[u8]| lookup(name).map_or(Value::NoArray, described);
+            Ok(Value::Array(names.iter().map(of).collect()))
         }
         b"DOCS" => {
-            let wanted = |spec: &&Spec| {
+            let is_wanted = |spec: &&Spec| {
                 let mut names = names.iter();
                 names.len() == 0
                     || names.any(|name| name.eq_ignore_ascii_case(spec.name.as_bytes()))
             };
-            to.map(TABLE.iter().filter(wanted).count());
-            for spec in TABLE.iter().filter(wanted) {
-                write_docs(to, spec);
-            }
+            Ok(Value::Map(TABLE.iter().filter(is_wanted).map(documented).collect()))
         }
-        _ => return Err(Complaint::subcommand("COMMAND", sub)),
+        _ => Err(Complaint::subcommand("COMMAND", sub)),
     }
-    Ok(())
 }
 
 /// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
-fn list(to: &mut Encoder<'_>, filter: &[&[u8]]) -> Result<(), Complaint> {
+fn list(filter: &[&[u8]]) -> Result<Value, Complaint> {
     let is_wanted: &dyn Fn(&Spec) -> bool = match filter {
         [] => &|_| true,
         [by, kind, wanted] if by.eq_ignore_ascii_case(b"filterby") => {
@@ -67,7 +74,8 @@ fn list(to: &mut Encoder<'_>, filter: &[&[u8]]) -> Result<(), Complaint> {
             match kind.to_ascii_uppercase().as_slice() {
                 b"MODULE" => &|_| false, // there are no modules
                 b"ACLCAT" => &move |spec: &Spec| {
-                    spec.categories().iter().any(|category| category.as_bytes() == lower)
+                    let is_it = |name: &&str| name.as_bytes().strip_prefix(b"@") == Some(&*lower);
+                    spec.categories.iter().any(is_it)
                 },
                 b"PATTERN" => &move |spec: &Spec| matches(&lower, spec.name.as_bytes()),
                 _ => return Err(Complaint::SYNTAX),
@@ -75,72 +83,46 @@ fn list(to: &mut Encoder<'_>, filter: &[&[u8]]) -> Result<(), Complaint> {
         }
         _ => return Err(Complaint::SYNTAX),
     };
-    let wanted = || TABLE.iter().filter(|spec| is_wanted(spec));
-    to.array(wanted().count());
-    for spec in wanted() {
-        to.bulk(spec.name.as_bytes());
-    }
-    Ok(())
+    let wanted = TABLE.iter().filter(|spec| is_wanted(spec));
+    Ok(Value::Array(wanted.map(|spec| Value::known(spec.name)).collect()))
 }
 
 /// `COMMAND GETKEYS name argument...`
-fn get_keys(to: &mut Encoder<'_>, request: &[&[u8]]) -> Result<(), Complaint> {
+fn keys_of(request: &[&[u8]]) -> Result<Value, Complaint> {
     let name = request.first().ok_or_else(|| Complaint::arity("command|getkeys"))?;
-    let spec = lookup(name).ok_or_else(|| Complaint::new("ERR Invalid command specified"))?;
-    let keys = spec.keys_of(request)?;
-    let step = if spec.keys.1 < 0 { usize::from(spec.keys.2.unsigned_abs()) } else { 1 };
-    to.array(keys.len().div_ceil(step));
-    for key in keys.iter().step_by(step) {
-        to.bulk(key);
-    }
-    Ok(())
+    let spec = lookup(name).ok_or_else(|| Complaint::wrong("Invalid command specified"))?;
+    Ok(Value::Array(spec.keys_of(request)?.iter().map(Value::word).collect()))
 }
 
 /// One command as COMMAND describes it: ten fields since Redis 7.
-fn write_spec(to: &mut Encoder<'_>, spec: &Spec) {
-    let (first, last, step) = spec.keys;
-    to.array(10);
-    to.bulk(spec.name.as_bytes());
-    to.integer(i64::from(spec.arity));
-    match spec.data {
-        Use::Read => {
-            to.set(2);
-            to.simple("readonly");
-            to.simple("fast");
-        }
-        Use::Write => {
-            to.set(1);
-            to.simple("write");
-        }
-        Use::None => to.set(0),
-    }
-    for number in [first, last, step] {
-        to.integer(i64::from(number));
-    }
-    to.set(spec.categories().len());
-    for category in spec.categories() {
-        to.simple(&format!("@{category}"));
-    }
-    for _ in 0..3 {
-        to.array(0);
-    }
+fn described(spec: &Spec) -> Value {
+    let KeyPlaces { first, last, step } = spec.keys;
+    let flags: &[&str] = match spec.data {
+        Use::Read => &["readonly", "fast"],
+        Use::Write => &["write"],
+        Use::None => &[],
+    };
+    let set =
+        |words: &[&'static str]| Value::Set(words.iter().copied().map(Value::Status).collect());
+    let numbers = [first, last, step].map(|number| Value::Integer(i64::from(number)));
+    let mut fields =
+        vec![Value::known(spec.name), Value::Integer(i64::from(spec.arity)), set(flags)];
+    fields.extend(numbers);
+    fields.push(set(spec.categories));
+    fields.extend((0..3).map(|_| Value::Array(Vec::new())));
+    Value::Array(fields)
 }
 
-fn write_docs(to: &mut Encoder<'_>, spec: &Spec) {
+fn documented(spec: &Spec) -> (&'static str, Value) {
     let group = if spec.data == Use::None { "connection" } else { "string" };
-    to.bulk(spec.name.as_bytes());
-    to.map(4);
-    for (name, text) in
-        [("summary", spec.summary), ("since", "1.0.0"), ("group", group), ("complexity", "O(N)")]
-    {
-        to.bulk(name.as_bytes());
-        to.bulk(text.as_bytes());
-    }
+    let fields =
+        [("summary", spec.summary), ("since", "1.0.0"), ("group", group), ("complexity", "O(N)")];
+    (spec.name, Value::Map(fields.map(|(name, text)| (name, Value::known(text))).to_vec()))
 }
 
 /// `CONFIG GET pattern...`
-pub(crate) fn config(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), Complaint> {
-    let (sub, patterns) = arguments.split_first().unwrap_or((&NO_NAME, &[]));
+fn config(arguments: &[&[u8]]) -> Result<Value, Complaint> {
+    let (sub, patterns) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
     match sub.to_ascii_uppercase().as_slice() {
         b"GET" if patterns.is_empty() => return Err(Complaint::arity("config|get")),
         b"GET" => {}
@@ -153,55 +135,47 @@ pub(crate) fn config(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), Co
         let name = name.as_bytes();
         patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), name))
     };
-    to.map(SETTINGS.iter().filter(wanted).count());
-    for (name, value) in SETTINGS.iter().filter(wanted) {
-        to.bulk(name.as_bytes());
-        to.bulk(value.as_bytes());
-    }
-    Ok(())
+    let found = SETTINGS.iter().filter(wanted);
+    Ok(Value::Map(found.map(|(name, value)| (*name, Value::known(value))).collect()))
 }
 
 /// `SLOWLOG GET | LEN | RESET`: none is kept.
-pub(crate) fn slow_log(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), Complaint> {
+fn slow_log(arguments: &[&[u8]]) -> Result<Value, Complaint> {
     let sub = arguments.first().copied().unwrap_or_default();
     match sub.to_ascii_uppercase().as_slice() {
-        b"GET" => to.array(0),
-        b"LEN" => to.integer(0),
-        b"RESET" => to.simple("OK"),
-        _ => return Err(Complaint::subcommand("SLOWLOG", sub)),
+        b"GET" => Ok(Value::Array(Vec::new())),
+        b"LEN" => Ok(Value::Integer(0)),
+        b"RESET" => Ok(Value::OK),
+        _ => Err(Complaint::subcommand("SLOWLOG", sub)),
     }
-    Ok(())
 }
 
 /// `LATENCY LATEST | HISTORY event | RESET | DOCTOR`: none is kept.
-pub(crate) fn latency(to: &mut Encoder<'_>, arguments: &[&[u8]]) -> Result<(), Complaint> {
+fn latency(arguments: &[&[u8]]) -> Result<Value, Complaint> {
     let sub = arguments.first().copied().unwrap_or_default();
     match sub.to_ascii_uppercase().as_slice() {
-        b"LATEST" | b"HISTORY" => to.array(0),
-        b"HISTOGRAM" => to.map(0),
-        b"RESET" => to.integer(0),
-        b"DOCTOR" => to.verbatim("No latency events are kept by this node.\n"),
-        _ => return Err(Complaint::subcommand("LATENCY", sub)),
+        b"LATEST" | b"HISTORY" => Ok(Value::Array(Vec::new())),
+        b"HISTOGRAM" => Ok(Value::Map(Vec::new())),
+        b"RESET" => Ok(Value::Integer(0)),
+        b"DOCTOR" => Ok(Value::Text("No latency events are kept by this node.\n".to_owned())),
+        _ => Err(Complaint::subcommand("LATENCY", sub)),
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
 
-    use super::super::encode::Version;
+    use super::super::super::encode::{Encoder, Version};
     use super::*;
 
-    type Write = fn(&mut Encoder<'_>, &[&[u8]]) -> Result<(), Complaint>;
+    type Say = fn(&[&[u8]]) -> Result<Value, Complaint>;
 
-    fn said(version: Version, write: Write, words: &[&str]) -> String {
+    fn said(version: Version, say: Say, words: &[&str]) -> String {
         let words = words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>();
         let mut out = BytesMut::new();
-        match write(&mut Encoder::new(&mut out, version), &words) {
-            Ok(()) => String::from_utf8(out.to_vec()).unwrap(),
-            Err(Complaint(text)) => text.into_owned(),
-        }
+        Encoder::new(&mut out, version).answer(&say(&words).into());
+        String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]
@@ -237,9 +211,9 @@ mod tests {
         assert_eq!(said(Version::Two, command, &["LIST", "FILTERBY", "MODULE", "json"]), "*0\r\n");
         assert_eq!(
             said(Version::Two, command, &["LIST", "FILTERBY", "X", "y"]),
-            "ERR syntax error"
+            "-ERR syntax error\r\n"
         );
-        assert_eq!(said(Version::Two, command, &["LIST", "FILTERBY"]), "ERR syntax error");
+        assert_eq!(said(Version::Two, command, &["LIST", "FILTERBY"]), "-ERR syntax error\r\n");
     }
 
     #[test]
@@ -250,9 +224,9 @@ mod tests {
             (&["GETKEYS", "DEL", "a", "b"], "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
             (&["GETKEYS", "SET", "a", "v", "NX"], "*1\r\n$1\r\na\r\n"),
             (&["GETKEYS", "OBJECT", "ENCODING", "a"], "*1\r\n$1\r\na\r\n"),
-            (&["GETKEYS", "PING"], "ERR The command has no key arguments"),
-            (&["GETKEYS", "GET"], "ERR Invalid number of arguments specified for command"),
-            (&["GETKEYS", "NOPE", "a"], "ERR Invalid command specified"),
+            (&["GETKEYS", "PING"], "-ERR The command has no key arguments\r\n"),
+            (&["GETKEYS", "GET"], "-ERR Invalid number of arguments specified for command\r\n"),
+            (&["GETKEYS", "NOPE", "a"], "-ERR Invalid command specified\r\n"),
         ];
         for (words, expected) in cases {
             assert_eq!(said(Version::Two, command, words), *expected, "{words:?}");

@@ -1,6 +1,6 @@
 //! The original's protobuf `Command`, each message ended by one 0x0a. Pure.
 //!
-//! Called by the session with its read buffer. Fields: 1 id (set by servers, passed over), 2 ip
+//! Called by the dialect with its read buffer. Fields: 1 id (set by servers, passed over), 2 ip
 //! (the UDP port as decimal text), 3 op (0 get, 1 set, 2 delete), 4 key (decimal text), 5 value.
 //!
 //! Invariants:
@@ -12,8 +12,8 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::keys::{Keys, decimal};
-use super::original::{REQUEST_SPARE_BYTES, Request, Unreadable, Verb};
+use super::super::keys::{Keys, decimal};
+use super::{REQUEST_SPARE_BYTES, Request, Unreadable, Verb};
 
 /// What ends a message.
 const END: u8 = 0x0a;
@@ -31,7 +31,7 @@ const FIELD_VALUE: u64 = 5;
 ///
 /// # Errors
 /// [`Unreadable`] for bytes that are no message, or a message that is too long.
-pub(crate) fn take(input: &mut BytesMut, keys: &Keys) -> Result<Option<Request>, Unreadable> {
+pub(super) fn take(input: &mut BytesMut, keys: &Keys) -> Result<Option<Request>, Unreadable> {
     while input.first() == Some(&END) {
         input.advance(1);
     }
@@ -165,6 +165,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::command;
     use super::*;
 
     fn keys() -> Keys {
@@ -238,7 +239,7 @@ mod tests {
         bytes.extend(message("15000", 1, "7", &[b'\n'; 1290]));
         let whole = taken(&[&bytes]);
         assert_eq!(whole.0.len(), 4);
-        assert_eq!(whole.0[1].command.as_ref().unwrap().0.to_string(), "get 42");
+        assert_eq!(command(whole.0[1].clone()).to_string(), "get 42");
         for split in 0..bytes.len() {
             let (left, right) = bytes.split_at(split);
             assert_eq!(taken(&[left, right]), whole, "split at {split}");
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn bad_fields_are_answered() {
-        let reason = |bytes: &[u8]| taken(&[bytes]).0.remove(0).command.unwrap_err();
+        let reason = |bytes: &[u8]| taken(&[bytes]).0.remove(0).work.unwrap_err().text;
         assert!(reason(&message("host", 0, "7", b"")).starts_with("field 2 must be"));
         assert!(reason(&message("1", 3, "7", b"")).starts_with("the operation must be"));
         assert!(reason(&message("1", 0, "x", b"")).starts_with("key must be"));

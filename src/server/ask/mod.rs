@@ -1,0 +1,225 @@
+//! Answers about the node itself and all it holds: INFO, HELLO, ROLE, CLUSTER, SCAN and their like.
+//!
+//! Called by the turn, whatever protocol asked; calls the node. Everything that is said here comes
+//! from the node's status at the moment of the question. An answer is a [`Value`], to which the
+//! protocol gives its bytes.
+
+mod cluster;
+mod info;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Server;
+use super::complaint::Complaint;
+use super::glob::matches;
+use super::requester::Requester;
+use super::value::Value;
+use crate::command::{Failure, FailureClass};
+use crate::node::RemoveError;
+use info::Facts;
+
+/// The version of Redis whose commands and replies are followed.
+const REDIS_VERSION: &str = "7.2.0";
+
+/// What the node is asked, commands of the log apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// `CLIENT INFO`
+    ClientInfo,
+    /// `CLIENT LIST`, of these connections; of all if there are none.
+    ClientList(Vec<u64>),
+    /// `CLIENT LIST TYPE` of a type that no connection here has.
+    NoClients,
+    /// `CLUSTER INFO`
+    ClusterInfo,
+    /// `CLUSTER MYID`
+    ClusterMyId,
+    /// `CLUSTER NODES`
+    ClusterNodes,
+    /// `CLUSTER SHARDS`
+    ClusterShards,
+    /// `CLUSTER SLOTS`
+    ClusterSlots,
+    /// `HELLO`
+    Hello {
+        /// The version of RESP that was agreed on.
+        version: u8,
+    },
+    /// `INFO`, with the sections in small letters; all if there are none.
+    Info(Vec<String>),
+    /// `LASTSAVE`
+    LastSave,
+    /// `RANDOMKEY`
+    RandomKey,
+    /// `DISKSTORE REMOVE member`
+    Remove(String),
+    /// `ROLE`
+    Role,
+    /// `SCAN`
+    Scan {
+        /// The first slot looked at.
+        from: u64,
+        /// Most slots answered.
+        count: usize,
+        /// What the slot's number has to match.
+        pattern: Option<Bytes>,
+        /// False if values of another type are asked for, of which there are none.
+        strings: bool,
+    },
+    /// `DBSIZE`
+    Size,
+    /// `DISKSTORE STATUS`
+    Status,
+    /// `WAITAOF`
+    WaitAof {
+        /// Whether this node's own disk shall hold the last write.
+        own: bool,
+        /// Members, the leader apart, that shall.
+        members: usize,
+        /// How long to wait for them.
+        timeout: Duration,
+    },
+    /// `WAIT`
+    Wait {
+        /// Members, the leader apart, that shall hold the last write.
+        members: usize,
+        /// How long to wait for them.
+        timeout: Duration,
+    },
+}
+
+impl Question {
+    /// The same as it stands in a transaction, which waits for nobody: WAIT tells how things are.
+    pub(crate) fn at_once(self) -> Question {
+        match self {
+            Question::Wait { members, .. } => Question::Wait { members, timeout: Duration::ZERO },
+            Question::WaitAof { own, members, .. } => {
+                Question::WaitAof { own, members, timeout: Duration::ZERO }
+            }
+            question => question,
+        }
+    }
+}
+
+/// Answers one question of a client.
+///
+/// # Errors
+/// A [`Complaint`]: it is refused, or this node cannot know now.
+pub(crate) async fn answer(
+    server: &Server,
+    requester: &Requester,
+    question: &Question,
+) -> Result<Value, Complaint> {
+    let node = &server.node;
+    Ok(match question {
+        Question::ClientInfo => Value::Text(requester.client().line()),
+        Question::ClientList(ids) => Value::Text(server.clients.lines(ids)),
+        Question::NoClients => Value::Text(String::new()),
+        Question::ClusterInfo => Value::Text(cluster::info(&node.status())),
+        Question::ClusterMyId => Value::word(&cluster::node_id(&node.status().member_id)),
+        Question::ClusterNodes => Value::Text(cluster::nodes(&node.status())),
+        Question::ClusterShards => cluster::shards(&node.status()),
+        Question::ClusterSlots => cluster::slots(&node.status()),
+        Question::Hello { version } => {
+            cluster::hello(*version, requester.client().id(), &node.status())
+        }
+        Question::Info(sections) => Value::Text(Facts::now(server).text(sections)),
+        Question::LastSave => Value::count(node.last_save_s()),
+        Question::RandomKey => {
+            random_key(server, requester).await?.map_or(Value::Null, Value::Bytes)
+        }
+        Question::Remove(member) => match node.remove(member).await {
+            Ok(()) => Value::OK,
+            Err(RemoveError::Refused(reason)) => {
+                return Err(Complaint::new(FailureClass::Refused, reason));
+            }
+            Err(RemoveError::Failed(failure)) => return Err(failure.into()),
+        },
+        Question::Role => cluster::role(&node.status()),
+        Question::Scan { from, count, pattern, strings } => {
+            let (keys, next) = requester.replica(node).await?.scan(*from, *count).await?;
+            let is_wanted = |key: &Bytes| {
+                let pattern = pattern.as_ref();
+                *strings && pattern.is_none_or(|pattern| matches(pattern, key))
+            };
+            let keys = keys.into_iter().map(|key| server.keys.shown(key)).filter(is_wanted);
+            let next = Value::word(&next.unwrap_or(0).to_string());
+            Value::Array(vec![next, Value::Array(keys.map(Value::Bytes).collect())])
+        }
+        Question::Size => Value::count(requester.replica(node).await?.live_count().await?),
+        Question::Status => Value::Bytes(node.status().to_json().into()),
+        Question::WaitAof { own, members, timeout } => {
+            if !node.syncs_always() {
+                let reason = "by -sync, writes are acknowledged unsynced";
+                return Err(Complaint::refused("WAITAOF", reason));
+            }
+            let own_timeout = if *own { *timeout } else { Duration::ZERO };
+            let held_here = requester.wait_here(node, own_timeout);
+            let held_there = requester.wait(node, *members, *timeout);
+            let (here, there) = futures_util::future::join(held_here, held_there).await;
+            Value::Array(vec![Value::Integer(i64::from(here)), member_count(there)])
+        }
+        Question::Wait { members, timeout } => {
+            member_count(requester.wait(node, *members, *timeout).await)
+        }
+    })
+}
+
+fn member_count(count: usize) -> Value {
+    Value::count(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+/// A key that holds a value: the first one from a random place on.
+async fn random_key(server: &Server, requester: &Requester) -> Result<Option<Bytes>, Failure> {
+    let replica = requester.replica(&server.node).await?;
+    let random = getrandom::u64().unwrap_or_default();
+    let from = random.checked_rem(server.keys.scan_end()).unwrap_or_default();
+    let mut place = Some(from);
+    let mut wrapped = false;
+    while let Some(start) = place {
+        let (mut keys, next) = replica.scan(start, 1).await?;
+        if let Some(key) = keys.pop() {
+            return Ok(Some(server.keys.shown(key)));
+        }
+        place = match next {
+            Some(next) if wrapped && next > from => None,
+            Some(next) => Some(next),
+            None if wrapped => None,
+            None => {
+                wrapped = true;
+                Some(0)
+            }
+        };
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::status::{MemberStatus, Status};
+
+    /// Of one member of two, in this role.
+    pub(super) fn status(role: &str) -> Status {
+        let member = |name: &str, client: &str| MemberStatus {
+            id: "00000000000000ab".to_owned(),
+            name: name.to_owned(),
+            client: client.to_owned(),
+            matched: Some(5),
+            lag: Some(2),
+            heard_ms: Some(40),
+            ..MemberStatus::default()
+        };
+        Status {
+            name: "node0".to_owned(),
+            member_id: "00000000000000ab".to_owned(),
+            role: role.to_owned(),
+            term: 3,
+            leader: Some(if role == "leader" { "node0" } else { "node1" }.to_owned()),
+            members: vec![member("node0", "127.0.0.1:11000"), member("node1", "[::1]:11001")],
+            applied: 7,
+            ..Status::default()
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Whoever sends requests over one connection, whatever protocol it speaks: how fresh its reads have to
+//! be, what it wrote last, and what is counted of it.
+//!
+//! Called by the turn and by `ask`, which ask the node for it; dialects count by it what they decode.
+//!
+//! Invariants:
+//! - I1: what a client has been told of, its next read sees: every result goes through [`note`].
+//!
+//! [`note`]: Requester::note
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clients::Client;
+use super::resp::Spec;
+use crate::command::{Command, CommandResult, Failure, Freshness, ReadLevel};
+use crate::node::{Node, Replica};
+
+/// One client as the node serves it.
+#[derive(Debug)]
+pub(crate) struct Requester {
+    client: Arc<Client>,
+    /// How fresh reads are unless the client asks for less.
+    level: ReadLevel,
+    freshness: Freshness,
+}
+
+impl Requester {
+    /// A client that has asked nothing yet, of a node whose reads are of `level`.
+    pub(crate) fn new(client: Arc<Client>, level: ReadLevel) -> Requester {
+        Requester { client, level, freshness: Freshness::of(level) }
+    }
+
+    /// The connection as others see it.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How fresh the next read must be.
+    pub(crate) fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+
+    /// Reads from this replica from now on, or as the node is set to again.
+    pub(crate) fn read_locally(&mut self, is_local: bool) {
+        self.freshness.level = if is_local { ReadLevel::Local } else { self.level };
+    }
+
+    /// Counts a request that is going to be executed, or queued; `None` is no command.
+    pub(crate) fn called(&self, command: Option<&'static Spec>) {
+        self.client.counters().called(command);
+    }
+
+    /// Counts a request that is refused; `None` is no command.
+    pub(crate) fn rejected(&self, command: Option<&'static Spec>) {
+        self.client.counters().rejected(command);
+    }
+
+    /// Takes in what became of one command (I1).
+    pub(crate) fn note(&mut self, result: &CommandResult) {
+        self.freshness.note(result);
+        self.client.counters().looked_up(result);
+    }
+
+    /// Proposes all of `commands` together; the results are in their order.
+    pub(crate) async fn write(
+        &mut self,
+        node: &Node,
+        commands: Vec<Command>,
+    ) -> Vec<CommandResult> {
+        let results = node.write(commands).await;
+        for result in &results {
+            self.note(result);
+        }
+        results
+    }
+
+    /// Reads all of `commands` in one round, as fresh as this client needs them.
+    pub(crate) async fn read(&mut self, node: &Node, commands: Vec<Command>) -> Vec<CommandResult> {
+        let results = node.read(commands, self.freshness).await;
+        for result in &results {
+            self.note(result);
+        }
+        results
+    }
+
+    /// What the node holds, as fresh as this client's reads have to be.
+    ///
+    /// # Errors
+    /// The leader cannot be asked, or what it named is not applied here in time.
+    pub(crate) async fn replica<'a>(&self, node: &'a Node) -> Result<Replica<'a>, Failure> {
+        node.replica(self.freshness).await
+    }
+
+    /// Waits until `members` other than the leader hold this client's last write durably; how many do.
+    pub(crate) async fn wait(&self, node: &Node, members: usize, timeout: Duration) -> usize {
+        node.wait_replicas(self.freshness.written_index, members, timeout).await
+    }
+
+    /// Waits until this node's disk holds this client's last write; whether it does.
+    pub(crate) async fn wait_here(&self, node: &Node, timeout: Duration) -> bool {
+        node.wait_durable(self.freshness.written_index, timeout).await
+    }
+}

@@ -1,0 +1,221 @@
+//! Commands that read keys. Pure.
+//!
+//! Each adds reads to a command, and says how their outcomes become its reply.
+
+#![deny(clippy::indexing_slicing)]
+
+use bytes::Bytes;
+
+use super::super::draft::Draft;
+use super::super::encode::Encoder;
+use super::super::form::Form;
+use super::super::table::{
+    ALL, KEYSPACE_LISTING, KEYSPACE_READ, KEYSPACE_WRITE, SLOW_READ, STRING_WRITE, Spec,
+};
+use super::{exactly, expiry_complaint, integer};
+use crate::server::complaint::Complaint;
+use crate::server::keys::Keys;
+
+/// What a key takes in memory beside its own bytes and its value, about.
+const KEY_MEMORY_BYTES: i64 = 160;
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Spec] = &[
+    Spec::reads("exists", -2, exists, "Counts the keys that hold a value.").keyed(ALL).of(KEYSPACE_READ),
+    Spec::reads("expiretime", 2, time_to_live, "Says that a value does not expire.").of(KEYSPACE_READ),
+    Spec::reads("get", 2, get, "Reads a value."),
+    Spec::reads("getex", -2, get_ex, "Reads a value; there is no expiry to set.").of(STRING_WRITE),
+    Spec::reads("getrange", 4, get_range, "Reads a part of a value."),
+    Spec::reads("memory", -2, memory, "Answers the bytes that a key takes.").keyed_behind_subcommand().of(SLOW_READ),
+    Spec::reads("mget", -2, m_get, "Reads values, all at one moment.").keyed(ALL),
+    Spec::reads("object", -2, object, "Answers how a value is held.").keyed_behind_subcommand().of(KEYSPACE_LISTING),
+    Spec::reads("persist", 2, persist, "Answers 0: a value does not expire.").of(KEYSPACE_WRITE),
+    Spec::reads("pexpiretime", 2, time_to_live, "Says that a value does not expire.").of(KEYSPACE_READ),
+    Spec::reads("pttl", 2, time_to_live, "Says that a value does not expire.").of(KEYSPACE_READ),
+    Spec::reads("strlen", 2, str_len, "Answers the length of a value."),
+    Spec::reads("substr", 4, get_range, "Reads a part of a value."),
+    Spec::reads("touch", -2, exists, "Counts the keys that hold a value.").keyed(ALL).of(KEYSPACE_READ),
+    Spec::reads("ttl", 2, time_to_live, "Says that a value does not expire.").of(KEYSPACE_READ),
+    Spec::reads("type", 2, type_of, "Answers the type of a value: string or none.").of(KEYSPACE_READ),
+];
+
+/// `GET key`
+fn get(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let [key] = exactly(arguments)?;
+    draft.get(keys, key)?;
+    Ok(Form::VALUE)
+}
+
+/// `GETEX key [PERSIST]`: PERSIST changes nothing, for there is no time to live.
+fn get_ex(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let (key, options) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
+    match options {
+        [] => {}
+        [option] if option.eq_ignore_ascii_case(b"persist") => {}
+        [_, _] => return Err(expiry_complaint(options)),
+        _ => return Err(Complaint::SYNTAX),
+    }
+    draft.get(keys, key)?;
+    Ok(Form::VALUE)
+}
+
+/// `MGET key...`
+fn m_get(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    for key in arguments {
+        draft.get(keys, key)?;
+    }
+    Ok(Form::new(|to, found| {
+        to.array(found.outcomes.len());
+        found.values().for_each(|value| to.value(value.map(Bytes::as_ref)));
+    }))
+}
+
+/// `EXISTS key...`, `TOUCH key...`
+fn exists(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    for key in arguments {
+        draft.measure(keys, key)?;
+    }
+    Ok(Form::new(|to, found| to.count(found.existing_count())))
+}
+
+/// `STRLEN key`
+fn str_len(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    measured(draft, arguments, keys, Form::new(|to, found| to.count(found.length().unwrap_or(0))))
+}
+
+/// `TYPE key`
+fn type_of(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let form = Form::new(|to, found| match found.length() {
+        Some(_) => to.simple("string"),
+        None => to.simple("none"),
+    });
+    measured(draft, arguments, keys, form)
+}
+
+/// `TTL key` and its kin: there is never a time to live, which is -1, or -2 if there is no value.
+fn time_to_live(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let form = Form::new(|to, found| to.integer(if found.length().is_some() { -1 } else { -2 }));
+    measured(draft, arguments, keys, form)
+}
+
+/// `PERSIST key`: there was no expiry to remove.
+fn persist(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    measured(draft, arguments, keys, Form::new(|to, _| to.integer(0)))
+}
+
+/// `GETRANGE key first last`, `SUBSTR`
+fn get_range(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let [key, start, end] = exactly(arguments)?;
+    let numbers = [integer(start)?, integer(end)?];
+    draft.get(keys, key)?;
+    let form = Form::new(|to, found| {
+        let [start, end] = found.numbers;
+        to.bulk(part_of(found.value().map(Bytes::as_ref).unwrap_or_default(), start, end));
+    });
+    Ok(form.with(numbers))
+}
+
+/// `MEMORY USAGE key [SAMPLES count]`: a slot takes what it takes; a key what its bytes and its value
+/// do.
+fn memory(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let (sub, names) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
+    let Some(key) = names.first().filter(|_| sub.eq_ignore_ascii_case(b"usage")) else {
+        return Err(Complaint::subcommand("MEMORY", sub));
+    };
+    if !matches!(names, [_] | [_, _, _]) {
+        return Err(Complaint::SYNTAX);
+    }
+    draft.measure(keys, key)?;
+    let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let Some(slot_bytes) = keys.slot_bytes() else {
+        let key_bytes = i64::try_from(key.len()).unwrap_or(i64::MAX);
+        let form = Form::new(|to, found| {
+            let [bytes, _] = found.numbers;
+            let length = found.length().map(|length| i64::try_from(length).unwrap_or(i64::MAX));
+            integer_or_null(to, length.map(|length| bytes.saturating_add(length)));
+        });
+        return Ok(form.with([key_bytes + KEY_MEMORY_BYTES, 0]));
+    };
+    let form = Form::new(|to, found| {
+        let [bytes, _] = found.numbers;
+        integer_or_null(to, found.length().map(|_| bytes));
+    });
+    Ok(form.with([number(slot_bytes), 0]))
+}
+
+/// `OBJECT ENCODING | REFCOUNT key`: a value is its bytes, and belongs to its key alone.
+fn object(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let (sub, names) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
+    let upper = String::from_utf8_lossy(sub).to_ascii_uppercase();
+    let form = match upper.as_str() {
+        "ENCODING" => Form::new(|to, found| to.value(found.length().map(|_| b"raw".as_slice()))),
+        "REFCOUNT" => Form::new(|to, found| integer_or_null(to, found.length().map(|_| 1))),
+        "IDLETIME" | "FREQ" => {
+            let what = format!("OBJECT {upper}");
+            return Err(Complaint::refused(&what, "when a key was used is not kept"));
+        }
+        _ => return Err(Complaint::subcommand("OBJECT", sub)),
+    };
+    let [key] = exactly(names)
+        .map_err(|_| Complaint::arity(&format!("object|{}", upper.to_ascii_lowercase())))?;
+    draft.measure(keys, key)?;
+    Ok(form)
+}
+
+/// A look at one key, and the form of its reply.
+fn measured(
+    draft: &mut Draft,
+    arguments: &[&[u8]],
+    keys: &Keys,
+    form: Form,
+) -> Result<Form, Complaint> {
+    let [key] = exactly(arguments)?;
+    draft.measure(keys, key)?;
+    Ok(form)
+}
+
+fn integer_or_null(to: &mut Encoder<'_>, number: Option<i64>) {
+    match number {
+        Some(number) => to.integer(number),
+        None => to.null(),
+    }
+}
+
+/// Bytes `start` to `end` of a value, both included; negative ones count from the end.
+fn part_of(value: &[u8], start: i64, end: i64) -> &[u8] {
+    let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    if start < 0 && end < 0 && start > end {
+        return &[];
+    }
+    let from_start = |at: i64| if at < 0 { (length.saturating_add(at)).max(0) } else { at };
+    let start = from_start(start);
+    let behind = from_start(end).saturating_add(1).min(length);
+    let range = usize::try_from(start).ok().zip(usize::try_from(behind).ok());
+    range.and_then(|(start, behind)| value.get(start..behind)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_redis() {
+        let cases: &[(i64, i64, &[u8])] = &[
+            (0, -1, b"hello"),
+            (0, 0, b"h"),
+            (1, 2, b"el"),
+            (-3, -1, b"llo"),
+            (-100, 1, b"he"),
+            (3, 100, b"lo"),
+            (3, 2, b""),
+            (5, 9, b""),
+            (-1, -3, b""),
+            (0, -100, b"h"),
+            (i64::MIN, i64::MAX, b"hello"),
+        ];
+        for (start, end, expected) in cases {
+            assert_eq!(part_of(b"hello", *start, *end), *expected, "{start} {end}");
+        }
+        assert_eq!(part_of(b"", 0, -1), b"");
+    }
+}

@@ -1,0 +1,166 @@
+//! `docs/commands.md` as the table of commands has it. A test compares the two; it rewrites the file
+//! if `UPDATE=1` is set.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::encode::code_of;
+use super::refused::REFUSED;
+use super::table::{Handler, Speakers, Spec, TABLE, Use};
+use crate::command::FailureClass;
+
+const PATH: &str = "docs/commands.md";
+
+const HEAD: &str = "\
+# Commands
+
+Written by the test `the_document_of_commands_is_what_the_table_says` from the table that the nodes run by
+(`src/server/resp/commands/`); `UPDATE=1` before its command rewrites it.
+
+*Arguments* are counted with the name; `2+` means two or more. *Keys* are the positions of the keys among them. *Programs*
+are those that answer a command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are any
+bytes; a `logger` refuses what is theirs alone. In a *transaction* (`MULTI`) a command is queued for `EXEC`, or is carried out at
+once; what of it is answered with an error there stands behind `but for`. What is read is found at the level that
+`-read` names, or as `READONLY` has it; what is written is one entry of the log.
+
+";
+
+const REFUSED_HEAD: &str = "
+## Commands that are refused
+
+Commands of Redis that are known here and not served. Each is answered with
+`ERR <name> is refused: <reason>`, and aborts the transaction that it stands in.
+
+| reason | commands |
+| --- | --- |
+";
+
+const FAILURES_HEAD: &str = "
+## Errors a client must tell apart
+
+An error is a code and words. The words are for people and may change; the code follows from the class of the failure.
+The text and protobuf forms of the original's clients have one code for all classes, `ERR`.
+
+| class | code in RESP | says | send it again? |
+| --- | --- | --- | --- |
+";
+
+const FAILURES_FOOT: &str = "
+Only `UNKNOWN` leaves open whether a command was applied. Every other error means that nothing of the command was, but for a
+transaction: there an error in the array that `EXEC` answers is that of its own request, and the others took effect.
+";
+
+#[test]
+fn the_document_of_commands_is_what_the_table_says() {
+    let document = document();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PATH);
+    if std::env::var("UPDATE").as_deref() == Ok("1") {
+        std::fs::write(&path, &document).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    for (found, expected) in found.lines().zip(document.lines()) {
+        assert_eq!(found, expected, "{PATH}: UPDATE=1 rewrites it");
+    }
+    assert_eq!(found.len(), document.len(), "{PATH}: UPDATE=1 rewrites it");
+}
+
+fn document() -> String {
+    let mut text = HEAD.to_owned();
+    let groups = [
+        ("Commands that read keys", Use::Read),
+        ("Commands that write keys", Use::Write),
+        ("Commands about connections and nodes", Use::None),
+    ];
+    for (title, data) in groups {
+        let head = "| command | arguments | keys | programs | in a transaction | does |";
+        writeln!(text, "## {title}\n\n{head}\n| --- | --- | --- | --- | --- | --- |").unwrap();
+        for spec in TABLE.iter().filter(|spec| use_of(spec) == data) {
+            write_row(&mut text, spec);
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len() + 1);
+    text.push_str(REFUSED_HEAD);
+    for (reason, names) in REFUSED {
+        writeln!(text, "| {reason} | {} |", names.join(", ")).unwrap();
+    }
+    text.push_str(FAILURES_HEAD);
+    for class in FailureClass::ALL {
+        let (says, again) = meaning(class);
+        writeln!(text, "| {class:?} | `{}` | {says} | {again} |", code_of(class)).unwrap();
+    }
+    text.push_str(FAILURES_FOOT);
+    text
+}
+
+/// MEMORY and OBJECT read, though Redis does not say so of them.
+fn use_of(spec: &Spec) -> Use {
+    if spec.is_keyed_behind_subcommand { Use::Read } else { spec.data }
+}
+
+fn write_row(text: &mut String, spec: &Spec) {
+    let arguments = spec.arity.unsigned_abs();
+    let more = if spec.arity < 0 { "+" } else { "" };
+    let keys = match (spec.keys.first, spec.keys.last, spec.keys.step) {
+        _ if spec.is_keyed_behind_subcommand => "2".to_owned(),
+        (0, ..) => "none".to_owned(),
+        (first, last, _) if first == last => first.to_string(),
+        (first, _, 1) => format!("{first} to the last"),
+        (first, _, step) => format!("{first} to the last, every {step}nd"),
+    };
+    let programs = match spec.speakers {
+        Speakers::Stores => "stores",
+        Speakers::All => "all",
+    };
+    let in_transaction = match (spec.handler, spec.forbidden) {
+        (Handler::AtOnce(_), _) => "at once".to_owned(),
+        (_, None) => "queued".to_owned(),
+        (_, Some(forbidden)) => {
+            let example = forbidden(&[b"reply"]).unwrap();
+            format!("queued, but for `{example}`")
+        }
+    };
+    let (name, summary) = (spec.name.to_ascii_uppercase(), spec.summary);
+    writeln!(
+        text,
+        "| `{name}` | {arguments}{more} | {keys} | {programs} | {in_transaction} | {summary} |"
+    )
+    .unwrap();
+}
+
+/// What a class says, and whether the same request may be sent again.
+fn meaning(class: FailureClass) -> (&'static str, &'static str) {
+    match class {
+        FailureClass::Wrong => ("the request is wrong: syntax, number, key, unknown name", "no"),
+        FailureClass::TooLarge => {
+            ("the request, its value or its reply is longer than its limit", "no, ask for less")
+        }
+        FailureClass::Refused => ("understood, and not served here; the reason follows", "no"),
+        FailureClass::Unauthenticated => ("the user is not known", "no"),
+        FailureClass::ProtocolVersion => ("this version of RESP is not spoken", "in another one"),
+        FailureClass::Aborted => (
+            "the transaction was given up, for a request in it or for its WATCH; nothing was proposed",
+            "from MULTI or WATCH on",
+        ),
+        FailureClass::Unavailable => {
+            ("no leader, or this node stops; nothing was proposed", "yes, or elsewhere")
+        }
+        FailureClass::NotLeader => {
+            ("another member leads, and this one may not forward; nothing was proposed", "there")
+        }
+        FailureClass::Busy => ("a bound on work under way; nothing was proposed", "yes, later"),
+        FailureClass::NoSpace => {
+            ("the disk of the log is full; nothing was proposed", "once there is room")
+        }
+        FailureClass::Full => (
+            "`kvstore` holds as much as `-memory-mib` allows; nothing was proposed",
+            "once keys are deleted",
+        ),
+        FailureClass::Fault => {
+            ("this member cannot answer: its copy of the key is damaged", "elsewhere")
+        }
+        FailureClass::Unknown => {
+            ("the command was applied once or not at all", "after a read that tells which")
+        }
+    }
+}
