@@ -374,7 +374,8 @@ async fn whoever_has_a_reply_can_read_what_it_says() {
 async fn a_voter_that_never_ran_before_gives_its_vote_at_once() {
     let new = start(false).await;
     assert!(is_vote_granted(&new, Method::Vote).await);
-    assert_eq!(new.consensus.wal().durable(), new.consensus.wal().position());
+    // An empty batch may be on its way, which claims the one with the vote.
+    assert_eq!(new.consensus.wal().unsynced_bytes(), 0);
     new.consensus.stop().await;
 }
 
