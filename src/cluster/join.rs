@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-use super::Forwarder;
+use super::Cluster;
 use crate::peer::{
     CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Route, Whoever, complete,
 };
@@ -210,7 +210,7 @@ async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, CallError
 }
 
 /// Answers a request to join, as leader or through it.
-pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option<Vec<u8>> {
+pub(super) async fn answer(cluster: &Cluster, incoming: &Incoming) -> Option<Vec<u8>> {
     let mut request = JoinRequest::decode(incoming.body.clone()).ok()?;
     if is_direct(incoming, &request) {
         complete(&mut request.member.raft_address, incoming.address);
@@ -218,16 +218,16 @@ pub(super) async fn answer(forwarder: &Forwarder, incoming: &Incoming) -> Option
     }
     // That it comes from the member that it is about proves nothing: that one may pass on a stranger's.
     request.is_own &= incoming.from != 0; // I4
-    let reply = if request.cluster_id != 0 && request.cluster_id != forwarder.cluster_id() {
+    let reply = if request.cluster_id != 0 && request.cluster_id != cluster.cluster_id() {
         JoinReply::Refused(format!(
             "this is cluster {:032x}, but the directory belongs to {:032x}",
-            forwarder.cluster_id(),
+            cluster.cluster_id(),
             request.cluster_id
         ))
     } else if request.is_final {
-        admit_or_relay(forwarder, incoming, &request).await
+        admit_or_relay(cluster, incoming, &request).await
     } else {
-        accepted(forwarder)
+        accepted(cluster)
     };
     let mut out = Vec::new();
     reply.put(&mut out);
@@ -239,24 +239,24 @@ fn is_direct(incoming: &Incoming, request: &JoinRequest) -> bool {
     incoming.from == 0 || incoming.from == request.member_id
 }
 
-fn accepted(forwarder: &Forwarder) -> JoinReply {
-    let limits = forwarder.consensus().shared().machine.limits();
+fn accepted(cluster: &Cluster) -> JoinReply {
+    let limits = cluster.consensus().shared().machine.limits();
     JoinReply::Accepted {
-        cluster_id: forwarder.cluster_id(),
+        cluster_id: cluster.cluster_id(),
         slot_count: limits.slot_count,
         value_bytes: limits.value_bytes_max,
     }
 }
 
 async fn admit_or_relay(
-    forwarder: &Forwarder,
+    cluster: &Cluster,
     incoming: &Incoming,
     request: &JoinRequest,
 ) -> JoinReply {
-    let view = forwarder.consensus().view();
+    let view = cluster.consensus().view();
     if view.is_leader {
         let late = || JoinReply::Later("the membership takes long to be changed".into());
-        return timeout(ADMIT_BOUND, admit(forwarder, request)).await.unwrap_or_else(|_| late());
+        return timeout(ADMIT_BOUND, admit(cluster, request)).await.unwrap_or_else(|_| late());
     }
     let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
     let Some((id, leader)) = leader.filter(|_| is_direct(incoming, request)) else {
@@ -265,17 +265,17 @@ async fn admit_or_relay(
     let mut body = Vec::new();
     request.put(&mut body);
     let answer =
-        forwarder.call((id, &leader.member), Method::Join, Bytes::from(body), ANSWER_BOUND).await;
+        cluster.call((id, &leader.member), Method::Join, Bytes::from(body), ANSWER_BOUND).await;
     let relayed = answer.ok().and_then(|body| JoinReply::decode(body).ok());
     relayed.unwrap_or_else(|| JoinReply::Later("the leader gave no answer".into()))
 }
 
 /// Takes a node in, or sets the addresses of one that is a member, as the leader.
-pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinReply {
-    let consensus = forwarder.consensus();
+pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply {
+    let consensus = cluster.consensus();
     let known = consensus.view().members.get(&request.member_id).map(|view| view.member.clone());
     if known.as_ref() == Some(&request.member) {
-        return accepted(forwarder);
+        return accepted(cluster);
     }
     if let Some(known) = known.as_ref().filter(|known| !is_same(known, &request.member)) {
         let (id, name) = (request.member_id, &known.name);
@@ -284,7 +284,7 @@ pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinR
         )); // I3
     }
     let record = match proven(consensus.caller(), request, known.as_ref()).await {
-        Ok(record) if known.as_ref() == Some(&record) => return accepted(forwarder),
+        Ok(record) if known.as_ref() == Some(&record) => return accepted(cluster),
         Ok(record) => record,
         Err(reply) => return reply, // I3
     };
@@ -307,7 +307,7 @@ pub(super) async fn admit(forwarder: &Forwarder, request: &JoinRequest) -> JoinR
             )); // I2
         }
     }
-    set_member(forwarder, request.member_id, record).await
+    set_member(cluster, request.member_id, record).await
 }
 
 /// Whether two records are of one member, wherever it is to be found.
@@ -355,10 +355,10 @@ async fn proven(
     }
 }
 
-async fn set_member(forwarder: &Forwarder, id: u64, record: Member) -> JoinReply {
-    let set = forwarder.consensus().set_member(id, record);
+async fn set_member(cluster: &Cluster, id: u64, record: Member) -> JoinReply {
+    let set = cluster.consensus().set_member(id, record);
     match set.await {
-        Ok(()) => accepted(forwarder),
+        Ok(()) => accepted(cluster),
         Err(MemberError::NotChanged(ProposeError::Failed(failure))) => {
             JoinReply::Later(failure.to_string())
         }

@@ -1,21 +1,182 @@
-//! The members of the cluster among themselves: founding, joining, promotion, forwarding.
+//! The cluster, whoever leads it: writes, reads at every level, members, removal.
 //!
-//! Called by `node`; calls `raft`.
+//! Called by `node`; calls `raft`, and `peer` for what members ask each other. Each thing that they ask
+//! has a file with both of its sides: `writes`, `reads`, `holders`, `join`, `removal`, `room`. Invariant:
+//!
+//! - I1: what comes from another member is never passed on as if it came from a client here: it was
+//!   sent to whoever leads.
 
 mod bootstrap;
 mod bounded;
-mod forward;
-mod freshness;
+mod holders;
 mod join;
 mod membership;
 mod moved;
+mod reads;
 mod removal;
 mod room;
+mod writes;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub use bootstrap::{Contact, listen_first};
-pub use forward::{Forwarder, serve_incoming};
 pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
 pub use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};
+pub use reads::FreshReplica;
+#[cfg(test)]
+pub(crate) use reads::read_local;
 pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};
 pub use room::give_way_when_full;
+
+use crate::command::{CommandResult, Failure};
+use crate::peer::{CallError, Channel, Member, Method, decode_results};
+use crate::raft::{Consensus, Incoming};
+
+/// How long a command waits for a leader before it is refused: an election and a half.
+pub(super) const LEADER_BOUND: Duration = Duration::from_secs(6);
+/// Pause before the next attempt while no leader is known.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
+/// What forwarding adds to the time that the leader may take.
+pub(super) const WIRE_BOUND: Duration = Duration::from_secs(1);
+
+/// The cluster, as one of its members has it: whoever holds one need not know who leads.
+#[derive(Debug)]
+pub struct Cluster {
+    consensus: Arc<Consensus>,
+    channels: Mutex<HashMap<u64, Arc<Channel>>>,
+    cluster_id: u128,
+    /// What is to be said while the cluster has another address of this member.
+    moved: Mutex<Option<String>>,
+}
+
+/// What became of an attempt: final results, or another member to ask.
+enum Attempt {
+    Done(Vec<CommandResult>),
+    Elsewhere(Option<(u64, Member)>),
+}
+
+impl Cluster {
+    /// The cluster as a member of it.
+    pub fn new(consensus: Arc<Consensus>, cluster_id: u128) -> Cluster {
+        Cluster { consensus, channels: Mutex::default(), cluster_id, moved: Mutex::default() }
+    }
+
+    /// The consensus underneath.
+    pub fn consensus(&self) -> &Arc<Consensus> {
+        &self.consensus
+    }
+
+    /// The cluster.
+    pub fn cluster_id(&self) -> u128 {
+        self.cluster_id
+    }
+
+    /// What is to be said while the cluster has another address of this member.
+    pub fn moved(&self) -> Option<String> {
+        self.moved.lock().clone()
+    }
+
+    /// Sets that; true if there was something to be said before.
+    pub(super) fn note_moved(&self, said: Option<String>) -> bool {
+        std::mem::replace(&mut *self.moved.lock(), said).is_some()
+    }
+
+    /// Asks another member something.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(
+        &self,
+        (id, member): (u64, &Member),
+        method: Method,
+        body: Bytes,
+        bound: Duration,
+    ) -> Result<Bytes, CallError> {
+        let channel = {
+            let mut channels = self.channels.lock();
+            let fresh = || Arc::new(self.consensus.channel(id, member));
+            let channel = channels.entry(id).or_insert_with(fresh);
+            if channel.given_address() != member.raft_address {
+                *channel = fresh();
+            }
+            channel.clone()
+        };
+        channel.call(method, body, bound).await
+    }
+
+    /// Waits a little for a leader; says why if the time is up.
+    pub(super) async fn wait_for_leader(&self, deadline: Instant) -> Option<Failure> {
+        if Instant::now() >= deadline {
+            let view = self.consensus.view();
+            let voters = view.members.values().filter(|member| member.is_voter).count();
+            let reason = format!(
+                "no leader was found within {} s; a majority of {voters} voters must run",
+                LEADER_BOUND.as_secs()
+            );
+            return Some(Failure::NoLeader { reason });
+        }
+        self.consensus.changed(LEADER_PAUSE).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        None
+    }
+
+    pub(super) fn unknown(&self, reason: &str) -> Failure {
+        let view = self.consensus.view();
+        let index = view.last_log.unwrap_or_default();
+        Failure::Unknown { term: view.term, index, reason: reason.into() }
+    }
+
+    /// Answers one request of another member; `None` if it cannot be read.
+    async fn answer(&self, incoming: &Incoming) -> Option<Vec<u8>> {
+        let body = incoming.body.clone();
+        match incoming.method {
+            Method::Write => self.answer_write(body).await,
+            Method::Read => self.answer_read(body).await,
+            Method::Holders => self.answer_holders(body).await,
+            Method::ReadIndex => Some(self.answer_read_index().await),
+            Method::Join => join::answer(self, incoming).await,
+            Method::Remove => Some(self.answer_remove(body).await),
+            Method::Standing => Some(self.answer_standing(incoming.from, body).await),
+            Method::Room => Some(self.answer_room()),
+            _ => None,
+        }
+    }
+}
+
+/// What another member said to forwarded commands.
+enum Answered {
+    Results(Vec<CommandResult>),
+    NotLeader,
+    Unreadable,
+}
+
+fn results_of(body: Bytes, count: usize) -> Answered {
+    match decode_results(body, count) {
+        Err(_) => Answered::Unreadable,
+        Ok(results) if matches!(results.first(), Some(Err(Failure::NotLeader { .. }))) => {
+            Answered::NotLeader
+        }
+        Ok(results) => Answered::Results(results),
+    }
+}
+
+/// Answers requests of other members until their channel closes.
+pub async fn serve_incoming(cluster: Arc<Cluster>, mut requests: mpsc::Receiver<Incoming>) {
+    while let Some(incoming) = requests.recv().await {
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            if let Some(answer) = cluster.answer(&incoming).await {
+                // The connection may have ended meanwhile.
+                drop(incoming.reply.send(answer));
+            }
+        });
+    }
+}

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::Forwarder;
+use super::Cluster;
 use super::join::{ADMIT_BOUND, admit};
 use crate::fault::Faults;
 use crate::peer::{CallError, JoinReply, JoinRequest, Member, Method};
@@ -89,8 +89,8 @@ pub async fn is_copy(consensus: &Consensus, own: &Own) -> Option<String> {
 
 /// Has the addresses of this member written to the log when they are others, until the task is
 /// dropped.
-pub async fn keep_registered(forwarder: Arc<Forwarder>, own: Own, faults: Faults) {
-    let consensus = forwarder.consensus();
+pub async fn keep_registered(cluster: Arc<Cluster>, own: Own, faults: Faults) {
+    let consensus = cluster.consensus();
     let me = consensus.member_id();
     let mut is_asked = !own.is_open();
     let mut told = String::new();
@@ -102,14 +102,14 @@ pub async fn keep_registered(forwarder: Arc<Forwarder>, own: Own, faults: Faults
             (Some(record), _) => record.clone(),
             (None, Some(logged)) if !is_asked && view.members.len() > 1 => own.record(logged),
             _ => {
-                if forwarder.note_moved(None) {
+                if cluster.note_moved(None) {
                     tracing::info!("the cluster has the address of this member now");
                 }
                 consensus.changed(PERIOD).await;
                 continue;
             }
         };
-        let reply = register(&forwarder, &own, record).await;
+        let reply = register(&cluster, &own, record).await;
         is_asked |= matches!(reply, JoinReply::Accepted { .. });
         if let (Some(wanted), Some(logged)) = (wanted, logged) {
             let said = moved(&wanted, &logged, &reply);
@@ -117,7 +117,7 @@ pub async fn keep_registered(forwarder: Arc<Forwarder>, own: Own, faults: Faults
                 tracing::warn!("{said}");
                 told.clone_from(&said);
             }
-            forwarder.note_moved(Some(said));
+            cluster.note_moved(Some(said));
         }
         if matches!(reply, JoinReply::Refused(_))
             && let Some(reason) = is_copy(consensus, &own).await
@@ -142,20 +142,20 @@ fn moved(wanted: &Member, logged: &Member, reply: &JoinReply) -> String {
 }
 
 /// Asks for another record of this member once, wherever it may be heard.
-async fn register(forwarder: &Forwarder, own: &Own, member: Member) -> JoinReply {
-    let consensus = forwarder.consensus();
+async fn register(cluster: &Cluster, own: &Own, member: Member) -> JoinReply {
+    let consensus = cluster.consensus();
     let (view, me) = (consensus.view(), consensus.member_id());
-    let cluster_id = forwarder.cluster_id();
+    let cluster_id = cluster.cluster_id();
     let request = JoinRequest { is_final: true, is_own: true, member_id: me, member, cluster_id };
     if view.is_leader && !own.is_open() {
         let late = || JoinReply::Later("the membership takes long to be changed".into());
-        return timeout(ADMIT_BOUND, admit(forwarder, &request)).await.unwrap_or_else(|_| late());
+        return timeout(ADMIT_BOUND, admit(cluster, &request)).await.unwrap_or_else(|_| late());
     }
     let mut body = Vec::new();
     request.put(&mut body);
     let body = Bytes::from(body);
     let members = view.members.iter().filter(|(id, _)| **id != me).map(|(id, other)| {
-        forwarder.call((*id, &other.member), Method::Join, body.clone(), ANSWER_BOUND)
+        cluster.call((*id, &other.member), Method::Join, body.clone(), ANSWER_BOUND)
     });
     let targets = own.targets.iter().map(|target| {
         let (channel, body) = (consensus.channel_to(target.clone()), body.clone());

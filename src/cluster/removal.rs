@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
 
-use super::Forwarder;
+use super::Cluster;
 use super::bootstrap::confirm_only;
 use super::membership::lacking;
 use crate::command::cursor::{Cursor, put_string};
@@ -88,7 +88,7 @@ enum Step {
     SetVoters(BTreeSet<u64>),
 }
 
-impl Forwarder {
+impl Cluster {
     /// Takes a member out of the cluster, by its name or its id (16 hexadecimal digits).
     ///
     /// # Errors
@@ -273,15 +273,15 @@ impl Forwarder {
 }
 
 /// Stops this member, by a fault, once its cluster has gone on without it.
-pub async fn watch_standing(forwarder: Arc<Forwarder>, faults: Faults, directory: String) {
+pub async fn watch_standing(cluster: Arc<Cluster>, faults: Faults, directory: String) {
     let silence = Duration::from_millis(ELECTION_MS_MIN);
     loop {
         tokio::time::sleep(STANDING_PERIOD).await;
-        let consensus = forwarder.consensus();
+        let consensus = cluster.consensus();
         if consensus.view().is_leader || consensus.heard_within(silence) {
             continue;
         }
-        if forwarder.standing().await == Standing::Removed {
+        if cluster.standing().await == Standing::Removed {
             let reason = format!(
                 "this member was removed from its cluster, which goes on without it; to take it in \
                  again move {directory} away and start it with -join ADDRESS, naming a running \

@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::Forwarder;
+use super::Cluster;
 use crate::peer::{Member, Method};
 use crate::raft::{Cause, Consensus, Refusing};
 
@@ -31,19 +31,19 @@ const ASK_BOUND: Duration = Duration::from_secs(1);
 const HAND_OVER_BOUND: Duration = Duration::from_secs(3);
 
 /// Gives way whenever this member leads and has had no room for a while. Runs as long as the node.
-pub async fn give_way_when_full(forwarder: std::sync::Arc<Forwarder>) {
+pub async fn give_way_when_full(cluster: std::sync::Arc<Cluster>) {
     let mut gave_way_in = 0; // I2
     let mut asked: Option<Instant> = None;
     loop {
         tokio::time::sleep(PERIOD).await;
-        let consensus = forwarder.consensus();
+        let consensus = cluster.consensus();
         let view = consensus.view();
         let may_ask = asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
         if !view.is_leader || view.term == gave_way_in || !may_ask || !is_full(consensus) {
             continue;
         }
         asked = Some(Instant::now());
-        if forwarder.give_way().await {
+        if cluster.give_way().await {
             gave_way_in = view.term;
         }
     }
@@ -56,7 +56,7 @@ fn is_full(consensus: &Consensus) -> bool {
     consensus.refusing().iter().any(lasts)
 }
 
-impl Forwarder {
+impl Cluster {
     /// Hands leadership to a voter that has room, if a majority of others have (I1). False if it
     /// did not even begin to.
     pub async fn give_way(&self) -> bool {

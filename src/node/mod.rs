@@ -4,10 +4,8 @@
 
 mod disk_use;
 mod error;
-mod local;
 mod notices;
 mod open;
-mod reads;
 mod refusals;
 mod start;
 #[cfg(test)]
@@ -24,12 +22,13 @@ use tokio::time::Instant;
 
 use disk_use::DiskUse;
 pub use error::StartError;
-pub use reads::Replica;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
-use crate::cluster::{Forwarder, cost_of_stopping};
-pub use crate::cluster::{RemoveError, Standing};
-use crate::command::{Body, Command, CommandResult, Failure, Outcome, ReadLevel, Refusal};
+use crate::cluster::{Cluster, cost_of_stopping};
+pub use crate::cluster::{FreshReplica, RemoveError, Standing};
+use crate::command::{
+    Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal,
+};
 use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};
 pub use crate::machine::Limits;
@@ -47,7 +46,7 @@ const PURGE_BOUND: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Node {
     config: Config,
-    forwarder: Arc<Forwarder>,
+    cluster: Arc<Cluster>,
     faults: Faults,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     started: Instant,
@@ -66,7 +65,7 @@ impl Node {
     }
 
     fn consensus(&self) -> &Arc<Consensus> {
-        self.forwarder.consensus()
+        self.cluster.consensus()
     }
 
     /// What this node runs with.
@@ -92,27 +91,23 @@ impl Node {
     /// Proposes all of `commands` together; the results are in their order. A command that cannot
     /// be right is refused here and becomes no log entry.
     pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
-        self.counted(self.propose(commands).await)
+        self.counted(self.cluster.write(commands).await)
     }
 
-    async fn propose(&self, commands: Vec<Command>) -> Vec<CommandResult> {
-        let machine = &self.consensus().shared().machine;
-        let checks: Vec<_> = commands.iter().map(|command| machine.check(command)).collect();
-        if checks.iter().all(Result::is_ok) {
-            return self.forwarder.write(commands).await;
+    /// Reads all of `commands` in one freshness round; the results are in their order.
+    pub async fn read(&self, commands: Vec<Command>, freshness: Freshness) -> Vec<CommandResult> {
+        if self.config.machine == MachineKind::Journal {
+            return vec![Err(Failure::Refused(Refusal::Logger)); commands.len()];
         }
-        let good = commands.into_iter().zip(&checks).filter(|(_, check)| check.is_ok());
-        let good: Vec<Command> = good.map(|(command, _)| command).collect();
-        let mut results = if good.is_empty() {
-            Vec::new().into_iter()
-        } else {
-            self.forwarder.write(good).await.into_iter()
-        };
-        let result = |check: Result<(), Refusal>| match check {
-            Ok(()) => results.next().unwrap_or(Err(Failure::Stopping)),
-            Err(refusal) => Err(Failure::Refused(refusal)),
-        };
-        checks.into_iter().map(result).collect()
+        self.counted(self.cluster.read(commands, freshness).await)
+    }
+
+    /// What this member holds, once it has applied everything that the client must see.
+    ///
+    /// # Errors
+    /// The leader cannot be asked, or what it named is not applied here in time.
+    pub async fn replica(&self, freshness: Freshness) -> Result<FreshReplica<'_>, Failure> {
+        self.cluster.replica(freshness).await
     }
 
     /// Counts those of a client's commands that succeeded.
@@ -133,7 +128,7 @@ impl Node {
 
     /// Waits until `members` other than the leader hold `index` durably; how many do.
     pub async fn wait_replicas(&self, index: u64, members: usize, timeout: Duration) -> usize {
-        self.forwarder.holders(index, members, timeout).await
+        self.cluster.holders(index, members, timeout).await
     }
 
     /// Whether writes are acknowledged only once they are synced: what `-sync` says.
@@ -176,17 +171,17 @@ impl Node {
         if self.config.machine == MachineKind::Journal {
             return Err(RemoveError::Failed(Failure::Refused(Refusal::Logger)));
         }
-        self.forwarder.remove(who).await
+        self.cluster.remove(who).await
     }
 
     /// Whether this node belongs to its cluster, as the leader has it.
     pub async fn standing(&self) -> Standing {
-        self.forwarder.standing().await
+        self.cluster.standing().await
     }
 
     /// This node's cluster and member id.
     pub fn ids(&self) -> (u128, u64) {
-        (self.forwarder.cluster_id(), self.consensus().member_id())
+        (self.cluster.cluster_id(), self.consensus().member_id())
     }
 
     /// Highest log index that this replica has applied.
@@ -219,7 +214,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").into(),
             name: self.config.id.clone(),
             member_id: format!("{:016x}", consensus.member_id()),
-            cluster_id: format!("{:032x}", self.forwarder.cluster_id()),
+            cluster_id: format!("{:032x}", self.cluster.cluster_id()),
             role: role_of(&view, consensus.member_id()).into(),
             term: view.term,
             leader: view
@@ -227,7 +222,7 @@ impl Node {
                 .and_then(|id| view.members.get(&id))
                 .map(|leader| leader.member.name.clone()),
             members: self.members_of(&view),
-            moved: self.forwarder.moved(),
+            moved: self.cluster.moved(),
             no_majority_s: consensus.without_majority(self.started).map(|time| time.as_secs()),
             committed: view.committed.unwrap_or(0),
             applied: consensus.shared().applied_index(),

@@ -25,7 +25,7 @@ use super::notices::keep_told;
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError, upkeep};
 use crate::cluster::{
-    Forwarder, JoinSetup, Joined, Own, RemoveError, give_way_when_full, is_copy, join_until_named,
+    Cluster, JoinSetup, Joined, Own, RemoveError, give_way_when_full, is_copy, join_until_named,
     keep_membership, keep_registered, learn_cluster, listen_first, remove_from_outside,
     serve_incoming, watch_standing,
 };
@@ -100,8 +100,8 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     if let SyncPolicy::Batch(interval) = config.sync {
         consensus.syncer().sync_every(interval);
     }
-    let forwarder = Arc::new(Forwarder::new(consensus.clone(), place.cluster_id));
-    let mut tasks = serve(&forwarder, listeners, incoming, recorded);
+    let cluster = Arc::new(Cluster::new(consensus.clone(), place.cluster_id));
+    let mut tasks = serve(&cluster, listeners, incoming, recorded);
     tokio::select! {
         entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
@@ -109,21 +109,21 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     if let Some(reason) = is_copy(&consensus, &own).await {
         return Err(StartError::Copy(reason));
     }
-    let registering = keep_registered(forwarder.clone(), own, faults.clone());
+    let registering = keep_registered(cluster.clone(), own, faults.clone());
     tasks.push(tokio::spawn(registering));
     tasks.push(tokio::spawn(upkeep::keep_bounds(consensus.clone(), opened.policy)));
-    tasks.push(tokio::spawn(give_way_when_full(forwarder.clone())));
+    tasks.push(tokio::spawn(give_way_when_full(cluster.clone())));
     tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
     let (started, disk_use) = (Instant::now(), Arc::<DiskUse>::default());
     tasks.push(tokio::spawn(keep_told(consensus.clone(), started)));
     tasks.push(tokio::spawn(keep_measured(config.data_dir.clone(), disk_use.clone())));
     let directory = config.data_dir.display().to_string();
-    tasks.push(tokio::spawn(watch_standing(forwarder.clone(), faults.clone(), directory)));
+    tasks.push(tokio::spawn(watch_standing(cluster.clone(), faults.clone(), directory)));
     tasks.push(tokio::spawn(async move { consensus.allow_elections().await }));
     Ok(Arc::new(Node {
         config,
-        forwarder,
+        cluster,
         faults,
         tasks: Mutex::new(tasks),
         started,
@@ -393,15 +393,15 @@ fn open_oplog(config: &Config, machine: &Machine) -> Result<Option<OpLog>, Start
 }
 
 fn serve(
-    forwarder: &Arc<Forwarder>,
+    cluster: &Arc<Cluster>,
     listeners: Listeners,
     incoming: mpsc::Receiver<Incoming>,
     recorded: Option<Parts>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
-    let consensus = forwarder.consensus();
+    let consensus = cluster.consensus();
     let mut tasks = vec![
         consensus.serve(listeners.raft, Zone::Peers),
-        tokio::spawn(serve_incoming(forwarder.clone(), incoming)),
+        tokio::spawn(serve_incoming(cluster.clone(), incoming)),
     ];
     tasks.extend(listeners.join.map(|listener| consensus.serve(listener, Zone::Joins)));
     let handed_out = listeners.recovery.zip(recorded);

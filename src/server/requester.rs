@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::clients::Client;
 use super::resp::Spec;
 use crate::command::{Command, CommandResult, Failure, Freshness, ReadLevel};
-use crate::node::{Node, Replica};
+use crate::node::{FreshReplica, Node};
 
 /// One client as the node serves it.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Requester {
     ///
     /// # Errors
     /// The leader cannot be asked, or what it named is not applied here in time.
-    pub(crate) async fn replica<'a>(&self, node: &'a Node) -> Result<Replica<'a>, Failure> {
+    pub(crate) async fn replica<'a>(&self, node: &'a Node) -> Result<FreshReplica<'a>, Failure> {
         node.replica(self.freshness).await
     }
 

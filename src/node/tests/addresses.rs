@@ -6,18 +6,18 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::running::{BOUND, Running};
-use crate::cluster::{Forwarder, Own, keep_registered, serve_incoming};
+use crate::cluster::{Cluster, Own, keep_registered, serve_incoming};
 use crate::fault::Faults;
 use crate::peer::{Caller, Channel, JoinReply, JoinRequest, Member, Method, Route};
 use crate::raft::Incoming;
 
 /// A node answers in its name from now on.
-fn answer(member: &mut Running) -> Arc<Forwarder> {
-    let forwarder = Arc::new(Forwarder::new(member.consensus.clone(), 0xc1));
+fn answer(member: &mut Running) -> Arc<Cluster> {
+    let cluster = Arc::new(Cluster::new(member.consensus.clone(), 0xc1));
     let requests: mpsc::Receiver<Incoming> =
         std::mem::replace(&mut member.requests, mpsc::channel(1).1);
-    tokio::spawn(serve_incoming(forwarder.clone(), requests));
-    forwarder
+    tokio::spawn(serve_incoming(cluster.clone(), requests));
+    cluster
 }
 
 fn client_address(member: &Running, id: u64) -> String {
@@ -45,8 +45,8 @@ async fn a_leader_that_is_refused_another_address_goes_on() {
         member: Member { raft_address, ..leader.record.clone() },
         targets: vec![other.record.raft_address.clone()],
     };
-    let forwarder = Arc::new(Forwarder::new(leader.consensus.clone(), 0xc1));
-    let registering = keep_registered(forwarder, own, faults.clone());
+    let cluster = Arc::new(Cluster::new(leader.consensus.clone(), 0xc1));
+    let registering = keep_registered(cluster, own, faults.clone());
     let refuse = async {
         for _ in 0..3 {
             let asked = other.requests.recv().await.unwrap();
@@ -77,8 +77,8 @@ async fn a_leader_that_is_a_copy_ends() {
     copy.until("it leads", |copy| copy.view().is_leader).await;
     let faults = Faults::new();
     let own = Own { member: copy.record.clone(), targets: Vec::new() };
-    let forwarder = Arc::new(Forwarder::new(copy.consensus.clone(), 0xc1));
-    let registering = keep_registered(forwarder, own, faults.clone());
+    let cluster = Arc::new(Cluster::new(copy.consensus.clone(), 0xc1));
+    let registering = keep_registered(cluster, own, faults.clone());
     tokio::time::timeout(BOUND, registering).await.expect("it stops");
     let fault = faults.current().expect("it says why");
     assert!(fault.reason.contains("a copy of its directory"), "{fault:?}");

@@ -2,8 +2,8 @@
 //! answers any more.
 
 use super::running::{BOUND, Running};
-use crate::cluster::Forwarder;
-use crate::command::{Command, Failure, ReadLevel, slot_key};
+use crate::cluster::Cluster;
+use crate::command::{Command, Failure, Freshness, ReadLevel, slot_key};
 use crate::peer::Method;
 use crate::raft::Consensus;
 
@@ -11,12 +11,12 @@ fn get() -> Vec<Command> {
     vec![Command::get(&slot_key(7)).unwrap()]
 }
 
-/// I1 of `cluster/forward.rs`: the leader may have proposed it.
+/// I1 of `cluster/writes.rs`: the leader may have proposed it.
 #[tokio::test]
 async fn a_forwarded_write_whose_answer_is_lost_is_unknown_and_never_sent_again() {
     let (mut leader, other) = Running::pair().await;
-    let forwarder = Forwarder::new(other.consensus.clone(), 0xc1);
-    let write = forwarder.write(vec![Command::set(&slot_key(7), b"x").unwrap()]);
+    let cluster = Cluster::new(other.consensus.clone(), 0xc1);
+    let write = cluster.write(vec![Command::set(&slot_key(7), b"x").unwrap()]);
     let lose = async {
         let mut count = 0;
         while let Some(asked) = leader.requests.recv().await {
@@ -43,12 +43,13 @@ async fn a_forwarded_write_whose_answer_is_lost_is_unknown_and_never_sent_again(
 async fn a_leader_that_nobody_answers_gives_no_read_once_its_lease_is_in_doubt() {
     let (leader, other) = Running::pair().await;
     leader.until("it has its lease", Consensus::holds_lease).await;
-    let forwarder = Forwarder::new(leader.consensus.clone(), 0xc1);
-    let results = forwarder.read(get(), ReadLevel::Lease).await;
+    let cluster = Cluster::new(leader.consensus.clone(), 0xc1);
+    let lease = Freshness::of(ReadLevel::Lease);
+    let results = cluster.read(get(), lease).await;
     assert!(results[0].is_ok(), "{results:?}");
     other.stop().await;
     leader.until("its lease is in doubt", |leader| !leader.holds_lease()).await;
-    let results = forwarder.read(get(), ReadLevel::Lease).await;
+    let results = cluster.read(get(), lease).await;
     assert!(matches!(results[0], Err(Failure::NoLeader { .. })), "{results:?}");
     leader.stop().await;
 }

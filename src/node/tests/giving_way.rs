@@ -1,7 +1,7 @@
 //! Leadership that is handed to a member with room.
 
 use super::running::Running;
-use crate::cluster::Forwarder;
+use crate::cluster::Cluster;
 use crate::peer::Method;
 use crate::raft::ALIVE_MAX;
 
@@ -28,7 +28,7 @@ async fn a_leader_has_given_way_only_if_there_was_somebody_to_lead() {
             members.iter().filter(|(id, _)| **id != 1).all(|(_, other)| is_gone(other.silent_for))
         })
         .await;
-    let forwarder = Forwarder::new(leader.consensus.clone(), 0xc1);
-    assert!(!forwarder.give_way().await, "there was nobody to hand over to");
+    let cluster = Cluster::new(leader.consensus.clone(), 0xc1);
+    assert!(!cluster.give_way().await, "there was nobody to hand over to");
     leader.stop().await;
 }

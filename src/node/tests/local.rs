@@ -6,8 +6,8 @@ use std::sync::Arc;
 use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::Geometry;
 
-use super::super::local::read;
 use super::{create_slots, disk, entry, start};
+use crate::cluster::read_local as read;
 use crate::command::{Body, Command, CommandResult, Failure, slot_key};
 use crate::raft::Consensus;
 

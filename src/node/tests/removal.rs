@@ -6,7 +6,7 @@ use diskstore_storage::slots::Geometry;
 use futures_util::FutureExt;
 
 use super::{create_slots, disk, start};
-use crate::cluster::{Forwarder, RemoveError};
+use crate::cluster::{Cluster, RemoveError};
 use crate::peer::Member;
 use crate::raft::ALIVE_MAX;
 
@@ -25,9 +25,9 @@ async fn a_removal_looks_for_its_member_once_a_change_under_way_is_over() {
         }
     };
     tokio::time::timeout(BOUND, leading).await.expect("it leads");
-    let forwarder = Forwarder::new(consensus.clone(), 0xc1);
+    let cluster = Cluster::new(consensus.clone(), 0xc1);
     let alone = consensus.alone().await;
-    let mut removal = std::pin::pin!(forwarder.remove("nobody"));
+    let mut removal = std::pin::pin!(cluster.remove("nobody"));
     assert!(removal.as_mut().now_or_never().is_none(), "another change is under way");
     drop(alone);
     let removed = tokio::time::timeout(BOUND, removal).await.expect("nobody changes anything");
@@ -39,8 +39,8 @@ async fn a_removal_looks_for_its_member_once_a_change_under_way_is_over() {
 async fn a_name_that_is_too_long_to_be_asked_for_is_refused_at_once() {
     let disk = disk(2);
     let consensus = start(&disk, create_slots(&disk, Geometry::new(64, 32).unwrap())).await;
-    let forwarder = Forwarder::new(consensus.clone(), 0xc1);
-    let removed = forwarder.remove(&"x".repeat(4097)).now_or_never();
+    let cluster = Cluster::new(consensus.clone(), 0xc1);
+    let removed = cluster.remove(&"x".repeat(4097)).now_or_never();
     assert!(matches!(removed, Some(Err(RemoveError::Refused(_)))), "{removed:?}");
     consensus.stop().await;
 }

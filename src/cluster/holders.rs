@@ -1,0 +1,61 @@
+//! How many members hold an entry durably: what WAIT asks.
+//!
+//! Called by `node`; calls `raft`, at the leader, and asks that through `peer` elsewhere.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use tokio::time::Instant;
+
+use super::{Cluster, WIRE_BOUND};
+use crate::peer::Method;
+
+/// How long another member is waited for at most.
+const BOUND_MAX: Duration = Duration::from_secs(10);
+
+impl Cluster {
+    /// How many members other than the leader hold `index` durably, once `wanted` do or `bound`
+    /// has passed.
+    pub async fn holders(&self, index: u64, wanted: usize, bound: Duration) -> usize {
+        let view = self.consensus.view();
+        if view.is_leader {
+            return self.holders_here(index, wanted, bound).await;
+        }
+        let Some((id, member)) = view.leader.and_then(|id| Some((id, view.members.get(&id)?)))
+        else {
+            return 0;
+        };
+        let mut body = Vec::with_capacity(24);
+        body.put_u64_le(index);
+        body.put_u64_le(wanted as u64);
+        body.put_u64_le(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
+        let answer =
+            self.call((id, &member.member), Method::Holders, body.into(), bound + WIRE_BOUND).await;
+        let count = answer.ok().and_then(|mut body| body.try_get_u64_le().ok());
+        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+    }
+
+    async fn holders_here(&self, index: u64, wanted: usize, bound: Duration) -> usize {
+        let deadline = Instant::now() + bound;
+        loop {
+            let view = self.consensus.view();
+            let me = self.consensus.member_id();
+            let others = view.members.iter().filter(|(id, _)| **id != me);
+            let count = others.filter(|(_, member)| member.matched >= Some(index)).count();
+            if count >= wanted || Instant::now() >= deadline || !view.is_leader {
+                return count;
+            }
+            let left = deadline - Instant::now();
+            self.consensus.changed_data(left.min(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Answers a member that asks.
+    pub(super) async fn answer_holders(&self, mut body: Bytes) -> Option<Vec<u8>> {
+        let index = body.try_get_u64_le().ok()?;
+        let wanted = usize::try_from(body.try_get_u64_le().ok()?).ok()?;
+        let bound = Duration::from_millis(body.try_get_u64_le().ok()?).min(BOUND_MAX);
+        let count = self.holders_here(index, wanted, bound).await;
+        Some((count as u64).to_le_bytes().to_vec())
+    }
+}
