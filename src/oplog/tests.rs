@@ -339,3 +339,29 @@ fn names_of_other_nodes_are_no_files_of_this_log() {
     }
     assert_eq!(Parts::of_node(folder.path(), "n").count().unwrap(), 0);
 }
+
+/// A client knows the form, and can write a value that holds whole records, gaps and ends among them.
+#[test]
+fn values_that_hold_records_are_values_wherever_the_file_ends() {
+    let mut forged = Vec::new();
+    for (mark, index) in [(Mark::None, 500), (Mark::Gap, 600), (Mark::More, 700), (Mark::End, 800)]
+    {
+        Record { index, mark, kind: Kind::Set, key: b"9", value: b"forged" }.encode(&mut forged);
+    }
+    let place = Place::new();
+    let mut log = place.open().unwrap();
+    for index in 1..=3 {
+        record_sets(&mut log, index, &[7, 8], &forged.repeat(3));
+    }
+    log.sync().unwrap();
+    drop(log);
+    let whole = place.bytes();
+    for end in 0..whole.len() {
+        place.put(&whole[..end]);
+        let log = place.open().unwrap();
+        assert!(log.last_index() <= 3, "{} of a file that ends at {end}", log.last_index());
+        drop(log);
+        let kept = place.bytes();
+        assert!(whole.starts_with(&kept), "only an unfinished end is cut");
+    }
+}

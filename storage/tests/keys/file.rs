@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, OperationKind, SimDisk};
-use diskstore_storage::keys::{Keys, SNAPSHOT_FILE};
+use diskstore_storage::keys::{Keys, New, Options, SNAPSHOT_FILE};
 use diskstore_storage::{Error, inspect};
 
-use crate::{checkpoint, delete, directory, new_keys, open, set, target};
+use crate::{CLUSTER, checkpoint, delete, directory, new_keys, open, set, target};
 
 fn path() -> PathBuf {
     directory().join(SNAPSHOT_FILE)
@@ -49,6 +50,43 @@ fn a_start_finds_what_the_checkpoint_had() {
         assert_eq!(after.read(b"\0\xff").value.unwrap(), "");
         assert_eq!((after.read(b"gone").index, after.read(b"gone").value), (6, None));
         assert_eq!(after.read(b"later").index, 0);
+    }
+}
+
+/// A client knows the format, and can write a value that holds a whole snapshot file or its pieces.
+#[test]
+fn values_that_hold_snapshots_are_values() {
+    let (forging, _) = written();
+    let forged = forging.read_file(&path()).unwrap();
+    let disk = SimDisk::new(2);
+    disk.create_dir_all(&directory().join("tmp")).unwrap();
+    let options = Options { memory_bytes_max: 64 << 20, piece_bytes: 40 };
+    let new = New { cluster_id: CLUSTER, value_bytes: 1 << 20, options };
+    let keys = Keys::create(Arc::new(disk.clone()), directory(), new).unwrap();
+    set(&keys, 8, b"another", b"value");
+    let step = forged.len().div_ceil(8);
+    for (nth, start) in (0..forged.len()).step_by(step).enumerate() {
+        let key = format!("key {nth}");
+        set(&keys, 9 + nth as u64, key.as_bytes(), &forged[start..]);
+    }
+    let last = 20;
+    checkpoint(&keys, last);
+    let before = content(&keys);
+    let after = open(&disk.crash(CrashMode::Lost)).unwrap();
+    assert_eq!(content(&after), before);
+    assert_eq!(after.durable(), Some(target(last)));
+    assert_eq!(after.read(b"gone").index, 0, "it is in values only");
+    // Where a file ends, or goes bad, nothing in a value takes over.
+    let whole = disk.read_file(&path()).unwrap();
+    for end in (0..whole.len()).step_by(whole.len() / 200) {
+        disk.write_file(&path(), &whole[..end]);
+        open(&disk).unwrap_err();
+        let mut bad = whole.clone();
+        bad[end] ^= 0x10;
+        disk.write_file(&path(), &bad);
+        if let Ok(after) = open(&disk) {
+            assert_eq!(content(&after), before, "only padding was changed, at {end}");
+        }
     }
 }
 

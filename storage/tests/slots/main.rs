@@ -11,6 +11,7 @@ mod compat;
 mod crash;
 mod faults;
 mod hazards;
+mod hostile;
 mod memory;
 mod model;
 mod real;
