@@ -141,7 +141,6 @@ pub(super) const REFUSED: &[(&str, &[&str])] = &[
             "XAUTOCLAIM",
             "SETBIT",
             "GETBIT",
-            "BITCOUNT",
             "BITPOS",
             "BITOP",
             "BITFIELD",

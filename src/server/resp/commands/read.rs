@@ -4,6 +4,8 @@
 
 #![deny(clippy::indexing_slicing)]
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::super::draft::Draft;
@@ -21,6 +23,7 @@ const KEY_MEMORY_BYTES: i64 = 160;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
+    Spec::reads("bitcount", -2, bit_count, "Counts the bits that are set, in a part of a value or all of it.").of(SLOW_READ),
     Spec::reads("exists", -2, exists, "Counts the keys that hold a value.").keyed(ALL).of(KEYSPACE_READ),
     Spec::reads("expiretime", 2, time_to_live, "Says that a value does not expire.").of(KEYSPACE_READ),
     Spec::reads("get", 2, get, "Reads a value."),
@@ -115,6 +118,34 @@ fn get_range(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form
     Ok(form.with(numbers))
 }
 
+/// `BITCOUNT key [first last [BYTE | BIT]]`
+fn bit_count(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let by_byte: Form = Form::new(|to, found| {
+        let [start, end] = found.numbers;
+        let value = found.value().map(Bytes::as_ref).unwrap_or_default();
+        to.count(ones(part_of(value, start, end)));
+    });
+    let by_bit = Form::new(|to, found| {
+        let [start, end] = found.numbers;
+        to.count(ones_of_bits(found.value().map(Bytes::as_ref).unwrap_or_default(), start, end));
+    });
+    let (key, form, numbers) = match arguments {
+        [key] => (key, by_byte, [0, -1]),
+        [key, start, end, unit @ ..] => {
+            let numbers = [integer(start)?, integer(end)?];
+            match unit {
+                [] => (key, by_byte, numbers),
+                [unit] if unit.eq_ignore_ascii_case(b"byte") => (key, by_byte, numbers),
+                [unit] if unit.eq_ignore_ascii_case(b"bit") => (key, by_bit, numbers),
+                _ => return Err(Complaint::SYNTAX),
+            }
+        }
+        _ => return Err(Complaint::SYNTAX),
+    };
+    draft.get(keys, key)?;
+    Ok(form.with(numbers))
+}
+
 /// `MEMORY USAGE key [SAMPLES count]`: a slot takes what it takes; a key what its bytes and its value
 /// do.
 fn memory(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
@@ -183,15 +214,39 @@ fn integer_or_null(to: &mut Encoder<'_>, number: Option<i64>) {
 
 /// Bytes `start` to `end` of a value, both included; negative ones count from the end.
 fn part_of(value: &[u8], start: i64, end: i64) -> &[u8] {
-    let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    value.get(range_of(value.len(), start, end)).unwrap_or_default()
+}
+
+/// Positions `start` to `end` of so many, both included; negative ones count from the end.
+fn range_of(length: usize, start: i64, end: i64) -> Range<usize> {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
     if start < 0 && end < 0 && start > end {
-        return &[];
+        return 0..0;
     }
     let from_start = |at: i64| if at < 0 { (length.saturating_add(at)).max(0) } else { at };
     let start = from_start(start);
     let behind = from_start(end).saturating_add(1).min(length);
-    let range = usize::try_from(start).ok().zip(usize::try_from(behind).ok());
-    range.and_then(|(start, behind)| value.get(start..behind)).unwrap_or_default()
+    let position = |at: i64| usize::try_from(at).unwrap_or(usize::MAX);
+    position(start)..position(behind)
+}
+
+/// How many bits are set.
+fn ones(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|byte| u64::from(byte.count_ones())).sum()
+}
+
+/// How many are set of bits `start` to `end`, both included, the highest of the first byte being 0;
+/// negative ones count from the end.
+fn ones_of_bits(value: &[u8], start: i64, end: i64) -> u64 {
+    let Range { start, end } = range_of(value.len().saturating_mul(8), start, end);
+    if start >= end {
+        return 0;
+    }
+    let bytes = value.get(start / 8..end.div_ceil(8)).unwrap_or_default();
+    let at = |byte: Option<&u8>| byte.copied().unwrap_or_default();
+    let before = u16::from(at(bytes.first())) >> (8 - start % 8);
+    let behind = (u16::from(at(bytes.last())) << (8 - (end.div_ceil(8) * 8 - end))) & 0xff;
+    ones(bytes) - u64::from(before.count_ones()) - u64::from(behind.count_ones())
 }
 
 #[cfg(test)]
@@ -217,5 +272,33 @@ mod tests {
             assert_eq!(part_of(b"hello", *start, *end), *expected, "{start} {end}");
         }
         assert_eq!(part_of(b"", 0, -1), b"");
+    }
+
+    #[test]
+    fn bits_are_counted_as_by_redis() {
+        // The examples of Redis' own documentation, and the ends of the range.
+        for (start, end, bytes, bits) in [
+            (0, -1, 26, 26),
+            (0, 0, 4, 0),
+            (1, 1, 6, 1),
+            (5, 30, 4, 17),
+            (-1, -1, 4, 0),
+            (3, 2, 0, 0),
+            (i64::MIN, i64::MAX, 26, 26),
+        ] {
+            let value = b"foobar";
+            assert_eq!(ones(part_of(value, start, end)), bytes, "{start} {end}");
+            assert_eq!(ones_of_bits(value, start, end), bits, "bits {start} {end}");
+        }
+        assert_eq!(ones_of_bits(b"", 0, -1), 0);
+        // Against a count of one bit after the other.
+        let value = [0b1010_0101, 0xff, 0x00, 0b1100_0011_u8];
+        let is_set = |bit: i64| value[usize::try_from(bit / 8).unwrap()] >> (7 - bit % 8) & 1;
+        for start in 0..34 {
+            for end in 0..34 {
+                let counted = (start..=end).filter(|bit| *bit < 32).map(is_set).map(u64::from);
+                assert_eq!(ones_of_bits(&value, start, end), counted.sum::<u64>(), "{start} {end}");
+            }
+        }
     }
 }
