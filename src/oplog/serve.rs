@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::parts::Parts;
 use super::read::{PartRecords, ends_entry};
@@ -42,6 +44,8 @@ const ENTRY_BYTES_MAX: usize = 256 << 20;
 /// How long a refused asker may go on sending, and how much.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 1 << 20;
+/// How many of them at a time.
+const LINGER_COUNT_MAX: usize = 64;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,6 +56,8 @@ struct Source {
     /// Highest index in each file that is complete, once it was read.
     index_max: Mutex<BTreeMap<u32, u64>>,
     transfer_count: AtomicUsize,
+    /// Places for askers that were told to come again, and may still be sending.
+    lingering: Arc<Semaphore>,
 }
 
 /// What is asked for.
@@ -65,10 +71,11 @@ struct Request {
 /// Hands a log out to whoever asks, until the task is dropped.
 pub async fn serve_recovery(listener: TcpListener, parts: Parts) {
     let (index_max, transfer_count) = (Mutex::default(), AtomicUsize::new(0));
-    let source = Arc::new(Source { parts, index_max, transfer_count });
+    let lingering = Arc::new(Semaphore::new(LINGER_COUNT_MAX));
+    let source = Arc::new(Source { parts, index_max, transfer_count, lingering });
     loop {
         let begun = match listener.accept().await {
-            Ok((stream, _)) => stream.into_std().and_then(|stream| begin(&source, stream)),
+            Ok((stream, _)) => begin(&source, stream),
             Err(error) => Err(error),
         };
         if let Err(error) = begun {
@@ -87,14 +94,20 @@ impl Drop for Permit {
     }
 }
 
-fn begin(source: &Arc<Source>, stream: TcpStream) -> io::Result<()> {
+fn begin(source: &Arc<Source>, stream: tokio::net::TcpStream) -> io::Result<()> {
     let running = source.transfer_count.fetch_add(1, Ordering::AcqRel);
     let permit = Permit(source.clone());
     if running >= TRANSFER_COUNT_MAX {
-        // The socket is new, so its buffer takes this line; if not, it is closed all the same.
-        drop((&stream).write(refusal("other transfers run, ask again later").as_bytes()));
+        // Beyond these places an asker is closed without a word.
+        if let Ok(place) = source.lingering.clone().try_acquire_owned() {
+            tokio::spawn(async move {
+                drop(tokio::time::timeout(LINGER_TIME_MAX, send_away(stream)).await);
+                drop(place);
+            });
+        }
         return Ok(());
     }
+    let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(WRITE_TIME_MAX))?;
     std::thread::Builder::new().name("transfer".into()).spawn(move || {
@@ -143,6 +156,14 @@ fn refuse(mut stream: &TcpStream, reason: &str) -> io::Result<()> {
     // Whatever becomes of the rest, the answer has left.
     drop(io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut io::sink()));
     Ok(())
+}
+
+/// As [`refuse`], for one that there is no thread for.
+async fn send_away(mut stream: tokio::net::TcpStream) -> io::Result<()> {
+    stream.write_all(refusal("other transfers run, ask again later").as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut rest = stream.take(LINGER_BYTES_MAX);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(drop)
 }
 
 fn send_records(source: &Source, request: Request, sending: &mut Sending<'_>) -> io::Result<()> {
@@ -268,6 +289,31 @@ mod tests {
         assert_eq!(parsed("a-host:14000-7"), Some((7, u64::MAX, false)));
         assert_eq!(parsed("a-host:14000-7-8"), Some((7, 8, false)));
         assert_eq!(parsed("end@:14000-0"), Some((0, u64::MAX, true)));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_sent_away_reads_why_though_it_still_sends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        std::fs::write(&path, b"").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve_recovery(listener, Parts::beginning_with(&path)));
+        let asking = tokio::task::spawn_blocking(move || {
+            let connect = || TcpStream::connect(address).unwrap();
+            let _idle: Vec<TcpStream> = (0..TRANSFER_COUNT_MAX).map(|_| connect()).collect();
+            let mut stream = connect();
+            let mut first = [0];
+            stream.read_exact(&mut first).unwrap(); // by now a careless server has closed it
+            stream.write_all(b"a-1\n").unwrap();
+            stream.write_all(b"a-1\n").unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            [&first[..], &rest].concat()
+        });
+        let expected = refusal("other transfers run, ask again later");
+        assert_eq!(asking.await.unwrap(), expected.into_bytes());
+        serving.abort();
     }
 
     #[tokio::test]
