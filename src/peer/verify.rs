@@ -248,6 +248,11 @@ impl Verifier {
         Some(encode_whereabouts_reply(&address))
     }
 
+    /// True if the log names this member alone.
+    pub(crate) fn knows_nobody_else(&self) -> bool {
+        self.book.members().into_iter().map(|(id, _)| id).eq([self.caller.me().member_id])
+    }
+
     /// Says that nothing is taken of a member, so that an operator knows.
     pub(crate) fn tell(&self, reason: &str) {
         let mut told = self.told.lock();

@@ -33,8 +33,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+pub use crate::peer::Zone;
 pub use members::MemberError;
-pub use peers::{Incoming, Zone};
+pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
 
 use crate::command::{Command, Failure, Reply};
@@ -42,11 +43,11 @@ use crate::fault::Faults;
 use crate::machine::Machine;
 use crate::oplog::OpLog;
 use crate::peer::frames::BODY_BYTES_MAX;
-use crate::peer::{Book, Caller, Channel, Member, Roster, Route, Verifier};
+use crate::peer::{Book, Caller, Channel, Listener, Member, Roster, Route, Verifier};
 use crate::replica::{self, Applied, Checkpointer, Replica, Sender, Syncer};
 use log_store::LogStore;
 use network::Network;
-use peers::{Peers, Room};
+use peers::Peers;
 use proposals::Proposals;
 use reads::ReadRounds;
 use refusals::Refusals;
@@ -168,6 +169,8 @@ pub struct Consensus {
     faults: Faults,
     sender: Arc<Sender>,
     network: Network,
+    caller: Arc<Caller>,
+    listener: Arc<Listener<Peers>>,
     peers: Arc<Peers>,
     reads: ReadRounds,
     proposals: Proposals,
@@ -296,9 +299,9 @@ impl Consensus {
         book.follow(LogRoster(raft.clone(), heard.clone()));
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
         let silence = if is_restart { ELECTION_MS_MAX } else { 0 };
+        let verifier = Arc::new(Verifier::new(caller.clone(), book, join_targets));
         let peers = Arc::new(Peers {
-            verifier: Verifier::new(caller.clone(), book, join_targets),
-            caller,
+            verifier: verifier.clone(),
             wal: wal.clone(),
             syncer: syncer.clone(),
             shared: shared.clone(),
@@ -306,11 +309,10 @@ impl Consensus {
             faults: faults.clone(),
             silent_until: Instant::now() + Duration::from_millis(silence),
             incoming,
-            received_bytes: Arc::default(),
-            room: Room::default(),
             stopping: watch::Sender::new(false),
             heard,
         });
+        let listener = Listener::new(caller.clone(), verifier, peers.clone(), faults.clone());
         let reads = ReadRounds::start(raft.clone(), shared.clone());
         let proposals = Proposals::start(raft.clone());
         let checkpointer = Checkpointer::new(shared.clone(), faults.clone());
@@ -325,6 +327,8 @@ impl Consensus {
             faults,
             sender,
             network,
+            caller,
+            listener,
             peers,
             reads,
             proposals,
@@ -339,7 +343,7 @@ impl Consensus {
 
     /// Serves peers on a listener, for as long as the returned task lives.
     pub fn serve(&self, listener: TcpListener, zone: Zone) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.peers.clone().serve(listener, zone))
+        tokio::spawn(self.listener.clone().serve(listener, zone))
     }
 
     /// Lets this member campaign: at once if nobody else could, otherwise after the silence that a
@@ -387,7 +391,7 @@ impl Consensus {
 
     /// Bytes that other members sent to this one since the start.
     pub fn received_bytes(&self) -> u64 {
-        self.peers.received_bytes.load(Ordering::Relaxed)
+        self.listener.received_bytes()
     }
 
     /// A channel for requests to another member.
@@ -402,12 +406,12 @@ impl Consensus {
 
     /// A channel for requests to whichever member listens at an address.
     pub fn channel_to(&self, address: String) -> Channel {
-        Channel::new(self.peers.caller.clone(), Route::to_address(address))
+        Channel::new(self.caller.clone(), Route::to_address(address))
     }
 
     /// This member, as it dials others.
     pub fn caller(&self) -> &Arc<Caller> {
-        &self.peers.caller
+        &self.caller
     }
 
     /// True if a leader was heard within this time.

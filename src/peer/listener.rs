@@ -1,0 +1,371 @@
+//! The ports that members reach: connections, their handshake, and who may ask what.
+//!
+//! Called by `raft`, whose [`Service`] takes what was let in; calls `verify`. Invariants:
+//!
+//! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25) and
+//!   the member that it names said that the hello is its own (`verify`).
+//! - I2: connections, frames and requests under way are bounded, those of callers that have not
+//!   named the cluster apart from members': they cannot shut members out.
+//! - I3: no write waits for long for a peer that takes nothing. Reads wait as the purpose asks: a
+//!   handshake and a joiner have deadlines here, a snapshot has its own. A member's requests may be
+//!   days apart, and so may the entries of an append connection (heartbeats have another); closing
+//!   one could cut off a request that is just arriving, whose outcome would then be unknown. A
+//!   member that is gone is noticed by the kernel (see `connection`).
+
+use std::fmt::Debug;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::caller::Caller;
+use super::connection::{
+    FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, WRITE_TIMEOUT, bad_frame, in_time, split,
+};
+use super::frames::Kind;
+use super::hello::{Greeting, Hello, Purpose, Welcome};
+use super::requests::Method;
+use super::serving::{Allowance, serve};
+use super::verify::{Origin, Verified, Verifier};
+use crate::descriptors::{Place, Places, Shares};
+use crate::fault::Faults;
+
+/// What a connection of a member is given: its requests may be days apart.
+const MEMBER: Allowance =
+    Allowance { request_count_max: 1024, idle_max: None, write_max: WRITE_TIMEOUT };
+/// What a joiner is given, or whoever asks where another is: it has but one question.
+const JOINER: Allowance = Allowance {
+    request_count_max: 1,
+    idle_max: Some(Duration::from_secs(10)),
+    write_max: WRITE_TIMEOUT,
+};
+/// Pause after a failed accept (out of file descriptors), so that it does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    /// Members, and those that want to join.
+    Peers,
+    /// Those that want to join only.
+    Joins,
+}
+
+impl Zone {
+    /// What a client that came to the wrong port reads, in RESP.
+    fn reply_to_client(self) -> &'static str {
+        match self {
+            Zone::Peers => {
+                "-ERR this is a -raft port of diskstore, for its members; clients use the -port \
+                 address\r\n"
+            }
+            Zone::Joins => {
+                "-ERR this is a -hjoin port of diskstore, for nodes that want to join; clients use \
+                 the -port address\r\n"
+            }
+        }
+    }
+}
+
+/// What a member does with connections that were let in, and with what they ask.
+pub(crate) trait Service: Debug + Send + Sync + 'static {
+    /// Why a member's hello is refused for what it says of this member's log, if it is.
+    fn refuse(&self, hello: &Hello, origin: Origin) -> Option<String>;
+
+    /// Takes append frames until the connection ends.
+    fn serve_appends(
+        self: Arc<Self>,
+        reader: FrameReader,
+        writer: FrameWriter,
+        from: Verified,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Takes one snapshot.
+    fn serve_snapshot(
+        &self,
+        reader: FrameReader,
+        writer: FrameWriter,
+        from: Verified,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// The answer to a request of a member, or of somebody who wants to join; `None` if there is
+    /// none, which ends the connection.
+    fn answer(
+        &self,
+        method: Method,
+        body: Bytes,
+        asker: (Option<&Verified>, IpAddr),
+    ) -> impl Future<Output = Option<Vec<u8>>> + Send;
+}
+
+/// The ports of one member.
+#[derive(Debug)]
+pub(crate) struct Listener<S> {
+    caller: Arc<Caller>,
+    verifier: Arc<Verifier>,
+    service: Arc<S>,
+    faults: Faults,
+    /// Bytes that came at its ports.
+    received_bytes: Arc<AtomicU64>,
+    /// Places for its connections.
+    room: Room,
+}
+
+/// Room for connections on all listeners of the node.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    handshakes: Places,
+    members: Places,
+    joiners: Places,
+}
+
+impl Room {
+    /// A place for a caller whose hello was accepted.
+    fn place_for(&self, hello: &Hello) -> Option<Place> {
+        let shares = Shares::now();
+        if hello.cluster_id == 0 {
+            self.joiners.take(shares.joiners)
+        } else {
+            self.members.take(shares.members)
+        }
+    }
+}
+
+impl<S: Service> Listener<S> {
+    /// Ports that let in whom `verifier` believes, for `service`.
+    pub(crate) fn new(
+        caller: Arc<Caller>,
+        verifier: Arc<Verifier>,
+        service: Arc<S>,
+        faults: Faults,
+    ) -> Arc<Listener<S>> {
+        let (received_bytes, room) = (Arc::default(), Room::default());
+        Arc::new(Listener { caller, verifier, service, faults, received_bytes, room })
+    }
+
+    /// Bytes that came at the ports since the start.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Accepts connections until the task is dropped.
+    pub(crate) async fn serve(self: Arc<Self>, socket: TcpListener, zone: Zone) {
+        loop {
+            let (stream, _) = match socket.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let Some(handshake) = self.room.handshakes.take(Shares::now().handshakes) else {
+                continue; // dropping the stream refuses it
+            };
+            let listener = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = listener.serve_one(stream, zone, handshake).await {
+                    tracing::debug!(%error, "a peer's connection ended");
+                }
+            });
+        }
+    }
+
+    async fn serve_one(
+        self: Arc<Self>,
+        stream: TcpStream,
+        zone: Zone,
+        handshake: Place,
+    ) -> io::Result<()> {
+        let address = stream.peer_addr()?.ip();
+        let (mut reader, mut writer) = split(stream)?;
+        reader.count_in(self.received_bytes.clone());
+        let body = in_time(reader.expect(Kind::Hello), HANDSHAKE_TIMEOUT).await;
+        let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
+            Ok(hello) => hello,
+            Err(error) => {
+                if reader.unread().is_empty() {
+                    let reason = format!("this port speaks diskstore's peer protocol: {error}");
+                    self.welcome(Greeting::Refused(reason)).put(&mut writer.buffer);
+                } else {
+                    // Whoever sends no frame is most likely a client of Redis.
+                    writer.buffer.extend_from_slice(zone.reply_to_client().as_bytes());
+                }
+                writer.send_in_time().await?;
+                return Err(error);
+            }
+        };
+        let (_place, member) = match self.receive(&hello, address, zone).await {
+            Ok(received) => received,
+            Err(welcome) => {
+                welcome.put(&mut writer.buffer);
+                return writer.send_in_time().await;
+            }
+        };
+        self.welcome(Greeting::Accepted).put(&mut writer.buffer);
+        writer.send_in_time().await?;
+        drop(handshake);
+        // Whoever has not named the cluster may ask to join, and where others are, and nothing else.
+        let Some(member) = member else {
+            return self.serve_requests(reader, writer, (None, address)).await;
+        };
+        reader.allow_large(); // a request to join is short
+        match hello.purpose {
+            Purpose::Requests => self.serve_requests(reader, writer, (Some(member), address)).await,
+            Purpose::Append => self.service.clone().serve_appends(reader, writer, member).await,
+            Purpose::Snapshot => self.service.serve_snapshot(reader, writer, member).await,
+            Purpose::Confirm => unreachable!("the welcome was the answer"),
+        }
+    }
+
+    fn welcome(&self, answer: Greeting) -> Welcome {
+        Welcome { from: self.caller.me(), answer }
+    }
+
+    /// A place for a connection whose hello is what it seems to be, and its member, or what it is told
+    /// instead (I1).
+    async fn receive(
+        &self,
+        hello: &Hello,
+        from: IpAddr,
+        zone: Zone,
+    ) -> Result<(Place, Option<Verified>), Welcome> {
+        if hello.purpose == Purpose::Confirm && zone == Zone::Peers {
+            return Err(self.caller.answer_to(hello));
+        }
+        let refused = |reason: String| self.welcome(Greeting::Refused(reason));
+        if let Some(answer) = self.refuse(hello, zone) {
+            self.note_other_cluster(hello, from, zone).await;
+            return Err(self.welcome(answer));
+        }
+        let Some(place) = self.room.place_for(hello) else {
+            return Err(refused("too many connections; try again later".into()));
+        };
+        if hello.cluster_id == 0 {
+            return Ok((place, None));
+        }
+        let verified = self.verifier.verify(hello, from).await;
+        let member = verified.map_err(|answer| self.welcome(answer))?;
+        if hello.purpose != Purpose::Requests && !self.verifier.is_believed(&member) {
+            let reason = member.disbelief();
+            self.verifier.tell(&reason);
+            return Err(refused(reason));
+        }
+        if let Some(reason) = self.service.refuse(hello, member.origin) {
+            return Err(refused(reason));
+        }
+        Ok((place, Some(member)))
+    }
+
+    /// Why a hello is refused whoever it comes from, if it is.
+    fn refuse(&self, hello: &Hello, zone: Zone) -> Option<Greeting> {
+        let me = self.caller.me();
+        let is_joiner = hello.cluster_id == 0;
+        if is_joiner || zone == Zone::Joins {
+            let is_allowed = is_joiner && hello.purpose == Purpose::Requests;
+            let reason = "only requests to join are taken here";
+            return (!is_allowed).then(|| Greeting::Refused(reason.into()));
+        }
+        if hello.cluster_id != me.cluster_id {
+            return Some(Greeting::Refused(format!(
+                "this is a member of cluster {:032x}, not of {:032x}",
+                me.cluster_id, hello.cluster_id
+            )));
+        }
+        if hello.to != 0 && hello.to != me.member_id {
+            let reason = format!("this is member {:016x}, not {:016x}", me.member_id, hello.to);
+            return Some(Greeting::Refused(reason));
+        }
+        if hello.from == me.member_id && hello.process == me.process {
+            return Some(Greeting::Refused("this is the member itself that dials".into()));
+        }
+        (hello.from == me.member_id).then(|| {
+            Greeting::Copy(format!(
+                "member {:016x} is this member itself, which listens at {}: a copy of its directory \
+                 is running; stop one of the two",
+                hello.from,
+                self.caller.address()
+            ))
+        })
+    }
+
+    /// A member of another cluster that dials here knows this address as its own member's: this
+    /// node was wiped and founded a cluster of its own. Anybody can say so: it is asked back.
+    async fn note_other_cluster(&self, hello: &Hello, from: IpAddr, zone: Zone) {
+        let me = self.caller.me();
+        if zone == Zone::Joins || hello.cluster_id == 0 || hello.cluster_id == me.cluster_id {
+            return;
+        }
+        if self.verifier.knows_nobody_else() && self.verifier.is_other_cluster(hello, from).await {
+            self.faults.report(format!(
+                "a member of cluster {:032x} knows this address as one of its own: this node was \
+                 probably wiped; start it with -join ADDRESS, naming a running member",
+                hello.cluster_id
+            ));
+        }
+    }
+
+    async fn serve_requests(
+        self: Arc<Self>,
+        reader: FrameReader,
+        writer: FrameWriter,
+        (member, address): (Option<Verified>, IpAddr),
+    ) -> io::Result<()> {
+        let allowance = if member.is_none() { JOINER } else { MEMBER };
+        let member = member.map(Arc::new);
+        serve((reader, writer), allowance, |method, body| {
+            let (listener, member) = (self.clone(), member.clone());
+            async move { listener.answer(method, body, (member.as_deref(), address)).await }
+        })
+        .await
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        body: Bytes,
+        (member, address): (Option<&Verified>, IpAddr),
+    ) -> Option<Vec<u8>> {
+        let is_allowed = match member {
+            Some(member) => self.verifier.may_ask(member, method),
+            None => matches!(method, Method::Join | Method::Whereabouts),
+        };
+        match method {
+            _ if !is_allowed => None,
+            Method::Whereabouts => self.verifier.answer_whereabouts(body),
+            _ => self.service.answer(method, body, (member, address)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joiners_take_no_places_of_members() {
+        let room = Room::default();
+        let member = Hello {
+            cluster_id: 1,
+            from: 1,
+            to: 2,
+            purpose: Purpose::Append,
+            process: 3,
+            token: 4,
+            address: "127.0.0.1:1".into(),
+            acknowledged: None,
+        };
+        let purpose = Purpose::Requests;
+        let joiner = Hello { cluster_id: 0, from: 0, purpose, ..member.clone() };
+        let taken: Vec<_> = (0..Shares::now().joiners).map(|_| room.place_for(&joiner)).collect();
+        assert!(taken.iter().all(Option::is_some));
+        assert!(room.place_for(&joiner).is_none(), "their own are taken");
+        assert!(room.place_for(&member).is_some());
+        drop(taken);
+        assert!(room.place_for(&joiner).is_some(), "a place is given back");
+    }
+}
