@@ -12,7 +12,8 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use diskstore_storage::LogId;
 use diskstore_storage::disk::RealDisk;
-use diskstore_storage::slots::{Change, Geometry, New, Options as SlotOptions, Slots};
+use diskstore_storage::slots::{Geometry, New, Options as SlotOptions, Slots};
+use diskstore_storage::state::Change;
 use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, SyncMode, Wal};
 
 const VALUE_BYTES: u64 = 1024;

@@ -15,9 +15,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskstore_storage::slots::{
-    Applied, Change, Current, Guard, PAGE_BYTES, ROUND_PAGES_DEFAULT, Slot, Slots, Target,
-};
+use diskstore_storage::slots::{Current, Guard, ROUND_PAGES_DEFAULT, Slots};
+use diskstore_storage::state::{Applied, Change, PAGE_BYTES, Target, Versioned};
 use smallvec::{SmallVec, smallvec};
 
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
@@ -299,7 +298,7 @@ impl DiskMachine {
     }
 
     /// What a key's slot holds now; `None` for a damaged slot, and a key that names none.
-    pub fn slot(&self, key: &[u8]) -> Option<Slot> {
+    pub fn slot(&self, key: &[u8]) -> Option<Versioned> {
         self.slots.read(slot_of(key)?).ok()
     }
 
@@ -372,7 +371,7 @@ impl DiskMachine {
     }
 }
 
-fn outcome_of(Slot { index, value }: Slot) -> Outcome {
+fn outcome_of(Versioned { index, value }: Versioned) -> Outcome {
     let existed = value.is_some();
     Outcome { version: index, changed: false, existed, body: Body::Value(value) }
 }

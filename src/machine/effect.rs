@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use diskstore_storage::slots::Change;
+use diskstore_storage::state::Change;
 
 use crate::command::{Action, Answer, Body, Condition, Holder, Operation, Outcome, Refusal};
 

@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use diskstore_storage::keys::{Guard, Keys};
-use diskstore_storage::slots::{Applied, Slot};
+use diskstore_storage::state::{Applied, Versioned};
 use smallvec::{SmallVec, smallvec};
 
 use super::effect::{self, Draft, change_of, nothing, run};
@@ -125,7 +125,7 @@ impl MemoryMachine {
     }
 }
 
-fn outcome_of(Slot { index, value }: Slot) -> Outcome {
+fn outcome_of(Versioned { index, value }: Versioned) -> Outcome {
     let existed = value.is_some();
     let version = if existed { index } else { 0 }; // I1
     Outcome { version, changed: false, existed, body: Body::Value(value) }
@@ -139,7 +139,7 @@ mod tests {
     use diskstore_storage::LogId;
     use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
     use diskstore_storage::keys::{New, Options};
-    use diskstore_storage::slots::{Membership, Target};
+    use diskstore_storage::state::{Membership, Target};
 
     use super::*;
     use crate::command::{Answer, CommandBuilder, Condition};

@@ -17,7 +17,8 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::{self, KeyImage};
-use diskstore_storage::slots::{Outcome, Slot, SlotImage, Target};
+use diskstore_storage::slots::SlotImage;
+use diskstore_storage::state::{Checkpointed, Target, Versioned};
 use diskstore_storage::{Error, Result};
 
 pub use disk::{ApplyError, DamageMet, DiskMachine};
@@ -165,7 +166,7 @@ impl Machine {
     }
 
     /// What a key holds now, for the application log; `None` where that cannot be said.
-    pub fn slot(&self, key: &[u8]) -> Option<Slot> {
+    pub fn slot(&self, key: &[u8]) -> Option<Versioned> {
         match self {
             Machine::Slots(disk) => disk.slot(key),
             Machine::Memory(memory) => Some(memory.keys().read(key)),
@@ -317,12 +318,12 @@ impl Machine {
         target: Target,
         log_durable: LogDurable<'_>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         match self {
             Machine::Slots(disk) => disk.slots().checkpoint(target, log_durable, cancel),
             Machine::Memory(memory) => memory.keys().checkpoint(target, log_durable, cancel),
             Machine::Journal(journal) => {
-                journal.checkpoint(target, log_durable).map(|()| Outcome::default())
+                journal.checkpoint(target, log_durable).map(|()| Checkpointed::default())
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use diskstore_storage::slots::Slot;
+use diskstore_storage::state::Versioned;
 
 use super::record::Kind;
 use crate::command::{Action, Body, Command, Condition, Outcome, Reply};
@@ -25,7 +25,7 @@ pub(super) fn effects_of<'a>(
     index: u64,
     command: &'a Command,
     reply: &Reply,
-    slot_of: &mut dyn FnMut(&[u8]) -> Option<Slot>,
+    slot_of: &mut dyn FnMut(&[u8]) -> Option<Versioned>,
 ) -> Vec<Effect<'a>> {
     let operations = || command.operations().zip(&reply.outcomes);
     let changed: BTreeSet<&[u8]> = operations()
@@ -52,7 +52,7 @@ type Done<'a> = (Kind, Cow<'a, [u8]>);
 fn effect<'a>(
     action: &Action<'a>,
     outcome: &Outcome,
-    slot: impl FnOnce() -> Option<Slot>,
+    slot: impl FnOnce() -> Option<Versioned>,
 ) -> Done<'a> {
     match (action, &outcome.body) {
         (Action::Get | Action::Measure, _) => (Kind::Get, Cow::Borrowed(&[])),
@@ -69,7 +69,7 @@ fn effect<'a>(
 }
 
 /// What an operation did before a crash, to a slot that reached the disk (I6 of `mod.rs`).
-fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Slot, index: u64) -> Done<'a> {
+fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Versioned, index: u64) -> Done<'a> {
     match (action, slot.value) {
         (Action::Set { value, condition: Condition::Always, .. }, _) if slot.index > index => {
             (Kind::Set, Cow::Borrowed(value))

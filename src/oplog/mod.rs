@@ -32,7 +32,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use diskstore_storage::slots::Slot;
+use diskstore_storage::state::Versioned;
 
 pub use effects::Effect;
 pub use parts::Parts;
@@ -269,7 +269,7 @@ impl OpLog {
         index: u64,
         command: &Command,
         reply: &Reply,
-        slot_of: &mut dyn FnMut(&[u8]) -> Option<Slot>,
+        slot_of: &mut dyn FnMut(&[u8]) -> Option<Versioned>,
     ) -> Result<(), OpLogError> {
         if index <= self.last_index {
             return Ok(()); // I1

@@ -25,7 +25,8 @@ fn record_one(log: &mut OpLog, index: u64, action: Action<'_>, outcome: Outcome)
     let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
     let reply = Reply { index, outcomes: [outcome].into_iter().collect() };
     let value = Some(Bytes::from_static(b"whole"));
-    let slot = if reply.outcomes[0].changed { Slot { index, value } } else { Slot::default() };
+    let slot =
+        if reply.outcomes[0].changed { Versioned { index, value } } else { Versioned::default() };
     log.record(index, &command, &reply, &mut |_| Some(slot.clone())).unwrap();
 }
 
@@ -33,7 +34,7 @@ fn record_one(log: &mut OpLog, index: u64, action: Action<'_>, outcome: Outcome)
 fn replay_one(log: &mut OpLog, index: u64, action: Action<'_>, ahead: u64, value: Option<&[u8]>) {
     let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
     let outcomes = [outcome(false, Body::Empty)].into_iter().collect();
-    let slot = Slot { index: ahead, value: value.map(Bytes::copy_from_slice) };
+    let slot = Versioned { index: ahead, value: value.map(Bytes::copy_from_slice) };
     let reply = Reply { index, outcomes };
     log.record(index, &command, &reply, &mut |_| Some(slot.clone())).unwrap();
 }
@@ -139,7 +140,7 @@ fn an_operation_that_did_nothing_is_not_taken_for_one_whose_slot_is_ahead() {
     }
     let outcomes = [outcome(false, Body::Empty), outcome(true, Body::Integer(3))];
     let reply = Reply { index: 4, outcomes: outcomes.into_iter().collect() };
-    let slot = Slot { index: 4, value: Some(Bytes::from_static(b"3")) };
+    let slot = Versioned { index: 4, value: Some(Bytes::from_static(b"3")) };
     log.record(4, &builder.finish(), &reply, &mut |_| Some(slot.clone())).unwrap();
     log.sync().unwrap();
     let mut expected = Vec::new();

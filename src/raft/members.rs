@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
+use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes};
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, slots, wal};
+use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, state, wal};
 use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_std;
@@ -114,7 +114,7 @@ pub(super) fn committed_from(entry: Entry) -> Committed {
 ///
 /// # Errors
 /// The bytes are not what they should be.
-pub(super) fn membership_from(stored: &slots::Membership) -> Result<StoredMembership, DecodeError> {
+pub(super) fn membership_from(stored: &state::Membership) -> Result<StoredMembership, DecodeError> {
     if stored.body.is_empty() {
         return Ok(StoredMembership::default());
     }
@@ -125,8 +125,8 @@ pub(super) fn membership_from(stored: &slots::Membership) -> Result<StoredMember
 }
 
 /// The stored form of a membership.
-pub(super) fn membership_to(membership: &StoredMembership) -> slots::Membership {
-    slots::Membership {
+pub(super) fn membership_to(membership: &StoredMembership) -> state::Membership {
+    state::Membership {
         log_id: membership.log_id().as_ref().map(log_id_to),
         body: encode_membership(membership.membership()),
     }

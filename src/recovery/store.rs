@@ -8,7 +8,8 @@ use std::sync::atomic::AtomicBool;
 use diskstore_storage::disk::RealDisk;
 use diskstore_storage::identity::TMP_NAME;
 use diskstore_storage::keys::{self, KEY_BYTES_MAX, Keys};
-use diskstore_storage::slots::{self, Change, Geometry, Membership, Slots, Target};
+use diskstore_storage::slots::{self, Geometry, Slots};
+use diskstore_storage::state::{Change, Membership, Target};
 use diskstore_storage::{Error, LogId};
 
 use super::install::InstallError;

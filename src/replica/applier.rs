@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use diskstore_storage::LogId;
-use diskstore_storage::slots::Membership;
+use diskstore_storage::state::Membership;
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;

@@ -11,7 +11,8 @@
 
 use bytes::{BufMut, Bytes};
 use diskstore_storage::keys::KeyImage;
-use diskstore_storage::slots::{self, MEMBERSHIP_BYTES_MAX, Membership, SlotImage};
+use diskstore_storage::slots::{self, SlotImage};
+use diskstore_storage::state::{MEMBERSHIP_BYTES_MAX, Membership};
 use diskstore_storage::{LogId, Vote};
 
 use crate::command::DecodeError;

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use diskstore_storage::slots::{self, Membership, Target};
+use diskstore_storage::state::{Checkpointed, Membership, Target};
 use diskstore_storage::{Error, LogId};
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
@@ -230,7 +230,7 @@ impl Replica {
 
     /// Takes note of whether a checkpoint found room on the disk. One that had nothing to write did not
     /// look.
-    fn note_space(&self, outcome: &slots::Outcome) -> diskstore_storage::Result<()> {
+    fn note_space(&self, outcome: &Checkpointed) -> diskstore_storage::Result<()> {
         if outcome.lacked_space {
             tracing::error!("no room on the disk for a checkpoint: the log behind it stays");
         }

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod meta;
 mod report;
 pub mod slots;
+pub mod state;
 mod types;
 pub mod wal;
 

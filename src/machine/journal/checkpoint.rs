@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use diskstore_storage::disk::{Disk, WriteMode};
-use diskstore_storage::slots::{Membership, Target};
+use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::{Error, LogId, Result, meta};
 
 use crate::oplog::Position;

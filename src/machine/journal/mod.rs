@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use diskstore_storage::disk::Disk;
-use diskstore_storage::slots::{Slot, Target};
+use diskstore_storage::state::{Full, Incoming, Target, Versioned};
 use diskstore_storage::{Error, Result};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -87,16 +87,7 @@ struct Held {
     /// Where its value lies; `None` if it was deleted.
     place: Option<Place>,
     /// The last snapshot that named it.
-    named_by: u32,
-}
-
-#[derive(Debug, Default)]
-struct Incoming {
-    number: u32,
-    /// True if it is of everything.
-    is_full: bool,
-    /// Where it began, once all of it is here.
-    whole: Option<u64>,
+    named_by: u64,
 }
 
 impl JournalMachine {
@@ -222,15 +213,12 @@ impl JournalMachine {
     /// A snapshot begins; returns after which index it is to send what changed. A sender that may
     /// have forgotten deletes up to its `horizon` sends everything to whoever has less.
     pub(super) fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
-        let incoming = &mut self.shared.state.lock().incoming;
-        *incoming =
-            Incoming { number: incoming.number + 1, is_full: applied < horizon, whole: None };
-        if incoming.is_full { 0 } else { applied }
+        self.shared.state.lock().incoming.begin(applied, horizon)
     }
 
     /// All of the snapshot that began at index `begin` was merged.
     pub(super) fn finish_merge(&self, begin: u64) {
-        self.shared.state.lock().incoming.whole = Some(begin);
+        self.shared.state.lock().incoming.finish(begin);
     }
 
     /// Records a slot or key as a snapshot brought it, if it is newer than what is known.
@@ -239,7 +227,7 @@ impl JournalMachine {
     /// It cannot be written.
     pub(super) fn merge(&self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
         let state = &mut *self.shared.state.lock();
-        let named_by = state.incoming.number;
+        let named_by = state.incoming.number();
         if let Some(held) = state.keys.get_mut(key).filter(|held| held.version >= index) {
             held.named_by = named_by;
             return Ok(());
@@ -266,9 +254,8 @@ impl JournalMachine {
     pub(super) fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
         let index = target.log_id.index;
         let mut state = self.shared.state.lock();
-        let is_whole = state.incoming.whole.take() == Some(index);
-        if std::mem::take(&mut state.incoming.is_full) && is_whole {
-            state.delete_unnamed(index)?; // J4
+        if let Some(Full { number, .. }) = state.incoming.take_full(index) {
+            state.delete_unnamed(number, index)?; // J4
         }
         let last_index = state.log.last_index().max(index);
         state.log.set_last_index(last_index);
@@ -296,11 +283,11 @@ impl JournalMachine {
     }
 
     /// What a key holds now.
-    pub(super) fn slot(&self, key: &[u8]) -> Option<Slot> {
+    pub(super) fn slot(&self, key: &[u8]) -> Option<Versioned> {
         let state = self.shared.state.lock();
         let held = state.keys.get(key)?;
         let value = held.place.map(|place| state.log.value_at(place)).transpose().ok()?;
-        Some(Slot { index: held.version, value: value.map(Into::into) })
+        Some(Versioned { index: held.version, value: value.map(Into::into) })
     }
 }
 
@@ -443,7 +430,7 @@ impl State {
         version: u64,
         place: Option<Place>,
     ) {
-        let held = Held { version, place, named_by: self.incoming.number };
+        let held = Held { version, place, named_by: self.incoming.number() };
         let mut before = None;
         if let Some(known) = self.keys.get_mut(key.as_ref()) {
             before = std::mem::replace(known, held).place;
@@ -454,9 +441,9 @@ impl State {
         self.live_count -= u64::from(before.is_some());
     }
 
-    /// Records that keys which a snapshot of everything up to `index` did not name are deleted.
-    fn delete_unnamed(&mut self, index: u64) -> Result<()> {
-        let number = self.incoming.number;
+    /// Records that keys which snapshot `number`, of everything up to `index`, did not name are
+    /// deleted.
+    fn delete_unnamed(&mut self, number: u64, index: u64) -> Result<()> {
         let is_gone =
             |held: &Held| held.place.is_some() && held.named_by != number && held.version <= index;
         let gone: Vec<Box<[u8]>> = self

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use diskstore_storage::LogId;
 use diskstore_storage::disk::{RealDisk, SimDisk};
-use diskstore_storage::slots::{Geometry, Membership, New, Options, Slots};
+use diskstore_storage::slots::{Geometry, New, Options, Slots};
+use diskstore_storage::state::Membership;
 
 use super::*;
 use crate::command::{Answer, CommandBuilder, Condition};

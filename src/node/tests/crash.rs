@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use diskstore_storage::Result;
 use diskstore_storage::disk::{CrashMode, SimDisk};
-use diskstore_storage::slots::{Geometry, Membership, Slots, Target};
+use diskstore_storage::slots::{Geometry, Slots};
+use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::wal::{SyncMode, Wal};
 
 use super::{create_slots, directory, disk, entry, log_id, open_slots, open_wal, sync};

@@ -2,7 +2,8 @@
 //! right checksums.
 
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, Slot};
+use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE};
+use diskstore_storage::state::Versioned;
 use openraft::storage::RaftLogStorage;
 
 use super::replay::recover;
@@ -87,13 +88,16 @@ fn flip(disk: &SimDisk) {
     disk.flip_bit(&place.directory.join(DOUBLE_FILE), 16, 0).unwrap();
 }
 
-fn content(stores: &Stores) -> Option<Slot> {
+fn content(stores: &Stores) -> Option<Versioned> {
     slots_of(&stores.shared).read(SLOT).ok()
 }
 
 /// What a healthy and a damaged replica hold after an entry, if they can say, and whether the damaged
 /// one has applied it.
-async fn after(actions: &[Action<'_>], is_live: bool) -> (Option<Slot>, Option<Slot>, bool) {
+async fn after(
+    actions: &[Action<'_>],
+    is_live: bool,
+) -> (Option<Versioned>, Option<Versioned>, bool) {
     let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
     let mut healthy = replica(&disk, is_live).await;
     drop(replica(&other, is_live).await);
@@ -202,7 +206,7 @@ async fn what_needs_a_slot_known_to_be_damaged_is_refused_and_a_full_set_mends_i
     assert!(!machine.may_refuse(), "nothing is damaged any more, and nothing is looked at");
     assert_eq!(machine.refusal(&of(&[DELETE])), None);
     machine.apply(5, &of(&[DELETE])).unwrap();
-    assert_eq!(content(&damaged), Some(Slot { index: 5, value: None }));
+    assert_eq!(content(&damaged), Some(Versioned { index: 5, value: None }));
 }
 
 /// The answer of a member that led when it met the damage: another may have carried the entry out.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots::MEMBERSHIP_BYTES_MAX;
+use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::net::TcpListener;

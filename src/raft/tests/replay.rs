@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots::{self, Slot};
+use diskstore_storage::slots;
+use diskstore_storage::state::Versioned;
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use openraft::entry::RaftEntry;
 
@@ -26,7 +27,7 @@ impl Recovered {
     }
 
     /// What a slot holds; `None` if it is damaged.
-    pub(super) fn slot(&self, slot: u64) -> Option<Slot> {
+    pub(super) fn slot(&self, slot: u64) -> Option<Versioned> {
         let Machine::Slots(disk) = &self.machine else { unreachable!("a machine of slots") };
         disk.slots().read(slot).ok()
     }

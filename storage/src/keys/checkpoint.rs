@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::keys::Keys;
 use crate::keys::file::{self, Header, PIECE_BYTES_DEFAULT, Writer};
 use crate::keys::map::bytes_of;
-use crate::slots::{Outcome, PAGE_BYTES, Target};
+use crate::state::{Checkpointed, PAGE_BYTES, Target};
 use crate::{Error, Result};
 
 /// Deleted keys may take this share of the memory before the older half is forgotten.
@@ -43,10 +43,10 @@ impl Keys {
         target: Target,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         match self.write_snapshot(target, log_durable, cancel) {
             Err(Error::NoSpace { .. }) => {
-                Ok(Outcome { cancelled: true, lacked_space: true, ..Outcome::default() }) // I3
+                Ok(Checkpointed { cancelled: true, lacked_space: true, ..Checkpointed::default() }) // I3
             }
             result => result,
         }
@@ -67,14 +67,14 @@ impl Keys {
         target: Target,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         let _one = self.writer.lock();
         let before = self.header();
         if let Some(at) = before.checkpoint.filter(|at| *at >= target.log_id) {
             if self.is_full() {
                 self.forget_up_to(at.index); // I4; a start from this file forgets them again
             }
-            return Ok(Outcome::default());
+            return Ok(Checkpointed::default());
         }
         let dirty_bytes = self.dirty_bytes.swap(0, Ordering::Relaxed);
         let header = Header {
@@ -101,11 +101,11 @@ impl Keys {
         header: &Header,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         let piece_bytes = self.options.piece_bytes;
         assert!((1..=PIECE_BYTES_DEFAULT).contains(&piece_bytes), "pieces of {piece_bytes} bytes");
         let mut writer = Writer::create(&*self.disk, &self.directory, header)?;
-        let mut outcome = Outcome::default();
+        let mut outcome = Checkpointed::default();
         let mut next = Some(0);
         while let Some(from) = next {
             if cancel.load(Ordering::Relaxed) {

@@ -18,7 +18,7 @@ use bytes::{Buf, BufMut, Bytes};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
 use crate::identity::TMP_NAME;
 use crate::keys::{KEY_BYTES_MAX, KeyImage, SNAPSHOT_FILE, VALUE_BYTES_MAX};
-use crate::slots::{MEMBERSHIP_BYTES_MAX, Membership};
+use crate::state::{MEMBERSHIP_BYTES_MAX, Membership};
 use crate::{Error, LogId, Result};
 
 /// What a snapshot file begins with.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use crate::keys::map::{Record, Shard, hash_of, shard_of};
-use crate::keys::{Keys, slot_of};
-use crate::slots::{Applied, Change, Slot};
+use crate::keys::{Keys, versioned};
+use crate::state::{Applied, Change, Versioned};
 
 /// The locks of the shards of some keys; drop it to let others at them.
 #[derive(Debug)]
@@ -50,9 +50,9 @@ impl Guard<'_> {
     ///
     /// # Panics
     /// If the guard does not hold the key's lock.
-    pub fn read(&mut self, key: &[u8]) -> Slot {
+    pub fn read(&mut self, key: &[u8]) -> Versioned {
         let hash = hash_of(key);
-        slot_of(self.shard(hash).get(hash, key))
+        versioned(self.shard(hash).get(hash, key))
     }
 
     /// Applies what entry `index` does to a key, by the slot rule: `compute` is asked only if the

@@ -39,11 +39,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, WriteMode};
-use crate::slots::{Membership, Slot, Target};
+use crate::state::{Incoming, Membership, Target, Versioned};
 use crate::{Error, Result};
 use file::Reader;
 use map::{Counts, Record, SHARD_COUNT, Shard, hash_of, shard_of};
-use transfer::{Incoming, Sends};
+use transfer::Sends;
 
 /// Name of the snapshot file in a node's directory.
 pub const SNAPSHOT_FILE: &str = "snapshot.dat";
@@ -201,9 +201,9 @@ impl Keys {
     }
 
     /// Reads one key: the index of its last set or delete (0 if none is remembered), and its value.
-    pub fn read(&self, key: &[u8]) -> Slot {
+    pub fn read(&self, key: &[u8]) -> Versioned {
         let hash = hash_of(key);
-        slot_of(self.shards[shard_of(hash)].lock().get(hash, key))
+        versioned(self.shards[shard_of(hash)].lock().get(hash, key))
     }
 
     /// The keys are a state that ever was once every entry up to here is applied.
@@ -265,8 +265,8 @@ impl Keys {
     }
 }
 
-fn slot_of(record: Option<&Record>) -> Slot {
-    record.map_or_else(Slot::default, |record| Slot {
+fn versioned(record: Option<&Record>) -> Versioned {
+    record.map_or_else(Versioned::default, |record| Versioned {
         index: record.index,
         value: record.value.clone(),
     })

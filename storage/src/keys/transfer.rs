@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::keys::map::{Record, hash_of, shard_of};
 use crate::keys::{KEY_BYTES_MAX, KeyImage, Keys};
-use crate::slots::{Outcome, Target};
+use crate::state::{Checkpointed, Full, Target};
 use crate::{Error, Result};
 
 /// Who is being sent what changed, and from where on that can be said.
@@ -56,25 +56,6 @@ impl Drop for Sending {
     }
 }
 
-/// The copy that is being received.
-#[derive(Debug, Default)]
-pub(super) struct Incoming {
-    /// Counts copies; keys carry the number of the one that named them.
-    number: u64,
-    /// The sender's horizon, if it sends everything.
-    full: Option<u64>,
-    /// Where the copy began, once all of it is here.
-    whole: Option<u64>,
-}
-
-impl Incoming {
-    /// The number of a copy of everything that began at `begin` and is here, and its horizon.
-    fn take_full(&mut self, begin: u64) -> Option<(u64, u64)> {
-        let is_whole = self.whole.take() == Some(begin);
-        self.full.take().filter(|_| is_whole).map(|horizon| (self.number, horizon))
-    }
-}
-
 impl Keys {
     /// Something is to be sent, until what this returns is dropped.
     pub fn begin_send(&self) -> Sending {
@@ -96,10 +77,7 @@ impl Keys {
     /// A copy from another member begins; returns the index after which it is to send what changed.
     /// `applied` is what this member has applied, `horizon` the sender's.
     pub fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
-        let mut incoming = self.incoming.lock();
-        let full = (applied < horizon).then_some(horizon);
-        *incoming = Incoming { number: incoming.number + 1, full, whole: None };
-        if full.is_some() { 0 } else { applied }
+        self.incoming.lock().begin(applied, horizon)
     }
 
     /// Takes a key of the copy, if it is newer than what is here. Raises [`Keys::readable_from`] to
@@ -115,7 +93,7 @@ impl Keys {
         if *index == 0 {
             return Ok(()); // no entry wrote this: there is nothing to bring
         }
-        let named_by = self.incoming.lock().number;
+        let named_by = self.incoming.lock().number();
         let hash = hash_of(key);
         let mut shard = self.shards[shard_of(hash)].lock();
         if shard.get(hash, key).is_some_and(|known| known.index >= *index) {
@@ -132,7 +110,7 @@ impl Keys {
 
     /// All of the copy that began at index `begin` is here.
     pub fn finish_merge(&self, begin: u64) {
-        self.incoming.lock().whole = Some(begin);
+        self.incoming.lock().finish(begin);
     }
 
     /// Moves to where the copy began: drops what it did not name, if it was of everything, and
@@ -145,9 +123,9 @@ impl Keys {
         &self,
         target: Target,
         log_durable: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         let begin = target.log_id.index;
-        if let Some((number, horizon)) = self.incoming.lock().take_full(begin) {
+        if let Some(Full { number, horizon }) = self.incoming.lock().take_full(begin) {
             for shard in &self.shards {
                 shard.lock().retain(&self.counts, |record| record.named_by == number);
             }

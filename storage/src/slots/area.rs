@@ -13,9 +13,10 @@ use bytes::Bytes;
 
 use crate::disk::Map;
 use crate::slots::damage::Damage;
-use crate::slots::geometry::{DATA_OFFSET, Geometry, HEADER_BYTES, PAGE_BYTES};
+use crate::slots::geometry::{DATA_OFFSET, Geometry, HEADER_BYTES};
 use crate::slots::header::{Header, HeaderBytes};
 use crate::slots::pages::Pages;
+use crate::state::PAGE_BYTES;
 use crate::{Error, Result};
 
 /// Memory is written in words of this many bytes.

@@ -18,33 +18,9 @@ use parking_lot::MutexGuard;
 use crate::slots::double::{Double, Image, PAGE};
 use crate::slots::open::check_length;
 use crate::slots::round::Round;
-use crate::slots::{Membership, Slots, Superblock};
-use crate::{Error, LogId, Result};
-
-/// What a checkpoint makes durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The last entry that was applied when the checkpoint was asked for.
-    pub log_id: LogId,
-    /// The membership as of that entry.
-    pub membership: Membership,
-}
-
-/// What a checkpoint did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Outcome {
-    /// Rounds written.
-    pub rounds: u64,
-    /// Pages written in place.
-    pub pages: u64,
-    /// Bytes written in place.
-    pub bytes: u64,
-    /// True if it was told to stop before its end; what was written is whole, the superblock is
-    /// the old one.
-    pub cancelled: bool,
-    /// True if that was for want of room on the disk.
-    pub lacked_space: bool,
-}
+use crate::slots::{Slots, Superblock};
+use crate::state::{Checkpointed, Target};
+use crate::{Error, Result};
 
 /// What the one running round owns.
 #[derive(Debug)]
@@ -78,7 +54,7 @@ impl Slots {
         target: Target,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         let _sweeping = self.sweeping.lock();
         let failed_count = self.writer.lock().failed_count;
         let outcome = self.sweep(log_durable, cancel)?;
@@ -100,7 +76,7 @@ impl Slots {
         &self,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         let _sweeping = self.sweeping.lock();
         self.sweep(log_durable, cancel)
     }
@@ -115,7 +91,7 @@ impl Slots {
         &self,
         target: Target,
         log_durable: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Outcome> {
+    ) -> Result<Checkpointed> {
         self.checkpoint(target, log_durable, &AtomicBool::new(false))
     }
 
@@ -169,8 +145,8 @@ impl Slots {
         &self,
         log_durable: &mut dyn FnMut() -> Result<()>,
         cancel: &AtomicBool,
-    ) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
+    ) -> Result<Checkpointed> {
+        let mut outcome = Checkpointed::default();
         let mut image = Image::new();
         let mut from = 0;
         loop {

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut};
 
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
-use crate::slots::geometry::{DATA_OFFSET, Geometry, PAGE_BYTES};
+use crate::slots::geometry::{DATA_OFFSET, Geometry};
+use crate::state::PAGE_BYTES;
 use crate::{Error, Result};
 
 /// Most pages of a round.

@@ -8,10 +8,9 @@
 //! - I3: a slot begins at a multiple of 8, so it can be copied word by word.
 
 use crate::slots::superblock::SUPERBLOCK_STRIDE;
+use crate::state::PAGE_BYTES;
 use crate::{Error, Result};
 
-/// A page of the data file in memory, in bytes; the unit of dirty marks and of in-place writes.
-pub const PAGE_BYTES: u64 = 4096;
 /// Bytes of a slot's header.
 pub const HEADER_BYTES: u64 = 24;
 /// A slot's size is a multiple of this many bytes.

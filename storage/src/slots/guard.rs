@@ -6,7 +6,6 @@
 //!   written with one store: a second `apply` of the same entry to the same slot is skipped.
 //! - I2: only the locks of a guard's slots are held, all of them, from its making to its drop.
 
-use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use crate::slots::area::Area;
@@ -14,6 +13,7 @@ use crate::slots::header::Header;
 use crate::slots::locks::Held;
 use crate::slots::pages::INDEX_MAX;
 use crate::slots::{SlotImage, Slots};
+use crate::state::{Applied, Change};
 use crate::{Error, Result};
 
 /// The locks of some slots; drop it to let others at them.
@@ -23,34 +23,6 @@ pub struct Guard<'a> {
     held: Held<'a>,
     /// Kept from one `apply` to the next; taken only by changes that look at what was there.
     scratch: Vec<u8>,
-}
-
-/// What an entry does to a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// Nothing: value and index stay.
-    Keep,
-    /// The slot holds this value.
-    Set(Cow<'a, [u8]>),
-    /// The slot is empty.
-    Delete,
-    /// The slot is damaged, and what the entry does to it depends on what it held. It stays damaged
-    /// until a full set: its bytes of before the entry are never served again, however they read.
-    GiveUp,
-}
-
-/// What became of an entry's effect on a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// The slot holds the effect of this entry, or of a later one, already.
-    Skipped,
-    /// The change was [`Change::Keep`].
-    Kept,
-    /// The slot was written and carries the entry's index.
-    Written,
-    /// The slot was damaged and is given up now ([`Change::GiveUp`]); [`Applied::Kept`] if it was
-    /// given up before.
-    GivenUp,
 }
 
 /// What a slot holds before a change.

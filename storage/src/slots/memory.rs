@@ -14,7 +14,8 @@ use parking_lot::MutexGuard;
 use crate::Result;
 use crate::slots::Slots;
 use crate::slots::double::Image;
-use crate::slots::geometry::{DATA_OFFSET, PAGE_BYTES};
+use crate::slots::geometry::DATA_OFFSET;
+use crate::state::PAGE_BYTES;
 
 /// Most pages that are looked at under one hold of their slots' locks.
 const DROP_PAGES: u64 = 32;

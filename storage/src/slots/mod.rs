@@ -30,21 +30,20 @@ mod round;
 mod scan;
 mod superblock;
 
-pub use checkpoint::{Outcome, Target};
 pub use damage::DAMAGED_COUNT_MAX;
 pub use double::DoubleFound;
 pub(crate) use double::MAGIC as DOUBLE_MAGIC;
 pub use geometry::{
-    DATA_OFFSET, FILE_BYTES_MAX, Geometry, HEADER_BYTES, PAGE_BYTES, SLOT_ALIGN_BYTES,
-    SLOT_COUNT_MAX, VALUE_BYTES_MAX,
+    DATA_OFFSET, FILE_BYTES_MAX, Geometry, HEADER_BYTES, SLOT_ALIGN_BYTES, SLOT_COUNT_MAX,
+    VALUE_BYTES_MAX,
 };
-pub use guard::{Applied, Base, Change, Current, Guard};
+pub use guard::{Base, Current, Guard};
 pub(crate) use inspect::{show_double, show_slots};
 pub use open::{New, Opening, Options};
 pub use round::ROUND_PAGES_DEFAULT;
 pub use scan::Learned;
 pub(crate) use superblock::{MAGIC, VERSION};
-pub use superblock::{MEMBERSHIP_BYTES_MAX, Membership, SUPERBLOCK_STRIDE, Superblock};
+pub use superblock::{SUPERBLOCK_STRIDE, Superblock};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +53,7 @@ use parking_lot::Mutex;
 
 use crate::Result;
 use crate::disk::File;
+use crate::state::Versioned;
 use area::Area;
 use checkpoint::Writer;
 use locks::Locks;
@@ -62,15 +62,6 @@ use locks::Locks;
 pub const SLOTS_FILE: &str = "slots.dat";
 /// Name of the double write file in a node's directory.
 pub const DOUBLE_FILE: &str = "double.dat";
-
-/// What a read gives.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Slot {
-    /// Log index of the last set or delete; 0 if the slot was never written.
-    pub index: u64,
-    /// The value; `None` if there is none.
-    pub value: Option<Bytes>,
-}
 
 /// A slot as a snapshot carries it, deleted ones included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +117,7 @@ impl Slots {
     /// # Errors
     /// `OutOfRange` for a key beyond the last slot; `Corrupt`, which names the slot's offset, if
     /// its checksum is wrong.
-    pub fn read(&self, key: u64) -> Result<Slot> {
+    pub fn read(&self, key: u64) -> Result<Versioned> {
         self.area.geometry.check_key(key)?;
         let lock = self.locks.lock_one(key);
         let loaded = self.area.load_owned(key);
@@ -138,7 +129,7 @@ impl Slots {
     ///
     /// # Errors
     /// As [`Slots::read`], for the first slot that fails.
-    pub fn read_many(&self, keys: &[u64]) -> Result<Vec<Slot>> {
+    pub fn read_many(&self, keys: &[u64]) -> Result<Vec<Versioned>> {
         let mut slots = Vec::with_capacity(keys.len());
         self.read_each(keys, &mut |slot| slots.push(slot))?;
         Ok(slots)
@@ -149,7 +140,7 @@ impl Slots {
     ///
     /// # Errors
     /// As [`Slots::read`], for the first slot that fails; those before it were visited.
-    pub fn read_each(&self, keys: &[u64], visit: &mut dyn FnMut(Slot)) -> Result<()> {
+    pub fn read_each(&self, keys: &[u64], visit: &mut dyn FnMut(Versioned)) -> Result<()> {
         for key in keys {
             self.area.geometry.check_key(*key)?;
         }
@@ -165,7 +156,7 @@ impl Slots {
     /// # Errors
     /// As [`Slots::read`].
     pub fn image(&self, key: u64) -> Result<SlotImage> {
-        let Slot { index, value } = self.read(key)?;
+        let Versioned { index, value } = self.read(key)?;
         Ok(SlotImage { key, index, value })
     }
 
@@ -239,10 +230,10 @@ impl Slots {
         }
     }
 
-    fn slot_of(&self, loaded: area::Loaded) -> Result<Slot> {
+    fn slot_of(&self, loaded: area::Loaded) -> Result<Versioned> {
         if !loaded.is_right() {
             return Err(self.area.damaged(loaded.key));
         }
-        Ok(Slot { index: loaded.header.index, value: loaded.into_value() })
+        Ok(Versioned { index: loaded.header.index, value: loaded.into_value() })
     }
 }

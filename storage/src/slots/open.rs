@@ -20,11 +20,12 @@ use crate::slots::area::Area;
 use crate::slots::checkpoint::Writer;
 use crate::slots::damage::Damage;
 use crate::slots::double::{self, Double, DoubleFound, Round};
-use crate::slots::geometry::{DATA_OFFSET, PAGE_BYTES};
+use crate::slots::geometry::DATA_OFFSET;
 use crate::slots::locks::Locks;
 use crate::slots::pages::Pages;
 use crate::slots::round::ROUND_PAGES_DEFAULT;
 use crate::slots::{DOUBLE_FILE, Geometry, SLOTS_FILE, Slots, Superblock, superblock};
+use crate::state::PAGE_BYTES;
 use crate::{Error, Result};
 
 /// What a file is called until it is whole.

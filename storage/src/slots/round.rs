@@ -15,8 +15,9 @@ use crate::Result;
 use crate::disk::File;
 use crate::slots::area::Area;
 use crate::slots::double::{Image, PAGE, ROUND_PAGES_MAX};
-use crate::slots::geometry::{DATA_OFFSET, Geometry, PAGE_BYTES, VALUE_BYTES_MAX};
+use crate::slots::geometry::{DATA_OFFSET, Geometry, VALUE_BYTES_MAX};
 use crate::slots::locks::{self, Locks};
+use crate::state::PAGE_BYTES;
 
 /// Pages of a round (just under 1 MiB), edges not counted, unless the caller wants others: large
 /// enough that its syncs cost little, small enough that the log never waits long for the disk, and

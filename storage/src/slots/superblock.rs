@@ -13,12 +13,11 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
 use crate::slots::geometry::Geometry;
+use crate::state::{MEMBERSHIP_BYTES_MAX, Membership};
 use crate::{Error, LogId, Result};
 
 /// Bytes from the first superblock copy to the second, and from there to the slots.
 pub const SUPERBLOCK_STRIDE: u64 = 128 * 1024;
-/// Longest membership body, in bytes.
-pub const MEMBERSHIP_BYTES_MAX: usize = 64 * 1024;
 /// What a data file begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"DSTSLOTS";
 /// Version of the data file's format.
@@ -34,15 +33,6 @@ const HAS_MEMBERSHIP: u32 = 2;
 
 const _: () = assert!((FIXED_BYTES + MEMBERSHIP_BYTES_MAX) as u64 <= SUPERBLOCK_STRIDE);
 const _: () = assert!(SUPERBLOCK_STRIDE.is_multiple_of(BLOCK_BYTES as u64));
-
-/// The members of the cluster as of a log position. The body's meaning is the caller's.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Membership {
-    /// Log id of the entry that set it.
-    pub log_id: Option<LogId>,
-    /// At most [`MEMBERSHIP_BYTES_MAX`] bytes.
-    pub body: Bytes,
-}
 
 /// What the data file as a whole is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use diskstore_storage::LogId;
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::keys::{Keys, New, Options};
-use diskstore_storage::slots::{Change, Membership, Target};
+use diskstore_storage::state::{Change, Membership, Target};
 
 const CLUSTER: u128 = 0xc1;
 const VALUE_BYTES: u32 = 64;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use diskstore_storage::disk::{CrashMode, SimDisk};
 use diskstore_storage::keys::{Base, Keys};
-use diskstore_storage::slots::Change;
+use diskstore_storage::state::Change;
 use proptest::prelude::*;
 
 use crate::{delete, new_keys, open, set, target};

@@ -7,9 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
-use diskstore_storage::slots::{
-    DOUBLE_FILE, DoubleFound, Geometry, Membership, Options, SLOTS_FILE, Slots, Target,
-};
+use diskstore_storage::slots::{DOUBLE_FILE, DoubleFound, Geometry, Options, SLOTS_FILE, Slots};
+use diskstore_storage::state::{Membership, Target};
 
 use crate::script::{CLUSTER, Effect, Entry, apply, content, create, directory, log_id, set};
 

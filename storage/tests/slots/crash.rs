@@ -6,9 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::script::{CLUSTER, Entry, Model, Numbers, apply, content, create, directory, log_id};
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
-use diskstore_storage::slots::{
-    Geometry, Membership, Options, SLOTS_FILE, SlotImage, Slots, Target,
-};
+use diskstore_storage::slots::{Geometry, Options, SLOTS_FILE, SlotImage, Slots};
+use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::{Error, Result};
 
 /// So small that rounds drop pages from memory.

@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, OperationKind, RealDisk, SimDisk, WriteMode};
 use diskstore_storage::slots::{
-    Applied, Change, Current, DOUBLE_FILE, DoubleFound, Geometry, Membership, New, Options,
-    SLOTS_FILE, SUPERBLOCK_STRIDE, SlotImage, Slots, Target,
+    Current, DOUBLE_FILE, DoubleFound, Geometry, New, Options, SLOTS_FILE, SUPERBLOCK_STRIDE,
+    SlotImage, Slots,
 };
+use diskstore_storage::state::{Applied, Change, Membership, Target};
 use diskstore_storage::{Error, Result};
 
 use crate::script::{CLUSTER, content, create, directory, log_id, set};

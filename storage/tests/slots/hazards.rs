@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, OperationKind, SimDisk};
-use diskstore_storage::slots::{
-    Applied, Change, Current, DoubleFound, Geometry, Membership, Options, SlotImage, Slots, Target,
-};
+use diskstore_storage::slots::{Current, DoubleFound, Geometry, Options, SlotImage, Slots};
+use diskstore_storage::state::{Applied, Change, Membership, Target};
 
 use crate::script::{Effect, Entry, Finish, apply, content, create, directory, log_id, set};
 
@@ -203,7 +202,7 @@ fn a_page_that_changes_while_it_is_dropped_keeps_the_change() {
 fn a_file_that_fits_in_the_budget_stays_in_memory() {
     let geometry = crossing();
     let disk = disk();
-    let memory_bytes_max = (geometry.page_count() + 1) * diskstore_storage::slots::PAGE_BYTES;
+    let memory_bytes_max = (geometry.page_count() + 1) * diskstore_storage::state::PAGE_BYTES;
     let slots = create(&disk, geometry, Options::new(memory_bytes_max)).unwrap();
     for key in 0..geometry.slot_count() {
         set(&slots, key, key + 1, b"stays").unwrap();

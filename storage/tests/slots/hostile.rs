@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use diskstore_storage::Error;
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
 use diskstore_storage::slots::{
-    DATA_OFFSET, DOUBLE_FILE, Geometry, Membership, Options, PAGE_BYTES, SLOTS_FILE,
-    SUPERBLOCK_STRIDE, Slots, Target,
+    DATA_OFFSET, DOUBLE_FILE, Geometry, Options, SLOTS_FILE, SUPERBLOCK_STRIDE, Slots,
 };
+use diskstore_storage::state::{Membership, PAGE_BYTES, Target};
 
 use crate::script::{create, directory, log_id, set};
 

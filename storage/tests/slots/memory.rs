@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
-use diskstore_storage::slots::{Change, Geometry, Membership, Options, PAGE_BYTES, Slots, Target};
+use diskstore_storage::slots::{Geometry, Options, Slots};
+use diskstore_storage::state::{Change, Membership, PAGE_BYTES, Target};
 
 use crate::script::{create, directory, log_id, set};
 

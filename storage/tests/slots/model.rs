@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 use crate::script::{Effect, Entry, Model, apply, as_content, content, create, directory, log_id};
 use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
-use diskstore_storage::slots::{Geometry, Membership, Options, SlotImage, Slots, Target};
+use diskstore_storage::slots::{Geometry, Options, SlotImage, Slots};
+use diskstore_storage::state::{Membership, Target};
 use proptest::prelude::*;
 
 const SLOTS: u64 = 30;

@@ -1,7 +1,8 @@
 //! The same on a real file system: direct writes, a private map, dropped pages.
 
 use diskstore_storage::disk::RealDisk;
-use diskstore_storage::slots::{Geometry, Membership, New, Options, Slots, Target};
+use diskstore_storage::slots::{Geometry, New, Options, Slots};
+use diskstore_storage::state::{Membership, Target};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 

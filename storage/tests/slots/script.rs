@@ -6,9 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots::{
-    Base, Change, Current, Geometry, New, Options, Slot, SlotImage, Slots,
-};
+use diskstore_storage::slots::{Base, Current, Geometry, New, Options, SlotImage, Slots};
+use diskstore_storage::state::{Change, Versioned};
 use diskstore_storage::{LogId, Result};
 
 /// Where the files are.
@@ -137,7 +136,7 @@ fn content_of(image: SlotImage) -> Content {
 }
 
 /// A slot as the model has it.
-pub(crate) fn as_content(slot: Slot) -> Content {
+pub(crate) fn as_content(slot: Versioned) -> Content {
     (slot.index, slot.value.map(|value| value.to_vec()))
 }
 
