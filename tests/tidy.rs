@@ -6,6 +6,8 @@
 mod arrows;
 #[path = "tidy/citations.rs"]
 mod citations;
+#[path = "tidy/walks.rs"]
+mod walks;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -57,6 +57,11 @@ fn rows() -> Vec<Row> {
     rows.collect()
 }
 
+/// All places of the table, the highest first.
+pub(super) fn places() -> Vec<String> {
+    rows().into_iter().flat_map(|row| row.places).collect()
+}
+
 /// The row that a file belongs to, and the place there: the longest that fits.
 fn place_of<'a>(rows: &'a [Row], path: &str) -> Option<(usize, &'a str)> {
     let places = rows
