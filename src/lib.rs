@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod descriptors;
 pub mod fault;
+pub mod host;
 pub mod lines;
 pub mod load;
 pub mod logger;

@@ -18,6 +18,7 @@ use crate::banner;
 use crate::cli::{Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};
 use crate::fault::EXIT_REMOVED;
+use crate::host::Host;
 use crate::node::{self, Node};
 use crate::profile::Profiles;
 use crate::program::{self, EXIT_USAGE, Failed, Signals, failed, introduce, say, tell};
@@ -262,8 +263,9 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
         None
     };
     let mut stopped = stopping.clone();
+    let host = Host::real();
     let node = tokio::select! {
-        started = node::start(config, Box::new(|_, _| {})) => {
+        started = node::start(&host, config, Box::new(|_, _| {})) => {
             started.map_err(|error| (error.exit_code(), crate::fault::chain(&error)))?
         }
         _ = stopping.wait_for(|stop| *stop) => return Ok(()),

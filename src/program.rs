@@ -25,6 +25,7 @@ use crate::banner;
 use crate::config::{Address, Config, LogLevel};
 use crate::descriptors::{self, DESCRIPTOR_COUNT_MIN, DESCRIPTOR_COUNT_WANTED};
 use crate::fault::{self, Fault};
+use crate::host::Host;
 use crate::lines::{self, Said};
 use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
@@ -117,10 +118,11 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let throughput = config.throughput_folder.as_deref();
     let throughput = throughput.map(|folder| ThroughputFile::open(folder, &config.id));
     let throughput = throughput.transpose().map_err(failed)?;
+    let host = Host::real();
     let mut progress = Progress::new();
     let report = Box::new(move |done, all| progress.report(done, all));
     let node = tokio::select! {
-        started = node::start(config.clone(), report) => {
+        started = node::start(&host, config.clone(), report) => {
             started.map_err(|error| (error.exit_code(), error.into()))?
         }
         () = signals.next() => return Ok(0),

@@ -12,10 +12,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::host::{Listener, Net, Stream};
 use crate::peer::{
     Caller, FrameWriter, Greeting, Hello, Kind, Purpose, Welcome, Whoever, bad_frame,
     claimed_address, is_own_hello, split,
@@ -31,7 +31,7 @@ const CALLER_COUNT_MAX: usize = 64;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What a listener gives.
-type Accepted = io::Result<(TcpStream, SocketAddr)>;
+type Accepted = io::Result<(Stream, SocketAddr)>;
 
 /// Who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +42,16 @@ pub struct Contact {
 
 /// Listens for `time`, in the process of this id; the first member of a cluster that dials ends it.
 /// The time begins again whenever nobody can be accepted, as where file descriptors are used up.
-pub async fn listen_first(listener: &TcpListener, time: Duration, process: u64) -> Option<Contact> {
-    hear_until(|| listener.accept(), time, process).await
+pub async fn listen_first(
+    (net, listener): (&Net, &Listener),
+    time: Duration,
+    process: u64,
+) -> Option<Contact> {
+    hear_until(net, || listener.accept(), time, process).await
 }
 
 async fn hear_until<F: Future<Output = Accepted>>(
+    net: &Net,
     accept: impl Fn() -> F,
     time: Duration,
     process: u64,
@@ -58,7 +63,7 @@ async fn hear_until<F: Future<Output = Accepted>>(
         let has_room = !is_over && hellos.len() < CALLER_COUNT_MAX;
         tokio::select! {
             accepted = accept(), if has_room => match accepted {
-                Ok((stream, from)) => drop(hellos.spawn(hear(stream, from.ip(), process))),
+                Ok((stream, from)) => drop(hellos.spawn(hear(net.clone(), stream, from.ip(), process))),
                 Err(error) => {
                     pause_after(&error).await;
                     if error.kind() != io::ErrorKind::ConnectionAborted {
@@ -83,11 +88,11 @@ async fn pause_after(error: &io::Error) {
 }
 
 /// Hears one caller out, in a bounded time.
-async fn hear(stream: TcpStream, from: IpAddr, process: u64) -> io::Result<Option<Contact>> {
+async fn hear(net: Net, stream: Stream, from: IpAddr, process: u64) -> io::Result<Option<Contact>> {
     let (hello, mut writer) = timeout(HELLO_TIMEOUT, take_hello(stream)).await??;
     let is_member = hello.cluster_id != 0 && hello.purpose != Purpose::Confirm;
     let is_contact = is_member
-        && is_own_hello(&claimed_address(&hello, from), &hello, process)
+        && is_own_hello(&net, &claimed_address(&hello, from), &hello, process)
             .await
             .is_ok_and(|asked| asked.confirmed);
     let answer = Greeting::Refused("this node is only just starting; ask again".into());
@@ -98,14 +103,14 @@ async fn hear(stream: TcpStream, from: IpAddr, process: u64) -> io::Result<Optio
     Ok(is_contact.then_some(Contact { cluster_id: hello.cluster_id }))
 }
 
-async fn take_hello(stream: TcpStream) -> io::Result<(Hello, FrameWriter)> {
+async fn take_hello(stream: Stream) -> io::Result<(Hello, FrameWriter)> {
     let (mut reader, writer) = split(stream)?;
     let body = reader.expect(Kind::Hello).await?;
     Ok((Hello::decode(body).map_err(bad_frame)?, writer))
 }
 
 /// Confirms the connections of a process that serves no peers, until it is dropped.
-pub(super) async fn confirm_only(listener: TcpListener, caller: Arc<Caller>) {
+pub(super) async fn confirm_only(listener: Listener, caller: Arc<Caller>) {
     confirm_all(|| listener.accept(), caller).await;
 }
 
@@ -135,8 +140,11 @@ mod tests {
 
     use bytes::Bytes;
 
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::fault::Faults;
+    use crate::host::Host;
     use crate::peer::{Channel, Method, Route};
 
     /// Nothing that must come takes longer.
@@ -144,7 +152,7 @@ mod tests {
 
     /// Accepts, once it has failed so often.
     struct Failing {
-        listener: TcpListener,
+        listener: Listener,
         left: AtomicUsize,
     }
 
@@ -152,7 +160,7 @@ mod tests {
         async fn new(count: usize) -> (Failing, String) {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            (Failing { listener, left: AtomicUsize::new(count) }, address)
+            (Failing { listener: listener.into(), left: AtomicUsize::new(count) }, address)
         }
 
         async fn accept(&self) -> Accepted {
@@ -169,8 +177,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let me = Whoever { cluster_id: 0xc1, member_id: 7, process: 3 };
-        let caller = Caller::new(me, address.clone(), Faults::new());
-        tokio::spawn(confirm_only(listener, caller.clone()));
+        let caller = Caller::new(&Host::real(), me, address.clone(), Faults::new());
+        tokio::spawn(confirm_only(listener.into(), caller.clone()));
         (caller, address)
     }
 
@@ -184,7 +192,7 @@ mod tests {
             let channel = Channel::new(caller, Route::to_address(address));
             drop(channel.call(Method::Room, Bytes::new(), LONG).await);
         });
-        let heard = hear_until(|| failing.accept(), time, 5).await;
+        let heard = hear_until(&Net::Tcp, || failing.accept(), time, 5).await;
         assert_eq!(heard, Some(Contact { cluster_id: 0xc1 }));
         dialling.abort();
     }
@@ -193,7 +201,7 @@ mod tests {
     async fn one_that_only_confirms_goes_on_after_accepting_has_failed() {
         let (failing, address) = Failing::new(3).await;
         let me = Whoever { cluster_id: 0xc1, member_id: 8, process: 4 };
-        let confirming = Caller::new(me, address.clone(), Faults::new());
+        let confirming = Caller::new(&Host::real(), me, address.clone(), Faults::new());
         let (caller, _) = member().await;
         let confirming =
             tokio::spawn(async move { confirm_all(|| failing.accept(), confirming).await });

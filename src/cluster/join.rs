@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::Cluster;
+use crate::host::Host;
 use crate::peer::{
     CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Route, Whoever, complete,
 };
@@ -41,6 +42,8 @@ const FOREIGN_ROUND_COUNT_MAX: u32 = 5;
 /// Who wants to join, and whom it asks.
 #[derive(Debug, Clone)]
 pub struct JoinSetup {
+    /// What this node stands on.
+    pub host: Host,
     /// The member id that was drawn and written down.
     pub member_id: u64,
     /// The record.
@@ -167,7 +170,7 @@ async fn ask_round(setup: &JoinSetup, request: &JoinRequest) -> Result<Round, Jo
     let mut reasons = Vec::new();
     let mut all_foreign = true;
     for target in &setup.targets {
-        match ask(target, request).await {
+        match ask(&setup.host, target, request).await {
             Ok(JoinReply::Accepted { cluster_id, slot_count, value_bytes }) => {
                 return Ok(Round::Accepted(Joined { cluster_id, slot_count, value_bytes }));
             }
@@ -201,10 +204,10 @@ fn reason_of(error: &CallError) -> String {
     }
 }
 
-async fn ask(target: &str, request: &JoinRequest) -> Result<JoinReply, CallError> {
+async fn ask(host: &Host, target: &str, request: &JoinRequest) -> Result<JoinReply, CallError> {
     let mut body = Vec::new();
     request.put(&mut body);
-    let channel = Channel::new(Caller::stranger(), Route::to_address(target.to_owned()));
+    let channel = Channel::new(Caller::stranger(host), Route::to_address(target.to_owned()));
     let body = channel.call(Method::Join, body.into(), ANSWER_BOUND).await?;
     Ok(JoinReply::decode(body).unwrap_or_else(|error| JoinReply::Later(error.to_string())))
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use futures_util::future::join_all;
-use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
 
 use super::Cluster;
@@ -23,6 +22,7 @@ use super::membership::lacking;
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
 use crate::fault::{EXIT_REMOVED, Faults};
+use crate::host::Listener;
 use crate::peer::{CallError, Caller, Channel, Method, Route};
 use crate::raft::{ALIVE_MAX, ELECTION_MS_MIN, MemberView, ProposeError, View};
 
@@ -299,7 +299,7 @@ pub async fn watch_standing(cluster: Arc<Cluster>, faults: Faults, directory: St
 /// See [`RemoveError`]; the last member's word.
 pub async fn remove_from_outside(
     caller: Arc<Caller>,
-    listener: TcpListener,
+    listener: Listener,
     addresses: &[String],
 ) -> Result<(), RemoveError> {
     tokio::select! {

@@ -19,6 +19,7 @@ use diskstore_storage::wal::{self, Wal};
 use super::start::Progress;
 use super::{StartError, upkeep};
 use crate::config::{Config, SyncPolicy, checkpoint_bytes};
+use crate::host::{Host, Random};
 use crate::machine::{
     DiskMachine, JOURNAL_FILE, JournalMachine, JournalOptions, Machine, MemoryMachine,
 };
@@ -118,13 +119,13 @@ impl Plan {
 
 /// Opens or makes what the log is applied to, and the log, on a thread that may block.
 pub(super) async fn open_files(
+    host: &Host,
     config: &Config,
     (identity, cluster_id): (&Identity, u128),
-    disk: Arc<dyn Disk>,
     mut progress: Progress,
 ) -> Result<Opened, StartError> {
     let plan = Plan::new(config, identity, cluster_id)?;
-    let config = config.clone();
+    let (config, disk, random) = (config.clone(), host.disk.clone(), host.random.clone());
     let is_member = identity.standing == Standing::Member;
     tokio::task::spawn_blocking(move || {
         let directory = &config.data_dir;
@@ -143,7 +144,7 @@ pub(super) async fn open_files(
             None => ReplayAhead::start(&machine).map_err(raft::StartError::from)?,
         };
         let (wal_directory, aside) = (directory.join(WAL_NAME), directory.join(identity::TMP_NAME));
-        let options = log_options(&config, &machine);
+        let options = log_options(&config, &machine, random);
         let (wal, recovery) = match &mut ahead {
             Some(ahead) => {
                 let follow = &mut |seen| ahead.see(seen);
@@ -172,18 +173,17 @@ pub(super) async fn open_files(
 }
 
 /// What tells the log's own bytes from those that a client chose; nobody may guess it.
-fn random_nonce() -> u128 {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("invariant: Linux has random bytes once it has started");
-    u128::from_le_bytes(bytes)
+fn nonces(random: Random) -> wal::Nonces {
+    let what = "invariant: Linux has random bytes once it has started";
+    wal::Nonces::new(move || u128::from_le_bytes(random.bytes().expect(what)))
 }
 
-fn log_options(config: &Config, machine: &Machine) -> wal::Options {
+fn log_options(config: &Config, machine: &Machine, random: Random) -> wal::Options {
     let sync = match config.sync {
         SyncPolicy::Always => wal::SyncMode::Always,
         SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
     };
-    let nonces = wal::Nonces::new(random_nonce);
+    let nonces = nonces(random);
     let mut options = wal::Options { sync, ..wal::Options::new(nonces) };
     // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
     // first, and removing many at once makes the disk busy with what it forgets.
@@ -350,7 +350,7 @@ mod tests {
         let keys = Arc::new(Keys::create(disk, Path::new("/node"), new).unwrap());
         let machine = Machine::Memory(MemoryMachine::new(keys));
         let config = Config::new(MachineKind::Memory, Settings::default()).unwrap();
-        let of_node = || log_options(&config, &machine);
+        let of_node = || log_options(&config, &machine, Random::System);
         let guessed = || wal::Options { nonces: Nonces::counted(), ..of_node() };
         assert_eq!(segment(&guessed()), segment(&guessed()), "nothing else differs");
         let segments = [segment(&guessed()), segment(&of_node()), segment(&of_node())];

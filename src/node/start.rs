@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::disk::{Disk, RealDisk};
+use diskstore_storage::disk::Disk;
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::keys::SNAPSHOT_FILE;
 use diskstore_storage::slots::{Geometry, SLOTS_FILE};
@@ -32,6 +32,7 @@ use crate::cluster::{
 use crate::command::Failure;
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
 use crate::fault::Faults;
+use crate::host::{Host, Listener};
 use crate::machine::{JOURNAL_FILE, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
 use crate::peer::{Caller, Member, Role, Whoever};
@@ -42,8 +43,8 @@ const LEARN_BOUND: Duration = Duration::from_secs(5);
 
 /// Where the node listens; bound first, so that a port in use is found before files are made.
 struct Listeners {
-    raft: TcpListener,
-    join: Option<TcpListener>,
+    raft: Listener,
+    join: Option<Listener>,
     recovery: Option<TcpListener>,
 }
 
@@ -62,17 +63,20 @@ pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 ///
 /// # Errors
 /// See [`StartError`]; what was made stays and the next start goes on from there.
-pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, StartError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+pub async fn start(
+    host: &Host,
+    config: Config,
+    progress: Progress,
+) -> Result<Arc<Node>, StartError> {
+    let disk = host.disk.clone();
     let lock = identity::open_directory(&*disk, &config.data_dir)?;
     let found = identity::read(&*disk, &config.data_dir)?;
     check_identity(&config, found.as_ref(), &*disk)?;
-    let listeners = listen(&config).await?;
-    let process = u64::from_le_bytes(random()?);
-    let place = find_place(&config, found, &*disk, (&listeners, process)).await?;
+    let listeners = listen(host, &config).await?;
+    let process = u64::from_le_bytes(random(host)?);
+    let place = find_place(host, &config, found, (&listeners, process)).await?;
     let faults = Faults::new();
-    let opened =
-        open_files(&config, (&place.identity, place.cluster_id), disk.clone(), progress).await;
+    let opened = open_files(host, &config, (&place.identity, place.cluster_id), progress).await;
     if opened.is_err() && place.is_first_start && data_in(&config, &*disk)?.is_none() {
         // Nothing was promised or made yet: the next start may ask for another geometry.
         disk.remove(&config.data_dir.join(identity::IDENTITY_NAME))?;
@@ -84,6 +88,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let own = own_of(&config);
     let setup = raft::Setup {
         caller: Caller::new(
+            host,
             Whoever { cluster_id: place.cluster_id, member_id: place.identity.member_id, process },
             config.advertised_raft().to_string(),
             faults.clone(),
@@ -103,7 +108,7 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
     let cluster = Arc::new(Cluster::new(consensus.clone(), place.cluster_id));
     let mut tasks = serve(&cluster, listeners, incoming, recorded);
     tokio::select! {
-        entered = enter_cluster(&config, &place, &consensus, &*disk) => entered?,
+        entered = enter_cluster(host, &config, &place, &consensus) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
     }
     if let Some(reason) = is_copy(&consensus, &own).await {
@@ -139,15 +144,15 @@ pub async fn start(config: Config, progress: Progress) -> Result<Arc<Node>, Star
 ///
 /// # Errors
 /// See [`RemoveError`].
-pub async fn remove_unfinished(config: &Config) -> Result<(), RemoveError> {
-    let found = identity::read(&RealDisk::new(), &config.data_dir);
+pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), RemoveError> {
+    let found = identity::read(&*host.disk, &config.data_dir);
     let Ok(Some(Identity { member_id, .. })) = found else { return Ok(()) };
-    let setup = join_setup(config, member_id);
+    let setup = join_setup(host, config, member_id);
     let failed = |reason| RemoveError::Failed(Failure::NoLeader { reason });
     let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
     let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
     let joined = joined.map_err(|error| failed(error.to_string()))?;
-    remove_departed(config, (joined.cluster_id, member_id), &setup.targets).await
+    remove_departed(host, config, (joined.cluster_id, member_id), &setup.targets).await
 }
 
 /// Asks members for the removal of the one with these settings and ids, which does not run.
@@ -155,16 +160,17 @@ pub async fn remove_unfinished(config: &Config) -> Result<(), RemoveError> {
 /// # Errors
 /// See [`RemoveError`].
 pub async fn remove_departed(
+    host: &Host,
     config: &Config,
     (cluster_id, member_id): (u128, u64),
     addresses: &[String],
 ) -> Result<(), RemoveError> {
     let failed =
         |error: StartError| RemoveError::Failed(Failure::NoLeader { reason: error.to_string() });
-    let listener = bind("raft", &config.raft_address).await.map_err(failed)?;
-    let process = u64::from_le_bytes(random().map_err(failed)?);
+    let listener = bind(host, "raft", &config.raft_address).await.map_err(failed)?;
+    let process = u64::from_le_bytes(random(host).map_err(failed)?);
     let me = Whoever { cluster_id, member_id, process };
-    let caller = Caller::new(me, config.advertised_raft().to_string(), Faults::new());
+    let caller = Caller::new(host, me, config.advertised_raft().to_string(), Faults::new());
     remove_from_outside(caller, listener, addresses).await
 }
 
@@ -218,38 +224,36 @@ fn check_identity(
     Ok(())
 }
 
-async fn listen(config: &Config) -> Result<Listeners, StartError> {
-    let raft = bind("raft", &config.raft_address).await?;
-    let join = bind_if_asked("hjoin", config.join_address.as_ref()).await?;
-    let recovery = bind_if_asked("hrecov", config.recovery_address.as_ref()).await?;
+async fn listen(host: &Host, config: &Config) -> Result<Listeners, StartError> {
+    let raft = bind(host, "raft", &config.raft_address).await?;
+    let join = match &config.join_address {
+        Some(address) => Some(bind(host, "hjoin", address).await?),
+        None => None,
+    };
+    let recovery = match &config.recovery_address {
+        Some(address) => {
+            let (flag, address) = ("hrecov", address.to_string());
+            let bound = TcpListener::bind(&address).await;
+            Some(bound.map_err(|source| StartError::Listen { flag, address, source })?)
+        }
+        None => None,
+    };
     Ok(Listeners { raft, join, recovery })
 }
 
-async fn bind_if_asked(
-    flag: &'static str,
-    address: Option<&Address>,
-) -> Result<Option<TcpListener>, StartError> {
-    match address {
-        Some(address) => bind(flag, address).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-async fn bind(flag: &'static str, address: &Address) -> Result<TcpListener, StartError> {
+async fn bind(host: &Host, flag: &'static str, address: &Address) -> Result<Listener, StartError> {
     let address = address.to_string();
-    let bound = TcpListener::bind(&address).await;
+    let bound = host.net.listen(&address).await;
     bound.map_err(|source| StartError::Listen { flag, address, source })
 }
 
-fn random<const BYTES: usize>() -> Result<[u8; BYTES], StartError> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes).map_err(|error| StartError::Random(error.to_string()))?;
-    Ok(bytes)
+fn random<const BYTES: usize>(host: &Host) -> Result<[u8; BYTES], StartError> {
+    host.random.bytes().map_err(|error| StartError::Random(error.to_string()))
 }
 
 /// A member id that is not 0.
-fn draw_member_id() -> Result<u64, StartError> {
-    Ok(u64::from_le_bytes(random()?).max(1))
+fn draw_member_id(host: &Host) -> Result<u64, StartError> {
+    Ok(u64::from_le_bytes(random(host)?).max(1))
 }
 
 fn member_of(config: &Config) -> Member {
@@ -270,16 +274,16 @@ fn own_of(config: &Config) -> Own {
     Own { member: member_of(config), targets }
 }
 
-fn join_setup(config: &Config, member_id: u64) -> JoinSetup {
+fn join_setup(host: &Host, config: &Config, member_id: u64) -> JoinSetup {
     let Own { member, targets } = own_of(config);
-    JoinSetup { member_id, member, targets }
+    JoinSetup { host: host.clone(), member_id, member, targets }
 }
 
 /// Decides which cluster the node belongs to, and writes down its member id before it is used.
 async fn find_place(
+    host: &Host,
     config: &Config,
     found: Option<Identity>,
-    disk: &dyn Disk,
     (listeners, process): (&Listeners, u64),
 ) -> Result<Place, StartError> {
     let directory = config.data_dir.display().to_string();
@@ -288,8 +292,8 @@ async fn find_place(
             Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: false })
         }
         Some(_) if config.join_targets.is_empty() => Err(StartError::NotJoined { directory }),
-        Some(identity) => join(config, identity.member_id, disk).await,
-        None if !config.join_targets.is_empty() => join(config, draw_member_id()?, disk).await,
+        Some(identity) => join(host, config, identity.member_id).await,
+        None if !config.join_targets.is_empty() => join(host, config, draw_member_id(host)?).await,
         None => {
             // The others campaign, and dial, within the longest election timeout.
             let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
@@ -298,13 +302,13 @@ async fn find_place(
                  cluster knows its address, and founds one if none does",
                 time
             );
-            if let Some(contact) = listen_first(&listeners.raft, time, process).await {
+            if let Some(contact) = listen_first((&host.net, &listeners.raft), time, process).await {
                 return Err(StartError::Wiped { cluster: contact.cluster_id });
             }
             let identity = Identity {
                 standing: Standing::Founding,
-                cluster_id: u128::from_le_bytes(random()?).max(1),
-                member_id: draw_member_id()?,
+                cluster_id: u128::from_le_bytes(random(host)?).max(1),
+                member_id: draw_member_id(host)?,
                 name: config.id.clone(),
                 slot_count: match config.machine {
                     MachineKind::Slots => config.slot_count.unwrap_or(SLOT_COUNT_DEFAULT),
@@ -316,7 +320,7 @@ async fn find_place(
             if config.machine == MachineKind::Slots {
                 Geometry::new(identity.slot_count, identity.value_bytes)?;
             }
-            identity::write(disk, &config.data_dir, &identity)?;
+            identity::write(&*host.disk, &config.data_dir, &identity)?;
             Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: true })
         }
     }
@@ -346,9 +350,9 @@ fn value_flag(machine: MachineKind) -> &'static str {
 
 /// Learns the cluster to join and its geometry, which changes nothing there: only then is the
 /// member id written down. IDENTITY does not name the cluster yet (I2).
-async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place, StartError> {
+async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, StartError> {
     let Joined { cluster_id, slot_count, value_bytes } =
-        learn_cluster(&join_setup(config, member_id)).await?;
+        learn_cluster(&join_setup(host, config, member_id)).await?;
     let machine = machine_of(slot_count);
     if machine != config.machine && config.machine != MachineKind::Journal {
         return Err(StartError::OtherCluster {
@@ -373,7 +377,7 @@ async fn join(config: &Config, member_id: u64, disk: &dyn Disk) -> Result<Place,
         value_bytes,
         machine: config.machine,
     };
-    identity::write(disk, &config.data_dir, &identity)?;
+    identity::write(&*host.disk, &config.data_dir, &identity)?;
     Ok(Place { identity, cluster_id, is_first_start: false })
 }
 
@@ -411,10 +415,10 @@ fn serve(
 
 /// Founds or joins the cluster, unless this member is one already.
 async fn enter_cluster(
+    host: &Host,
     config: &Config,
     place: &Place,
     consensus: &Arc<Consensus>,
-    disk: &dyn Disk,
 ) -> Result<(), StartError> {
     match place.identity.standing {
         Standing::Member => return Ok(()),
@@ -423,7 +427,7 @@ async fn enter_cluster(
         }
         Standing::Founding => {}
         Standing::Joining => {
-            let setup = join_setup(config, place.identity.member_id);
+            let setup = join_setup(host, config, place.identity.member_id);
             if !join_until_named(&setup, place.cluster_id, consensus).await? {
                 return Err(StartError::Unreachable { address: setup.member.raft_address });
             }
@@ -431,6 +435,6 @@ async fn enter_cluster(
     }
     let mut identity = place.identity.clone();
     (identity.standing, identity.cluster_id) = (Standing::Member, place.cluster_id);
-    identity::write(disk, &config.data_dir, &identity)?;
+    identity::write(&*host.disk, &config.data_dir, &identity)?;
     Ok(())
 }

@@ -23,6 +23,7 @@ use super::requests::{
 };
 use super::route::Route;
 use crate::fault::Faults;
+use crate::host::{Host, Net};
 use diskstore_storage::{LogId, Vote};
 
 /// How long whoever is asked back may take: less than a handshake, of which it is a part.
@@ -31,6 +32,7 @@ const ASK_BACK_BOUND: Duration = Duration::from_secs(1);
 /// Who dials.
 #[derive(Debug)]
 pub struct Caller {
+    host: Host,
     me: Whoever,
     /// Where this member listens, for its peers; empty if nobody is to ask back.
     address: String,
@@ -53,14 +55,20 @@ impl Drop for UnderWay<'_> {
 
 impl Caller {
     /// A member of a cluster, in this process, that listens at `address`.
-    pub fn new(me: Whoever, address: String, faults: Faults) -> Arc<Caller> {
-        Arc::new(Caller { me, address, under_way: Mutex::default(), faults })
+    pub fn new(host: &Host, me: Whoever, address: String, faults: Faults) -> Arc<Caller> {
+        let host = host.clone();
+        Arc::new(Caller { host, me, address, under_way: Mutex::default(), faults })
     }
 
     /// Somebody that is no member yet.
-    pub fn stranger() -> Arc<Caller> {
+    pub fn stranger(host: &Host) -> Arc<Caller> {
         let me = Whoever { cluster_id: 0, member_id: 0, process: 0 };
-        Caller::new(me, String::new(), Faults::new())
+        Caller::new(host, me, String::new(), Faults::new())
+    }
+
+    /// What this process stands on.
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The member and process that dials.
@@ -80,7 +88,7 @@ impl Caller {
         purpose: Purpose,
         acknowledged: Option<(Vote, LogId)>,
     ) -> io::Result<Dialled> {
-        let token = random_token()?;
+        let token = u128::from_le_bytes(self.host.random.bytes()?).max(1);
         self.under_way.lock().insert(token, route.to());
         let _under_way = UnderWay { caller: self, token };
         let hello = Hello {
@@ -94,7 +102,7 @@ impl Caller {
             acknowledged,
         };
         let address = route.address();
-        let dialled = dial(&address, &hello).await;
+        let dialled = dial(&self.host.net, &address, &hello).await;
         if let Err(error) = &dialled {
             route.note_failure();
             if let Some(HelloRefused(Greeting::Copy(reason))) = refusal(error)
@@ -157,7 +165,7 @@ impl Caller {
             address: String::new(),
             acknowledged: None,
         };
-        Ok(in_time(shake_hands(address, &hello), ASK_BACK_BOUND).await?.2.from)
+        Ok(in_time(shake_hands(&self.host.net, address, &hello), ASK_BACK_BOUND).await?.2.from)
     }
 }
 
@@ -166,7 +174,12 @@ impl Caller {
 ///
 /// # Errors
 /// Of the socket; bytes that are no answer.
-pub async fn is_own_hello(address: &str, hello: &Hello, process: u64) -> io::Result<Asked> {
+pub async fn is_own_hello(
+    net: &Net,
+    address: &str,
+    hello: &Hello,
+    process: u64,
+) -> io::Result<Asked> {
     let question = Hello {
         cluster_id: hello.cluster_id,
         from: hello.to,
@@ -178,7 +191,7 @@ pub async fn is_own_hello(address: &str, hello: &Hello, process: u64) -> io::Res
         acknowledged: None,
     };
     let Welcome { from, answer } =
-        in_time(shake_hands(address, &question), ASK_BACK_BOUND).await?.2;
+        in_time(shake_hands(net, address, &question), ASK_BACK_BOUND).await?.2;
     let named =
         Whoever { cluster_id: hello.cluster_id, member_id: hello.from, process: hello.process };
     Ok(Asked { confirmed: answer == Greeting::Accepted && from == named, who: from })
@@ -196,10 +209,4 @@ pub struct Asked {
 /// The refusal within an error of a dial.
 fn refusal(error: &io::Error) -> Option<&HelloRefused> {
     error.get_ref()?.downcast_ref()
-}
-
-fn random_token() -> io::Result<u128> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(u128::from_le_bytes(bytes).max(1))
 }

@@ -304,12 +304,13 @@ mod tests {
     use super::super::hello::{Greeting, Welcome, Whoever};
     use super::super::requests::{put_response, read_request};
     use super::*;
+    use crate::host::Host;
 
     const LONG: Duration = Duration::from_secs(10);
 
     fn channel_to(listener: &TcpListener) -> Channel {
         let address = listener.local_addr().unwrap().to_string();
-        Channel::new(Caller::stranger(), Route::to_address(address))
+        Channel::new(Caller::stranger(&Host::real()), Route::to_address(address))
     }
 
     async fn listen() -> TcpListener {

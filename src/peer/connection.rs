@@ -2,7 +2,7 @@
 //!
 //! Called by `caller`, `channel` and `serving`, and by `replica` and `raft` for frames of their own. Every
 //! read and write has a deadline at its caller, or waits for as long as the kernel finds the other side
-//! alive (see [`UNANSWERED_MAX`]).
+//! alive (see `host/net.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -10,27 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::frames::{BODY_BYTES_MAX, Frame, HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
 use super::hello::{Greeting, Hello, Welcome, Whoever};
+use crate::host::{Net, ReadHalf, Stream, WriteHalf};
 
 /// How long connecting and shaking hands may take.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a frame may take to be written.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection ends when nothing that the kernel sent was answered for this time: packets that
-/// are dropped without a reset would otherwise take it a quarter of an hour. It counts a receiver
-/// that takes nothing as well, so it is no shorter than the longest wait for one, a snapshot's.
-const UNANSWERED_MAX: Duration = Duration::from_secs(10);
-/// The kernel asks the other side for a sign of life after this much silence.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
-/// Pause between such questions.
-const KEEPALIVE_PAUSE: Duration = Duration::from_secs(1);
 /// Most bytes that a buffer keeps between frames.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// Most bytes of a foreign answer that an error repeats.
@@ -41,7 +30,7 @@ const READ_BYTES: usize = 64 << 10;
 /// The reading half.
 #[derive(Debug)]
 pub struct FrameReader {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     buffer: BytesMut,
     body_bytes_max: usize,
     received_bytes: Arc<AtomicU64>,
@@ -50,7 +39,7 @@ pub struct FrameReader {
 /// The writing half; `buffer` is reused from frame to frame.
 #[derive(Debug)]
 pub struct FrameWriter {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     /// Frames that wait for [`FrameWriter::send`].
     pub buffer: Vec<u8>,
     /// Bytes at the front of `buffer` that [`FrameWriter::send_some`] has written.
@@ -75,15 +64,12 @@ pub(crate) async fn in_time<T>(
     timeout(bound, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-/// Splits a stream; at first only short frames are taken. The kernel ends the connection when the
-/// other side is gone, whether anything is sent or not.
+/// Splits a stream; at first only short frames are taken.
 ///
 /// # Errors
 /// Of the socket.
-pub fn split(stream: TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
-    stream.set_nodelay(true)?;
-    notice_loss(&stream)?;
-    let (read, write) = stream.into_split();
+pub fn split(stream: impl Into<Stream>) -> io::Result<(FrameReader, FrameWriter)> {
+    let (read, write) = stream.into().into_halves()?;
     let reader = FrameReader {
         half: read,
         buffer: BytesMut::new(),
@@ -91,18 +77,6 @@ pub fn split(stream: TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
         received_bytes: Arc::default(),
     };
     Ok((reader, FrameWriter { half: write, buffer: Vec::new(), written: 0 }))
-}
-
-/// Source: tcp(7), `TCP_USER_TIMEOUT` and `TCP_KEEPIDLE`. The user timeout also replaces the count
-/// of keepalive probes.
-fn notice_loss(stream: &TcpStream) -> io::Result<()> {
-    let unanswered_ms =
-        u32::try_from(UNANSWERED_MAX.as_millis()).expect("invariant: the bound is a few seconds");
-    sockopt::set_tcp_user_timeout(stream, unanswered_ms)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_PAUSE)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    Ok(())
 }
 
 impl FrameReader {
@@ -233,8 +207,8 @@ pub(crate) struct HelloRefused(pub(crate) Greeting);
 /// # Errors
 /// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if what answers is no
 /// member, or another; otherwise of the socket.
-pub(crate) async fn dial(address: &str, hello: &Hello) -> io::Result<Connection> {
-    let shaken = in_time(shake_hands(address, hello), HANDSHAKE_TIMEOUT).await;
+pub(crate) async fn dial(net: &Net, address: &str, hello: &Hello) -> io::Result<Connection> {
+    let shaken = in_time(shake_hands(net, address, hello), HANDSHAKE_TIMEOUT).await;
     let (mut reader, writer, Welcome { from, answer }) = shaken?;
     if !matches!(answer, Greeting::Refused(_)) {
         check_who(hello, from)?;
@@ -261,10 +235,11 @@ fn check_who(hello: &Hello, from: Whoever) -> io::Result<()> {
 
 /// Connects, says hello, and waits for the answer, whatever it is.
 pub(crate) async fn shake_hands(
+    net: &Net,
     address: &str,
     hello: &Hello,
 ) -> io::Result<(FrameReader, FrameWriter, Welcome)> {
-    let (mut reader, mut writer) = split(TcpStream::connect(address).await?)?;
+    let (mut reader, mut writer) = split(net.dial(address).await?)?;
     hello.put(&mut writer.buffer);
     writer.send().await?;
     let body = match reader.expect(Kind::Welcome).await {
@@ -284,24 +259,4 @@ fn foreign(answer: &[u8]) -> io::Error {
     let line = String::from_utf8_lossy(&line);
     let said = if line.is_empty() { "other bytes".into() } else { format!("`{}`", line.trim()) };
     io::Error::new(io::ErrorKind::InvalidData, format!("no member answers there, but {said}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn kernel_watches_over_every_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (reader, writer) = split(stream).unwrap();
-        let stream = reader.half.reunite(writer.half).unwrap();
-        assert!(sockopt::socket_keepalive(&stream).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEPALIVE_PAUSE);
-        let unanswered_ms = u128::from(sockopt::tcp_user_timeout(&stream).unwrap());
-        assert_eq!(unanswered_ms, UNANSWERED_MAX.as_millis());
-    }
 }

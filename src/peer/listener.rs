@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::{TcpListener, TcpStream};
 
 use super::caller::Caller;
 use super::connection::{
@@ -33,6 +32,7 @@ use super::serving::{Allowance, serve};
 use super::verify::{Origin, Verified, Verifier};
 use crate::descriptors::{Place, Places, Shares};
 use crate::fault::Faults;
+use crate::host::{Listener as Socket, Stream};
 
 /// What a connection of a member is given: its requests may be days apart.
 const MEMBER: Allowance =
@@ -153,9 +153,9 @@ impl<S: Service> Listener<S> {
     }
 
     /// Accepts connections until the task is dropped.
-    pub(crate) async fn serve(self: Arc<Self>, socket: TcpListener, zone: Zone) {
+    pub(crate) async fn serve(self: Arc<Self>, socket: Socket, zone: Zone) {
         loop {
-            let (stream, _) = match socket.accept().await {
+            let (stream, from) = match socket.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a peer");
@@ -168,7 +168,7 @@ impl<S: Service> Listener<S> {
             };
             let listener = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = listener.serve_one(stream, zone, handshake).await {
+                if let Err(error) = listener.serve_one((stream, from.ip()), zone, handshake).await {
                     tracing::debug!(%error, "a peer's connection ended");
                 }
             });
@@ -177,11 +177,10 @@ impl<S: Service> Listener<S> {
 
     async fn serve_one(
         self: Arc<Self>,
-        stream: TcpStream,
+        (stream, address): (Stream, IpAddr),
         zone: Zone,
         handshake: Place,
     ) -> io::Result<()> {
-        let address = stream.peer_addr()?.ip();
         let (mut reader, mut writer) = split(stream)?;
         reader.count_in(self.received_bytes.clone());
         let body = in_time(reader.expect(Kind::Hello), HANDSHAKE_TIMEOUT).await;

@@ -221,7 +221,8 @@ impl Verifier {
         };
         routes.rotate_left(usize::try_from(first).unwrap_or_default());
         let asking = routes.into_iter().map(|route| async move {
-            let asked = Caller::stranger().whereabouts(&route, (me.cluster_id, id)).await;
+            let asked =
+                Caller::stranger(self.caller.host()).whereabouts(&route, (me.cluster_id, id)).await;
             let Ok(address) = asked else { return false };
             address == claimed || is_confirmed(self.ask(Some(&address), hello).await)
         });
@@ -273,7 +274,7 @@ impl Verifier {
 
     async fn ask(&self, address: Option<&String>, hello: &Hello) -> Option<Asked> {
         let address = address.filter(|address| !address.is_empty())?;
-        is_own_hello(address, hello, self.caller.me().process).await.ok()
+        is_own_hello(&self.caller.host().net, address, hello, self.caller.me().process).await.ok()
     }
 
     /// True if the member that a hello names answered, as another process than the hello's.

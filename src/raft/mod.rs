@@ -29,7 +29,6 @@ use openraft::errors::RaftError;
 use openraft::metrics::RaftMetrics;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -40,6 +39,7 @@ pub use refusals::{Cause, Refusing};
 
 use crate::command::{Command, Failure, Reply};
 use crate::fault::Faults;
+use crate::host;
 use crate::machine::Machine;
 use crate::oplog::OpLog;
 use crate::peer::frames::BODY_BYTES_MAX;
@@ -342,8 +342,12 @@ impl Consensus {
     }
 
     /// Serves peers on a listener, for as long as the returned task lives.
-    pub fn serve(&self, listener: TcpListener, zone: Zone) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.listener.clone().serve(listener, zone))
+    pub fn serve(
+        &self,
+        listener: impl Into<host::Listener>,
+        zone: Zone,
+    ) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(self.listener.clone().serve(listener.into(), zone))
     }
 
     /// Lets this member campaign: at once if nobody else could, otherwise after the silence that a
@@ -485,7 +489,7 @@ impl Consensus {
         let wanted = self.shared.applied_index();
         let deadline = Instant::now() + bound;
         // One that runs already may be of an older state.
-        while timeout_at(deadline, self.checkpointer.run(0)).await.ok()? < wanted {
+        while timeout_at(deadline, self.checkpointer.run(0)).await.ok()?? < wanted {
             if self.shared.lacks_checkpoint_space() || self.faults.current().is_some() {
                 return None;
             }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{Flags, nanoseconds};
 use crate::cli::Settings;
 use crate::config::{Address, Config, ConfigError, MachineKind};
+use crate::host::Host;
 use crate::node::{self, Node, RemoveError, Standing, StartError};
 use crate::program;
 
@@ -155,7 +156,8 @@ impl Plan {
         directory: &Path,
         stop: &AtomicBool,
     ) -> Result<Compared, CompareError> {
-        let mut member = Member { config: self.config(directory)?, known: None };
+        let mut member =
+            Member { host: Host::real(), config: self.config(directory)?, known: None };
         let compared = member.join_twice(self.pause, stop);
         let left = member.leave(); // I1
         let compared = compared?;
@@ -183,6 +185,7 @@ struct Known {
 }
 
 struct Member {
+    host: Host,
     config: Config,
     known: Option<Known>,
 }
@@ -212,7 +215,7 @@ impl Member {
         let name = self.config.id.clone();
         let begun = Instant::now();
         let started = tokio::select! {
-            started = node::start(self.config.clone(), Box::new(|_, _| {})) => started,
+            started = node::start(&self.host, self.config.clone(), Box::new(|_, _| {})) => started,
             () = stopped(stop) => return Err(CompareError::Interrupted),
         };
         let failed = |source| CompareError::Start { name: name.clone(), source: Box::new(source) };
@@ -255,9 +258,9 @@ impl Member {
         let runtime = runtime()?;
         let removed = match &self.known {
             Some(Known { ids, others }) => {
-                runtime.block_on(node::remove_departed(&self.config, *ids, others))
+                runtime.block_on(node::remove_departed(&self.host, &self.config, *ids, others))
             }
-            None => runtime.block_on(node::remove_unfinished(&self.config)),
+            None => runtime.block_on(node::remove_unfinished(&self.host, &self.config)),
         };
         let name = self.config.id.clone();
         removed.map_err(|source| CompareError::Stays { name, source })

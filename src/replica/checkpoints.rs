@@ -61,10 +61,12 @@ impl Checkpointer {
     }
 
     /// As [`Checkpointer::begin`], and waits until it has ended; the index of the newest checkpoint
-    /// that survives power loss, 0 if there is none.
-    pub async fn run(self: &Arc<Self>, spread_bytes: u64) -> u64 {
+    /// that survives power loss, 0 if there is none. `None` if none may begin any more.
+    pub async fn run(self: &Arc<Self>, spread_bytes: u64) -> Option<u64> {
         self.begin(spread_bytes);
-        self.ended().await
+        let mut ended = self.last.lock().clone()?;
+        drop(ended.wait_for(Option::is_some).await); // an error says that its task is gone
+        Some(*self.durable.borrow())
     }
 
     /// True while one runs.
@@ -84,14 +86,6 @@ impl Checkpointer {
             self.replica.cancel_checkpoint();
             drop(ended.wait_for(Option::is_some).await);
         }
-    }
-
-    async fn ended(&self) -> u64 {
-        let last = self.last.lock().clone();
-        if let Some(mut ended) = last {
-            drop(ended.wait_for(Option::is_some).await); // an error says that its task is gone
-        }
-        *self.durable.borrow()
     }
 
     fn note(&self, written: Result<Result<(), Error>, tokio::task::JoinError>) {

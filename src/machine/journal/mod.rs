@@ -63,8 +63,10 @@ struct Shared {
     disk: Arc<dyn Disk>,
     options: JournalOptions,
     state: Mutex<State>,
-    /// What `journal.dat` says; held while it is written.
+    /// What `journal.dat` says.
     durable: Mutex<Checkpoint>,
+    /// Held while a checkpoint is written: who asks for the newest one waits for no disk.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -125,7 +127,9 @@ impl JournalMachine {
         };
         state.learn(&options)?;
         let (state, durable) = (Mutex::new(state), Mutex::new(durable));
-        Ok(JournalMachine { shared: Arc::new(Shared { disk, options, state, durable }) })
+        Ok(JournalMachine {
+            shared: Arc::new(Shared { disk, options, state, durable, writing: Mutex::default() }),
+        })
     }
 
     /// What was found, for people.
@@ -268,7 +272,8 @@ impl JournalMachine {
     /// # Errors
     /// Of the disk or of `log_durable`.
     pub(super) fn checkpoint(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
-        let mut durable = self.shared.durable.lock();
+        let _writing = self.shared.writing.lock();
+        let durable = self.shared.durable.lock().clone();
         if durable.target.as_ref().is_some_and(|durable| durable.log_id > target.log_id) {
             return Ok(());
         }
@@ -278,7 +283,7 @@ impl JournalMachine {
         file.sync_data()
             .map_err(|source| storage(OpLogError::Io { operation: "sync", path, source }))?; // J2
         checkpoint.write(&*self.shared.disk, &self.shared.options.directory)?;
-        *durable = checkpoint;
+        *self.shared.durable.lock() = checkpoint;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::running::{BOUND, Running};
 use crate::cluster::{Cluster, Own, keep_registered, serve_incoming};
 use crate::fault::Faults;
+use crate::host::Host;
 use crate::peer::{Caller, Channel, JoinReply, JoinRequest, Member, Method, Route};
 use crate::raft::Incoming;
 
@@ -91,8 +92,9 @@ async fn a_leader_that_is_a_copy_ends() {
 async fn the_client_address_of_a_member_changes_at_its_own_word_alone() {
     let (mut leader, mut other) = Running::pair().await;
     let (leading, following) = (answer(&mut leader), answer(&mut other));
-    let stranger =
-        |address: &str| Channel::new(Caller::stranger(), Route::to_address(address.into()));
+    let stranger = |address: &str| {
+        Channel::new(Caller::stranger(&Host::real()), Route::to_address(address.into()))
+    };
     let elsewhere =
         |member: &Running| Member { client_address: "elsewhere:1".into(), ..member.record.clone() };
     // Of each by way of each, at the address that it has and at one with another spelling.

@@ -10,6 +10,7 @@ mod local;
 mod refusals;
 mod removal;
 mod running;
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use diskstore_storage::{LogId, Result};
 use tokio::sync::mpsc;
 
 use crate::fault::Faults;
+use crate::host::Host;
 use crate::machine::{DiskMachine, Machine};
 use crate::peer::{Caller, Whoever};
 use crate::raft::{Consensus, Incoming, Setup};
@@ -67,7 +69,7 @@ async fn start_member(
     let wal = Arc::new(open_wal_following(disk, SyncMode::Always, follow).unwrap());
     let applied = Some(ahead.finish(&wal).unwrap());
     let setup = Setup {
-        caller: Caller::new(me, address, Faults::new()),
+        caller: Caller::new(&Host::real(), me, address, Faults::new()),
         wal,
         machine,
         applied,

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::{CLUSTER, Place, log_id, membership, normal};
 use crate::command::{Command, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
+use crate::host::{Host, Net};
 use crate::machine::{DiskMachine, Machine};
 use crate::peer::requests::{encode_whereabouts_reply, put_request, put_response, read_request};
 use crate::peer::votes::BallotReply;
@@ -81,7 +82,7 @@ async fn saying(me: Whoever, answer: Option<Welcome>) -> Process {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let faults = Faults::new();
-    let caller = Caller::new(me, address.clone(), faults.clone());
+    let caller = Caller::new(&Host::real(), me, address.clone(), faults.clone());
     let answering = caller.clone();
     let (take, taken) = mpsc::unbounded_channel();
     let listening = tokio::spawn(async move {
@@ -146,6 +147,7 @@ async fn start_joined(
     let faults = Faults::new();
     let setup = Setup {
         caller: Caller::new(
+            &Host::real(),
             Whoever { cluster_id: CLUSTER, member_id: MEMBER, process: PROCESS },
             nobody().await,
             faults.clone(),
@@ -162,7 +164,7 @@ async fn start_joined(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(consensus.serve(listener, Zone::Peers)); // it goes on without its handle
-    Started { address, faults, consensus, leader: Caller::stranger() }
+    Started { address, faults, consensus, leader: Caller::stranger(&Host::real()) }
 }
 
 impl Started {
@@ -395,7 +397,7 @@ async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
         (Hello { cluster_id: 0, ..forged }, "only requests to join"),
     ];
     for (hello, reason) in refused {
-        let error = dial(&started.address, &hello).await.unwrap_err();
+        let error = dial(&Net::Tcp, &started.address, &hello).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         assert!(error.to_string().contains(reason), "{error}");
     }
@@ -416,7 +418,7 @@ async fn a_hello_that_its_member_does_not_confirm_is_refused_and_ends_nobody() {
         for process in [0x66, stolen] {
             let forged = forged(purpose, &nobody().await);
             let hello = Hello { process, acknowledged: beyond, ..forged };
-            let error = dial(&started.address, &hello).await.unwrap_err();
+            let error = dial(&Net::Tcp, &started.address, &hello).await.unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}");
         }
     }
@@ -431,7 +433,7 @@ async fn a_copy_of_a_running_member_is_refused_by_name_and_stops() {
     let started = start(true).await;
     let me = Whoever { process: 0x11, ..started.leader.me() };
     let faults = Faults::new();
-    let copy = Caller::new(me, nobody().await, faults.clone());
+    let copy = Caller::new(&Host::real(), me, nobody().await, faults.clone());
     let error = started.dial(&copy, Purpose::Requests, None).await.unwrap_err();
     assert!(error.to_string().contains("0000000000000001 runs already"), "{error}");
     assert!(faults.current().unwrap().reason.contains("a copy of its directory"));
@@ -484,7 +486,7 @@ async fn a_connection_is_used_only_if_the_member_that_is_meant_answers() {
     for (cluster_id, member_id) in [(OTHER_CLUSTER, 1), (CLUSTER, 3)] {
         let from = Whoever { cluster_id, member_id, process: 1 };
         let other = saying(from, Some(Welcome { from, answer: Greeting::Accepted })).await;
-        let caller = Caller::new(me, nobody().await, Faults::new());
+        let caller = Caller::new(&Host::real(), me, nobody().await, Faults::new());
         let route = Route::to_member(1, other.address.clone(), None);
         let error = caller.dial(&route, Purpose::Requests, None).await.unwrap_err().to_string();
         let named = [(CLUSTER, 1), (cluster_id, member_id)];
@@ -562,7 +564,7 @@ async fn slow_claims_in_the_name_of_a_member_do_not_keep_it_out() {
     let (mut forging, mut asked) = (JoinSet::new(), Vec::new());
     for _ in 0..16 {
         let (to, hello) = (started.address.clone(), forged(Purpose::Append, &address));
-        forging.spawn(async move { dial(&to, &hello).await.map(drop) });
+        forging.spawn(async move { dial(&Net::Tcp, &to, &hello).await.map(drop) });
     }
     let mut ended = 0;
     while asked.len() + ended < 16 {
@@ -718,7 +720,7 @@ async fn a_hello_that_was_passed_on_is_not_confirmed() {
     let passing_on = async {
         let (mut reader, _writer) = split(listener.accept().await.unwrap().0).unwrap();
         let hello = Hello::decode(reader.expect(Kind::Hello).await.unwrap()).unwrap();
-        dial(&started.address, &Hello { to: MEMBER, ..hello }).await.unwrap_err()
+        dial(&Net::Tcp, &started.address, &Hello { to: MEMBER, ..hello }).await.unwrap_err()
     };
     let error = tokio::select! {
         error = passing_on => error,
@@ -737,7 +739,7 @@ async fn a_lone_member_stops_only_for_a_member_of_another_cluster_that_is_one() 
     for address in [nobody().await, address, started.address.clone()] {
         let hello =
             Hello { cluster_id: OTHER_CLUSTER, from: 7, ..forged(Purpose::Append, &address) };
-        let error = dial(&started.address, &hello).await.unwrap_err();
+        let error = dial(&Net::Tcp, &started.address, &hello).await.unwrap_err();
         assert!(error.to_string().contains("this is a member of cluster"), "{error}");
     }
     assert_eq!(started.faults.current(), None);

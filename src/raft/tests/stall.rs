@@ -213,6 +213,7 @@ async fn one_checkpoint_runs_at_a_time_and_none_behind_the_stop() {
     tokio::time::timeout(BOUND, joined).await.unwrap();
     checkpointer.begin(0);
     assert!(!checkpointer.is_running(), "none begins behind the stop");
+    assert_eq!(checkpointer.run(0).await, None, "whoever waits for one hears so");
     assert!(stores.faults.current().is_none());
 }
 
@@ -227,7 +228,7 @@ async fn a_checkpoint_that_fails_is_a_fault_and_is_never_taken_for_durable() {
     let checkpointer = Checkpointer::new(stores.shared.clone(), stores.faults.clone());
     disk.fail_next(OperationKind::Write, SLOTS_FILE, EIO);
     let durable = tokio::time::timeout(BOUND, checkpointer.run(0)).await.unwrap();
-    assert_eq!(durable, 0);
+    assert_eq!(durable, Some(0));
     let fault = stores.faults.current().expect("what is on the disk is not known");
     assert!(fault.reason.starts_with("a checkpoint cannot be written: "), "{}", fault.reason);
 }

@@ -17,6 +17,7 @@ use super::{
     stored,
 };
 use crate::command::{Action, Answer, Condition};
+use crate::host::Host;
 use crate::machine::Images;
 use crate::peer::{
     Caller, FrameReader, FrameWriter, Greeting, Kind, Purpose, Route, Welcome, Whoever, split,
@@ -39,7 +40,7 @@ async fn send(
     snapshot: SnapshotOf<TypeConfig, SlotsSnapshot>,
 ) -> io::Result<Vote> {
     let me = Whoever { cluster_id: CLUSTER, member_id: 1, process: 1 };
-    let caller = Caller::new(me, String::new(), crate::fault::Faults::new());
+    let caller = Caller::new(&Host::real(), me, String::new(), crate::fault::Faults::new());
     let route = Route::to_address(address.to_owned());
     let (_, connection) = caller.dial(&route, Purpose::Snapshot, None).await?;
     snapshot::send(sender, (address, connection), vote(1), parts_of(snapshot)).await
@@ -303,7 +304,7 @@ async fn disturbed(frames: impl FnOnce(&mut Vec<u8>)) -> (bool, Stores, SimDisk)
 
 /// Sends these frames as a snapshot's, and nothing behind them.
 async fn send_frames(address: SocketAddr, frames: impl FnOnce(&mut Vec<u8>)) {
-    let caller = Caller::stranger();
+    let caller = Caller::stranger(&Host::real());
     let route = Route::to_address(address.to_string());
     let (_, (mut reader, mut writer)) = caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
     begin().put(&mut writer.buffer);

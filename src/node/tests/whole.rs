@@ -1,0 +1,76 @@
+//! Whole nodes in one process, on simulated disks and pipes: no file is made, and no port is taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diskstore_storage::disk::{CrashMode, SimDisk};
+use tokio::time::timeout;
+
+use crate::cli::{Number, Settings};
+use crate::command::{Body, Command, Freshness, ReadLevel, slot_key};
+use crate::config::{Config, MachineKind};
+use crate::host::{Host, LocalNet, Net, Random};
+use crate::node::{self, Node};
+
+/// Nothing that must come takes longer.
+const LONG: Duration = Duration::from_mins(1);
+
+/// Starts node `nth` on a disk; all but the first join it.
+async fn start(net: &LocalNet, disk: &SimDisk, nth: u64) -> Arc<Node> {
+    let settings = Settings {
+        id: Some(format!("node{nth}")),
+        raft: Some(format!("127.0.0.1:{}", 12000 + nth)),
+        port: Some(format!("127.0.0.1:{}", 11000 + nth)),
+        join: (nth > 0).then(|| "127.0.0.1:12000".into()),
+        data: Some(format!("/node{nth}").into()),
+        slots: Some(Number("64".into())),
+        value_size: Some(Number("32".into())),
+        ..Settings::default()
+    };
+    let config = Config::new(MachineKind::Slots, settings).unwrap();
+    let net = Net::Local(net.clone());
+    let host = Host { disk: Arc::new(disk.clone()), net, random: Random::System };
+    let started = timeout(LONG, node::start(&host, config, Box::new(|_, _| {}))).await;
+    started.expect("it starts in time").unwrap()
+}
+
+async fn set(node: &Node, slot: u64, value: &[u8]) -> u64 {
+    let command = Command::set(&slot_key(slot), value).unwrap();
+    let results = timeout(LONG, node.write(vec![command])).await.unwrap();
+    results[0].as_ref().unwrap().index
+}
+
+/// What this node's own copy holds, once it has applied the entry.
+async fn held(node: &Node, slot: u64, index: u64) -> Body {
+    while node.applied_index() < index {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let get = vec![Command::get(&slot_key(slot)).unwrap()];
+    let results = node.read(get, Freshness::of(ReadLevel::Local)).await;
+    results[0].as_ref().unwrap().outcomes[0].body.clone()
+}
+
+#[tokio::test]
+async fn a_cluster_on_simulated_disks_and_pipes_survives_a_power_loss() {
+    let (net, disks) = (LocalNet::default(), [1, 2, 3].map(SimDisk::new));
+    let mut nodes = Vec::new();
+    for (nth, disk) in (0..).zip(&disks) {
+        nodes.push(start(&net, disk, nth).await);
+    }
+    let first = set(&nodes[2], 7, b"before").await;
+    for node in &nodes {
+        let body = timeout(LONG, held(node, 7, first)).await.unwrap();
+        assert_eq!(body, Body::Value(Some(bytes::Bytes::from_static(b"before"))));
+    }
+    disks[2].crash_at(0);
+    let second = set(&nodes[1], 7, b"after").await;
+    timeout(LONG, nodes[2].wait_fault()).await.expect("it notices that its disk is gone");
+    timeout(LONG, nodes[2].stop()).await.unwrap();
+    drop(nodes.pop());
+    let again = start(&net, &disks[2].crash(CrashMode::Lost), 2).await;
+    let body = timeout(LONG, held(&again, 7, second)).await.unwrap();
+    assert_eq!(body, Body::Value(Some(bytes::Bytes::from_static(b"after"))));
+    for node in nodes.iter().chain([&again]) {
+        timeout(LONG, node.stop()).await.unwrap();
+    }
+}
