@@ -1,9 +1,10 @@
-//! What a node that serves no peers yet, or no more, says to those that dial it.
+//! What a node says to those that dial it while it serves no peers, before it founds a cluster or
+//! after it stopped.
 //!
-//! Before it founds a cluster, a node with an empty directory listens. If a member of a cluster dials
-//! its address meanwhile, this node was a member once and was wiped; founding a second cluster would
-//! take writes that the first never sees (H14). Anybody can say that he is such a member, so
-//! he is asked back where he says that he listens.
+//! Before it founds a cluster, a node with an empty directory listens. If a member of a cluster
+//! dials its address meanwhile, this node was a member once and was wiped; a second cluster,
+//! founded here, would take writes that the first never sees (H14). Anybody can say that he is such
+//! a member, so he is asked back at the address where he says that he listens.
 //!
 //! Called by `node`; calls `raft`.
 

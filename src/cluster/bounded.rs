@@ -1,6 +1,6 @@
 //! Results of forwarded commands within the length of a response. Pure.
 //!
-//! Called by `forward`. Invariants:
+//! Called by `writes` and `reads`. Invariants:
 //!
 //! - I1: nothing that changed is answered as if it had not: such a reply is sent whole, or called
 //!   unknown.

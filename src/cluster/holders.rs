@@ -1,6 +1,6 @@
-//! How many members hold an entry durably: what WAIT asks.
+//! How many members hold an entry durably: the question behind WAIT.
 //!
-//! Called by `node`; calls `raft`, at the leader, and asks that through `peer` elsewhere.
+//! Called by `node`; calls `raft` at the leader; other members ask the leader through `peer`.
 
 use std::time::Duration;
 

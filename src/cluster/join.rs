@@ -1,6 +1,6 @@
 //! Joining a cluster: what a new member asks, and what members answer.
 //!
-//! Called by `node` (asking) and `forward` (answering); calls `raft`. Invariants:
+//! Called by `node` (asking) and by `mod.rs` (answering); calls `raft`. Invariants:
 //!
 //! - I1: a member id is drawn once and synced before the cluster is asked to take it in, so a join
 //!   that is repeated is the same join.

@@ -1,12 +1,12 @@
 //! Keeps the membership as it is meant to be, on whichever member leads.
 //!
-//! Called by `node`; calls `raft`. What a member is meant to be stands in its record, so a new
-//! leader goes on where the old one stopped (H23). Invariants:
+//! What a member is meant to be stands in its record, so a new leader goes on where the old one
+//! stopped (H23). Called by `node`; calls `raft`. Invariants:
 //!
 //! - I1: a member that is meant to follow for ever never becomes a voter.
 //! - I2: a member takes an old one's place only when it has caught up and the old one is silent
 //!   (H15), in one joint change.
-//! - I3: a learner counts only when it has followed for a while.
+//! - I3: a learner becomes a voter only when it has followed for a while.
 //! - I4: a change that cannot be committed is not begun: it could not be taken back.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,12 +1,13 @@
-//! Keeps the addresses of this member in the log those at which it is to be found.
+//! Keeps the addresses that the log has for this member up to date.
 //!
-//! Called by `node`; calls `join` and `raft`. A member that was started at another address than its
-//! log has asks whoever leads to write it there, through any member that it knows or that `-join`
-//! names. Its hellos say where it listens, so all that it asks find it at once (`peer/verify.rs`):
-//! that is how members come together again that moved all at the same time. Invariant:
+//! A member may be started at another address than its log has. It then asks whoever leads to write
+//! the new one there, through any member that it knows or that `-join` names. Its hellos say where
+//! it listens, so every member that it asks finds it at once (`peer/verify.rs`): that is how
+//! members come together again that all moved at the same time. Called by `node`; calls `join` and
+//! `raft`. Invariant:
 //!
-//! - I1: a process that finds its member running where the log has it is a copy, and stops. It has
-//!   to find that itself: an answer alone ends nobody, whoever gives it and whatever it says.
+//! - I1: a process is a copy, and stops, if it finds its member running where the log has it. It
+//!   has to find that itself: no answer alone ends a node, whoever gives it and whatever it says.
 
 use std::sync::Arc;
 use std::time::Duration;

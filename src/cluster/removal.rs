@@ -1,12 +1,13 @@
-//! Taking members out of the cluster: what the leader does, and how one that was taken out learns it.
+//! Taking members out of the cluster: what the leader does, and how a removed member learns it.
 //!
-//! Called by `node` and `forward`; calls `raft`. Invariants:
+//! Called by `node`, and by other members through `peer`; calls `raft`. Invariants:
 //!
-//! - I1: nobody is taken out where fewer than a majority of the voters, or of those that remain, would
-//!   answer: the change could never be committed, and nothing else after it.
-//! - I2: a member believes that it was removed only from a leader that has just proved that it leads.
-//! - I3: nothing is asked again by name once a step was begun: whoever has the name by then may be
-//!   another. A member that is gone by then was removed.
+//! - I1: nobody is taken out if fewer than a majority of the voters, or of those that remain, would
+//!   answer: neither the change nor anything behind it could ever be committed.
+//! - I2: a member believes that it was removed only if the leader that says so has just proved that
+//!   it leads.
+//! - I3: once a step was begun, nothing is asked again by name: another member may have the name by
+//!   then. A member that is gone by then was removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

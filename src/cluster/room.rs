@@ -3,11 +3,11 @@
 //! Called by upkeep and by requests of other members; calls `raft`. Invariants:
 //!
 //! - I1: it hands over only if so many other voters have room that they are a majority without it.
-//!   Otherwise nothing would be gained: it stays, and clients hear NO_SPACE, which is certain,
-//!   instead of waiting for entries that no majority can hold.
-//! - I2: nobody hands over twice in a term, so leadership goes round as often as there is room to be
-//!   found, and rests where there is none. An attempt that could not begin, because nobody was alive
-//!   that may lead, does not count: it is made again, like one that found too little room.
+//!   Otherwise handing over would gain nothing: it stays, and clients read NO_SPACE, which is
+//!   certain, instead of waiting for entries that no majority can hold.
+//! - I2: nobody hands over twice in a term, so leadership moves on as long as some member has room,
+//!   and rests when none has. An attempt that could not begin, because no member that may lead was
+//!   alive, does not count; it is made again, and so is one that found too few members with room.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

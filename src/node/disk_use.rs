@@ -1,5 +1,7 @@
-//! What a node takes of its disk, and what is left there. Measured now and then by a task, for asking
-//! the file system may take long, and `status` waits for no disk.
+//! What a node takes of its disk, and what is left there.
+//!
+//! A task measures it now and then: asking the file system may take long, and `status` waits for no
+//! disk.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Why a node does not start, with the way out for whoever reads it.
+//! Why a node does not start, and what its operator can do about it.
 
 use crate::cluster::JoinError;
 use crate::fault::{self, EXIT_DATA_LOST, EXIT_FAILURE};

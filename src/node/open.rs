@@ -1,4 +1,4 @@
-//! Opening or making a node's files: what the log is applied to, and the log.
+//! Opens or makes the files of a node: the log, and the state that it is applied to.
 //!
 //! Called by `start`, once the directory is locked and its identity known; calls `storage` and
 //! `machine`. Invariant:

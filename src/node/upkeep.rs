@@ -1,9 +1,9 @@
-//! What a running node does on its own: checkpoints, purging, giving memory back, and learning what its
-//! slots hold.
+//! What a running node does on its own: checkpoints, purging, giving memory back, and learning what
+//! its slots hold.
 //!
 //! Called by `start`; calls `raft`. Invariant:
 //!
-//! - I1: whatever makes the node refuse requests makes due here what ends that, at once
+//! - I1: whenever the node refuses requests, whatever ends the refusal is made due here at once
 //!   (`docs/operations.md` has the list).
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Append frames and their answers, as bytes (`docs/format.md`, "Peer frames"). Pure.
 //!
-//! What becomes of the entries is the caller's matter: they are handed over one by one, so that no
-//! second list of them is made.
+//! Entries are handed to the caller one by one as they are decoded, so that no second list of them
+//! is made.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};

@@ -1,12 +1,14 @@
 //! This process as it dials other members: what its hellos say, and which of them are its own.
 //!
-//! Called by `channel`, `raft` and `cluster`; calls `connection`. Whoever gets a hello asks back at the address of the member that it names, and the process that listens there says
-//! whether the hello is one of its own. Invariants:
+//! Anybody can write a hello. So a process that gets one asks back at the address of the member
+//! that the hello names, and the process that listens there says whether the hello is its own.
+//! Called by `channel`, `raft` and `cluster`; calls `connection`. Invariants:
 //!
-//! - I1: every connection has a random token of its own. It is confirmed while the handshake lasts,
-//!   and only to the member that the hello was meant for: another one cannot pass it on.
-//! - I2: a process that is told that it is a copy of a running member stops, if the member that it
-//!   means says so, at the address that its log has: anybody may listen elsewhere.
+//! - I1: every connection has a random token of its own. It is confirmed only during the handshake,
+//!   and only to the member that the hello was meant for, so another member cannot pass it on.
+//! - I2: a process stops when it is told that it is a copy of a running member, but only if that
+//!   member itself says so, at the address that the process's own log has for it: anybody may
+//!   listen elsewhere.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,8 +1,8 @@
 //! One TCP connection between members: frames in, frames out, and its handshake.
 //!
-//! Called by `caller`, `channel` and `serving`, and by `replica` and `raft` for frames of their own. Every
-//! read and write has a deadline at its caller, or waits for as long as the kernel finds the other side
-//! alive (see `host/net.rs`).
+//! Called by `caller`, `channel`, `listener` and `serving`, and by `replica` and `raft` for frames
+//! of their own. Every read and write has a deadline at its caller, or waits for as long as the
+//! kernel finds the other side alive (see `host/net.rs`).
 
 use std::io;
 use std::sync::Arc;

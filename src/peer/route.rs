@@ -1,10 +1,11 @@
-//! Where a member is to be found: as the log has it, or where it was found since.
+//! Where a member is to be found: at the address in the log, or at one that was found since.
 //!
-//! Called by `caller`, `channel`, `verify` and `raft`. An address is not an identity: members may move,
-//! and the log says so only once a leader has written it there. Invariant:
+//! An address is not an identity: members may move, and the log says so only once a leader has
+//! written it there. Called by `caller`, `channel`, `verify` and `raft`. Invariant:
 //!
-//! - I1: an address that was learned is tried before the log's, and the log's when it fails: what was
-//!   learned may be old. It counts no more once the log has another one than when it was learned.
+//! - I1: an address that was learned is tried before that of the log, and that of the log if it
+//!   fails: what was learned may be old. What was learned counts no more once the log has another
+//!   address than at that time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,10 +1,11 @@
-//! One connection of requests: each is worked on by itself, and answered when its answer is there.
+//! Serves the requests of one connection: each is worked on by itself, and answered as soon as its
+//! answer is there.
 //!
-//! Called by `raft`; calls `connection`. Invariants:
+//! Called by `listener`; calls `connection`. Invariants:
 //!
 //! - I1: requests under way are bounded, and so is the time that an answer may take to be written.
-//! - I2: a request that cannot be answered ends the connection: whoever asked would otherwise wait
-//!   for as long as it is willing to. Answers that were ready before it are written first.
+//! - I2: a request that cannot be answered ends the connection: otherwise its sender would wait
+//!   until its own deadline. Answers that were ready before are written first.
 
 use std::io;
 use std::sync::Arc;

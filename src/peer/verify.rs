@@ -1,24 +1,25 @@
 //! Whether a hello comes from the member that it names.
 //!
-//! Called by `raft`, whose ports hear hellos; calls `caller` and `route`. Anybody who reaches a port can
-//! write a hello, so what it says is believed only when the process that listens where that member is
-//! to be found says that the hello is its own. Invariants:
+//! Anybody who reaches a port can write a hello. So it is believed only when the process that
+//! listens where that member is to be found says that the hello is its own. Called by
+//! `listener`, which hears hellos, and by `raft`; calls `caller` and `route`. Invariants:
 //!
-//! - I1: the address that this member's own log has for the member counts first, and alone makes a
-//!   process a copy. Where that member answers there as another process, the hello comes from a copy,
-//!   and is refused by name (F26).
-//! - I2: the address that a hello names is believed only where the member does not answer at the one
-//!   that is known: it moved, or this member has not heard of it yet. What such a hello says can
-//!   have a connection refused, and nothing more: it ends no node (C16). It may ask to be taken in or
-//!   registered. Its votes, entries and snapshots are taken only if a member that the log names, or one
-//!   that `-join` names, has it there; or in the name of a member that the log names, while nobody
-//!   else leads: members that all moved have to come together before anything is registered.
-//! - I3: questions have a bound in time (`caller`). The address of the log is asked for every hello at
-//!   once, whatever else is looked into; questions to other addresses are bounded in number, also
-//!   for each member: claims to be one of them do not take all places of the others.
-//! - I4: of two processes that say that they are a member, both not where the log has it, neither is
-//!   known to be the copy. The one that was found first keeps the connections; the other may have its
-//!   address written to the log, which decides.
+//! - I1: the address that this member's own log has for the member counts first, and nothing else
+//!   makes a process a copy. If the member answers there as another process, the hello comes from a
+//!   copy, and is refused by name (F26).
+//! - I2: the address that a hello names is believed only if the member does not answer at the known
+//!   one: then it moved, or this member has not heard of it yet. Such a hello can have a connection
+//!   refused, and nothing more: it ends no node (C16). It may ask to be taken in or registered. Its
+//!   votes, entries and snapshots are taken only if a member that the log names, or one that
+//!   `-join` names, has it at that address; or, for a member that the log names, while nobody else
+//!   leads: members that all moved have to come together before anything is registered.
+//! - I3: questions are bounded in time (`caller`). The address of the log is asked for every hello
+//!   at once, whatever else is being looked into. Questions to other addresses are bounded in
+//!   number, and for each member too, so that hellos that claim to be one member cannot take all
+//!   places of the others.
+//! - I4: if two processes say that they are a member, and neither is where the log has it, nobody
+//!   knows which is the copy. The one that was found first keeps the connections. The other may
+//!   have its address written to the log, which decides.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,30 +1,34 @@
-//! One stream of append frames to another member: requests as openraft produces them, answers as
-//! they come.
+//! One stream of append frames to another member. Requests go out as openraft produces them, and
+//! answers are handed back as they come.
 //!
-//! Called by `network`; calls `connection`. Invariants:
+//! Called by `network`; calls `peer`'s connection. Invariants:
 //!
-//! - I1: answers come in the order of the requests, and each names the end of its own; the first
-//!   answer that does not, or that is missing while nothing is sent either, ends the connection.
+//! - I1: answers come in the order of the requests, and each names the end of its own request. The
+//!   connection ends at the first answer that names another end, or that does not come while
+//!   nothing is sent either.
 //! - I2: no answer is credited to a request that was sent after the one that it answers. openraft
-//!   takes an answer for that of every request that it has handed out and that ends, or begins
-//!   below, where the answer ends, and dates its lease and its ReadIndex rounds by the latest of
-//!   them; a request that carries nothing but the commit index ends where the one before it ends.
-//!   A leader that was paused would find old answers in its socket, credit them to requests of now,
-//!   and serve stale reads. So a request is taken from openraft only while an answer is waited for,
-//!   never while openraft looks at one, and an answer that the next request on its way would be
-//!   credited with is passed over: that request's own answer says the same. Requests follow each
-//!   other without a gap, so with I1 no later one can be credited.
-//! - I3: a request without entries brings the commit index alone. While no answer is waited for it is
-//!   held for a moment, and given up for the next request, which brings a commit index as high: it
-//!   saves a frame, an answer, and a wake-up of each side. openraft takes the answer to that request
-//!   for one to both, and dates it by the later one. The first request of a stream is never held: it
-//!   may ask whether the logs agree.
-//! - I4: nobody waits for a learner's answers, so requests to one are gathered: after a request that
-//!   leaves room in its frame the next is taken from openraft a while later, and brings all that was
-//!   appended meanwhile. One that fills its frame is followed at once: there is more to catch up on.
-//! - I5: a member that is far behind catches up twice as fast as the log grows, and as fast as it can
-//!   while nothing is committed: because nobody writes, or because it is the one that is waited for.
-//! - I6: nothing more is sent to an address at which the member is no more to be found.
+//!   credits an answer to every request that it has handed out and that ends where the answer ends,
+//!   or begins below that; and it dates its lease and its ReadIndex rounds by the latest of these
+//!   requests. A request that carries the commit index alone ends where the one before it
+//!   ends, so a leader that was paused could find old answers in its socket, credit them to new
+//!   requests, and serve stale reads. Two rules prevent that. A request is taken from openraft only
+//!   while an answer is waited for, never while openraft looks at one. And an answer is passed over
+//!   if the next request on its way would be credited with it: that request's own answer will say
+//!   the same. Requests follow each other without a gap, so by I1 no later one can be credited
+//!   either.
+//! - I3: a request without entries brings the commit index alone. While no answer is waited for, it
+//!   is held for a moment, and dropped if another request follows, which brings a commit index at
+//!   least as high: that saves a frame, an answer, and a wake-up on each side. openraft takes the
+//!   answer to the later request for one to both, and dates it by the later one. The first request
+//!   of a stream is never held: it may ask whether the logs agree.
+//! - I4: nobody waits for a learner's answers, so requests to a learner are gathered. After a
+//!   request that leaves room in its frame, the next one is taken from openraft a while later, and
+//!   brings all that was appended meanwhile. A request that fills its frame is followed at once:
+//!   there is more to catch up on.
+//! - I5: a member that is far behind is sent entries twice as fast as the log grows. While nothing
+//!   is committed it is sent them as fast as possible: either nobody writes, or writes wait for
+//!   this very member.
+//! - I6: nothing more is sent to an address once the member is known to be elsewhere.
 
 use std::collections::VecDeque;
 use std::io;

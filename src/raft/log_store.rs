@@ -1,10 +1,10 @@
 //! The log as openraft wants it, over `storage::wal`.
 //!
-//! Called by the Raft core alone; calls `replica`'s syncer and `storage::wal`. It keeps what
-//! openraft asks of a log (`docs/contract.md`): entries can be read when `append` returns, callbacks
-//! fire once they are on disk (C3), a vote is durable before `save_vote` returns (C1), and all of it
-//! is one stream (C2). Entries that memory does not hold any more are read on a thread that may
-//! block, never on the runtime's.
+//! Called by openraft's core alone; calls `replica`'s syncer and `storage::wal`. It keeps the
+//! promises that openraft's proofs rest on (`docs/contract.md`): entries can be read when `append`
+//! returns, and callbacks fire once they are on disk (C3); a vote is durable before `save_vote`
+//! returns (C1); and all of it is one stream (C2). Entries that are not in memory any more are read
+//! on a thread that may block, never on the runtime's.
 
 use std::fmt::Debug;
 use std::io;

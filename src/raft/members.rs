@@ -1,12 +1,12 @@
 //! Changes of the cluster's membership, as the leader makes them.
 //!
-//! Called by `cluster`; calls openraft. Invariant:
+//! Called by `cluster`; calls openraft. Invariants:
 //!
-//! - I1: no membership is proposed that its places cannot hold: every member reads an entry of at
-//!   most [`MEMBER_COUNT_MAX`] members, and keeps it in a superblock. What is counted is the most
-//!   that the members may come to take, so that a later change of voters fits too.
-//! - I2: a leader makes one change at a time, from the look that decides on it to its end: another in
-//!   between two steps of one would leave its caller in doubt.
+//! - I1: no membership is proposed that is too large to be stored: every member reads an entry of
+//!   at most [`MEMBER_COUNT_MAX`] members, and keeps it in a superblock. The count is the most that
+//!   the members may come to take, so that a later change of voters fits too.
+//! - I2: a leader makes one change at a time, from the look that decides on it to its end. If
+//!   another change came between two steps of one, its caller could not tell what became of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

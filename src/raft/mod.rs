@@ -1,7 +1,9 @@
 //! Consensus: the only folder that names openraft.
 //!
-//! Called by `node` and `cluster`; calls `machine` and `storage`. [`Consensus`] is what they see:
-//! propose commands, make sure that a read is fresh, change the membership, hand over, stop.
+//! openraft decides who leads and which entries are committed. This folder gives it a log, a state
+//! and a network, and hides it from everything above. Called by `node` and `cluster`; calls
+//! `replica` and `peer`. [`Consensus`] is what they see: propose commands, make sure that a read is
+//! fresh, change the membership, hand over, stop.
 
 mod appends;
 mod log_store;
@@ -60,9 +62,11 @@ pub const CLEAN_STOP_TARGETS: [&str; 2] =
     ["openraft::raft::stream_append", "openraft::raft::raft_inner"];
 /// Heartbeats of a leader come this often, in ms.
 pub const HEARTBEAT_MS: u64 = 250;
-/// Least time without a leader before a member campaigns, in ms.
+/// A member campaigns once the lease that it granted its leader, of [`ELECTION_MS_MAX`], has run out,
+/// and then a time has passed that is drawn at its start: at least this, in ms.
 pub const ELECTION_MS_MIN: u64 = 1500;
-/// Most time without a leader before a member campaigns, in ms.
+/// The lease that a member grants its leader, and the most of the time that is drawn, in ms: so an
+/// election begins 4.5 to 6 s after the leader was heard last.
 pub const ELECTION_MS_MAX: u64 = 3000;
 /// Entries that one append frame holds at most.
 const APPEND_ENTRIES_MAX: u64 = 1024;

@@ -1,7 +1,7 @@
 //! What openraft calls to reach other members: append streams, votes, snapshots.
 //!
-//! Called by openraft; calls `appends`, `peer` and, for snapshots, `replica`. Each of append, votes
-//! and snapshots has its own connection, so that votes never wait behind bulk data. Invariant:
+//! Called by openraft; calls `appends`, `peer` and, for snapshots, `replica`. Entries, votes and
+//! snapshots have a connection each, so that votes never wait behind bulk data. Invariant:
 //!
 //! - I1: a connection is used only after the other side confirmed cluster and member ids (C17).
 

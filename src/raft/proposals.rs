@@ -1,13 +1,13 @@
-//! Proposals: what comes while a batch of commands is on its way goes out together as the next.
+//! Proposals: commands that arrive while a batch is on its way go out together as the next batch.
 //!
-//! Called by `mod.rs`. Each batch costs every member a pass through openraft, a frame, a sync and
+//! Called by `mod.rs`. A batch costs every member a pass through openraft, a frame, a sync and
 //! several wake-ups, whatever its size. So the next one leaves when the one before was answered, or
-//! once it is as large as all that are on their way. Invariants:
+//! as soon as it is as large as all batches on their way together. Invariants:
 //!
 //! - I1: commands are proposed in the order in which they came, and answered in it.
-//! - I2: nothing waits for longer than [`HELD_MAX`] to be proposed: members that are far away cost
-//!   their latency once, not twice.
-//! - I3: whoever proposes is answered by its deadline, whatever openraft and the disk do.
+//! - I2: no command waits longer than [`HELD_MAX`] to be proposed, so members that are far away
+//!   cost their latency once, not twice.
+//! - I3: every caller is answered by its deadline, whatever openraft and the disk do.
 //! - I4: a batch is bounded, in commands and bytes; one caller's commands stay together.
 
 use std::time::Duration;

@@ -1,14 +1,15 @@
 //! Linearizable reads: one ReadIndex round for all reads that wait.
 //!
-//! Called by `mod.rs`. Invariants:
+//! Before it reads, a leader has to know that nobody else was elected meanwhile; it asks a
+//! majority, which is one round. Called by `mod.rs`. Invariants:
 //!
-//! - I1: a read joins only a round that begins after the read came (H13): those that come
-//!   while a round runs share the next one.
-//! - I2: a round ends within [`ROUND_MAX`], and holds up the next one for [`ROUND_STEP`] at most.
-//! - I3: a read under the lease stands only if, after it, this member is a leader that has applied an
-//!   entry of its own term, that has not begun to hand over (an heir is elected in spite of the
-//!   lease), and that a majority acknowledged within [`LEASE_SURE`], half of what the voters promised.
-//!   In every other case it joins a round, as any read does: no clock is asked then.
+//! - I1: a read joins only a round that begins after the read came (H13). Reads that come during a
+//!   round share the next one.
+//! - I2: a round ends within [`ROUND_MAX`], and delays the next one by [`ROUND_STEP`] at most.
+//! - I3: a read under the lease counts only if this member, after the read, is a leader that has
+//!   applied an entry of its own term, that has not begun to hand over (an heir is elected in spite
+//!   of the lease), and that a majority acknowledged within [`LEASE_SURE`], half of what the voters
+//!   promised. In every other case the read joins a round: no clock is asked then.
 
 use std::sync::Arc;
 use std::time::Duration;

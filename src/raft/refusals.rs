@@ -1,7 +1,8 @@
-//! What this member refuses or holds up now, and since when.
+//! What this member refuses or delays now, and since when.
 //!
-//! Called by `cluster` before it proposes, and by the node: for its status, and several times a second
-//! by upkeep, which makes due what ends each of them (`docs/operations.md` has the list). Invariant:
+//! Called by `cluster` before it proposes, by the node for its status, and several times a second
+//! by upkeep, which makes due what ends each refusal (`docs/operations.md` has the list).
+//! Invariant:
 //!
 //! - I1: a cause begins with the first look that finds it and ends with the first that does not.
 

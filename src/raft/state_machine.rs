@@ -1,10 +1,11 @@
 //! The state machine as openraft wants it, over a replica.
 //!
-//! Called by openraft's state machine worker; calls `replica`. Invariants:
+//! Called by openraft's worker for the state machine; calls `replica`. Invariants:
 //!
-//! - I1: entries are applied in log order, one batch after the other (`replica`'s applier says by which
-//!   thread).
-//! - I2: `applied_state` starts at the checkpoint; nothing above the checkpoint is ever purged (C11).
+//! - I1: entries are applied in log order, one batch after the other (`replica`'s applier decides
+//!   on which thread).
+//! - I2: `applied_state` starts at the checkpoint; nothing above the checkpoint is ever purged
+//!   (C11).
 
 use std::io;
 use std::sync::Arc;

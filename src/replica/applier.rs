@@ -1,9 +1,10 @@
-//! Applies committed entries: on a thread of its own, or in place where nothing can make it wait.
+//! Applies committed entries: on a thread of its own, or in place if nothing can make it wait.
 //!
-//! Called by `raft` and `replay`; calls `machine`. A page fault that reads the disk, or a wait for
-//! the memory budget, must hold up nothing but this thread. Where the data file fits in the memory
-//! budget and all of it was read since the start, neither comes about, and entries are applied in
-//! place: two wake-ups less for each batch (`docs/decisions.md` 12).
+//! Called by `raft` and `replay`; calls `machine`. Applying may have to wait: for a page fault that
+//! reads the disk, or for room in the memory budget. Such a wait must delay this thread and nothing
+//! else. If the data file fits in the memory budget and all of it was read since the start, neither
+//! can happen, and entries are applied in place, which saves two wake-ups for each batch
+//! (`docs/decisions.md` 12).
 
 use std::io;
 use std::sync::{Arc, mpsc};

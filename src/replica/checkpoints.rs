@@ -1,11 +1,11 @@
 //! Checkpoints of one replica: one task at a time writes one, and says what came of it.
 //!
-//! A checkpoint makes what is applied durable in place, so that the log behind it may go. Called
-//! by `raft`, which tells the consensus library of each, and through it by upkeep and by a clean
+//! A checkpoint writes what is applied to its place on the disk, so that the log behind it may go.
+//! Called by `raft`, which tells openraft of each one, and through it by upkeep and by a clean
 //! stop; calls the replica's state. Invariants:
 //!
 //! - I1: one runs at a time. Whoever asks while one runs joins it, and may change its pace.
-//! - I2: one that fails is a fault: what reached the disk is not known.
+//! - I2: one that fails is a fault: nobody knows then what reached the disk.
 //! - I3: after [`Checkpointer::stop`] none runs and none begins, so the log may be closed.
 
 use std::sync::Arc;

@@ -1,10 +1,10 @@
-//! What snapshots on their way need of the log: all of it behind their labels.
+//! Keeps the log that snapshots on their way need: all of it behind their labels.
 //!
 //! Called by `state`, which labels snapshots, and through it by whoever purges. Invariant:
 //!
-//! - I1: a label is taken and registered in one step, which asking for the bound does not come
-//!   between. A purge looks at the checkpoint first and asks for the bound then; a label is never
-//!   below a checkpoint of before, so no purge passes it, whenever it began.
+//! - I1: a label is taken and registered in one step, and nobody can ask for the bound between the
+//!   two. A purge looks at the checkpoint first and asks for the bound afterwards; a label is never
+//!   below an earlier checkpoint, so no purge passes it, whenever it began.
 
 use std::sync::Arc;
 

@@ -1,19 +1,20 @@
 //! Applies what the log holds behind the checkpoint, before Raft starts.
 //!
-//! [`ReplayAhead`] does so while the log is recovered: the log is read once, and a restart takes as
-//! long as the slower of reading and applying. An entry that cannot be applied is told at the end.
-//! What it cannot take (an application log, a data file larger than the memory budget, many
-//! entries that are not known to be committed) is left to [`replay`], which reads the log again
-//! once all is open. The consensus library would do the same, 64 entries at a time; here one
-//! thread reads ahead and takes the page faults while another applies. Where most pages will be
-//! touched, a third one has the disk read all of them in their order, since one by one, at random,
-//! takes many times as long. No reply is sent. Invariants:
+//! [`ReplayAhead`] applies entries while the log is still being recovered: the log is read once,
+//! and a restart takes as long as the slower of reading and applying. If an entry cannot be
+//! applied, the error comes at the end. Some starts are left to [`replay`], which reads the log
+//! again once everything is open: those with an application log, with a data file larger than the
+//! memory budget, or with many entries that are not known to be committed. The consensus library
+//! would apply them too, 64 at a time; here one thread reads ahead and takes the page faults while
+//! another applies. If most pages will be touched, a third thread reads all of them from the disk
+//! in their order, which is many times faster than one by one at random. No reply is sent.
+//! Invariants:
 //!
-//! - I1: only entries known to be committed are applied: those are in every log that holds what comes
-//!   behind them, so no truncation takes them back.
+//! - I1: only entries known to be committed are applied. Every log that holds later entries has
+//!   these too, so no truncation can take them back.
 //! - I2: entries are applied in the order of the log, without a gap behind the checkpoint.
-//! - I3: what is applied ahead is in memory only. A log that turns out to be damaged is refused, and
-//!   the memory goes with the process.
+//! - I3: what is applied ahead is in memory only. If the log turns out to be damaged, the start is
+//!   refused, and that memory goes with the process.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -1,19 +1,22 @@
 //! Snapshots: slots streamed from one member to another while commands go on being applied.
 //!
 //! Called by `raft` (whose network sends, and whose peers receive); calls `machine` and `peer`. A
-//! snapshot begins at the sender's applied index S and ends at E; the receiver takes what changed
-//! after its own applied index, merges it by the slot rule, and then holds S with some slots
-//! ahead. Invariants:
+//! snapshot begins at S, the sender's applied index, and ends at E. The receiver takes the slots
+//! that changed after its own applied index, and merges them by the slot rule. It then holds the
+//! state as of S, with some slots already ahead of it. Invariants:
 //!
-//! - I1: the highest index that a slot may carry is counted in `readable_from` before it is merged,
-//!   and its superblock is synced before the first merged page is written (storage sees to both).
+//! - I1: the highest index that a slot may carry is counted in `readable_from` before the slot is
+//!   merged, and the superblock with it is synced before the first merged page is written (storage
+//!   does both).
 //! - I2: a snapshot is never finished over a damaged slot, and a frame out of order ends it.
 //! - I3: the log behind S stays on the sender from the moment that S is chosen until the transfer
 //!   is over (`hold`).
 //! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_frames`).
-//! - I5: slots that are damaged at the receiver travel too, changed or not, but only from a sender
-//!   that has applied what the receiver has: what is skipped here would never be replayed there.
-//! - I6: a full disk costs the transfer, not the receiver, which takes none before it has room again.
+//! - I5: slots that are damaged at the receiver are sent too, changed or not, but only if the
+//!   sender has applied all that the receiver has: an entry that the slot lacks would never be
+//!   replayed there.
+//! - I6: a full disk costs the transfer, not the receiver, which takes no snapshot before it has
+//!   room again.
 
 use std::io;
 use std::sync::Arc;

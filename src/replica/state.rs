@@ -2,8 +2,8 @@
 //!
 //! Called by everything above that needs the state; calls `machine` and `syncer`. Invariants:
 //!
-//! - I1: the applied position never falls, and rises before a reply is sent: whoever has a reply can
-//!   read what it answers.
+//! - I1: the applied position never falls, and rises before a reply is sent: a client that has a
+//!   reply can read what it answers.
 //! - I2: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.
 
 use std::sync::Arc;

@@ -4,11 +4,11 @@
 //! the next segment and takes old ones out of the log, so that neither delays a sync. Invariants:
 //!
 //! - I1: a completion fires with `Ok` only after the batch that holds its records is on disk.
-//! - I2: completions fire in the order of their positions; after a failed write all of them, and
-//!   all that come later, fire with the error (C3, C4).
-//! - I3: a completion that is dropped reports an error instead of stalling its waiter (C5).
-//! - I4: once the threads have ended, by a failure or by a stop, nobody waits: what waits and all
-//!   that comes later fires with an error.
+//! - I2: completions fire in the order of their positions. After a failed write all of them fire
+//!   with the error, and so do all that come later (C3, C4).
+//! - I3: a completion that is dropped reports an error; otherwise its waiter would stall (C5).
+//! - I4: once the threads have ended, by a failure or by a stop, nobody waits: all completions,
+//!   present and later, fire with an error.
 
 use std::collections::VecDeque;
 use std::io;
