@@ -45,6 +45,9 @@ pub use scan::Learned;
 pub(crate) use superblock::{MAGIC, VERSION};
 pub use superblock::{SUPERBLOCK_STRIDE, Superblock};
 
+/// What a store of slots is told and asked, beside a store of keys.
+pub use crate::state::{Applied, Change, Membership, Target};
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

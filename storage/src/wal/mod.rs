@@ -131,8 +131,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The bounds of a node. Where the secrets come from has no default: one that a caller can leave
-    /// out is one that anybody can guess.
+    /// The bounds of a node.
     pub fn new(nonces: Nonces) -> Self {
         Options {
             sync: SyncMode::Always,
@@ -142,6 +141,14 @@ impl Options {
             recycle_count_max: 4,
             nonces,
         }
+    }
+}
+
+/// For tests and tools, whose logs nobody attacks: the secrets are [`Nonces::counted`]. A node brings
+/// its own, and a test of the node sees that it does.
+impl Default for Options {
+    fn default() -> Self {
+        Options::new(Nonces::counted())
     }
 }
 
