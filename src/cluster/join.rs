@@ -9,9 +9,9 @@
 //! - I3: nobody is taken in, and no address changed, on a request alone: the node must answer at the
 //!   address that the request names, and a member that is known must not answer as another process
 //!   at the one that it has.
-//! - I4: of a member that is known, anybody but itself can only say that it is to be found elsewhere,
-//!   once it is not found any more where the log has it. Where its clients go it says itself: on a
-//!   connection that it confirmed, to a member that vouches for that when it passes the request on.
+//! - I4: others can say only one thing of a known member: that it is to be found elsewhere, and only
+//!   once it does not answer where the log has it. The address for its clients comes from the member
+//!   itself, on a connection that it confirmed; a member that passes the request on vouches for that.
 
 use std::io;
 use std::sync::Arc;

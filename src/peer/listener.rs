@@ -4,13 +4,13 @@
 //!
 //! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25) and
 //!   the member that it names said that the hello is its own (`verify`).
-//! - I2: connections, frames and requests under way are bounded, those of callers that have not
-//!   named the cluster apart from members': they cannot shut members out.
-//! - I3: no write waits for long for a peer that takes nothing. Reads wait as the purpose asks: a
-//!   handshake and a joiner have deadlines here, a snapshot has its own. A member's requests may be
-//!   days apart, and so may the entries of an append connection (heartbeats have another); closing
-//!   one could cut off a request that is just arriving, whose outcome would then be unknown. A
-//!   member that is gone is noticed by the kernel (see `connection`).
+//! - I2: connections, frames and requests under way are bounded. Callers that have not named the
+//!   cluster have bounds of their own, so they cannot shut members out.
+//! - I3: no write waits for long for a peer that takes nothing. How long a read waits depends on its
+//!   purpose. A handshake and a joiner have deadlines here, a snapshot has its own. A member's
+//!   requests may be days apart, and so may the entries of an append connection, since heartbeats
+//!   have another one; closing one of these could cut off a request that is just arriving, whose
+//!   outcome would then be unknown. The kernel notices a member that is gone (see `connection`).
 
 use std::fmt::Debug;
 use std::io;

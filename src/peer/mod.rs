@@ -1,4 +1,4 @@
-//! Bytes between members: connections and their handshake, who is believed to be whom, frames,
+//! Bytes between members: connections and their handshake, checks of identity, frames,
 //! requests and answers.
 //!
 //! Called by `replica` (snapshots travel over connections), `raft` and `cluster`; calls `storage`

@@ -1,13 +1,14 @@
-//! What other members bring: append frames, votes and snapshots go to openraft, everything else is
-//! handed up as an [`Incoming`] with a place for its answer.
+//! Takes what other members send. Append frames, votes and snapshots go to openraft; every other
+//! request is handed up as an [`Incoming`] with a place for its answer.
 //!
-//! Called by `peer`'s listener, which has let them in; calls openraft and the replica. Invariants:
+//! Called by `peer`'s listener, which has let the members in; calls openraft and the replica.
+//! Invariants:
 //!
-//! - I1: a member whose log ends below what a leader knows it acknowledged stops, with its own exit
-//!   code, before it answers anything to that leader (C16). It believes so of the leader of its own
-//!   vote alone, and only when that was asked where the own log has it.
-//! - I2: a vote in a frame is that of the member whose connection it comes over, and of a term that
-//!   elections can have led to: no frame uses up the terms.
+//! - I1: a member stops, with an exit code of its own, if its log ends below what it acknowledged to
+//!   its leader; and it stops before it answers anything to that leader (C16). It believes this only
+//!   of the leader of its own vote, confirmed at the address that its own log has for that leader.
+//! - I2: a vote in a frame is that of the member whose connection it comes over, and its term is one
+//!   that elections can have reached: no frame uses up the terms.
 
 use std::io;
 use std::net::IpAddr;
