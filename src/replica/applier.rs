@@ -169,11 +169,11 @@ impl<A: Answer> Applier<A> {
         marked.await.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 
-    /// True if applying touches neither the disk nor the memory budget, and there is no application
-    /// log to sync.
+    /// True if applying touches neither the disk nor the memory budget, waits for no snapshot, and
+    /// there is no application log to sync.
     fn is_never_waiting(&self) -> bool {
-        self.machine.never_waits()
-            && self.setup.try_lock().is_some_and(|setup| setup.oplog.is_none())
+        let is_free = |setup: &Setup| setup.oplog.is_none() && !setup.shared.is_merging();
+        self.machine.never_waits() && self.setup.try_lock().is_some_and(|setup| is_free(&setup))
     }
 }
 
@@ -195,6 +195,8 @@ fn apply_each<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::Result<()>
         }
     }
     let mut replies = Vec::with_capacity(jobs.len());
+    let shared = setup.shared.clone();
+    let applying = shared.begin_apply();
     let mut last = None;
     let mut membership = None;
     for Job { entry, answer } in jobs {
@@ -220,6 +222,7 @@ fn apply_each<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::Result<()>
         setup.shared.set_applied(log_id, membership);
         setup.wal.release(log_id.index);
     }
+    drop(applying);
     for (answer, reply) in replies {
         answer.answer(reply);
     }

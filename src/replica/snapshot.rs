@@ -17,6 +17,8 @@
 //!   replayed there.
 //! - I6: a full disk costs the transfer, not the receiver, which takes no snapshot before it has
 //!   room again.
+//! - I7: a snapshot ends once the receiver has applied an entry behind its begin (I3 of `state`), or has
+//!   a vote above the sender's: it would keep the new leader's snapshot waiting.
 
 use std::io;
 use std::sync::Arc;
@@ -198,7 +200,7 @@ fn scan(machine: &Machine, from: u64, changed_after: u64) -> JoinHandle<Result<S
 type Scanned = (Images, Option<u64>);
 
 /// Whether a snapshot that begins so is taken: `Some` is the receiver's vote where that is higher than
-/// its sender's. An error ends the transfer.
+/// its sender's. An error ends the transfer. It is asked again with each frame.
 pub(crate) type Judge<'a> = &'a (dyn Fn(&SnapshotBegin) -> io::Result<Option<Vote>> + Sync);
 
 /// Takes a snapshot off a connection and merges it. Returns what it began with; the caller then
@@ -225,8 +227,9 @@ pub(crate) async fn receive(
     Accept::Changed { after, damaged }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
     raise_readable_from(shared, begin.readable_from.max(begin.log_id.index)).await?;
-    let mut merging = Merging { shared, merge: None, write_back: None };
-    let received = receive_slots(&mut merging, reader).await;
+    let mut merging = Merging { shared, begin: begin.log_id.index, merge: None, write_back: None };
+    let is_deposed = || judge(&begin).map(|higher| higher.is_some());
+    let received = receive_slots(&mut merging, reader, &is_deposed).await;
     // Whatever happened: nothing is merged behind the end of the transfer.
     let settled = merging.settle().await;
     let (end, slots) = received?;
@@ -249,11 +252,15 @@ pub(crate) fn disk_failure(error: &io::Error) -> Option<&Error> {
 async fn receive_slots(
     merging: &mut Merging<'_>,
     reader: &mut FrameReader,
+    is_deposed: &(dyn Fn() -> io::Result<bool> + Sync),
 ) -> io::Result<(SnapshotEnd, u64)> {
     let (mut frames, mut count) = (0, 0);
     loop {
         let frame = in_time(reader.next(), IDLE_MAX).await?;
         let Some(frame) = frame else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        if is_deposed()? {
+            return Err(io::Error::other("another leader was voted for")); // I7
+        }
         match frame.kind {
             kind @ (Kind::SnapshotSlots | Kind::SnapshotKeys) => {
                 let decoded = match kind {
@@ -306,6 +313,8 @@ type Working = JoinHandle<Result<()>>;
 /// Slots that are merged while the next ones come, and those that are written back meanwhile.
 struct Merging<'a> {
     shared: &'a Arc<Replica>,
+    /// Where the snapshot begins.
+    begin: u64,
     merge: Option<Working>,
     write_back: Option<Working>,
 }
@@ -323,9 +332,9 @@ impl Merging<'_> {
             let shared = shared.clone();
             self.write_back = Some(tokio::task::spawn_blocking(move || shared.write_back()));
         }
-        let shared = shared.clone();
+        let (shared, begin) = (shared.clone(), self.begin);
         self.merge = Some(tokio::task::spawn_blocking(move || {
-            shared.machine.merge(&images)?;
+            shared.merge(&images, begin)?;
             shared.make_room()
         }));
         Ok(())

@@ -5,20 +5,24 @@
 //! - I1: the applied position never falls, and rises before a reply is sent: a client that has a
 //!   reply can read what it answers.
 //! - I2: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.
+//! - I3: pieces of a snapshot are merged only while nothing behind its begin is applied here. A piece
+//!   holds what entries up to the begin did, and perhaps no more: what an entry behind it did here would
+//!   be overwritten, for good, wherever the machine knows no newer index: a damaged slot, or a deleted
+//!   key that was forgotten.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use diskstore_storage::state::{Checkpointed, Membership, Target};
 use diskstore_storage::{Error, LogId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use super::hold::{Hold, Holds};
 use super::pace::Pace;
 use super::syncer::Syncer;
-use crate::machine::{Machine, Sending};
+use crate::machine::{Images, Machine, Sending};
 
 /// What has been applied.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +42,9 @@ pub struct Replica {
     pub syncer: Arc<Syncer>,
     applied: Mutex<Applied>,
     applied_index: watch::Sender<u64>,
+    /// Held while entries are applied, until the applied position says so, and while pieces of a
+    /// snapshot are merged (I3).
+    position: Mutex<()>,
     /// Held while a checkpoint runs; an install raises the flag and then takes it (I2).
     checkpoint: Mutex<()>,
     cancel_checkpoint: AtomicBool,
@@ -65,6 +72,7 @@ impl Replica {
             syncer,
             applied: Mutex::new(applied),
             applied_index: watch::Sender::new(index),
+            position: Mutex::new(()),
             checkpoint: Mutex::new(()),
             cancel_checkpoint: AtomicBool::new(false),
             spread_bytes: AtomicU64::new(0),
@@ -131,6 +139,33 @@ impl Replica {
         }
         drop(applied);
         self.applied_index.send_replace(log_id.index);
+    }
+
+    /// Takes the right to apply entries: nothing is merged until it is given back, behind
+    /// [`Replica::set_applied`] (I3). Waits for a frame of a snapshot at most.
+    pub(crate) fn begin_apply(&self) -> MutexGuard<'_, ()> {
+        self.position.lock()
+    }
+
+    /// True if applying would have to wait for a frame of a snapshot.
+    pub(crate) fn is_merging(&self) -> bool {
+        self.position.is_locked()
+    }
+
+    /// Merges pieces of a snapshot that begins at index `begin`, each where it is newer than what is
+    /// here (I3). Blocks.
+    ///
+    /// # Errors
+    /// They do not fit the machine, and some of them may have been merged; or an entry behind the
+    /// begin is applied here already, and none was.
+    pub(crate) fn merge(&self, images: &Images, begin: u64) -> diskstore_storage::Result<()> {
+        let _position = self.position.lock();
+        let applied = self.applied_index();
+        if applied > begin {
+            let what = "for a snapshot that comes late, what is applied here:";
+            return Err(Error::OutOfRange { what, value: applied, limit: begin });
+        }
+        self.machine.merge(images)
     }
 
     /// Takes the right to merge slots from another member; one may at a time.

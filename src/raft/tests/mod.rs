@@ -1,10 +1,11 @@
 //! Tests of this folder as a whole: what openraft asks of its storage, over real and simulated
 //! disks. `suite` runs openraft's own tests, `contract` those of the rules that it leaves out,
-//! `frames` holds every frame to its bytes, `transfer` sends snapshots over sockets.
+//! `frames` holds every frame to its bytes, `transfer` sends snapshots over sockets, `late` too late.
 
 mod contract;
 mod damage;
 mod frames;
+mod late;
 mod oplog;
 mod peers;
 mod reading;
@@ -91,11 +92,14 @@ impl Place {
     }
 
     fn open_with(&self, oplog: Option<OpLog>) -> Stores {
-        let slots = Arc::new(self.open_slots());
+        self.open_of(Machine::Slots(DiskMachine::new(Arc::new(self.open_slots()))), oplog)
+    }
+
+    /// The stores around a machine that is open.
+    fn open_of(&self, machine: Machine, oplog: Option<OpLog>) -> Stores {
         let wal = Arc::new(self.open_wal());
         let faults = Faults::new();
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
-        let machine = Machine::Slots(DiskMachine::new(slots));
         let shared = Arc::new(Replica::open(machine, syncer.clone()));
         let setup = replica::Setup {
             shared: shared.clone(),

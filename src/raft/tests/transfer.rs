@@ -29,7 +29,7 @@ use crate::replica::{Applied, Sender, SlotsSnapshot, snapshot};
 
 const EIO: i32 = 5;
 
-fn vote(term: u64) -> Vote {
+pub(super) fn vote(term: u64) -> Vote {
     Vote { term, node_id: 1, committed: true }
 }
 
@@ -61,7 +61,7 @@ fn sender_of(stores: &Stores) -> Sender {
 }
 
 /// The receiving side of a connection, behind the handshake.
-async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
+pub(super) async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
     let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
     reader.expect(Kind::Hello).await.unwrap();
     let from = Whoever { cluster_id: CLUSTER, member_id: 2, process: 2 };
@@ -271,7 +271,7 @@ async fn a_sender_that_leads_no_more_is_told_so() {
     assert_eq!(receiver.value(1), None);
 }
 
-fn begin() -> SnapshotBegin {
+pub(super) fn begin() -> SnapshotBegin {
     let membership = membership_to(&StoredMembership::default());
     SnapshotBegin {
         vote: vote(1),
