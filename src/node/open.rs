@@ -49,13 +49,18 @@ enum Plan {
 }
 
 impl Plan {
-    fn new(config: &Config, identity: &Identity, cluster_id: u128) -> Result<Plan, StartError> {
+    fn new(
+        config: &Config,
+        identity: &Identity,
+        cluster_id: u128,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Plan, StartError> {
         let value_bytes = identity.value_bytes;
         if identity.machine == MachineKind::Journal {
             let folder = config.log_folder.clone().unwrap_or_else(std::env::temp_dir);
             return Ok(Plan::Journal(JournalOptions {
                 directory: config.data_dir.clone(),
-                parts: Parts::of_node(&folder, &config.id),
+                parts: Parts::of_node(disk, &folder, &config.id),
                 part_bytes_max: config.roll_bytes,
                 cluster_id,
                 slot_count: identity.slot_count,
@@ -124,7 +129,7 @@ pub(super) async fn open_files(
     (identity, cluster_id): (&Identity, u128),
     mut progress: Progress,
 ) -> Result<Opened, StartError> {
-    let plan = Plan::new(config, identity, cluster_id)?;
+    let plan = Plan::new(config, identity, cluster_id, host.disk.clone())?;
     let (config, disk, random) = (config.clone(), host.disk.clone(), host.random.clone());
     let is_member = identity.standing == Standing::Member;
     tokio::task::spawn_blocking(move || {

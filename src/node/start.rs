@@ -84,7 +84,7 @@ pub async fn start(
     }
     let opened = opened?;
     let is_restart = opened.wal.state().vote.is_some();
-    let recorded = config.log_folder.as_ref().map(|folder| Parts::of_node(folder, &config.id));
+    let recorded = parts_of(&config, disk.clone());
     let own = own_of(&config);
     let setup = raft::Setup {
         caller: Caller::new(
@@ -94,7 +94,7 @@ pub async fn start(
             faults.clone(),
         ),
         wal: opened.wal,
-        oplog: open_oplog(&config, &opened.machine)?,
+        oplog: open_oplog(&config, recorded.as_ref(), &opened.machine)?,
         machine: opened.machine,
         applied: opened.applied,
         faults: faults.clone(),
@@ -381,15 +381,24 @@ async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, Sta
     Ok(Place { identity, cluster_id, is_first_start: false })
 }
 
+/// Where the application log is, if there is one.
+fn parts_of(config: &Config, disk: Arc<dyn Disk>) -> Option<Parts> {
+    Some(Parts::of_node(disk, config.log_folder.as_ref()?, &config.id))
+}
+
 /// Opens the application log. One that begins behind a checkpoint lacks what led there.
-fn open_oplog(config: &Config, machine: &Machine) -> Result<Option<OpLog>, StartError> {
-    let Some(folder) = &config.log_folder else { return Ok(None) };
+fn open_oplog(
+    config: &Config,
+    parts: Option<&Parts>,
+    machine: &Machine,
+) -> Result<Option<OpLog>, StartError> {
+    let Some(parts) = parts else { return Ok(None) };
     let form = match machine.kind() {
         MachineKind::Slots => KeyForm::Slots,
         MachineKind::Memory => KeyForm::Bytes,
         MachineKind::Journal => return Ok(None), // it is one itself
     };
-    let mut oplog = OpLog::open(folder, &config.id, form, config.roll_bytes)?;
+    let mut oplog = OpLog::open(parts.clone(), form, config.roll_bytes)?;
     if oplog.last_index() == 0 {
         oplog.mark_gap(machine.durable().map_or(0, |at| at.log_id.index))?;
     }

@@ -1,9 +1,10 @@
 //! What a logger's journal asks of its log beyond what `-logfolder` does: to go on at a place that
 //! it has noted, to record slots as a snapshot brought them, and to read values back.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use diskstore_storage::disk::File;
 
 use super::record::{Kind, Mark, Record};
 use super::{BUFFER_BYTES_MAX, Effect, KeyForm, OpLog, OpLogError, Parts, Place, Position, lock};
@@ -22,14 +23,12 @@ impl OpLog {
         let lock = lock(&parts)?;
         let count = parts.count()?;
         let path = parts.path(end.nth);
-        let length = path.metadata().map_or(0, |file| file.len());
+        let length = if count < end.nth { 0 } else { parts.open(end.nth)?.len()? };
         if count < end.nth || length < end.offset {
             return Err(OpLogError::Lost { path, offset: end.offset });
         }
         for nth in (end.nth + 1..=count).rev() {
-            let path = parts.path(nth);
-            std::fs::remove_file(&path)
-                .map_err(|source| OpLogError::io("removal", &path, source))?;
+            parts.disk().remove(&parts.path(nth))?;
         }
         let mut log = OpLog::go_on(parts, end.nth, end.offset, part_bytes_max, lock)?;
         log.form = form;
@@ -101,11 +100,9 @@ impl OpLog {
     ///
     /// # Errors
     /// A write that failed, now or before.
-    pub fn begin_sync(&mut self) -> Result<File, OpLogError> {
+    pub fn begin_sync(&mut self) -> Result<Arc<dyn File>, OpLogError> {
         self.write()?;
-        self.file
-            .try_clone()
-            .map_err(|source| OpLogError::io("open", &self.parts.path(self.nth), source))
+        Ok(self.file.clone())
     }
 
     /// Reads a value back.
@@ -114,22 +111,25 @@ impl OpLog {
     /// Of the operating system.
     pub fn value_at(&self, place: Place) -> Result<Vec<u8>, OpLogError> {
         let mut value = vec![0; usize::try_from(place.bytes).unwrap_or(usize::MAX)];
-        let read = self.read_at(&mut value, place.start);
-        let path = self.parts.path(place.start.nth);
-        read.map(|()| value).map_err(|source| OpLogError::io("read", &path, source))
+        self.read_at(&mut value, place.start)?;
+        Ok(value)
     }
 
-    fn read_at(&self, value: &mut [u8], start: Position) -> io::Result<()> {
+    fn read_at(&self, value: &mut [u8], start: Position) -> Result<(), OpLogError> {
         if start.nth != self.nth {
-            return File::open(self.parts.path(start.nth))?.read_exact_at(value, start.offset);
+            return Ok(self.parts.open(start.nth)?.read_at(value, start.offset)?);
         }
         let written = self.bytes - self.buffer.len() as u64;
         let Some(behind) = start.offset.checked_sub(written) else {
-            return self.file.read_exact_at(value, start.offset);
+            return Ok(self.file.read_at(value, start.offset)?);
         };
         let first = usize::try_from(behind).unwrap_or(usize::MAX);
         let found = self.buffer.get(first..).and_then(|rest| rest.get(..value.len()));
-        value.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let beyond = || {
+            let path = self.parts.path(start.nth);
+            OpLogError::io("read", &path, io::ErrorKind::UnexpectedEof.into())
+        };
+        value.copy_from_slice(found.ok_or_else(beyond)?);
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The application log of `-logfolder`: every applied command in the record form of the original
-//! program, so that its recovery tools read it. The apply thread writes it; `serve.rs` hands it out.
+//! program, so that its recovery tools read it. The apply thread writes it; `serve.rs` hands it out. Its
+//! files are on a `Disk`, so that tests cut the power at each of its operations (`tests/crash.rs`).
 //!
 //! A record is its length (int32, big-endian) and a protobuf `Command` (`docs/format.md`,
 //! "Application log"). The form knows GET, SET and DELETE: an increment, an append or a set-range
@@ -21,6 +22,7 @@
 //!   that is gone, and the later entry follows.
 
 mod effects;
+mod end;
 mod journal;
 mod parts;
 mod read;
@@ -28,10 +30,12 @@ mod record;
 mod serve;
 
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use diskstore_storage::Error;
+use diskstore_storage::disk::{File, Lock, WriteMode};
 use diskstore_storage::state::Versioned;
 
 pub use effects::Effect;
@@ -42,7 +46,8 @@ pub use serve::{END_PREFIX, serve_recovery};
 
 use crate::command::{Command, Reply, slot_of};
 use effects::effects_of;
-use parts::find_end;
+use end::find_end;
+use read::io_error;
 
 /// Bytes that are gathered before they are written, though not synced.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -124,6 +129,20 @@ impl OpLogError {
     }
 }
 
+/// An error of the disk, as one of the log.
+impl From<Error> for OpLogError {
+    fn from(error: Error) -> OpLogError {
+        let (operation, path) = match &error {
+            Error::Io { operation, path, .. } => (*operation, path.clone()),
+            Error::NoSpace { path, .. } => ("write", path.clone()),
+            Error::Locked { path } => return OpLogError::Locked { path: path.clone() },
+            Error::Poisoned { path } => return OpLogError::Poisoned { path: path.clone() },
+            _ => ("use", PathBuf::new()),
+        };
+        OpLogError::Io { operation, path, source: io_error(error) }
+    }
+}
+
 /// How a key stands in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyForm {
@@ -168,7 +187,7 @@ pub struct OpLog {
     form: KeyForm,
     /// The file that is written, counted from 1.
     nth: u32,
-    file: File,
+    file: Arc<dyn File>,
     /// Bytes of that file, those in the buffer included.
     bytes: u64,
     /// Size at which the log goes on in the next file.
@@ -179,30 +198,23 @@ pub struct OpLog {
     unsynced: bool,
     poisoned: bool,
     /// The first file, held so that no second process writes.
-    _lock: File,
+    _lock: Box<dyn Lock>,
 }
 
 impl OpLog {
-    /// Opens (or makes) `log-file-<id>.log` and the files that follow it, cuts a torn end off, and
+    /// Opens (or makes) the first file and those that follow it, cuts a torn end off, and
     /// goes on behind it. A file takes at least `part_bytes_max` bytes before the next is begun.
     ///
     /// # Errors
     /// A directory that cannot be written, a file in use, a file that is no application log.
-    pub fn open(
-        directory: &Path,
-        id: &str,
-        form: KeyForm,
-        part_bytes_max: u64,
-    ) -> Result<OpLog, OpLogError> {
-        let parts = Parts::of_node(directory, id);
+    pub fn open(parts: Parts, form: KeyForm, part_bytes_max: u64) -> Result<OpLog, OpLogError> {
         let lock = lock(&parts)?;
         let nth = parts.count()?;
-        let path = parts.path(nth);
-        let mut end = find_end(&path)?;
+        let mut end = find_end(&parts, nth)?;
         let mut before = nth;
         while end.index == 0 && before > 1 {
             before -= 1; // a file that was made last and never written
-            end.index = find_end(&parts.path(before))?.index;
+            end.index = find_end(&parts, before)?.index;
         }
         let mut log = OpLog::go_on(parts, nth, end.offset, part_bytes_max, lock)?;
         (log.last_index, log.form) = (end.index, form);
@@ -215,24 +227,18 @@ impl OpLog {
         nth: u32,
         end: u64,
         part_bytes_max: u64,
-        lock: File,
+        lock: Box<dyn Lock>,
     ) -> Result<OpLog, OpLogError> {
         let path = parts.path(nth);
-        let failed = |operation| {
-            let path = path.clone();
-            move |source| OpLogError::Io { operation, path, source }
-        };
-        let mut file =
-            OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open"))?;
-        let bytes = file.metadata().map_err(failed("stat"))?.len();
+        let file = parts.disk().open(&path, WriteMode::Buffered)?;
+        let bytes = file.len()?;
         if end < bytes {
             tracing::warn!(path = %path.display(), bytes = bytes - end,
                 "cut an unfinished end off the application log");
-            file.set_len(end).map_err(failed("cut"))?;
+            file.cut(end)?;
         }
-        file.seek(SeekFrom::Start(end)).map_err(failed("seek"))?;
         // The cut and the file's name must be durable before anything is written behind them.
-        file.sync_all().map_err(failed("sync"))?;
+        file.sync()?;
         parts.sync_directory()?;
         Ok(OpLog {
             parts,
@@ -308,9 +314,9 @@ impl OpLog {
         if !self.unsynced {
             return Ok(());
         }
-        let result = self.file.sync_data();
+        let result = self.file.sync();
         self.unsynced = false;
-        self.checked("sync", result)
+        self.checked(result)
     }
 
     fn put(&mut self, record: &Record<'_>) {
@@ -326,8 +332,7 @@ impl OpLog {
         }
         self.sync()?;
         let next = self.parts.path(self.nth + 1);
-        let made = OpenOptions::new().read(true).write(true).create_new(true).open(&next);
-        let made = made.map_err(|source| OpLogError::io("creation", &next, source));
+        let made = self.parts.disk().create(&next, WriteMode::Buffered).map_err(OpLogError::from);
         let made = made.and_then(|file| self.parts.sync_directory().map(|()| file));
         self.poisoned |= made.is_err(); // I4
         self.file = made?;
@@ -342,38 +347,23 @@ impl OpLog {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let result = self.file.write_all(&self.buffer);
+        let result = self.file.write_at(&self.buffer, self.bytes - self.buffer.len() as u64);
         self.buffer.clear();
         self.unsynced = true;
-        self.checked("write", result)
+        self.checked(result)
     }
 
     /// The first failure poisons the file.
-    fn checked(
-        &mut self,
-        operation: &'static str,
-        result: io::Result<()>,
-    ) -> Result<(), OpLogError> {
-        result.map_err(|source| {
-            self.poisoned = true; // I4
-            OpLogError::io(operation, &self.parts.path(self.nth), source)
-        })
+    fn checked(&mut self, result: diskstore_storage::Result<()>) -> Result<(), OpLogError> {
+        self.poisoned |= result.is_err(); // I4
+        Ok(result?)
     }
 }
 
 /// Opens or makes the first file, which is locked for as long as the log is open.
-fn lock(parts: &Parts) -> Result<File, OpLogError> {
-    let (path, directory) = (parts.path(1), parts.directory());
-    std::fs::create_dir_all(directory)
-        .map_err(|source| OpLogError::io("creation", directory, source))?;
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(|source| OpLogError::io("open", &path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpLogError::Locked { path }),
-        Err(TryLockError::Error(source)) => Err(OpLogError::io("lock", &path, source)),
-    }
+fn lock(parts: &Parts) -> Result<Box<dyn Lock>, OpLogError> {
+    parts.disk().create_dir_all(parts.directory())?;
+    Ok(parts.disk().lock(&parts.path(1))?)
 }
 
 #[cfg(test)]

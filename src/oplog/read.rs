@@ -3,8 +3,11 @@
 //! the marks.
 #![deny(clippy::indexing_slicing)]
 
-use std::fs::File;
 use std::io::{self, Read};
+use std::sync::Arc;
+
+use diskstore_storage::Error;
+use diskstore_storage::disk::File;
 
 use super::parts::Parts;
 use super::record::{LENGTH_BYTES, Mark, RECORD_BYTES_MAX, Record, length_of};
@@ -120,12 +123,45 @@ impl<R: Read> Records<R> {
     }
 }
 
+/// A file that is read from its beginning on, and may grow meanwhile.
+#[derive(Debug)]
+pub(super) struct FileInput {
+    file: Arc<dyn File>,
+    offset: u64,
+}
+
+impl FileInput {
+    pub(super) fn new(file: Arc<dyn File>) -> FileInput {
+        FileInput { file, offset: 0 }
+    }
+}
+
+impl Read for FileInput {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let left = self.file.len().map_err(io_error)?.saturating_sub(self.offset);
+        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
+        let piece = room.get_mut(..bytes).unwrap_or_default();
+        self.file.read_at(piece, self.offset).map_err(io_error)?;
+        self.offset += bytes as u64;
+        Ok(bytes)
+    }
+}
+
+/// The operating system's word, where it had one.
+pub(super) fn io_error(error: Error) -> io::Error {
+    match error {
+        Error::Io { source, .. } => source,
+        Error::NoSpace { .. } => rustix::io::Errno::NOSPC.into(),
+        other => io::Error::other(other),
+    }
+}
+
 /// The records of a log's files, from one of them on.
 #[derive(Debug)]
 pub struct PartRecords {
     parts: Parts,
     nth: u32,
-    records: Records<File>,
+    records: Records<FileInput>,
     /// Highest index of this file so far.
     index_max: u64,
     /// Files that were read to their end, with their highest index.
@@ -138,7 +174,7 @@ impl PartRecords {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(parts: &Parts, nth: u32) -> io::Result<PartRecords> {
-        let records = Records::new(File::open(parts.path(nth))?);
+        let records = records_of(parts, nth)?;
         Ok(PartRecords { parts: parts.clone(), nth, records, index_max: 0, finished: Vec::new() })
     }
 
@@ -165,7 +201,7 @@ impl PartRecords {
     pub fn next_record(&mut self) -> Result<Option<Found<'_>>, ReadError> {
         while !self.has_record()? {
             // The next file is made after the last write to this one: look at this one again.
-            if !self.parts.path(self.nth + 1).try_exists()? {
+            if !self.parts.exists(self.nth + 1).map_err(io_error)? {
                 return Ok(None);
             }
             if self.has_record()? {
@@ -177,7 +213,7 @@ impl PartRecords {
             }
             self.finished.push((self.nth, self.index_max));
             (self.nth, self.index_max) = (self.nth + 1, 0);
-            self.records = Records::new(File::open(self.parts.path(self.nth))?);
+            self.records = records_of(&self.parts, self.nth)?;
         }
         let found = self.records.next_record()?;
         if let Some(found) = &found {
@@ -199,6 +235,10 @@ impl PartRecords {
         }
         self.records.fill(LENGTH_BYTES + length)
     }
+}
+
+fn records_of(parts: &Parts, nth: u32) -> io::Result<Records<FileInput>> {
+    Ok(Records::new(FileInput::new(parts.open(nth).map_err(io_error)?)))
 }
 
 /// True if a record ends its entry, or stands for itself.

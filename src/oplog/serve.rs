@@ -275,6 +275,8 @@ fn index(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use diskstore_storage::disk::RealDisk;
+
     use super::*;
 
     fn parsed(line: &str) -> Option<(u64, u64, bool)> {
@@ -298,7 +300,10 @@ mod tests {
         std::fs::write(&path, b"").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve_recovery(listener, Parts::beginning_with(&path)));
+        let serving = tokio::spawn(serve_recovery(
+            listener,
+            Parts::beginning_with(Arc::new(RealDisk::new()), &path),
+        ));
         let asking = tokio::task::spawn_blocking(move || {
             let connect = || TcpStream::connect(address).unwrap();
             let _idle: Vec<TcpStream> = (0..TRANSFER_COUNT_MAX).map(|_| connect()).collect();
@@ -329,7 +334,10 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve_recovery(listener, Parts::beginning_with(&path)));
+        let serving = tokio::spawn(serve_recovery(
+            listener,
+            Parts::beginning_with(Arc::new(RealDisk::new()), &path),
+        ));
         let asking = tokio::task::spawn_blocking(move || {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(b"a-1\n").unwrap();

@@ -12,6 +12,7 @@ mod store;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -228,7 +229,8 @@ fn recover(flags: &Flags, wanted: &Wanted, stop: &AtomicBool) -> Result<Report, 
     if flags.file.is_none() {
         (fetched, transfer_time) = fetch_all(wanted, &spool, stop)?;
     }
-    let parts = Parts::beginning_with(flags.file.as_deref().unwrap_or(&spool));
+    let file = flags.file.as_deref().unwrap_or(&spool);
+    let parts = Parts::beginning_with(Arc::new(RealDisk::new()), file);
     let store = Store::create(wanted.content, &work.path)?;
     let bar = bar("installing", size_of(&parts, flags.file.as_deref())?);
     let begun = Instant::now();

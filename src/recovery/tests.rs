@@ -27,7 +27,7 @@ fn installed_from(bytes: &[u8]) -> (Result<Installed, InstallError>, Vec<(u64, S
     let file = folder.path().join("x.log");
     fs::write(&file, bytes).unwrap();
     let store = store_in(folder.path(), "-file x -slots 64 -value-size 16");
-    let parts = Parts::beginning_with(&file);
+    let parts = Parts::beginning_with(Arc::new(RealDisk::new()), &file);
     let installed = install(&parts, 1, &store, &AtomicBool::new(false), &mut |_| {});
     let Store::Slots(slots) = store else { unreachable!("slots were asked for") };
     let held = (0..64).filter_map(|key| {
@@ -182,13 +182,13 @@ fn keys_of_kvstore_are_installed_and_kept() {
     let directory = folder.path().join("keys");
     fs::create_dir(&directory).unwrap();
     let store = store_in(&directory, "-file x -program kvstore");
-    let parts = Parts::beginning_with(&file);
+    let parts = Parts::beginning_with(Arc::new(RealDisk::new()), &file);
     let installed = install(&parts, 1, &store, &AtomicBool::new(false), &mut |_| {}).unwrap();
     assert_eq!((installed.commands, installed.last_index, store.live_count()), (5, 4, 1));
     store.keep(installed.last_index).unwrap();
     drop(store);
     let options = diskstore_storage::keys::Options::new(1 << 20);
-    let disk = std::sync::Arc::new(RealDisk::new());
+    let disk = Arc::new(RealDisk::new());
     let keys = diskstore_storage::keys::Keys::open(disk, &directory, options).unwrap();
     assert_eq!(keys.read(b"user:1").value.as_deref(), Some(&b"second"[..]));
     assert_eq!(keys.read(b"42").value, None);

@@ -132,6 +132,25 @@ fn a_lock_is_exclusive_until_it_is_dropped() {
 }
 
 #[test]
+fn a_cut_only_makes_a_file_shorter() {
+    on_both_disks(|disk, directory| {
+        let path = directory.join("a");
+        let file = disk.create(&path, WriteMode::Buffered).unwrap();
+        file.write_at(b"abcdef", 0).unwrap();
+        file.cut(9).unwrap();
+        assert_eq!(content_of(&file), b"abcdef");
+        file.cut(2).unwrap();
+        file.sync().unwrap();
+        assert_eq!(content_of(&file), b"ab");
+        file.write_at(b"z", 3).unwrap();
+        assert_eq!(content_of(&file), b"ab\0z", "what was cut is gone");
+        let reader = disk.open(&path, WriteMode::ReadOnly).unwrap();
+        assert!(matches!(reader.cut(0), Err(Error::Io { .. })));
+        assert_eq!(content_of(&file), b"ab\0z");
+    });
+}
+
+#[test]
 fn a_reservation_only_makes_a_file_longer() {
     on_both_disks(|disk, directory| {
         let file = disk.create(&directory.join("a"), WriteMode::Buffered).unwrap();

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use diskstore_storage::disk::Disk;
+use diskstore_storage::disk::{Disk, File};
 use diskstore_storage::state::{Full, Incoming, Target, Versioned};
 use diskstore_storage::{Error, Result};
 use parking_lot::Mutex;
@@ -279,9 +279,7 @@ impl JournalMachine {
         }
         let (file, checkpoint) = self.shared.state.lock().begin_checkpoint(&durable, target)?;
         log_durable()?;
-        let path = self.shared.options.parts.path(checkpoint.end.nth);
-        file.sync_data()
-            .map_err(|source| storage(OpLogError::Io { operation: "sync", path, source }))?; // J2
+        file.sync()?; // J2
         checkpoint.write(&*self.shared.disk, &self.shared.options.directory)?;
         *self.shared.durable.lock() = checkpoint;
         Ok(())
@@ -301,12 +299,8 @@ fn create(
     disk: &dyn Disk,
     options: &JournalOptions,
 ) -> std::result::Result<Checkpoint, JournalError> {
-    let path = options.parts.path(1);
-    if options.parts.directory().exists() && options.parts.count()? > 0 {
-        let is_empty = path.metadata().is_ok_and(|file| file.len() == 0);
-        if !is_empty {
-            return Err(OpLogError::Taken { path }.into());
-        }
+    if options.parts.has_bytes()? {
+        return Err(OpLogError::Taken { path: options.parts.path(1) }.into());
     }
     let checkpoint = Checkpoint {
         cluster_id: options.cluster_id,
@@ -465,7 +459,7 @@ impl State {
         &mut self,
         durable: &Checkpoint,
         target: Target,
-    ) -> Result<(std::fs::File, Checkpoint)> {
+    ) -> Result<(Arc<dyn File>, Checkpoint)> {
         let file = self.log.begin_sync().map_err(storage)?;
         self.dirty_bytes = 0;
         let checkpoint = Checkpoint {

@@ -30,7 +30,7 @@ impl Random {
 fn options(folder: &Path) -> JournalOptions {
     JournalOptions {
         directory: folder.to_owned(),
-        parts: Parts::of_node(&folder.join("logs"), "log1"),
+        parts: Parts::of_node(Arc::new(RealDisk::new()), &folder.join("logs"), "log1"),
         part_bytes_max: 700,
         cluster_id: 7,
         slot_count: SLOT_COUNT,

@@ -6,6 +6,7 @@ use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE};
 use diskstore_storage::state::Versioned;
 use openraft::storage::RaftLogStorage;
 
+use super::oplog::real;
 use super::replay::recover;
 use super::transfer::with_slot_2_damaged;
 use super::{Place, Stores, blanks, command, increment, log_id, normal, slots_of};
@@ -238,7 +239,7 @@ async fn the_application_log_has_a_gap_where_an_effect_is_not_known() {
     drop(replica(&disk, true).await);
     flip(&disk);
     let folder = tempfile::tempdir().unwrap();
-    let oplog = OpLog::open(folder.path(), "n", KeyForm::Slots, 1 << 20).unwrap();
+    let oplog = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 1 << 20).unwrap();
     let parts = oplog.parts().clone();
     let mut damaged = Place::on(&disk).open_with(Some(oplog));
     let get = normal(1, 4, command(&[(SLOT, Action::Get)]));

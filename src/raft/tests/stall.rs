@@ -134,6 +134,10 @@ impl File for StallingFile {
         self.file.sync()
     }
 
+    fn cut(&self, bytes: u64) -> Result<()> {
+        self.file.cut(bytes)
+    }
+
     fn reserve(&self, bytes: u64) -> Result<()> {
         self.file.reserve(bytes)
     }

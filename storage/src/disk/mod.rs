@@ -1,7 +1,7 @@
 //! The boundary to the operating system: everything above works on these two traits.
 //!
-//! Called by `wal`, `slots`, `identity`; calls the operating system (the real disk) or memory
-//! (the simulated one). Invariants:
+//! Called by `wal`, `slots`, `keys`, `identity`, and by the node's application log; calls the operating
+//! system (the real disk) or memory (the simulated one). Invariants:
 //!
 //! - I1: after the first failed write or sync a file is poisoned: every later write and sync
 //!   returns [`crate::Error::Poisoned`] without touching the disk.
@@ -164,6 +164,13 @@ pub trait File: Send + Sync + Debug {
     /// `Io`, after which the file is poisoned (I1) and what was written may be lost even if it
     /// can still be read; `Poisoned`.
     fn sync(&self) -> Result<()>;
+
+    /// Cuts the file at `bytes`; never makes it longer. Durable after [`File::sync`]: until then a
+    /// power loss may bring back what stood behind.
+    ///
+    /// # Errors
+    /// `Io`, after which the file is poisoned (I1); `Poisoned`.
+    fn cut(&self, bytes: u64) -> Result<()>;
 
     /// Reserves blocks so that the file has at least `bytes` bytes and later writes cannot run
     /// out of space. New bytes read as zero; where the file system copies on write, zeros are

@@ -269,6 +269,14 @@ impl File for RealFile {
         self.poison.watch(self.buffered.sync_data().map_err(self.error("sync", 0)))
     }
 
+    fn cut(&self, bytes: u64) -> Result<()> {
+        self.poison.check(&self.path)?;
+        if self.len()? <= bytes {
+            return Ok(());
+        }
+        self.poison.watch(self.buffered.set_len(bytes).map_err(self.error("cut", bytes)))
+    }
+
     fn reserve(&self, bytes: u64) -> Result<()> {
         self.poison.check(&self.path)?;
         let before = self.len()?;

@@ -53,6 +53,11 @@ impl File for SimFile {
         self.poison.watch(self.state.lock().sync(self.target()))
     }
 
+    fn cut(&self, bytes: u64) -> Result<()> {
+        self.poison.check(&self.path)?;
+        self.poison.watch(self.state.lock().cut(self.target(), bytes))
+    }
+
     fn reserve(&self, bytes: u64) -> Result<()> {
         self.poison.check(&self.path)?;
         match self.state.lock().reserve(self.target(), bytes) {

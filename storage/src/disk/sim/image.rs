@@ -98,11 +98,10 @@ fn content_reordered(inode: &Inode, random: &mut Random) -> Vec<u8> {
     for pending in &inode.pending {
         // The size may reach the disk without the bytes: they read as zero.
         if random.coin() {
-            let end = match &pending.content {
-                Content::Bytes(bytes) => pending.offset + bytes.len() as u64,
-                Content::Grown(bytes) => *bytes,
-            };
-            grow(&mut content, end);
+            match &pending.content {
+                Content::Bytes(bytes) => grow(&mut content, pending.offset + bytes.len() as u64),
+                Content::Grown(_) | Content::Cut(_) => pending.apply_to(&mut content),
+            }
         }
         for (sector, offset, bytes) in sectors_of(pending) {
             let left = versions.get_mut(&sector).expect("invariant: every sector was counted");

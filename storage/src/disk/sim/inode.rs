@@ -16,6 +16,8 @@ pub(super) enum Content {
     Bytes(Vec<u8>),
     /// Zeros up to this size of the file.
     Grown(u64),
+    /// Nothing behind this size.
+    Cut(u64),
 }
 
 impl PendingWrite {
@@ -25,8 +27,10 @@ impl PendingWrite {
 
     /// Takes over what a newer write put in its place.
     pub(super) fn give_way(&mut self, newer: &[u8], newer_offset: u64) {
-        if let Content::Bytes(bytes) = &mut self.content {
-            replace_common(bytes, self.offset, newer, newer_offset);
+        match &mut self.content {
+            Content::Bytes(bytes) => replace_common(bytes, self.offset, newer, newer_offset),
+            Content::Cut(bytes) => *bytes = (*bytes).max(newer_offset + newer.len() as u64),
+            Content::Grown(_) => {}
         }
     }
 
@@ -34,6 +38,7 @@ impl PendingWrite {
         match &self.content {
             Content::Bytes(bytes) => overlay(file, bytes, self.offset),
             Content::Grown(bytes) => grow(file, *bytes),
+            Content::Cut(bytes) => file.truncate(index_of(*bytes)),
         }
     }
 }

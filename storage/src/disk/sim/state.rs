@@ -20,6 +20,8 @@ pub enum OperationKind {
     Read,
     /// Bytes written to a file.
     Write,
+    /// A file made shorter.
+    Cut,
     /// A file made durable.
     Sync,
     /// Space reserved for a file.
@@ -42,6 +44,7 @@ impl OperationKind {
         match self {
             Self::Read => "read",
             Self::Write => "write",
+            Self::Cut => "cut",
             Self::Sync => "sync",
             Self::Reserve => "reserve",
             Self::Create => "create",
@@ -60,7 +63,7 @@ pub struct Operation {
     pub kind: OperationKind,
     /// The file or directory, for a rename the old name.
     pub path: PathBuf,
-    /// First byte of a write, first new byte of a reservation, else 0.
+    /// First byte of a write, first new byte of a reservation, size after a cut, else 0.
     pub offset: u64,
     /// Bytes written or reserved, else 0.
     pub bytes: u64,
@@ -307,6 +310,19 @@ impl State {
                 push(inode, begun, PendingWrite::new(order, offset, Content::Bytes(bytes.to_vec())))
             }
         }
+    }
+
+    pub(super) fn cut(&mut self, target: Target<'_>, bytes: u64) -> Result<()> {
+        let Target { id, path, mode } = target;
+        if mode == WriteMode::ReadOnly {
+            return Err(Error::io("cut", path, bytes, io::ErrorKind::PermissionDenied.into()));
+        }
+        if self.inode(id).current.len() as u64 <= bytes {
+            return self.check_power("cut", path);
+        }
+        let begun = self.begin(OperationKind::Cut, path, bytes, 0)?;
+        let order = self.last_operation();
+        push(self.inode_mut(id), begun, PendingWrite::new(order, bytes, Content::Cut(bytes)))
     }
 
     pub(super) fn reserve(&mut self, target: Target<'_>, bytes: u64) -> Result<()> {

@@ -345,6 +345,35 @@ fn a_full_disk_refuses_a_reservation_and_the_file_stays_usable() {
 }
 
 #[test]
+fn an_unsynced_cut_may_be_lost() {
+    let disk = disk();
+    let file = file_with(&disk, "a", b"abcdef");
+    file.cut(2).unwrap();
+    let left = |mode| disk.crash(mode).read_file(&path("a")).unwrap();
+    assert_eq!(left(CrashMode::Lost), b"abcdef");
+    assert_eq!(left(CrashMode::All), b"ab");
+    assert!(
+        crash_modes().into_iter().all(|mode| [&b"abcdef"[..], b"ab"].contains(&&left(mode)[..]))
+    );
+    file.sync().unwrap();
+    assert!(crash_modes().into_iter().all(|mode| left(mode) == b"ab"));
+}
+
+#[test]
+fn bytes_that_are_written_durably_behind_a_cut_stay() {
+    let disk = disk();
+    let file = file_with(&disk, "a", &[1; 2 * BLOCK_BYTES]);
+    file.cut(BLOCK_BYTES as u64).unwrap();
+    let durable = disk.open(&path("a"), WriteMode::DirectDurable).unwrap();
+    durable.write_at(block_of(2).as_slice(), BLOCK_BYTES as u64).unwrap();
+    file.sync().unwrap();
+    for mode in crash_modes() {
+        let bytes = disk.crash(mode).read_file(&path("a")).unwrap();
+        assert_eq!(bytes[BLOCK_BYTES..], [2; BLOCK_BYTES], "{mode:?}");
+    }
+}
+
+#[test]
 fn an_unsynced_reservation_may_be_lost() {
     let disk = disk();
     let file = file_with(&disk, "a", b"");

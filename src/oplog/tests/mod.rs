@@ -1,9 +1,16 @@
+mod crash;
+
 use bytes::Bytes;
+use diskstore_storage::disk::{OperationKind, RealDisk, SimDisk};
 
 use super::*;
 use crate::command::{
     Action, Answer, Body, CommandBuilder, Condition, Operation, Outcome, slot_key,
 };
+
+fn real(folder: &Path, id: &str) -> Parts {
+    Parts::of_node(Arc::new(RealDisk::new()), folder, id)
+}
 
 /// Records one entry that sets slots to a value.
 fn record_sets(log: &mut OpLog, index: u64, slots: &[u64], value: &[u8]) {
@@ -48,7 +55,7 @@ impl Place {
     }
 
     fn open(&self) -> Result<OpLog, OpLogError> {
-        OpLog::open(self.0.path(), "n", KeyForm::Slots, u64::MAX)
+        OpLog::open(real(self.0.path(), "n"), KeyForm::Slots, u64::MAX)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -96,7 +103,7 @@ fn every_kind_of_command_is_recorded_as_get_set_or_delete() {
     assert_eq!(log.last_index(), 5);
 }
 
-/// I6 of `mod.rs`: the crash came between the slot's page and the record.
+/// I6 of `oplog/mod.rs`: the crash came between the slot's page and the record.
 #[test]
 fn an_entry_whose_slot_is_ahead_is_recorded_from_the_slot_or_the_command() {
     let place = Place::new();
@@ -254,23 +261,23 @@ fn a_second_writer_is_refused() {
 
 #[test]
 fn after_a_failed_write_nothing_is_written_any_more() {
-    let place = Place::new();
-    let mut log = place.open().unwrap();
+    let disk = SimDisk::new(1);
+    let parts = Parts::of_node(Arc::new(disk.clone()), Path::new("/logs"), "n");
+    let mut log = OpLog::open(parts, KeyForm::Slots, u64::MAX).unwrap();
     record_sets(&mut log, 1, &[1], b"a");
-    // A file opened for reading refuses the write.
-    let writable = std::mem::replace(&mut log.file, File::open(place.path()).unwrap());
+    disk.fail_next(OperationKind::Write, "/log-file-n.log", 5);
     assert!(matches!(log.sync().unwrap_err(), OpLogError::Io { operation: "write", .. }));
-    log.file = writable;
+    let count = disk.operation_count();
     record_sets(&mut log, 2, &[1], b"b");
     assert!(matches!(log.sync().unwrap_err(), OpLogError::Poisoned { .. }));
-    assert_eq!(place.bytes(), b"");
+    assert_eq!(disk.operation_count(), count);
 }
 
 #[test]
 fn a_directory_that_cannot_be_made_is_named() {
     let place = Place::new();
     place.put(b"");
-    let error = OpLog::open(&place.path(), "n", KeyForm::Slots, u64::MAX).unwrap_err();
+    let error = OpLog::open(real(&place.path(), "n"), KeyForm::Slots, u64::MAX).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log failed"), "{error}");
 }
 
@@ -292,12 +299,12 @@ fn records_survive_garbage() {
 #[test]
 fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let parts = Parts::of_node(folder.path(), "n");
+    let parts = real(folder.path(), "n");
     let whole = Place::new();
     let mut in_one = whole.open().unwrap();
     for index in 1..=60 {
         // A new process for each of them.
-        let mut log = OpLog::open(folder.path(), "n", KeyForm::Slots, 100).unwrap();
+        let mut log = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100).unwrap();
         assert_eq!(log.last_index(), index - 1);
         for log in [&mut log, &mut in_one] {
             record_sets(log, index, &[1, 2, 3], b"value");
@@ -311,12 +318,15 @@ fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
         joined.extend(std::fs::read(parts.path(nth)).unwrap());
     }
     assert_eq!(joined, whole.bytes());
-    assert_eq!(indexes(&parts), indexes(&Parts::of_node(whole.0.path(), "n")));
+    assert_eq!(indexes(&parts), indexes(&real(whole.0.path(), "n")));
     // A crash may leave a file that was made and never written.
     std::fs::write(parts.path(count + 1), b"").unwrap();
-    assert_eq!(OpLog::open(folder.path(), "n", KeyForm::Slots, 100).unwrap().last_index(), 60);
+    assert_eq!(
+        OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100).unwrap().last_index(),
+        60
+    );
     std::fs::remove_file(parts.path(7)).unwrap();
-    let error = OpLog::open(folder.path(), "n", KeyForm::Slots, 100).unwrap_err();
+    let error = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log.7 is missing"), "{error}");
 }
 
@@ -333,12 +343,12 @@ fn indexes(parts: &Parts) -> Vec<u64> {
 fn names_of_other_nodes_are_no_files_of_this_log() {
     let folder = tempfile::tempdir().unwrap();
     for id in ["n.log", "n.log.2", "n.2"] {
-        OpLog::open(folder.path(), id, KeyForm::Slots, 100).unwrap();
+        OpLog::open(real(folder.path(), id), KeyForm::Slots, 100).unwrap();
     }
     for name in ["log-file-n.log.02", "log-file-n.log.x", "log-file-n.log.+2"] {
         std::fs::write(folder.path().join(name), b"").unwrap();
     }
-    assert_eq!(Parts::of_node(folder.path(), "n").count().unwrap(), 0);
+    assert_eq!(real(folder.path(), "n").count().unwrap(), 0);
 }
 
 /// A client knows the form, and can write a value that holds whole records, gaps and ends among them.
