@@ -40,7 +40,8 @@ use crate::command::{CommandResult, Failure};
 use crate::peer::{CallError, Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
 
-/// How long a command waits for a leader before it is refused: an election and a half.
+/// How long a command waits for a leader before it is refused: about what an election takes at most,
+/// counted from the last sign of the old leader.
 pub(super) const LEADER_BOUND: Duration = Duration::from_secs(6);
 /// Pause before the next attempt while no leader is known.
 const LEADER_PAUSE: Duration = Duration::from_millis(50);

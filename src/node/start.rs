@@ -295,7 +295,8 @@ async fn find_place(
         Some(identity) => join(host, config, identity.member_id).await,
         None if !config.join_targets.is_empty() => join(host, config, draw_member_id(host)?).await,
         None => {
-            // The others campaign, and dial, within the longest election timeout.
+            // A leader dials at once, and members without one dial each other after the shortest
+            // election timeout (`watch_standing`).
             let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
             tracing::info!(
                 "there is nothing in {directory} and no -join: this node listens for {:.0?} whether a \
