@@ -1,4 +1,4 @@
-//! What the Redis protocol costs: requests from bytes, replies to bytes.
+//! What the Redis protocol costs: requests from bytes, replies to bytes, and a turn without its node.
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
@@ -54,5 +54,29 @@ fn encode(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, encode);
+/// All of a turn but the node: what one request costs between the socket and the log, both ways.
+fn turn(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("resp");
+    group.throughput(Throughput::Elements(PIPELINE));
+    let mut served = bench::Served::new(vec![7; VALUE_BYTES].into());
+    let mut out = BytesMut::new();
+    for (name, is_set) in [("turn of 16 SET of 1 KiB", true), ("turn of 16 GET of 1 KiB", false)] {
+        let bytes = pipeline(is_set);
+        group.bench_function(name, |bench| {
+            bench.iter_batched_ref(
+                || bytes.clone(),
+                |input| {
+                    out.clear();
+                    served.turn(input, &mut out);
+                    assert!(input.is_empty());
+                    out.len()
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, encode, turn);
 criterion_main!(benches);

@@ -292,6 +292,37 @@ impl Action<'_> {
     pub fn is_read(&self) -> bool {
         matches!(self, Action::Get | Action::Measure)
     }
+
+    /// True for an action whose outcome may bring a value.
+    pub fn answers_a_value(&self) -> bool {
+        match self {
+            Action::Get => true,
+            Action::Set { answer, .. } | Action::Delete { answer, .. } => {
+                *answer == Answer::Previous
+            }
+            Action::Measure
+            | Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. } => false,
+        }
+    }
+
+    /// The least bytes that the value has which the action leaves; 0 where that depends on the
+    /// value before, or where it leaves none.
+    pub fn value_bytes_min(&self) -> u64 {
+        let bytes = |value: &[u8]| u64::try_from(value.len()).unwrap_or(u64::MAX);
+        match self {
+            Action::Set { value, .. } | Action::Append { value } => bytes(value),
+            Action::SetRange { offset, value } if !value.is_empty() => {
+                offset.saturating_add(bytes(value))
+            }
+            Action::SetRange { .. } // of nothing: it leaves the value as it is
+            | Action::Get
+            | Action::Measure
+            | Action::Delete { .. }
+            | Action::Increment { .. } => 0,
+        }
+    }
 }
 
 impl fmt::Display for Operation<'_> {

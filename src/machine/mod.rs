@@ -504,12 +504,6 @@ fn check_value(
     bytes_max: u64,
     holder: Holder,
 ) -> std::result::Result<(), Refusal> {
-    let bytes = match action {
-        Action::Set { value, .. } | Action::Append { value } => value.len() as u64,
-        Action::SetRange { offset, value } if !value.is_empty() => {
-            offset.saturating_add(value.len() as u64)
-        }
-        _ => 0,
-    };
+    let bytes = action.value_bytes_min();
     if bytes > bytes_max { Err(Refusal::TooLarge { bytes, bytes_max, holder }) } else { Ok(()) }
 }

@@ -48,6 +48,10 @@ The text and protobuf forms of the original's clients have one code for all clas
 const FAILURES_FOOT: &str = "
 Only `UNKNOWN` leaves open whether a command was applied. Every other error means that nothing of the command was, but for a
 transaction: there an error in the array that `EXEC` answers is that of its own request, and the others took effect.
+
+Two answers come before a connection is served, and it is closed behind them, so nothing of it was read: `LOADING` while a node
+starts or joins, and `ERR max number of clients reached` where no descriptor is left for it. Bytes that are no request are answered by
+`ERR Protocol error`, behind the replies to what came before, and end the connection.
 ";
 
 #[test]

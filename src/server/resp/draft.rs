@@ -14,8 +14,7 @@ use bytes::Bytes;
 use super::form::{Form, Kind};
 use super::table::Add;
 use crate::command::{
-    Action, Answer, BuildError, BuilderMark, Command, CommandBuilder, Condition, Operation,
-    REPLY_BYTES_MAX,
+    Action, BuildError, BuilderMark, Command, CommandBuilder, Condition, Operation, REPLY_BYTES_MAX,
 };
 use crate::server::complaint::Complaint;
 use crate::server::keys::{Key, Keys};
@@ -155,15 +154,13 @@ impl Draft {
         key: &[u8],
         action: Action<'_>,
     ) -> Result<(), Complaint> {
-        if let Some(bytes) = value_bytes(&action) {
-            keys.check_value(bytes)?;
-        }
+        keys.check_value(action.value_bytes_min())?;
         self.push(keys, keys.key(key)?, action)
     }
 
     fn push(&mut self, keys: &Keys, key: Key<'_>, action: Action<'_>) -> Result<(), Complaint> {
         let action = if action.is_read() { action } else { self.guarded(&key, action)? };
-        let answers_a_value = answers_a_value(&action);
+        let answers_a_value = action.answers_a_value();
         self.has_values |= answers_a_value;
         let bytes_max = if answers_a_value { keys.value_bytes_max() } else { 0 };
         // The reply leaves out what it has no room for, as it is read.
@@ -210,30 +207,6 @@ impl Draft {
         self.guard = Some(self.builder.operation_count());
         Ok(guarded)
     }
-}
-
-fn answers_a_value(action: &Action<'_>) -> bool {
-    match action {
-        Action::Get => true,
-        Action::Set { answer, .. } | Action::Delete { answer, .. } => *answer == Answer::Previous,
-        Action::Measure
-        | Action::Increment { .. }
-        | Action::Append { .. }
-        | Action::SetRange { .. } => false,
-    }
-}
-
-/// The least that the value is long which an action leaves; `None` if it leaves none of its own.
-fn value_bytes(action: &Action<'_>) -> Option<u64> {
-    match action {
-        Action::Set { value, .. } | Action::Append { value } => Some(byte_count(value)),
-        Action::SetRange { offset, value } => Some(offset.saturating_add(byte_count(value))),
-        Action::Get | Action::Measure | Action::Delete { .. } | Action::Increment { .. } => None,
-    }
-}
-
-fn byte_count(value: &[u8]) -> u64 {
-    u64::try_from(value.len()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
