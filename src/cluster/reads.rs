@@ -188,7 +188,7 @@ impl FreshReplica<'_> {
     /// At most `count` keys that hold a value, from position `from` on, and where to go on.
     ///
     /// # Errors
-    /// A damaged slot; a state that never was.
+    /// A state that never was; a member without keys.
     pub async fn scan(
         &self,
         from: u64,

@@ -227,10 +227,11 @@ pub enum Failure {
     /// The command was refused before it was proposed.
     #[error("{0}")]
     Refused(Refusal),
-    /// The slot's bytes are damaged on this member.
+    /// The slot's bytes are damaged on the member that was to carry this out: here, or the leader.
     #[error(
-        "slot {slot} is damaged on this member, and its value is lost here: set it, whole and without \
-         a condition (then delete it, if it is to be empty), or ask another member"
+        "slot {slot} is damaged on the member that was to carry this out, and its value is lost there: \
+         set it, whole and without a condition (then delete it, if it is to be empty); a local read of \
+         another member may still find it"
     )]
     Damaged {
         /// The slot's number.

@@ -12,6 +12,7 @@
 //!   The slot is given up then: it reads as damaged, and travels to no other member, until a full set.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -163,8 +164,12 @@ impl DiskMachine {
     /// Nothing that may change a page is taken while memory has no room for it. Whoever applies
     /// makes some, so this lasts for moments. What would have to know a slot that is known to be
     /// damaged is not taken before the slot is set.
-    pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
-        if let Some(slot) = self.damage_in_the_way(command) {
+    pub(super) fn refusal(
+        &self,
+        command: &Command,
+        damaged: &mut BTreeSet<u64>,
+    ) -> Option<Failure> {
+        if let Some(slot) = self.damage_in_the_way(command, damaged) {
             return Some(Failure::Damaged { slot });
         }
         let is_read = |operation: Operation<'_>| operation.action.is_read();
@@ -173,20 +178,24 @@ impl DiskMachine {
         })
     }
 
-    /// The first slot known to be damaged of which a command would have to know what it holds.
-    fn damage_in_the_way(&self, command: &Command) -> Option<u64> {
+    /// The first slot known to be damaged of which a command would have to know what it holds. A slot
+    /// that was noted is read at most once: it is in `damaged` then, or noted no more.
+    fn damage_in_the_way(&self, command: &Command, damaged: &mut BTreeSet<u64>) -> Option<u64> {
         if !self.slots.may_be_damaged() {
             return None;
         }
-        let mut set_first: SmallVec<[u64; 1]> = SmallVec::new();
+        let mut set_first = BTreeSet::new();
         for operation in command.operations() {
-            let Some(key) = self.key_of(&operation).filter(|key| self.slots.is_known_damaged(*key))
-            else {
+            let Some(key) = self.key_of(&operation).filter(|key| self.slots.is_noted(*key)) else {
                 continue;
             };
+            if set_first.contains(&key) {
+                continue;
+            }
             if replaces(&operation.action, self.effect_limits(0)) {
-                set_first.push(key);
-            } else if !set_first.contains(&key) {
+                set_first.insert(key);
+            } else if damaged.contains(&key) || self.slots.is_known_damaged(key) {
+                damaged.insert(key);
                 return Some(key);
             }
         }
@@ -308,23 +317,19 @@ impl DiskMachine {
         Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
     }
 
-    /// At most `count` slots that hold a value, from `from` on, and where to go on.
-    pub(super) fn live_keys(
-        &self,
-        from: u64,
-        count: usize,
-    ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
+    /// At most `count` slots that hold a value, from `from` on, and where to go on. A damaged slot is
+    /// passed over, and noted: it is not counted as live either.
+    pub(super) fn live_keys(&self, from: u64, count: usize) -> (Vec<Bytes>, Option<u64>) {
         let end = self.slots.geometry().slot_count();
         let (mut found, mut key) = (Vec::new(), from);
         let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
         while key < stop && found.len() < count {
-            let slot = self.slots.read(key).map_err(|_| Failure::Damaged { slot: key })?;
-            if slot.value.is_some() {
+            if self.slots.read(key).is_ok_and(|slot| slot.value.is_some()) {
                 found.push(Bytes::copy_from_slice(&slot_key(key)));
             }
             key += 1;
         }
-        Ok((found, (key < end).then_some(key)))
+        (found, (key < end).then_some(key))
     }
 
     /// Reads and checks some pages.

@@ -216,17 +216,17 @@ impl Machine {
     }
 
     /// At most `count` keys that hold a value, from position `from` on, and where to go on. Looks
-    /// at a bounded number of places.
+    /// at a bounded number of places. Damaged slots are left out.
     ///
     /// # Errors
-    /// The content cannot be read.
+    /// It has no keys to read.
     pub fn live_keys(
         &self,
         from: u64,
         count: usize,
     ) -> std::result::Result<(Vec<Bytes>, Option<u64>), Failure> {
         match self {
-            Machine::Slots(disk) => disk.live_keys(from, count),
+            Machine::Slots(disk) => Ok(disk.live_keys(from, count)),
             Machine::Memory(memory) => {
                 let page = memory.keys().live_keys(from, count);
                 Ok((page.found, page.next))

@@ -2,6 +2,7 @@
 //!
 //! Called by the applier, upkeep and whoever proposes; calls `storage`.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use diskstore_storage::Result;
@@ -10,10 +11,11 @@ use super::{LogDurable, Machine};
 use crate::command::{Command, Failure};
 
 impl Machine {
-    /// Why such a command is not proposed now, however right it is.
-    pub fn refusal(&self, command: &Command) -> Option<Failure> {
+    /// Why such a command is not proposed now, however right it is. `damaged` takes slots that were
+    /// found damaged: handed on from one command to the next, it saves their being read again.
+    pub fn refusal(&self, command: &Command, damaged: &mut BTreeSet<u64>) -> Option<Failure> {
         match self {
-            Machine::Slots(disk) => disk.refusal(command),
+            Machine::Slots(disk) => disk.refusal(command, damaged),
             Machine::Memory(memory) => memory.refusal(command),
             Machine::Journal(_) => None,
         }

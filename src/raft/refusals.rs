@@ -6,7 +6,7 @@
 //!
 //! - I1: a cause begins with the first look that finds it and ends with the first that does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -86,9 +86,10 @@ impl Consensus {
         if has_room && !machine.may_refuse() {
             return None;
         }
+        let mut damaged = BTreeSet::new();
         let refusal = |command| {
             let full = (!has_room).then_some(Failure::NoSpace);
-            full.or_else(|| machine.refusal(command))
+            full.or_else(|| machine.refusal(command, &mut damaged))
         };
         let refused: Vec<_> = commands.iter().map(refusal).collect();
         let is_any = refused.iter().any(Option::is_some);

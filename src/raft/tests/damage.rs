@@ -1,8 +1,13 @@
 //! Slots that are damaged on one replica only: whatever is done to them, replicas never differ with
 //! right checksums.
 
-use diskstore_storage::disk::SimDisk;
-use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use diskstore_storage::disk::{Disk, RealDisk, SimDisk, WriteMode};
+use diskstore_storage::slots::{DOUBLE_FILE, Geometry, New, Options, SLOTS_FILE, Slots};
 use diskstore_storage::state::Versioned;
 use openraft::storage::RaftLogStorage;
 
@@ -10,8 +15,8 @@ use super::oplog::real;
 use super::replay::recover;
 use super::transfer::with_slot_2_damaged;
 use super::{Place, Stores, blanks, command, increment, log_id, normal, slots_of};
-use crate::command::{Action, Answer, Condition, Failure};
-use crate::machine::ApplyError;
+use crate::command::{Action, Answer, Command, Condition, Failure, slot_key};
+use crate::machine::{ApplyError, DiskMachine, Machine};
 use crate::oplog::{Found, KeyForm, Kind, Mark, OpLog, PartRecords};
 use crate::raft::types::committed_from;
 use crate::replica::apply_entry;
@@ -194,18 +199,18 @@ async fn what_needs_a_slot_known_to_be_damaged_is_refused_and_a_full_set_mends_i
         command(&[before].into_iter().chain(actions).collect::<Vec<_>>())
     };
     for actions in NEEDS_CONTENT {
-        let refused = machine.refusal(&of(actions));
+        let refused = machine.refusal(&of(actions), &mut BTreeSet::new());
         assert_eq!(refused, Some(Failure::Damaged { slot: SLOT }), "{actions:?}");
     }
     for actions in BEGINS_ANEW {
-        assert_eq!(machine.refusal(&of(actions)), None, "{actions:?}");
+        assert_eq!(machine.refusal(&of(actions), &mut BTreeSet::new()), None, "{actions:?}");
     }
     let words = Failure::Damaged { slot: SLOT }.to_string();
     assert!(words.contains("slot 2 is damaged") && words.contains("set it, whole"), "{words}");
     assert!(machine.may_refuse());
     machine.apply(4, &of(&[SET])).unwrap();
     assert!(!machine.may_refuse(), "nothing is damaged any more, and nothing is looked at");
-    assert_eq!(machine.refusal(&of(&[DELETE])), None);
+    assert_eq!(machine.refusal(&of(&[DELETE]), &mut BTreeSet::new()), None);
     machine.apply(5, &of(&[DELETE])).unwrap();
     assert_eq!(content(&damaged), Some(Versioned { index: 5, value: None }));
 }
@@ -272,4 +277,60 @@ async fn a_slot_that_goes_bad_later_is_noted_when_it_is_met() {
     assert_eq!(machine.damaged_slots(), [SLOT]);
     machine.apply(4, &command(&[(SLOT, SET)])).unwrap();
     assert_eq!(machine.damaged_slots(), Vec::<u64>::new());
+}
+
+/// A slot on a real disk, and what gives its bytes: a map sees what is written to the file.
+fn real_slot() -> (tempfile::TempDir, Machine, impl Fn(&[u8])) {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, path) = (RealDisk::new(), folder.path().to_owned());
+    let geometry = Geometry::new(super::SLOT_COUNT, super::VALUE_BYTES).unwrap();
+    let new = New { geometry, cluster_id: super::CLUSTER, options: Options::new(1 << 20) };
+    let slots = Arc::new(Slots::create(&disk, &path, new, &mut |_, _| {}).unwrap());
+    DiskMachine::new(slots.clone()).apply(1, &command(&[(SLOT, SET), (3, SET)])).unwrap();
+    slots.write_back(&mut || Ok(()), &AtomicBool::new(false)).unwrap();
+    drop(slots);
+    let (slots, _) = Slots::open(&disk, &path, Options::new(1 << 20)).unwrap();
+    let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
+    let file = disk.open(&path.join(SLOTS_FILE), WriteMode::Buffered).unwrap();
+    let offset = geometry.offset_of(SLOT) + 24;
+    (folder, machine, move |bytes: &[u8]| file.write_at(bytes, offset).unwrap())
+}
+
+/// Looking at a slot of 1 MiB takes its time, on the thread that serves everybody: it is not looked at
+/// for what sets it, nor again for each command. Whoever looks finds it healed, and forgets it.
+#[test]
+fn a_slot_noted_as_damaged_is_looked_at_once_and_only_if_a_command_needs_it() {
+    let (_folder, machine, write) = real_slot();
+    write(b"x");
+    machine.read(&Command::get(&slot_key(SLOT)).unwrap()).unwrap_err();
+    let mut damaged = BTreeSet::new();
+    let delete = command(&[(SLOT, DELETE)]);
+    let is_damaged = Some(Failure::Damaged { slot: SLOT });
+    assert_eq!(machine.refusal(&delete, &mut damaged), is_damaged);
+    write(b"n");
+    assert_eq!(machine.refusal(&command(&[(SLOT, SET), (SLOT, SET)]), &mut damaged), None);
+    assert_eq!(machine.refusal(&command(&[(SLOT, SET), (SLOT, DELETE)]), &mut damaged), None);
+    assert!(machine.may_refuse(), "it was not looked at");
+    assert_eq!(machine.refusal(&delete, &mut damaged), is_damaged);
+    assert!(machine.may_refuse(), "nor for another command");
+    assert_eq!(machine.refusal(&delete, &mut BTreeSet::new()), None);
+    assert!(!machine.may_refuse());
+}
+
+/// One bad slot must not end every walk over the keys.
+#[tokio::test]
+async fn a_walk_over_keys_passes_over_a_damaged_slot() {
+    let disk = SimDisk::new(1);
+    let mut stores = replica(&disk, true).await;
+    let entry = normal(1, 4, command(&[(1, SET), (3, SET)]));
+    stores.append(vec![entry.clone()]).await.unwrap();
+    stores.apply(vec![entry]).await.unwrap();
+    stores.checkpoint().await;
+    drop(stores);
+    let damaged = with_slot_2_damaged(&disk);
+    let machine = &damaged.shared.machine;
+    let [one, three] = [1, 3].map(|slot| Bytes::copy_from_slice(&slot_key(slot)));
+    assert_eq!(machine.live_keys(0, 10).unwrap(), (vec![one.clone(), three.clone()], None));
+    assert_eq!(machine.live_keys(0, 1).unwrap(), (vec![one], Some(2)));
+    assert_eq!(machine.live_keys(2, 1).unwrap(), (vec![three], Some(4)));
 }

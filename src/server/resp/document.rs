@@ -160,9 +160,10 @@ fn meaning(class: FailureClass) -> (&'static str, &'static str) {
             "`kvstore` holds as much as `-memory-mib` allows; nothing was proposed",
             "once keys are deleted",
         ),
-        FailureClass::Fault => {
-            ("this member cannot answer: its copy of the key is damaged", "elsewhere")
-        }
+        FailureClass::Fault => (
+            "the copy of the key is damaged on the member that was to carry it out",
+            "once the key is set, whole and without a condition; `-read local` elsewhere",
+        ),
         FailureClass::Unknown => {
             ("the command was applied once or not at all", "after a read that tells which")
         }

@@ -181,6 +181,12 @@ impl Slots {
         self.area.damage.is_any()
     }
 
+    /// True if this slot was found damaged since the start: a look at memory, which may be wrong of one
+    /// that was mended at that moment.
+    pub fn is_noted(&self, key: u64) -> bool {
+        self.area.damage.contains(key)
+    }
+
     /// True if this slot was found damaged since the start and still is. Reads it only if it was.
     pub fn is_known_damaged(&self, key: u64) -> bool {
         self.area.damage.contains(key) && self.is_damaged(key)
