@@ -31,8 +31,9 @@ const LATE_COUNT_MAX: usize = 32;
 const OWN_COUNT_MAX: usize = 2048;
 /// Fewest of them: a node with a short log has about thirty.
 const OWN_COUNT_MIN: usize = 64;
-/// State transfers of `-hrecov`: eight at a time, each a connection and a file.
-const TRANSFER_COUNT: usize = 16;
+/// State transfers of `-hrecov`: eight at a time, each a connection and a file; and the connections of
+/// four askers that are told to come again (`oplog/serve.rs`).
+const TRANSFER_COUNT: usize = 20;
 /// A node that is allowed fewer does not start.
 pub const DESCRIPTOR_COUNT_MIN: usize = 128;
 /// What a node would like to have.

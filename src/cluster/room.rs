@@ -1,6 +1,6 @@
 //! A leader whose disk has no room for the log gives way to a member that has.
 //!
-//! Called by upkeep and by requests of other members; calls `raft`. Invariants:
+//! Run by `node`; called by `mod.rs` for other members that ask; calls `raft` and `peer`. Invariants:
 //!
 //! - I1: it hands over only if so many other voters have room that they are a majority without it.
 //!   Otherwise handing over would gain nothing: it stays, and clients read NO_SPACE, which is
@@ -83,7 +83,7 @@ impl Cluster {
         tracing::warn!("no room for the log: leadership goes to a member that has some");
         let may_lead = |id| with_room.contains(&id);
         let has_begun = self.consensus().hand_over_to(&may_lead, HAND_OVER_BOUND).await;
-        if !has_begun {
+        if !has_begun && self.consensus().view().is_leader {
             tracing::warn!("none of those that have room is alive; this is tried again");
         }
         has_begun

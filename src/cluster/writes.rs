@@ -20,6 +20,7 @@ use crate::raft::{ProposeError, RESPONSE_BYTES_MAX};
 const WRITE_BOUND: Duration = Duration::from_secs(10);
 /// How long a command waits for room in memory before it is refused: many times what it takes.
 const ROOM_BOUND: Duration = Duration::from_secs(1);
+
 impl Cluster {
     /// Proposes all of `commands` together; the results are in their order. A command that cannot
     /// be right is refused here and becomes no log entry.

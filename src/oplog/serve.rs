@@ -44,8 +44,9 @@ const ENTRY_BYTES_MAX: usize = 256 << 20;
 /// How long a refused asker may go on sending, and how much.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 1 << 20;
-/// How many of them at a time.
-const LINGER_COUNT_MAX: usize = 64;
+/// How many of them at a time: they and the transfers have one share of the descriptors
+/// (`descriptors.rs`), so both numbers stand there, too.
+const LINGER_COUNT_MAX: usize = 4;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

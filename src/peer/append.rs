@@ -51,14 +51,17 @@ impl<T> Append<Vec<T>> {
     /// shared with the frame.
     ///
     /// # Errors
-    /// The bytes are not what they should be, entries do not follow each other, or `take` refuses
-    /// one.
+    /// The bytes are not what they should be, the vote is not a leader's, entries do not follow each
+    /// other or are of terms that cannot be, or `take` refuses one.
     pub(crate) fn decode(
         body: Bytes,
         take: impl Fn(wal::Entry) -> Result<T, DecodeError>,
     ) -> Result<Append<Vec<T>>, DecodeError> {
         let mut cursor = Cursor::new(body);
         let vote = read_vote(&mut cursor)?;
+        if !vote.committed {
+            return Err(cursor.error("entries of somebody who does not lead"));
+        }
         let prev = read_log_id_option(&mut cursor)?;
         let committed = read_log_id_option(&mut cursor)?;
         let count = cursor.u32()? as usize;
@@ -66,15 +69,21 @@ impl<T> Append<Vec<T>> {
             return Err(cursor.error("too many entries"));
         }
         let mut entries = Vec::with_capacity(count.min(4096));
-        let mut last_index = prev.map(|log_id| log_id.index);
+        let mut last = prev;
         for _ in 0..count {
             let entry = read_entry(&mut cursor)?;
-            let expected = last_index.map_or(Some(0), |index| index.checked_add(1));
+            let expected = last.map_or(Some(0), |last| last.index.checked_add(1));
             if Some(entry.log_id.index) != expected {
                 return Err(cursor.error("entries do not follow each other"));
             }
-            last_index = expected;
+            if last.is_some_and(|last| last.term > entry.log_id.term) {
+                return Err(cursor.error("the terms of entries fall"));
+            }
+            last = Some(entry.log_id);
             entries.push(take(entry)?);
+        }
+        if last.is_some_and(|last| last.term > vote.term) {
+            return Err(cursor.error("an entry of a later term than its leader's"));
         }
         cursor.finish()?;
         Ok(Append { vote, prev, committed, entries })

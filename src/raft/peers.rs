@@ -9,6 +9,8 @@
 //!   of the leader of its own vote, confirmed at the address that its own log has for that leader.
 //! - I2: a vote in a frame is that of the member whose connection it comes over, and its term is one
 //!   that elections can have reached: no frame uses up the terms.
+//! - I3: openraft is handed nothing that contradicts what is committed here: it takes that for a
+//!   damaged store, and panics. No leader of an honest cluster has such an entry.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,6 +21,8 @@ use bytes::Bytes;
 use diskstore_storage::Vote as StoredVote;
 use diskstore_storage::wal::Wal;
 use futures_util::{FutureExt, StreamExt};
+use openraft::async_runtime::WatchReceiver;
+use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
 use openraft::storage::Snapshot;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,8 +30,8 @@ use tokio::time::Instant;
 
 use super::state_machine::meta_of;
 use super::types::{
-    TypeConfig, Vote, append_reply_to, ballot_from, ballot_reply_to, log_id_from, membership_from,
-    read_append, transfer_from, transfer_reply_to, vote_from, vote_to,
+    LogId, TypeConfig, Vote, append_reply_to, ballot_from, ballot_reply_to, log_id_from,
+    membership_from, read_append, transfer_from, transfer_reply_to, vote_from, vote_to,
 };
 use super::{Heard, RaftHandle};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
@@ -47,6 +51,7 @@ const STOP_BOUND: Duration = Duration::from_secs(1);
 /// Most terms that a vote may be ahead of the own one: a member that was away for long sees many
 /// elections at once, but never so many.
 const TERM_STEP_MAX: u64 = 1 << 32;
+
 /// A request that this folder does not answer itself.
 #[derive(Debug)]
 pub struct Incoming {
@@ -114,8 +119,26 @@ impl Peers {
         if !self.is_possible(&vote, from) {
             return Err(io::Error::other("the vote of the snapshot cannot be its sender's"));
         }
+        if !self.agrees(&vote, [log_id_from(begin.log_id)]) {
+            return Err(io::Error::other("a snapshot of another history")); // I3
+        }
         membership_from(&begin.membership).map_err(bad_frame)?;
         Ok(self.wal.state().vote.filter(|own| vote_from(*own) > vote))
+    }
+
+    /// Whether these can stand in one log with what is committed here, now (I3). A leader that was
+    /// deposed may well have others, and is told of the later vote.
+    fn agrees(&self, vote: &Vote, log_ids: impl IntoIterator<Item = LogId>) -> bool {
+        if self.wal.state().vote.is_some_and(|own| vote_from(own) > *vote) {
+            return true;
+        }
+        let committed = self.raft.metrics().borrow_watched().local_committed;
+        let Some(committed) = committed else { return true };
+        let agrees = log_ids.into_iter().all(|log_id| is_one_log(&log_id, &committed));
+        if !agrees {
+            tracing::warn!(%committed, "a frame contradicts what is committed here");
+        }
+        agrees
     }
 
     /// Waits until the disk has room for the log, and for a checkpoint.
@@ -188,7 +211,10 @@ impl Service for Peers {
                     request = next => request?,
                     _ = stopping.changed() => return None,
                 };
-                if !peers.is_possible(&request.vote, &from) {
+                let log_ids = request.entries.iter().map(RaftEntry::log_id);
+                if !peers.is_possible(&request.vote, &from)
+                    || !peers.agrees(&request.vote, log_ids.chain(request.prev_log_id))
+                {
                     return None;
                 }
                 *peers.heard.lock() = Some((from.id, Instant::now()));
@@ -226,10 +252,11 @@ impl Service for Peers {
         let SnapshotBegin { vote, log_id, membership, .. } = begin;
         let meta = meta_of(&Applied { log_id: Some(log_id), membership })?;
         let whole = Snapshot { meta, snapshot: SlotsSnapshot::default() };
-        if !self.verifier.is_believed(&from) {
+        let vote = vote_from(vote);
+        if !self.verifier.is_believed(&from) || !self.agrees(&vote, [log_id_from(log_id)]) {
             return Ok(()); // not any more
         }
-        let response = self.raft.install_full_snapshot(vote_from(vote), whole).await;
+        let response = self.raft.install_full_snapshot(vote, whole).await;
         let response = response.map_err(io::Error::other)?;
         put_reply(&mut writer.buffer, &vote_to(&response.vote));
         writer.send_in_time().await
@@ -274,6 +301,12 @@ fn is_possible(wal: &Wal, vote: &Vote, from: u64) -> bool {
     is_possible
 }
 
+/// Whether one log can have both of these: its terms do not fall, and it has one entry at an index.
+fn is_one_log(one: &LogId, other: &LogId) -> bool {
+    let terms = one.committed_leader_id().cmp(other.committed_leader_id());
+    terms.is_eq() || terms == one.index.cmp(&other.index)
+}
+
 /// The next append frame; the stream ends with the connection or a frame that must not be.
 async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<TypeConfig>> {
     match reader.expect(Kind::Append).await.and_then(|body| read_append(body).map_err(bad_frame)) {
@@ -281,6 +314,30 @@ async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<Ty
         Err(error) => {
             tracing::debug!(%error, "an append connection ended");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_one_entry_at_an_index_and_terms_that_do_not_fall() {
+        let id = |term, index| log_id_from(diskstore_storage::LogId { term, index });
+        for (one, is_one) in [
+            (id(3, 8), true),
+            (id(3, 7), true),
+            (id(3, 9), true),
+            (id(2, 7), true),
+            (id(4, 9), true),
+            (id(2, 8), false),
+            (id(4, 8), false),
+            (id(2, 9), false),
+            (id(4, 7), false),
+        ] {
+            assert_eq!(is_one_log(&one, &id(3, 8)), is_one, "{one}");
+            assert_eq!(is_one_log(&id(3, 8), &one), is_one, "{one}");
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes};
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, state, wal};
+use diskstore_storage::state::{self, MEMBERSHIP_BYTES_MAX};
+use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, wal};
 use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_std;
@@ -86,15 +87,14 @@ pub(super) fn entry_to(entry: Entry) -> wal::Entry {
 /// openraft's entry from a stored one.
 ///
 /// # Errors
-/// The payload is no command or no membership: the entry was written by something else.
+/// The payload is no command or no membership, or one that no superblock could hold: the entry was
+/// written by something else.
 pub(super) fn entry_from(stored: wal::Entry) -> Result<Entry, DecodeError> {
     let Committed { log_id, payload } = Committed::read(stored)?;
     let payload = match payload {
         Payload::Blank => EntryPayload::Blank,
         Payload::Command(command) => EntryPayload::Normal(command),
-        Payload::Membership(body) => {
-            EntryPayload::Membership(decode_membership(&mut Cursor::new(body))?)
-        }
+        Payload::Membership(body) => EntryPayload::Membership(read_membership(body)?),
     };
     Ok(Entry::new(log_id_from(log_id), payload))
 }
@@ -118,10 +118,20 @@ pub(super) fn membership_from(stored: &state::Membership) -> Result<StoredMember
     if stored.body.is_empty() {
         return Ok(StoredMembership::default());
     }
-    let mut cursor = Cursor::new(stored.body.clone());
+    let membership = read_membership(stored.body.clone())?;
+    Ok(StoredMembership::new(stored.log_id.map(log_id_from), membership))
+}
+
+/// A membership and nothing behind it, of a length that a superblock holds.
+fn read_membership(body: Bytes) -> Result<Membership, DecodeError> {
+    let is_too_long = body.len() > MEMBERSHIP_BYTES_MAX;
+    let mut cursor = Cursor::new(body);
+    if is_too_long {
+        return Err(cursor.error("length of the membership"));
+    }
     let membership = decode_membership(&mut cursor)?;
     cursor.finish()?;
-    Ok(StoredMembership::new(stored.log_id.map(log_id_from), membership))
+    Ok(membership)
 }
 
 /// The stored form of a membership.

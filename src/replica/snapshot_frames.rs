@@ -7,6 +7,8 @@
 //!   these. The sender looks at its log before it sends, the receiver at the frame before it
 //!   believes it, since an index that the log never reaches would keep the receiver from being read
 //!   for ever.
+//! - I2: nothing in a snapshot is of a later term than its sender's, nor is its membership later than
+//!   where it begins: openraft takes either for a damaged store, and panics.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
@@ -63,7 +65,7 @@ impl SnapshotBegin {
     /// Reads the body.
     ///
     /// # Errors
-    /// The bytes are not what they should be, or contradict I1.
+    /// The bytes are not what they should be, or contradict I1 or I2.
     pub(crate) fn decode(body: Bytes) -> Result<SnapshotBegin, DecodeError> {
         let mut cursor = Cursor::new(body);
         let vote = read_vote(&mut cursor)?;
@@ -78,6 +80,13 @@ impl SnapshotBegin {
             return Err(cursor.error("a snapshot beyond the sender's log"));
         }
         let membership_log_id = read_log_id_option(&mut cursor)?;
+        if !vote.committed || log_id.term > vote.term {
+            return Err(cursor.error("a snapshot that its sender cannot have"));
+        }
+        let is_within = |id: LogId| id.term <= log_id.term && id.index <= log_id.index;
+        if !membership_log_id.is_none_or(is_within) {
+            return Err(cursor.error("a membership behind the begin of a snapshot"));
+        }
         let body = cursor.rest();
         if body.is_empty() || body.len() > MEMBERSHIP_BYTES_MAX {
             return Err(cursor.error("length of the membership"));

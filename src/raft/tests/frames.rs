@@ -1,12 +1,15 @@
 //! Every frame and body between members: its golden bytes (`docs/format.md`, "Peer frames"), its
 //! way back, every prefix of it, every flipped bit, and garbage.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use bytes::Bytes;
 use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::SlotImage;
+use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+use openraft::entry::RaftEntry;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest,
     VoteRequest, VoteResponse,
@@ -25,13 +28,14 @@ use crate::peer::requests::{
 };
 use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
 use crate::peer::{
-    Greeting, Hello, JoinReply, JoinRequest, Kind, Member, Method, Purpose, Role, Welcome, Whoever,
-    decode_commands, decode_results, encode_commands, encode_results, split,
+    Greeting, Hello, JoinReply, JoinRequest, Kind, Member, Method, NAME_BYTES_MAX, Purpose, Role,
+    Welcome, Whoever, decode_commands, decode_results, encode_commands, encode_results, split,
 };
 use crate::raft::types::{
-    StoredMembership, TypeConfig, append_reply_from, append_reply_to, ballot_from,
-    ballot_reply_from, ballot_reply_to, ballot_to, membership_from, membership_to, put_append,
-    read_append, transfer_from, transfer_reply_from, transfer_reply_to, transfer_to, vote_from,
+    Entry, Membership, StoredMembership, TypeConfig, append_reply_from, append_reply_to,
+    ballot_from, ballot_reply_from, ballot_reply_to, ballot_to, encode_membership, membership_from,
+    membership_to, put_append, read_append, transfer_from, transfer_reply_from, transfer_reply_to,
+    transfer_to, vote_from,
 };
 use crate::replica::snapshot_frames::{
     Accept, DAMAGED_COUNT_MAX, SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply, read_reply,
@@ -444,6 +448,80 @@ fn entries_of_an_append_frame_that_leave_a_hole_are_refused() {
         let bytes = put(|out| put_append(out, append(entries)));
         let error = read_append(Bytes::from(bytes).split_off(HEADER_BYTES)).unwrap_err();
         assert_eq!(error.what, "entries do not follow each other");
+    }
+}
+
+/// openraft takes for granted that they do, and that none is of a later term than its leader's.
+#[test]
+fn entries_of_an_append_frame_whose_terms_cannot_be_are_refused() {
+    let read = |vote, prev: u64, terms: &[u64]| {
+        let entries = terms.iter().zip(6..).map(|(term, index)| blank(*term, index));
+        let append = AppendEntriesRequest::<TypeConfig> {
+            vote: vote_from(vote),
+            prev_log_id: Some(log_id(prev, 5)),
+            leader_commit: None,
+            entries: entries.collect(),
+        };
+        let bytes = put(|out| put_append(out, append));
+        read_append(Bytes::from(bytes).split_off(HEADER_BYTES))
+    };
+    for (prev, terms) in [(2, &[][..]), (2, &[2, 3]), (3, &[3]), (3, &[])] {
+        read(stored_vote(), prev, terms).unwrap();
+    }
+    for (prev, terms) in [(2, &[1][..]), (1, &[2, 1]), (2, &[2, 4]), (4, &[]), (4, &[4])] {
+        read(stored_vote(), prev, terms).unwrap_err();
+    }
+    read(StoredVote { committed: false, ..stored_vote() }, 2, &[2]).unwrap_err();
+}
+
+/// No superblock could hold it.
+#[test]
+fn a_membership_without_room_is_refused_as_an_entry() {
+    let name = "n".repeat(NAME_BYTES_MAX);
+    let nodes = |count: u64| {
+        let record = Member {
+            name: name.clone(),
+            raft_address: name.clone(),
+            client_address: name.clone(),
+            ..Member::default()
+        };
+        (0..count).map(|id| (id, record.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let read = |count| {
+        let membership = Membership::new(vec![BTreeSet::from([0])], nodes(count)).unwrap();
+        let bytes = encode_membership(&membership).len();
+        let append = AppendEntriesRequest::<TypeConfig> {
+            vote: vote_from(stored_vote()),
+            prev_log_id: Some(log_id(2, 5)),
+            leader_commit: None,
+            entries: vec![Entry::new_membership(log_id(3, 6), membership)],
+        };
+        let frame = put(|out| put_append(out, append));
+        (bytes, read_append(Bytes::from(frame).split_off(HEADER_BYTES)))
+    };
+    let most = (1..1000).find(|count| read(*count + 1).0 > MEMBERSHIP_BYTES_MAX).unwrap();
+    read(most).1.unwrap();
+    assert_eq!(read(most + 1).1.unwrap_err().what, "length of the membership");
+}
+
+/// openraft would panic, or the state would contradict itself.
+#[test]
+fn a_snapshot_that_contradicts_its_own_vote_is_refused() {
+    let read = |begin: SnapshotBegin| {
+        SnapshotBegin::decode(Bytes::from(put(|out| begin.put(out))).split_off(HEADER_BYTES))
+    };
+    let later = |term, index| {
+        let log_id = Some(StoredLogId { term, index });
+        let membership = diskstore_storage::state::Membership { log_id, ..begin().membership };
+        SnapshotBegin { membership, ..begin() }
+    };
+    read(SnapshotBegin { log_id: StoredLogId { term: 3, index: 5 }, ..begin() }).unwrap();
+    read(later(2, 5)).unwrap();
+    read(SnapshotBegin { log_id: StoredLogId { term: 4, index: 5 }, ..begin() }).unwrap_err();
+    read(SnapshotBegin { vote: StoredVote { committed: false, ..stored_vote() }, ..begin() })
+        .unwrap_err();
+    for (term, index) in [(3, 5), (2, 6), (1, 6), (3, 1)] {
+        read(later(term, index)).unwrap_err();
     }
 }
 

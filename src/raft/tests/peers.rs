@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
-use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
+use diskstore_storage::state::{self, MEMBERSHIP_BYTES_MAX};
 use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::net::TcpListener;
@@ -17,11 +17,12 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::{CLUSTER, Place, log_id, membership, normal};
+use super::{CLUSTER, Place, blank, log_id, membership, normal};
 use crate::command::{Command, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::host::{Host, Net};
 use crate::machine::{DiskMachine, Machine};
+use crate::peer::append::AppendReply;
 use crate::peer::requests::{encode_whereabouts_reply, put_request, put_response, read_request};
 use crate::peer::votes::BallotReply;
 use crate::peer::{
@@ -33,6 +34,7 @@ use crate::raft::types::{
 };
 use crate::raft::{Consensus, MemberError, Setup, Zone};
 use crate::replica::Replica;
+use crate::replica::snapshot_frames::{SnapshotBegin, SnapshotEnd};
 
 /// The member under test.
 const MEMBER: u64 = 2;
@@ -779,6 +781,71 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
     }
     assert_eq!(started.consensus.wal().state().vote, before);
     assert!(is_vote_granted(&started, Method::Vote).await, "a possible one is answered");
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+}
+
+/// A member whose log ends at index 2 of term 1, which is committed and applied.
+async fn start_committed() -> Started {
+    let started = start(false).await;
+    let leads = StoredVote { term: 1, node_id: 1, committed: true };
+    let dialled = started.dial(&started.leader, Purpose::Append, None).await;
+    let (mut reader, mut writer) = dialled.unwrap();
+    let append = AppendEntriesRequest { leader_commit: Some(log_id(1, 2)), ..heartbeat(leads) };
+    put_append(&mut writer.buffer, append);
+    writer.send().await.unwrap();
+    reader.expect(Kind::AppendReply).await.unwrap();
+    let applied = started.consensus.shared().wait_applied(2);
+    tokio::time::timeout(BOUND, applied).await.expect("it is committed");
+    started
+}
+
+/// openraft takes them for a store that is damaged, and panics.
+#[tokio::test]
+async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_connection_alone() {
+    let started = start_committed().await;
+    let vote = StoredVote { term: 5, node_id: 1, committed: true };
+    for (term, index) in [(5, 1), (5, 2)] {
+        let dialled = started.dial(&started.leader, Purpose::Snapshot, None).await;
+        let (mut reader, mut writer) = dialled.unwrap();
+        let log_id = StoredLogId { term, index };
+        let body = encode_membership(&membership(&[MEMBER]));
+        let membership = state::Membership { log_id: Some(log_id), body };
+        let (readable_from, last_log, horizon) = (index, index, 0);
+        SnapshotBegin { vote, log_id, membership, readable_from, last_log, horizon }
+            .put(&mut writer.buffer);
+        SnapshotEnd { frames: 0, slots: 0, applied: index, last_log }.put(&mut writer.buffer);
+        writer.send().await.unwrap();
+        assert!(reader.next().await.unwrap().is_none(), "it is closed");
+    }
+    for (prev, entries) in [(1, vec![]), (2, vec![]), (0, vec![blank(5, 1)])] {
+        let dialled = started.dial(&started.leader, Purpose::Append, None).await;
+        let (mut reader, mut writer) = dialled.unwrap();
+        let term = if prev == 0 { 1 } else { 5 };
+        let prev_log_id = Some(log_id(term, prev));
+        put_append(
+            &mut writer.buffer,
+            AppendEntriesRequest { prev_log_id, entries, ..heartbeat(vote) },
+        );
+        writer.send().await.unwrap();
+        assert!(reader.next().await.unwrap().is_none(), "it is closed");
+    }
+    // One of a vote that is no more is told so, for it may have what was never committed.
+    let (mut reader, mut writer) =
+        started.dial(&started.leader, Purpose::Append, None).await.unwrap();
+    put_append(&mut writer.buffer, AppendEntriesRequest { leader_commit: None, ..heartbeat(vote) });
+    writer.send().await.unwrap();
+    reader.expect(Kind::AppendReply).await.unwrap();
+    let old = StoredVote { term: 0, ..vote };
+    let entries = vec![blank(0, 0), blank(0, 1), blank(0, 2)];
+    put_append(
+        &mut writer.buffer,
+        AppendEntriesRequest { prev_log_id: None, entries, ..heartbeat(old) },
+    );
+    writer.send().await.unwrap();
+    let told = AppendReply::decode(reader.expect(Kind::AppendReply).await.unwrap()).unwrap();
+    assert_eq!(told, AppendReply::HigherVote(vote));
+    is_vote_granted(&started, Method::Vote).await; // it answers
     assert_eq!(started.faults.current(), None);
     started.consensus.stop().await;
 }
