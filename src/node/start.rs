@@ -399,11 +399,8 @@ fn open_oplog(
         MachineKind::Memory => KeyForm::Bytes,
         MachineKind::Journal => return Ok(None), // it is one itself
     };
-    let mut oplog = OpLog::open(parts.clone(), form, config.roll_bytes)?;
-    if oplog.last_index() == 0 {
-        oplog.mark_gap(machine.durable().map_or(0, |at| at.log_id.index))?;
-    }
-    Ok(Some(oplog))
+    let durable_index = machine.durable().map_or(0, |at| at.log_id.index);
+    Ok(Some(OpLog::open(parts.clone(), form, config.roll_bytes, durable_index)?))
 }
 
 fn serve(

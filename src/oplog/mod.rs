@@ -46,7 +46,7 @@ pub use serve::{END_PREFIX, serve_recovery};
 
 use crate::command::{Command, Reply, slot_of};
 use effects::effects_of;
-use end::find_end;
+use end::{ALL_DURABLE, find_end};
 use read::io_error;
 
 /// Bytes that are gathered before they are written, though not synced.
@@ -204,20 +204,31 @@ pub struct OpLog {
 impl OpLog {
     /// Opens (or makes) the first file and those that follow it, cuts a torn end off, and
     /// goes on behind it. A file takes at least `part_bytes_max` bytes before the next is begun.
+    /// Entries up to `durable_index` are those of a checkpoint, which stands on a synced log (I5). A
+    /// log that holds no entry, or may have lost one of those, gets a gap up to there.
     ///
     /// # Errors
     /// A directory that cannot be written, a file in use, a file that is no application log.
-    pub fn open(parts: Parts, form: KeyForm, part_bytes_max: u64) -> Result<OpLog, OpLogError> {
+    pub fn open(
+        parts: Parts,
+        form: KeyForm,
+        part_bytes_max: u64,
+        durable_index: u64,
+    ) -> Result<OpLog, OpLogError> {
         let lock = lock(&parts)?;
         let nth = parts.count()?;
-        let mut end = find_end(&parts, nth)?;
+        let mut end = find_end(&parts, nth, durable_index)?;
         let mut before = nth;
         while end.index == 0 && before > 1 {
             before -= 1; // a file that was made last and never written
-            end.index = find_end(&parts, before)?.index;
+            end.index = find_end(&parts, before, ALL_DURABLE)?.index;
         }
         let mut log = OpLog::go_on(parts, nth, end.offset, part_bytes_max, lock)?;
         (log.last_index, log.form) = (end.index, form);
+        if end.index == 0 || end.may_lack {
+            log.mark_gap(durable_index)?;
+            log.sync()?;
+        }
         Ok(log)
     }
 

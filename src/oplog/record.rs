@@ -140,6 +140,13 @@ pub(super) fn length_of(bytes: [u8; LENGTH_BYTES]) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
 }
 
+/// The index of a record of which only the beginning may be there.
+pub(super) fn index_in(record: &[u8]) -> Option<u64> {
+    let mut body = record.get(LENGTH_BYTES..)?;
+    let is_index = take_varint(&mut body)? == FIELD_ID << 3 | WIRE_NUMBER;
+    if is_index { take_varint(&mut body) } else { None }
+}
+
 fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
     if value != 0 {
         put_varint(field << 3 | WIRE_NUMBER, out);

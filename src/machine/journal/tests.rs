@@ -3,7 +3,7 @@ use std::fs;
 use std::path::Path;
 
 use diskstore_storage::LogId;
-use diskstore_storage::disk::{RealDisk, SimDisk};
+use diskstore_storage::disk::{CrashMode, RealDisk, SimDisk};
 use diskstore_storage::slots::{Geometry, New, Options, Slots};
 use diskstore_storage::state::Membership;
 
@@ -95,7 +95,11 @@ fn state_of(slots: &DiskMachine) -> State {
 }
 
 fn records_in(folder: &Path) -> Vec<(u64, Mark, Kind, String, Vec<u8>)> {
-    let mut records = PartRecords::open(&options(folder).parts, 1).unwrap();
+    records_of(&options(folder).parts)
+}
+
+fn records_of(parts: &Parts) -> Vec<(u64, Mark, Kind, String, Vec<u8>)> {
+    let mut records = PartRecords::open(parts, 1).unwrap();
     let mut found = Vec::new();
     while let Some(next) = records.next_record().unwrap() {
         let Record { index, mark, kind, key, value } = next.record;
@@ -245,4 +249,81 @@ fn files_that_are_lost_or_of_another_are_refused_with_the_way_out() {
     fs::remove_file(folder.path().join(JOURNAL_FILE)).unwrap();
     assert!(refused(folder.path()).contains("an earlier logger"), "{}", refused(folder.path()));
     assert_eq!(fs::read(&path).unwrap(), bytes, "nothing was changed");
+}
+
+/// Opens a journal on a simulated disk.
+fn open_on(disk: &SimDisk) -> std::result::Result<JournalMachine, JournalError> {
+    let options = options(Path::new("/n"));
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let parts = Parts::of_node(shared.clone(), Path::new("/n/logs"), "log1");
+    JournalMachine::open(shared, JournalOptions { parts, ..options })
+}
+
+/// The value that an entry sets; some look like what a power loss leaves.
+fn value_of(index: u64) -> Vec<u8> {
+    let byte = if index.is_multiple_of(4) { 0 } else { u8::try_from(index).unwrap() };
+    vec![byte; VALUE_BYTES as usize]
+}
+
+/// Records entries from `first` on, with checkpoints; tells the last one that returned.
+fn record_from(journal: &JournalMachine, first: u64, durable: &mut u64) -> Result<()> {
+    for index in first..=ENTRY_COUNT {
+        let refused = |error: ApplyError| Error::Io {
+            operation: "write",
+            path: PathBuf::new(),
+            offset: 0,
+            source: std::io::Error::other(error),
+        };
+        journal.apply(index, &set(index % SLOT_COUNT, &value_of(index))).map_err(refused)?;
+        if index.is_multiple_of(3) {
+            journal.hand_on().map_err(refused)?;
+        }
+        if index.is_multiple_of(17) {
+            journal.checkpoint(target(index - 2), &mut || Ok(()))?;
+            *durable = index - 2;
+        }
+    }
+    Ok(())
+}
+
+const ENTRY_COUNT: u64 = 90;
+
+#[test]
+fn a_crash_at_every_operation_loses_nothing_behind_the_checkpoint() {
+    let made = SimDisk::new(1);
+    made.create_dir_all(Path::new("/n")).unwrap();
+    made.sync_dir(Path::new("/n")).unwrap();
+    let whole = made.copy();
+    let before = whole.operation_count();
+    record_from(&open_on(&whole).unwrap(), 1, &mut 0).unwrap();
+    let count = whole.operation_count() - before;
+    assert!(count > 60, "{count}");
+    for at in 0..count {
+        let cut = made.copy();
+        cut.crash_at(at);
+        let mut durable = 0;
+        let opened = open_on(&cut);
+        let recorded = opened.is_ok_and(|journal| record_from(&journal, 1, &mut durable).is_ok());
+        assert!(!recorded, "operation {at} was not noticed");
+        let mut modes = vec![CrashMode::Lost, CrashMode::All];
+        modes.extend((0..4).map(|nth| CrashMode::Torn { seed: at + 1_000 * nth }));
+        modes.extend((0..4).map(|nth| CrashMode::Reordered { seed: at + 1_000 * nth }));
+        for mode in modes {
+            let image = cut.crash(mode);
+            let journal = open_on(&image).unwrap();
+            let found = journal.durable().map_or(0, |target| target.log_id.index);
+            assert!(found >= durable, "operation {at}, {mode:?}: {found}, not {durable}");
+            record_from(&journal, found + 1, &mut 0).unwrap();
+            journal.checkpoint(target(ENTRY_COUNT), &mut || Ok(())).unwrap();
+            drop(journal);
+            let image = image.crash(CrashMode::Lost);
+            let journal = open_on(&image).unwrap();
+            let found = records_of(&journal.shared.options.parts);
+            let expected = (1..=ENTRY_COUNT).map(|index| {
+                let slot = (index % SLOT_COUNT).to_string();
+                (index, Mark::None, Kind::Set, slot, value_of(index))
+            });
+            assert!(found.into_iter().eq(expected), "operation {at}, {mode:?}");
+        }
+    }
 }

@@ -55,7 +55,7 @@ impl Place {
     }
 
     fn open(&self) -> Result<OpLog, OpLogError> {
-        OpLog::open(real(self.0.path(), "n"), KeyForm::Slots, u64::MAX)
+        OpLog::open(real(self.0.path(), "n"), KeyForm::Slots, u64::MAX, 0)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -263,7 +263,7 @@ fn a_second_writer_is_refused() {
 fn after_a_failed_write_nothing_is_written_any_more() {
     let disk = SimDisk::new(1);
     let parts = Parts::of_node(Arc::new(disk.clone()), Path::new("/logs"), "n");
-    let mut log = OpLog::open(parts, KeyForm::Slots, u64::MAX).unwrap();
+    let mut log = OpLog::open(parts, KeyForm::Slots, u64::MAX, 0).unwrap();
     record_sets(&mut log, 1, &[1], b"a");
     disk.fail_next(OperationKind::Write, "/log-file-n.log", 5);
     assert!(matches!(log.sync().unwrap_err(), OpLogError::Io { operation: "write", .. }));
@@ -277,7 +277,7 @@ fn after_a_failed_write_nothing_is_written_any_more() {
 fn a_directory_that_cannot_be_made_is_named() {
     let place = Place::new();
     place.put(b"");
-    let error = OpLog::open(real(&place.path(), "n"), KeyForm::Slots, u64::MAX).unwrap_err();
+    let error = OpLog::open(real(&place.path(), "n"), KeyForm::Slots, u64::MAX, 0).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log failed"), "{error}");
 }
 
@@ -304,7 +304,7 @@ fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
     let mut in_one = whole.open().unwrap();
     for index in 1..=60 {
         // A new process for each of them.
-        let mut log = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100).unwrap();
+        let mut log = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100, 0).unwrap();
         assert_eq!(log.last_index(), index - 1);
         for log in [&mut log, &mut in_one] {
             record_sets(log, index, &[1, 2, 3], b"value");
@@ -322,11 +322,11 @@ fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
     // A crash may leave a file that was made and never written.
     std::fs::write(parts.path(count + 1), b"").unwrap();
     assert_eq!(
-        OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100).unwrap().last_index(),
+        OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100, 0).unwrap().last_index(),
         60
     );
     std::fs::remove_file(parts.path(7)).unwrap();
-    let error = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100).unwrap_err();
+    let error = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100, 0).unwrap_err();
     assert!(error.to_string().contains("log-file-n.log.7 is missing"), "{error}");
 }
 
@@ -343,7 +343,7 @@ fn indexes(parts: &Parts) -> Vec<u64> {
 fn names_of_other_nodes_are_no_files_of_this_log() {
     let folder = tempfile::tempdir().unwrap();
     for id in ["n.log", "n.log.2", "n.2"] {
-        OpLog::open(real(folder.path(), id), KeyForm::Slots, 100).unwrap();
+        OpLog::open(real(folder.path(), id), KeyForm::Slots, 100, 0).unwrap();
     }
     for name in ["log-file-n.log.02", "log-file-n.log.x", "log-file-n.log.+2"] {
         std::fs::write(folder.path().join(name), b"").unwrap();

@@ -244,7 +244,7 @@ async fn the_application_log_has_a_gap_where_an_effect_is_not_known() {
     drop(replica(&disk, true).await);
     flip(&disk);
     let folder = tempfile::tempdir().unwrap();
-    let oplog = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 1 << 20).unwrap();
+    let oplog = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 1 << 20, 0).unwrap();
     let parts = oplog.parts().clone();
     let mut damaged = Place::on(&disk).open_with(Some(oplog));
     let get = normal(1, 4, command(&[(SLOT, Action::Get)]));

@@ -41,7 +41,7 @@ fn script() -> Vec<Entry> {
 #[tokio::test]
 async fn entries_that_are_replayed_over_slots_ahead_of_them_are_recorded() {
     let (whole, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let oplog = OpLog::open(real(whole.path(), "n"), KeyForm::Slots, u64::MAX).unwrap();
+    let oplog = OpLog::open(real(whole.path(), "n"), KeyForm::Slots, u64::MAX, 0).unwrap();
     let mut stores = Place::on(&SimDisk::new(1)).open_with(Some(oplog));
     stores.apply(script()).await.unwrap();
 
@@ -51,7 +51,7 @@ async fn entries_that_are_replayed_over_slots_ahead_of_them_are_recorded() {
     stores.apply(script()).await.unwrap();
     let shared = stores.shared.clone();
     tokio::task::spawn_blocking(move || shared.write_back().unwrap()).await.unwrap();
-    let oplog = OpLog::open(real(crashed.path(), "n"), KeyForm::Slots, u64::MAX).unwrap();
+    let oplog = OpLog::open(real(crashed.path(), "n"), KeyForm::Slots, u64::MAX, 0).unwrap();
     let mut after = after_power_loss(&disk).open_with(Some(oplog));
     assert_eq!(after.shared.applied().log_id, None);
     assert_eq!(after.value(9), Some(b"\0\0range".to_vec()), "the page was written back");
@@ -62,7 +62,7 @@ async fn entries_that_are_replayed_over_slots_ahead_of_them_are_recorded() {
 #[tokio::test]
 async fn what_comes_by_snapshot_is_marked_as_a_gap() {
     let folder = tempfile::tempdir().unwrap();
-    let oplog = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, u64::MAX).unwrap();
+    let oplog = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, u64::MAX, 0).unwrap();
     let mut stores = Place::on(&SimDisk::new(1)).open_with(Some(oplog));
     stores.apply(script()).await.unwrap();
     let before = bytes_in(folder.path());
