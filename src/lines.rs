@@ -31,12 +31,12 @@ static STDERR: OnceLock<Lines> = OnceLock::new();
 /// One output of the program.
 #[derive(Debug, Clone)]
 pub struct Lines {
-    shared: Arc<Shared>,
+    shared: Arc<LinesShared>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct LinesShared {
+    state: Mutex<LinesState>,
     /// There is something to write.
     pushed: Condvar,
     /// Everything has been written, or given up.
@@ -44,7 +44,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LinesState {
     queue: VecDeque<Vec<u8>>,
     bytes: usize,
     /// True while the thread has taken something off the queue that it has not finished.
@@ -75,7 +75,7 @@ pub fn flush() {
 impl Lines {
     /// Lines that a thread of this name writes to `out`.
     fn new(name: &str, out: impl Write + Send + 'static) -> Lines {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(LinesShared::default());
         let of_thread = shared.clone();
         let writing = move || of_thread.write_to(out);
         if std::thread::Builder::new().name(name.to_owned()).spawn(writing).is_err() {
@@ -115,7 +115,7 @@ impl Lines {
     }
 }
 
-impl Shared {
+impl LinesShared {
     /// Writes what is said, for as long as the process lives.
     fn write_to(&self, mut out: impl Write) {
         loop {

@@ -253,6 +253,38 @@ fn no_test_is_ignored_and_every_name_is_a_sentence() {
     assert_none(&complaints);
 }
 
+/// Nouns that say little: of the program's types one at most bears each.
+const LONE_NAMES: &[&str] = &["State", "Shared", "Reply", "Round", "Step", "Kind", "Setup"];
+
+#[test]
+fn types_do_not_share_a_name_that_says_little() {
+    let mut complaints = Vec::new();
+    let files = sources(&[".rs"]);
+    let is_of_program = |file: &&Source| {
+        file.path.starts_with("src/")
+            && !["src/flags/", "src/profile/"].iter().any(|other| file.path.starts_with(other))
+            && !file.path.contains("tests")
+    };
+    for name in LONE_NAMES {
+        let defines = |line: &str| {
+            let mut words = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+            words.any(|word| matches!(word, "struct" | "enum" | "trait" | "type"))
+                && words.next() == Some(name)
+        };
+        let defined = |file: &&Source| file.code().any(|(_, line)| defines(line));
+        let at: Vec<_> = files.iter().filter(is_of_program).filter(defined).collect();
+        if at.len() > 1 {
+            let paths: Vec<_> = at.iter().map(|file| file.path.as_str()).collect();
+            complaints.push(format!(
+                "{name} is the name of {} types: {}",
+                at.len(),
+                paths.join(" ")
+            ));
+        }
+    }
+    assert_none(&complaints);
+}
+
 #[test]
 fn every_file_of_code_is_a_module_of_its_folder() {
     let files = sources(&[".rs"]);

@@ -27,26 +27,26 @@ pub(super) enum Answer {
 
 /// An open connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct NodeConnection {
     stream: BufReader<TcpStream>,
 }
 
-impl Connection {
+impl NodeConnection {
     /// Connects to `host:port`, `:port` or `port`; a name is tried at all of its addresses.
-    pub(super) fn open(address: &str) -> io::Result<Connection> {
-        Connection::open_with(address, CONNECT_TIME_MAX, ANSWER_TIME_MAX)
+    pub(super) fn open(address: &str) -> io::Result<NodeConnection> {
+        NodeConnection::open_with(address, CONNECT_TIME_MAX, ANSWER_TIME_MAX)
     }
 
-    /// As [`Connection::open`], where connecting and each answer may take `time`.
-    pub(super) fn open_within(address: &str, time: Duration) -> io::Result<Connection> {
-        Connection::open_with(address, time, time)
+    /// As [`NodeConnection::open`], where connecting and each answer may take `time`.
+    pub(super) fn open_within(address: &str, time: Duration) -> io::Result<NodeConnection> {
+        NodeConnection::open_with(address, time, time)
     }
 
     fn open_with(
         address: &str,
         connect_time: Duration,
         answer_time: Duration,
-    ) -> io::Result<Connection> {
+    ) -> io::Result<NodeConnection> {
         let parsed = Address::parse(address)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
@@ -56,7 +56,7 @@ impl Connection {
                     stream.set_read_timeout(Some(answer_time))?;
                     stream.set_write_timeout(Some(answer_time))?;
                     stream.set_nodelay(true)?;
-                    return Ok(Connection { stream: BufReader::new(stream) });
+                    return Ok(NodeConnection { stream: BufReader::new(stream) });
                 }
                 Err(error) => last = error,
             }

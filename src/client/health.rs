@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::connection::{Answer, Connection};
+use super::connection::{Answer, NodeConnection};
 use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// How long all members together may take to answer.
@@ -64,7 +64,7 @@ pub(super) fn ask_all(status: &Status) -> BTreeMap<String, Status> {
 }
 
 fn ask(address: &str) -> Option<Status> {
-    let mut connection = Connection::open_within(address, ASK_TIME_MAX).ok()?;
+    let mut connection = NodeConnection::open_within(address, ASK_TIME_MAX).ok()?;
     let Answer::Value(json) = connection.call(&[b"DISKSTORE", b"STATUS"]).ok()? else {
         return None;
     };

@@ -21,7 +21,7 @@ use crate::cli::{Servers, Task};
 use crate::config::ConfigError;
 use crate::lines::{self, Said};
 use crate::status::Status;
-use connection::{Answer, Connection};
+use connection::{Answer, NodeConnection};
 use health::Health;
 
 pub use demo::follow_parent;
@@ -256,7 +256,7 @@ fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<(), ClientError> {
 fn read(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
     let mut tried = Vec::new();
     for address in addresses(servers)? {
-        match Connection::open(address).and_then(|mut connection| connection.call(request)) {
+        match NodeConnection::open(address).and_then(|mut connection| connection.call(request)) {
             Ok(answer) => return accepted(address, answer),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(ClientError::Foreign { address: address.to_owned() });
@@ -271,7 +271,7 @@ fn read(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), Client
 fn write(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
     let mut tried = Vec::new();
     for address in addresses(servers)? {
-        let mut connection = match Connection::open(address) {
+        let mut connection = match NodeConnection::open(address) {
             Ok(connection) => connection,
             Err(error) => {
                 tried.push(format!("{address}: {error}"));

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::host::{Listener, Net, Stream};
 use crate::peer::{
-    Caller, FrameWriter, Greeting, Hello, Kind, Purpose, Welcome, Whoever, bad_frame,
+    Caller, FrameKind, FrameWriter, Greeting, Hello, Purpose, Welcome, Whoever, bad_frame,
     claimed_address, is_own_hello, split,
 };
 
@@ -106,7 +106,7 @@ async fn hear(net: Net, stream: Stream, from: IpAddr, process: u64) -> io::Resul
 
 async fn take_hello(stream: Stream) -> io::Result<(Hello, FrameWriter)> {
     let (mut reader, writer) = split(stream)?;
-    let body = reader.expect(Kind::Hello).await?;
+    let body = reader.expect(FrameKind::Hello).await?;
     Ok((Hello::decode(body).map_err(bad_frame)?, writer))
 }
 

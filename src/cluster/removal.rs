@@ -57,7 +57,7 @@ pub enum RemoveError {
 
 /// What a member says to a request for a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Reply {
+enum RemovalReply {
     Removed,
     /// Ask again.
     Later(String),
@@ -83,7 +83,7 @@ pub enum Standing {
 
 /// What is to be done to remove a member.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum RemovalStep {
     HandOver,
     RemoveLearner(u64),
     SetVoters(BTreeSet<u64>),
@@ -109,18 +109,20 @@ impl Cluster {
             let known = view.leader.and_then(|_| find(&view, &who).ok());
             let reply = self.remove_once(&view, &who, deadline).await;
             match reply {
-                Reply::Removed => return Ok(()),
-                Reply::Absent(_) if is_begun => return Ok(()), // I3
-                Reply::Refused(reason) | Reply::Absent(reason) => return refused(reason),
-                Reply::Unknown(reason) => return failed(self.unknown(&reason)),
-                Reply::Silent(reason) if begun.elapsed() >= SILENCE_BOUND => {
+                RemovalReply::Removed => return Ok(()),
+                RemovalReply::Absent(_) if is_begun => return Ok(()), // I3
+                RemovalReply::Refused(reason) | RemovalReply::Absent(reason) => {
                     return refused(reason);
                 }
-                Reply::Silent(_) => {}
-                Reply::Later(reason) if Instant::now() + RETRY_PAUSE >= deadline => {
+                RemovalReply::Unknown(reason) => return failed(self.unknown(&reason)),
+                RemovalReply::Silent(reason) if begun.elapsed() >= SILENCE_BOUND => {
+                    return refused(reason);
+                }
+                RemovalReply::Silent(_) => {}
+                RemovalReply::Later(reason) if Instant::now() + RETRY_PAUSE >= deadline => {
                     return failed(Failure::NoLeader { reason });
                 }
-                Reply::Later(_) => {
+                RemovalReply::Later(_) => {
                     if !is_begun
                         && !view.is_leader
                         && let Some(reason) = self.no_majority(&view).await
@@ -137,47 +139,53 @@ impl Cluster {
     }
 
     /// Asks whoever leads as this member has it.
-    async fn remove_once(&self, view: &View, who: &str, deadline: Instant) -> Reply {
+    async fn remove_once(&self, view: &View, who: &str, deadline: Instant) -> RemovalReply {
         if view.is_leader {
             return self.remove_here(who, deadline).await;
         }
         let leader = view.leader.and_then(|id| Some((id, view.members.get(&id)?)));
-        let Some((id, leader)) = leader else { return Reply::Later("no leader is known".into()) };
+        let Some((id, leader)) = leader else {
+            return RemovalReply::Later("no leader is known".into());
+        };
         let bound = deadline.saturating_duration_since(Instant::now());
         let body = encode_remove(who).into();
         reply_of(self.call((id, &leader.member), Method::Remove, body, bound).await)
     }
 
-    async fn remove_here(&self, who: &str, deadline: Instant) -> Reply {
+    async fn remove_here(&self, who: &str, deadline: Instant) -> RemovalReply {
         let consensus = self.consensus();
         let deadline = deadline.min(Instant::now() + CHANGE_BOUND);
         let Ok(_alone) = timeout_at(deadline, consensus.alone()).await else {
-            return Reply::Later("the membership is just being changed".into());
+            return RemovalReply::Later("the membership is just being changed".into());
         };
         let view = consensus.view();
         if !view.is_leader {
-            return Reply::Later("the leader has changed".into());
+            return RemovalReply::Later("the leader has changed".into());
         }
         let step = match step(&view, consensus.member_id(), who) {
             Ok(step) => step,
             Err(_) if !consensus.has_led_for(ALIVE_MAX) => {
-                return Reply::Later("the leader is new and has not heard of all members".into());
+                return RemovalReply::Later(
+                    "the leader is new and has not heard of all members".into(),
+                );
             }
-            Err(Reply::Silent(reason)) if self.are_gone(&view) => return Reply::Refused(reason),
+            Err(RemovalReply::Silent(reason)) if self.are_gone(&view) => {
+                return RemovalReply::Refused(reason);
+            }
             Err(reply) => return reply,
         };
         tracing::info!(member = who, ?step, "a member is to be removed");
         let changing = async {
             match step {
-                Step::HandOver => {
+                RemovalStep::HandOver => {
                     consensus.hand_over(HAND_OVER_BOUND).await;
-                    Reply::Later("the leader hands over, for it is to go".into())
+                    RemovalReply::Later("the leader hands over, for it is to go".into())
                 }
-                Step::RemoveLearner(id) => changed(consensus.remove_learner(id).await),
-                Step::SetVoters(voters) => changed(consensus.set_voters(voters).await),
+                RemovalStep::RemoveLearner(id) => changed(consensus.remove_learner(id).await),
+                RemovalStep::SetVoters(voters) => changed(consensus.set_voters(voters).await),
             }
         };
-        let late = || Reply::Unknown("the change of the membership takes long".into());
+        let late = || RemovalReply::Unknown("the change of the membership takes long".into());
         timeout_at(deadline, changing).await.unwrap_or_else(|_| late())
     }
 
@@ -217,7 +225,7 @@ impl Cluster {
     pub(super) async fn answer_remove(&self, body: Bytes) -> Vec<u8> {
         let reply = match decode_remove(body) {
             Ok(who) => self.remove_here(&who, Instant::now() + CHANGE_BOUND).await,
-            Err(error) => Reply::Refused(error.to_string()),
+            Err(error) => RemovalReply::Refused(error.to_string()),
         };
         encode_reply(&reply)
     }
@@ -319,9 +327,11 @@ async fn ask_for_removal(caller: &Arc<Caller>, addresses: &[String]) -> Result<(
             let body = encode_remove(&who).into();
             let bound = deadline.saturating_duration_since(Instant::now());
             match reply_of(channel.call(Method::Remove, body, bound.min(CHANGE_BOUND)).await) {
-                Reply::Removed | Reply::Absent(_) => return Ok(()),
-                Reply::Refused(reason) => return Err(RemoveError::Refused(reason)),
-                Reply::Later(reason) | Reply::Unknown(reason) | Reply::Silent(reason) => {
+                RemovalReply::Removed | RemovalReply::Absent(_) => return Ok(()),
+                RemovalReply::Refused(reason) => return Err(RemoveError::Refused(reason)),
+                RemovalReply::Later(reason)
+                | RemovalReply::Unknown(reason)
+                | RemovalReply::Silent(reason) => {
                     last = reason;
                 }
             }
@@ -334,19 +344,21 @@ async fn ask_for_removal(caller: &Arc<Caller>, addresses: &[String]) -> Result<(
 }
 
 /// What the leader does to remove a member, or why it does not.
-fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
+fn step(view: &View, me: u64, who: &str) -> Result<RemovalStep, RemovalReply> {
     let id = find(view, who)?;
     if view.is_joint {
-        return Err(Reply::Later("another change of the membership is half way".into()));
+        return Err(RemovalReply::Later("another change of the membership is half way".into()));
     }
     let mut voters = view.goal_voters.clone();
     if !voters.remove(&id) {
         let reason = lacking(view, me, &voters);
-        return reason.map_or(Ok(Step::RemoveLearner(id)), |reason| Err(Reply::Silent(reason)));
+        return reason.map_or(Ok(RemovalStep::RemoveLearner(id)), |reason| {
+            Err(RemovalReply::Silent(reason))
+        });
     }
     if voters.is_empty() {
         let reason = format!("{who} is the last voter: without it there is no cluster");
-        return Err(Reply::Refused(reason));
+        return Err(RemovalReply::Refused(reason));
     }
     let answers = |voter: &&u64| {
         let silent_for = view.members.get(voter).and_then(|member| member.silent_for);
@@ -354,19 +366,19 @@ fn step(view: &View, me: u64, who: &str) -> Result<Step, Reply> {
     };
     let (alive, count) = (voters.iter().filter(answers).count(), voters.len());
     if alive <= count / 2 {
-        return Err(Reply::Silent(format!(
+        return Err(RemovalReply::Silent(format!(
             "without {who} {alive} of {count} voters would answer, which is no majority: start the \
              others first, or remove one that does not run"
         ))); // I1
     }
     if let Some(reason) = lacking(view, me, &voters) {
-        return Err(Reply::Silent(format!("{who} cannot be removed: {reason}"))); // I1
+        return Err(RemovalReply::Silent(format!("{who} cannot be removed: {reason}"))); // I1
     }
-    Ok(if id == me { Step::HandOver } else { Step::SetVoters(voters) })
+    Ok(if id == me { RemovalStep::HandOver } else { RemovalStep::SetVoters(voters) })
 }
 
 /// The member of a name or an id.
-fn find(view: &View, who: &str) -> Result<u64, Reply> {
+fn find(view: &View, who: &str) -> Result<u64, RemovalReply> {
     let is_it =
         |(id, known): &(&u64, &MemberView)| known.member.name == who || format!("{id:016x}") == who;
     let found: Vec<u64> = view.members.iter().filter(is_it).map(|(id, _)| *id).collect();
@@ -376,33 +388,35 @@ fn find(view: &View, who: &str) -> Result<u64, Reply> {
             let names: Vec<&str> =
                 view.members.values().map(|known| known.member.name.as_str()).collect();
             let reason = format!("no member is called `{who}`; there are {}", names.join(", "));
-            Err(Reply::Absent(reason))
+            Err(RemovalReply::Absent(reason))
         }
         _ => {
             let ids: Vec<String> = found.iter().map(|id| format!("{id:016x}")).collect();
             let ids = ids.join(", ");
             let reason = format!("several members are called {who}: name one by its id, {ids}");
-            Err(Reply::Refused(reason))
+            Err(RemovalReply::Refused(reason))
         }
     }
 }
 
-fn changed(result: Result<(), ProposeError>) -> Reply {
+fn changed(result: Result<(), ProposeError>) -> RemovalReply {
     match result {
-        Ok(()) => Reply::Removed,
-        Err(ProposeError::NotLeader { .. }) => Reply::Later("the leader has changed".into()),
+        Ok(()) => RemovalReply::Removed,
+        Err(ProposeError::NotLeader { .. }) => RemovalReply::Later("the leader has changed".into()),
         Err(ProposeError::Failed(failure @ Failure::Unknown { .. })) => {
-            Reply::Unknown(failure.to_string())
+            RemovalReply::Unknown(failure.to_string())
         }
-        Err(ProposeError::Failed(failure)) => Reply::Later(failure.to_string()),
+        Err(ProposeError::Failed(failure)) => RemovalReply::Later(failure.to_string()),
     }
 }
 
-fn reply_of(answer: Result<Bytes, CallError>) -> Reply {
+fn reply_of(answer: Result<Bytes, CallError>) -> RemovalReply {
     match answer {
-        Ok(body) => decode_reply(body).unwrap_or_else(|error| Reply::Unknown(error.to_string())),
-        Err(error @ CallError::NotSent { .. }) => Reply::Later(crate::fault::chain(&error)),
-        Err(error @ CallError::Lost { .. }) => Reply::Unknown(error.to_string()),
+        Ok(body) => {
+            decode_reply(body).unwrap_or_else(|error| RemovalReply::Unknown(error.to_string()))
+        }
+        Err(error @ CallError::NotSent { .. }) => RemovalReply::Later(crate::fault::chain(&error)),
+        Err(error @ CallError::Lost { .. }) => RemovalReply::Unknown(error.to_string()),
     }
 }
 
@@ -419,14 +433,14 @@ fn decode_remove(body: Bytes) -> Result<String, DecodeError> {
     Ok(who)
 }
 
-fn encode_reply(reply: &Reply) -> Vec<u8> {
+fn encode_reply(reply: &RemovalReply) -> Vec<u8> {
     let (code, reason) = match reply {
-        Reply::Removed => (0, ""),
-        Reply::Later(reason) => (1, reason.as_str()),
-        Reply::Refused(reason) => (2, reason.as_str()),
-        Reply::Unknown(reason) => (3, reason.as_str()),
-        Reply::Absent(reason) => (4, reason.as_str()),
-        Reply::Silent(reason) => (5, reason.as_str()),
+        RemovalReply::Removed => (0, ""),
+        RemovalReply::Later(reason) => (1, reason.as_str()),
+        RemovalReply::Refused(reason) => (2, reason.as_str()),
+        RemovalReply::Unknown(reason) => (3, reason.as_str()),
+        RemovalReply::Absent(reason) => (4, reason.as_str()),
+        RemovalReply::Silent(reason) => (5, reason.as_str()),
     };
     let mut out = vec![code];
     let end = reason.floor_char_boundary(TEXT_BYTES_MAX);
@@ -434,17 +448,17 @@ fn encode_reply(reply: &Reply) -> Vec<u8> {
     out
 }
 
-fn decode_reply(body: Bytes) -> Result<Reply, DecodeError> {
+fn decode_reply(body: Bytes) -> Result<RemovalReply, DecodeError> {
     let mut cursor = Cursor::new(body);
     let (code, reason) = (cursor.u8()?, cursor.string(TEXT_BYTES_MAX)?);
     cursor.finish()?;
     match code {
-        0 => Ok(Reply::Removed),
-        1 => Ok(Reply::Later(reason)),
-        2 => Ok(Reply::Refused(reason)),
-        3 => Ok(Reply::Unknown(reason)),
-        4 => Ok(Reply::Absent(reason)),
-        5 => Ok(Reply::Silent(reason)),
+        0 => Ok(RemovalReply::Removed),
+        1 => Ok(RemovalReply::Later(reason)),
+        2 => Ok(RemovalReply::Refused(reason)),
+        3 => Ok(RemovalReply::Unknown(reason)),
+        4 => Ok(RemovalReply::Absent(reason)),
+        5 => Ok(RemovalReply::Silent(reason)),
         _ => Err(cursor.error("unknown answer to a removal")),
     }
 }
@@ -496,20 +510,24 @@ mod tests {
 
     fn refused(view: &View, who: &str) -> String {
         match step(view, 1, who) {
-            Err(Reply::Refused(reason) | Reply::Absent(reason) | Reply::Silent(reason)) => reason,
+            Err(
+                RemovalReply::Refused(reason)
+                | RemovalReply::Absent(reason)
+                | RemovalReply::Silent(reason),
+            ) => reason,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn a_member_is_named_by_its_name_or_its_id() {
-        assert_eq!(step(&four(), 1, "b"), Ok(Step::SetVoters(BTreeSet::from([1, 3]))));
+        assert_eq!(step(&four(), 1, "b"), Ok(RemovalStep::SetVoters(BTreeSet::from([1, 3]))));
         let by_id = step(&four(), 1, "0000000000000002");
-        assert_eq!(by_id, Ok(Step::SetVoters(BTreeSet::from([1, 3]))));
-        assert_eq!(step(&four(), 1, "d"), Ok(Step::RemoveLearner(4)));
-        assert_eq!(step(&four(), 1, "a"), Ok(Step::HandOver));
+        assert_eq!(by_id, Ok(RemovalStep::SetVoters(BTreeSet::from([1, 3]))));
+        assert_eq!(step(&four(), 1, "d"), Ok(RemovalStep::RemoveLearner(4)));
+        assert_eq!(step(&four(), 1, "a"), Ok(RemovalStep::HandOver));
         assert_eq!(refused(&four(), "e"), "no member is called `e`; there are a, b, c, d");
-        assert!(matches!(step(&four(), 1, "e"), Err(Reply::Absent(_))));
+        assert!(matches!(step(&four(), 1, "e"), Err(RemovalReply::Absent(_))));
         let mut twins = four();
         twins.members.insert(5, member("d", false, None));
         assert!(refused(&twins, "d").contains("0000000000000004, 0000000000000005"));
@@ -519,13 +537,16 @@ mod tests {
     fn the_last_voter_and_those_whose_others_do_not_answer_stay() {
         let one = view(vec![(1, member("a", true, None)), (4, member("d", false, None))]);
         assert!(refused(&one, "a").contains("a is the last voter"));
-        assert_eq!(step(&one, 1, "d"), Ok(Step::RemoveLearner(4)));
+        assert_eq!(step(&one, 1, "d"), Ok(RemovalStep::RemoveLearner(4)));
         let mut silent = four();
         silent.members.get_mut(&3).unwrap().silent_for = Some(Duration::from_mins(1));
         assert!(refused(&silent, "b").contains("without b 1 of 2 voters would answer"));
-        assert!(matches!(step(&silent, 1, "b"), Err(Reply::Silent(_))), "they may answer soon");
+        assert!(
+            matches!(step(&silent, 1, "b"), Err(RemovalReply::Silent(_))),
+            "they may answer soon"
+        );
         assert!(refused(&silent, "a").contains("without a 1 of 2 voters would answer"));
-        assert_eq!(step(&silent, 1, "c"), Ok(Step::SetVoters(BTreeSet::from([1, 2]))));
+        assert_eq!(step(&silent, 1, "c"), Ok(RemovalStep::SetVoters(BTreeSet::from([1, 2]))));
     }
 
     /// The change itself needs both: nothing is begun that could never be committed.
@@ -536,7 +557,7 @@ mod tests {
             (2, member("b", true, Some(10_000))),
             (3, member("c", false, Some(10_000))),
         ]);
-        assert_eq!(step(&two, 1, "b"), Ok(Step::SetVoters(BTreeSet::from([1]))));
+        assert_eq!(step(&two, 1, "b"), Ok(RemovalStep::SetVoters(BTreeSet::from([1]))));
         two.members.get_mut(&2).unwrap().silent_for = Some(Duration::from_mins(1));
         assert!(refused(&two, "b").contains("1 of 2 voters answers, which is no majority"));
         assert!(refused(&two, "c").contains("1 of 2 voters answers"));
@@ -547,16 +568,21 @@ mod tests {
     fn nothing_is_changed_while_a_change_is_half_way() {
         let mut half = four();
         half.is_joint = true;
-        assert!(matches!(step(&half, 1, "b"), Err(Reply::Later(_))));
+        assert!(matches!(step(&half, 1, "b"), Err(RemovalReply::Later(_))));
     }
 
     #[test]
     fn answers_survive_their_bytes() {
         let text = || "why".to_owned();
-        let with_reasons =
-            [Reply::Later, Reply::Refused, Reply::Unknown, Reply::Absent, Reply::Silent];
+        let with_reasons = [
+            RemovalReply::Later,
+            RemovalReply::Refused,
+            RemovalReply::Unknown,
+            RemovalReply::Absent,
+            RemovalReply::Silent,
+        ];
         let with_reasons = with_reasons.map(|reply| reply(text()));
-        for reply in [Reply::Removed].into_iter().chain(with_reasons) {
+        for reply in [RemovalReply::Removed].into_iter().chain(with_reasons) {
             assert_eq!(decode_reply(encode_reply(&reply).into()).unwrap(), reply);
         }
         for standing in [Standing::Unknown, Standing::Member(7), Standing::Removed] {

@@ -24,7 +24,7 @@ pub enum Operation<'a> {
 
 /// What a server answered to one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reply<'a> {
+pub enum CodecReply<'a> {
     /// It was done.
     Done,
     /// The value that was asked for.
@@ -37,14 +37,14 @@ pub enum Reply<'a> {
 
 /// What the front of the received bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step<'a> {
+pub enum CodecStep<'a> {
     /// More bytes are needed.
     More,
     /// So many bytes were no reply and are done with.
     Passed(usize),
     /// So many bytes, 0 if they answer further ones too, were the reply to the oldest operation that
     /// waits for one.
-    Reply(usize, Reply<'a>),
+    Reply(usize, CodecReply<'a>),
 }
 
 /// Bytes that the protocol does not know; the connection is of no use any more.
@@ -74,5 +74,6 @@ pub trait Codec: Send {
     ///
     /// # Errors
     /// [`Foreign`]
-    fn next<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> Result<Step<'a>, Foreign>;
+    fn next<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>)
+    -> Result<CodecStep<'a>, Foreign>;
 }

@@ -12,14 +12,14 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::codec::{Codec, Foreign, Reply, Step};
+use super::codec::{Codec, CodecReply, CodecStep, Foreign};
 use super::copies::Copies;
-use super::tally::Kind;
+use super::tally::Tallied;
 
 /// An operation on its way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
-    pub(super) kind: Kind,
+    pub(super) kind: Tallied,
     /// Whether a value is asked for: of a modification first that, then the write.
     pub(super) is_read: bool,
     pub(super) key: u64,
@@ -33,7 +33,7 @@ pub(super) struct Sent {
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ConnectionState {
     /// To be tried at this time.
     Down { until: u64 },
     /// Since this time.
@@ -42,10 +42,10 @@ pub(super) enum State {
     Open,
 }
 
-pub(super) struct Connection {
+pub(super) struct LoadConnection {
     /// Number among the connections of all threads.
     pub(super) client: u64,
-    pub(super) state: State,
+    pub(super) state: ConnectionState,
     pub(super) waiting: VecDeque<Sent>,
     /// How many operations it was given.
     pub(super) issued: u64,
@@ -64,11 +64,11 @@ pub(super) struct Connection {
     wants_room: bool,
 }
 
-impl Connection {
-    pub(super) fn new(client: u64, codec: Box<dyn Codec>) -> Connection {
-        Connection {
+impl LoadConnection {
+    pub(super) fn new(client: u64, codec: Box<dyn Codec>) -> LoadConnection {
+        LoadConnection {
             client,
-            state: State::Down { until: 0 },
+            state: ConnectionState::Down { until: 0 },
             waiting: VecDeque::new(),
             issued: 0,
             rests_until: 0,
@@ -124,7 +124,7 @@ impl Connection {
     /// Drops the socket with everything that was on its way; says what waited for a reply.
     pub(super) fn drop_socket(&mut self, until: u64) -> VecDeque<Sent> {
         (self.socket, self.copies) = (None, None);
-        self.state = State::Down { until };
+        self.state = ConnectionState::Down { until };
         self.input.clear();
         self.output.clear();
         (self.written, self.wants_room) = (0, false);
@@ -199,7 +199,7 @@ impl Connection {
         &mut self,
         part: usize,
         scratch: &mut [u8],
-        mut answered: impl FnMut(Sent, Reply<'_>),
+        mut answered: impl FnMut(Sent, CodecReply<'_>),
     ) -> io::Result<()> {
         if let Some(copies) = &mut self.copies {
             let Some(count) = copies.receive(part, scratch)? else { return Ok(()) };
@@ -234,14 +234,14 @@ impl Connection {
     fn decode(
         &mut self,
         input: &[u8],
-        answered: &mut impl FnMut(Sent, Reply<'_>),
+        answered: &mut impl FnMut(Sent, CodecReply<'_>),
     ) -> io::Result<usize> {
         let mut passed = 0;
         loop {
             match self.codec.next(&input[passed..], &mut self.output) {
-                Ok(Step::More) => return Ok(passed),
-                Ok(Step::Passed(count)) => passed += count,
-                Ok(Step::Reply(count, reply)) => {
+                Ok(CodecStep::More) => return Ok(passed),
+                Ok(CodecStep::Passed(count)) => passed += count,
+                Ok(CodecStep::Reply(count, reply)) => {
                     let Some(sent) = self.waiting.pop_front() else { return Err(unasked(reply)) };
                     answered(sent, reply);
                     passed += count;
@@ -253,9 +253,11 @@ impl Connection {
 }
 
 /// A server may say why it takes no connection before anything was asked.
-fn unasked(reply: Reply<'_>) -> io::Error {
+fn unasked(reply: CodecReply<'_>) -> io::Error {
     match reply {
-        Reply::Refused(words) => io::Error::other(String::from_utf8_lossy(words)),
-        Reply::Done | Reply::Value(_) | Reply::Missing => io::ErrorKind::InvalidData.into(),
+        CodecReply::Refused(words) => io::Error::other(String::from_utf8_lossy(words)),
+        CodecReply::Done | CodecReply::Value(_) | CodecReply::Missing => {
+            io::ErrorKind::InvalidData.into()
+        }
     }
 }

@@ -31,7 +31,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use codec::{Codec, Foreign, Operation, Reply, Step};
+pub use codec::{Codec, CodecReply, CodecStep, Foreign, Operation};
 pub use keys::{Distribution, INSERTS_UNDER_WAY_MAX};
 pub use limits::raise_descriptor_limit;
 pub use original::{Original, append_message};
@@ -171,7 +171,7 @@ impl Progress {
 pub type MakeCodec<'a> = &'a (dyn Fn() -> Box<dyn Codec> + Sync);
 
 /// What the threads of a run share.
-struct Shared<'a> {
+struct RunShared<'a> {
     load: &'a Load,
     make_codec: MakeCodec<'a>,
     keys: Keys,
@@ -188,7 +188,7 @@ struct Shared<'a> {
 pub fn run(load: &Load, make_codec: MakeCodec<'_>, progress: &Progress) -> std::io::Result<Report> {
     limits::check(load)?;
     let threads = load.threads.min(load.clients);
-    let shared = Shared {
+    let shared = RunShared {
         load,
         make_codec,
         keys: Keys::new(load.keys, load.workload.distribution),

@@ -4,7 +4,7 @@
 //! - I1: one datagram is one answer as a whole, so a connection has one operation on its way.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use super::codec::{Codec, Foreign, Operation, Reply, Step};
+use super::codec::{Codec, CodecReply, CodecStep, Foreign, Operation};
 
 /// What ends a message.
 const END: u8 = 0x0a;
@@ -74,19 +74,23 @@ impl Codec for Original {
         }
     }
 
-    fn next<'a>(&mut self, input: &'a [u8], _output: &mut Vec<u8>) -> Result<Step<'a>, Foreign> {
+    fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        _output: &mut Vec<u8>,
+    ) -> Result<CodecStep<'a>, Foreign> {
         if input.is_empty() {
-            return Ok(Step::More);
+            return Ok(CodecStep::More);
         }
         let answer = input.strip_suffix(b"\n").ok_or(Foreign)?;
         let reply = match answer.strip_prefix(b"OK: ") {
-            Some(b"") if self.asks_value => Reply::Missing,
-            Some(value) if self.asks_value => Reply::Value(value),
-            Some(_) => Reply::Done,
-            None if answer.starts_with(b"ERR ") => Reply::Refused(answer),
+            Some(b"") if self.asks_value => CodecReply::Missing,
+            Some(value) if self.asks_value => CodecReply::Value(value),
+            Some(_) => CodecReply::Done,
+            None if answer.starts_with(b"ERR ") => CodecReply::Refused(answer),
             None => return Err(Foreign),
         };
-        Ok(Step::Reply(input.len(), reply))
+        Ok(CodecStep::Reply(input.len(), reply))
     }
 }
 
@@ -173,14 +177,14 @@ mod tests {
             codec.next(input, &mut Vec::new())
         };
         for (asks_value, input, reply) in [
-            (true, &b"OK: a\nb\n\n"[..], Reply::Value(b"a\nb\n")),
-            (true, b"OK: \n", Reply::Missing),
-            (false, b"OK: \n", Reply::Done),
-            (true, b"ERR no leader\n", Reply::Refused(b"ERR no leader")),
+            (true, &b"OK: a\nb\n\n"[..], CodecReply::Value(b"a\nb\n")),
+            (true, b"OK: \n", CodecReply::Missing),
+            (false, b"OK: \n", CodecReply::Done),
+            (true, b"ERR no leader\n", CodecReply::Refused(b"ERR no leader")),
         ] {
-            assert_eq!(next(asks_value, input), Ok(Step::Reply(input.len(), reply)));
+            assert_eq!(next(asks_value, input), Ok(CodecStep::Reply(input.len(), reply)));
         }
-        assert_eq!(next(true, b""), Ok(Step::More));
+        assert_eq!(next(true, b""), Ok(CodecStep::More));
         for foreign in [&b"OK: cut off"[..], b"+OK\r\n", b"\n", b"OK:\n"] {
             assert_eq!(next(true, foreign), Err(Foreign), "{foreign:?}");
         }

@@ -3,7 +3,7 @@
 //! - I1: no memory is taken for a length that a server announces.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use super::codec::{Codec, Foreign, Operation, Reply, Step};
+use super::codec::{Codec, CodecReply, CodecStep, Foreign, Operation};
 
 /// Most bytes of a line.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -35,31 +35,35 @@ impl Codec for Resp {
         }
     }
 
-    fn next<'a>(&mut self, input: &'a [u8], _output: &mut Vec<u8>) -> Result<Step<'a>, Foreign> {
-        let Some((line, line_bytes)) = line(input)? else { return Ok(Step::More) };
+    fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        _output: &mut Vec<u8>,
+    ) -> Result<CodecStep<'a>, Foreign> {
+        let Some((line, line_bytes)) = line(input)? else { return Ok(CodecStep::More) };
         let (kind, text) = line.split_first().ok_or(Foreign)?;
         let reply = match kind {
-            b'+' | b':' => Reply::Done,
-            b'-' => Reply::Refused(text),
-            b'_' => Reply::Missing,
-            b'$' | b'*' if text == b"-1" => Reply::Missing,
+            b'+' | b':' => CodecReply::Done,
+            b'-' => CodecReply::Refused(text),
+            b'_' => CodecReply::Missing,
+            b'$' | b'*' if text == b"-1" => CodecReply::Missing,
             b'$' => {
                 let bytes = number(text, BULK_BYTES_MAX)?;
                 let Some(bulk) = input.get(line_bytes..line_bytes + bytes + 2) else {
-                    return Ok(Step::More);
+                    return Ok(CodecStep::More);
                 };
                 let value = bulk.strip_suffix(b"\r\n").ok_or(Foreign)?;
-                return Ok(Step::Reply(line_bytes + bulk.len(), Reply::Value(value)));
+                return Ok(CodecStep::Reply(line_bytes + bulk.len(), CodecReply::Value(value)));
             }
             b'*' => {
                 return match array_bytes(input)? {
-                    Some(bytes) => Ok(Step::Reply(bytes, Reply::Done)),
-                    None => Ok(Step::More),
+                    Some(bytes) => Ok(CodecStep::Reply(bytes, CodecReply::Done)),
+                    None => Ok(CodecStep::More),
                 };
             }
             _ => return Err(Foreign),
         };
-        Ok(Step::Reply(line_bytes, reply))
+        Ok(CodecStep::Reply(line_bytes, reply))
     }
 }
 
@@ -137,7 +141,7 @@ mod tests {
     use super::super::Values;
     use super::*;
 
-    fn next(input: &[u8]) -> Result<Step<'_>, Foreign> {
+    fn next(input: &[u8]) -> Result<CodecStep<'_>, Foreign> {
         Resp.next(input, &mut Vec::new())
     }
 
@@ -158,23 +162,23 @@ mod tests {
     #[test]
     fn every_reply_is_read_once_it_is_whole_and_not_before() {
         for (input, reply) in [
-            (&b"+OK\r\n"[..], Reply::Done),
-            (b":-7\r\n", Reply::Done),
-            (b"-BUSY try later\r\n", Reply::Refused(b"BUSY try later")),
-            (b"$-1\r\n", Reply::Missing),
-            (b"*-1\r\n", Reply::Missing),
-            (b"_\r\n", Reply::Missing),
-            (b"$0\r\n\r\n", Reply::Value(b"")),
-            (b"$4\r\na\r\nb\r\n", Reply::Value(b"a\r\nb")),
-            (b"*0\r\n", Reply::Done),
-            (b"*3\r\n$2\r\nab\r\n*2\r\n:1\r\n$-1\r\n+x\r\n", Reply::Done),
+            (&b"+OK\r\n"[..], CodecReply::Done),
+            (b":-7\r\n", CodecReply::Done),
+            (b"-BUSY try later\r\n", CodecReply::Refused(b"BUSY try later")),
+            (b"$-1\r\n", CodecReply::Missing),
+            (b"*-1\r\n", CodecReply::Missing),
+            (b"_\r\n", CodecReply::Missing),
+            (b"$0\r\n\r\n", CodecReply::Value(b"")),
+            (b"$4\r\na\r\nb\r\n", CodecReply::Value(b"a\r\nb")),
+            (b"*0\r\n", CodecReply::Done),
+            (b"*3\r\n$2\r\nab\r\n*2\r\n:1\r\n$-1\r\n+x\r\n", CodecReply::Done),
         ] {
             for end in 0..input.len() {
-                assert_eq!(next(&input[..end]), Ok(Step::More), "{end} of {input:?}");
+                assert_eq!(next(&input[..end]), Ok(CodecStep::More), "{end} of {input:?}");
             }
-            assert_eq!(next(input), Ok(Step::Reply(input.len(), reply)));
+            assert_eq!(next(input), Ok(CodecStep::Reply(input.len(), reply)));
             let more = [input, b"+OK\r\n"].concat();
-            assert_eq!(next(&more), Ok(Step::Reply(input.len(), reply)));
+            assert_eq!(next(&more), Ok(CodecStep::Reply(input.len(), reply)));
         }
     }
 

@@ -18,7 +18,7 @@ const WORDS_BYTES_MAX: usize = 200;
 
 /// Kinds of operations that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Tallied {
     Read,
     Write,
     /// A read, and then a write of what was read.
@@ -82,20 +82,20 @@ impl Tally {
 
     /// Counts a success that was answered `latency` after its start and `now` after the measurement
     /// began, nanoseconds.
-    pub(super) fn succeed(&mut self, kind: Kind, latency: u64, now: u64, is_in_time: bool) {
+    pub(super) fn succeed(&mut self, kind: Tallied, latency: u64, now: u64, is_in_time: bool) {
         let successes = match kind {
-            Kind::Read => &mut self.reads,
-            Kind::Write => &mut self.writes,
-            Kind::Modify => &mut self.modifies,
+            Tallied::Read => &mut self.reads,
+            Tallied::Write => &mut self.writes,
+            Tallied::Modify => &mut self.modifies,
         };
         record(&mut successes.latency, latency);
         successes.in_time += u64::from(is_in_time);
         self.last = self.last.max(now);
         let second = self.second(now);
         match kind {
-            Kind::Read => second.reads += 1,
-            Kind::Write => second.writes += 1,
-            Kind::Modify => second.modifies += 1,
+            Tallied::Read => second.reads += 1,
+            Tallied::Write => second.writes += 1,
+            Tallied::Modify => second.modifies += 1,
         }
         record(&mut second.latency, latency / 1000);
     }
@@ -182,11 +182,11 @@ mod tests {
     #[test]
     fn threads_add_up() {
         let mut one = Tally::new();
-        one.succeed(Kind::Read, 1_000_000, SECOND / 2, true);
-        one.succeed(Kind::Write, 2_000_000, SECOND / 2, true);
+        one.succeed(Tallied::Read, 1_000_000, SECOND / 2, true);
+        one.succeed(Tallied::Write, 2_000_000, SECOND / 2, true);
         one.fail("BUSY later", 2, SECOND / 2);
         let mut other = Tally::new();
-        other.succeed(Kind::Write, 9_000_000_000, 3 * SECOND, false);
+        other.succeed(Tallied::Write, 9_000_000_000, 3 * SECOND, false);
         other.fail("BUSY now", 3, 3 * SECOND);
         other.fail("closed", 1, 3 * SECOND);
         other.missing = 1;

@@ -17,14 +17,14 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::thread::set_current_timer_slack;
 
-use super::codec::{Operation, Reply};
-use super::connection::{Connection, Sent, State};
+use super::codec::{CodecReply, Operation};
+use super::connection::{ConnectionState, LoadConnection, Sent};
 use super::copies::split;
 use super::random::Random;
 use super::schedule::Schedule;
-use super::tally::{Kind, Tally};
+use super::tally::{Tallied, Tally};
 use super::workload::Action;
-use super::{Pace, Shared, nanoseconds, to_index, to_nanoseconds};
+use super::{Pace, RunShared, nanoseconds, to_index, to_nanoseconds};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -48,9 +48,9 @@ type Events = Vec<epoll::Event>;
 
 /// A thread's part of a run.
 pub(super) struct Worker<'a> {
-    shared: &'a Shared<'a>,
+    shared: &'a RunShared<'a>,
     schedule: Schedule,
-    connections: Vec<Connection>,
+    connections: Vec<LoadConnection>,
     epoll: OwnedFd,
     scratch: Vec<u8>,
     random: Random,
@@ -80,14 +80,18 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    pub(super) fn new(shared: &'a Shared<'a>, thread: u64, threads: u64) -> io::Result<Worker<'a>> {
+    pub(super) fn new(
+        shared: &'a RunShared<'a>,
+        thread: u64,
+        threads: u64,
+    ) -> io::Result<Worker<'a>> {
         let load = shared.load;
         let begin = to_nanoseconds(load.warm_up);
         let duration = load.duration.unwrap_or(super::DURATION_MAX);
         let end = begin.saturating_add(to_nanoseconds(duration));
         let schedule = Schedule { pace: load.pace, begin, end, client_count: load.clients };
         let clients = (thread..load.clients).step_by(to_index(threads));
-        let connections = clients.map(|client| Connection::new(client, (shared.make_codec)()));
+        let connections = clients.map(|client| LoadConnection::new(client, (shared.make_codec)()));
         let share = |all: u64| all / threads + u64::from(thread < all % threads);
         Ok(Worker {
             shared,
@@ -141,7 +145,7 @@ impl<'a> Worker<'a> {
         let time_max = to_nanoseconds(self.shared.load.timeout);
         loop {
             let now = nanoseconds(self.clock);
-            let open = |connection: &Connection| connection.state == State::Open;
+            let open = |connection: &LoadConnection| connection.state == ConnectionState::Open;
             if self.connections.iter().all(open) || now > time_max {
                 return Ok(());
             }
@@ -156,8 +160,9 @@ impl<'a> Worker<'a> {
         self.sweep_at = 0;
         for index in 0..self.connections.len() {
             match &mut self.connections[index].state {
-                State::Open => {}
-                State::Opening { since: time } | State::Down { until: time } => *time = 0,
+                ConnectionState::Open => {}
+                ConnectionState::Opening { since: time }
+                | ConnectionState::Down { until: time } => *time = 0,
             }
             self.pump(index, 0);
         }
@@ -267,7 +272,7 @@ impl<'a> Worker<'a> {
     fn exchange(&mut self, index: usize, part: usize) -> io::Result<Option<u64>> {
         let Worker { connections, scratch, tally, shared, schedule, clock, epoll, .. } = self;
         let connection = &mut connections[index];
-        let is_new = connection.state != State::Open;
+        let is_new = connection.state != ConnectionState::Open;
         if is_new {
             connection.settle(part, (epoll, index as u64))?;
         }
@@ -279,7 +284,7 @@ impl<'a> Worker<'a> {
         let outcome = connection.read(part, scratch, |sent, reply| {
             let now = *answered_at.get_or_insert_with(|| nanoseconds(*clock));
             let judged = judge(shared, &sent, reply);
-            if sent.kind == Kind::Modify && sent.is_read && judged.is_ok() {
+            if sent.kind == Tallied::Modify && sent.is_read && judged.is_ok() {
                 follow_ups.push(Sent { is_read: false, sent: now, ..sent });
                 return;
             }
@@ -305,7 +310,7 @@ impl<'a> Worker<'a> {
             connection.flush(&self.epoll, index as u64)?;
         }
         if is_new && connection.is_ready() {
-            connection.state = State::Open;
+            connection.state = ConnectionState::Open;
         }
         Ok(answered_at)
     }
@@ -327,7 +332,7 @@ impl<'a> Worker<'a> {
     /// Sends what the connection has room for.
     fn pump(&mut self, index: usize, now: u64) {
         let connection = &self.connections[index];
-        if connection.state != State::Open {
+        if connection.state != ConnectionState::Open {
             return;
         }
         if self.is_running && !connection.is_blocked() {
@@ -380,12 +385,12 @@ impl<'a> Worker<'a> {
         };
         let action = shared.load.workload.draw(random);
         let ((key, insert), kind) = match action {
-            Action::Read => ((shared.keys.choose(random), None), Kind::Read),
-            Action::Update => ((shared.keys.choose(random), None), Kind::Write),
-            Action::Modify => ((shared.keys.choose(random), None), Kind::Modify),
+            Action::Read => ((shared.keys.choose(random), None), Tallied::Read),
+            Action::Update => ((shared.keys.choose(random), None), Tallied::Write),
+            Action::Modify => ((shared.keys.choose(random), None), Tallied::Modify),
             Action::Insert => {
                 let (key, number) = shared.keys.insert();
-                ((key, Some(number)), Kind::Write)
+                ((key, Some(number)), Tallied::Write)
             }
         };
         connection.issued += 1;
@@ -394,7 +399,7 @@ impl<'a> Worker<'a> {
         if self.shared.load.requests.is_some() && start >= self.schedule.begin {
             self.requests_left -= 1;
         }
-        let is_read = kind != Kind::Write;
+        let is_read = kind != Tallied::Write;
         self.lay_out(index, Sent { kind, is_read, key, insert, start, sent: now });
     }
 
@@ -419,25 +424,26 @@ impl<'a> Worker<'a> {
     fn sweep(&mut self, now: u64) {
         let timeout = to_nanoseconds(self.shared.load.timeout);
         let states = self.connections.iter().map(|connection| connection.state);
-        let mut opening = states.filter(|state| matches!(state, State::Opening { .. })).count();
+        let mut opening =
+            states.filter(|state| matches!(state, ConnectionState::Opening { .. })).count();
         for index in 0..self.connections.len() {
             let connection = &self.connections[index];
             match connection.state {
-                State::Down { until } if now >= until && opening < OPENING_COUNT_MAX => {
+                ConnectionState::Down { until } if now >= until && opening < OPENING_COUNT_MAX => {
                     opening += 1;
                     self.connect(index, now);
                 }
-                State::Opening { since } if now >= since + timeout => {
+                ConnectionState::Opening { since } if now >= since + timeout => {
                     self.lose(index, "timeout: no connection", now);
                 }
-                State::Open => {
+                ConnectionState::Open => {
                     self.connected_at = now;
                     let oldest = connection.waiting.front().map_or(now, |sent| sent.sent);
                     if now >= oldest + timeout {
                         self.lose(index, "timeout: no reply, the outcome is unknown", now);
                     }
                 }
-                State::Down { .. } | State::Opening { .. } => {}
+                ConnectionState::Down { .. } | ConnectionState::Opening { .. } => {}
             }
         }
     }
@@ -456,13 +462,13 @@ impl<'a> Worker<'a> {
             }
         };
         match begun {
-            Ok(()) => connection.state = State::Opening { since: now },
+            Ok(()) => connection.state = ConnectionState::Opening { since: now },
             Err(error) => self.lose(index, &words(&error), now),
         }
     }
 
     /// Each attempt goes to the next one.
-    fn target(&self, connection: &Connection) -> SocketAddr {
+    fn target(&self, connection: &LoadConnection) -> SocketAddr {
         let targets = &self.shared.load.targets;
         let turn = connection.client + connection.attempts;
         targets[to_index(turn % targets.len() as u64)]
@@ -472,7 +478,7 @@ impl<'a> Worker<'a> {
     fn lose(&mut self, index: usize, words: &str, now: u64) {
         let until = now + to_nanoseconds(RECONNECT_PAUSE);
         let connection = &mut self.connections[index];
-        let was_open = connection.state == State::Open;
+        let was_open = connection.state == ConnectionState::Open;
         let lost = connection.drop_socket(until);
         for number in lost.iter().filter_map(|sent| sent.insert) {
             self.shared.keys.end_insert(number);
@@ -529,18 +535,18 @@ impl<'a> Worker<'a> {
 }
 
 /// Whether a read found nothing, or the words of an error.
-fn judge<'a>(shared: &Shared<'_>, sent: &Sent, reply: Reply<'a>) -> Result<bool, &'a [u8]> {
+fn judge<'a>(shared: &RunShared<'_>, sent: &Sent, reply: CodecReply<'a>) -> Result<bool, &'a [u8]> {
     match (sent.is_read, reply) {
-        (_, Reply::Refused(words)) => Err(words),
-        (false, Reply::Done) => Ok(false),
-        (true, Reply::Missing) => Ok(true),
-        (true, Reply::Value(value)) => {
+        (_, CodecReply::Refused(words)) => Err(words),
+        (false, CodecReply::Done) => Ok(false),
+        (true, CodecReply::Missing) => Ok(true),
+        (true, CodecReply::Value(value)) => {
             if shared.load.verify && !shared.values.is_whole(sent.key, value) {
                 return Err(b"wrong value: not one that was written to this key");
             }
             Ok(false)
         }
-        (false, _) | (true, Reply::Done) => Err(b"unexpected reply"),
+        (false, _) | (true, CodecReply::Done) => Err(b"unexpected reply"),
     }
 }
 

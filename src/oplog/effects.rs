@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 
 use diskstore_storage::state::Versioned;
 
-use super::record::Kind;
+use super::record::RecordKind;
 use crate::command::{Action, Body, Command, Condition, Outcome, Reply};
 
 /// One record to be.
 #[derive(Debug)]
 pub struct Effect<'a> {
     /// The operation.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// The command's key.
     pub key: &'a [u8],
     /// The value that a SET leaves.
@@ -46,7 +46,7 @@ pub(super) fn effects_of<'a>(
     effects.collect()
 }
 
-type Done<'a> = (Kind, Cow<'a, [u8]>);
+type Done<'a> = (RecordKind, Cow<'a, [u8]>);
 
 /// What an operation did that was carried out now.
 fn effect<'a>(
@@ -55,15 +55,15 @@ fn effect<'a>(
     slot: impl FnOnce() -> Option<Versioned>,
 ) -> Done<'a> {
     match (action, &outcome.body) {
-        (Action::Get | Action::Measure, _) => (Kind::Get, Cow::Borrowed(&[])),
-        (Action::Set { value, .. }, _) => (Kind::Set, Cow::Borrowed(value)),
-        (Action::Delete { .. }, _) => (Kind::Delete, Cow::Borrowed(&[])),
+        (Action::Get | Action::Measure, _) => (RecordKind::Get, Cow::Borrowed(&[])),
+        (Action::Set { value, .. }, _) => (RecordKind::Set, Cow::Borrowed(value)),
+        (Action::Delete { .. }, _) => (RecordKind::Delete, Cow::Borrowed(&[])),
         (Action::Increment { .. }, Body::Integer(result)) => {
-            (Kind::Set, Cow::Owned(result.to_string().into_bytes()))
+            (RecordKind::Set, Cow::Owned(result.to_string().into_bytes()))
         }
         _ => {
             let value = slot().and_then(|slot| slot.value).unwrap_or_default();
-            (Kind::Set, Cow::Owned(value.to_vec()))
+            (RecordKind::Set, Cow::Owned(value.to_vec()))
         }
     }
 }
@@ -72,11 +72,11 @@ fn effect<'a>(
 fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Versioned, index: u64) -> Done<'a> {
     match (action, slot.value) {
         (Action::Set { value, condition: Condition::Always, .. }, _) if slot.index > index => {
-            (Kind::Set, Cow::Borrowed(value))
+            (RecordKind::Set, Cow::Borrowed(value))
         }
         (Action::Delete { condition: Condition::Always, .. }, _) | (_, None) => {
-            (Kind::Delete, Cow::Borrowed(&[]))
+            (RecordKind::Delete, Cow::Borrowed(&[]))
         }
-        (_, Some(value)) => (Kind::Set, Cow::Owned(value.to_vec())),
+        (_, Some(value)) => (RecordKind::Set, Cow::Owned(value.to_vec())),
     }
 }

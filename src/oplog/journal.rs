@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use diskstore_storage::disk::File;
 
-use super::record::{Kind, Mark, Record};
+use super::record::{Mark, Record, RecordKind};
 use super::{BUFFER_BYTES_MAX, Effect, KeyForm, OpLog, OpLogError, Parts, Place, Position, lock};
 
 impl OpLog {
@@ -80,7 +80,7 @@ impl OpLog {
 
     fn put_effect(&mut self, index: u64, mark: Mark, effect: &Effect<'_>) -> Place {
         let (kind, key) = (effect.kind, self.form.text(effect.key));
-        let value: &[u8] = if kind == Kind::Set { &effect.value } else { &[] };
+        let value: &[u8] = if kind == RecordKind::Set { &effect.value } else { &[] };
         self.put(&Record { index, mark, kind, key: &key, value });
         let bytes = u32::try_from(value.len()).unwrap_or(u32::MAX);
         let offset = self.bytes - u64::from(bytes); // the value ends the record

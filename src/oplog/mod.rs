@@ -41,7 +41,7 @@ use diskstore_storage::state::Versioned;
 pub use effects::Effect;
 pub use parts::Parts;
 pub use read::{Found, PartRecords, ReadError, Records, ends_entry};
-pub use record::{Kind, LENGTH_BYTES, Mark, Record};
+pub use record::{LENGTH_BYTES, Mark, Record, RecordKind};
 pub use serve::{END_PREFIX, serve_recovery};
 
 use crate::command::{Command, Reply, slot_of};

@@ -21,7 +21,7 @@ const WIRE_BYTES: u64 = 2;
 
 /// The original's operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RecordKind {
     /// Reads a key.
     Get = 0,
     /// Sets it to a value.
@@ -73,7 +73,7 @@ pub struct Record<'a> {
     /// What it says beside its command.
     pub mark: Mark,
     /// The operation.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// The key: a slot number in decimal.
     pub key: &'a [u8],
     /// The value that a SET leaves.
@@ -83,7 +83,7 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// A record that stands for no operation of an entry.
     pub(super) fn marking(mark: Mark, index: u64) -> Record<'a> {
-        Record { index, mark, kind: Kind::Get, key: b"0", value: &[] }
+        Record { index, mark, kind: RecordKind::Get, key: b"0", value: &[] }
     }
 
     /// Appends length and body; the value stands at the end. Fields with their default value are
@@ -109,7 +109,7 @@ impl<'a> Record<'a> {
 
     /// Reads a body. `None`: it is no `Command`.
     pub fn decode(mut body: &'a [u8]) -> Option<Record<'a>> {
-        let none = (Mark::None, Kind::Get);
+        let none = (Mark::None, RecordKind::Get);
         let mut record = Record { index: 0, mark: none.0, kind: none.1, key: &[], value: &[] };
         while !body.is_empty() {
             let tag = take_varint(&mut body)?;
@@ -118,9 +118,9 @@ impl<'a> Record<'a> {
                 (FIELD_IP, WIRE_BYTES) => record.mark = Mark::of(take_bytes(&mut body)?),
                 (FIELD_OP, WIRE_NUMBER) => {
                     record.kind = match take_varint(&mut body)? {
-                        0 => Kind::Get,
-                        1 => Kind::Set,
-                        2 => Kind::Delete,
+                        0 => RecordKind::Get,
+                        1 => RecordKind::Set,
+                        2 => RecordKind::Delete,
                         _ => return None,
                     }
                 }

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes};
 use diskstore_storage::{LogId, Vote, wal};
 
 use super::frames::{
-    Kind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
+    FrameKind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
     read_vote,
 };
 use crate::command::DecodeError;
@@ -33,7 +33,7 @@ pub(crate) struct Append<E> {
 impl<E: ExactSizeIterator<Item = wal::Entry>> Append<E> {
     /// Appends the frame.
     pub(crate) fn put(self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::Append, |out| {
+        put_frame(out, FrameKind::Append, |out| {
             put_vote(out, &self.vote);
             put_log_id_option(out, self.prev.as_ref());
             put_log_id_option(out, self.committed.as_ref());
@@ -128,7 +128,7 @@ pub(crate) enum AppendReply {
 impl AppendReply {
     /// Appends the frame.
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::AppendReply, |out| match self {
+        put_frame(out, FrameKind::AppendReply, |out| match self {
             AppendReply::Holds(log_id) => {
                 out.put_u8(0);
                 put_log_id_option(out, log_id.as_ref());

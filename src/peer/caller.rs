@@ -18,7 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::connection::{Dialled, HelloRefused, bad_frame, dial, in_time, shake_hands};
-use super::frames::Kind;
+use super::frames::FrameKind;
 use super::hello::{Greeting, Hello, Purpose, Welcome, Whoever};
 use super::requests::{
     Method, decode_whereabouts_reply, encode_whereabouts, put_request, read_response,
@@ -147,7 +147,8 @@ impl Caller {
         let question = encode_whereabouts(cluster_id, id);
         put_request(&mut writer.buffer, 1, Method::Whereabouts, &question);
         writer.send().await?;
-        let (_, answer) = read_response(reader.expect(Kind::Response).await?).map_err(bad_frame)?;
+        let (_, answer) =
+            read_response(reader.expect(FrameKind::Response).await?).map_err(bad_frame)?;
         decode_whereabouts_reply(answer).map_err(bad_frame)
     }
 

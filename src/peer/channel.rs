@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::caller::Caller;
 use super::connection::{Dialled, FrameReader, FrameWriter};
-use super::frames::Kind;
+use super::frames::FrameKind;
 use super::hello::Purpose;
 use super::requests::{Method, put_request, read_response};
 use super::route::Route;
@@ -280,7 +280,7 @@ async fn write_calls(mut writer: FrameWriter, mut calls: mpsc::Receiver<Call>) {
 }
 
 async fn read_answers(mut reader: FrameReader, pending: &Pending) {
-    while let Ok(body) = reader.expect(Kind::Response).await {
+    while let Ok(body) = reader.expect(FrameKind::Response).await {
         let Ok((id, body)) = read_response(body) else { return };
         let mut pending = pending.lock();
         let Some(waiting) = pending.as_mut() else { return };
@@ -320,7 +320,7 @@ mod tests {
     /// Accepts one connection and answers its hello.
     async fn shake_hands(listener: &TcpListener, refusal: Option<&str>) -> Ends {
         let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
-        reader.expect(Kind::Hello).await.unwrap();
+        reader.expect(FrameKind::Hello).await.unwrap();
         let from = Whoever { cluster_id: 1, member_id: 2, process: 3 };
         let answer = refusal.map_or(Greeting::Accepted, |reason| Greeting::Refused(reason.into()));
         Welcome { from, answer }.put(&mut writer.buffer);
@@ -332,7 +332,7 @@ mod tests {
 
     /// Answers every request with its own body.
     async fn echo((mut reader, mut writer): Ends) {
-        while let Ok(body) = reader.expect(Kind::Request).await {
+        while let Ok(body) = reader.expect(FrameKind::Request).await {
             let (id, _, body) = read_request(body).unwrap();
             put_response(&mut writer.buffer, id, &body);
             writer.send().await.unwrap();
@@ -389,7 +389,7 @@ mod tests {
         let channel = channel_to(&listener);
         let server = async {
             let mut stalled = shake_hands(&listener, None).await; // takes requests, answers none
-            stalled.0.expect(Kind::Request).await.unwrap();
+            stalled.0.expect(FrameKind::Request).await.unwrap();
             echo(shake_hands(&listener, None).await).await;
             stalled
         };
@@ -411,7 +411,7 @@ mod tests {
         let channel = channel_to(&listener);
         let server = async {
             let (mut reader, writer) = shake_hands(&listener, None).await;
-            reader.expect(Kind::Request).await.unwrap(); // the first gets no answer
+            reader.expect(FrameKind::Request).await.unwrap(); // the first gets no answer
             echo((reader, writer)).await;
         };
         let client = async {

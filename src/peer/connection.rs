@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::time::timeout;
 
-use super::frames::{BODY_BYTES_MAX, Frame, HEADER_BYTES, HELLO_BYTES_MAX, Header, Kind};
+use super::frames::{BODY_BYTES_MAX, Frame, FrameKind, HEADER_BYTES, HELLO_BYTES_MAX, Header};
 use super::hello::{Greeting, Hello, Welcome, Whoever};
 use crate::host::{Net, ReadHalf, Stream, WriteHalf};
 
@@ -133,7 +133,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// As [`FrameReader::next`]; the stream ended, or the frame is another.
-    pub async fn expect(&mut self, kind: Kind) -> io::Result<bytes::Bytes> {
+    pub async fn expect(&mut self, kind: FrameKind) -> io::Result<bytes::Bytes> {
         match self.next().await? {
             Some(frame) if frame.kind == kind => Ok(frame.body),
             Some(frame) => Err(io::Error::new(
@@ -242,7 +242,7 @@ pub(crate) async fn shake_hands(
     let (mut reader, mut writer) = split(net.dial(address).await?)?;
     hello.put(&mut writer.buffer);
     writer.send().await?;
-    let body = match reader.expect(Kind::Welcome).await {
+    let body = match reader.expect(FrameKind::Welcome).await {
         Ok(body) => body,
         Err(_) if !reader.unread().is_empty() => return Err(foreign(reader.unread())),
         Err(error) => return Err(error),

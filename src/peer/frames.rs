@@ -22,7 +22,7 @@ pub(crate) const REASON_BYTES_MAX: usize = 1024;
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// Opens a connection.
     Hello = 1,
     /// Answers a hello.
@@ -49,22 +49,22 @@ pub enum Kind {
     SnapshotKeys = 12,
 }
 
-impl Kind {
+impl FrameKind {
     /// The kind of a byte.
-    pub fn of(byte: u8) -> Option<Kind> {
+    pub fn of(byte: u8) -> Option<FrameKind> {
         let kinds = [
-            Kind::Hello,
-            Kind::Welcome,
-            Kind::Append,
-            Kind::AppendReply,
-            Kind::Request,
-            Kind::Response,
-            Kind::SnapshotBegin,
-            Kind::SnapshotAccept,
-            Kind::SnapshotSlots,
-            Kind::SnapshotEnd,
-            Kind::SnapshotReply,
-            Kind::SnapshotKeys,
+            FrameKind::Hello,
+            FrameKind::Welcome,
+            FrameKind::Append,
+            FrameKind::AppendReply,
+            FrameKind::Request,
+            FrameKind::Response,
+            FrameKind::SnapshotBegin,
+            FrameKind::SnapshotAccept,
+            FrameKind::SnapshotSlots,
+            FrameKind::SnapshotEnd,
+            FrameKind::SnapshotReply,
+            FrameKind::SnapshotKeys,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -74,13 +74,13 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// What it is.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// Its fields.
     pub body: Bytes,
 }
 
 /// Appends a frame to `out`.
-pub(crate) fn put_frame(out: &mut Vec<u8>, kind: Kind, body: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn put_frame(out: &mut Vec<u8>, kind: FrameKind, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0; HEADER_BYTES]);
     body(out);
@@ -97,7 +97,7 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, kind: Kind, body: impl FnOnce(&mut Ve
     fields.put_u8(kind as u8);
 }
 
-fn crc_of(kind: Kind, body: &[u8]) -> u32 {
+fn crc_of(kind: FrameKind, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[kind as u8]);
     hasher.update(body);
@@ -108,7 +108,7 @@ fn crc_of(kind: Kind, body: &[u8]) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     /// What the frame is.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// Bytes of its body.
     pub length: usize,
     crc: u32,
@@ -127,7 +127,7 @@ impl Header {
         let length = cursor.u32()? as usize;
         let crc = cursor.u32()?;
         let kind = cursor.u8()?;
-        let kind = Kind::of(kind).ok_or_else(|| cursor.error("unknown kind of frame"))?;
+        let kind = FrameKind::of(kind).ok_or_else(|| cursor.error("unknown kind of frame"))?;
         if cursor.rest().iter().any(|byte| *byte != 0) {
             return Err(cursor.error("reserved bytes of a frame are not zero"));
         }

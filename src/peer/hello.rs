@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes};
 use diskstore_storage::{LogId, Vote};
 
 use super::frames::{
-    Kind, REASON_BYTES_MAX, put_frame, put_log_id, put_vote, read_log_id, read_vote,
+    FrameKind, REASON_BYTES_MAX, put_frame, put_log_id, put_vote, read_log_id, read_vote,
 };
 use super::member::NAME_BYTES_MAX;
 use crate::command::DecodeError;
@@ -56,7 +56,7 @@ pub struct Hello {
 impl Hello {
     /// Appends the frame.
     pub fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::Hello, |out| {
+        put_frame(out, FrameKind::Hello, |out| {
             out.put_slice(&MAGIC);
             out.put_u16_le(VERSION);
             out.put_u128_le(self.cluster_id);
@@ -143,7 +143,7 @@ pub struct Welcome {
 impl Welcome {
     /// Appends the frame.
     pub fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::Welcome, |out| {
+        put_frame(out, FrameKind::Welcome, |out| {
             let (code, reason) = match &self.answer {
                 Greeting::Refused(reason) => (0, reason.as_str()),
                 Greeting::Accepted => (1, ""),

@@ -25,7 +25,7 @@ use super::caller::Caller;
 use super::connection::{
     FrameReader, FrameWriter, HANDSHAKE_TIMEOUT, WRITE_TIMEOUT, bad_frame, in_time, split,
 };
-use super::frames::Kind;
+use super::frames::FrameKind;
 use super::hello::{Greeting, Hello, Purpose, Welcome};
 use super::requests::Method;
 use super::serving::{Allowance, serve};
@@ -183,7 +183,7 @@ impl<S: Service> Listener<S> {
     ) -> io::Result<()> {
         let (mut reader, mut writer) = split(stream)?;
         reader.count_in(self.received_bytes.clone());
-        let body = in_time(reader.expect(Kind::Hello), HANDSHAKE_TIMEOUT).await;
+        let body = in_time(reader.expect(FrameKind::Hello), HANDSHAKE_TIMEOUT).await;
         let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
             Ok(hello) => hello,
             Err(error) => {

@@ -26,7 +26,7 @@ pub use channel::{CallError, Channel};
 pub(crate) use connection::dial;
 pub(crate) use connection::{Connection, Dialled, in_time};
 pub use connection::{FrameReader, FrameWriter, bad_frame, split};
-pub use frames::Kind;
+pub use frames::FrameKind;
 pub use hello::{Greeting, Hello, Purpose, Welcome, Whoever};
 pub use join::{JoinReply, JoinRequest};
 pub use listener::Zone;

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes};
 
-use super::frames::{Kind, put_frame};
+use super::frames::{FrameKind, put_frame};
 use super::member::NAME_BYTES_MAX;
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{
@@ -66,7 +66,7 @@ impl Method {
 
 /// Appends the frame of a request.
 pub(crate) fn put_request(out: &mut Vec<u8>, id: u64, method: Method, body: &[u8]) {
-    put_frame(out, Kind::Request, |out| {
+    put_frame(out, FrameKind::Request, |out| {
         out.put_u64_le(id);
         out.put_u8(method as u8);
         out.put_slice(body);
@@ -83,7 +83,7 @@ pub(crate) fn read_request(body: Bytes) -> Result<(u64, Method, Bytes), DecodeEr
 
 /// Appends the frame of the response to request `id`.
 pub(crate) fn put_response(out: &mut Vec<u8>, id: u64, body: &[u8]) {
-    put_frame(out, Kind::Response, |out| {
+    put_frame(out, FrameKind::Response, |out| {
         out.put_u64_le(id);
         out.put_slice(body);
     });

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::{FrameReader, FrameWriter, bad_frame, in_time};
-use super::frames::Kind;
+use super::frames::FrameKind;
 use super::requests::{Method, put_response, read_request};
 
 /// What one connection of requests is given.
@@ -70,7 +70,7 @@ where
                 None => next.await,
             };
             let Some(frame) = frame? else { return Ok(()) };
-            if frame.kind != Kind::Request {
+            if frame.kind != FrameKind::Request {
                 return Err(io::Error::other("a request was expected"));
             }
             let (id, method, body) = read_request(frame.body).map_err(bad_frame)?;
@@ -143,7 +143,7 @@ mod tests {
         ask(&mut client, 7, Method::Join).await;
         let (served, answer) = in_long(async {
             tokio::join!(serving, async {
-                let answer = read_response(client.0.expect(Kind::Response).await.unwrap());
+                let answer = read_response(client.0.expect(FrameKind::Response).await.unwrap());
                 drop(client);
                 answer.unwrap()
             })
@@ -188,7 +188,7 @@ mod tests {
         }));
         ask(&mut client, 1, Method::Read).await;
         ask(&mut client, 2, Method::Vote).await;
-        let answer = in_long(client.0.expect(Kind::Response)).await.unwrap();
+        let answer = in_long(client.0.expect(FrameKind::Response)).await.unwrap();
         assert_eq!(read_response(answer).unwrap(), (2, Bytes::from_static(b"yes")));
         ask(&mut client, 3, Method::Join).await;
         assert!(in_long(client.0.next()).await.unwrap().is_none());
@@ -203,7 +203,7 @@ mod tests {
         let mut frame = std::mem::take(&mut client.1.buffer);
         let header = frame.len() - 9;
         frame[header + 8] = 0xff;
-        super::super::frames::put_frame(&mut client.1.buffer, Kind::Request, |out| {
+        super::super::frames::put_frame(&mut client.1.buffer, FrameKind::Request, |out| {
             out.extend_from_slice(&frame[header..]);
         });
         client.1.send().await.unwrap();

@@ -49,7 +49,7 @@ use super::network::{Acknowledged, RpcError, unreachable_error};
 use super::types::{AppendOutcome, LogId, TypeConfig, Vote, append_reply_from, put_append};
 use super::{APPEND_ENTRIES_MAX, log_store::READ_BYTES_MAX};
 use crate::peer::append::AppendReply;
-use crate::peer::{Dialled, FrameReader, FrameWriter, Kind, Route, bad_frame};
+use crate::peer::{Dialled, FrameKind, FrameReader, FrameWriter, Route, bad_frame};
 use crate::replica::Pace;
 
 /// A stream is broken when a frame is unanswered and nothing was answered or sent for this long.
@@ -234,7 +234,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let held_until = self.held.as_ref().map(|(_, until)| *until);
         let Appends { reader, writer, input, rest_until, .. } = self;
         let answer = async {
-            let body = timeout_at(deadline, reader.expect(Kind::AppendReply))
+            let body = timeout_at(deadline, reader.expect(FrameKind::AppendReply))
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             AppendReply::decode(body).map(append_reply_from).map_err(bad_frame)
@@ -402,7 +402,7 @@ mod tests {
         async fn travel(&mut self, count: usize) {
             let arrive = async {
                 for _ in 0..count {
-                    self.member.0.expect(Kind::Append).await.unwrap();
+                    self.member.0.expect(FrameKind::Append).await.unwrap();
                 }
             };
             tokio::select! {
@@ -430,7 +430,7 @@ mod tests {
         let mut answers = answers(("left".into(), own), target, first, requests);
         assert!(answers.next().await.unwrap().is_err());
         drop(answers);
-        member.0.expect(Kind::Append).await.unwrap();
+        member.0.expect(FrameKind::Append).await.unwrap();
         assert!(member.0.next().await.unwrap().is_none(), "nothing more was sent");
     }
 
@@ -506,7 +506,7 @@ mod tests {
         pair.requests.send(with_commit(request(10, 12), 10)).unwrap();
         let frame = tokio::select! {
             answer = pair.answers.next() => panic!("nothing was answered: {answer:?}"),
-            frame = pair.member.0.expect(Kind::Append) => read_append(frame.unwrap()).unwrap(),
+            frame = pair.member.0.expect(FrameKind::Append) => read_append(frame.unwrap()).unwrap(),
         };
         assert_eq!((frame.entries.len(), frame.leader_commit), (2, Some(log_id(10))));
         pair.answer(12).await;
@@ -538,7 +538,7 @@ mod tests {
         drop(requests);
         tokio::select! {
             answer = answers.next() => panic!("nothing was answered: {answer:?}"),
-            frame = member.0.expect(Kind::Append) => drop(frame.unwrap()),
+            frame = member.0.expect(FrameKind::Append) => drop(frame.unwrap()),
         }
     }
 
@@ -655,7 +655,7 @@ mod tests {
         let Pair { answers, idle, mut member, .. } = pair;
         drop(answers);
         assert!(idle.lock().is_none(), "half a frame is written: nothing more may follow it");
-        assert!(member.0.expect(Kind::Append).await.is_err());
+        assert!(member.0.expect(FrameKind::Append).await.is_err());
     }
 
     /// A frame may take longer to be sent than an answer may take to come.

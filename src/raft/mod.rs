@@ -612,7 +612,7 @@ async fn open_replica(
         replica.set_applied(log_id, Some(membership));
     }
     let (shared, wal, faults) = (replica.clone(), wal.clone(), faults.clone());
-    let mut applying = replica::Setup { shared, wal, oplog, faults };
+    let mut applying = replica::ApplierSetup { shared, wal, oplog, faults };
     let replayed = tokio::task::spawn_blocking(move || {
         let count = replica::replay(&mut applying)?;
         tracing::debug!(count, "entries behind the checkpoint were replayed");

@@ -37,7 +37,8 @@ use super::{Heard, RaftHandle};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
 use crate::peer::votes::{Ballot, Transfer};
 use crate::peer::{
-    FrameReader, FrameWriter, Hello, Kind, Method, Origin, Service, Verified, Verifier, bad_frame,
+    FrameKind, FrameReader, FrameWriter, Hello, Method, Origin, Service, Verified, Verifier,
+    bad_frame,
 };
 use crate::replica::snapshot_frames::{SnapshotBegin, put_reply};
 use crate::replica::{Applied, Replica, SlotsSnapshot, Syncer, snapshot};
@@ -309,7 +310,11 @@ fn is_one_log(one: &LogId, other: &LogId) -> bool {
 
 /// The next append frame; the stream ends with the connection or a frame that must not be.
 async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<TypeConfig>> {
-    match reader.expect(Kind::Append).await.and_then(|body| read_append(body).map_err(bad_frame)) {
+    match reader
+        .expect(FrameKind::Append)
+        .await
+        .and_then(|body| read_append(body).map_err(bad_frame))
+    {
         Ok(request) => Some(request),
         Err(error) => {
             tracing::debug!(%error, "an append connection ended");

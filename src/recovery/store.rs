@@ -13,7 +13,7 @@ use diskstore_storage::state::{Change, Membership, Target};
 use diskstore_storage::{Error, LogId};
 
 use super::install::InstallError;
-use crate::oplog::{Kind, Record};
+use crate::oplog::{Record, RecordKind};
 
 /// Memory for slots unless they need less, beyond which they are written back; and for all keys.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
@@ -63,9 +63,9 @@ impl Store {
     /// Installs one record, by the slot rule.
     pub(super) fn put(&self, record: &Record<'_>) -> Result<(), InstallError> {
         let change = match record.kind {
-            Kind::Get => return Ok(()),
-            Kind::Set => Change::Set(record.value.into()),
-            Kind::Delete => Change::Delete,
+            RecordKind::Get => return Ok(()),
+            RecordKind::Set => Change::Set(record.value.into()),
+            RecordKind::Delete => Change::Delete,
         };
         let index = record.index;
         let bytes_max = match self {

@@ -2,7 +2,7 @@ use std::io::Read;
 use std::net::TcpListener;
 
 use super::*;
-use crate::oplog::{Kind, Mark, Record};
+use crate::oplog::{Mark, Record, RecordKind};
 
 fn flags(line: &str) -> Flags {
     let words = std::iter::once("recovery").chain(line.split(' ')).map(Into::into);
@@ -12,7 +12,7 @@ fn flags(line: &str) -> Flags {
 fn record(index: u64, mark: Mark, key: &str, value: &str) -> Vec<u8> {
     let (key, value) = (key.as_bytes(), value.as_bytes());
     let mut bytes = Vec::new();
-    let kind = if value.is_empty() { Kind::Delete } else { Kind::Set };
+    let kind = if value.is_empty() { RecordKind::Delete } else { RecordKind::Set };
     Record { index, mark, kind, key, value }.encode(&mut bytes);
     bytes
 }

@@ -88,12 +88,12 @@ struct Work<A> {
 pub(crate) struct Applier<A> {
     sender: mpsc::Sender<Work<A>>,
     /// Held while entries are applied, wherever that is.
-    setup: Arc<Mutex<Setup>>,
+    setup: Arc<Mutex<ApplierSetup>>,
     machine: Machine,
 }
 
 /// What the thread works with.
-pub(crate) struct Setup {
+pub(crate) struct ApplierSetup {
     /// The machine and the applied position.
     pub shared: Arc<Replica>,
     /// The log, told what memory needs no longer hold.
@@ -110,9 +110,9 @@ impl<A> std::fmt::Debug for Applier<A> {
     }
 }
 
-impl std::fmt::Debug for Setup {
+impl std::fmt::Debug for ApplierSetup {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Setup").finish_non_exhaustive()
+        formatter.debug_struct("ApplierSetup").finish_non_exhaustive()
     }
 }
 
@@ -121,7 +121,7 @@ impl<A: Answer> Applier<A> {
     ///
     /// # Errors
     /// The operating system starts no more threads.
-    pub(crate) fn start(setup: Setup) -> io::Result<Applier<A>> {
+    pub(crate) fn start(setup: ApplierSetup) -> io::Result<Applier<A>> {
         let (sender, receiver) = mpsc::channel::<Work<A>>();
         let machine = setup.shared.machine.clone();
         let setup = Arc::new(Mutex::new(setup));
@@ -172,12 +172,12 @@ impl<A: Answer> Applier<A> {
     /// True if applying touches neither the disk nor the memory budget, waits for no snapshot, and
     /// there is no application log to sync.
     fn is_never_waiting(&self) -> bool {
-        let is_free = |setup: &Setup| setup.oplog.is_none() && !setup.shared.is_merging();
+        let is_free = |setup: &ApplierSetup| setup.oplog.is_none() && !setup.shared.is_merging();
         self.machine.never_waits() && self.setup.try_lock().is_some_and(|setup| is_free(&setup))
     }
 }
 
-pub(crate) fn apply_all<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::Result<()> {
+pub(crate) fn apply_all<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Result<()> {
     let result = apply_each(setup, jobs);
     if let Err(error) = &result {
         setup.faults.report(format!("an entry cannot be applied: {}", chain(error)));
@@ -185,7 +185,7 @@ pub(crate) fn apply_all<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::
     result
 }
 
-fn apply_each<A: Answer>(setup: &mut Setup, jobs: Vec<Job<A>>) -> io::Result<()> {
+fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Result<()> {
     let machine = &setup.shared.machine;
     if !machine.never_waits() {
         for job in &jobs {
@@ -301,7 +301,7 @@ pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<Ca
 }
 
 /// At the memory budget applying waits until a few changed pages were dropped, or written first.
-fn wait_for_memory(setup: &Setup) -> io::Result<()> {
+fn wait_for_memory(setup: &ApplierSetup) -> io::Result<()> {
     if !setup.shared.machine.over_budget() {
         return Ok(());
     }

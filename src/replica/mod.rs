@@ -17,7 +17,7 @@ mod syncer;
 
 #[cfg(test)]
 pub(crate) use applier::apply_entry;
-pub(crate) use applier::{Answer, Applier, Committed, Job, Payload, Setup};
+pub(crate) use applier::{Answer, Applier, ApplierSetup, Committed, Job, Payload};
 pub use checkpoints::Checkpointer;
 pub(crate) use pace::Pace;
 pub use replay::ReplayAhead;

@@ -27,7 +27,7 @@ use std::thread::JoinHandle;
 use diskstore_storage::LogId;
 use diskstore_storage::wal::{self, Seen, Wal};
 
-use super::applier::{Committed, Job, Payload, Setup, apply_all, apply_entry};
+use super::applier::{ApplierSetup, Committed, Job, Payload, apply_all, apply_entry};
 use super::state::{Applied, checkpoint_of};
 use crate::fault::chain;
 use crate::machine::Machine;
@@ -260,7 +260,7 @@ fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Com
 ///
 /// # Errors
 /// The log cannot be read or an entry not be applied.
-pub(crate) fn replay(setup: &mut Setup) -> io::Result<u64> {
+pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
     let first = setup.shared.applied().log_id.map_or(0, |log_id| log_id.index + 1);
     let end = setup.wal.state().committed.map_or(0, |log_id| log_id.index + 1);
     if first >= end {
@@ -280,7 +280,10 @@ pub(crate) fn replay(setup: &mut Setup) -> io::Result<u64> {
     Ok(end - first)
 }
 
-fn apply_pieces(setup: &mut Setup, pieces: Receiver<io::Result<Vec<Committed>>>) -> io::Result<()> {
+fn apply_pieces(
+    setup: &mut ApplierSetup,
+    pieces: Receiver<io::Result<Vec<Committed>>>,
+) -> io::Result<()> {
     for piece in pieces {
         let jobs = piece?.into_iter().map(|entry| Job { entry, answer: None::<Infallible> });
         apply_all(setup, jobs.collect())?;

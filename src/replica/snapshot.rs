@@ -34,7 +34,7 @@ use super::pace::Pace;
 use super::snapshot_frames::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
 use super::state::{Applied, Replica, SlotsSnapshot};
 use crate::machine::{Images, Machine};
-use crate::peer::{Connection, FrameReader, FrameWriter, Kind, bad_frame, in_time};
+use crate::peer::{Connection, FrameKind, FrameReader, FrameWriter, bad_frame, in_time};
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 256 << 10;
@@ -107,7 +107,7 @@ pub(crate) async fn send(
     let begin = SnapshotBegin { vote, log_id, membership, readable_from, last_log, horizon };
     begin.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
-    let accepted = in_time(reader.expect(Kind::SnapshotAccept), IDLE_MAX).await?;
+    let accepted = in_time(reader.expect(FrameKind::SnapshotAccept), IDLE_MAX).await?;
     let (changed_after, damaged) = match Accept::decode(accepted).map_err(bad_frame)? {
         Accept::Changed { after, damaged } => (after, damaged),
         Accept::HigherVote(vote) => return Ok(vote),
@@ -120,7 +120,7 @@ pub(crate) async fn send(
     let last_log = sender.last_log(applied)?;
     SnapshotEnd { frames, slots, applied, last_log }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
-    let reply = in_time(reader.expect(Kind::SnapshotReply), INSTALL_MAX).await?;
+    let reply = in_time(reader.expect(FrameKind::SnapshotReply), INSTALL_MAX).await?;
     let vote = read_reply(reply).map_err(bad_frame)?;
     tracing::info!(to = address, slots, changed_after, "snapshot sent");
     Ok(vote)
@@ -215,7 +215,7 @@ pub(crate) async fn receive(
     writer: &mut FrameWriter,
     judge: Judge<'_>,
 ) -> io::Result<Option<SnapshotBegin>> {
-    let body = in_time(reader.expect(Kind::SnapshotBegin), IDLE_MAX).await?;
+    let body = in_time(reader.expect(FrameKind::SnapshotBegin), IDLE_MAX).await?;
     let begin = SnapshotBegin::decode(body).map_err(bad_frame)?;
     if let Some(vote) = judge(&begin)? {
         Accept::HigherVote(vote).put(&mut writer.buffer);
@@ -262,9 +262,9 @@ async fn receive_slots(
             return Err(io::Error::other("another leader was voted for")); // I7
         }
         match frame.kind {
-            kind @ (Kind::SnapshotSlots | Kind::SnapshotKeys) => {
+            kind @ (FrameKind::SnapshotSlots | FrameKind::SnapshotKeys) => {
                 let decoded = match kind {
-                    Kind::SnapshotKeys => SnapshotSlots::decode_keys(frame.body),
+                    FrameKind::SnapshotKeys => SnapshotSlots::decode_keys(frame.body),
                     _ => SnapshotSlots::decode(frame.body),
                 };
                 let SnapshotSlots { nth, images, .. } = decoded.map_err(bad_frame)?;
@@ -276,7 +276,7 @@ async fn receive_slots(
                 merging.shared.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
                 merging.merge(images).await?;
             }
-            Kind::SnapshotEnd => {
+            FrameKind::SnapshotEnd => {
                 let end = SnapshotEnd::decode(frame.body).map_err(bad_frame)?;
                 if (end.frames, end.slots) != (frames, count) {
                     return Err(io::Error::other("slots of the snapshot are missing"));

@@ -21,7 +21,7 @@ use crate::command::DecodeError;
 use crate::command::cursor::Cursor;
 use crate::machine::Images;
 use crate::peer::frames::{
-    Kind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
+    FrameKind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
     read_vote,
 };
 
@@ -51,7 +51,7 @@ pub(crate) struct SnapshotBegin {
 impl SnapshotBegin {
     /// Appends the frame.
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::SnapshotBegin, |out| {
+        put_frame(out, FrameKind::SnapshotBegin, |out| {
             put_vote(out, &self.vote);
             put_log_id(out, &self.log_id);
             out.put_u64_le(self.readable_from);
@@ -116,7 +116,7 @@ impl Accept {
     /// # Panics
     /// If there are more damaged slots than [`DAMAGED_COUNT_MAX`].
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::SnapshotAccept, |out| match self {
+        put_frame(out, FrameKind::SnapshotAccept, |out| match self {
             Accept::Changed { after, damaged } => {
                 assert!(damaged.len() <= DAMAGED_COUNT_MAX, "{} damaged slots", damaged.len());
                 out.put_u8(0);
@@ -170,8 +170,8 @@ impl SnapshotSlots {
     /// Appends the frame.
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let kind = match &self.images {
-            Images::Slots(_) => Kind::SnapshotSlots,
-            Images::Keys(_) => Kind::SnapshotKeys,
+            Images::Slots(_) => FrameKind::SnapshotSlots,
+            Images::Keys(_) => FrameKind::SnapshotKeys,
         };
         put_frame(out, kind, |out| {
             out.put_u64_le(self.nth);
@@ -270,7 +270,7 @@ pub(crate) struct SnapshotEnd {
 impl SnapshotEnd {
     /// Appends the frame.
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        put_frame(out, Kind::SnapshotEnd, |out| {
+        put_frame(out, FrameKind::SnapshotEnd, |out| {
             out.put_u64_le(self.frames);
             out.put_u64_le(self.slots);
             out.put_u64_le(self.applied);
@@ -296,7 +296,7 @@ impl SnapshotEnd {
 
 /// Appends the frame that ends a transfer on the receiver's side.
 pub(crate) fn put_reply(out: &mut Vec<u8>, vote: &Vote) {
-    put_frame(out, Kind::SnapshotReply, |out| put_vote(out, vote));
+    put_frame(out, FrameKind::SnapshotReply, |out| put_vote(out, vote));
 }
 
 /// Reads the body of that frame.

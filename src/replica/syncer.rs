@@ -51,7 +51,7 @@ impl Drop for Completion {
 }
 
 #[derive(Default)]
-struct State {
+struct SyncerState {
     waiting: VecDeque<(Position, Completion)>,
     is_kicked: bool,
     is_stopping: bool,
@@ -63,7 +63,7 @@ struct State {
     failure: Option<String>,
 }
 
-impl State {
+impl SyncerState {
     /// When the log is to be synced, if nothing is to be written before.
     fn sync_due(&self) -> Option<Instant> {
         Some(self.unsynced_since? + self.sync_interval?)
@@ -71,7 +71,7 @@ impl State {
 }
 
 /// What the thread does next.
-enum Work {
+enum SyncWork {
     Write(SealedBatch),
     Sync,
 }
@@ -82,9 +82,9 @@ struct SegmentState {
     is_stopping: bool,
 }
 
-struct Shared {
+struct SyncerShared {
     wal: Arc<Wal>,
-    state: Mutex<State>,
+    state: Mutex<SyncerState>,
     work: Condvar,
     segments: Mutex<SegmentState>,
     segment_work: Condvar,
@@ -94,7 +94,7 @@ struct Shared {
     written_bytes: AtomicU64,
 }
 
-impl Shared {
+impl SyncerShared {
     /// True once nothing becomes durable any more.
     fn has_ended(&self) -> bool {
         self.state.lock().failure.is_some()
@@ -117,7 +117,7 @@ impl Shared {
 
 /// Handle on the two threads. Dropping it without [`Syncer::stop`] leaves them running.
 pub struct Syncer {
-    shared: Arc<Shared>,
+    shared: Arc<SyncerShared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -133,7 +133,7 @@ impl Syncer {
     /// # Errors
     /// The operating system starts no more threads.
     pub fn start(wal: Arc<Wal>, faults: Faults) -> io::Result<Syncer> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SyncerShared {
             wal,
             state: Mutex::default(),
             work: Condvar::new(),
@@ -298,11 +298,11 @@ impl Syncer {
     }
 }
 
-fn run_sync(shared: &Shared) {
+fn run_sync(shared: &SyncerShared) {
     let syncs_batches = shared.wal.sync_mode() == SyncMode::Always;
     while let Some(work) = next_work(shared) {
         let started = Instant::now();
-        let is_sync = syncs_batches || matches!(work, Work::Sync);
+        let is_sync = syncs_batches || matches!(work, SyncWork::Sync);
         if let Err(error) = carry_out(shared, work, started) {
             fail(shared, &chain(&error));
             return;
@@ -318,15 +318,15 @@ fn run_sync(shared: &Shared) {
     }
 }
 
-fn carry_out(shared: &Shared, work: Work, started: Instant) -> Result<(), Error> {
+fn carry_out(shared: &SyncerShared, work: SyncWork, started: Instant) -> Result<(), Error> {
     match work {
-        Work::Write(batch) => {
+        SyncWork::Write(batch) => {
             shared.written_bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
             let durable = shared.wal.write(batch)?;
             shared.state.lock().unsynced_since.get_or_insert(started);
             complete(shared, durable);
         }
-        Work::Sync => {
+        SyncWork::Sync => {
             shared.wal.sync()?;
             shared.state.lock().unsynced_since = None;
         }
@@ -335,19 +335,19 @@ fn carry_out(shared: &Shared, work: Work, started: Instant) -> Result<(), Error>
 }
 
 /// What is to be done next; blocks until there is something, `None` at the end.
-fn next_work(shared: &Shared) -> Option<Work> {
+fn next_work(shared: &SyncerShared) -> Option<SyncWork> {
     let mut state = shared.state.lock();
     loop {
         state.is_kicked = false;
         let due = state.sync_due();
         if due.is_some_and(|due| due <= Instant::now()) {
-            return Some(Work::Sync);
+            return Some(SyncWork::Sync);
         }
         if let Some(batch) = shared.wal.seal() {
-            return Some(Work::Write(batch));
+            return Some(SyncWork::Write(batch));
         }
         if state.is_stopping {
-            return shared.wal.seal_claim().map(Work::Write).or(due.map(|_| Work::Sync));
+            return shared.wal.seal_claim().map(SyncWork::Write).or(due.map(|_| SyncWork::Sync));
         }
         let claim = shared.wal.claim_due().then(|| Instant::now() + CLAIM_AFTER);
         let is_claim_next = claim.is_some_and(|claim| due.is_none_or(|due| claim < due));
@@ -364,12 +364,12 @@ fn next_work(shared: &Shared) -> Option<Work> {
             && is_claim_next
             && let Some(batch) = shared.wal.seal_claim()
         {
-            return Some(Work::Write(batch));
+            return Some(SyncWork::Write(batch));
         }
     }
 }
 
-fn complete(shared: &Shared, durable: Position) {
+fn complete(shared: &SyncerShared, durable: Position) {
     loop {
         let completion = {
             let mut state = shared.state.lock();
@@ -383,13 +383,13 @@ fn complete(shared: &Shared, durable: Position) {
     }
 }
 
-fn fail(shared: &Shared, reason: &str) {
+fn fail(shared: &SyncerShared, reason: &str) {
     let reason = format!("the log cannot be written: {reason}");
     shared.faults.report(reason.clone());
     shared.end(&reason);
 }
 
-fn run_segments(shared: &Shared) {
+fn run_segments(shared: &SyncerShared) {
     let mut is_refused = false;
     while wait_segment_work(shared) {
         match tend_segments(shared, is_refused) {
@@ -403,7 +403,7 @@ fn run_segments(shared: &Shared) {
 }
 
 /// Blocks until the segments may want something; false at the end.
-fn wait_segment_work(shared: &Shared) -> bool {
+fn wait_segment_work(shared: &SyncerShared) -> bool {
     let mut state = shared.segments.lock();
     shared.segment_work.wait_while_for(
         &mut state,
@@ -416,7 +416,7 @@ fn wait_segment_work(shared: &Shared) -> bool {
 
 /// Takes old segments out of the log, and makes the next one if it is missing. True if there is no
 /// room for it, which may change; every other failure of the disk is final.
-fn tend_segments(shared: &Shared, was_refused: bool) -> Result<bool, Error> {
+fn tend_segments(shared: &SyncerShared, was_refused: bool) -> Result<bool, Error> {
     shared.wal.reclaim()?;
     if !shared.wal.is_prepare_due() {
         return Ok(was_refused);

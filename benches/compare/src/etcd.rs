@@ -5,7 +5,7 @@
 //! `rpc.proto`. One operation of a connection is on its way at a time.
 #![expect(clippy::big_endian_bytes, reason = "HTTP/2 is big-endian")]
 
-use diskstore::load::{Codec, Foreign, Operation, Reply, Step};
+use diskstore::load::{Codec, CodecReply, CodecStep, Foreign, Operation};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
@@ -65,7 +65,7 @@ impl Etcd {
         self.is_answered = false;
     }
 
-    fn take_data<'a>(&mut self, payload: &'a [u8], output: &mut Vec<u8>) -> Option<Reply<'a>> {
+    fn take_data<'a>(&mut self, payload: &'a [u8], output: &mut Vec<u8>) -> Option<CodecReply<'a>> {
         self.received += length(payload);
         if self.received >= UPDATE_BYTES {
             frame(WINDOW_UPDATE, 0, 0, &self.received.to_be_bytes(), output);
@@ -76,11 +76,11 @@ impl Etcd {
         }
         self.is_answered = true;
         if !self.is_read {
-            return Some(Reply::Done);
+            return Some(CodecReply::Done);
         }
         // Behind the flag of compression and the length: RangeResponse.kvs[0].value.
         let value = payload.get(5..).and_then(|range| field(range, 2)).and_then(|kv| field(kv, 5));
-        Some(value.map_or(Reply::Missing, Reply::Value))
+        Some(value.map_or(CodecReply::Missing, CodecReply::Value))
     }
 }
 
@@ -113,33 +113,39 @@ impl Codec for Etcd {
         }
     }
 
-    fn next<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> Result<Step<'a>, Foreign> {
-        let Some(head) = input.get(..FRAME_HEAD_BYTES) else { return Ok(Step::More) };
+    fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> Result<CodecStep<'a>, Foreign> {
+        let Some(head) = input.get(..FRAME_HEAD_BYTES) else { return Ok(CodecStep::More) };
         let payload_bytes = head[..3].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         if payload_bytes > FRAME_BYTES_MAX {
             return Err(Foreign);
         }
         let end = FRAME_HEAD_BYTES + payload_bytes;
-        let Some(payload) = input.get(FRAME_HEAD_BYTES..end) else { return Ok(Step::More) };
+        let Some(payload) = input.get(FRAME_HEAD_BYTES..end) else { return Ok(CodecStep::More) };
         let (kind, flags) = (head[3], head[4]);
         // The end of a stream may come after the next one has begun.
         let is_present = head.last_chunk() == Some(&(self.stream - 2).to_be_bytes());
         match kind {
             DATA if !payload.is_empty() && is_present => {
                 let reply = self.take_data(payload, output);
-                return Ok(reply.map_or(Step::Passed(end), |reply| Step::Reply(end, reply)));
+                return Ok(
+                    reply.map_or(CodecStep::Passed(end), |reply| CodecStep::Reply(end, reply))
+                );
             }
             HEADERS if flags & END_STREAM != 0 && is_present && !self.is_answered => {
                 self.is_answered = true;
                 let words = b"grpc: an error without a message";
-                return Ok(Step::Reply(end, Reply::Refused(words)));
+                return Ok(CodecStep::Reply(end, CodecReply::Refused(words)));
             }
             SETTINGS if flags & ACK == 0 => frame(SETTINGS, ACK, 0, &[], output),
             PING if flags & ACK == 0 => frame(PING, ACK, 0, payload, output),
             RESET | GO_AWAY => return Err(Foreign),
             _ => {}
         }
-        Ok(Step::Passed(end))
+        Ok(CodecStep::Passed(end))
     }
 }
 
@@ -261,7 +267,7 @@ mod tests {
         etcd.request(&Operation::Read { key: 7 }, &mut Vec::new());
         for kind in [SETTINGS, PING, HEADERS, WINDOW_UPDATE] {
             let frame = received(kind, 0, &[1; 8]);
-            assert_eq!(etcd.next(&frame, &mut output), Ok(Step::Passed(frame.len())));
+            assert_eq!(etcd.next(&frame, &mut output), Ok(CodecStep::Passed(frame.len())));
         }
         let mut answers = Vec::new();
         frame(SETTINGS, ACK, 0, b"", &mut answers);
@@ -271,14 +277,14 @@ mod tests {
         let range = b"\x0a\x02\x08\x05\x12\x08\x0a\x017\x10\x01\x2a\x01v\x20\x01";
         let data = received(DATA, 0, &message(range));
         for end in 0..data.len() {
-            assert_eq!(etcd.next(&data[..end], &mut output), Ok(Step::More));
+            assert_eq!(etcd.next(&data[..end], &mut output), Ok(CodecStep::More));
         }
-        let reply = Step::Reply(data.len(), Reply::Value(b"v"));
+        let reply = CodecStep::Reply(data.len(), CodecReply::Value(b"v"));
         assert_eq!(etcd.next(&data, &mut output), Ok(reply));
         // The next operation may go out before the end of this one has come.
         etcd.request(&Operation::Read { key: 8 }, &mut Vec::new());
         let trailers = received(HEADERS, END_STREAM | END_HEADERS, b"");
-        assert_eq!(etcd.next(&trailers, &mut output), Ok(Step::Passed(trailers.len())));
+        assert_eq!(etcd.next(&trailers, &mut output), Ok(CodecStep::Passed(trailers.len())));
     }
 
     #[test]
@@ -287,10 +293,13 @@ mod tests {
         etcd.request(&Operation::Read { key: 7 }, &mut Vec::new());
         let trailers = received(HEADERS, END_STREAM | END_HEADERS, b"");
         let step = etcd.next(&trailers, &mut output);
-        assert!(matches!(step, Ok(Step::Reply(_, Reply::Refused(_)))), "{step:?}");
+        assert!(matches!(step, Ok(CodecStep::Reply(_, CodecReply::Refused(_)))), "{step:?}");
         etcd.request(&Operation::Read { key: 7 }, &mut Vec::new());
         let data = received_on(FIRST_STREAM + 2, DATA, 0, &message(b"\x0a\x02\x08\x05"));
-        assert_eq!(etcd.next(&data, &mut output), Ok(Step::Reply(data.len(), Reply::Missing)));
+        assert_eq!(
+            etcd.next(&data, &mut output),
+            Ok(CodecStep::Reply(data.len(), CodecReply::Missing))
+        );
         assert_eq!(etcd.next(&received(RESET, 0, &[0; 4]), &mut output), Err(Foreign));
         assert_eq!(etcd.next(&[0xff; 9], &mut output), Err(Foreign));
     }

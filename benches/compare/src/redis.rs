@@ -1,7 +1,7 @@
 //! Redis with replicas: the `SET`s that are sent at once are followed by one `WAIT 1`, and are done when
 //! one replica has them in its memory (Redis does not tell when a replica has synced).
 
-use diskstore::load::{Codec, Foreign, Operation, Reply, Resp, Step};
+use diskstore::load::{Codec, CodecReply, CodecStep, Foreign, Operation, Resp};
 
 /// How long Redis waits for a replica: ten seconds.
 const WAIT: &[u8] = b"*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$5\r\n10000\r\n";
@@ -28,19 +28,23 @@ impl Codec for SetAndWait {
         }
     }
 
-    fn next<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> Result<Step<'a>, Foreign> {
+    fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> Result<CodecStep<'a>, Foreign> {
         let step = self.resp.next(input, output)?;
-        let Step::Reply(count, Reply::Done) = step else { return Ok(step) };
+        let CodecStep::Reply(count, CodecReply::Done) = step else { return Ok(step) };
         if input.first() == Some(&b'+') {
             self.half_done += 1;
-            return Ok(Step::Passed(count));
+            return Ok(CodecStep::Passed(count));
         }
         // The reply to `WAIT` answers every write of the batch that was not refused.
-        let Some(left) = self.half_done.checked_sub(1) else { return Ok(Step::Passed(count)) };
+        let Some(left) = self.half_done.checked_sub(1) else { return Ok(CodecStep::Passed(count)) };
         self.half_done = left;
         let is_held = !input.starts_with(b":0");
-        let reply = if is_held { Reply::Done } else { Reply::Refused(b"NOREPLICA") };
-        Ok(Step::Reply(if left == 0 { count } else { 0 }, reply))
+        let reply = if is_held { CodecReply::Done } else { CodecReply::Refused(b"NOREPLICA") };
+        Ok(CodecStep::Reply(if left == 0 { count } else { 0 }, reply))
     }
 }
 
@@ -67,18 +71,18 @@ mod tests {
 
     #[test]
     fn sets_are_done_when_their_wait_names_a_replica() {
-        let refused = Reply::Refused(b"NOREPLICA");
+        let refused = CodecReply::Refused(b"NOREPLICA");
         for (wait, reply) in
-            [(b":1\r\n", Reply::Done), (b":2\r\n", Reply::Done), (b":0\r\n", refused)]
+            [(b":1\r\n", CodecReply::Done), (b":2\r\n", CodecReply::Done), (b":0\r\n", refused)]
         {
             let (mut codec, mut output) = (SetAndWait::default(), Vec::new());
-            assert_eq!(codec.next(b"+OK\r\n", &mut output), Ok(Step::Passed(5)));
-            let step = Step::Reply(5, Reply::Refused(b"NO"));
+            assert_eq!(codec.next(b"+OK\r\n", &mut output), Ok(CodecStep::Passed(5)));
+            let step = CodecStep::Reply(5, CodecReply::Refused(b"NO"));
             assert_eq!(codec.next(b"-NO\r\n", &mut output), Ok(step));
-            assert_eq!(codec.next(b"+OK\r\n", &mut output), Ok(Step::Passed(5)));
-            assert_eq!(codec.next(wait, &mut output), Ok(Step::Reply(0, reply)));
-            assert_eq!(codec.next(wait, &mut output), Ok(Step::Reply(4, reply)));
-            assert_eq!(codec.next(wait, &mut output), Ok(Step::Passed(4)));
+            assert_eq!(codec.next(b"+OK\r\n", &mut output), Ok(CodecStep::Passed(5)));
+            assert_eq!(codec.next(wait, &mut output), Ok(CodecStep::Reply(0, reply)));
+            assert_eq!(codec.next(wait, &mut output), Ok(CodecStep::Reply(4, reply)));
+            assert_eq!(codec.next(wait, &mut output), Ok(CodecStep::Passed(4)));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Source: `zookeeper.jute` and `ZooDefs.java` of 3.8.
 #![expect(clippy::big_endian_bytes, reason = "its protocol is big-endian")]
 
-use diskstore::load::{Codec, Foreign, Operation, Reply, Step, Value};
+use diskstore::load::{Codec, CodecReply, CodecStep, Foreign, Operation, Value};
 
 const CREATE: u32 = 1;
 const GET_DATA: u32 = 4;
@@ -94,16 +94,20 @@ impl Codec for ZooKeeper {
         });
     }
 
-    fn next<'a>(&mut self, input: &'a [u8], _output: &mut Vec<u8>) -> Result<Step<'a>, Foreign> {
-        let Some(length) = take(input) else { return Ok(Step::More) };
+    fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        _output: &mut Vec<u8>,
+    ) -> Result<CodecStep<'a>, Foreign> {
+        let Some(length) = take(input) else { return Ok(CodecStep::More) };
         if length > FRAME_BYTES_MAX {
             return Err(Foreign);
         }
-        let Some(body) = input.get(4..4 + length) else { return Ok(Step::More) };
+        let Some(body) = input.get(4..4 + length) else { return Ok(CodecStep::More) };
         let end = 4 + length;
         if !self.is_open {
             self.is_open = true;
-            return Ok(Step::Passed(end));
+            return Ok(CodecStep::Passed(end));
         }
         let head = body.get(..HEAD_BYTES).ok_or(Foreign)?;
         let (is_read, error) = (head[3] & 1 == 1, &head[12..]);
@@ -111,13 +115,13 @@ impl Codec for ZooKeeper {
             [0, 0, 0, 0] if is_read => {
                 let length = take(&body[HEAD_BYTES..]).ok_or(Foreign)?;
                 let value = body.get(HEAD_BYTES + 4..HEAD_BYTES + 4 + length).ok_or(Foreign)?;
-                Reply::Value(value)
+                CodecReply::Value(value)
             }
-            [0, 0, 0, 0] => Reply::Done,
-            _ if error == NO_NODE => Reply::Refused(b"NONODE"),
-            _ => Reply::Refused(b"error of ZooKeeper"),
+            [0, 0, 0, 0] => CodecReply::Done,
+            _ if error == NO_NODE => CodecReply::Refused(b"NONODE"),
+            _ => CodecReply::Refused(b"error of ZooKeeper"),
         };
-        Ok(Step::Reply(end, reply))
+        Ok(CodecStep::Reply(end, reply))
     }
 }
 
@@ -164,9 +168,9 @@ mod tests {
         codec.open(&mut output);
         assert_eq!(output.len(), 4 + 45);
         let answer = [&[0, 0, 0, 37][..], &[0; 37]].concat();
-        assert_eq!(codec.next(&answer[..40], &mut output), Ok(Step::More));
+        assert_eq!(codec.next(&answer[..40], &mut output), Ok(CodecStep::More));
         assert!(!codec.is_open());
-        assert_eq!(codec.next(&answer, &mut output), Ok(Step::Passed(41)));
+        assert_eq!(codec.next(&answer, &mut output), Ok(CodecStep::Passed(41)));
         assert!(codec.is_open());
         codec
     }
@@ -195,12 +199,15 @@ mod tests {
     fn replies_are_values_confirmations_or_errors() {
         let (mut codec, mut output) = (opened(), Vec::new());
         let read = reply(3, 0, b"\0\0\0\x01v and a stat");
-        let step = Step::Reply(read.len(), Reply::Value(b"v"));
+        let step = CodecStep::Reply(read.len(), CodecReply::Value(b"v"));
         assert_eq!(codec.next(&read, &mut output), Ok(step));
         let write = reply(4, 0, b"a stat");
-        assert_eq!(codec.next(&write, &mut output), Ok(Step::Reply(write.len(), Reply::Done)));
+        assert_eq!(
+            codec.next(&write, &mut output),
+            Ok(CodecStep::Reply(write.len(), CodecReply::Done))
+        );
         let none = reply(5, -101, b"");
-        let step = Step::Reply(none.len(), Reply::Refused(b"NONODE"));
+        let step = CodecStep::Reply(none.len(), CodecReply::Refused(b"NONODE"));
         assert_eq!(codec.next(&none, &mut output), Ok(step));
         assert_eq!(codec.next(&reply(7, 0, b"\0\0\0\x09v"), &mut output), Err(Foreign));
         assert_eq!(codec.next(&[0xff; 4], &mut output), Err(Foreign));

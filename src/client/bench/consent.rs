@@ -5,7 +5,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use super::super::ClientError;
-use super::super::connection::{Answer, Connection};
+use super::super::connection::{Answer, NodeConnection};
 
 /// Asks whoever started the load, if the servers hold values.
 pub(super) fn ask(list: &str) -> Result<(), ClientError> {
@@ -38,7 +38,7 @@ fn refused(found: &str) -> ClientError {
 fn found(list: &str) -> Option<String> {
     list.split(',').take(super::super::ADDRESS_COUNT_MAX).find_map(|address| {
         let size =
-            Connection::open(address).and_then(|mut connection| connection.call(&[b"DBSIZE"]));
+            NodeConnection::open(address).and_then(|mut connection| connection.call(&[b"DBSIZE"]));
         match size {
             Ok(Answer::Integer(0)) => None,
             Ok(Answer::Integer(1)) => Some(format!("{address} holds a value")),

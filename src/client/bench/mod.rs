@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::connection::{Answer, Connection};
+use super::connection::{Answer, NodeConnection};
 use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};
@@ -265,7 +265,7 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
 /// What the nodes at `list` say of themselves; nothing of what is no node of ours.
 fn statuses(list: &str) -> Vec<Status> {
     let ask = |address: &str| {
-        let answer = Connection::open(address).ok()?.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
+        let answer = NodeConnection::open(address).ok()?.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
         let Answer::Value(json) = answer else { return None };
         Status::from_json(&json).ok()
     };

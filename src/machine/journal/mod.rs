@@ -30,7 +30,7 @@ use super::reply::ReplyRoom;
 use super::{ApplyError, LogDurable};
 use crate::command::{Action, Command, Holder, Operation, Outcome, Reply, slot_key};
 use crate::oplog::{
-    Effect, KeyForm, Kind, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position,
+    Effect, KeyForm, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position, RecordKind,
 };
 use checkpoint::Checkpoint;
 pub use checkpoint::JOURNAL_FILE;
@@ -55,14 +55,14 @@ pub struct JournalOptions {
 /// Records what is applied.
 #[derive(Debug, Clone)]
 pub struct JournalMachine {
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct JournalShared {
     disk: Arc<dyn Disk>,
     options: JournalOptions,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     /// What `journal.dat` says.
     durable: Mutex<Checkpoint>,
     /// Held while a checkpoint is written: who asks for the newest one waits for no disk.
@@ -70,7 +70,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct State {
+struct JournalState {
     log: OpLog,
     keys: HashMap<Box<[u8]>, Held>,
     live_count: u64,
@@ -117,7 +117,7 @@ impl JournalMachine {
         let (parts, form) = (options.parts.clone(), options.form());
         let mut log = OpLog::open_at(parts, form, options.part_bytes_max, durable.end)?;
         log.set_last_index(durable.last_index);
-        let mut state = State {
+        let mut state = JournalState {
             log,
             keys: HashMap::new(),
             live_count: 0,
@@ -128,7 +128,13 @@ impl JournalMachine {
         state.learn(&options)?;
         let (state, durable) = (Mutex::new(state), Mutex::new(durable));
         Ok(JournalMachine {
-            shared: Arc::new(Shared { disk, options, state, durable, writing: Mutex::default() }),
+            shared: Arc::new(JournalShared {
+                disk,
+                options,
+                state,
+                durable,
+                writing: Mutex::default(),
+            }),
         })
     }
 
@@ -334,7 +340,7 @@ impl JournalOptions {
     }
 }
 
-impl State {
+impl JournalState {
     /// Reads the files to learn where each key's last value lies.
     fn learn(&mut self, options: &JournalOptions) -> std::result::Result<(), JournalError> {
         let end = self.log.position();
@@ -349,12 +355,13 @@ impl State {
             let (bytes, kind) = (record.value.len(), record.kind);
             let key = options.key_of(record.key);
             let index = record.index;
-            let is_effect = kind != Kind::Get && !matches!(record.mark, Mark::Gap | Mark::End);
+            let is_effect =
+                kind != RecordKind::Get && !matches!(record.mark, Mark::Gap | Mark::End);
             let (nth, offset) = records.position();
             if let Some(key) = key.filter(|_| is_effect) {
                 let start = Position { nth, offset: offset - bytes as u64 };
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                let place = (kind == Kind::Set).then_some(Place { start, bytes });
+                let place = (kind == RecordKind::Set).then_some(Place { start, bytes });
                 self.hold(key, index, place);
             }
         }
@@ -407,15 +414,15 @@ impl State {
         self.log.record_effects(index, effects, &mut |_, place| places.push(place))?;
         for (effect, place) in effects.iter().zip(places) {
             self.dirty_bytes += (effect.key.len() + effect.value.len()) as u64;
-            if effect.kind != Kind::Get {
-                self.hold(effect.key, index, (effect.kind == Kind::Set).then_some(place));
+            if effect.kind != RecordKind::Get {
+                self.hold(effect.key, index, (effect.kind == RecordKind::Set).then_some(place));
             }
         }
         Ok(())
     }
 
     fn record_image(&mut self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
-        let kind = if value.is_some() { Kind::Set } else { Kind::Delete };
+        let kind = if value.is_some() { RecordKind::Set } else { RecordKind::Delete };
         let effect = Effect { kind, key, value: Cow::Borrowed(value.unwrap_or_default()) };
         let place = self.log.record_image(index, &effect).map_err(storage)?;
         self.dirty_bytes += (key.len() + effect.value.len()) as u64;
@@ -481,14 +488,14 @@ fn effect_of<'a>(
 ) -> Option<Effect<'a>> {
     let key = operation.key;
     if operation.action.is_read() {
-        return Some(Effect { kind: Kind::Get, key, value: Cow::Borrowed(&[]) });
+        return Some(Effect { kind: RecordKind::Get, key, value: Cow::Borrowed(&[]) });
     }
     outcome.changed.then(|| match (&draft.value, &operation.action) {
         (Some(_), Action::Set { value, .. }) => {
-            Effect { kind: Kind::Set, key, value: Cow::Borrowed(value) }
+            Effect { kind: RecordKind::Set, key, value: Cow::Borrowed(value) }
         }
-        (Some(value), _) => Effect { kind: Kind::Set, key, value: value.clone() },
-        (None, _) => Effect { kind: Kind::Delete, key, value: Cow::Borrowed(&[]) },
+        (Some(value), _) => Effect { kind: RecordKind::Set, key, value: value.clone() },
+        (None, _) => Effect { kind: RecordKind::Delete, key, value: Cow::Borrowed(&[]) },
     })
 }
 

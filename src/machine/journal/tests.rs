@@ -15,7 +15,7 @@ use crate::oplog::Record;
 const SLOT_COUNT: u64 = 12;
 const VALUE_BYTES: u32 = 24;
 
-type State = BTreeMap<String, Vec<u8>>;
+type JournalState = BTreeMap<String, Vec<u8>>;
 
 /// Random numbers that a seed gives.
 struct Random(u64);
@@ -88,17 +88,17 @@ fn command(random: &mut Random) -> Command {
     builder.finish()
 }
 
-fn state_of(slots: &DiskMachine) -> State {
+fn state_of(slots: &DiskMachine) -> JournalState {
     let held = (0..SLOT_COUNT)
         .filter_map(|slot| Some((slot.to_string(), slots.slot(&slot_key(slot))?.value?.to_vec())));
     held.collect()
 }
 
-fn records_in(folder: &Path) -> Vec<(u64, Mark, Kind, String, Vec<u8>)> {
+fn records_in(folder: &Path) -> Vec<(u64, Mark, RecordKind, String, Vec<u8>)> {
     records_of(&options(folder).parts)
 }
 
-fn records_of(parts: &Parts) -> Vec<(u64, Mark, Kind, String, Vec<u8>)> {
+fn records_of(parts: &Parts) -> Vec<(u64, Mark, RecordKind, String, Vec<u8>)> {
     let mut records = PartRecords::open(parts, 1).unwrap();
     let mut found = Vec::new();
     while let Some(next) = records.next_record().unwrap() {
@@ -109,13 +109,13 @@ fn records_of(parts: &Parts) -> Vec<(u64, Mark, Kind, String, Vec<u8>)> {
 }
 
 /// What the files lead to, one record after the other.
-fn state_in(folder: &Path) -> State {
-    let mut state = State::new();
+fn state_in(folder: &Path) -> JournalState {
+    let mut state = JournalState::new();
     for (_, _, kind, key, value) in records_in(folder) {
         match kind {
-            Kind::Get => {}
-            Kind::Set => drop(state.insert(key, value)),
-            Kind::Delete => drop(state.remove(&key)),
+            RecordKind::Get => {}
+            RecordKind::Set => drop(state.insert(key, value)),
+            RecordKind::Delete => drop(state.remove(&key)),
         }
     }
     state
@@ -224,10 +224,10 @@ fn what_a_snapshot_of_everything_does_not_name_is_recorded_as_deleted() {
     journal.install(target(60), &mut || Ok(())).unwrap();
     let expected = [("1", "old"), ("2", "new")];
     let expected = expected.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
-    assert_eq!(state_in(folder.path()), State::from(expected));
+    assert_eq!(state_in(folder.path()), JournalState::from(expected));
     let images = records_in(folder.path()).into_iter().filter(|record| record.1 == Mark::Image);
     let images: Vec<_> = images.map(|(index, _, kind, key, _)| (index, kind, key)).collect();
-    assert_eq!(images, [(40, Kind::Set, "2".into()), (60, Kind::Delete, "3".into())]);
+    assert_eq!(images, [(40, RecordKind::Set, "2".into()), (60, RecordKind::Delete, "3".into())]);
     assert_eq!(journal.durable(), Some(target(60)));
 }
 
@@ -321,7 +321,7 @@ fn a_crash_at_every_operation_loses_nothing_behind_the_checkpoint() {
             let found = records_of(&journal.shared.options.parts);
             let expected = (1..=ENTRY_COUNT).map(|index| {
                 let slot = (index % SLOT_COUNT).to_string();
-                (index, Mark::None, Kind::Set, slot, value_of(index))
+                (index, Mark::None, RecordKind::Set, slot, value_of(index))
             });
             assert!(found.into_iter().eq(expected), "operation {at}, {mode:?}");
         }

@@ -113,8 +113,13 @@ impl Planned {
         for slot in 0..records {
             let mark = if slot + 1 < records { Mark::More } else { Mark::None };
             let (key, value) = (slot.to_string(), &self.value);
-            let record =
-                Record { index: self.index, mark, kind: Kind::Set, key: key.as_bytes(), value };
+            let record = Record {
+                index: self.index,
+                mark,
+                kind: RecordKind::Set,
+                key: key.as_bytes(),
+                value,
+            };
             record.encode(&mut bytes);
         }
         bytes

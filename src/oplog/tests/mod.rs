@@ -94,8 +94,12 @@ fn every_kind_of_command_is_recorded_as_get_set_or_delete() {
     record_one(&mut log, 5, delete, outcome(false, Body::Empty));
     log.sync().unwrap();
     let mut expected = Vec::new();
-    let kinds: [(Kind, &[u8]); 4] =
-        [(Kind::Get, b""), (Kind::Delete, b""), (Kind::Set, b"12"), (Kind::Set, b"whole")];
+    let kinds: [(RecordKind, &[u8]); 4] = [
+        (RecordKind::Get, b""),
+        (RecordKind::Delete, b""),
+        (RecordKind::Set, b"12"),
+        (RecordKind::Set, b"whole"),
+    ];
     for (index, (kind, value)) in (1..).zip(kinds) {
         Record { index, mark: Mark::None, kind, key: b"7", value }.encode(&mut expected);
     }
@@ -119,13 +123,13 @@ fn an_entry_whose_slot_is_ahead_is_recorded_from_the_slot_or_the_command() {
     replay_one(&mut log, 7, Action::Increment { by: 1 }, 8, None);
     log.sync().unwrap();
     let mut expected = Vec::new();
-    let records: [(u64, Kind, &[u8]); 6] = [
-        (1, Kind::Set, b"exact"),
-        (3, Kind::Set, b"later"),
-        (4, Kind::Set, b"own"),
-        (5, Kind::Delete, b""),
-        (6, Kind::Set, b"own"),
-        (7, Kind::Delete, b""),
+    let records: [(u64, RecordKind, &[u8]); 6] = [
+        (1, RecordKind::Set, b"exact"),
+        (3, RecordKind::Set, b"later"),
+        (4, RecordKind::Set, b"own"),
+        (5, RecordKind::Delete, b""),
+        (6, RecordKind::Set, b"own"),
+        (7, RecordKind::Delete, b""),
     ];
     for (index, kind, value) in records {
         Record { index, mark: Mark::None, kind, key: b"7", value }.encode(&mut expected);
@@ -151,7 +155,7 @@ fn an_operation_that_did_nothing_is_not_taken_for_one_whose_slot_is_ahead() {
     log.record(4, &builder.finish(), &reply, &mut |_| Some(slot.clone())).unwrap();
     log.sync().unwrap();
     let mut expected = Vec::new();
-    Record { index: 4, mark: Mark::None, kind: Kind::Set, key: b"7", value: b"3" }
+    Record { index: 4, mark: Mark::None, kind: RecordKind::Set, key: b"7", value: b"3" }
         .encode(&mut expected);
     assert_eq!(place.bytes(), expected);
 }
@@ -246,7 +250,8 @@ fn a_gap_by_snapshot_is_marked_once() {
     log.sync().unwrap();
     drop(log);
     let mut gap = Vec::new();
-    Record { index: 50, mark: Mark::Gap, kind: Kind::Get, key: b"0", value: b"" }.encode(&mut gap);
+    Record { index: 50, mark: Mark::Gap, kind: RecordKind::Get, key: b"0", value: b"" }
+        .encode(&mut gap);
     assert!(place.bytes().ends_with(&gap));
     assert_eq!(place.bytes().windows(3).filter(|bytes| bytes == b"gap").count(), 1);
     assert_eq!(place.open().unwrap().last_index(), 50);
@@ -357,7 +362,8 @@ fn values_that_hold_records_are_values_wherever_the_file_ends() {
     let mut forged = Vec::new();
     for (mark, index) in [(Mark::None, 500), (Mark::Gap, 600), (Mark::More, 700), (Mark::End, 800)]
     {
-        Record { index, mark, kind: Kind::Set, key: b"9", value: b"forged" }.encode(&mut forged);
+        Record { index, mark, kind: RecordKind::Set, key: b"9", value: b"forged" }
+            .encode(&mut forged);
     }
     let place = Place::new();
     let mut log = place.open().unwrap();

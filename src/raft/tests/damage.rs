@@ -17,7 +17,7 @@ use super::transfer::with_slot_2_damaged;
 use super::{Place, Stores, blanks, command, increment, log_id, normal, slots_of};
 use crate::command::{Action, Answer, Command, Condition, Failure, slot_key};
 use crate::machine::{ApplyError, DiskMachine, Machine};
-use crate::oplog::{Found, KeyForm, Kind, Mark, OpLog, PartRecords};
+use crate::oplog::{Found, KeyForm, Mark, OpLog, PartRecords, RecordKind};
 use crate::raft::types::committed_from;
 use crate::replica::apply_entry;
 
@@ -255,8 +255,11 @@ async fn the_application_log_has_a_gap_where_an_effect_is_not_known() {
     while let Some(Found { record, .. }) = records.next_record().unwrap() {
         found.push((record.index, record.mark, record.kind));
     }
-    let expected =
-        [(4, Mark::None, Kind::Get), (5, Mark::Gap, Kind::Get), (6, Mark::None, Kind::Set)];
+    let expected = [
+        (4, Mark::None, RecordKind::Get),
+        (5, Mark::Gap, RecordKind::Get),
+        (6, Mark::None, RecordKind::Set),
+    ];
     assert_eq!(found, expected);
 }
 

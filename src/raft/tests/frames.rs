@@ -28,8 +28,9 @@ use crate::peer::requests::{
 };
 use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
 use crate::peer::{
-    Greeting, Hello, JoinReply, JoinRequest, Kind, Member, Method, NAME_BYTES_MAX, Purpose, Role,
-    Welcome, Whoever, decode_commands, decode_results, encode_commands, encode_results, split,
+    FrameKind, Greeting, Hello, JoinReply, JoinRequest, Member, Method, NAME_BYTES_MAX, Purpose,
+    Role, Welcome, Whoever, decode_commands, decode_results, encode_commands, encode_results,
+    split,
 };
 use crate::raft::types::{
     Entry, Membership, StoredMembership, TypeConfig, append_reply_from, append_reply_to,
@@ -428,7 +429,7 @@ async fn a_connection_that_announces_too_much_is_given_up_at_the_header() {
         }
         let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&u32::try_from(bytes).unwrap().to_le_bytes());
-        header[8] = Kind::Append as u8;
+        header[8] = FrameKind::Append as u8;
         client.write_all(&header).await.unwrap();
         // The client keeps the connection open and sends nothing more: only the header decides.
         let next = tokio::time::timeout(std::time::Duration::from_secs(20), reader.next()).await;

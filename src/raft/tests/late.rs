@@ -17,7 +17,7 @@ use super::{CLUSTER, Place, Stores, blank, increment, normal, slots_of};
 use crate::command::Command;
 use crate::host::Host;
 use crate::machine::{Images, Machine, MemoryMachine};
-use crate::peer::{Caller, Kind, Purpose, Route};
+use crate::peer::{Caller, FrameKind, Purpose, Route};
 use crate::replica::snapshot;
 use crate::replica::snapshot_frames::{SnapshotBegin, SnapshotEnd, SnapshotSlots};
 
@@ -55,7 +55,7 @@ async fn late(
             caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
         begin().put(&mut writer.buffer);
         writer.send().await.unwrap();
-        reader.expect(Kind::SnapshotAccept).await.unwrap();
+        reader.expect(FrameKind::SnapshotAccept).await.unwrap();
         meanwhile(receiver).await;
         SnapshotSlots { nth: 0, last_log: 9, images }.put(&mut writer.buffer);
         SnapshotEnd { frames: 1, slots: 1, applied: BEGIN, last_log: 9 }.put(&mut writer.buffer);

@@ -101,7 +101,7 @@ impl Place {
         let faults = Faults::new();
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
         let shared = Arc::new(Replica::open(machine, syncer.clone()));
-        let setup = replica::Setup {
+        let setup = replica::ApplierSetup {
             shared: shared.clone(),
             wal: wal.clone(),
             oplog,

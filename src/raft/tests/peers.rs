@@ -26,8 +26,8 @@ use crate::peer::append::AppendReply;
 use crate::peer::requests::{encode_whereabouts_reply, put_request, put_response, read_request};
 use crate::peer::votes::BallotReply;
 use crate::peer::{
-    Caller, Channel, Connection, Greeting, Hello, Kind, Member, Method, NAME_BYTES_MAX, Purpose,
-    Route, Welcome, Whoever, dial, split,
+    Caller, Channel, Connection, FrameKind, Greeting, Hello, Member, Method, NAME_BYTES_MAX,
+    Purpose, Route, Welcome, Whoever, dial, split,
 };
 use crate::raft::types::{
     Entry, Membership, TypeConfig, ballot_to, encode_membership, entry_to, put_append, vote_from,
@@ -90,7 +90,7 @@ async fn saying(me: Whoever, answer: Option<Welcome>) -> Process {
     let listening = tokio::spawn(async move {
         loop {
             let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
-            let Ok(body) = reader.expect(Kind::Hello).await else { continue };
+            let Ok(body) = reader.expect(FrameKind::Hello).await else { continue };
             let hello = Hello::decode(body).unwrap();
             let said = answer.as_ref().filter(|_| hello.purpose != Purpose::Confirm);
             said.unwrap_or(&answering.answer_to(&hello)).put(&mut writer.buffer);
@@ -538,7 +538,7 @@ async fn a_connection_to_where_a_member_is_no_more_is_not_used_again() {
     let channel = started.consensus.network.channel(1, &Member::default());
     let call = || channel.call(Method::Room, Bytes::new(), BOUND);
     let answer = |(_, (mut reader, mut writer)): (Whoever, Connection)| async move {
-        let (id, _, _) = read_request(reader.expect(Kind::Request).await.unwrap()).unwrap();
+        let (id, _, _) = read_request(reader.expect(FrameKind::Request).await.unwrap()).unwrap();
         put_response(&mut writer.buffer, id, b"yes");
         writer.send().await.unwrap();
         (reader, writer)
@@ -614,7 +614,7 @@ async fn vouching_for(address: &str) -> String {
     let address = address.to_owned();
     tokio::spawn(async move {
         while let Some((_, (mut reader, mut writer))) = taken.recv().await {
-            let Ok(body) = reader.expect(Kind::Request).await else { continue };
+            let Ok(body) = reader.expect(FrameKind::Request).await else { continue };
             let (id, method, _) = read_request(body).unwrap();
             assert_eq!(method, Method::Whereabouts);
             put_response(&mut writer.buffer, id, &encode_whereabouts_reply(&address));
@@ -686,7 +686,7 @@ async fn a_member_that_moved_is_not_believed_while_another_leads() {
     let (mut reader, mut writer) = connected.unwrap();
     put_append(&mut writer.buffer, heartbeat(leads));
     writer.send().await.unwrap();
-    reader.expect(Kind::AppendReply).await.unwrap();
+    reader.expect(FrameKind::AppendReply).await.unwrap();
     assert!(!is_believed(&started, &moved).await);
     let forged = StoredVote { term: 9, node_id: 1, committed: true };
     put_append(&mut old_writer.buffer, heartbeat(forged));
@@ -721,7 +721,7 @@ async fn a_hello_that_was_passed_on_is_not_confirmed() {
     let route = Route::to_member(3, listener.local_addr().unwrap().to_string(), None);
     let passing_on = async {
         let (mut reader, _writer) = split(listener.accept().await.unwrap().0).unwrap();
-        let hello = Hello::decode(reader.expect(Kind::Hello).await.unwrap()).unwrap();
+        let hello = Hello::decode(reader.expect(FrameKind::Hello).await.unwrap()).unwrap();
         dial(&Net::Tcp, &started.address, &Hello { to: MEMBER, ..hello }).await.unwrap_err()
     };
     let error = tokio::select! {
@@ -794,7 +794,7 @@ async fn start_committed() -> Started {
     let append = AppendEntriesRequest { leader_commit: Some(log_id(1, 2)), ..heartbeat(leads) };
     put_append(&mut writer.buffer, append);
     writer.send().await.unwrap();
-    reader.expect(Kind::AppendReply).await.unwrap();
+    reader.expect(FrameKind::AppendReply).await.unwrap();
     let applied = started.consensus.shared().wait_applied(2);
     tokio::time::timeout(BOUND, applied).await.expect("it is committed");
     started
@@ -835,7 +835,7 @@ async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_conne
         started.dial(&started.leader, Purpose::Append, None).await.unwrap();
     put_append(&mut writer.buffer, AppendEntriesRequest { leader_commit: None, ..heartbeat(vote) });
     writer.send().await.unwrap();
-    reader.expect(Kind::AppendReply).await.unwrap();
+    reader.expect(FrameKind::AppendReply).await.unwrap();
     let old = StoredVote { term: 0, ..vote };
     let entries = vec![blank(0, 0), blank(0, 1), blank(0, 2)];
     put_append(
@@ -843,7 +843,7 @@ async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_conne
         AppendEntriesRequest { prev_log_id: None, entries, ..heartbeat(old) },
     );
     writer.send().await.unwrap();
-    let told = AppendReply::decode(reader.expect(Kind::AppendReply).await.unwrap()).unwrap();
+    let told = AppendReply::decode(reader.expect(FrameKind::AppendReply).await.unwrap()).unwrap();
     assert_eq!(told, AppendReply::HigherVote(vote));
     is_vote_granted(&started, Method::Vote).await; // it answers
     assert_eq!(started.faults.current(), None);

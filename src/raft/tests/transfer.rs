@@ -20,7 +20,7 @@ use crate::command::{Action, Answer, Condition};
 use crate::host::Host;
 use crate::machine::Images;
 use crate::peer::{
-    Caller, FrameReader, FrameWriter, Greeting, Kind, Purpose, Route, Welcome, Whoever, split,
+    Caller, FrameKind, FrameReader, FrameWriter, Greeting, Purpose, Route, Welcome, Whoever, split,
 };
 use crate::raft::state_machine::{meta_of, parts_of};
 use crate::raft::types::{StoredMembership, TypeConfig, log_id_to, membership_to};
@@ -63,7 +63,7 @@ fn sender_of(stores: &Stores) -> Sender {
 /// The receiving side of a connection, behind the handshake.
 pub(super) async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter) {
     let (mut reader, mut writer) = split(listener.accept().await.unwrap().0).unwrap();
-    reader.expect(Kind::Hello).await.unwrap();
+    reader.expect(FrameKind::Hello).await.unwrap();
     let from = Whoever { cluster_id: CLUSTER, member_id: 2, process: 2 };
     Welcome { from, answer: Greeting::Accepted }.put(&mut writer.buffer);
     writer.send().await.unwrap();
@@ -309,7 +309,7 @@ async fn send_frames(address: SocketAddr, frames: impl FnOnce(&mut Vec<u8>)) {
     let (_, (mut reader, mut writer)) = caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
     begin().put(&mut writer.buffer);
     writer.send().await.unwrap();
-    reader.expect(Kind::SnapshotAccept).await.unwrap();
+    reader.expect(FrameKind::SnapshotAccept).await.unwrap();
     frames(&mut writer.buffer);
     writer.send().await.unwrap();
     drop(writer); // nothing more comes
@@ -401,7 +401,7 @@ async fn the_log_behind_a_snapshot_is_not_purged() {
     let sender = sender_of(&stores);
     let sending = tokio::spawn(async move { send(&sender, &address, snapshot).await.is_ok() });
     let (mut reader, writer) = accept(&listener).await;
-    reader.expect(Kind::SnapshotBegin).await.unwrap();
+    reader.expect(FrameKind::SnapshotBegin).await.unwrap();
     assert_eq!(shared.purge_bound(), 3);
     drop((reader, writer));
     assert!(!sending.await.unwrap());
