@@ -212,7 +212,7 @@ impl FreshReplica<'_> {
         let shared = self.consensus.shared();
         let counting = async {
             loop {
-                let count = shared.machine.live_count();
+                let count = shared.machine.usage().live_count;
                 if let Some(count) = count.filter(|_| shared.is_readable()) {
                     return count;
                 }

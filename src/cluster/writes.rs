@@ -108,7 +108,8 @@ impl Cluster {
         loop {
             let room = self.consensus.shared().room(); // before the look: none is missed
             let refused = self.consensus.refused(commands)?;
-            let is_short = self.consensus.shared().machine.over_budget();
+            let is_short =
+                self.consensus.shared().machine.paged().is_some_and(|paged| paged.over_budget());
             if !is_short || tokio::time::timeout_at(deadline, room).await.is_err() {
                 return Some(refused);
             }

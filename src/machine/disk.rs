@@ -14,16 +14,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
+use diskstore_storage::identity::MachineKind;
 use diskstore_storage::slots::{Current, Guard, ROUND_PAGES_DEFAULT, Slots};
-use diskstore_storage::state::{Applied, Change, PAGE_BYTES, Target, Versioned};
+use diskstore_storage::state::{Applied, Change, Checkpointed, PAGE_BYTES, Target, Versioned};
 use smallvec::{SmallVec, smallvec};
 
+use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
 use super::group::by_key;
 use super::reply::ReplyRoom;
-use super::{Images, Limits, check_value};
+use super::{Images, Limits, LogDurable, Paged, Sending, Usage, check_value, other_kind};
 use crate::command::{
     Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
 };
@@ -37,10 +40,6 @@ struct Group<'a> {
 
 /// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
 const SCAN_STEP: u64 = 4096;
-/// Pages that one step of [`DiskMachine::learn`] reads.
-const LEARN_PAGES: u64 = 2048;
-/// Pages that a disk reads in their order in the time of one at random; few for most disks.
-const PAGES_A_RANDOM_READ: u64 = 16;
 
 /// Why there is no reply to an entry. It is this node's trouble.
 #[derive(Debug, thiserror::Error)]
@@ -94,88 +93,6 @@ impl DiskMachine {
     /// The slots underneath.
     pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
-    }
-
-    /// Applies the command of log entry `index`.
-    ///
-    /// # Errors
-    /// Only for a sick node; a command that is refused has a reply.
-    pub fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
-        let mut met = Met::default();
-        let mut operations = command.operations();
-        let outcomes = match (operations.next(), command.operation_count()) {
-            (Some(operation), 1) => {
-                let mut outcomes = smallvec![];
-                let mut guard = self.slots.lock(self.key_of(&operation).into_iter());
-                let group = Group { index, operations: &[operation] };
-                let record = &mut |_, outcome| outcomes.push(outcome);
-                self.apply_locked(&mut guard, &group, &mut met, record)?;
-                outcomes
-            }
-            _ => self.apply_many(index, command, &mut met)?,
-        };
-        let reply = Reply { index, outcomes };
-        let Met { first: Some(slot), may_have_changed, given_up } = met else { return Ok(reply) };
-        let only_reads = command.operations().all(|operation| operation.action.is_read());
-        let met = DamageMet { slot, may_have_changed, only_reads, given_up, reply };
-        Err(ApplyError::Damaged(Box::new(met)))
-    }
-
-    /// Has memory ready for what a command writes, so that applying it takes no page fault.
-    pub fn populate(&self, command: &Command) {
-        for key in command.operations().filter_map(|operation| self.key_of(&operation)) {
-            self.slots.populate(key);
-        }
-    }
-
-    /// Asks the disk for what a command changes, so that the reads of many are under way together.
-    pub fn prefetch(&self, command: &Command) {
-        for key in command.operations().filter_map(|operation| self.key_of(&operation)) {
-            self.slots.prefetch(key);
-        }
-    }
-
-    /// See [`super::Machine::read_ahead`]. Pages that memory has no room for are not read ahead.
-    pub(super) fn read_ahead(&self, entry_count: u64, is_done: &dyn Fn() -> bool) {
-        let page_count = self.slots.geometry().page_count();
-        let is_worth_it = entry_count.saturating_mul(PAGES_A_RANDOM_READ) >= page_count;
-        if is_worth_it && self.slots.fits_in_budget() {
-            self.slots.read_ahead(is_done);
-        }
-    }
-
-    /// Checks what can be said of a command without looking at slots: a command that is refused
-    /// here never becomes a log entry.
-    ///
-    /// # Errors
-    /// A key beyond the last slot, or a value that no slot can hold.
-    pub fn check(&self, command: &Command) -> Result<(), Refusal> {
-        let geometry = self.slots.geometry();
-        let bytes_max = u64::from(geometry.value_bytes());
-        for operation in command.operations() {
-            if self.key_of(&operation).is_none() {
-                return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
-            }
-            check_value(&operation.action, bytes_max, Holder::Slot)?;
-        }
-        Ok(())
-    }
-
-    /// Nothing that may change a page is taken while memory has no room for it. Whoever applies
-    /// makes some, so this lasts for moments. What would have to know a slot that is known to be
-    /// damaged is not taken before the slot is set.
-    pub(super) fn refusal(
-        &self,
-        command: &Command,
-        damaged: &mut BTreeSet<u64>,
-    ) -> Option<Failure> {
-        if let Some(slot) = self.damage_in_the_way(command, damaged) {
-            return Some(Failure::Damaged { slot });
-        }
-        let is_read = |operation: Operation<'_>| operation.action.is_read();
-        (self.slots.over_budget() && !command.operations().all(is_read)).then(|| Failure::Busy {
-            reason: "changed pages take all of -memory-mib until some are written".into(),
-        })
     }
 
     /// The first slot known to be damaged of which a command would have to know what it holds. A slot
@@ -276,11 +193,62 @@ impl DiskMachine {
         Ok(())
     }
 
+    fn first_damaged(&self, keys: &[u64]) -> Failure {
+        let damaged = keys.iter().find(|key| self.slots.read(**key).is_err());
+        Failure::Damaged { slot: damaged.or(keys.first()).copied().unwrap_or_default() }
+    }
+
+    /// The slots that a command names.
+    pub(super) fn keys_of(&self, command: &Command) -> impl Iterator<Item = u64> {
+        command.operations().filter_map(|operation| self.key_of(&operation))
+    }
+
+    fn key_of(&self, operation: &Operation<'_>) -> Option<u64> {
+        slot_of(operation.key).filter(|slot| *slot < self.slots.geometry().slot_count())
+    }
+}
+
+impl AnyMachine for DiskMachine {
+    fn kind(&self) -> MachineKind {
+        MachineKind::Slots
+    }
+
+    /// The limits of keys and values.
+    fn limits(&self) -> Limits {
+        let geometry = self.slots.geometry();
+        Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
+    }
+
+    /// Applies the command of log entry `index`.
+    ///
+    /// # Errors
+    /// Only for a sick node; a command that is refused has a reply.
+    fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
+        let mut met = Met::default();
+        let mut operations = command.operations();
+        let outcomes = match (operations.next(), command.operation_count()) {
+            (Some(operation), 1) => {
+                let mut outcomes = smallvec![];
+                let mut guard = self.slots.lock(self.key_of(&operation).into_iter());
+                let group = Group { index, operations: &[operation] };
+                let record = &mut |_, outcome| outcomes.push(outcome);
+                self.apply_locked(&mut guard, &group, &mut met, record)?;
+                outcomes
+            }
+            _ => self.apply_many(index, command, &mut met)?,
+        };
+        let reply = Reply { index, outcomes };
+        let Met { first: Some(slot), may_have_changed, given_up } = met else { return Ok(reply) };
+        let only_reads = command.operations().all(|operation| operation.action.is_read());
+        let met = DamageMet { slot, may_have_changed, only_reads, given_up, reply };
+        Err(ApplyError::Damaged(Box::new(met)))
+    }
+
     /// Reads what a command of nothing but reads asks for, at one moment.
     ///
     /// # Errors
     /// [`Failure::Damaged`] if a slot's checksum is wrong.
-    pub fn read(&self, command: &Command) -> Result<Reply, Failure> {
+    fn read(&self, command: &Command) -> Result<Reply, Failure> {
         let slot_count = self.slots.geometry().slot_count();
         let keys: SmallVec<[Option<u64>; 1]> =
             command.operations().map(|operation| self.key_of(&operation)).collect();
@@ -306,20 +274,48 @@ impl DiskMachine {
         Ok(Reply { index: 0, outcomes: outcomes.collect() })
     }
 
+    /// Checks what can be said of a command without looking at slots: a command that is refused
+    /// here never becomes a log entry.
+    ///
+    /// # Errors
+    /// A key beyond the last slot, or a value that no slot can hold.
+    fn check(&self, command: &Command) -> Result<(), Refusal> {
+        let geometry = self.slots.geometry();
+        let bytes_max = u64::from(geometry.value_bytes());
+        for operation in command.operations() {
+            if self.key_of(&operation).is_none() {
+                return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
+            }
+            check_value(&operation.action, bytes_max, Holder::Slot)?;
+        }
+        Ok(())
+    }
+
     /// What a key's slot holds now; `None` for a damaged slot, and a key that names none.
-    pub fn slot(&self, key: &[u8]) -> Option<Versioned> {
+    fn slot(&self, key: &[u8]) -> Option<Versioned> {
         self.slots.read(slot_of(key)?).ok()
     }
 
-    /// The limits of keys and values.
-    pub(super) fn limits(&self) -> Limits {
-        let geometry = self.slots.geometry();
-        Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
+    /// The version of an empty slot says it.
+    fn absent_since(&self) -> u64 {
+        0
     }
 
-    /// At most `count` slots that hold a value, from `from` on, and where to go on. A damaged slot is
-    /// passed over, and noted: it is not counted as live either.
-    pub(super) fn live_keys(&self, from: u64, count: usize) -> (Vec<Bytes>, Option<u64>) {
+    fn never_waits(&self) -> bool {
+        self.slots.fits_in_budget() && self.slots.live_count().is_some()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            live_count: self.slots.live_count(),
+            data_bytes: self.slots.geometry().file_bytes(),
+            dirty_bytes: self.slots.dirty_pages() * PAGE_BYTES,
+            written_pages: self.slots.written_pages(),
+        }
+    }
+
+    /// A damaged slot is passed over, and noted: it is not counted as live either.
+    fn live_keys(&self, from: u64, count: usize) -> Result<LiveKeys, Failure> {
         let end = self.slots.geometry().slot_count();
         let (mut found, mut key) = (Vec::new(), from);
         let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
@@ -329,50 +325,97 @@ impl DiskMachine {
             }
             key += 1;
         }
-        (found, (key < end).then_some(key))
-    }
-
-    /// Reads and checks some pages.
-    pub(super) fn learn(&self, from_page: u64) -> Option<u64> {
-        self.slots.learn_pages(from_page, LEARN_PAGES).next_page
-    }
-
-    /// Bytes of pages that differ from the disk.
-    pub(super) fn dirty_bytes(&self) -> u64 {
-        self.slots.dirty_pages() * PAGE_BYTES
-    }
-
-    /// Rounds that a checkpoint would take.
-    pub(super) fn checkpoint_steps(&self) -> u64 {
-        self.slots.dirty_pages().div_ceil(ROUND_PAGES_DEFAULT)
+        Ok((found, (key < end).then_some(key)))
     }
 
     /// What the superblock names.
-    pub(super) fn durable(&self) -> Option<Target> {
+    fn durable(&self) -> Option<Target> {
         let superblock = self.slots.superblock();
         let log_id = superblock.checkpoint?;
         Some(Target { log_id, membership: superblock.membership })
     }
 
+    fn checkpoint(
+        &self,
+        target: Target,
+        log_durable: LogDurable<'_>,
+        cancel: &AtomicBool,
+    ) -> diskstore_storage::Result<Checkpointed> {
+        self.slots.checkpoint(target, log_durable, cancel)
+    }
+
+    fn readable_from(&self) -> u64 {
+        self.slots.readable_from()
+    }
+
+    fn set_readable_from(&self, index: u64) -> diskstore_storage::Result<()> {
+        self.slots.set_readable_from(index)
+    }
+
+    /// No delete is ever forgotten.
+    fn begin_send(&self) -> Sending {
+        Sending { horizon: 0, end: self.slots.geometry().slot_count(), held: None }
+    }
+
     /// Changed slots, for a snapshot.
-    pub(super) fn scan(
+    fn scan(
         &self,
         from: u64,
         changed_after: u64,
         bytes_max: usize,
-    ) -> diskstore_storage::Result<(Images, Option<u64>)> {
+    ) -> diskstore_storage::Result<Scanned> {
         let mut images = Vec::new();
         let next = self.slots.scan(from, changed_after, bytes_max, &mut images)?;
         Ok((Images::Slots(images), next))
     }
 
-    fn first_damaged(&self, keys: &[u64]) -> Failure {
-        let damaged = keys.iter().find(|key| self.slots.read(**key).is_err());
-        Failure::Damaged { slot: damaged.or(keys.first()).copied().unwrap_or_default() }
+    fn begin_merge(&self, applied: u64, _horizon: u64) -> u64 {
+        applied
     }
 
-    fn key_of(&self, operation: &Operation<'_>) -> Option<u64> {
-        slot_of(operation.key).filter(|slot| *slot < self.slots.geometry().slot_count())
+    fn merge(&self, images: &Images) -> diskstore_storage::Result<()> {
+        match images {
+            Images::Slots(images) => {
+                images.iter().try_for_each(|image| self.slots.merge(image).map(|_| ()))
+            }
+            Images::Keys(_) => Err(other_kind("Slots", "Memory")),
+        }
+    }
+
+    fn finish_merge(&self, _begin: u64) {}
+
+    fn install(
+        &self,
+        target: Target,
+        log_durable: LogDurable<'_>,
+    ) -> diskstore_storage::Result<()> {
+        self.slots.install(target, log_durable).map(|_| ())
+    }
+
+    fn paged(&self) -> Option<Paged<'_>> {
+        Some(Paged::new(self))
+    }
+
+    /// Nothing that may change a page is taken while memory has no room for it. Whoever applies
+    /// makes some, so this lasts for moments. What would have to know a slot that is known to be
+    /// damaged is not taken before the slot is set.
+    fn refusal(&self, command: &Command, damaged: &mut BTreeSet<u64>) -> Option<Failure> {
+        if let Some(slot) = self.damage_in_the_way(command, damaged) {
+            return Some(Failure::Damaged { slot });
+        }
+        let is_read = |operation: Operation<'_>| operation.action.is_read();
+        (self.slots.over_budget() && !command.operations().all(is_read)).then(|| Failure::Busy {
+            reason: "changed pages take all of -memory-mib until some are written".into(),
+        })
+    }
+
+    fn may_refuse(&self) -> bool {
+        self.slots.over_budget() || self.slots.may_be_damaged()
+    }
+
+    /// Rounds that a checkpoint would take.
+    fn checkpoint_steps(&self) -> u64 {
+        self.slots.dirty_pages().div_ceil(ROUND_PAGES_DEFAULT)
     }
 }
 

@@ -10,17 +10,23 @@
 //! - I3: the slot rule is asked once per key and entry, for all operations of the entry on it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::{Guard, Keys};
-use diskstore_storage::state::{Applied, Versioned};
+use diskstore_storage::state::{Applied, Checkpointed, Target, Versioned};
 use smallvec::{SmallVec, smallvec};
 
+use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, run};
 use super::group::by_key;
 use super::reply::ReplyRoom;
-use super::{Images, Limits, check_value};
+use super::{
+    ApplyError, Fullness, Images, Limits, LogDurable, Sending, Usage, check_value, other_kind,
+};
 use crate::command::{Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply};
 
 /// Applies commands to keys and reads from them.
@@ -38,22 +44,6 @@ impl MemoryMachine {
     /// The keys underneath.
     pub fn keys(&self) -> &Arc<Keys> {
         &self.keys
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        Limits { slot_count: 0, value_bytes_max: self.keys.value_bytes() }
-    }
-
-    /// Applies the command of log entry `index`.
-    pub fn apply(&self, index: u64, command: &Command) -> Reply {
-        let operations: SmallVec<[Operation<'_>; 1]> = command.operations().collect();
-        let mut guard = self.keys.lock(operations.iter().map(|operation| operation.key));
-        let applied = by_key::<Infallible>(index, &operations, |members, record| {
-            self.apply_locked(&mut guard, index, members, record);
-            Ok(())
-        });
-        let Ok(outcomes) = applied;
-        Reply { index, outcomes }
     }
 
     /// Applies operations that all have one key.
@@ -81,25 +71,37 @@ impl MemoryMachine {
             }
         }
     }
+}
 
-    pub(super) fn check(&self, command: &Command) -> Result<(), Refusal> {
-        let bytes_max = u64::from(self.keys.value_bytes());
-        let check = |action: &Action<'_>| check_value(action, bytes_max, Holder::Key);
-        command.operations().try_for_each(|operation| check(&operation.action))
+impl AnyMachine for MemoryMachine {
+    fn kind(&self) -> MachineKind {
+        MachineKind::Memory
     }
 
-    /// Full memory takes no new values; deletes and reads go on, also beside what is refused.
-    pub(super) fn refusal(&self, command: &Command) -> Option<Failure> {
-        let takes_memory = |operation: Operation<'_>| {
-            !matches!(operation.action, Action::Get | Action::Measure | Action::Delete { .. })
-        };
-        (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Full {
-            reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),
-        })
+    fn limits(&self) -> Limits {
+        Limits { slot_count: 0, value_bytes_max: self.keys.value_bytes() }
+    }
+
+    /// Applies the command of log entry `index`.
+    ///
+    /// # Errors
+    /// None: what is refused has a reply.
+    fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
+        let operations: SmallVec<[Operation<'_>; 1]> = command.operations().collect();
+        let mut guard = self.keys.lock(operations.iter().map(|operation| operation.key));
+        let applied = by_key::<Infallible>(index, &operations, |members, record| {
+            self.apply_locked(&mut guard, index, members, record);
+            Ok(())
+        });
+        let Ok(outcomes) = applied;
+        Ok(Reply { index, outcomes })
     }
 
     /// Reads what a command of nothing but reads asks for, at one moment.
-    pub fn read(&self, command: &Command) -> Reply {
+    ///
+    /// # Errors
+    /// None.
+    fn read(&self, command: &Command) -> Result<Reply, Failure> {
         let mut room = ReplyRoom::new();
         let mut operations = command.operations();
         let outcomes = if let (Some(only), None) = (operations.next(), operations.next()) {
@@ -111,17 +113,131 @@ impl MemoryMachine {
             };
             command.operations().map(read).collect()
         };
-        Reply { index: 0, outcomes }
+        Ok(Reply { index: 0, outcomes })
     }
 
-    pub(super) fn scan(
+    fn check(&self, command: &Command) -> Result<(), Refusal> {
+        let bytes_max = u64::from(self.keys.value_bytes());
+        let check = |action: &Action<'_>| check_value(action, bytes_max, Holder::Key);
+        command.operations().try_for_each(|operation| check(&operation.action))
+    }
+
+    fn slot(&self, key: &[u8]) -> Option<Versioned> {
+        Some(self.keys.read(key))
+    }
+
+    /// A deleted key looks like one that never was (I1).
+    fn absent_since(&self) -> u64 {
+        self.keys.highest_index()
+    }
+
+    fn never_waits(&self) -> bool {
+        true
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            live_count: Some(self.keys.live_count()),
+            data_bytes: self.keys.memory_bytes(),
+            dirty_bytes: self.keys.dirty_bytes(),
+            written_pages: self.keys.written_pages(),
+        }
+    }
+
+    fn live_keys(&self, from: u64, count: usize) -> Result<LiveKeys, Failure> {
+        let page = self.keys.live_keys(from, count);
+        Ok((page.found, page.next))
+    }
+
+    fn durable(&self) -> Option<Target> {
+        self.keys.durable()
+    }
+
+    fn checkpoint(
+        &self,
+        target: Target,
+        log_durable: LogDurable<'_>,
+        cancel: &AtomicBool,
+    ) -> diskstore_storage::Result<Checkpointed> {
+        self.keys.checkpoint(target, log_durable, cancel)
+    }
+
+    fn readable_from(&self) -> u64 {
+        self.keys.readable_from()
+    }
+
+    /// Durable with the first snapshot file that has what was merged since.
+    fn set_readable_from(&self, index: u64) -> diskstore_storage::Result<()> {
+        self.keys.set_readable_from(index);
+        Ok(())
+    }
+
+    fn begin_send(&self) -> Sending {
+        let held = self.keys.begin_send();
+        Sending { horizon: held.horizon, end: u64::MAX, held: Some(held) }
+    }
+
+    fn scan(
         &self,
         from: u64,
         changed_after: u64,
         bytes_max: usize,
-    ) -> (Images, Option<u64>) {
+    ) -> diskstore_storage::Result<Scanned> {
         let page = self.keys.scan(from, changed_after, bytes_max);
-        (Images::Keys(page.found), page.next)
+        Ok((Images::Keys(page.found), page.next))
+    }
+
+    fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
+        self.keys.begin_merge(applied, horizon)
+    }
+
+    fn merge(&self, images: &Images) -> diskstore_storage::Result<()> {
+        match images {
+            Images::Keys(images) => images.iter().try_for_each(|image| self.keys.merge(image)),
+            Images::Slots(_) => Err(other_kind("Memory", "Slots")),
+        }
+    }
+
+    fn finish_merge(&self, begin: u64) {
+        self.keys.finish_merge(begin);
+    }
+
+    fn install(
+        &self,
+        target: Target,
+        log_durable: LogDurable<'_>,
+    ) -> diskstore_storage::Result<()> {
+        self.keys.install(target, log_durable).map(|_| ())
+    }
+
+    /// Full memory takes no new values; deletes and reads go on, also beside what is refused.
+    fn refusal(&self, command: &Command, _damaged: &mut BTreeSet<u64>) -> Option<Failure> {
+        let takes_memory = |operation: Operation<'_>| {
+            !matches!(operation.action, Action::Get | Action::Measure | Action::Delete { .. })
+        };
+        (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Full {
+            reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),
+        })
+    }
+
+    fn may_refuse(&self) -> bool {
+        self.keys.is_full()
+    }
+
+    fn fullness(&self) -> Fullness {
+        match self.keys.is_full() {
+            false => Fullness::HasRoom,
+            true if self.keys.is_full_of_deleted() => Fullness::FullOfDeleted,
+            true => Fullness::Full,
+        }
+    }
+
+    fn check_install_room(&self) -> diskstore_storage::Result<()> {
+        self.keys.check_room()
+    }
+
+    fn checkpoint_steps(&self) -> u64 {
+        self.keys.checkpoint_pieces()
     }
 }
 
@@ -134,12 +250,11 @@ fn outcome_of(Versioned { index, value }: Versioned) -> Outcome {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::atomic::AtomicBool;
 
     use diskstore_storage::LogId;
     use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
     use diskstore_storage::keys::{New, Options};
-    use diskstore_storage::state::{Membership, Target};
+    use diskstore_storage::state::Membership;
 
     use super::*;
     use crate::command::{Answer, CommandBuilder, Condition};
@@ -160,7 +275,7 @@ mod tests {
     }
 
     fn value(machine: &MemoryMachine, key: &str) -> Option<String> {
-        let reply = machine.read(&Command::get(key.as_bytes()).unwrap());
+        let reply = machine.read(&Command::get(key.as_bytes()).unwrap()).unwrap();
         let Body::Value(value) = &reply.outcomes[0].body else { panic!("{reply:?}") };
         value.as_ref().map(|value| String::from_utf8(value.to_vec()).unwrap())
     }
@@ -171,10 +286,10 @@ mod tests {
         let machine = machine(&disk);
         let add = |by| Action::Increment { by };
         let twice = command(&[("b", add(5)), ("a", add(1)), ("b", add(7))]);
-        let reply = machine.apply(3, &twice);
+        let reply = machine.apply(3, &twice).unwrap();
         let bodies: Vec<&Body> = reply.outcomes.iter().map(|outcome| &outcome.body).collect();
         assert_eq!(bodies, [&Body::Integer(5), &Body::Integer(1), &Body::Integer(12)]);
-        machine.apply(3, &twice); // replayed
+        machine.apply(3, &twice).unwrap(); // replayed
         assert_eq!(value(&machine, "b").as_deref(), Some("12"));
         let log_id = LogId { term: 1, index: 2 };
         let target = Target { log_id, membership: Membership::default() };
@@ -184,7 +299,7 @@ mod tests {
         let keys = Keys::open(disk, Path::new("/node"), Options::new(1 << 20)).unwrap();
         assert_eq!(keys.readable_from(), 3);
         let after = MemoryMachine::new(Arc::new(keys));
-        after.apply(3, &twice);
+        after.apply(3, &twice).unwrap();
         assert_eq!(value(&after, "b").as_deref(), Some("12"));
     }
 
@@ -193,16 +308,16 @@ mod tests {
         let machine = machine(&SimDisk::new(1));
         let (condition, answer) = (Condition::IfVersion(0), Answer::Status);
         let set = command(&[("k", Action::Set { value: b"v", condition, answer })]);
-        machine.apply(1, &set);
-        let outcome = machine.apply(2, &set).outcomes[0].clone();
+        machine.apply(1, &set).unwrap();
+        let outcome = machine.apply(2, &set).unwrap().outcomes[0].clone();
         assert!(!outcome.changed, "{outcome:?}");
-        machine.apply(3, &Command::delete(b"k").unwrap());
+        machine.apply(3, &Command::delete(b"k").unwrap()).unwrap();
         let get = Command::get(b"k").unwrap();
-        for reply in [machine.read(&get), machine.apply(4, &get)] {
+        for reply in [machine.read(&get).unwrap(), machine.apply(4, &get).unwrap()] {
             assert_eq!((reply.outcomes[0].version, reply.outcomes[0].existed), (0, false));
         }
         assert_eq!(machine.keys().read(b"k").index, 3);
-        assert!(machine.apply(5, &set).outcomes[0].changed);
+        assert!(machine.apply(5, &set).unwrap().outcomes[0].changed);
     }
 
     #[test]
@@ -211,7 +326,7 @@ mod tests {
         let refusal = Refusal::TooLarge { bytes: 17, bytes_max: 16, holder: Holder::Key };
         let long = Command::set(b"k", &[b'x'; 17]).unwrap();
         assert_eq!(machine.check(&long), Err(refusal.clone()));
-        assert_eq!(machine.apply(1, &long).outcomes[0].body, Body::Refused(refusal));
+        assert_eq!(machine.apply(1, &long).unwrap().outcomes[0].body, Body::Refused(refusal));
         assert_eq!(value(&machine, "k"), None);
     }
 }

@@ -2,28 +2,34 @@
 //!
 //! [`Machine`] is all that Raft and the node know of it: one enum, so that neither needs a type
 //! parameter and applying an entry is a jump and not a call through a table. Each kind has a file of
-//! its own; what only one of them has, the others answer with nothing.
+//! its own, and in it all that is asked of every kind. What only content in pages has is a view that the
+//! others do not give ([`Paged`]).
 
+mod any;
 mod disk;
 mod effect;
 mod group;
 mod journal;
 mod memory;
+mod paged;
 mod reply;
 mod room;
 
 use std::sync::atomic::AtomicBool;
 
-use bytes::Bytes;
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::{self, KeyImage};
 use diskstore_storage::slots::SlotImage;
 use diskstore_storage::state::{Checkpointed, Target, Versioned};
 use diskstore_storage::{Error, Result};
 
+pub(crate) use any::AnyMachine;
+pub use any::{LiveKeys, Scanned};
 pub use disk::{ApplyError, DamageMet, DiskMachine};
 pub use journal::{JOURNAL_FILE, JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
+pub use paged::Paged;
+pub use room::Fullness;
 
 use crate::command::{Action, Command, Failure, Holder, Refusal, Reply};
 
@@ -51,6 +57,19 @@ pub struct Limits {
     pub value_bytes_max: u32,
 }
 
+/// How much there is of what a machine holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// How many keys hold a value; `None` while they are not counted.
+    pub live_count: Option<u64>,
+    /// Bytes that all content takes on the disk: what a checkpoint or a snapshot costs at most.
+    pub data_bytes: u64,
+    /// Bytes that changed since they were last written to the disk.
+    pub dirty_bytes: u64,
+    /// Pages that checkpoints have written since the start.
+    pub written_pages: u64,
+}
+
 /// Pieces of a snapshot, as they travel: what was deleted is among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Images {
@@ -66,28 +85,40 @@ pub struct Sending {
     /// What changed after an index at or above this one can be said; whoever has less is sent
     /// everything, and drops what is not named.
     pub horizon: u64,
+    /// Positions of [`Machine::scan`] are below this.
+    pub end: u64,
     #[expect(dead_code, reason = "it ends with the sending")]
     held: Option<keys::Sending>,
 }
+
+/// Makes a call on a machine, whichever kind it is. This is the one place that lists the kinds: a new one
+/// is added here, and the compiler names what of [`AnyMachine`] it lacks.
+macro_rules! of_its_kind {
+    ($self:ident, $machine:ident => $call:expr) => {
+        match $self {
+            Machine::Slots($machine) => $call,
+            Machine::Memory($machine) => $call,
+            Machine::Journal($machine) => $call,
+        }
+    };
+}
+use of_its_kind;
 
 /// Applying, reading, and what is asked for each of them.
 impl Machine {
     /// What it is.
     pub fn kind(&self) -> MachineKind {
-        match self {
-            Machine::Slots(_) => MachineKind::Slots,
-            Machine::Memory(_) => MachineKind::Memory,
-            Machine::Journal(_) => MachineKind::Journal,
-        }
+        of_its_kind!(self, machine => machine.kind())
     }
 
     /// The limits of keys and values.
     pub fn limits(&self) -> Limits {
-        match self {
-            Machine::Slots(disk) => disk.limits(),
-            Machine::Memory(memory) => memory.limits(),
-            Machine::Journal(journal) => journal.limits(),
-        }
+        of_its_kind!(self, machine => machine.limits())
+    }
+
+    /// Its pages, if its content lies in some.
+    pub fn paged(&self) -> Option<Paged<'_>> {
+        of_its_kind!(self, machine => machine.paged())
     }
 
     /// Applies the command of log entry `index`. Entries come in the order of the log, one at a
@@ -97,11 +128,7 @@ impl Machine {
     /// Damage of the command's own slots: all else of it is done, and the node goes on. The others
     /// only for a sick node. A command that is refused has a reply.
     pub fn apply(&self, index: u64, command: &Command) -> std::result::Result<Reply, ApplyError> {
-        match self {
-            Machine::Slots(disk) => disk.apply(index, command),
-            Machine::Memory(memory) => Ok(memory.apply(index, command)),
-            Machine::Journal(journal) => journal.apply(index, command),
-        }
+        of_its_kind!(self, machine => machine.apply(index, command))
     }
 
     /// A batch of entries was applied: whoever reads along may see it.
@@ -109,10 +136,7 @@ impl Machine {
     /// # Errors
     /// Only for a sick node.
     pub fn hand_on(&self) -> std::result::Result<(), ApplyError> {
-        match self {
-            Machine::Slots(_) | Machine::Memory(_) => Ok(()),
-            Machine::Journal(journal) => journal.hand_on(),
-        }
+        of_its_kind!(self, machine => machine.hand_on())
     }
 
     /// Reads what a command of nothing but reads asks for, at one moment.
@@ -120,11 +144,7 @@ impl Machine {
     /// # Errors
     /// The content cannot be read.
     pub fn read(&self, command: &Command) -> std::result::Result<Reply, Failure> {
-        match self {
-            Machine::Slots(disk) => disk.read(command),
-            Machine::Memory(memory) => Ok(memory.read(command)),
-            Machine::Journal(_) => Err(Failure::Refused(Refusal::Logger)),
-        }
+        of_its_kind!(self, machine => machine.read(command))
     }
 
     /// Checks what can be said of a command without looking at content: a command that is refused
@@ -133,86 +153,32 @@ impl Machine {
     /// # Errors
     /// A key or a value that cannot be.
     pub fn check(&self, command: &Command) -> std::result::Result<(), Refusal> {
-        match self {
-            Machine::Slots(disk) => disk.check(command),
-            Machine::Memory(memory) => memory.check(command),
-            Machine::Journal(_) => Err(Refusal::Logger),
-        }
-    }
-
-    /// Has memory ready for what a command writes, so that applying it takes no page fault.
-    pub fn populate(&self, command: &Command) {
-        match self {
-            Machine::Slots(disk) => disk.populate(command),
-            Machine::Memory(_) | Machine::Journal(_) => {}
-        }
-    }
-
-    /// Asks the disk for what a command changes, before it is applied.
-    pub fn prefetch(&self, command: &Command) {
-        match self {
-            Machine::Slots(disk) => disk.prefetch(command),
-            Machine::Memory(_) | Machine::Journal(_) => {}
-        }
-    }
-
-    /// So many entries are about to be applied: has the disk read what they may need, where reading
-    /// everything in order beats reading what they name as they come. Blocks, until `is_done` too.
-    pub fn read_ahead(&self, entry_count: u64, is_done: &dyn Fn() -> bool) {
-        match self {
-            Machine::Slots(disk) => disk.read_ahead(entry_count, is_done),
-            Machine::Memory(_) | Machine::Journal(_) => {}
-        }
+        of_its_kind!(self, machine => machine.check(command))
     }
 
     /// What a key holds now, for the application log; `None` where that cannot be said.
     pub fn slot(&self, key: &[u8]) -> Option<Versioned> {
-        match self {
-            Machine::Slots(disk) => disk.slot(key),
-            Machine::Memory(memory) => Some(memory.keys().read(key)),
-            Machine::Journal(journal) => journal.slot(key),
-        }
+        of_its_kind!(self, machine => machine.slot(key))
     }
 
     /// The entry that may have deleted what a read found to be absent, where its version does not
     /// say: whoever needs that to be durable waits for it.
     pub fn absent_since(&self) -> u64 {
-        match self {
-            Machine::Slots(_) | Machine::Journal(_) => 0,
-            Machine::Memory(memory) => memory.keys().highest_index(),
-        }
+        of_its_kind!(self, machine => machine.absent_since())
     }
 
     /// True if applying touches neither the disk nor a memory budget, so that it may happen on the
     /// thread that runs Raft.
     pub fn never_waits(&self) -> bool {
-        match self {
-            Machine::Slots(disk) => {
-                disk.slots().fits_in_budget() && disk.slots().live_count().is_some()
-            }
-            Machine::Memory(_) => true,
-            Machine::Journal(_) => false,
-        }
-    }
-
-    /// True if nothing but a page that is read for the first time can make applying wait.
-    pub fn fits_in_memory(&self) -> bool {
-        match self {
-            Machine::Slots(disk) => disk.slots().fits_in_budget(),
-            Machine::Memory(_) | Machine::Journal(_) => false,
-        }
+        of_its_kind!(self, machine => machine.never_waits())
     }
 }
 
 /// What it holds, for people and upkeep.
 impl Machine {
-    /// How many keys hold a value; `None` while they are not counted.
-    pub fn live_count(&self) -> Option<u64> {
-        match self {
-            Machine::Slots(disk) => disk.slots().live_count(),
-            Machine::Memory(memory) => Some(memory.keys().live_count()),
-            Machine::Journal(journal) => Some(journal.live_count()),
-        }
+    /// How much there is of what it holds.
+    pub fn usage(&self) -> Usage {
+        of_its_kind!(self, machine => machine.usage())
     }
 
     /// At most `count` keys that hold a value, from position `from` on, and where to go on. Looks
@@ -220,71 +186,8 @@ impl Machine {
     ///
     /// # Errors
     /// It has no keys to read.
-    pub fn live_keys(
-        &self,
-        from: u64,
-        count: usize,
-    ) -> std::result::Result<(Vec<Bytes>, Option<u64>), Failure> {
-        match self {
-            Machine::Slots(disk) => Ok(disk.live_keys(from, count)),
-            Machine::Memory(memory) => {
-                let page = memory.keys().live_keys(from, count);
-                Ok((page.found, page.next))
-            }
-            Machine::Journal(_) => Err(Failure::Refused(Refusal::Logger)),
-        }
-    }
-
-    /// Reads a bounded number of places from `from` on, so that live keys are counted and damaged
-    /// ones are known. Returns where to go on.
-    pub fn learn(&self, from: u64) -> Option<u64> {
-        match self {
-            Machine::Slots(disk) => disk.learn(from),
-            Machine::Memory(_) | Machine::Journal(_) => None,
-        }
-    }
-
-    /// Slots that were found damaged since the start and still are. Reads them again.
-    pub fn damaged_slots(&self) -> Vec<u64> {
-        match self {
-            Machine::Slots(disk) => disk.slots().damaged_slots(),
-            Machine::Memory(_) | Machine::Journal(_) => Vec::new(),
-        }
-    }
-
-    /// Those of them that this did not give before.
-    pub fn newly_damaged(&self) -> Vec<u64> {
-        match self {
-            Machine::Slots(disk) => disk.slots().newly_damaged(),
-            Machine::Memory(_) | Machine::Journal(_) => Vec::new(),
-        }
-    }
-
-    /// Bytes that all content takes on the disk: what a checkpoint or a snapshot costs at most.
-    pub fn data_bytes(&self) -> u64 {
-        match self {
-            Machine::Slots(disk) => disk.slots().geometry().file_bytes(),
-            Machine::Memory(memory) => memory.keys().memory_bytes(),
-            Machine::Journal(journal) => journal.dirty_bytes(),
-        }
-    }
-
-    /// Pages that checkpoints have written since the start.
-    pub fn written_pages(&self) -> u64 {
-        match self {
-            Machine::Slots(disk) => disk.slots().written_pages(),
-            Machine::Memory(memory) => memory.keys().written_pages(),
-            Machine::Journal(_) => 0,
-        }
-    }
-
-    /// Bytes that changed since they were last written to the disk.
-    pub fn dirty_bytes(&self) -> u64 {
-        match self {
-            Machine::Slots(disk) => disk.dirty_bytes(),
-            Machine::Memory(memory) => memory.keys().dirty_bytes(),
-            Machine::Journal(journal) => journal.dirty_bytes(),
-        }
+    pub fn live_keys(&self, from: u64, count: usize) -> std::result::Result<LiveKeys, Failure> {
+        of_its_kind!(self, machine => machine.live_keys(from, count))
     }
 }
 
@@ -292,20 +195,12 @@ impl Machine {
 impl Machine {
     /// The newest checkpoint that survives power loss; `None` before the first.
     pub fn durable(&self) -> Option<Target> {
-        match self {
-            Machine::Slots(disk) => disk.durable(),
-            Machine::Memory(memory) => memory.keys().durable(),
-            Machine::Journal(journal) => journal.durable(),
-        }
+        of_its_kind!(self, machine => machine.durable())
     }
 
     /// How many steps a checkpoint would take now, at least.
     pub fn checkpoint_steps(&self) -> u64 {
-        match self {
-            Machine::Slots(disk) => disk.checkpoint_steps(),
-            Machine::Memory(memory) => memory.keys().checkpoint_pieces(),
-            Machine::Journal(_) => 0,
-        }
+        of_its_kind!(self, machine => machine.checkpoint_steps())
     }
 
     /// Makes everything durable that was applied up to `target`. Blocks. After `Ok` (and not
@@ -319,13 +214,7 @@ impl Machine {
         log_durable: LogDurable<'_>,
         cancel: &AtomicBool,
     ) -> Result<Checkpointed> {
-        match self {
-            Machine::Slots(disk) => disk.slots().checkpoint(target, log_durable, cancel),
-            Machine::Memory(memory) => memory.keys().checkpoint(target, log_durable, cancel),
-            Machine::Journal(journal) => {
-                journal.checkpoint(target, log_durable).map(|()| Checkpointed::default())
-            }
-        }
+        of_its_kind!(self, machine => machine.checkpoint(target, log_durable, cancel))
     }
 }
 
@@ -333,11 +222,7 @@ impl Machine {
 impl Machine {
     /// The content is a state that ever was once every entry up to here is applied.
     pub fn readable_from(&self) -> u64 {
-        match self {
-            Machine::Slots(disk) => disk.slots().readable_from(),
-            Machine::Memory(memory) => memory.keys().readable_from(),
-            Machine::Journal(journal) => journal.readable_from(),
-        }
+        of_its_kind!(self, machine => machine.readable_from())
     }
 
     /// Raises [`Machine::readable_from`]. Durable before anything merged later is.
@@ -345,57 +230,23 @@ impl Machine {
     /// # Errors
     /// Of the disk.
     pub fn set_readable_from(&self, index: u64) -> Result<()> {
-        match self {
-            Machine::Slots(disk) => disk.slots().set_readable_from(index),
-            Machine::Memory(memory) => {
-                memory.keys().set_readable_from(index);
-                Ok(())
-            }
-            Machine::Journal(journal) => {
-                journal.set_readable_from(index);
-                Ok(())
-            }
-        }
+        of_its_kind!(self, machine => machine.set_readable_from(index))
     }
 
     /// Something is to be sent, until what this returns is dropped.
     pub fn begin_send(&self) -> Sending {
-        match self {
-            Machine::Slots(_) => Sending { horizon: 0, held: None },
-            Machine::Memory(memory) => {
-                let held = memory.keys().begin_send();
-                Sending { horizon: held.horizon, held: Some(held) }
-            }
-            Machine::Journal(_) => Sending { horizon: u64::MAX, held: None },
-        }
+        of_its_kind!(self, machine => machine.begin_send())
     }
 
     /// A snapshot from another member begins; returns the index after which it is to send what
     /// changed. `applied` is what this member has applied, `horizon` the sender's.
     pub fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
-        match self {
-            Machine::Slots(_) => applied,
-            Machine::Memory(memory) => memory.keys().begin_merge(applied, horizon),
-            Machine::Journal(journal) => journal.begin_merge(applied, horizon),
-        }
+        of_its_kind!(self, machine => machine.begin_merge(applied, horizon))
     }
 
     /// All of the snapshot that began at index `begin` was merged; it is about to be installed.
     pub fn finish_merge(&self, begin: u64) {
-        match self {
-            Machine::Slots(_) => {}
-            Machine::Memory(memory) => memory.keys().finish_merge(begin),
-            Machine::Journal(journal) => journal.finish_merge(begin),
-        }
-    }
-
-    /// Positions of [`Machine::scan`] are below this.
-    pub fn scan_end(&self) -> u64 {
-        match self {
-            Machine::Slots(disk) => disk.slots().geometry().slot_count(),
-            Machine::Memory(_) => u64::MAX,
-            Machine::Journal(_) => 0,
-        }
+        of_its_kind!(self, machine => machine.finish_merge(begin));
     }
 
     /// What changed after `changed_after`, from position `from` on, until values make `bytes_max`
@@ -403,31 +254,8 @@ impl Machine {
     ///
     /// # Errors
     /// Something damaged: a snapshot is never finished over it.
-    pub fn scan(
-        &self,
-        from: u64,
-        changed_after: u64,
-        bytes_max: usize,
-    ) -> Result<(Images, Option<u64>)> {
-        match self {
-            Machine::Slots(disk) => disk.scan(from, changed_after, bytes_max),
-            Machine::Memory(memory) => Ok(memory.scan(from, changed_after, bytes_max)),
-            Machine::Journal(_) => Ok((Images::Slots(Vec::new()), None)),
-        }
-    }
-
-    /// One slot as a snapshot carries it, for a receiver whose own is damaged.
-    ///
-    /// # Errors
-    /// It is damaged here too.
-    pub fn image(&self, slot: u64) -> Result<Images> {
-        match self {
-            Machine::Slots(disk) => {
-                disk.slots().image(slot).map(|image| Images::Slots(vec![image]))
-            }
-            Machine::Memory(_) => Ok(Images::Keys(Vec::new())),
-            Machine::Journal(_) => Ok(Images::Slots(Vec::new())),
-        }
+    pub fn scan(&self, from: u64, changed_after: u64, bytes_max: usize) -> Result<Scanned> {
+        of_its_kind!(self, machine => machine.scan(from, changed_after, bytes_max))
     }
 
     /// Merges what another member sent, each piece where it is newer than what is here.
@@ -435,26 +263,7 @@ impl Machine {
     /// # Errors
     /// It does not fit this machine; some of it may have been merged.
     pub fn merge(&self, images: &Images) -> Result<()> {
-        match (self, images) {
-            (Machine::Slots(disk), Images::Slots(images)) => {
-                images.iter().try_for_each(|image| disk.slots().merge(image).map(|_| ()))
-            }
-            (Machine::Memory(memory), Images::Keys(images)) => {
-                images.iter().try_for_each(|image| memory.keys().merge(image))
-            }
-            (Machine::Journal(journal), Images::Slots(images)) => {
-                images.iter().try_for_each(|SlotImage { key, index, value }| {
-                    journal.merge_slot(*key, *index, value.as_deref())
-                })
-            }
-            (Machine::Journal(journal), Images::Keys(images)) => {
-                images.iter().try_for_each(|KeyImage { key, index, value }| {
-                    journal.merge(key, *index, value.as_deref())
-                })
-            }
-            (Machine::Slots(_), Images::Keys(_)) => Err(other_kind("Slots", "Memory")),
-            (Machine::Memory(_), Images::Slots(_)) => Err(other_kind("Memory", "Slots")),
-        }
+        of_its_kind!(self, machine => machine.merge(images))
     }
 
     /// Ends the merging of a snapshot that was taken from `target` on, and makes that the
@@ -463,11 +272,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::checkpoint`].
     pub fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
-        match self {
-            Machine::Slots(disk) => disk.slots().install(target, log_durable).map(|_| ()),
-            Machine::Memory(memory) => memory.keys().install(target, log_durable).map(|_| ()),
-            Machine::Journal(journal) => journal.install(target, log_durable),
-        }
+        of_its_kind!(self, machine => machine.install(target, log_durable))
     }
 }
 

@@ -1,66 +1,51 @@
-//! What a machine has room for, in memory and on the disk, and how room is made.
+//! What a machine has room for, in memory and on the disk. The memory budget of pages is in `paged.rs`.
 //!
-//! Called by the applier, upkeep and whoever proposes; calls `storage`.
+//! Called by upkeep and whoever proposes.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
 
 use diskstore_storage::Result;
 
-use super::{LogDurable, Machine};
+use super::any::AnyMachine;
+use super::{Machine, of_its_kind};
 use crate::command::{Command, Failure};
+
+/// How full the memory is that keys and values may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fullness {
+    /// There is room, or no such bound.
+    HasRoom,
+    /// There is none, and what takes more is refused.
+    Full,
+    /// There is none, but a checkpoint would make some: it forgets deleted keys.
+    FullOfDeleted,
+}
+
+impl Fullness {
+    /// True if there is no room.
+    pub fn is_full(self) -> bool {
+        match self {
+            Fullness::HasRoom => false,
+            Fullness::Full | Fullness::FullOfDeleted => true,
+        }
+    }
+}
 
 impl Machine {
     /// Why such a command is not proposed now, however right it is. `damaged` takes slots that were
     /// found damaged: handed on from one command to the next, it saves their being read again.
     pub fn refusal(&self, command: &Command, damaged: &mut BTreeSet<u64>) -> Option<Failure> {
-        match self {
-            Machine::Slots(disk) => disk.refusal(command, damaged),
-            Machine::Memory(memory) => memory.refusal(command),
-            Machine::Journal(_) => None,
-        }
+        of_its_kind!(self, machine => machine.refusal(command, damaged))
     }
 
     /// False if [`Machine::refusal`] has nothing to say of any command: costs a look at memory.
     pub fn may_refuse(&self) -> bool {
-        match self {
-            Machine::Slots(disk) => disk.slots().over_budget() || disk.slots().may_be_damaged(),
-            Machine::Memory(memory) => memory.keys().is_full(),
-            Machine::Journal(_) => false,
-        }
+        of_its_kind!(self, machine => machine.may_refuse())
     }
 
-    /// True if applying has to wait until [`Machine::make_room`] has made room.
-    pub fn over_budget(&self) -> bool {
-        match self {
-            Machine::Slots(disk) => disk.slots().over_budget(),
-            Machine::Memory(_) | Machine::Journal(_) => false,
-        }
-    }
-
-    /// True if it soon will be: [`Machine::drop_clean`] may help, and a checkpoint hurries.
-    pub fn is_near_budget(&self) -> bool {
-        match self {
-            Machine::Slots(disk) => disk.slots().is_near_budget(),
-            Machine::Memory(_) | Machine::Journal(_) => false,
-        }
-    }
-
-    /// True if keys and values take as much memory as they may: what takes more is refused.
-    pub fn is_full(&self) -> bool {
-        match self {
-            Machine::Memory(memory) => memory.keys().is_full(),
-            Machine::Slots(_) | Machine::Journal(_) => false,
-        }
-    }
-
-    /// True if a checkpoint would make room in memory that is full: deleted keys are forgotten by
-    /// it.
-    pub fn is_full_of_deleted(&self) -> bool {
-        match self {
-            Machine::Memory(memory) => memory.keys().is_full_of_deleted(),
-            Machine::Slots(_) | Machine::Journal(_) => false,
-        }
+    /// Whether keys and values take as much memory as they may.
+    pub fn fullness(&self) -> Fullness {
+        of_its_kind!(self, machine => machine.fullness())
     }
 
     /// Fails with `NoSpace` if [`Machine::install`] would find no room on the disk.
@@ -68,45 +53,6 @@ impl Machine {
     /// # Errors
     /// Of the disk.
     pub fn check_install_room(&self) -> Result<()> {
-        match self {
-            Machine::Memory(memory) => memory.keys().check_room(),
-            Machine::Slots(_) | Machine::Journal(_) => Ok(()), // written in place; appended
-        }
-    }
-
-    /// Drops what memory needs not hold, near the budget; writes nothing. Blocks, for moments.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn drop_clean(&self) -> Result<()> {
-        match self {
-            Machine::Slots(disk) => disk.slots().drop_clean(),
-            Machine::Memory(_) | Machine::Journal(_) => Ok(()),
-        }
-    }
-
-    /// Returns once applying needs not wait for memory: drops what is clean, and where that is not
-    /// enough writes some of what changed, beside a checkpoint that may be running. Blocks.
-    ///
-    /// # Errors
-    /// As [`Machine::checkpoint`].
-    pub fn make_room(&self, log_durable: LogDurable<'_>) -> Result<()> {
-        match self {
-            Machine::Slots(disk) => disk.slots().make_room(log_durable),
-            Machine::Memory(_) | Machine::Journal(_) => Ok(()),
-        }
-    }
-
-    /// Writes back what changed, where that makes room in memory; the checkpoint stays where it is.
-    ///
-    /// # Errors
-    /// As [`Machine::checkpoint`].
-    pub fn write_back(&self, log_durable: LogDurable<'_>) -> Result<()> {
-        match self {
-            Machine::Slots(disk) => {
-                disk.slots().write_back(log_durable, &AtomicBool::new(false)).map(|_| ())
-            }
-            Machine::Memory(_) | Machine::Journal(_) => Ok(()),
-        }
+        of_its_kind!(self, machine => machine.check_install_room())
     }
 }

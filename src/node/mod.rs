@@ -208,6 +208,7 @@ impl Node {
             view.leader = None; // what is refused for want of a leader says the same
         }
         let machine = &consensus.shared().machine;
+        let usage = machine.usage();
         let times = consensus.syncer().times();
         let (limits, disk) = (self.limits(), self.disk_use.last());
         Status {
@@ -232,13 +233,13 @@ impl Node {
             readable_from: machine.readable_from(),
             slots: limits.slot_count,
             value_size: limits.value_bytes_max,
-            live: machine.live_count(),
+            live: usage.live_count,
             disk_used_bytes: disk.used_bytes,
             disk_left_bytes: disk.left_bytes,
             log_bytes: disk.log_bytes,
             log_written_bytes: consensus.syncer().written_bytes(),
-            written_pages: machine.written_pages(),
-            damaged_slots: machine.damaged_slots().len() as u64,
+            written_pages: usage.written_pages,
+            damaged_slots: machine.paged().map_or(0, |paged| paged.damaged_slots().len() as u64),
             slots_sent: consensus.slots_sent(),
             slots_received: consensus.shared().slots_received.load(Ordering::Relaxed),
             received_bytes: consensus.received_bytes(),

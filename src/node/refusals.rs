@@ -2,6 +2,7 @@
 //!
 //! Called by `status`; calls `raft`.
 
+use crate::machine::Fullness;
 use crate::raft::{Cause, Consensus, Refusing};
 use crate::status::RefusalStatus;
 
@@ -34,7 +35,7 @@ fn doing(cause: Cause, consensus: &Consensus) -> String {
     let view = consensus.view();
     match cause {
         Cause::MemoryBudget => "pages are written and dropped".into(),
-        Cause::FullMemory if machine.is_full_of_deleted() => {
+        Cause::FullMemory if machine.fullness() == Fullness::FullOfDeleted => {
             "a checkpoint is written, which forgets deleted keys".into()
         }
         Cause::FullMemory => "delete keys, or start with a larger -memory-mib".into(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::checkpoint_bytes;
+use crate::machine::Fullness;
 use crate::raft::{Cause, Consensus};
 use crate::replica::Replica;
 
@@ -82,22 +83,23 @@ impl Upkeep {
             consensus.refusing().iter().any(|refusing| refusing.cause == Cause::LogSpace);
         // What is kept for members that are behind is worth less than new entries.
         consensus.purge(if lacks_space { 0 } else { self.policy.keep_bytes }).await;
-        if machine.is_near_budget() {
+        if machine.paged().is_some_and(|paged| paged.is_near_budget()) {
             drop_clean(consensus.shared().clone()).await;
         }
-        for slot in machine.newly_damaged() {
+        for slot in machine.paged().map_or_else(Vec::new, |paged| paged.newly_damaged()) {
             tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
         }
         let is_running = consensus.checkpointer().is_running();
         let log_bytes = consensus.wal().log_bytes();
-        let checkpoint_bytes = checkpoint_bytes(self.policy.checkpoint_bytes, machine.data_bytes());
+        let usage = machine.usage();
+        let checkpoint_bytes = checkpoint_bytes(self.policy.checkpoint_bytes, usage.data_bytes);
         let age = self.then.elapsed();
         let is_moving = consensus.view().checkpoint != self.checkpoint_then;
         let is_urgent = self.is_urgent(lacks_space, is_moving)
             && (age >= self.urgent_period || is_moving && !is_running);
         let is_due = log_bytes - self.log_bytes_then >= checkpoint_bytes
-            || machine.dirty_bytes() >= self.policy.dirty_bytes_max
-            || age >= AGE_MAX && machine.dirty_bytes() > 0;
+            || usage.dirty_bytes >= self.policy.dirty_bytes_max
+            || age >= AGE_MAX && usage.dirty_bytes > 0;
         if !is_urgent && (!is_due || is_running) {
             return;
         }
@@ -121,7 +123,7 @@ impl Upkeep {
         // The log behind a checkpoint is used again.
         let is_behind = checkpoint.unwrap_or(0) < shared.applied_index();
         let is_urgent = lacks_space && is_behind
-            || shared.machine.is_full_of_deleted()
+            || shared.machine.fullness() == Fullness::FullOfDeleted
             || shared.lacks_checkpoint_space();
         if !is_urgent || is_moving {
             self.urgent_period = URGENT_PERIOD;
@@ -143,13 +145,13 @@ async fn drop_clean(shared: Arc<Replica>) {
 pub(super) async fn learn_slots(shared: Arc<Replica>) {
     let machine = shared.machine.clone();
     // A file that was just made holds nothing to learn.
-    let mut next = machine.live_count().is_none().then_some(0);
+    let mut next = machine.usage().live_count.is_none().then_some(0);
     while let Some(from) = next {
         let of_step = machine.clone();
-        let step = tokio::task::spawn_blocking(move || of_step.learn(from));
+        let step = tokio::task::spawn_blocking(move || of_step.paged()?.learn(from));
         let Ok(then) = step.await else { return };
         next = then;
         tokio::time::sleep(LEARN_PAUSE).await;
     }
-    tracing::debug!(live = machine.live_count(), "all slots were read once");
+    tracing::debug!(live = machine.usage().live_count, "all slots were read once");
 }

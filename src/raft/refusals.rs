@@ -61,8 +61,8 @@ impl Consensus {
     pub fn refusing(&self) -> Vec<Refusing> {
         let machine = &self.shared.machine;
         let found = [
-            (Cause::MemoryBudget, machine.over_budget()),
-            (Cause::FullMemory, machine.is_full()),
+            (Cause::MemoryBudget, machine.paged().is_some_and(|paged| paged.over_budget())),
+            (Cause::FullMemory, machine.fullness().is_full()),
             (Cause::LogSpace, !self.has_room()),
             (Cause::CheckpointSpace, self.shared.lacks_checkpoint_space()),
             (Cause::SlowDisk, self.wal.is_over_bound()),

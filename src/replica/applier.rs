@@ -187,10 +187,10 @@ pub(crate) fn apply_all<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) 
 
 fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Result<()> {
     let machine = &setup.shared.machine;
-    if !machine.never_waits() {
+    if let Some(paged) = machine.paged().filter(|_| !machine.never_waits()) {
         for job in &jobs {
             if let Payload::Command(command) = &job.entry.payload {
-                machine.prefetch(command);
+                paged.prefetch(command);
             }
         }
     }
@@ -302,7 +302,7 @@ pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<Ca
 
 /// At the memory budget applying waits until a few changed pages were dropped, or written first.
 fn wait_for_memory(setup: &ApplierSetup) -> io::Result<()> {
-    if !setup.shared.machine.over_budget() {
+    if !setup.shared.machine.paged().is_some_and(|paged| paged.over_budget()) {
         return Ok(());
     }
     setup.shared.make_room().map_err(io::Error::other)

@@ -74,7 +74,7 @@ impl ReplayAhead {
     /// # Errors
     /// The system starts no thread.
     pub fn start(machine: &Machine) -> io::Result<Option<ReplayAhead>> {
-        if !machine.fits_in_memory() {
+        if !machine.paged().is_some_and(|paged| paged.fits_in_memory()) {
             return Ok(None);
         }
         let applied = checkpoint_of(machine);
@@ -180,7 +180,7 @@ impl ReplayAhead {
         let (machine, is_done) = (self.machine.clone(), self.is_done.clone());
         let thread = std::thread::Builder::new().name("read-ahead".into());
         let reading = thread.spawn(move || {
-            machine.read_ahead(entry_count, &|| is_done.load(Ordering::Relaxed));
+            read_ahead(&machine, entry_count, &is_done);
         });
         if let Err(error) = reading {
             tracing::debug!(%error, "pages are read one by one");
@@ -209,6 +209,13 @@ impl ReplayAhead {
         let count = self.sent_count;
         tracing::debug!(count, "entries were applied while the log was recovered");
         Ok(applied)
+    }
+}
+
+/// Has pages read that so many entries may need, until they are applied.
+fn read_ahead(machine: &Machine, entry_count: u64, is_done: &AtomicBool) {
+    if let Some(paged) = machine.paged() {
+        paged.read_ahead(entry_count, &|| is_done.load(Ordering::Relaxed));
     }
 }
 
@@ -248,9 +255,11 @@ fn apply_ahead(
 fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Committed>> {
     let decoded = entries.into_iter().map(|entry| Committed::read(entry).map_err(io::Error::other));
     let entries: Vec<Committed> = decoded.collect::<io::Result<_>>()?;
-    for entry in &entries {
-        if let Payload::Command(command) = &entry.payload {
-            machine.populate(command);
+    if let Some(paged) = machine.paged() {
+        for entry in &entries {
+            if let Payload::Command(command) = &entry.payload {
+                paged.populate(command);
+            }
         }
     }
     Ok(entries)
@@ -270,7 +279,7 @@ pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
     let (sender, pieces) = mpsc::sync_channel(PIECE_COUNT_MAX);
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| machine.read_ahead(end - first, &|| is_done.load(Ordering::Relaxed)));
+        scope.spawn(|| read_ahead(&machine, end - first, &is_done));
         let (wal, machine) = (&wal, &machine);
         scope.spawn(move || read_pieces((wal, machine), first..end, &sender));
         let applied = apply_pieces(setup, pieces);

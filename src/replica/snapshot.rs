@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use super::pace::Pace;
 use super::snapshot_frames::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
 use super::state::{Applied, Replica, SlotsSnapshot};
-use crate::machine::{Images, Machine};
+use crate::machine::{Images, Machine, Scanned};
 use crate::peer::{Connection, FrameKind, FrameReader, FrameWriter, bad_frame, in_time};
 
 /// Bytes of values that one frame of slots carries.
@@ -101,7 +101,8 @@ pub(crate) async fn send(
     let readable_from = sender.shared.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
     let horizon = held.horizon().unwrap_or(0);
-    if horizon < sender.shared.machine.begin_send().horizon {
+    let now = sender.shared.machine.begin_send();
+    if horizon < now.horizon {
         return Err(io::Error::other("deletes behind this snapshot may have been forgotten"));
     }
     let begin = SnapshotBegin { vote, log_id, membership, readable_from, last_log, horizon };
@@ -113,7 +114,7 @@ pub(crate) async fn send(
         Accept::HigherVote(vote) => return Ok(vote),
     };
     let mut sent = Sent { sender, writer: &mut writer, frames: 0, slots: 0 };
-    sent.send_changed(changed_after).await?;
+    sent.send_changed(changed_after, now.end).await?;
     sent.send_damaged(changed_after, damaged).await?;
     let (frames, slots) = (sent.frames, sent.slots);
     let applied = sender.shared.applied_index();
@@ -135,12 +136,12 @@ struct Sent<'a> {
 }
 
 impl Sent<'_> {
-    /// Sends all slots whose index is above `changed_after`.
-    async fn send_changed(&mut self, changed_after: u64) -> io::Result<()> {
+    /// Sends all slots whose index is above `changed_after`; `end` is where a scan ends.
+    async fn send_changed(&mut self, changed_after: u64, end: u64) -> io::Result<()> {
         let mut last_sent = Instant::now();
         let machine = &self.sender.shared.machine;
         let log_bytes = || self.sender.wal.log_bytes();
-        let mut pace = Pace::new(machine.scan_end(), log_bytes());
+        let mut pace = Pace::new(end, log_bytes());
         let mut scanning = Some(scan(machine, 0, changed_after));
         while let Some(scanned) = scanning.take() {
             let (images, next) =
@@ -153,7 +154,7 @@ impl Sent<'_> {
             last_sent = Instant::now();
             self.send(images).await?;
             // The log that is kept for the transfer grows to the size of the data at most.
-            let spread_bytes = machine.data_bytes();
+            let spread_bytes = machine.usage().data_bytes;
             let rest = next.map(|done| pace.rest(done, log_bytes(), spread_bytes));
             // Even a sleep of no time takes until the timer's next tick, a millisecond.
             if let Some(rest) = rest.filter(|rest| !rest.is_zero()) {
@@ -170,9 +171,12 @@ impl Sent<'_> {
         }
         for key in keys {
             let machine = self.sender.shared.machine.clone();
-            let image = tokio::task::spawn_blocking(move || machine.image(key));
+            let image = tokio::task::spawn_blocking(move || {
+                machine.paged().map(|paged| paged.image(key)).transpose()
+            });
             match image.await.map_err(io::Error::other)? {
-                Ok(image) => self.send(image).await?,
+                Ok(Some(image)) => self.send(image).await?,
+                Ok(None) => {} // nothing of it can be damaged
                 // The receiver knows that the slot is damaged and answers reads with an error.
                 Err(error) => tracing::warn!(slot = key, %error, "a slot cannot be repaired"),
             }
@@ -196,8 +200,6 @@ fn scan(machine: &Machine, from: u64, changed_after: u64) -> JoinHandle<Result<S
     let machine = machine.clone();
     tokio::task::spawn_blocking(move || machine.scan(from, changed_after, FRAME_VALUE_BYTES))
 }
-
-type Scanned = (Images, Option<u64>);
 
 /// Whether a snapshot that begins so is taken: `Some` is the receiver's vote where that is higher than
 /// its sender's. An error ends the transfer. It is asked again with each frame.
@@ -291,7 +293,9 @@ async fn receive_slots(
 /// The slots whose checksums are wrong here.
 async fn damaged_slots(shared: &Arc<Replica>) -> io::Result<Vec<u64>> {
     let machine = shared.machine.clone();
-    let damaged = tokio::task::spawn_blocking(move || machine.damaged_slots());
+    let damaged = tokio::task::spawn_blocking(move || {
+        machine.paged().map_or_else(Vec::new, |paged| paged.damaged_slots())
+    });
     damaged.await.map_err(io::Error::other)
 }
 
@@ -328,7 +332,7 @@ impl Merging<'_> {
             finish(&mut self.write_back).await?;
         }
         let shared = self.shared;
-        if self.write_back.is_none() && shared.machine.dirty_bytes() >= WRITE_BACK_BYTES {
+        if self.write_back.is_none() && shared.machine.usage().dirty_bytes >= WRITE_BACK_BYTES {
             let shared = shared.clone();
             self.write_back = Some(tokio::task::spawn_blocking(move || shared.write_back()));
         }

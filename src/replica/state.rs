@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use super::hold::{Hold, Holds};
 use super::pace::Pace;
 use super::syncer::Syncer;
-use crate::machine::{Images, Machine, Sending};
+use crate::machine::{Images, Machine, Paged, Sending};
 
 /// What has been applied.
 #[derive(Debug, Clone, Default)]
@@ -178,7 +178,8 @@ impl Replica {
     /// # Errors
     /// Of the disk.
     pub fn write_back(&self) -> diskstore_storage::Result<()> {
-        let written = self.machine.write_back(&mut || self.syncer.barrier_blocking());
+        let written =
+            self.of_pages(|paged| paged.write_back(&mut || self.syncer.barrier_blocking()));
         self.room.notify_waiters();
         written
     }
@@ -193,7 +194,7 @@ impl Replica {
     /// # Errors
     /// The system refuses.
     pub fn drop_clean(&self) -> diskstore_storage::Result<()> {
-        let dropped = self.machine.drop_clean();
+        let dropped = self.of_pages(|paged| paged.drop_clean());
         self.room.notify_waiters();
         dropped
     }
@@ -204,9 +205,17 @@ impl Replica {
     /// # Errors
     /// Of the disk.
     pub fn make_room(&self) -> diskstore_storage::Result<()> {
-        let made = self.machine.make_room(&mut || self.syncer.barrier_blocking());
+        let made = self.of_pages(|paged| paged.make_room(&mut || self.syncer.barrier_blocking()));
         self.room.notify_waiters();
         made
+    }
+
+    /// Has something done to the machine's pages, if it has any.
+    fn of_pages(
+        &self,
+        work: impl FnOnce(Paged<'_>) -> diskstore_storage::Result<()>,
+    ) -> diskstore_storage::Result<()> {
+        self.machine.paged().map_or(Ok(()), work)
     }
 
     /// A checkpoint, the one that runs included, takes as long as the log takes to grow by so many
@@ -243,7 +252,7 @@ impl Replica {
                 done += 1;
                 self.room.notify_waiters(); // by the round before
                 // Near the memory budget applying waits for this checkpoint.
-                let is_urgent = machine.is_near_budget();
+                let is_urgent = machine.paged().is_some_and(|paged| paged.is_near_budget());
                 let spread = if is_urgent { 0 } else { self.spread_bytes.load(Ordering::Relaxed) };
                 std::thread::sleep(pace.rest(done, self.syncer.log_bytes(), spread));
                 self.syncer.barrier_blocking()

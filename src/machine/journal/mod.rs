@@ -12,23 +12,23 @@
 //!   snapshot brought ahead of its entry stands once, and nothing older stands behind it.
 //! - J4: what a snapshot of everything does not name was deleted, and is recorded as such.
 
+mod any;
 mod checkpoint;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use diskstore_storage::disk::{Disk, File};
-use diskstore_storage::state::{Full, Incoming, Target, Versioned};
+use diskstore_storage::state::{Incoming, Target};
 use diskstore_storage::{Error, Result};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::effect::{self, Draft, is_blind, nothing, run};
-use super::reply::ReplyRoom;
-use super::{ApplyError, LogDurable};
-use crate::command::{Action, Command, Holder, Operation, Outcome, Reply, slot_key};
+use super::LogDurable;
+use super::effect::{Draft, is_blind};
+use crate::command::{Action, Operation, Outcome, slot_key};
 use crate::oplog::{
     Effect, KeyForm, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position, RecordKind,
 };
@@ -151,91 +151,11 @@ impl JournalMachine {
         )
     }
 
-    pub(super) fn limits(&self) -> super::Limits {
-        let JournalOptions { slot_count, value_bytes_max, .. } = self.shared.options;
-        super::Limits { slot_count, value_bytes_max }
-    }
-
-    /// Records what the command of entry `index` does.
-    pub(super) fn apply(
-        &self,
-        index: u64,
-        command: &Command,
-    ) -> std::result::Result<Reply, ApplyError> {
-        let state = &mut *self.shared.state.lock();
-        let mut outcomes = SmallVec::new();
-        if index <= state.log.last_index() {
-            outcomes.resize(command.operation_count(), nothing(index));
-            return Ok(Reply { index, outcomes }); // J1
-        }
-        let options = &self.shared.options;
-        let value_bytes_max = u64::from(options.value_bytes_max);
-        let holder = if options.slot_count > 0 { Holder::Slot } else { Holder::Key };
-        let limits = effect::Limits { value_bytes_max, holder, index };
-        let mut room = ReplyRoom::new();
-        let mut drafts: BTreeMap<&[u8], Option<Draft<'_>>> = BTreeMap::new();
-        let mut effects: SmallVec<[Effect<'_>; 1]> = SmallVec::new();
-        for operation in command.operations() {
-            if !drafts.contains_key(operation.key) {
-                drafts.insert(operation.key, state.draft(index, &operation, options)?);
-            }
-            let Some(Some(draft)) = drafts.get_mut(operation.key) else {
-                outcomes.push(nothing(index));
-                continue;
-            };
-            let outcome = run(draft, &operation.action, limits);
-            effects.extend(effect_of(&operation, &outcome, draft));
-            let outcome = room.fit(&operation.action, outcome);
-            outcomes.push(outcome);
-        }
-        state.record(index, &effects)?;
-        Ok(Reply { index, outcomes })
-    }
-
-    /// The batch of entries is over: others may read what was recorded.
-    pub(super) fn hand_on(&self) -> std::result::Result<(), ApplyError> {
-        Ok(self.shared.state.lock().log.hand_on()?)
-    }
-
-    pub(super) fn live_count(&self) -> u64 {
-        self.shared.state.lock().live_count
-    }
-
-    pub(super) fn dirty_bytes(&self) -> u64 {
-        self.shared.state.lock().dirty_bytes
-    }
-
-    pub(super) fn durable(&self) -> Option<Target> {
-        self.shared.durable.lock().target.clone()
-    }
-
-    pub(super) fn readable_from(&self) -> u64 {
-        self.shared.state.lock().readable_from
-    }
-
-    /// Raises `readable_from`, which is durable before anything merged later is: it comes with the
-    /// checkpoint that names the end of what was merged.
-    pub(super) fn set_readable_from(&self, index: u64) {
-        let mut state = self.shared.state.lock();
-        state.readable_from = state.readable_from.max(index);
-    }
-
-    /// A snapshot begins; returns after which index it is to send what changed. A sender that may
-    /// have forgotten deletes up to its `horizon` sends everything to whoever has less.
-    pub(super) fn begin_merge(&self, applied: u64, horizon: u64) -> u64 {
-        self.shared.state.lock().incoming.begin(applied, horizon)
-    }
-
-    /// All of the snapshot that began at index `begin` was merged.
-    pub(super) fn finish_merge(&self, begin: u64) {
-        self.shared.state.lock().incoming.finish(begin);
-    }
-
     /// Records a slot or key as a snapshot brought it, if it is newer than what is known.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn merge(&self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
+    fn merge_value(&self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
         let state = &mut *self.shared.state.lock();
         let named_by = state.incoming.number();
         if let Some(held) = state.keys.get_mut(key).filter(|held| held.version >= index) {
@@ -249,35 +169,19 @@ impl JournalMachine {
         state.record_image(key, index, value)
     }
 
-    /// As [`JournalMachine::merge`], for a slot.
+    /// As [`JournalMachine::merge_value`], for a slot.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn merge_slot(&self, slot: u64, index: u64, value: Option<&[u8]>) -> Result<()> {
-        self.merge(&slot_key(slot), index, value)
-    }
-
-    /// Ends a snapshot that began at `target`.
-    ///
-    /// # Errors
-    /// As [`JournalMachine::checkpoint`].
-    pub(super) fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
-        let index = target.log_id.index;
-        let mut state = self.shared.state.lock();
-        if let Some(Full { number, .. }) = state.incoming.take_full(index) {
-            state.delete_unnamed(number, index)?; // J4
-        }
-        let last_index = state.log.last_index().max(index);
-        state.log.set_last_index(last_index);
-        drop(state);
-        self.checkpoint(target, log_durable)
+    fn merge_slot(&self, slot: u64, index: u64, value: Option<&[u8]>) -> Result<()> {
+        self.merge_value(&slot_key(slot), index, value)
     }
 
     /// Makes what was recorded durable. Blocks. A later checkpoint stays.
     ///
     /// # Errors
     /// Of the disk or of `log_durable`.
-    pub(super) fn checkpoint(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
+    fn write_checkpoint(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
         let _writing = self.shared.writing.lock();
         let durable = self.shared.durable.lock().clone();
         if durable.target.as_ref().is_some_and(|durable| durable.log_id > target.log_id) {
@@ -289,14 +193,6 @@ impl JournalMachine {
         checkpoint.write(&*self.shared.disk, &self.shared.options.directory)?;
         *self.shared.durable.lock() = checkpoint;
         Ok(())
-    }
-
-    /// What a key holds now.
-    pub(super) fn slot(&self, key: &[u8]) -> Option<Versioned> {
-        let state = self.shared.state.lock();
-        let held = state.keys.get(key)?;
-        let value = held.place.map(|place| state.log.value_at(place)).transpose().ok()?;
-        Some(Versioned { index: held.version, value: value.map(Into::into) })
     }
 }
 

@@ -8,8 +8,8 @@ use diskstore_storage::slots::{Geometry, New, Options, Slots};
 use diskstore_storage::state::Membership;
 
 use super::*;
-use crate::command::{Answer, CommandBuilder, Condition};
-use crate::machine::DiskMachine;
+use crate::command::{Answer, Command, CommandBuilder, Condition, Reply};
+use crate::machine::{AnyMachine, ApplyError, DiskMachine};
 use crate::oplog::Record;
 
 const SLOT_COUNT: u64 = 12;
@@ -128,7 +128,7 @@ fn check(journal: &JournalMachine, slots: &DiskMachine, folder: &Path) {
         let (here, there) = (journal.slot(&slot_key(slot)), slots.slot(&slot_key(slot)).unwrap());
         assert_eq!(here.unwrap_or_default(), there, "slot {slot}");
     }
-    assert_eq!(journal.live_count(), state_of(slots).len() as u64);
+    assert_eq!(journal.usage().live_count, Some(state_of(slots).len() as u64));
     // No entry stands twice: its records follow each other, and no other entry has its index.
     let entries = records_in(folder).into_iter().filter(|record| record.1 != Mark::Image);
     let indexes: Vec<u64> = entries.map(|record| record.0).collect();
@@ -167,7 +167,7 @@ fn replaying_the_files_gives_the_state_of_the_slots_through_crashes_and_snapshot
                 1 => {
                     // Entries behind the one that it is asked for are applied meanwhile.
                     durable = durable.max(applied.saturating_sub(random.below(4)));
-                    journal.checkpoint(target(durable), &mut || Ok(())).unwrap();
+                    journal.write_checkpoint(target(durable), &mut || Ok(())).unwrap();
                 }
                 2 => {
                     // A crash: what is behind the checkpoint is there, torn, or gone.
@@ -239,7 +239,7 @@ fn files_that_are_lost_or_of_another_are_refused_with_the_way_out() {
     };
     let journal = open(folder.path());
     journal.apply(1, &set(1, b"x")).unwrap();
-    journal.checkpoint(target(1), &mut || Ok(())).unwrap();
+    journal.write_checkpoint(target(1), &mut || Ok(())).unwrap();
     drop(journal);
     let path = options(folder.path()).parts.path(1);
     let bytes = fs::read(&path).unwrap();
@@ -279,7 +279,7 @@ fn record_from(journal: &JournalMachine, first: u64, durable: &mut u64) -> Resul
             journal.hand_on().map_err(refused)?;
         }
         if index.is_multiple_of(17) {
-            journal.checkpoint(target(index - 2), &mut || Ok(()))?;
+            journal.write_checkpoint(target(index - 2), &mut || Ok(()))?;
             *durable = index - 2;
         }
     }
@@ -314,7 +314,7 @@ fn a_crash_at_every_operation_loses_nothing_behind_the_checkpoint() {
             let found = journal.durable().map_or(0, |target| target.log_id.index);
             assert!(found >= durable, "operation {at}, {mode:?}: {found}, not {durable}");
             record_from(&journal, found + 1, &mut 0).unwrap();
-            journal.checkpoint(target(ENTRY_COUNT), &mut || Ok(())).unwrap();
+            journal.write_checkpoint(target(ENTRY_COUNT), &mut || Ok(())).unwrap();
             drop(journal);
             let image = image.crash(CrashMode::Lost);
             let journal = open_on(&image).unwrap();

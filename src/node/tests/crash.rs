@@ -19,7 +19,7 @@ use super::{create_slots, directory, disk, entry, log_id, open_slots, open_wal, 
 use crate::command::{
     Action, Answer, Body, Command, CommandBuilder, Condition, Operation, Outcome, slot_key, slot_of,
 };
-use crate::machine::DiskMachine;
+use crate::machine::{AnyMachine, DiskMachine};
 use crate::node::open::agree;
 
 /// With its header 1,040 bytes: one slot in four crosses a page.

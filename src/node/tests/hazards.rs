@@ -9,7 +9,7 @@ use super::{create_slots, disk};
 use crate::command::{
     Action, Answer, Body, Command, CommandBuilder, Condition, Operation, slot_key,
 };
-use crate::machine::DiskMachine;
+use crate::machine::{AnyMachine, DiskMachine};
 
 const WRITES: u64 = 3000;
 /// Far apart, and not in the order of their locks.

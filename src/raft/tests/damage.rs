@@ -16,7 +16,7 @@ use super::replay::recover;
 use super::transfer::with_slot_2_damaged;
 use super::{Place, Stores, blanks, command, increment, log_id, normal, slots_of};
 use crate::command::{Action, Answer, Command, Condition, Failure, slot_key};
-use crate::machine::{ApplyError, DiskMachine, Machine};
+use crate::machine::{AnyMachine, ApplyError, DiskMachine, Machine};
 use crate::oplog::{Found, KeyForm, Mark, OpLog, PartRecords, RecordKind};
 use crate::raft::types::committed_from;
 use crate::replica::apply_entry;
@@ -271,15 +271,16 @@ async fn a_slot_that_goes_bad_later_is_noted_when_it_is_met() {
     flip(&disk);
     let stores = Place::on(&disk).open();
     let machine = &stores.shared.machine;
-    assert_eq!(machine.newly_damaged(), Vec::<u64>::new(), "nobody has looked");
+    let pages = machine.paged().unwrap();
+    assert_eq!(pages.newly_damaged(), Vec::<u64>::new(), "nobody has looked");
     for _ in 0..2 {
         slots_of(&stores.shared).read(SLOT).unwrap_err();
     }
-    assert_eq!(machine.newly_damaged(), [SLOT]);
-    assert_eq!(machine.newly_damaged(), Vec::<u64>::new());
-    assert_eq!(machine.damaged_slots(), [SLOT]);
+    assert_eq!(pages.newly_damaged(), [SLOT]);
+    assert_eq!(pages.newly_damaged(), Vec::<u64>::new());
+    assert_eq!(pages.damaged_slots(), [SLOT]);
     machine.apply(4, &command(&[(SLOT, SET)])).unwrap();
-    assert_eq!(machine.damaged_slots(), Vec::<u64>::new());
+    assert_eq!(pages.damaged_slots(), Vec::<u64>::new());
 }
 
 /// A slot on a real disk, and what gives its bytes: a map sees what is written to the file.
