@@ -291,7 +291,14 @@ impl Freshness {
 impl Action<'_> {
     /// True for an action that never changes its slot.
     pub fn is_read(&self) -> bool {
-        matches!(self, Action::Get | Action::Measure)
+        match self {
+            Action::Get | Action::Measure => true,
+            Action::Set { .. }
+            | Action::Delete { .. }
+            | Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. } => false,
+        }
     }
 
     /// True for an action whose outcome may bring a value.

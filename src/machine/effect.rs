@@ -34,11 +34,16 @@ pub(super) struct Limits {
 
 /// True if the action can be carried out, and answered, without knowing what the slot holds.
 pub(super) fn is_blind(action: &Action<'_>) -> bool {
-    matches!(
-        action,
-        Action::Set { condition: Condition::Always, answer: Answer::Status, .. }
-            | Action::Delete { condition: Condition::Always, answer: Answer::Status }
-    )
+    match action {
+        Action::Set { condition, answer, .. } | Action::Delete { condition, answer } => {
+            *condition == Condition::Always && *answer == Answer::Status
+        }
+        Action::Get
+        | Action::Measure
+        | Action::Increment { .. }
+        | Action::Append { .. }
+        | Action::SetRange { .. } => false,
+    }
 }
 
 /// True if the slot holds what the action brings whatever it held before, so that nothing of it need

@@ -212,8 +212,12 @@ impl AnyMachine for MemoryMachine {
 
     /// Full memory takes no new values; deletes and reads go on, also beside what is refused.
     fn refusal(&self, command: &Command, _damaged: &mut BTreeSet<u64>) -> Option<Failure> {
-        let takes_memory = |operation: Operation<'_>| {
-            !matches!(operation.action, Action::Get | Action::Measure | Action::Delete { .. })
+        let takes_memory = |operation: Operation<'_>| match operation.action {
+            Action::Get | Action::Measure | Action::Delete { .. } => false,
+            Action::Set { .. }
+            | Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. } => true,
         };
         (self.keys.is_full() && command.operations().any(takes_memory)).then(|| Failure::Full {
             reason: "keys and values take all of -memory-mib: delete some, or allow more".into(),

@@ -32,7 +32,11 @@ impl ReplyRoom {
                 }
                 None => true,
             },
-            _ => false,
+            Action::Set { .. }
+            | Action::Delete { .. }
+            | Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. } => false,
         };
         if is_left_out {
             outcome.body = Body::Measured(bytes);

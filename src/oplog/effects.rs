@@ -61,7 +61,7 @@ fn effect<'a>(
         (Action::Increment { .. }, Body::Integer(result)) => {
             (RecordKind::Set, Cow::Owned(result.to_string().into_bytes()))
         }
-        _ => {
+        (Action::Increment { .. } | Action::Append { .. } | Action::SetRange { .. }, _) => {
             let value = slot().and_then(|slot| slot.value).unwrap_or_default();
             (RecordKind::Set, Cow::Owned(value.to_vec()))
         }
