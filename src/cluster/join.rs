@@ -219,8 +219,8 @@ pub(super) async fn answer(cluster: &Cluster, incoming: &Incoming) -> Option<Vec
         complete(&mut request.member.raft_address, incoming.address);
         complete(&mut request.member.client_address, incoming.address);
     }
-    // That it comes from the member that it is about proves nothing: that one may pass on a stranger's.
-    request.is_own &= incoming.from != 0; // I4
+    // Whoever listens can confirm a hello, under any id: he has a word for that one alone.
+    request.is_own &= incoming.from == request.member_id || incoming.is_believed; // I4
     let reply = if request.cluster_id != 0 && request.cluster_id != cluster.cluster_id() {
         JoinReply::Refused(format!(
             "this is cluster {:032x}, but the directory belongs to {:032x}",

@@ -144,7 +144,7 @@ impl Cluster {
             Method::Holders => self.answer_holders(body).await,
             Method::ReadIndex => Some(self.answer_read_index().await),
             Method::Join => join::answer(self, incoming).await,
-            Method::Remove => Some(self.answer_remove(body).await),
+            Method::Remove => Some(self.answer_remove(incoming).await),
             Method::Standing => Some(self.answer_standing(incoming.from, body).await),
             Method::Room => Some(self.answer_room()),
             _ => None,

@@ -25,7 +25,7 @@ use crate::command::{DecodeError, Failure};
 use crate::fault::{EXIT_REMOVED, Faults};
 use crate::host::Listener;
 use crate::peer::{CallError, Caller, Channel, Method, Route};
-use crate::raft::{ALIVE_MAX, ELECTION_MS_MIN, MemberView, ProposeError, View};
+use crate::raft::{ALIVE_MAX, ELECTION_MS_MIN, Incoming, MemberView, ProposeError, View};
 
 /// How long a change of the membership may take.
 const CHANGE_BOUND: Duration = Duration::from_secs(10);
@@ -221,9 +221,15 @@ impl Cluster {
         })
     }
 
-    /// Answers another member's request for a removal. It is not passed on again.
-    pub(super) async fn answer_remove(&self, body: Bytes) -> Vec<u8> {
-        let reply = match decode_remove(body) {
+    /// Answers another member's request for a removal. It is not passed on again. One that is not
+    /// believed may be anybody who listens, under an id that he drew: he takes out that one alone.
+    pub(super) async fn answer_remove(&self, incoming: &Incoming) -> Vec<u8> {
+        let asker = format!("{:016x}", incoming.from);
+        let reply = match decode_remove(incoming.body.clone()) {
+            Ok(who) if !incoming.is_believed && who != asker => RemovalReply::Refused(format!(
+                "member {asker} is not known where it is, and can have no other removed; ask another \
+                 member"
+            )),
             Ok(who) => self.remove_here(&who, Instant::now() + CHANGE_BOUND).await,
             Err(error) => RemovalReply::Refused(error.to_string()),
         };

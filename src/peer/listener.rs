@@ -27,9 +27,10 @@ use super::connection::{
 };
 use super::frames::FrameKind;
 use super::hello::{Greeting, Hello, Purpose, Welcome};
-use super::requests::Method;
+use super::requests::{Method, decode_commands, encode_results};
 use super::serving::{Allowance, serve};
 use super::verify::{Origin, Verified, Verifier};
+use crate::command::Failure;
 use crate::descriptors::{Place, Places, Shares};
 use crate::fault::Faults;
 use crate::host::{Listener as Socket, Stream};
@@ -331,14 +332,24 @@ impl<S: Service> Listener<S> {
     ) -> Option<Vec<u8>> {
         let is_allowed = match member {
             Some(member) => self.verifier.may_ask(member, method),
-            None => matches!(method, Method::Join | Method::Whereabouts),
+            None if matches!(method, Method::Join | Method::Whereabouts) => true,
+            None => return None,
         };
         match method {
+            Method::Write | Method::Read if !is_allowed => refuse_commands(body),
             _ if !is_allowed => None,
             Method::Whereabouts => self.verifier.answer_whereabouts(body),
             _ => self.service.answer(method, body, (member, address)).await,
         }
     }
+}
+
+/// The answer to commands of a member that may not forward any: they were certainly not proposed, and
+/// a connection that ends would leave its clients in doubt.
+fn refuse_commands(body: Bytes) -> Option<Vec<u8>> {
+    let (commands, _) = decode_commands(body).ok()?;
+    let refused = Err(Failure::NotLeader { leader: String::new() });
+    Some(encode_results(&vec![refused; commands.len()]))
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@
 //!   refused, and nothing more: it ends no node (C16). It may ask to be taken in or registered. Its
 //!   votes, entries and snapshots are taken only if a member that the log names, or one that
 //!   `-join` names, has it at that address; or, for a member that the log names, while nobody else
-//!   leads: members that all moved have to come together before anything is registered.
-//! - I3: questions are bounded in time (`caller`). The address of the log is asked for every hello
+//!   leads: members that all moved have to come together before anything is registered. Where the
+//!   log names nobody yet they are taken of whoever comes, for as long as it names nobody.
+//! - I3: questions are bounded in time, all of one hello together in less than its handshake may
+//!   take. The address of the log is asked for every hello
 //!   at once, whatever else is being looked into. Questions to other addresses are bounded in
 //!   number, and for each member too, so that hellos that claim to be one member cannot take all
 //!   places of the others.
@@ -22,14 +24,17 @@
 //!   have its address written to the log, which decides.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::caller::{Asked, Caller, is_own_hello};
 use super::hello::{Greeting, Hello, Purpose};
@@ -43,6 +48,9 @@ const CHECK_COUNT_MAX: usize = 16;
 /// One member takes at most this part of all of them.
 const CHECK_PART: usize = 4;
 
+/// How long it may take in all to find out where a hello comes from: less than whoever dials waits
+/// for the handshake.
+const VERIFY_BOUND: Duration = Duration::from_millis(1600);
 /// How long members may take, all together, to say where they have another one.
 const VOUCH_BOUND: Duration = Duration::from_millis(500);
 /// How often it is said at most that a member is not known.
@@ -53,8 +61,10 @@ const TOLD_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) enum Origin {
     /// The address that the own log has.
     Logged,
-    /// One that a member vouches for; or any, where the log names nobody who could (I2).
+    /// One that a member vouches for (I2).
     Vouched,
+    /// Any, while the log names nobody who could vouch for it (I2).
+    First,
     /// Another one than the own log has (I2).
     Moved,
     /// Another one, of a member that answers at a third (I4).
@@ -85,7 +95,7 @@ impl Verified {
             Origin::Logged | Origin::Vouched | Origin::Moved => {
                 format!("member {id:016x} is not registered where it is, and another one leads")
             }
-            Origin::Unknown => format!(
+            Origin::First | Origin::Unknown => format!(
                 "member {id:016x}, at {}, is not in the log here, and no member that is says where it \
                  is; if this node was away for long, start it with -join ADDRESS, naming a member \
                  that runs",
@@ -151,9 +161,21 @@ impl Verifier {
     /// # Errors
     /// What it is answered with if it is not what it seems to be.
     pub(crate) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Verified, Greeting> {
+        let deadline = Instant::now() + VERIFY_BOUND;
         let id = hello.from;
         let logged = self.book.logged(id);
-        let at_logged = self.ask(logged.as_ref(), hello).await;
+        let claimed = claimed_address(hello, from);
+        let learned = self.book.learned(id).filter(|learned| *learned != claimed);
+        // One that was found elsewhere before is asked there meanwhile, which takes a place (I3).
+        let early = learned.as_ref().map(|_| self.place_for(id));
+        let learned = learned.filter(|_| early.as_ref().is_some_and(Option::is_some));
+        let asking = pin!(self.ask(learned.as_ref(), hello));
+        let (at_logged, at_learned) = match select(pin!(self.ask(logged.as_ref(), hello)), asking)
+            .await
+        {
+            Either::Left((at_logged, asking)) => (at_logged, Either::Left(asking)),
+            Either::Right((at_learned, asking)) => (asking.await, Either::Right(ready(at_learned))),
+        };
         if let Some(address) = logged.clone().filter(|_| is_confirmed(at_logged)) {
             self.book.forget(id);
             return Ok(Verified { id, origin: Origin::Logged, address, logged });
@@ -164,19 +186,23 @@ impl Verifier {
                  one of the two"
             ))); // I1
         }
-        let Some(_running) = self.place_for(logged.as_ref().map_or(0, |_| id)) else {
+        let place = early.unwrap_or_else(|| self.place_for(logged.as_ref().map_or(0, |_| id)));
+        let Some(_running) = place else {
             let reason = "too many connections are just looked into; try again later";
             return Err(Greeting::Refused(reason.into()));
         };
-        let claimed = claimed_address(hello, from);
-        let (is_found, is_twice) = self.ask_elsewhere(hello, &claimed).await;
-        if !is_found {
+        let (at_claimed, at_learned) = tokio::join!(
+            timeout_at(deadline, self.ask(Some(&claimed), hello)),
+            timeout_at(deadline, at_learned)
+        );
+        if !is_confirmed(at_claimed.ok().flatten()) {
             return Err(Greeting::Refused(format!(
                 "nobody at {} confirms that this is member {id:016x}; check -raft and -advertise",
                 logged.unwrap_or(claimed),
             )));
         }
-        let origin = self.origin(hello, &claimed, logged.is_some(), is_twice).await;
+        let is_twice = self.is_another(at_learned.ok().flatten(), hello);
+        let origin = self.origin(hello, &claimed, (logged.is_some(), is_twice), deadline).await;
         let member = Verified { id, origin, address: claimed, logged };
         self.learn(&member);
         Ok(member)
@@ -187,16 +213,20 @@ impl Verifier {
         &self,
         hello: &Hello,
         claimed: &str,
-        is_logged: bool,
-        is_twice: bool,
+        (is_logged, is_twice): (bool, bool),
+        deadline: Instant,
     ) -> Origin {
         if is_logged && !is_twice && !self.book.another_leads(hello.from) {
             return Origin::Moved;
         }
         // Whoever moved needs no more to be registered.
         let is_asked = !is_logged || hello.purpose != Purpose::Requests;
-        let is_alone = !is_logged && self.book.members().is_empty();
-        if is_alone || is_asked && self.is_vouched(hello, claimed).await {
+        if self.book.members().is_empty() {
+            return Origin::First;
+        }
+        let deadline = deadline.min(Instant::now() + VOUCH_BOUND);
+        let vouched = timeout_at(deadline, self.is_vouched(hello, claimed));
+        if is_asked && vouched.await.unwrap_or_default() {
             return Origin::Vouched;
         }
         match is_logged {
@@ -228,8 +258,8 @@ impl Verifier {
             address == claimed || is_confirmed(self.ask(Some(&address), hello).await)
         });
         let answers = stream::iter(asking).buffer_unordered(CHECK_CONNECTION_COUNT);
-        let mut yes = std::pin::pin!(answers.filter(|yes| std::future::ready(*yes)));
-        timeout(VOUCH_BOUND, yes.next()).await.is_ok_and(|yes| yes.is_some())
+        let mut yes = pin!(answers.filter(|yes| ready(*yes)));
+        yes.next().await.is_some()
     }
 
     /// Dials a member that moved where it is, if that is the only way to elect anybody.
@@ -262,15 +292,6 @@ impl Verifier {
             *told = Some(Instant::now());
             tracing::warn!("nothing is taken of a member: {reason}");
         }
-    }
-
-    /// Whether whoever listens where a hello says that its member does confirms it, and whether the
-    /// member answers, as another process, where it was found before (I4).
-    async fn ask_elsewhere(&self, hello: &Hello, claimed: &String) -> (bool, bool) {
-        let learned = self.book.learned(hello.from).filter(|learned| learned != claimed);
-        let (at_claimed, at_learned) =
-            tokio::join!(self.ask(Some(claimed), hello), self.ask(learned.as_ref(), hello));
-        (is_confirmed(at_claimed), self.is_another(at_learned, hello))
     }
 
     async fn ask(&self, address: Option<&String>, hello: &Hello) -> Option<Asked> {
@@ -307,7 +328,8 @@ impl Verifier {
         match member.origin {
             Origin::Logged | Origin::Vouched => true,
             Origin::Moved if !self.book.another_leads(member.id) => true,
-            Origin::Moved | Origin::Twice | Origin::Unknown => {
+            Origin::First if self.book.members().is_empty() => true,
+            Origin::Moved | Origin::First | Origin::Twice | Origin::Unknown => {
                 self.book.logged(member.id).as_ref() == Some(&member.address)
             }
         }

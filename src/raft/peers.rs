@@ -60,6 +60,8 @@ pub struct Incoming {
     pub method: Method,
     /// The member that asks; 0 for one that is about to join.
     pub from: u64,
+    /// Whether votes and entries of that member are taken now.
+    pub is_believed: bool,
     /// IP address that it asks from.
     pub address: IpAddr,
     /// The fields of the request.
@@ -283,7 +285,8 @@ impl Service for Peers {
             _ => {
                 let (reply, answer) = oneshot::channel();
                 let from = member.map_or(0, |member| member.id);
-                let incoming = Incoming { method, from, address, body, reply };
+                let is_believed = member.is_some_and(|member| self.verifier.is_believed(member));
+                let incoming = Incoming { method, from, is_believed, address, body, reply };
                 self.incoming.send(incoming).await.ok()?;
                 answer.await.ok()
             }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::running::{BOUND, Running};
 use crate::cluster::{Cluster, Own, keep_registered, serve_incoming};
+use crate::command::cursor::put_string;
 use crate::fault::Faults;
 use crate::host::Host;
 use crate::peer::{Caller, Channel, JoinReply, JoinRequest, Member, Method, Route};
@@ -111,6 +112,24 @@ async fn the_client_address_of_a_member_changes_at_its_own_word_alone() {
             }
         }
     }
+    // Whoever can listen confirms his own hello, under an id that he drew. He takes nobody out either.
+    let mut drawn = Running::start(9).await;
+    let asking = answer(&mut drawn);
+    for through in [&leader, &other] {
+        let to = (through.id, &through.record);
+        for about in [&leader, &other] {
+            let body = request(about.id, elsewhere(about));
+            let reply = asking.call(to, Method::Join, body, BOUND).await.unwrap();
+            JoinReply::decode(reply).unwrap();
+            let record = leader.consensus.view().members[&about.id].member.clone();
+            assert_eq!(record, about.record);
+        }
+        let mut body = Vec::new();
+        put_string(&mut body, &other.record.name);
+        asking.call(to, Method::Remove, body.into(), BOUND).await.unwrap();
+        assert!(leader.consensus.view().goal_voters.contains(&other.id));
+    }
+    drawn.stop().await;
     // It itself, at the leader and through another member.
     for (asking, about, through) in [(&following, &other, &leader), (&leading, &leader, &other)] {
         let body = request(about.id, elsewhere(about));

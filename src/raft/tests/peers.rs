@@ -18,16 +18,18 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{CLUSTER, Place, blank, log_id, membership, normal};
-use crate::command::{Command, slot_key};
+use crate::command::{Command, Failure, ReadLevel, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::host::{Host, Net};
 use crate::machine::{DiskMachine, Machine};
 use crate::peer::append::AppendReply;
-use crate::peer::requests::{encode_whereabouts_reply, put_request, put_response, read_request};
+use crate::peer::requests::{
+    encode_whereabouts_reply, put_request, put_response, read_request, read_response,
+};
 use crate::peer::votes::BallotReply;
 use crate::peer::{
     Caller, Channel, Connection, FrameKind, Greeting, Hello, Member, Method, NAME_BYTES_MAX,
-    Purpose, Route, Welcome, Whoever, dial, split,
+    Purpose, Route, Welcome, Whoever, decode_results, dial, encode_commands, split,
 };
 use crate::raft::types::{
     Entry, Membership, TypeConfig, ballot_to, encode_membership, entry_to, put_append, vote_from,
@@ -475,6 +477,15 @@ async fn a_member_that_moved_again_is_no_copy_of_what_answers_where_it_was_found
     assert_eq!(moved.faults.current(), None);
     let dialled = started.dial(&moved.caller, Purpose::Requests, None).await;
     let (mut reader, mut writer) = dialled.unwrap();
+    // Nothing is proposed of what it forwards, and it hears so: its clients need not wonder.
+    let body = encode_commands(&[Command::default(), set(1)], ReadLevel::Log);
+    for method in [Method::Write, Method::Read] {
+        put_request(&mut writer.buffer, 7, method, &body);
+        writer.send().await.unwrap();
+        let answer = read_response(reader.expect(FrameKind::Response).await.unwrap()).unwrap();
+        let results = decode_results(answer.1, 2).unwrap();
+        assert!(matches!(results[..], [Err(Failure::NotLeader { .. }), Err(_)]), "{results:?}");
+    }
     put_request(&mut writer.buffer, 1, Method::Vote, b"");
     writer.send().await.unwrap();
     assert!(reader.next().await.unwrap().is_none(), "it is closed");
@@ -659,6 +670,65 @@ async fn a_member_without_any_log_follows_whoever_comes() {
     let (leader, _address) = process_of(CLUSTER, 9, 0x90).await;
     let started = start_joined(None, false, &[]).await;
     assert!(is_believed(&started, &leader).await);
+    started.consensus.stop().await;
+}
+
+/// From then on it can ask those that its log names; the first comer may be anybody.
+#[tokio::test]
+async fn the_first_comer_is_believed_no_more_once_the_log_names_others() {
+    for is_named in [true, false] {
+        let (first, address) = process_of(CLUSTER, 9, 0x90).await;
+        let started = start_joined(None, false, &[]).await;
+        let dialled = started.dial(&first, Purpose::Append, None).await;
+        let (mut reader, mut writer) = dialled.unwrap();
+        let id = if is_named { 9 } else { 1 };
+        let at = Member { raft_address: address, ..Member::default() };
+        let nodes = BTreeMap::from([(id, at), (MEMBER, Member::default())]);
+        let members = Membership::new(vec![nodes.keys().copied().collect()], nodes).unwrap();
+        let entries = vec![openraft::entry::RaftEntry::new_membership(log_id(1, 0), members)];
+        let leads = heartbeat(StoredVote { term: 1, node_id: 9, committed: true });
+        let append = AppendEntriesRequest { prev_log_id: None, entries, ..leads.clone() };
+        put_append(&mut writer.buffer, append);
+        writer.send().await.unwrap();
+        reader.expect(FrameKind::AppendReply).await.unwrap();
+        let known = async {
+            while started.consensus.view().members.is_empty() {
+                started.consensus.changed_data(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, known).await.expect("its log names somebody");
+        let prev_log_id = Some(log_id(1, 0));
+        put_append(&mut writer.buffer, AppendEntriesRequest { prev_log_id, ..leads });
+        writer.send().await.unwrap();
+        assert_eq!(reader.next().await.unwrap().is_some(), is_named);
+        assert_eq!(is_believed(&started, &first).await, is_named);
+        started.consensus.stop().await;
+    }
+}
+
+/// Neither the log's address nor the one where it was found answers, and neither refuses: whoever waited
+/// for one after the other would be given up.
+#[tokio::test]
+async fn a_member_that_moved_twice_is_let_in_though_both_old_addresses_are_silent() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (three, address) = process_of(CLUSTER, 3, 0x30).await;
+    let logged = silent.local_addr().unwrap().to_string();
+    let started = start_with(voters_at(logged, address), false).await;
+    let one = Whoever { cluster_id: CLUSTER, member_id: 1, process: 0x11 };
+    let first = saying(one, None).await;
+    started.dial(&first.caller, Purpose::Requests, None).await.unwrap();
+    let found = first.address.clone();
+    drop(first.leaves().await);
+    let _silent_too = TcpListener::bind(&found).await.unwrap();
+    let leads = StoredVote { term: 2, node_id: 3, committed: true };
+    let dialled = started.dial(&three, Purpose::Append, None).await;
+    let (mut reader, mut writer) = dialled.unwrap();
+    put_append(&mut writer.buffer, heartbeat(leads));
+    writer.send().await.unwrap();
+    reader.expect(FrameKind::AppendReply).await.unwrap();
+    let second = saying(Whoever { process: 0x12, ..one }, None).await;
+    started.dial(&second.caller, Purpose::Requests, None).await.unwrap();
+    assert_eq!(started.faults.current(), None);
     started.consensus.stop().await;
 }
 
