@@ -307,13 +307,11 @@ fn used_by(disk: &SimDisk) -> u64 {
     disk.paths().iter().map(bytes_of).sum()
 }
 
-/// The one segment that is left carries vote and purge point of those before it, and its first batch,
-/// which nothing claims yet, is bad. Another has to hold them before it goes.
-#[test]
-fn what_only_a_header_carries_survives_a_power_loss_behind_a_recovery() {
+/// A log of one segment, the path of that, and what only its header carries: its first batch, which
+/// nothing claims yet, is bad.
+fn only_a_header() -> (SimDisk, PathBuf, Model) {
     let disk = SimDisk::new(3);
     let mut driver = Driver::new(&disk, &options()).unwrap();
-    let begin_a_segment = Step::Append { count: 4, bytes: 7000 };
     for step in [
         Step::Vote,
         Step::Append { count: 4, bytes: 7000 },
@@ -327,15 +325,25 @@ fn what_only_a_header_carries_survives_a_power_loss_behind_a_recovery() {
     }
     let carried = driver.acknowledged.as_read();
     assert!(carried.vote.is_some() && carried.purged.is_some());
-    for step in [begin_a_segment, Step::Sync, Step::Reclaim] {
+    for step in [BEGIN_A_SEGMENT, Step::Sync, Step::Reclaim] {
         driver.run(step).unwrap();
     }
     drop(driver);
-    let segments = segment_paths(&disk);
-    let [segment] = &segments.iter().filter(|path| is_segment(path)).collect::<Vec<_>>()[..] else {
-        panic!("one segment: {segments:?}")
-    };
-    disk.flip_bit(segment, batches_in(&disk, segment)[0] + 99, 1).unwrap();
+    let mut segments = segment_paths(&disk);
+    segments.retain(|path| is_segment(path));
+    assert_eq!(segments.len(), 1, "{segments:?}");
+    let segment = segments.remove(0);
+    disk.flip_bit(&segment, batches_in(&disk, &segment)[0] + 99, 1).unwrap();
+    (disk, segment, carried)
+}
+
+const BEGIN_A_SEGMENT: Step = Step::Append { count: 4, bytes: 7000 };
+
+/// The one segment that is left carries vote and purge point of those before it, and its first batch,
+/// which nothing claims yet, is bad. Another has to hold them before it goes.
+#[test]
+fn what_only_a_header_carries_survives_a_power_loss_behind_a_recovery() {
+    let (disk, segment, carried) = only_a_header();
     for at in 0.. {
         let disk = disk.copy();
         disk.crash_at(at);
@@ -346,12 +354,84 @@ fn what_only_a_header_carries_survives_a_power_loss_behind_a_recovery() {
             let again = disk.crash(CrashMode::All);
             let mut driver = Driver::new(&again, &options()).unwrap();
             assert_eq!(driver.model, carried, "crash {at}, {mode:?}, and again");
-            for step in [begin_a_segment, Step::Sync, Step::Reopen, begin_a_segment, Step::Sync] {
+            for step in [BEGIN_A_SEGMENT, Step::Sync, Step::Reopen, BEGIN_A_SEGMENT, Step::Sync] {
                 driver.run(step).unwrap();
                 driver.check();
             }
             let names = segment_paths(&again);
-            assert!(!names.contains(segment), "it is used again once another has what it carries");
+            assert!(!names.contains(&segment), "it is used again once another has what it carries");
+        }
+        if is_through {
+            break;
+        }
+    }
+}
+
+/// It goes on there: nothing else has room for a vote.
+#[test]
+fn a_log_of_which_only_a_header_is_left_opens_on_a_full_disk() {
+    let (disk, segment, carried) = only_a_header();
+    for spare in segment_paths(&disk).iter().filter(|path| **path != segment) {
+        disk.remove(spare).unwrap();
+    }
+    disk.sync_dir(Path::new(DIRECTORY)).unwrap();
+    disk.set_space(used_by(&disk));
+    for at in 0.. {
+        let disk = disk.copy();
+        disk.crash_at(at);
+        let is_through = open(&disk).is_ok();
+        for mode in modes(at) {
+            let again = disk.crash(mode);
+            again.set_space(used_by(&again));
+            let mut driver = Driver::new(&again, &options()).unwrap();
+            assert_eq!(driver.model, carried, "crash {at}, {mode:?}");
+            for step in [Step::Vote, Step::Sync, Step::Reopen, Step::Vote, Step::Sync] {
+                driver.run(step).unwrap();
+                driver.check();
+            }
+            let acknowledged = driver.acknowledged.as_read();
+            drop(driver);
+            assert_eq!(reopen(&again.crash(CrashMode::Lost)).0, acknowledged);
+            again.set_space(u64::MAX);
+            let mut driver = Driver::new(&again, &options()).unwrap();
+            for step in [BEGIN_A_SEGMENT, Step::Sync, Step::Reopen] {
+                driver.run(step).unwrap();
+                driver.check();
+            }
+        }
+        if is_through {
+            break;
+        }
+    }
+}
+
+/// The segment that follows it was begun, its header is in the page cache only, and its first batch is
+/// torn: the header is durable before the old one goes.
+#[test]
+fn a_header_in_the_page_cache_is_made_durable_before_the_one_that_it_replaces_goes() {
+    let (disk, segment, carried) = only_a_header();
+    let (wal, _) = open(&disk).unwrap();
+    drop(wal);
+    let mut driver = Driver::new(&disk, &options()).unwrap();
+    for step in [Step::Append { count: 1, bytes: 10 }, Step::Sync] {
+        driver.run(step).unwrap();
+    }
+    drop(driver);
+    let paths = segment_paths(&disk);
+    let begun = |path: &&PathBuf| {
+        is_segment(path) && **path != segment && !batches_in(&disk, path).is_empty()
+    };
+    let next = paths.iter().find(begun).expect("a segment was begun");
+    let header = disk.read_file(next).unwrap()[..4096].to_vec();
+    disk.write_file(next, &vec![0; disk.read_file(next).unwrap().len()]);
+    let file = disk.open(next, WriteMode::Buffered).unwrap();
+    file.write_at(&header, 0).unwrap();
+    for at in 0.. {
+        let disk = disk.copy();
+        disk.crash_at(at);
+        let is_through = open(&disk).is_ok();
+        for mode in modes(at) {
+            assert_eq!(reopen(&disk.crash(mode)).0, carried, "crash {at}, {mode:?}");
         }
         if is_through {
             break;

@@ -15,6 +15,7 @@
 
 mod batch;
 mod current;
+mod cut;
 mod fields;
 mod index;
 mod inspect;
@@ -37,9 +38,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub use batch::SealedBatch;
+pub use cut::Cut;
 pub(crate) use inspect::{is_segment, show_segment};
 pub use record::{Entry, EntryKind};
-pub use recover::{Cut, Recovery, Seen};
+pub use recover::{Recovery, Seen};
 pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
 
 use crate::disk::{BLOCK_BYTES, Disk, WriteMode};
@@ -48,7 +50,7 @@ use batch::{BATCH_BYTES_LIMIT, BATCH_HEADER_BYTES};
 use current::Current;
 use index::Segment;
 use log::Log;
-use recover::Follow;
+use recover::{Clearable, Follow};
 use segment::{Carried, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SegmentHeader, name_of};
 use store::Store;
 
@@ -278,7 +280,7 @@ impl Wal {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent)?;
         }
-        let recovered = recover::recover(&*disk, directory, aside, follow)?;
+        let mut recovered = recover::recover(&*disk, directory, aside, follow)?;
         let mode = options.sync.write_mode();
         let mut writer = Writer {
             current: recovered.current.map(|at_end| at_end.writing(&*disk, mode)).transpose()?,
@@ -292,8 +294,12 @@ impl Wal {
         match (store.prepare(&mut |_, _| {}), recovered.clearable) {
             // The present segment takes some more; see `has_next_segment`.
             (Err(Error::NoSpace { .. }), _) if writer.current.is_some() => {}
-            (Err(Error::NoSpace { .. }), Some(at_cut)) => {
-                writer.current = Some(at_cut.clear()?.writing(&*store.disk, mode)?);
+            (Err(Error::NoSpace { .. }), Some(Clearable { at, begins })) => {
+                writer.current = Some(at.clear()?.writing(&*store.disk, mode)?);
+                if let Some((segment, next_nonce)) = begins {
+                    recovered.index.segments.push_back(segment);
+                    writer.next_nonce = next_nonce;
+                }
             }
             (made, _) => drop(made?),
         }

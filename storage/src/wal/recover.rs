@@ -14,7 +14,9 @@
 //!   Doing all this twice, or half and then again, is the same.
 //! - I5: memory is bounded by the index, one batch and one piece of a segment, and what whoever
 //!   follows the recovery keeps of it.
-//! - I6: nothing goes out of the log before what it carries stands elsewhere on the disk.
+//! - I6: nothing goes out of the log before what it carries stands elsewhere on the disk, durably. Where
+//!   the only place is a header, its segment stays, is written again as under I4, and takes the next
+//!   batch itself if there is no room for another segment.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use bytes::Bytes;
 
 use super::batch::{self, BATCH_BYTES_LIMIT, BatchHeader};
 use super::current::{Current, write_again};
+use super::cut::{self, Cut};
 use super::index::{Index, Segment};
 use super::record::{self, Entry, EntryRecord, Record};
 use super::scan::Window;
@@ -33,21 +36,6 @@ use super::segment::{
 };
 use crate::disk::{BLOCK_BYTES, Disk, File, WriteMode};
 use crate::{Error, LogId, Result};
-
-/// A torn end that was cut off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cut {
-    /// The segment that held it.
-    pub path: PathBuf,
-    /// Where it began there, in bytes.
-    pub offset: u64,
-    /// Sequence number of the batch that was torn.
-    pub sequence: u64,
-    /// Bytes that were cut.
-    pub bytes: u64,
-    /// The file that holds them now; `None` if the disk was too full to keep them.
-    pub kept_in: Option<PathBuf>,
-}
 
 /// What was recovered, for one line of the operator's log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,6 +73,10 @@ pub(super) type Follow<'a, 'b> = &'a mut Option<&'b mut dyn FnMut(Seen)>;
 /// An entry of fewer bytes is copied for whoever follows: it would keep a piece of a segment in memory.
 const COPIED_BYTES_MAX: usize = 1024;
 
+/// Where the first batch of a segment begins.
+#[expect(clippy::cast_possible_truncation, reason = "a block is small")]
+const HEADER_END: u32 = SEGMENT_HEADER_BYTES as u32;
+
 /// A segment in the directory.
 #[derive(Debug)]
 struct Found {
@@ -103,8 +95,8 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     /// `None` if the log goes on in a fresh segment.
     pub(super) current: Option<Current>,
-    /// Where it could go on as well, once [`Current::clear`] has taken what is dead there.
-    pub(super) clearable: Option<Current>,
+    /// Where it could go on as well.
+    pub(super) clearable: Option<Clearable>,
     /// The last valid batch.
     pub(super) last: Follows,
     /// Name and bytes of the files that hold nothing of the log.
@@ -113,6 +105,14 @@ pub(super) struct Recovered {
     /// What the last segment says of the next one's nonce.
     pub(super) next_nonce: Option<Nonce>,
     pub(super) report: Recovery,
+}
+
+/// A place where the log can go on once [`Current::clear`] has taken what is dead there.
+#[derive(Debug)]
+pub(super) struct Clearable {
+    pub(super) at: Current,
+    /// A segment that holds no batch yet, and what it says of the next one's nonce.
+    pub(super) begins: Option<(Segment, Nonce)>,
 }
 
 /// The place where the first batch that is not valid stands or would stand.
@@ -147,34 +147,46 @@ pub(super) fn recover(
     let end = replay.run(&chain, follow)?;
     replay.check_base(&chain, directory)?;
     let dead_end = look_behind(&found, end, &replay, directory)?;
-    let cut = find_cut(&found, end, dead_end)?;
+    let torn = find_cut(&found, end, dead_end)?;
     let spares = spares_in(disk, directory)?;
     let ids = found.iter().map(|found| found.id);
     let highest_id = ids.chain(spares.iter().map(|spare| spare.id)).max().unwrap_or(0);
     let spares = spares.into_iter().map(|spare| (spare.name, spare.bytes));
     let unclaimed = replay.unclaimed();
+    let carrying = carrying_of(&chain, &replay.index);
     let mut recovered = Recovered {
         current: None,
         clearable: None,
         last: replay.last,
-        unused: unused_of(&found, &chain, &replay.index).into_iter().chain(spares).collect(),
+        unused: unused_of(&found, carrying, &replay.index).into_iter().chain(spares).collect(),
         next_id: highest_id + 1,
         next_nonce: next_nonce_of(&chain, replay.last.segment),
         index: replay.index,
         report: replay.report,
     };
-    if let Some(torn) = &cut {
-        recovered.report.cut = Some(keep(disk, aside, torn, end.sequence)?);
+    if let Some(torn) = &torn {
+        let Torn { found, offset, bytes } = torn;
+        let file = (found.id, &*found.file);
+        recovered.report.cut = Some(cut::keep(disk, aside, file, (*offset, *bytes), end.sequence)?);
     }
-    if !recovered.index.segments.is_empty() {
-        let writer =
-            disk.open(&directory.join(name_of(recovered.last.segment)), WriteMode::DirectDurable)?;
+    let writer_of = |id| disk.open(&directory.join(name_of(id)), WriteMode::DirectDurable);
+    if let Some((found, header)) = carrying {
+        let writer = writer_of(header.id)?;
+        write_again(&*writer, 0..SEGMENT_HEADER_BYTES as u64)?; // I4, I6
+        let segment =
+            Segment::new(found.id, Arc::clone(&found.file), header.first_sequence, HEADER_END);
+        let begins = Some((segment, header.next_nonce));
+        recovered.clearable = current_of(&chain, writer, end).map(|at| Clearable { at, begins });
+    } else if !recovered.index.segments.is_empty() {
+        let writer = writer_of(recovered.last.segment)?;
         write_again(&*writer, unclaimed)?; // I4
         let is_in_last = recovered.last.segment == end.segment;
         let at_end = current_of(&chain, writer, end).filter(|_| is_in_last);
-        match cut {
+        match torn {
             None => recovered.current = at_end,
-            Some(_) => recovered.clearable = at_end,
+            Some(_) => {
+                recovered.clearable = at_end.map(|at| Clearable { at, begins: None });
+            }
         }
     }
     recovered.report.segments = recovered.index.segments.len() as u64;
@@ -317,13 +329,16 @@ impl Replay {
         until: Option<u64>,
         follow: Follow<'_, '_>,
     ) -> Result<End> {
-        let start = u32::try_from(SEGMENT_HEADER_BYTES).expect("invariant: a block is small");
         let file = Arc::clone(&found.file);
-        self.index.segments.push_back(Segment::new(found.id, file, header.first_sequence, start));
+        let segment = Segment::new(found.id, file, header.first_sequence, HEADER_END);
+        self.index.segments.push_back(segment);
         // Whoever follows does not read it again.
         let mut window = Window::new(&*found.file, found.bytes).reading_once(follow.is_some());
-        let mut end =
-            End { segment: found.id, offset: u64::from(start), sequence: header.first_sequence };
+        let mut end = End {
+            segment: found.id,
+            offset: u64::from(HEADER_END),
+            sequence: header.first_sequence,
+        };
         while until.is_none_or(|until| end.sequence <= until) {
             let Some(batch) = window.batch(end.offset, header.life())?.filter(|batch| {
                 BatchHeader::decode(batch).is_some_and(|batch| batch.sequence == end.sequence)
@@ -522,15 +537,22 @@ fn find_cut(found: &[Found], end: End, dead_end: Option<u64>) -> Result<Option<T
     Ok(None)
 }
 
-/// The files that hold nothing of the log. A segment of which no batch is left may be the only one
-/// that carries the state of those before it (I6): it goes with a later start.
+/// The segment of which no batch is left, and that is the only one to carry the state of those before
+/// it (I6): it goes with a later start.
+fn carrying_of<'a>(
+    chain: &'a [(&'a Found, SegmentHeader)],
+    index: &Index,
+) -> Option<&'a (&'a Found, SegmentHeader)> {
+    let only = chain.first().filter(|_| index.segments.is_empty());
+    only.filter(|(_, header)| header.follows != Follows::default())
+}
+
+/// The files that hold nothing of the log.
 fn unused_of(
     found: &[Found],
-    chain: &[(&Found, SegmentHeader)],
+    carrying: Option<&(&Found, SegmentHeader)>,
     index: &Index,
 ) -> Vec<(String, u64)> {
-    let only = chain.first().filter(|_| index.segments.is_empty());
-    let carrying = only.filter(|(_, header)| header.follows != Follows::default());
     found
         .iter()
         .filter(|found| index.segments.iter().all(|segment| segment.id != found.id))
@@ -548,41 +570,4 @@ fn current_of(
     let (found, header) = chain.last()?;
     let is_whole = found.bytes >= header.bytes;
     is_whole.then(|| Current { writer, life: header.life(), end: end.offset, bytes: header.bytes })
-}
-
-/// Copies the torn end to a file of its own, durably, before anything else changes. Nobody was ever
-/// promised these bytes, so a full disk does not keep the log from being opened without them.
-fn keep(disk: &dyn Disk, aside: &Path, torn: &Torn<'_>, sequence: u64) -> Result<Cut> {
-    let name = format!("cut-{:016x}-{sequence:016x}", torn.found.id);
-    let kept_in = aside.join(name);
-    if disk.exists(&kept_in)? {
-        disk.remove(&kept_in)?; // of a recovery that was cut off itself
-    }
-    let length = usize::try_from(torn.bytes).expect("invariant: bounded by a batch");
-    let mut bytes = vec![0; length];
-    torn.found.file.read_at(&mut bytes, torn.offset)?;
-    let is_kept = match write_aside(disk, &kept_in, &bytes) {
-        Ok(()) => true,
-        Err(Error::NoSpace { .. }) => {
-            if disk.exists(&kept_in)? {
-                disk.remove(&kept_in)?; // half of it would look like all
-            }
-            false
-        }
-        Err(error) => return Err(error),
-    };
-    disk.sync_dir(aside)?;
-    Ok(Cut {
-        path: torn.found.file.path(),
-        offset: torn.offset,
-        sequence,
-        bytes: torn.bytes,
-        kept_in: is_kept.then_some(kept_in),
-    })
-}
-
-fn write_aside(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
-    let file = disk.create(path, WriteMode::Buffered)?;
-    file.write_at(bytes, 0)?;
-    file.sync()
 }
