@@ -31,6 +31,7 @@ use crate::command::{
 };
 use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};
+use crate::machine::JOURNAL_FILE;
 pub use crate::machine::Limits;
 use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, View};
 use crate::status::{MemberStatus, Status, SyncStatus};
@@ -154,7 +155,8 @@ impl Node {
     pub fn last_save_s(&self) -> u64 {
         let file = match self.config.machine {
             MachineKind::Memory => diskstore_storage::keys::SNAPSHOT_FILE,
-            MachineKind::Slots | MachineKind::Journal => diskstore_storage::slots::SLOTS_FILE,
+            MachineKind::Slots => diskstore_storage::slots::SLOTS_FILE,
+            MachineKind::Journal => JOURNAL_FILE,
         };
         let written = std::fs::metadata(self.config.data_dir.join(file));
         let written = written.and_then(|metadata| metadata.modified()).ok();
