@@ -674,3 +674,36 @@ const GOLDEN: [(&str, &str); 27] = [
     ("whereabouts", "c1000000000000000000000000000000 0700000000000000"),
     ("whereabouts reply", "0300 623a31"),
 ];
+
+/// A client's value may hold whole frames of ours. It travels as bytes of a length that its own frame
+/// names, wherever the connection cuts the stream.
+#[tokio::test]
+async fn frames_within_a_value_stay_a_value() {
+    let inner: Vec<u8> = all().into_iter().flat_map(|(case, _)| case.bytes).collect();
+    let append = || AppendEntriesRequest::<TypeConfig> {
+        vote: vote_from(stored_vote()),
+        prev_log_id: Some(log_id(2, 5)),
+        leader_commit: None,
+        entries: vec![normal(3, 6, command(&[(1, Action::Append { value: &inner })]))],
+    };
+    let value = Some(Bytes::from(inner.clone()));
+    let images = Images::Slots(vec![SlotImage { key: 1, index: 4, value }]);
+    let slots = SnapshotSlots { nth: 6, last_log: 9, images };
+    let mut sent = put(|out| put_append(out, append()));
+    slots.put(&mut sent);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut reader, _writer) = split(listener.accept().await.unwrap().0).unwrap();
+    reader.allow_large();
+    let sending = tokio::spawn(async move {
+        for piece in sent.chunks(7) {
+            client.write_all(piece).await.unwrap();
+        }
+    });
+    let read = read_append(reader.expect(FrameKind::Append).await.unwrap()).unwrap();
+    assert_eq!(format!("{read:?}"), format!("{:?}", append()));
+    let frame = reader.expect(FrameKind::SnapshotSlots).await.unwrap();
+    assert_eq!(SnapshotSlots::decode(frame).unwrap(), slots);
+    assert!(reader.next().await.unwrap().is_none(), "no frame comes out of the value");
+    sending.await.unwrap();
+}
