@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -62,9 +63,13 @@ fn clients_beyond_a_share_of_the_open_files_are_refused_and_the_log_goes_on() {
         writer.get_mut().write_all(&request).unwrap();
         assert_eq!(line(&mut writer), "+OK\r\n", "set {key}");
     }
-    // It is full of clients, and can be asked about all the same.
-    let text = place.asked(&["status"]);
-    assert!(text.contains("node     node0 (leader)"), "{text}");
+    // It is full of clients, and can be asked about all the same, once those that were turned away have
+    // heard so: they are listened to for a second.
+    let deadline = Instant::now() + PATIENCE;
+    while !String::from_utf8_lossy(&place.ask(&["status"]).stdout).contains("node0 (leader)") {
+        assert!(Instant::now() < deadline, "{}", stderr(&place.ask(&["status"])));
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let output = place.ask(&["get", "1"]);
     assert!(stderr(&output).contains("max number of clients"), "{}", stderr(&output));
     drop(clients);
