@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - I1: the shares of all nodes of a process together are at most its limit.
-//! - I2: every accepted connection counts against exactly one share. What no share names (the log,
+//! - I2: every accepted connection counts against a share, and against two only while its handshake ends. What no share names (the log,
 //!   the data, a snapshot, connections that the node opens itself) has `own`, which nobody else
 //!   may take from.
 

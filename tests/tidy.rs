@@ -81,7 +81,10 @@ impl Source {
     fn lines_before_tests(&self) -> usize {
         let lines: Vec<&str> = self.text.lines().collect();
         let tests = lines.windows(2).position(|pair| {
-            pair[0].starts_with("#[cfg(test)]") && pair[1].trim_start().starts_with("mod ")
+            // A module that has a file of its own ends nothing here.
+            pair[0].starts_with("#[cfg(test)]")
+                && pair[1].trim_start().starts_with("mod ")
+                && pair[1].ends_with('{')
         });
         tests.unwrap_or(lines.len())
     }

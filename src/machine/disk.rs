@@ -1,6 +1,6 @@
 //! The machine of the disk store: commands applied to slots.
 //!
-//! Called by the state machine (apply, in log order, on its own thread) and by readers; calls
+//! Called by the applier and by replay (apply, in log order) and by readers; calls
 //! `storage::slots`. Invariants:
 //!
 //! - I1: every committed command has the same effect and reply on every replica: what is refused is
@@ -41,7 +41,7 @@ struct Group<'a> {
 /// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
 const SCAN_STEP: u64 = 4096;
 
-/// Why there is no reply to an entry. It is this node's trouble.
+/// Why an entry has no whole reply. It is this node's trouble.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Damaged slots would have to be known. The entry was applied but for them, and the node goes on.

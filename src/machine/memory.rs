@@ -1,6 +1,6 @@
 //! The machine of the key-value store: commands applied to keys in memory.
 //!
-//! Called by the state machine (apply, in log order) and by readers; calls `storage::keys`.
+//! Called by the applier and by replay (apply, in log order) and by readers; calls `storage::keys`.
 //! Invariants:
 //!
 //! - I1: every committed command has the same effect and reply on every replica, whatever memory it

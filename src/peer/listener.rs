@@ -2,8 +2,8 @@
 //!
 //! Called by `raft`, whose [`Service`] takes what was let in; calls `verify`. Invariants:
 //!
-//! - I1: nothing but a hello is taken before cluster and member ids were compared (C17, F25) and
-//!   the member that it names said that the hello is its own (`verify`).
+//! - I1: nothing but a hello is taken of a member before cluster and member ids were compared (C17,
+//!   F25) and the member that it names said that the hello is its own (`verify`).
 //! - I2: connections, frames and requests under way are bounded. Callers that have not named the
 //!   cluster have bounds of their own, so they cannot shut members out.
 //! - I3: no write waits for long for a peer that takes nothing. How long a read waits depends on its

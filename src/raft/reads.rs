@@ -27,8 +27,8 @@ use crate::replica::Replica;
 
 /// Most reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
-/// How long a round may take: the longest election, after which a leader that still cannot confirm
-/// itself is none.
+/// How long a round may take: the lease that voters grant, after which a leader that still cannot
+/// confirm itself is none.
 const ROUND_MAX: Duration = Duration::from_millis(super::ELECTION_MS_MAX);
 /// The next round begins when one ends, or after this time without waiting for it: a heartbeat. So
 /// no more than `ROUND_MAX / ROUND_STEP` rounds run at a time.

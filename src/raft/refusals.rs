@@ -19,7 +19,7 @@ use crate::command::{Command, Failure};
 pub enum Cause {
     /// Changed pages take all of the memory budget: writes wait.
     MemoryBudget,
-    /// Keys and values take all of their memory: what takes more is refused.
+    /// Keys and values take all of their memory: what may take more is refused.
     FullMemory,
     /// The next segment of the log cannot be made: writes are refused, and no entry is taken.
     LogSpace,

@@ -1,6 +1,6 @@
 //! A batch: what one sync makes durable. `docs/format.md`, "Segment and batch", defines the bytes.
 //!
-//! Called by the log (fill, seal), the writer (finish) and recovery (decode). Invariants:
+//! Called by the log (fill, seal), `write` of the log (finish) and recovery (decode). Invariants:
 //!
 //! - I1: a batch names the life of the segment that it was written in, id and secret nonce, and its
 //!   CRC covers that with all bytes up to the end of the padding. So neither a batch of a segment's

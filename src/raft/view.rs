@@ -1,0 +1,143 @@
+//! What openraft knows of the cluster, for the rooms above: who leads, who is a member and how far, and
+//! where the log has whom.
+//!
+//! Called by `raft` alone, which hands it on; calls openraft's metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use openraft::async_runtime::{Watch, WatchReceiver};
+use openraft::metrics::RaftMetrics;
+use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::types::{LogId, TypeConfig, log_id_to};
+use super::{LEADS_FOR, RaftHandle};
+use crate::peer::{Member, Roster};
+
+/// The leader that was heard last, and when.
+pub(super) type Heard = Arc<Mutex<Option<(u64, Instant)>>>;
+
+/// The members that the log names, as openraft knows them, and who leads.
+pub(super) struct LogRoster(pub(super) RaftHandle, pub(super) Heard);
+
+impl std::fmt::Debug for LogRoster {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LogRoster").finish_non_exhaustive()
+    }
+}
+
+impl Roster for LogRoster {
+    fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>)) {
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let member = metrics.membership_config.membership().get_node(&id);
+        look(member.map(|member| member.raft_address.as_str()));
+    }
+
+    fn members(&self) -> Vec<(u64, String)> {
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership().nodes();
+        members.map(|(id, member)| (*id, member.raft_address.clone())).collect()
+    }
+
+    fn another_leads(&self, id: u64) -> bool {
+        let heard = *self.1.lock();
+        if heard.is_some_and(|(from, at)| from != id && at.elapsed() < LEADS_FOR) {
+            return true;
+        }
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_alone = metrics.membership_config.membership().voter_ids().nth(1).is_none();
+        let answered = metrics.last_quorum_acked.map(|instant| instant.elapsed());
+        let is_followed = is_alone || answered.is_some_and(|elapsed| elapsed < LEADS_FOR);
+        metrics.state == ServerState::Leader && is_followed
+    }
+}
+
+/// Who this member is to the cluster, and what it knows of it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Election term.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<u64>,
+    /// True if this member leads.
+    pub is_leader: bool,
+    /// All members.
+    pub members: BTreeMap<u64, MemberView>,
+    /// True while a membership change is half way (joint).
+    pub is_joint: bool,
+    /// The voters of each configuration: a majority of every one of them has to agree.
+    pub configs: Vec<BTreeSet<u64>>,
+    /// The voters once a change that is half way is completed; else those that vote now.
+    pub goal_voters: BTreeSet<u64>,
+    /// Index of the last entry in the log; `None` in an empty one.
+    pub last_log: Option<u64>,
+    /// Index of the last entry known committed.
+    pub committed: Option<u64>,
+    /// Index of the checkpoint.
+    pub checkpoint: Option<u64>,
+    /// The log is purged up to here.
+    pub purged: Option<u64>,
+}
+
+/// What is known of one member.
+#[derive(Debug, Clone)]
+pub struct MemberView {
+    /// Its record.
+    pub member: Member,
+    /// True if it counts in elections and majorities.
+    pub is_voter: bool,
+    /// On the leader: the last index that the member is known to hold durably.
+    pub matched: Option<u64>,
+    /// On the leader: time since the member answered last; `None` if it never did.
+    pub silent_for: Option<Duration>,
+}
+
+/// Waits until what is watched changes after now, or `bound` has passed.
+pub(super) async fn wait_for_change<W, T, R>(mut metrics: R, bound: Duration)
+where
+    W: Watch,
+    T: Send + Sync,
+    R: WatchReceiver<W, T>,
+{
+    // A new receiver has seen what the one that it is a copy of had: all that came since is old.
+    let _old = metrics.changed().now_or_never();
+    drop(tokio::time::timeout(bound, metrics.changed()).await);
+}
+
+pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let index = |log_id: &Option<LogId>| log_id.as_ref().map(|log_id| log_id_to(log_id).index);
+    let members = membership.nodes().map(|(id, member)| {
+        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(id));
+        let heard = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(id));
+        let view = MemberView {
+            member: member.clone(),
+            is_voter: voters.contains(id),
+            matched: matched.and_then(index),
+            silent_for: heard.copied().flatten().map(|instant| instant.elapsed()),
+        };
+        (*id, view)
+    });
+    View {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        is_leader: metrics.state == ServerState::Leader
+            && metrics.current_leader == Some(member_id),
+        members: members.collect(),
+        is_joint: membership.get_joint_config().len() > 1,
+        configs: membership.get_joint_config().clone(),
+        goal_voters: membership.get_joint_config().last().cloned().unwrap_or_default(),
+        last_log: metrics.last_log_index,
+        committed: index(&metrics.local_committed),
+        checkpoint: index(&metrics.snapshot),
+        purged: index(&metrics.purged),
+    }
+}
