@@ -25,7 +25,7 @@ pub fn head(config: &Config) -> String {
 
 /// Below them, once the node serves: a line on the file, one on the role, one on what to type.
 /// `program` is how this one was started, `opening` what was found in the files.
-pub fn tail(config: &Config, status: &Status, (program, opening): (&str, &str)) -> String {
+pub fn tail(config: &Config, status: &Status, program: &str, opening: &str) -> String {
     let file = file_line(status, opening);
     format!("{file}\n{}\n{}\n", role_line(status), next_line(config, status, program))
 }
@@ -123,8 +123,8 @@ role: leader, the only member of cluster 01234567, applied 7
 next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello; add a node with: \
 ./diskstore -id NAME -port :P -raft :R -join 127.0.0.1:12000
 ";
-        let words = ("./diskstore", "made 8 slots");
-        assert_eq!(tail(&config(Settings::default()), &status(1), words), expected);
+        let config = config(Settings::default());
+        assert_eq!(tail(&config, &status(1), "./diskstore", "made 8 slots"), expected);
     }
 
     #[test]
@@ -133,14 +133,13 @@ next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello; add a node with: \
         status.role = "follower".to_owned();
         status.leader = Some("node0".to_owned());
         status.unsafe_flags = vec!["-sync never".to_owned()];
-        let text = tail(&config(Settings::default()), &status, ("diskstore", "8 slots"));
+        let text = tail(&config(Settings::default()), &status, "diskstore", "8 slots");
         assert!(text.contains("file: 8 slots; promises weakened by -sync never\n"));
         assert!(text.contains("role: follower of node0, one of 3 members of cluster"), "{text}");
         assert!(text.ends_with("next: redis-cli -h 127.0.0.1 -p 11000 set 42 hello\n"), "{text}");
         status.leader = None;
         assert!(
-            tail(&config(Settings::default()), &status, ("", ""))
-                .contains("follower, no leader yet")
+            tail(&config(Settings::default()), &status, "", "").contains("follower, no leader yet")
         );
     }
 }

@@ -161,7 +161,7 @@ pub(crate) async fn introduce(node: &Node) -> Infallible {
         tokio::time::sleep(ROLE_POLL).await;
     }
     let program = as_started().unwrap_or_else(|| node.config().program().to_owned());
-    say(&banner::tail(node.config(), &node.status(), (&program, node.opening())));
+    say(&banner::tail(node.config(), &node.status(), &program, node.opening()));
     std::future::pending().await
 }
 

@@ -44,7 +44,8 @@ pub struct Contact {
 /// Listens for `time`, in the process of this id; the first member of a cluster that dials ends it.
 /// The time begins again whenever nobody can be accepted, as where file descriptors are used up.
 pub async fn listen_first(
-    (net, listener): (&Net, &Listener),
+    net: &Net,
+    listener: &Listener,
     time: Duration,
     process: u64,
 ) -> Option<Contact> {

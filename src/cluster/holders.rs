@@ -29,8 +29,10 @@ impl Cluster {
         body.put_u64_le(index);
         body.put_u64_le(wanted as u64);
         body.put_u64_le(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
-        let answer =
-            self.call((id, &member.member), Method::Holders, body.into(), bound + WIRE_BOUND).await;
+        let answer = self
+            .channel(id, &member.member)
+            .call(Method::Holders, body.into(), bound + WIRE_BOUND)
+            .await;
         let count = answer.ok().and_then(|mut body| body.try_get_u64_le().ok());
         count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
     }

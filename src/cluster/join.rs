@@ -267,8 +267,10 @@ async fn admit_or_relay(
     };
     let mut body = Vec::new();
     request.put(&mut body);
-    let answer =
-        cluster.call((id, &leader.member), Method::Join, Bytes::from(body), ANSWER_BOUND).await;
+    let answer = cluster
+        .channel(id, &leader.member)
+        .call(Method::Join, Bytes::from(body), ANSWER_BOUND)
+        .await;
     let relayed = answer.ok().and_then(|body| JoinReply::decode(body).ok());
     relayed.unwrap_or_else(|| JoinReply::Later("the leader gave no answer".into()))
 }

@@ -37,7 +37,7 @@ pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};
 pub use room::give_way_when_full;
 
 use crate::command::{CommandResult, Failure};
-use crate::peer::{CallError, Channel, Member, Method, decode_results};
+use crate::peer::{Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
 
 /// How long a command waits for a leader before it is refused: about what an election takes at most,
@@ -90,27 +90,15 @@ impl Cluster {
         std::mem::replace(&mut *self.moved.lock(), said).is_some()
     }
 
-    /// Asks another member something.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub async fn call(
-        &self,
-        (id, member): (u64, &Member),
-        method: Method,
-        body: Bytes,
-        bound: Duration,
-    ) -> Result<Bytes, CallError> {
-        let channel = {
-            let mut channels = self.channels.lock();
-            let fresh = || Arc::new(self.consensus.channel(id, member));
-            let channel = channels.entry(id).or_insert_with(fresh);
-            if channel.given_address() != member.raft_address {
-                *channel = fresh();
-            }
-            channel.clone()
-        };
-        channel.call(method, body, bound).await
+    /// Where another member is asked something; one channel serves all who ask it.
+    pub fn channel(&self, id: u64, member: &Member) -> Arc<Channel> {
+        let mut channels = self.channels.lock();
+        let fresh = || Arc::new(self.consensus.channel(id, member));
+        let channel = channels.entry(id).or_insert_with(fresh);
+        if channel.given_address() != member.raft_address {
+            *channel = fresh();
+        }
+        channel.clone()
     }
 
     /// Waits a little for a leader; says why if the time is up.

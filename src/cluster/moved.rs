@@ -156,7 +156,8 @@ async fn register(cluster: &Cluster, own: &Own, member: Member) -> JoinReply {
     request.put(&mut body);
     let body = Bytes::from(body);
     let members = view.members.iter().filter(|(id, _)| **id != me).map(|(id, other)| {
-        cluster.call((*id, &other.member), Method::Join, body.clone(), ANSWER_BOUND)
+        let (channel, body) = (cluster.channel(*id, &other.member), body.clone());
+        async move { channel.call(Method::Join, body, ANSWER_BOUND).await }
     });
     let targets = own.targets.iter().map(|target| {
         let (channel, body) = (consensus.channel_to(target.clone()), body.clone());

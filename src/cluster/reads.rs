@@ -83,7 +83,7 @@ impl Cluster {
             if let Some((id, member)) = leader {
                 let body = encode_commands(&commands, level).into();
                 let bound = READ_BOUND + WIRE_BOUND;
-                let answer = self.call((id, &member), Method::Read, body, bound).await;
+                let answer = self.channel(id, &member).call(Method::Read, body, bound).await;
                 // A read that got lost changed nothing: it is tried again.
                 if let Ok(body) = answer
                     && let Answered::Results(results) = results_of(body, commands.len())
@@ -133,7 +133,8 @@ impl Cluster {
             };
             if let Some((id, member)) = leader {
                 let bound = READ_BOUND + WIRE_BOUND;
-                let answer = self.call((id, &member), Method::ReadIndex, Bytes::new(), bound).await;
+                let answer =
+                    self.channel(id, &member).call(Method::ReadIndex, Bytes::new(), bound).await;
                 // A question that got lost, or that came to no leader, changed nothing.
                 if let Some(index) = answer.ok().and_then(index_of) {
                     return self.wait_applied(index).await;

@@ -149,7 +149,7 @@ impl Cluster {
         };
         let bound = deadline.saturating_duration_since(Instant::now());
         let body = encode_remove(who).into();
-        reply_of(self.call((id, &leader.member), Method::Remove, body, bound).await)
+        reply_of(self.channel(id, &leader.member).call(Method::Remove, body, bound).await)
     }
 
     async fn remove_here(&self, who: &str, deadline: Instant) -> RemovalReply {
@@ -244,8 +244,8 @@ impl Cluster {
         }
         let body = Bytes::copy_from_slice(&me.to_le_bytes());
         for (id, other) in view.members.iter().filter(|(id, _)| **id != me) {
-            let asked = (*id, &other.member);
-            let answer = self.call(asked, Method::Standing, body.clone(), STANDING_BOUND).await;
+            let asked = self.channel(*id, &other.member);
+            let answer = asked.call(Method::Standing, body.clone(), STANDING_BOUND).await;
             let standing = answer.ok().and_then(|body| decode_standing(body).ok());
             if let Some(known) = standing.filter(|standing| *standing != Standing::Unknown) {
                 return known;
@@ -280,8 +280,8 @@ impl Cluster {
         let Some((leader, known)) = leader.filter(|(leader, _)| from == id && *leader != id) else {
             return encode_standing(Standing::Unknown);
         };
-        let asked = (leader, &known.member);
-        let answer = self.call(asked, Method::Standing, body, STANDING_BOUND).await;
+        let asked = self.channel(leader, &known.member);
+        let answer = asked.call(Method::Standing, body, STANDING_BOUND).await;
         let standing = answer.ok().and_then(|body| decode_standing(body).ok());
         encode_standing(standing.unwrap_or(Standing::Unknown))
     }

@@ -91,7 +91,7 @@ impl Cluster {
 
     /// The member's id, if it says that it has room.
     async fn ask_room(&self, id: u64, member: &Member) -> Option<u64> {
-        let answer = self.call((id, member), Method::Room, Bytes::new(), ASK_BOUND).await;
+        let answer = self.channel(id, member).call(Method::Room, Bytes::new(), ASK_BOUND).await;
         let has_room = answer.ok()?.try_get_u8().ok()? == 1;
         has_room.then_some(id)
     }

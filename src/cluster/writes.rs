@@ -55,7 +55,7 @@ impl Cluster {
             if let Some((id, member)) = leader {
                 let body = encode_commands(&commands, ReadLevel::Log).into();
                 let bound = WRITE_BOUND + WIRE_BOUND;
-                match self.call((id, &member), Method::Write, body, bound).await {
+                match self.channel(id, &member).call(Method::Write, body, bound).await {
                     Ok(body) => match results_of(body, commands.len()) {
                         Answered::Results(results) => return results,
                         Answered::NotLeader => {} // it proposed nothing

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::codec::{Codec, CodecReply, CodecStep, Foreign};
-use super::copies::Copies;
+use super::copies::{Copies, Watch};
 use super::tally::Tallied;
 
 /// An operation on its way.
@@ -112,9 +112,9 @@ impl LoadConnection {
         targets: &[SocketAddr],
         local: SocketAddr,
         codec: Box<dyn Codec>,
-        (epoll, token): (&OwnedFd, u64),
+        watch: Watch<'_>,
     ) -> io::Result<()> {
-        let copies = Copies::connect(targets, local, (epoll, token))?;
+        let copies = Copies::connect(targets, local, watch)?;
         self.codec = codec;
         self.codec.answer_to(copies.port());
         self.copies = Some(copies);
@@ -132,13 +132,9 @@ impl LoadConnection {
     }
 
     /// What kept the connection from being made, if anything; `part` of it has become ready.
-    pub(super) fn settle(
-        &mut self,
-        part: usize,
-        (epoll, token): (&OwnedFd, u64),
-    ) -> io::Result<()> {
+    pub(super) fn settle(&mut self, part: usize, watch: Watch<'_>) -> io::Result<()> {
         if let Some(copies) = &mut self.copies {
-            return copies.settle(part, (epoll, token));
+            return copies.settle(part, watch);
         }
         let Some(socket) = &self.socket else { return Ok(()) };
         Ok(sockopt::socket_error(socket)??)

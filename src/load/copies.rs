@@ -38,18 +38,31 @@ pub(super) struct Copies {
     loss: Option<io::Error>,
 }
 
+/// Who is told when a socket is ready, and by what it knows the connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watch<'a> {
+    pub(super) epoll: &'a OwnedFd,
+    /// Number of the connection.
+    pub(super) token: u64,
+}
+
+impl Watch<'_> {
+    fn data_of(self, part: usize) -> EventData {
+        EventData::new_u64(self.token | (part as u64) << PART_SHIFT)
+    }
+}
+
 impl Copies {
     /// Begins to connect to all `targets`, and listens at `local` for answers.
     pub(super) fn connect(
         targets: &[SocketAddr],
         local: SocketAddr,
-        (epoll, token): (&OwnedFd, u64),
+        watch: Watch<'_>,
     ) -> io::Result<Copies> {
         let answers = open(local, SocketType::DGRAM)?;
         rustix::net::bind(&answers, &local)?;
         let bound = SocketAddr::try_from(rustix::net::getsockname(&answers)?)?;
-        let part = |part: usize| EventData::new_u64(token | (part as u64) << PART_SHIFT);
-        epoll::add(epoll, &answers, part(targets.len()), EventFlags::IN)?;
+        epoll::add(watch.epoll, &answers, watch.data_of(targets.len()), EventFlags::IN)?;
         let mut copies = Copies { replicas: Vec::new(), answers, port: bound.port(), loss: None };
         for (number, target) in targets.iter().enumerate() {
             let socket = open(*target, SocketType::STREAM)?;
@@ -58,7 +71,8 @@ impl Copies {
                 Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
                 Err(error) => Err(error.into()),
             };
-            epoll::add(epoll, &socket, part(number), EventFlags::IN | EventFlags::OUT)?;
+            let events = EventFlags::IN | EventFlags::OUT;
+            epoll::add(watch.epoll, &socket, watch.data_of(number), events)?;
             copies.replicas.push(Some(Replica { socket, is_connected: false }));
             copies.keep(number, begun)?;
         }
@@ -76,17 +90,12 @@ impl Copies {
     }
 
     /// A part has become ready while the connection is made.
-    pub(super) fn settle(
-        &mut self,
-        part: usize,
-        (epoll, token): (&OwnedFd, u64),
-    ) -> io::Result<()> {
+    pub(super) fn settle(&mut self, part: usize, watch: Watch<'_>) -> io::Result<()> {
         let Some(Some(replica)) = self.replicas.get_mut(part) else { return Ok(()) };
         let outcome = match sockopt::socket_error(&replica.socket)? {
             Ok(()) => {
                 replica.is_connected = true;
-                let data = EventData::new_u64(token | (part as u64) << PART_SHIFT);
-                epoll::modify(epoll, &replica.socket, data, EventFlags::IN)
+                epoll::modify(watch.epoll, &replica.socket, watch.data_of(part), EventFlags::IN)
             }
             Err(error) => Err(error),
         };

@@ -151,7 +151,7 @@ impl Progress {
             .unwrap_or_default()
     }
 
-    fn add(&self, (successes, errors): (u64, u64)) {
+    fn add(&self, successes: u64, errors: u64) {
         self.successes.fetch_add(successes, Ordering::Relaxed);
         self.errors.fetch_add(errors, Ordering::Relaxed);
     }

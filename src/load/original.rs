@@ -67,9 +67,9 @@ impl Codec for Original {
         match (self.form, self.asks_value) {
             (Form::Text, true) => append_line(&port, &key, None, output),
             (Form::Text, false) => append_line(&port, &key, Some(&self.value), output),
-            (Form::Protobuf, true) => append_message(output, &port, OPERATION_GET, (&key, b"")),
+            (Form::Protobuf, true) => append_message(output, &port, OPERATION_GET, &key, b""),
             (Form::Protobuf, false) => {
-                append_message(output, &port, OPERATION_SET, (&key, &self.value));
+                append_message(output, &port, OPERATION_SET, &key, &self.value);
             }
         }
     }
@@ -106,12 +106,7 @@ fn append_line(port: &str, key: &str, value: Option<&[u8]>, output: &mut Vec<u8>
 
 /// Appends a protobuf `Command` and what ends it. What is empty or 0 is left out, as the schema's
 /// own writers do.
-pub fn append_message(
-    output: &mut Vec<u8>,
-    port: &str,
-    operation: u8,
-    (key, value): (&str, &[u8]),
-) {
+pub fn append_message(output: &mut Vec<u8>, port: &str, operation: u8, key: &str, value: &[u8]) {
     append_field(output, TAG_PORT, port.as_bytes());
     if operation > 0 {
         output.extend_from_slice(&[TAG_OPERATION, operation]);

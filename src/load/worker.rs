@@ -19,7 +19,7 @@ use rustix::thread::set_current_timer_slack;
 
 use super::codec::{CodecReply, Operation};
 use super::connection::{ConnectionState, LoadConnection, Sent};
-use super::copies::split;
+use super::copies::{Watch, split};
 use super::random::Random;
 use super::schedule::Schedule;
 use super::tally::{Tallied, Tally};
@@ -274,7 +274,7 @@ impl<'a> Worker<'a> {
         let connection = &mut connections[index];
         let is_new = connection.state != ConnectionState::Open;
         if is_new {
-            connection.settle(part, (epoll, index as u64))?;
+            connection.settle(part, Watch { epoll, token: index as u64 })?;
         }
         let mut answered_at = None;
         let mut news = (0, 0);
@@ -458,7 +458,8 @@ impl<'a> Worker<'a> {
             Some(answers) => {
                 let local = answers.of(connection.client);
                 let targets = &self.shared.load.targets;
-                connection.connect_all(targets, local, codec, (&self.epoll, index as u64))
+                let watch = Watch { epoll: &self.epoll, token: index as u64 };
+                connection.connect_all(targets, local, codec, watch)
             }
         };
         match begun {
@@ -526,7 +527,8 @@ impl<'a> Worker<'a> {
 
     /// Tells how far this thread is.
     fn tell(&mut self) {
-        self.shared.progress.add(self.news);
+        let (successes, errors) = self.news;
+        self.shared.progress.add(successes, errors);
         self.news = (0, 0);
         if let Some(watched) = &self.shared.progress.watched {
             watched.lock().append(&mut self.watched);

@@ -126,7 +126,8 @@ impl Plan {
 pub(super) async fn open_files(
     host: &Host,
     config: &Config,
-    (identity, cluster_id): (&Identity, u128),
+    identity: &Identity,
+    cluster_id: u128,
     mut progress: Progress,
 ) -> Result<Opened, StartError> {
     let plan = Plan::new(config, identity, cluster_id, host.disk.clone())?;

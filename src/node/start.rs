@@ -76,7 +76,7 @@ pub async fn start(
     let process = u64::from_le_bytes(random(host)?);
     let place = find_place(host, &config, found, (&listeners, process)).await?;
     let faults = Faults::new();
-    let opened = open_files(host, &config, (&place.identity, place.cluster_id), progress).await;
+    let opened = open_files(host, &config, &place.identity, place.cluster_id, progress).await;
     if opened.is_err() && place.is_first_start && data_in(&config, &*disk)?.is_none() {
         // Nothing was promised or made yet: the next start may ask for another geometry.
         disk.remove(&config.data_dir.join(identity::IDENTITY_NAME))?;
@@ -303,7 +303,7 @@ async fn find_place(
                  cluster knows its address, and founds one if none does",
                 time
             );
-            if let Some(contact) = listen_first((&host.net, &listeners.raft), time, process).await {
+            if let Some(contact) = listen_first(&host.net, &listeners.raft, time, process).await {
                 return Err(StartError::Wiped { cluster: contact.cluster_id });
             }
             let identity = Identity {

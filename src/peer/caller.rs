@@ -141,7 +141,8 @@ impl Caller {
     pub(super) async fn whereabouts(
         &self,
         route: &Route,
-        (cluster_id, id): (u128, u64),
+        cluster_id: u128,
+        id: u64,
     ) -> io::Result<String> {
         let (_, (mut reader, mut writer)) = self.dial(route, Purpose::Requests, None).await?;
         let question = encode_whereabouts(cluster_id, id);

@@ -72,6 +72,15 @@ impl Zone {
     }
 }
 
+/// Who asks something.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// The member that it is; `None` is somebody who wants to join.
+    pub(crate) member: Option<&'a Verified>,
+    /// Where the connection comes from.
+    pub(crate) address: IpAddr,
+}
+
 /// What a member does with connections that were let in, and with what they ask.
 pub(crate) trait Service: Debug + Send + Sync + 'static {
     /// Why a member's hello is refused for what it says of this member's log, if it is.
@@ -99,7 +108,7 @@ pub(crate) trait Service: Debug + Send + Sync + 'static {
         &self,
         method: Method,
         body: Bytes,
-        asker: (Option<&Verified>, IpAddr),
+        asker: Asker<'_>,
     ) -> impl Future<Output = Option<Vec<u8>>> + Send;
 }
 
@@ -169,7 +178,7 @@ impl<S: Service> Listener<S> {
             };
             let listener = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = listener.serve_one((stream, from.ip()), zone, handshake).await {
+                if let Err(error) = listener.serve_one(stream, from.ip(), zone, handshake).await {
                     tracing::debug!(%error, "a peer's connection ended");
                 }
             });
@@ -178,7 +187,8 @@ impl<S: Service> Listener<S> {
 
     async fn serve_one(
         self: Arc<Self>,
-        (stream, address): (Stream, IpAddr),
+        stream: Stream,
+        address: IpAddr,
         zone: Zone,
         handshake: Place,
     ) -> io::Result<()> {
@@ -211,11 +221,11 @@ impl<S: Service> Listener<S> {
         drop(handshake);
         // Whoever has not named the cluster may ask to join, and where others are, and nothing else.
         let Some(member) = member else {
-            return self.serve_requests(reader, writer, (None, address)).await;
+            return self.serve_requests(reader, writer, None, address).await;
         };
         reader.allow_large(); // a request to join is short
         match hello.purpose {
-            Purpose::Requests => self.serve_requests(reader, writer, (Some(member), address)).await,
+            Purpose::Requests => self.serve_requests(reader, writer, Some(member), address).await,
             Purpose::Append => self.service.clone().serve_appends(reader, writer, member).await,
             Purpose::Snapshot => self.service.serve_snapshot(reader, writer, member).await,
             Purpose::Confirm => unreachable!("the welcome was the answer"),
@@ -313,24 +323,23 @@ impl<S: Service> Listener<S> {
         self: Arc<Self>,
         reader: FrameReader,
         writer: FrameWriter,
-        (member, address): (Option<Verified>, IpAddr),
+        member: Option<Verified>,
+        address: IpAddr,
     ) -> io::Result<()> {
         let allowance = if member.is_none() { JOINER } else { MEMBER };
         let member = member.map(Arc::new);
         serve((reader, writer), allowance, |method, body| {
             let (listener, member) = (self.clone(), member.clone());
-            async move { listener.answer(method, body, (member.as_deref(), address)).await }
+            async move {
+                let asker = Asker { member: member.as_deref(), address };
+                listener.answer(method, body, asker).await
+            }
         })
         .await
     }
 
-    async fn answer(
-        &self,
-        method: Method,
-        body: Bytes,
-        (member, address): (Option<&Verified>, IpAddr),
-    ) -> Option<Vec<u8>> {
-        let is_allowed = match member {
+    async fn answer(&self, method: Method, body: Bytes, asker: Asker<'_>) -> Option<Vec<u8>> {
+        let is_allowed = match asker.member {
             Some(member) => self.verifier.may_ask(member, method),
             None if matches!(method, Method::Join | Method::Whereabouts) => true,
             None => return None,
@@ -339,7 +348,7 @@ impl<S: Service> Listener<S> {
             Method::Write | Method::Read if !is_allowed => refuse_commands(body),
             _ if !is_allowed => None,
             Method::Whereabouts => self.verifier.answer_whereabouts(body),
-            _ => self.service.answer(method, body, (member, address)).await,
+            _ => self.service.answer(method, body, asker).await,
         }
     }
 }

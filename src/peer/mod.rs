@@ -30,7 +30,7 @@ pub use frames::FrameKind;
 pub use hello::{Greeting, Hello, Purpose, Welcome, Whoever};
 pub use join::{JoinReply, JoinRequest};
 pub use listener::Zone;
-pub(crate) use listener::{Listener, Service};
+pub(crate) use listener::{Asker, Listener, Service};
 #[cfg(test)]
 pub(crate) use member::NAME_BYTES_MAX;
 pub use member::{MEMBER_COUNT_MAX, Member, Role};

@@ -138,6 +138,17 @@ impl Drop for Running<'_> {
     }
 }
 
+/// What the questions about a hello brought out.
+#[derive(Debug, Clone, Copy)]
+struct Found<'a> {
+    /// The address that the hello names, where its process was found.
+    claimed: &'a str,
+    /// The log has the member.
+    is_logged: bool,
+    /// Another process of the member was found elsewhere.
+    is_twice: bool,
+}
+
 impl Verifier {
     pub(crate) fn new(caller: Arc<Caller>, book: Arc<Book>, targets: Vec<String>) -> Verifier {
         let (running, checks, told) = (Mutex::default(), Places::default(), Mutex::default());
@@ -202,20 +213,16 @@ impl Verifier {
             )));
         }
         let is_twice = self.is_another(at_learned.ok().flatten(), hello);
-        let origin = self.origin(hello, &claimed, (logged.is_some(), is_twice), deadline).await;
+        let found = Found { claimed: &claimed, is_logged: logged.is_some(), is_twice };
+        let origin = self.origin(hello, found, deadline).await;
         let member = Verified { id, origin, address: claimed, logged };
         self.learn(&member);
         Ok(member)
     }
 
     /// What a hello is worth that the process at the address that it names confirms (I2).
-    async fn origin(
-        &self,
-        hello: &Hello,
-        claimed: &str,
-        (is_logged, is_twice): (bool, bool),
-        deadline: Instant,
-    ) -> Origin {
+    async fn origin(&self, hello: &Hello, found: Found<'_>, deadline: Instant) -> Origin {
+        let Found { claimed, is_logged, is_twice } = found;
         if is_logged && !is_twice && !self.book.another_leads(hello.from) {
             return Origin::Moved;
         }
@@ -253,7 +260,7 @@ impl Verifier {
         routes.rotate_left(usize::try_from(first).unwrap_or_default());
         let asking = routes.into_iter().map(|route| async move {
             let asked =
-                Caller::stranger(self.caller.host()).whereabouts(&route, (me.cluster_id, id)).await;
+                Caller::stranger(self.caller.host()).whereabouts(&route, me.cluster_id, id).await;
             let Ok(address) = asked else { return false };
             address == claimed || is_confirmed(self.ask(Some(&address), hello).await)
         });

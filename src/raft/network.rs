@@ -25,7 +25,7 @@ use openraft::raft::{
 use parking_lot::Mutex;
 
 use super::appends::{Append, AppendResult, Idle, Target, answers};
-use super::state_machine::parts_of;
+use super::state_machine::outgoing;
 use super::types::{
     LogId, Member, Role, TypeConfig, Vote, ballot_reply_from, ballot_to, log_id_to,
     transfer_reply_from, transfer_to, vote_from, vote_to,
@@ -288,8 +288,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let send = async {
             let caller = &self.network.caller;
             let (address, connection) = caller.dial(&self.route, Purpose::Snapshot, None).await?;
-            let to = (&*address, connection);
-            let sent = snapshot::send(&self.network.sender, to, vote_to(&vote), parts_of(snapshot));
+            let (sender, snapshot) = (&self.network.sender, outgoing(snapshot));
+            let sent = snapshot::send(sender, &address, connection, vote_to(&vote), snapshot);
             Ok(SnapshotResponse::new(vote_from(sent.await?)))
         };
         tokio::select! {

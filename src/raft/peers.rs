@@ -37,7 +37,7 @@ use super::{Heard, RaftHandle};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
 use crate::peer::votes::{Ballot, Transfer};
 use crate::peer::{
-    FrameKind, FrameReader, FrameWriter, Hello, Method, Origin, Service, Verified, Verifier,
+    Asker, FrameKind, FrameReader, FrameWriter, Hello, Method, Origin, Service, Verified, Verifier,
     bad_frame,
 };
 use crate::replica::snapshot_frames::{SnapshotBegin, put_reply};
@@ -265,12 +265,8 @@ impl Service for Peers {
         writer.send_in_time().await
     }
 
-    async fn answer(
-        &self,
-        method: Method,
-        body: Bytes,
-        (member, address): (Option<&Verified>, IpAddr),
-    ) -> Option<Vec<u8>> {
+    async fn answer(&self, method: Method, body: Bytes, asker: Asker<'_>) -> Option<Vec<u8>> {
+        let Asker { member, address } = asker;
         match method {
             Method::Vote | Method::PreVote => self.answer_vote(method, body, member?).await,
             Method::TransferLeader => {

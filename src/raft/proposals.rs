@@ -161,7 +161,7 @@ async fn propose(raft: RaftHandle, batch: Batch) -> usize {
     match timeout_at(deadline, raft.client_write_many(commands)).await {
         Ok(Ok(answers)) => {
             let missing = || unknown(&raft, "no answer from a majority");
-            answer(callers, answers.boxed(), deadline, (&refused, &missing)).await;
+            answer(callers, answers.boxed(), deadline, &refused, &missing).await;
         }
         not_sent => {
             let is_stopping = not_sent.is_ok();
@@ -169,7 +169,7 @@ async fn propose(raft: RaftHandle, batch: Batch) -> usize {
             let busy = || Failure::Busy { reason: "too many commands wait".into() };
             let missing = || if is_stopping { Failure::Stopping } else { busy() };
             let nothing = futures_util::stream::empty().boxed();
-            answer(callers, nothing, deadline, (&refused, &missing)).await;
+            answer(callers, nothing, deadline, &refused, &missing).await;
         }
     }
     count
@@ -183,7 +183,8 @@ async fn answer(
     callers: Vec<(usize, oneshot::Sender<Results>)>,
     mut answers: Answers,
     deadline: Instant,
-    (refused, missing): (Refused<'_>, Missing<'_>),
+    refused: Refused<'_>,
+    missing: Missing<'_>,
 ) {
     let mut late = Box::pin(sleep_until(deadline));
     let mut has_ended = false;
@@ -337,7 +338,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(50);
         let refused = |_| ProposeError::NotLeader { leader: None };
         let missing = || Failure::NoSpace;
-        answer(vec![(2, caller)], answers, deadline, (&refused, &missing)).await;
+        answer(vec![(2, caller)], answers, deadline, &refused, &missing).await;
         assert!(Instant::now() >= deadline, "the second answer was waited for");
         let results = results.await.unwrap();
         assert!(matches!(

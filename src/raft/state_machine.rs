@@ -22,6 +22,7 @@ use super::types::{
     membership_from, membership_to,
 };
 use crate::command::CommandResult;
+use crate::replica::snapshot::Outgoing;
 use crate::replica::{Answer, Applied, Applier, Job, Replica, SlotsSnapshot};
 
 /// Most entries that go to the applier at once.
@@ -115,10 +116,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 type SnapshotOf = openraft::alias::SnapshotOf<TypeConfig, SlotsSnapshot>;
 
 /// What openraft was given to have it sent: the label, and what keeps the log behind it.
-pub(super) fn parts_of(snapshot: SnapshotOf) -> (Applied, SlotsSnapshot) {
+pub(super) fn outgoing(snapshot: SnapshotOf) -> Outgoing {
     let Snapshot { meta, snapshot } = snapshot;
     let log_id = meta.last_log_id.as_ref().map(log_id_to);
-    (Applied { log_id, membership: membership_to(&meta.last_membership) }, snapshot)
+    let label = Applied { log_id, membership: membership_to(&meta.last_membership) };
+    Outgoing { label, held: snapshot }
 }
 
 /// A label as openraft has it.

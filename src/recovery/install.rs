@@ -200,7 +200,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn open(parts: &Parts, first: u64) -> Result<Source<'_>, InstallError> {
-        let unread = |error| unread(parts, (1, 0), ReadError::Io(error));
+        let unread = |error| unread(parts, 1, 0, ReadError::Io(error));
         let records = PartRecords::open(parts, 1).map_err(unread)?;
         Ok(Source { parts, records, first, installed: Installed::default() })
     }
@@ -210,9 +210,9 @@ impl Source<'_> {
         batch.clear();
         let (mut whole_bytes, mut whole_count) = (0, 0);
         while whole_bytes < BATCH_BYTES {
-            let position = self.records.position();
+            let (nth, offset) = self.records.position();
             let found = self.records.next_record();
-            let found = found.map_err(|source| unread(self.parts, position, source))?;
+            let found = found.map_err(|source| unread(self.parts, nth, offset, source))?;
             let Some(Found { record, bytes }) = found else {
                 let torn_bytes = batch.bytes.len() - whole_bytes;
                 batch.ends.truncate(whole_count);
@@ -244,7 +244,7 @@ impl Source<'_> {
     }
 }
 
-fn unread(parts: &Parts, (nth, offset): (u32, u64), source: ReadError) -> InstallError {
+fn unread(parts: &Parts, nth: u32, offset: u64, source: ReadError) -> InstallError {
     InstallError::Read { path: parts.path(nth).display().to_string(), offset, source }
 }
 

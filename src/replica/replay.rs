@@ -281,7 +281,7 @@ pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
     std::thread::scope(|scope| {
         scope.spawn(|| read_ahead(&machine, end - first, &is_done));
         let (wal, machine) = (&wal, &machine);
-        scope.spawn(move || read_pieces((wal, machine), first..end, &sender));
+        scope.spawn(move || read_pieces(wal, machine, first..end, &sender));
         let applied = apply_pieces(setup, pieces);
         is_done.store(true, Ordering::Relaxed);
         applied
@@ -301,7 +301,8 @@ fn apply_pieces(
 }
 
 fn read_pieces(
-    (wal, machine): (&Wal, &Machine),
+    wal: &Wal,
+    machine: &Machine,
     range: std::ops::Range<u64>,
     sender: &SyncSender<io::Result<Vec<Committed>>>,
 ) {

@@ -84,6 +84,15 @@ impl Sender {
     }
 }
 
+/// A snapshot to be sent.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// What it holds everything of.
+    pub(crate) label: Applied,
+    /// Keeps what it holds from being forgotten.
+    pub(crate) held: SlotsSnapshot,
+}
+
 /// Sends a snapshot over a connection, under the sender's vote, and waits until it is installed;
 /// returns the receiver's vote.
 ///
@@ -91,10 +100,13 @@ impl Sender {
 /// Of the connection; the receiver's or this member's slots cannot be read or written.
 pub(crate) async fn send(
     sender: &Sender,
-    (address, (mut reader, mut writer)): (&str, Connection),
+    address: &str,
+    connection: Connection,
     vote: Vote,
-    (label, held): (Applied, SlotsSnapshot), // I3
+    snapshot: Outgoing, // I3
 ) -> io::Result<Vote> {
+    let (mut reader, mut writer) = connection;
+    let Outgoing { label, held } = snapshot;
     let Applied { log_id: Some(log_id), membership } = label else {
         return Err(io::Error::other("there is nothing to send"));
     };

@@ -171,7 +171,7 @@ pub(crate) async fn turn<D: Dialect>(
         for errand in &*errands {
             let result = errand.has_result().then(|| results.next().unwrap_or_else(missing_result));
             let before = out.len();
-            reply(dialect, server, (&errand.request, result.as_ref()), out).await;
+            reply(dialect, server, &errand.request, result.as_ref(), out).await;
             match errand.destination {
                 Destination::Connection => {}
                 Destination::Nowhere => out.truncate(before),
@@ -218,7 +218,8 @@ pub(crate) fn take_commands<R>(errands: &mut [Errand<R>]) -> Vec<Command> {
 async fn reply<D: Dialect>(
     dialect: &mut D,
     server: &Server,
-    (request, result): (&D::Request, Option<&CommandResult>),
+    request: &D::Request,
+    result: Option<&CommandResult>,
     out: &mut BytesMut,
 ) {
     let mut rest = dialect.begin_reply(request, result, out);

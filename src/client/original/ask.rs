@@ -201,6 +201,6 @@ fn message(port: u16, line: &Line<'_>) -> Vec<u8> {
         _ => unreachable!("only commands are asked"),
     };
     let mut bytes = Vec::new();
-    append_message(&mut bytes, &port.to_string(), operation, (key, value.as_bytes()));
+    append_message(&mut bytes, &port.to_string(), operation, key, value.as_bytes());
     bytes
 }

@@ -116,25 +116,25 @@ async fn the_client_address_of_a_member_changes_at_its_own_word_alone() {
     let mut drawn = Running::start(9).await;
     let asking = answer(&mut drawn);
     for through in [&leader, &other] {
-        let to = (through.id, &through.record);
+        let to = asking.channel(through.id, &through.record);
         for about in [&leader, &other] {
             let body = request(about.id, elsewhere(about));
-            let reply = asking.call(to, Method::Join, body, BOUND).await.unwrap();
+            let reply = to.call(Method::Join, body, BOUND).await.unwrap();
             JoinReply::decode(reply).unwrap();
             let record = leader.consensus.view().members[&about.id].member.clone();
             assert_eq!(record, about.record);
         }
         let mut body = Vec::new();
         put_string(&mut body, &other.record.name);
-        asking.call(to, Method::Remove, body.into(), BOUND).await.unwrap();
+        to.call(Method::Remove, body.into(), BOUND).await.unwrap();
         assert!(leader.consensus.view().goal_voters.contains(&other.id));
     }
     drawn.stop().await;
     // It itself, at the leader and through another member.
     for (asking, about, through) in [(&following, &other, &leader), (&leading, &leader, &other)] {
         let body = request(about.id, elsewhere(about));
-        let to = (through.id, &through.record);
-        let reply = asking.call(to, Method::Join, body, BOUND).await.unwrap();
+        let to = asking.channel(through.id, &through.record);
+        let reply = to.call(Method::Join, body, BOUND).await.unwrap();
         let reply = JoinReply::decode(reply).unwrap();
         assert!(matches!(reply, JoinReply::Accepted { .. }), "{reply:?}");
         assert_eq!(client_address(&leader, about.id), "elsewhere:1");

@@ -22,7 +22,7 @@ use crate::machine::Images;
 use crate::peer::{
     Caller, FrameKind, FrameReader, FrameWriter, Greeting, Purpose, Route, Welcome, Whoever, split,
 };
-use crate::raft::state_machine::{meta_of, parts_of};
+use crate::raft::state_machine::{meta_of, outgoing};
 use crate::raft::types::{StoredMembership, TypeConfig, log_id_to, membership_to};
 use crate::replica::snapshot_frames::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
 use crate::replica::{Applied, Sender, SlotsSnapshot, snapshot};
@@ -43,7 +43,7 @@ async fn send(
     let caller = Caller::new(&Host::real(), me, String::new(), crate::fault::Faults::new());
     let route = Route::to_address(address.to_owned());
     let (_, connection) = caller.dial(&route, Purpose::Snapshot, None).await?;
-    snapshot::send(sender, (address, connection), vote(1), parts_of(snapshot)).await
+    snapshot::send(sender, address, connection, vote(1), outgoing(snapshot)).await
 }
 
 /// A member that has applied these increments of slots, from index 1 on.

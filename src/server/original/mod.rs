@@ -68,12 +68,7 @@ struct Request {
 
 impl Request {
     /// A request for `verb` on `key`.
-    fn new(
-        udp_port: Option<u16>,
-        verb: Verb,
-        (key, value): (&[u8], &[u8]),
-        keys: &Keys,
-    ) -> Request {
+    fn new(udp_port: Option<u16>, verb: Verb, key: &[u8], value: &[u8], keys: &Keys) -> Request {
         Request { udp_port, verb: Some(verb), work: build(verb, key, value, keys) }
     }
 
@@ -268,9 +263,9 @@ mod tests {
     #[test]
     fn bad_keys_and_values_never_become_commands() {
         let keys = Keys::new(10, 4, &[]);
-        let bad_key = Request::new(None, Verb::Get, (b"10", b""), &keys);
+        let bad_key = Request::new(None, Verb::Get, b"10", b"", &keys);
         assert_eq!(bad_key.work.unwrap_err().text, "key must be a slot number 0..9");
-        let long = Request::new(Some(9), Verb::Set, (b"1", b"12345"), &keys);
+        let long = Request::new(Some(9), Verb::Set, b"1", b"12345", &keys);
         let udp_port = long.udp_port;
         assert_eq!(long.work.unwrap_err().text, "value is 5 bytes, a slot holds at most 4");
         assert_eq!(udp_port, Some(9));

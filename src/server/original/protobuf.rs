@@ -94,11 +94,10 @@ impl<'a> Message<'a> {
             };
             Some(port)
         };
-        let pair = (self.key, self.value);
         match self.operation {
-            0 => Request::new(udp_port, Verb::Get, (self.key, b""), keys),
-            1 => Request::new(udp_port, Verb::Set, pair, keys),
-            2 => Request::new(udp_port, Verb::Delete, (self.key, b""), keys),
+            0 => Request::new(udp_port, Verb::Get, self.key, b"", keys),
+            1 => Request::new(udp_port, Verb::Set, self.key, self.value, keys),
+            2 => Request::new(udp_port, Verb::Delete, self.key, b"", keys),
             _ => Request {
                 udp_port,
                 ..Request::refused("the operation must be 0 (get), 1 (set) or 2 (delete)")
@@ -216,7 +215,7 @@ mod tests {
     }
 
     fn set(value: &[u8]) -> Request {
-        Request::new(Some(15000), Verb::Set, (b"7", value), &keys())
+        Request::new(Some(15000), Verb::Set, b"7", value, &keys())
     }
 
     #[test]

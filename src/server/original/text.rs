@@ -49,10 +49,10 @@ fn parse(line: &[u8], keys: &Keys) -> Request {
         (None, head, behind)
     };
     match word.to_ascii_lowercase().as_slice() {
-        b"get" => Request::new(udp_port, Verb::Get, (rest, b""), keys),
-        b"delete" => Request::new(udp_port, Verb::Delete, (rest, b""), keys),
+        b"get" => Request::new(udp_port, Verb::Get, rest, b"", keys),
+        b"delete" => Request::new(udp_port, Verb::Delete, rest, b"", keys),
         b"set" => match split_dash(rest) {
-            Some(pair) => Request::new(udp_port, Verb::Set, pair, keys),
+            Some((key, value)) => Request::new(udp_port, Verb::Set, key, value, keys),
             None => Request { udp_port, ..Request::refused(FORM) },
         },
         _ => Request { udp_port, ..Request::refused(FORM) },

@@ -89,7 +89,7 @@ impl Guard<'_> {
             Change::Delete => None,
         };
         let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
-        shard.set((hash, key), Record { index, named_by, value }, &keys.counts);
+        shard.set(hash, key, Record { index, named_by, value }, &keys.counts);
         keys.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Applied::Written
     }

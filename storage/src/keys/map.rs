@@ -100,7 +100,7 @@ impl Shard {
     }
 
     /// Takes `record` in place of what was known of a key.
-    pub(super) fn set(&mut self, (hash, key): (u64, &[u8]), record: Record, counts: &Counts) {
+    pub(super) fn set(&mut self, hash: u64, key: &[u8], record: Record, counts: &Counts) {
         counts.add(key, &record);
         if let Some(known) = self.0.get_mut(&(hash, key) as &dyn Placed) {
             counts.remove(key, known);

@@ -180,7 +180,7 @@ impl Keys {
         let hash = hash_of(key);
         let bytes = key.len() + record.value.as_ref().map_or(0, Bytes::len);
         self.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.shards[shard_of(hash)].lock().set((hash, key), record, &self.counts);
+        self.shards[shard_of(hash)].lock().set(hash, key, record, &self.counts);
     }
 
     /// What the newest snapshot file that survives power loss says of itself.

@@ -103,7 +103,7 @@ impl Keys {
         self.readable_from.fetch_max(*index, Ordering::AcqRel);
         // A copy of its own: a slice would keep the whole frame in memory.
         let value = value.as_ref().map(|value| Bytes::copy_from_slice(value));
-        shard.set((hash, key), Record { index: *index, named_by, value }, &self.counts);
+        shard.set(hash, key, Record { index: *index, named_by, value }, &self.counts);
         self.dirty_bytes.fetch_add(key.len() as u64 + value_bytes, Ordering::Relaxed);
         Ok(())
     }

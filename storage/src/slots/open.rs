@@ -76,6 +76,15 @@ pub struct Opening {
     pub double: DoubleFound,
 }
 
+/// What slots are put together from once their files are in order.
+struct Parts {
+    file: Arc<dyn File>,
+    map: Map,
+    double: Double,
+    superblock: Superblock,
+    pages: Pages,
+}
+
 impl Slots {
     /// Makes `slots.dat` and `double.dat` in a directory that has neither. All space is reserved;
     /// `progress` hears (bytes done, bytes in all) meanwhile. After `Ok` both survive power loss.
@@ -136,9 +145,13 @@ impl Slots {
         let fits = new.options.fits(new.geometry);
         let map = if fits { map_of_zeros(&*slots)? } else { slots.map()? };
         Ok(Self::assemble(
-            (slots, map),
-            Double::new(double, new.cluster_id, 0),
-            (superblock, pages),
+            Parts {
+                file: slots,
+                map,
+                double: Double::new(double, new.cluster_id, 0),
+                superblock,
+                pages,
+            },
             new.options,
         ))
     }
@@ -194,15 +207,11 @@ impl Slots {
         };
         let double = Double::new(double_file, superblock.cluster_id, sequence);
         let map = if is_zeroed { file.map_zeros()? } else { file.map()? };
-        Ok((Self::assemble((file, map), double, (superblock, pages), options), opening))
+        Ok((Self::assemble(Parts { file, map, double, superblock, pages }, options), opening))
     }
 
-    fn assemble(
-        (file, map): (Arc<dyn File>, Map),
-        double: Double,
-        (superblock, pages): (Superblock, Pages),
-        options: Options,
-    ) -> Self {
+    fn assemble(parts: Parts, options: Options) -> Self {
+        let Parts { file, map, double, superblock, pages } = parts;
         let geometry = superblock.geometry;
         map.holds_slots(DATA_OFFSET, geometry.slot_bytes());
         let area = Area { path: file.path(), geometry, pages, map, damage: Damage::default() };

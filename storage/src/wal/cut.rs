@@ -22,16 +22,24 @@ pub struct Cut {
     pub kept_in: Option<PathBuf>,
 }
 
+/// A torn end in its segment.
+#[derive(Debug)]
+pub(super) struct Torn<'a> {
+    /// Number of the segment.
+    pub(super) segment: u64,
+    pub(super) file: &'a dyn File,
+    /// Where it begins, in bytes.
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    /// Sequence number of the batch that was torn.
+    pub(super) sequence: u64,
+}
+
 /// Copies the torn end to a file of its own, durably, before anything else changes. Nobody was ever
 /// promised these bytes, so a full disk does not keep the log from being opened without them.
-pub(super) fn keep(
-    disk: &dyn Disk,
-    aside: &Path,
-    (id, file): (u64, &dyn File),
-    (offset, bytes): (u64, u64),
-    sequence: u64,
-) -> Result<Cut> {
-    let name = format!("cut-{id:016x}-{sequence:016x}");
+pub(super) fn keep(disk: &dyn Disk, aside: &Path, torn: &Torn<'_>) -> Result<Cut> {
+    let Torn { segment, file, offset, bytes, sequence } = *torn;
+    let name = format!("cut-{segment:016x}-{sequence:016x}");
     let kept_in = aside.join(name);
     if disk.exists(&kept_in)? {
         disk.remove(&kept_in)?; // of a recovery that was cut off itself

@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::batch::{self, BATCH_BYTES_LIMIT, BatchHeader};
 use super::current::{Current, write_again};
-use super::cut::{self, Cut};
+use super::cut::{self, Cut, Torn};
 use super::index::{Index, Segment};
 use super::record::{self, Entry, EntryRecord, Record};
 use super::scan::Window;
@@ -165,9 +165,7 @@ pub(super) fn recover(
         report: replay.report,
     };
     if let Some(torn) = &torn {
-        let Torn { found, offset, bytes } = torn;
-        let file = (found.id, &*found.file);
-        recovered.report.cut = Some(cut::keep(disk, aside, file, (*offset, *bytes), end.sequence)?);
+        recovered.report.cut = Some(cut::keep(disk, aside, torn)?);
     }
     let writer_of = |id| disk.open(&directory.join(name_of(id)), WriteMode::DirectDurable);
     if let Some((found, header)) = carrying {
@@ -318,14 +316,15 @@ impl Replay {
                 let what = "the segment does not go on where the one before it ends";
                 return Err(Error::Corrupt { path: found.file.path(), offset: 0, what });
             }
-            end = self.replay_segment((found, header), follower, follow)?;
+            end = self.replay_segment(found, header, follower, follow)?;
         }
         Ok(end)
     }
 
     fn replay_segment(
         &mut self,
-        (found, header): (&Found, &SegmentHeader),
+        found: &Found,
+        header: &SegmentHeader,
         until: Option<u64>,
         follow: Follow<'_, '_>,
     ) -> Result<End> {
@@ -493,14 +492,6 @@ fn look_behind(
     Ok(dead_end)
 }
 
-/// A torn end: the file and the range of its bytes.
-#[derive(Debug)]
-struct Torn<'a> {
-    found: &'a Found,
-    offset: u64,
-    bytes: u64,
-}
-
 /// Tells the remains of the batch that was in flight, and batches up to `dead_end`, from zeros and
 /// bytes of another origin.
 fn find_cut(found: &[Found], end: End, dead_end: Option<u64>) -> Result<Option<Torn<'_>>> {
@@ -532,7 +523,13 @@ fn find_cut(found: &[Found], end: End, dead_end: Option<u64>) -> Result<Option<T
         // The header of a segment goes with its first batch.
         let start = if offset == SEGMENT_HEADER_BYTES as u64 { 0 } else { offset };
         let bytes = (bytes + offset - start).min(segment.bytes - start);
-        return Ok(Some(Torn { found: segment, offset: start, bytes }));
+        return Ok(Some(Torn {
+            segment: segment.id,
+            file: &*segment.file,
+            offset: start,
+            bytes,
+            sequence: end.sequence,
+        }));
     }
     Ok(None)
 }
