@@ -25,7 +25,7 @@ use crate::host::Host;
 use crate::peer::{
     CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Route, Whoever, complete,
 };
-use crate::raft::{Consensus, ELECTION_MS_MAX, Incoming, MemberError, ProposeError, View};
+use crate::raft::{Consensus, Incoming, LEASE_MS, MemberError, ProposeError, View};
 
 /// How long one member may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
@@ -243,7 +243,7 @@ fn is_direct(incoming: &Incoming, request: &JoinRequest) -> bool {
 }
 
 fn accepted(cluster: &Cluster) -> JoinReply {
-    let limits = cluster.consensus().shared().machine.limits();
+    let limits = cluster.consensus().replica().machine.limits();
     JoinReply::Accepted {
         cluster_id: cluster.cluster_id(),
         slot_count: limits.slot_count,
@@ -304,7 +304,7 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
         .filter(|(id, other)| **id != request.member_id && other.member.name == *name);
     for (id, other) in namesakes {
         let is_self = *id == consensus.member_id();
-        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        let silence = Duration::from_millis(LEASE_MS);
         if is_self || consensus.is_silent(*id, silence) != Some(true) {
             return JoinReply::Later(format!(
                 "the name {name} is in use by the member at {}; stop that one or choose another -id",

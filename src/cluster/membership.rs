@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::peer::Role;
-use crate::raft::{ALIVE_MAX, Consensus, ELECTION_MS_MAX, MemberView, View};
+use crate::raft::{ALIVE_MAX, Consensus, LEASE_MS, MemberView, View};
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -82,7 +82,7 @@ pub async fn keep_membership(consensus: Arc<Consensus>) {
             continue;
         }
         followed.look(&view);
-        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        let silence = Duration::from_millis(LEASE_MS);
         let is_silent = |id| consensus.is_silent(id, silence) == Some(true);
         let change = next_change(&view, is_silent, |id| followed.is_long_enough(id));
         let Some(change) = change else {

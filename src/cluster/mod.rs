@@ -1,20 +1,21 @@
 //! The cluster, whoever leads it: writes, reads at every level, members, removal.
 //!
 //! Called by `node`; calls `raft`, and `peer` for what members ask each other. Each thing that they ask
-//! has a file with both of its sides: `writes`, `reads`, `holders`, `join`, `removal`, `room`. Invariant:
+//! has a file with both of its sides: `writes`, `reads`, `holders`, `join`, `removal`, `giving_way`.
+//! Invariant:
 //!
 //! - I1: what comes from another member is never passed on as if it came from a client here: it was
 //!   sent to whoever leads.
 
 mod bootstrap;
 mod bounded;
+mod giving_way;
 mod holders;
 mod join;
 mod membership;
 mod moved;
 mod reads;
 mod removal;
-mod room;
 mod writes;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use bootstrap::{Contact, listen_first};
+pub use giving_way::give_way_when_full;
 pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
 pub use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};
@@ -34,7 +36,6 @@ pub use reads::FreshReplica;
 #[cfg(test)]
 pub(crate) use reads::read_local;
 pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};
-pub use room::give_way_when_full;
 
 use crate::command::{CommandResult, Failure};
 use crate::peer::{Channel, Member, Method, decode_results};

@@ -67,7 +67,7 @@ impl Cluster {
     /// The level at which a read sees the client's own writes: where this replica has not applied
     /// them yet, a local read is linearizable instead (I1).
     fn level_for(&self, freshness: Freshness) -> ReadLevel {
-        let is_behind = self.consensus.shared().applied_index() < freshness.written_index;
+        let is_behind = self.consensus.replica().applied_index() < freshness.written_index;
         let is_local = freshness.level == ReadLevel::Local;
         if is_local && is_behind { ReadLevel::Linearizable } else { freshness.level }
     }
@@ -102,9 +102,9 @@ impl Cluster {
     async fn read_here(&self, commands: &[Command], level: ReadLevel) -> Attempt {
         let read =
             |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
-        let shared = self.consensus.shared();
+        let replica = self.consensus.replica();
         if level == ReadLevel::Lease
-            && let Some(results) = shared.read_whole(read)
+            && let Some(results) = replica.read_whole(read)
             && self.consensus.holds_lease()
         {
             return Attempt::Done(results);
@@ -112,7 +112,7 @@ impl Cluster {
         // A lease that is in doubt is not asked for a second time: a round to a majority knows.
         match self.consensus.read_index(READ_BOUND).await {
             // Whoever is sent a snapshot leads no more.
-            Ok(()) => shared.read_whole(read).map_or(Attempt::Elsewhere(None), Attempt::Done),
+            Ok(()) => replica.read_whole(read).map_or(Attempt::Elsewhere(None), Attempt::Done),
             Err(ProposeError::NotLeader { leader }) => Attempt::Elsewhere(leader),
             Err(ProposeError::Failed(failure)) => Attempt::Done(vec![Err(failure); commands.len()]),
         }
@@ -151,17 +151,17 @@ impl Cluster {
         if let Err(failure) = self.catch_up().await {
             return vec![Err(failure); commands.len()];
         }
-        let shared = self.consensus.shared();
+        let replica = self.consensus.replica();
         let read =
             |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
-        shared.read_whole(read).unwrap_or_else(|| {
+        replica.read_whole(read).unwrap_or_else(|| {
             let reason = "this member is being sent a snapshot".to_owned();
             vec![Err(Failure::Busy { reason }); commands.len()]
         })
     }
 
     async fn wait_applied(&self, index: u64) -> Result<(), Failure> {
-        let applied = timeout(READ_BOUND, self.consensus.shared().wait_applied(index)).await;
+        let applied = timeout(READ_BOUND, self.consensus.replica().wait_applied(index)).await;
         applied.map_err(|_| {
             let reason = format!("entries up to {index} are not applied by this member yet");
             Failure::Busy { reason }
@@ -171,7 +171,7 @@ impl Cluster {
     /// Answers a member that asks how far it must have applied: 0 if this one does not lead.
     pub(super) async fn answer_read_index(&self) -> Vec<u8> {
         let confirmed = self.consensus.read_index(READ_BOUND).await;
-        let index = confirmed.map_or(0, |()| self.consensus.shared().applied_index());
+        let index = confirmed.map_or(0, |()| self.consensus.replica().applied_index());
         let mut answer = Vec::with_capacity(8);
         answer.put_u64_le(index);
         answer
@@ -195,9 +195,9 @@ impl FreshReplica<'_> {
         from: u64,
         count: usize,
     ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
-        let shared = self.consensus.shared().clone();
+        let replica = self.consensus.replica().clone();
         let scan = move || {
-            let found = shared.read_whole(|machine| machine.live_keys(from, count));
+            let found = replica.read_whole(|machine| machine.live_keys(from, count));
             found.unwrap_or_else(|| Err(catching_up()))
         };
         let found = tokio::task::spawn_blocking(scan).await.unwrap_or(Err(Failure::Stopping))?;
@@ -210,11 +210,11 @@ impl FreshReplica<'_> {
     /// # Errors
     /// `Busy` until they have been counted after a start.
     pub async fn live_count(&self) -> Result<u64, Failure> {
-        let shared = self.consensus.shared();
+        let replica = self.consensus.replica();
         let counting = async {
             loop {
-                let count = shared.machine.usage().live_count;
-                if let Some(count) = count.filter(|_| shared.is_readable()) {
+                let count = replica.machine.usage().live_count;
+                if let Some(count) = count.filter(|_| replica.is_readable()) {
                     return count;
                 }
                 sleep(COUNT_PAUSE).await;
@@ -244,18 +244,18 @@ impl FreshReplica<'_> {
 /// This replica's values: the slots are copied first, then the log is waited for up to the entry
 /// that wrote the newest of them (C18).
 pub(crate) async fn read_local(consensus: &Consensus, commands: &[Command]) -> Vec<CommandResult> {
-    let shared = consensus.shared();
-    if !shared.is_readable() {
-        let ready = timeout(READABLE_BOUND, shared.wait_applied(0)).await;
+    let replica = consensus.replica();
+    if !replica.is_readable() {
+        let ready = timeout(READABLE_BOUND, replica.wait_applied(0)).await;
         if ready.is_err() {
             return vec![Err(catching_up()); commands.len()];
         }
     }
     let read = |machine: &Machine| commands.iter().map(|command| machine.read(command)).collect();
-    let Some(mut results) = shared.read_whole::<Vec<CommandResult>>(read) else {
+    let Some(mut results) = replica.read_whole::<Vec<CommandResult>>(read) else {
         return vec![Err(catching_up()); commands.len()]; // a snapshot began meanwhile
     };
-    let absent_since = shared.machine.absent_since();
+    let absent_since = replica.machine.absent_since();
     let outcomes = results.iter().flatten().flat_map(|reply| &reply.outcomes);
     let since = |outcome: &Outcome| match outcome.version {
         0 => absent_since,

@@ -260,7 +260,7 @@ impl Cluster {
             return Standing::Unknown; // I2
         }
         if consensus.has_member(id) {
-            Standing::Member(consensus.shared().applied_index())
+            Standing::Member(consensus.replica().applied_index())
         } else {
             Standing::Removed
         }

@@ -25,7 +25,7 @@ impl Cluster {
     /// Proposes all of `commands` together; the results are in their order. A command that cannot
     /// be right is refused here and becomes no log entry.
     pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
-        let machine = &self.consensus.shared().machine;
+        let machine = &self.consensus.replica().machine;
         let checks: Vec<_> = commands.iter().map(|command| machine.check(command)).collect();
         if checks.iter().all(Result::is_ok) {
             return self.propose(commands).await;
@@ -106,11 +106,11 @@ impl Cluster {
     async fn refused_after_wait(&self, commands: &[Command]) -> Option<Vec<Option<Failure>>> {
         let deadline = Instant::now() + ROOM_BOUND;
         loop {
-            let room = self.consensus.shared().room(); // before the look: none is missed
+            let freed = self.consensus.replica().memory_freed(); // before the look: none is missed
             let refused = self.consensus.refused(commands)?;
             let is_short =
-                self.consensus.shared().machine.paged().is_some_and(|paged| paged.over_budget());
-            if !is_short || tokio::time::timeout_at(deadline, room).await.is_err() {
+                self.consensus.replica().machine.paged().is_some_and(|paged| paged.over_budget());
+            if !is_short || tokio::time::timeout_at(deadline, freed).await.is_err() {
                 return Some(refused);
             }
         }
@@ -141,7 +141,7 @@ impl Cluster {
 
     /// The first reason why one of these commands must not become a log entry.
     fn first_refused(&self, commands: &[Command]) -> Option<Refusal> {
-        let machine = &self.consensus.shared().machine;
+        let machine = &self.consensus.replica().machine;
         commands.iter().find_map(|command| machine.check(command).err())
     }
 }

@@ -33,7 +33,7 @@ use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};
 use crate::machine::JOURNAL_FILE;
 pub use crate::machine::Limits;
-use crate::raft::{Consensus, ELECTION_MS_MAX, MemberView, View};
+use crate::raft::{Consensus, LEASE_MS, MemberView, View};
 use crate::status::{MemberStatus, Status, SyncStatus};
 
 /// How long a clean stop tries to hand leadership over.
@@ -81,7 +81,7 @@ impl Node {
 
     /// The limits of keys and values.
     pub fn limits(&self) -> Limits {
-        self.consensus().shared().machine.limits()
+        self.consensus().replica().machine.limits()
     }
 
     /// How fresh a read must be unless its caller asks for less.
@@ -141,7 +141,7 @@ impl Node {
     pub async fn wait_durable(&self, index: u64, timeout: Duration) -> bool {
         let consensus = self.consensus();
         let durable = async {
-            consensus.shared().wait_applied(index).await; // it is in the log, or in a snapshot
+            consensus.replica().wait_applied(index).await; // it is in the log, or in a snapshot
             match consensus.wal().position_of(index) {
                 Some(position) => consensus.syncer().wait(position).await.is_ok(),
                 None => true, // a checkpoint covers it
@@ -188,7 +188,7 @@ impl Node {
 
     /// Highest log index that this replica has applied.
     pub fn applied_index(&self) -> u64 {
-        self.consensus().shared().applied_index()
+        self.consensus().replica().applied_index()
     }
 
     /// Whether this node leads.
@@ -205,11 +205,11 @@ impl Node {
     pub fn status(&self) -> Status {
         let consensus = self.consensus();
         let mut view = consensus.view();
-        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        let silence = Duration::from_millis(LEASE_MS);
         if !view.is_leader && !consensus.heard_within(silence) {
             view.leader = None; // what is refused for want of a leader says the same
         }
-        let machine = &consensus.shared().machine;
+        let machine = &consensus.replica().machine;
         let usage = machine.usage();
         let times = consensus.syncer().times();
         let (limits, disk) = (self.limits(), self.disk_use.last());
@@ -228,7 +228,7 @@ impl Node {
             moved: self.cluster.moved(),
             no_majority_s: consensus.without_majority(self.started).map(|time| time.as_secs()),
             committed: view.committed.unwrap_or(0),
-            applied: consensus.shared().applied_index(),
+            applied: consensus.replica().applied_index(),
             last_log: view.last_log.unwrap_or(0),
             checkpoint: view.checkpoint.unwrap_or(0),
             purged: view.purged.unwrap_or(0),
@@ -243,7 +243,7 @@ impl Node {
             written_pages: usage.written_pages,
             damaged_slots: machine.paged().map_or(0, |paged| paged.damaged_slots().len() as u64),
             slots_sent: consensus.slots_sent(),
-            slots_received: consensus.shared().slots_received.load(Ordering::Relaxed),
+            slots_received: consensus.replica().slots_received.load(Ordering::Relaxed),
             received_bytes: consensus.received_bytes(),
             sync: SyncStatus {
                 count: times.count(),
@@ -260,7 +260,7 @@ impl Node {
 
     fn members_of(&self, view: &View) -> Vec<MemberStatus> {
         let member_id = self.consensus().member_id();
-        let silence = Duration::from_millis(ELECTION_MS_MAX);
+        let silence = Duration::from_millis(LEASE_MS);
         let last_log = view.last_log.unwrap_or(0);
         let status = |(id, known): (&u64, &MemberView)| {
             let matched =

@@ -31,7 +31,7 @@ fn reason(cause: Cause, is_leader: bool) -> &'static str {
 }
 
 fn doing(cause: Cause, consensus: &Consensus) -> String {
-    let machine = &consensus.shared().machine;
+    let machine = &consensus.replica().machine;
     let view = consensus.view();
     match cause {
         Cause::MemoryBudget => "pages are written and dropped".into(),
@@ -40,13 +40,13 @@ fn doing(cause: Cause, consensus: &Consensus) -> String {
         }
         Cause::FullMemory => "delete keys, or start with a larger -memory-mib".into(),
         Cause::CheckpointSpace => "make room on the disk; it is tried again by itself".into(),
-        Cause::LogSpace if consensus.shared().lacks_checkpoint_space() => {
+        Cause::LogSpace if consensus.replica().lacks_checkpoint_space() => {
             "make room on the disk; a leader gives way to members that have some".into()
         }
-        Cause::LogSpace if view.checkpoint.unwrap_or(0) < consensus.shared().applied_index() => {
+        Cause::LogSpace if view.checkpoint.unwrap_or(0) < consensus.replica().applied_index() => {
             "a checkpoint is written, the log behind it is used again".into()
         }
-        Cause::LogSpace if consensus.shared().purge_bound() < view.checkpoint.unwrap_or(0) => {
+        Cause::LogSpace if consensus.replica().purge_bound() < view.checkpoint.unwrap_or(0) => {
             "a member is being sent a snapshot, the log behind that is used again".into()
         }
         Cause::LogSpace => {
@@ -58,7 +58,7 @@ fn doing(cause: Cause, consensus: &Consensus) -> String {
         Cause::CatchingUp => format!(
             "entries up to {} are being applied, {} are",
             machine.readable_from(),
-            consensus.shared().applied_index()
+            consensus.replica().applied_index()
         ),
     }
 }

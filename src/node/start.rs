@@ -36,7 +36,7 @@ use crate::host::{Host, Listener};
 use crate::machine::{JOURNAL_FILE, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
 use crate::peer::{Caller, Member, Role, Whoever};
-use crate::raft::{self, Consensus, ELECTION_MS_MAX, HEARTBEAT_MS, Incoming, Zone};
+use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEASE_MS, Zone};
 
 /// How long a cluster may take to say which one it is, before a member leaves it.
 const LEARN_BOUND: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ pub async fn start(
     tasks.push(tokio::spawn(registering));
     tasks.push(tokio::spawn(upkeep::keep_bounds(consensus.clone(), opened.policy)));
     tasks.push(tokio::spawn(give_way_when_full(cluster.clone())));
-    tasks.push(tokio::spawn(upkeep::learn_slots(consensus.shared().clone())));
+    tasks.push(tokio::spawn(upkeep::learn_slots(consensus.replica().clone())));
     tasks.push(tokio::spawn(keep_membership(consensus.clone())));
     let (started, disk_use) = (Instant::now(), Arc::<DiskUse>::default());
     tasks.push(tokio::spawn(keep_told(consensus.clone(), started)));
@@ -297,7 +297,7 @@ async fn find_place(
         None => {
             // A leader dials at once, and members without one dial each other after the shortest
             // election timeout (`watch_standing`).
-            let time = Duration::from_millis(ELECTION_MS_MAX + HEARTBEAT_MS);
+            let time = Duration::from_millis(LEASE_MS + HEARTBEAT_MS);
             tracing::info!(
                 "there is nothing in {directory} and no -join: this node listens for {:.0?} whether a \
                  cluster knows its address, and founds one if none does",

@@ -78,13 +78,13 @@ impl Upkeep {
 
     async fn step(&mut self) {
         let consensus = self.consensus.clone();
-        let machine = &consensus.shared().machine;
+        let machine = &consensus.replica().machine;
         let lacks_space =
             consensus.refusing().iter().any(|refusing| refusing.cause == Cause::LogSpace);
         // What is kept for members that are behind is worth less than new entries.
         consensus.purge(if lacks_space { 0 } else { self.policy.keep_bytes }).await;
         if machine.paged().is_some_and(|paged| paged.is_near_budget()) {
-            drop_clean(consensus.shared().clone()).await;
+            drop_clean(consensus.replica().clone()).await;
         }
         for slot in machine.paged().map_or_else(Vec::new, |paged| paged.newly_damaged()) {
             tracing::error!(slot, "the slot's checksum is wrong: it is served as an error");
@@ -119,12 +119,12 @@ impl Upkeep {
     /// something.
     fn is_urgent(&mut self, lacks_space: bool, is_moving: bool) -> bool {
         let checkpoint = self.consensus.view().checkpoint;
-        let shared = self.consensus.shared();
+        let replica = self.consensus.replica();
         // The log behind a checkpoint is used again.
-        let is_behind = checkpoint.unwrap_or(0) < shared.applied_index();
+        let is_behind = checkpoint.unwrap_or(0) < replica.applied_index();
         let is_urgent = lacks_space && is_behind
-            || shared.machine.fullness() == Fullness::FullOfDeleted
-            || shared.lacks_checkpoint_space();
+            || replica.machine.fullness() == Fullness::FullOfDeleted
+            || replica.lacks_checkpoint_space();
         if !is_urgent || is_moving {
             self.urgent_period = URGENT_PERIOD;
         }
@@ -133,8 +133,8 @@ impl Upkeep {
 }
 
 /// Drops pages that are on the disk from memory. Waits for a round of a checkpoint at most.
-async fn drop_clean(shared: Arc<Replica>) {
-    let dropped = tokio::task::spawn_blocking(move || shared.drop_clean()).await;
+async fn drop_clean(replica: Arc<Replica>) {
+    let dropped = tokio::task::spawn_blocking(move || replica.drop_clean()).await;
     if let Ok(Err(error)) = dropped {
         tracing::warn!(%error, "pages stay in memory");
     }
@@ -142,8 +142,8 @@ async fn drop_clean(shared: Arc<Replica>) {
 
 /// Reads all pages once after a start, so that deltas can skip old ones, live slots are counted and
 /// damaged ones are known.
-pub(super) async fn learn_slots(shared: Arc<Replica>) {
-    let machine = shared.machine.clone();
+pub(super) async fn learn_slots(replica: Arc<Replica>) {
+    let machine = replica.machine.clone();
     // A file that was just made holds nothing to learn.
     let mut next = machine.usage().live_count.is_none().then_some(0);
     while let Some(from) = next {

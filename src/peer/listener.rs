@@ -122,18 +122,18 @@ pub(crate) struct Listener<S> {
     /// Bytes that came at its ports.
     received_bytes: Arc<AtomicU64>,
     /// Places for its connections.
-    room: Room,
+    places: ListenerPlaces,
 }
 
-/// Room for connections on all listeners of the node.
+/// Places for connections on all listeners of the node.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+pub(crate) struct ListenerPlaces {
     handshakes: Places,
     members: Places,
     joiners: Places,
 }
 
-impl Room {
+impl ListenerPlaces {
     /// A place for a caller whose hello was accepted.
     fn place_for(&self, hello: &Hello) -> Option<Place> {
         let shares = Shares::now();
@@ -153,8 +153,8 @@ impl<S: Service> Listener<S> {
         service: Arc<S>,
         faults: Faults,
     ) -> Arc<Listener<S>> {
-        let (received_bytes, room) = (Arc::default(), Room::default());
-        Arc::new(Listener { caller, verifier, service, faults, received_bytes, room })
+        let (received_bytes, places) = (Arc::default(), ListenerPlaces::default());
+        Arc::new(Listener { caller, verifier, service, faults, received_bytes, places })
     }
 
     /// Bytes that came at the ports since the start.
@@ -173,7 +173,7 @@ impl<S: Service> Listener<S> {
                     continue;
                 }
             };
-            let Some(handshake) = self.room.handshakes.take(Shares::now().handshakes) else {
+            let Some(handshake) = self.places.handshakes.take(Shares::now().handshakes) else {
                 continue; // dropping the stream refuses it
             };
             let listener = self.clone();
@@ -252,7 +252,7 @@ impl<S: Service> Listener<S> {
             self.note_other_cluster(hello, from, zone).await;
             return Err(self.welcome(answer));
         }
-        let Some(place) = self.room.place_for(hello) else {
+        let Some(place) = self.places.place_for(hello) else {
             return Err(refused("too many connections; try again later".into()));
         };
         if hello.cluster_id == 0 {
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn joiners_take_no_places_of_members() {
-        let room = Room::default();
+        let places = ListenerPlaces::default();
         let member = Hello {
             cluster_id: 1,
             from: 1,
@@ -380,11 +380,11 @@ mod tests {
         };
         let purpose = Purpose::Requests;
         let joiner = Hello { cluster_id: 0, from: 0, purpose, ..member.clone() };
-        let taken: Vec<_> = (0..Shares::now().joiners).map(|_| room.place_for(&joiner)).collect();
+        let taken: Vec<_> = (0..Shares::now().joiners).map(|_| places.place_for(&joiner)).collect();
         assert!(taken.iter().all(Option::is_some));
-        assert!(room.place_for(&joiner).is_none(), "their own are taken");
-        assert!(room.place_for(&member).is_some());
+        assert!(places.place_for(&joiner).is_none(), "their own are taken");
+        assert!(places.place_for(&member).is_some());
         drop(taken);
-        assert!(room.place_for(&joiner).is_some(), "a place is given back");
+        assert!(places.place_for(&joiner).is_some(), "a place is given back");
     }
 }

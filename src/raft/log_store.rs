@@ -146,7 +146,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: Send,
     {
         let entries: Vec<_> = entries.into_iter().map(entry_to).collect();
-        self.syncer.room().await;
+        self.syncer.below_bound().await;
         let position = self.wal.append(entries).map_err(io::Error::other)?;
         self.syncer.complete_at(position, |flushed| callback.io_completed(flushed));
         Ok(())

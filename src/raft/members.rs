@@ -23,7 +23,7 @@ use super::proposals::propose_error;
 use super::types::{
     Member, Membership, StoredMembership, TypeConfig, encode_membership, membership_from,
 };
-use super::{Consensus, ELECTION_MS_MAX, ELECTION_MS_MIN, ProposeError};
+use super::{Consensus, ELECTION_MS_MIN, LEASE_MS, ProposeError};
 use crate::command::Failure;
 use crate::peer::MEMBER_COUNT_MAX;
 
@@ -111,7 +111,7 @@ impl Consensus {
         }
         let heard = self.peers.heard.lock().map_or(started, |(_, heard)| heard.max(started));
         let silent = heard.elapsed();
-        (silent >= Duration::from_millis(ELECTION_MS_MAX)).then_some(silent)
+        (silent >= Duration::from_millis(LEASE_MS)).then_some(silent)
     }
 
     /// True if this member has led for `time`.
@@ -164,7 +164,7 @@ impl Consensus {
 
     /// The membership as of what is applied.
     fn applied_membership(&self) -> StoredMembership {
-        let applied = membership_from(&self.shared.applied().membership);
+        let applied = membership_from(&self.replica.applied().membership);
         applied.expect("invariant: it was read when it was appended, installed or opened")
     }
 

@@ -64,12 +64,12 @@ pub const CLEAN_STOP_TARGETS: [&str; 2] =
     ["openraft::raft::stream_append", "openraft::raft::raft_inner"];
 /// Heartbeats of a leader come this often, in ms.
 pub const HEARTBEAT_MS: u64 = 250;
-/// A member campaigns once the lease that it granted its leader, of [`ELECTION_MS_MAX`], has run out,
+/// A member campaigns once the lease that it granted its leader, of [`LEASE_MS`], has run out,
 /// and then a time has passed that is drawn at its start: at least this, in ms.
 pub const ELECTION_MS_MIN: u64 = 1500;
 /// The lease that a member grants its leader, and the most of the time that is drawn, in ms: so an
 /// election begins 4.5 to 6 s after the leader was heard last.
-pub const ELECTION_MS_MAX: u64 = 3000;
+pub const LEASE_MS: u64 = 3000;
 /// Entries that one append frame holds at most.
 const APPEND_ENTRIES_MAX: u64 = 1024;
 /// A member that was heard within this time is taken to be alive: a few heartbeats.
@@ -129,7 +129,7 @@ pub struct Consensus {
     raft: RaftHandle,
     wal: Arc<Wal>,
     syncer: Arc<Syncer>,
-    shared: Arc<Replica>,
+    replica: Arc<Replica>,
     checkpointer: Arc<Checkpointer>,
     faults: Faults,
     sender: Arc<Sender>,
@@ -168,7 +168,7 @@ fn config() -> Result<Arc<Config>, openraft::ConfigError> {
         cluster_name: "diskstore".into(),
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MS_MIN,
-        election_timeout_max: ELECTION_MS_MAX,
+        election_timeout_max: LEASE_MS,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         max_payload_entries: APPEND_ENTRIES_MAX,
@@ -194,11 +194,11 @@ impl Consensus {
         let Setup { caller, wal, machine, applied, oplog, faults, is_restart, join_targets } =
             setup;
         let member_id = caller.me().member_id;
-        let (shared, applier) = open_replica(&wal, machine, applied, oplog, &faults).await?;
-        let syncer = shared.syncer.clone();
+        let (replica, applier) = open_replica(&wal, machine, applied, oplog, &faults).await?;
+        let syncer = replica.syncer.clone();
         let has_started = Arc::new(AtomicBool::new(false));
-        let state_machine = StateMachine::new(shared.clone(), applier, has_started.clone());
-        let sender = Arc::new(Sender::new(shared.clone(), wal.clone()));
+        let state_machine = StateMachine::new(replica.clone(), applier, has_started.clone());
+        let sender = Arc::new(Sender::new(replica.clone(), wal.clone()));
         let book = Arc::new(Book::default());
         let network = Network::new(caller.clone(), book.clone(), sender.clone());
         let log_store = LogStore::new(wal.clone(), syncer.clone());
@@ -211,13 +211,13 @@ impl Consensus {
         let heard = Heard::default();
         book.follow(LogRoster(raft.clone(), heard.clone()));
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
-        let silence = if is_restart { ELECTION_MS_MAX } else { 0 };
+        let silence = if is_restart { LEASE_MS } else { 0 };
         let verifier = Arc::new(Verifier::new(caller.clone(), book, join_targets));
         let peers = Arc::new(Peers {
             verifier: verifier.clone(),
             wal: wal.clone(),
             syncer: syncer.clone(),
-            shared: shared.clone(),
+            replica: replica.clone(),
             raft: raft.clone(),
             faults: faults.clone(),
             silent_until: Instant::now() + Duration::from_millis(silence),
@@ -226,16 +226,16 @@ impl Consensus {
             heard,
         });
         let listener = Listener::new(caller.clone(), verifier, peers.clone(), faults.clone());
-        let reads = ReadRounds::start(raft.clone(), shared.clone());
+        let reads = ReadRounds::start(raft.clone(), replica.clone());
         let proposals = Proposals::start(raft.clone());
-        let checkpointer = Checkpointer::new(shared.clone(), faults.clone());
+        let checkpointer = Checkpointer::new(replica.clone(), faults.clone());
         tokio::spawn(tell_checkpoints(raft.clone(), checkpointer.durable()));
         tokio::spawn(watch_fatal(raft.clone(), faults.clone()));
         let consensus = Consensus {
             raft,
             wal,
             syncer,
-            shared,
+            replica,
             checkpointer,
             faults,
             sender,
@@ -286,9 +286,9 @@ impl Consensus {
         self.member_id
     }
 
-    /// The machine and the applied position.
-    pub fn shared(&self) -> &Arc<Replica> {
-        &self.shared
+    /// This member's copy of the state.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
     }
 
     /// The log.
@@ -375,11 +375,11 @@ impl Consensus {
         let (holds, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let holds = reads::holds_lease(&metrics, self.shared.applied_term());
+            let holds = reads::is_lease_sure(&metrics, self.replica.applied_term());
             (holds, metrics.current_term)
         };
         let is_handing_over = self.handing_over_in.load(Ordering::Acquire) >= term;
-        holds && !is_handing_over && self.shared.is_readable()
+        holds && !is_handing_over && self.replica.is_readable()
     }
 
     /// Founds a cluster of this one member, unless the log names one already.
@@ -399,11 +399,11 @@ impl Consensus {
     /// Writes a checkpoint of all that is applied, at once; returns its index once it survives power
     /// loss and the log behind it may be purged. `None` if that takes longer than `bound`.
     pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
-        let wanted = self.shared.applied_index();
+        let wanted = self.replica.applied_index();
         let deadline = Instant::now() + bound;
         // One that runs already may be of an older state.
         while timeout_at(deadline, self.checkpointer.run(0)).await.ok()?? < wanted {
-            if self.shared.lacks_checkpoint_space() || self.faults.current().is_some() {
+            if self.replica.lacks_checkpoint_space() || self.faults.current().is_some() {
                 return None;
             }
         }
@@ -425,7 +425,7 @@ impl Consensus {
         let bounds = [
             view.checkpoint,
             self.wal.purge_point_keeping(keep_bytes),
-            Some(self.shared.purge_bound()),
+            Some(self.replica.purge_bound()),
         ];
         let upto = bounds.into_iter().min().flatten()?;
         if view.purged >= Some(upto) {
@@ -520,8 +520,12 @@ async fn open_replica(
     if let Some(Applied { log_id: Some(log_id), membership }) = applied {
         replica.set_applied(log_id, Some(membership));
     }
-    let (shared, wal, faults) = (replica.clone(), wal.clone(), faults.clone());
-    let mut applying = replica::ApplierSetup { shared, wal, oplog, faults };
+    let mut applying = replica::ApplierSetup {
+        replica: replica.clone(),
+        wal: wal.clone(),
+        oplog,
+        faults: faults.clone(),
+    };
     let replayed = tokio::task::spawn_blocking(move || {
         let count = replica::replay(&mut applying)?;
         tracing::debug!(count, "entries behind the checkpoint were replayed");

@@ -80,7 +80,7 @@ pub(super) struct Peers {
     /// Its syncer.
     pub syncer: Arc<Syncer>,
     /// The machine.
-    pub shared: Arc<Replica>,
+    pub replica: Arc<Replica>,
     /// openraft.
     pub raft: RaftHandle,
     /// Where trouble is reported.
@@ -147,7 +147,7 @@ impl Peers {
     /// Waits until the disk has room for the log, and for a checkpoint.
     async fn snapshot_room(&self) {
         self.syncer.next_segment().await;
-        while self.shared.lacks_checkpoint_space() {
+        while self.replica.lacks_checkpoint_space() {
             tokio::time::sleep(ROOM_PAUSE).await;
         }
     }
@@ -245,9 +245,9 @@ impl Service for Peers {
         // Else the sender asks again, and sends nothing meanwhile.
         let room = tokio::time::timeout(ROOM_BOUND, self.snapshot_room());
         room.await.map_err(|_| io::Error::other("the disk has no room for a snapshot"))?;
-        let _install = self.shared.begin_install().await;
+        let _install = self.replica.begin_install().await;
         let judge = |begin: &SnapshotBegin| self.judge(begin, &from);
-        let begin = snapshot::receive(&self.shared, &mut reader, &mut writer, &judge).await;
+        let begin = snapshot::receive(&self.replica, &mut reader, &mut writer, &judge).await;
         if let Some(failure) = begin.as_ref().err().and_then(snapshot::disk_failure) {
             self.faults.report(format!("a snapshot cannot be kept: {}", chain(failure)));
         }

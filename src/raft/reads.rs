@@ -29,7 +29,7 @@ use crate::replica::Replica;
 const QUEUE_MAX: usize = 65_536;
 /// How long a round may take: the lease that voters grant, after which a leader that still cannot
 /// confirm itself is none.
-const ROUND_MAX: Duration = Duration::from_millis(super::ELECTION_MS_MAX);
+const ROUND_MAX: Duration = Duration::from_millis(super::LEASE_MS);
 /// The next round begins when one ends, or after this time without waiting for it: a heartbeat. So
 /// no more than `ROUND_MAX / ROUND_STEP` rounds run at a time.
 const ROUND_STEP: Duration = Duration::from_millis(super::HEARTBEAT_MS);
@@ -37,7 +37,7 @@ const ROUND_STEP: Duration = Duration::from_millis(super::HEARTBEAT_MS);
 /// How long after a majority's acknowledgement a leader takes its lease for granted. Voters give none
 /// to another for twice this time, so two members hold a lease only if a voter's clock runs more than
 /// twice as fast as the leader's.
-const LEASE_SURE: Duration = Duration::from_millis(super::ELECTION_MS_MAX / 2);
+const LEASE_SURE: Duration = Duration::from_millis(super::LEASE_MS / 2);
 
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
 
@@ -48,10 +48,10 @@ pub(super) struct ReadRounds {
 }
 
 impl ReadRounds {
-    pub(super) fn start(raft: RaftHandle, shared: Arc<Replica>) -> ReadRounds {
+    pub(super) fn start(raft: RaftHandle, replica: Arc<Replica>) -> ReadRounds {
         Self::start_with(move || {
-            let (raft, shared) = (raft.clone(), shared.clone());
-            async move { confirm(&raft, &shared).await }
+            let (raft, replica) = (raft.clone(), replica.clone());
+            async move { confirm(&raft, &replica).await }
         })
     }
 
@@ -96,13 +96,13 @@ impl ReadRounds {
 /// True if what openraft published last is enough for a read under the lease (I3). It may be older
 /// than what openraft knows: an acknowledgement is then older too, and nobody else leads before the
 /// lease has run out.
-pub(super) fn holds_lease(metrics: &RaftMetrics<TypeConfig>, applied_term: Option<u64>) -> bool {
+pub(super) fn is_lease_sure(metrics: &RaftMetrics<TypeConfig>, applied_term: Option<u64>) -> bool {
     metrics.state == ServerState::Leader
         && applied_term == Some(metrics.current_term)
         && metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE_SURE)
 }
 
-async fn confirm(raft: &RaftHandle, shared: &Arc<Replica>) -> Result<(), ProposeError> {
+async fn confirm(raft: &RaftHandle, replica: &Arc<Replica>) -> Result<(), ProposeError> {
     let deadline = Instant::now() + ROUND_MAX;
     let linearizer = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex));
     let index = match linearizer.await.map_err(|_| unconfirmed())? {
@@ -110,7 +110,7 @@ async fn confirm(raft: &RaftHandle, shared: &Arc<Replica>) -> Result<(), Propose
         Err(RaftError::APIError(error)) => return Err(refusal(error)),
         Err(RaftError::Fatal(_)) => return Err(ProposeError::Failed(Failure::Stopping)),
     };
-    let applied = timeout_at(deadline, shared.wait_applied(index)).await;
+    let applied = timeout_at(deadline, replica.wait_applied(index)).await;
     applied.map_err(|_| {
         let reason = format!("entries up to {index} are not applied yet");
         ProposeError::Failed(Failure::Busy { reason })
@@ -151,20 +151,20 @@ mod tests {
         let mut metrics = RaftMetrics::new_initial(1);
         metrics.current_term = 3;
         metrics.state = ServerState::Leader;
-        assert!(!holds_lease(&metrics, Some(3)), "nobody acknowledged anything");
+        assert!(!is_lease_sure(&metrics, Some(3)), "nobody acknowledged anything");
         metrics.last_quorum_acked = Some(SerdeInstant::new(TypeConfig::now()));
-        assert!(holds_lease(&metrics, Some(3)));
-        assert!(!holds_lease(&metrics, Some(2)), "entries of older terms may not be applied");
-        assert!(!holds_lease(&metrics, None));
+        assert!(is_lease_sure(&metrics, Some(3)));
+        assert!(!is_lease_sure(&metrics, Some(2)), "entries of older terms may not be applied");
+        assert!(!is_lease_sure(&metrics, None));
         let old = TypeConfig::now() - LEASE_SURE;
         let of = |acked, state| RaftMetrics {
             last_quorum_acked: Some(SerdeInstant::new(acked)),
             state,
             ..metrics.clone()
         };
-        assert!(!holds_lease(&of(old, ServerState::Leader), Some(3)));
+        assert!(!is_lease_sure(&of(old, ServerState::Leader), Some(3)));
         for state in [ServerState::Learner, ServerState::Follower, ServerState::Candidate] {
-            assert!(!holds_lease(&of(TypeConfig::now(), state), Some(3)), "{state:?}");
+            assert!(!is_lease_sure(&of(TypeConfig::now(), state), Some(3)), "{state:?}");
         }
     }
 

@@ -59,14 +59,14 @@ impl Refusals {
 impl Consensus {
     /// What is refused or held up now.
     pub fn refusing(&self) -> Vec<Refusing> {
-        let machine = &self.shared.machine;
+        let machine = &self.replica.machine;
         let found = [
             (Cause::MemoryBudget, machine.paged().is_some_and(|paged| paged.over_budget())),
             (Cause::FullMemory, machine.fullness().is_full()),
             (Cause::LogSpace, !self.has_room()),
-            (Cause::CheckpointSpace, self.shared.lacks_checkpoint_space()),
+            (Cause::CheckpointSpace, self.replica.lacks_checkpoint_space()),
             (Cause::SlowDisk, self.wal.is_over_bound()),
-            (Cause::CatchingUp, !self.shared.is_readable()),
+            (Cause::CatchingUp, !self.replica.is_readable()),
         ];
         let now: Vec<Cause> =
             found.into_iter().filter_map(|(cause, holds)| holds.then_some(cause)).collect();
@@ -81,7 +81,7 @@ impl Consensus {
     /// Why each of these commands is not proposed now although this member may lead; nothing at all
     /// where none is refused.
     pub fn refused(&self, commands: &[Command]) -> Option<Vec<Option<Failure>>> {
-        let machine = &self.shared.machine;
+        let machine = &self.replica.machine;
         let has_room = self.has_room();
         if has_room && !machine.may_refuse() {
             return None;

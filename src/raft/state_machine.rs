@@ -42,7 +42,7 @@ type Meta = SnapshotMeta<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, 
 /// openraft's view of the machine.
 #[derive(Debug)]
 pub(super) struct StateMachine {
-    shared: Arc<Replica>,
+    replica: Arc<Replica>,
     applier: RaftApplier,
     /// Until the node has started, the snapshot is the checkpoint; afterwards it is what is applied.
     has_started: Arc<AtomicBool>,
@@ -51,11 +51,11 @@ pub(super) struct StateMachine {
 impl StateMachine {
     /// A state machine over an open machine. `has_started` is raised once Raft runs.
     pub(super) fn new(
-        shared: Arc<Replica>,
+        replica: Arc<Replica>,
         applier: RaftApplier,
         has_started: Arc<AtomicBool>,
     ) -> StateMachine {
-        StateMachine { shared, applier, has_started }
+        StateMachine { replica, applier, has_started }
     }
 }
 
@@ -64,7 +64,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let meta = meta_of(&self.shared.applied())?;
+        let meta = meta_of(&self.replica.applied())?;
         Ok((meta.last_log_id, meta.last_membership))
     }
 
@@ -84,29 +84,29 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { shared: self.shared.clone() }
+        Builder { replica: self.replica.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, _snapshot: SlotsSnapshot) -> io::Result<()> {
         let Some(log_id) = meta.last_log_id.as_ref().map(log_id_to) else { return Ok(()) };
-        if self.shared.applied().log_id >= Some(log_id) {
+        if self.replica.applied().log_id >= Some(log_id) {
             return Ok(());
         }
         let membership = membership_to(&meta.last_membership);
         let target = Target { log_id, membership: membership.clone() };
         // First of all: after a crash in between the mark is early, but no gap goes unmarked.
         self.applier.mark_gap(log_id.index).await?;
-        let shared = self.shared.clone();
-        run_blocking(move || shared.install(target)).await?;
-        self.shared.set_applied(log_id, Some(membership));
+        let replica = self.replica.clone();
+        run_blocking(move || replica.install(target)).await?;
+        self.replica.set_applied(log_id, Some(membership));
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf>> {
         let (label, snapshot) = if self.has_started.load(Ordering::Acquire) {
-            self.shared.snapshot_now()
+            self.replica.snapshot_now()
         } else {
-            (self.shared.durable(), SlotsSnapshot::default())
+            (self.replica.durable(), SlotsSnapshot::default())
         };
         let meta = meta_of(&label)?;
         Ok(meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot }))
@@ -137,14 +137,14 @@ pub(super) fn meta_of(label: &Applied) -> io::Result<Meta> {
 /// [`Checkpointer`]: crate::replica::Checkpointer
 #[derive(Debug)]
 pub(super) struct Builder {
-    shared: Arc<Replica>,
+    replica: Arc<Replica>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SlotsSnapshot;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
-        let meta = meta_of(&self.shared.durable())?;
+        let meta = meta_of(&self.replica.durable())?;
         Ok(Snapshot { meta, snapshot: SlotsSnapshot::default() })
     }
 }

@@ -95,7 +95,7 @@ pub(crate) struct Applier<A> {
 /// What the thread works with.
 pub(crate) struct ApplierSetup {
     /// The machine and the applied position.
-    pub shared: Arc<Replica>,
+    pub replica: Arc<Replica>,
     /// The log, told what memory needs no longer hold.
     pub wal: Arc<Wal>,
     /// The application log of `-logfolder`.
@@ -123,7 +123,7 @@ impl<A: Answer> Applier<A> {
     /// The operating system starts no more threads.
     pub(crate) fn start(setup: ApplierSetup) -> io::Result<Applier<A>> {
         let (sender, receiver) = mpsc::channel::<Work<A>>();
-        let machine = setup.shared.machine.clone();
+        let machine = setup.replica.machine.clone();
         let setup = Arc::new(Mutex::new(setup));
         let of_thread = setup.clone();
         std::thread::Builder::new().name("apply".into()).spawn(move || {
@@ -172,7 +172,7 @@ impl<A: Answer> Applier<A> {
     /// True if applying touches neither the disk nor the memory budget, waits for no snapshot, and
     /// there is no application log to sync.
     fn is_never_waiting(&self) -> bool {
-        let is_free = |setup: &ApplierSetup| setup.oplog.is_none() && !setup.shared.is_merging();
+        let is_free = |setup: &ApplierSetup| setup.oplog.is_none() && !setup.replica.is_merging();
         self.machine.never_waits() && self.setup.try_lock().is_some_and(|setup| is_free(&setup))
     }
 }
@@ -186,7 +186,7 @@ pub(crate) fn apply_all<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) 
 }
 
 fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Result<()> {
-    let machine = &setup.shared.machine;
+    let machine = &setup.replica.machine;
     if let Some(paged) = machine.paged().filter(|_| !machine.never_waits()) {
         for job in &jobs {
             if let Payload::Command(command) = &job.entry.payload {
@@ -195,14 +195,14 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         }
     }
     let mut replies = Vec::with_capacity(jobs.len());
-    let shared = setup.shared.clone();
-    let applying = shared.begin_apply();
+    let replica = setup.replica.clone();
+    let applying = replica.begin_apply();
     let mut last = None;
     let mut membership = None;
     for Job { entry, answer } in jobs {
         wait_for_memory(setup)?;
         let log_id = entry.log_id;
-        let machine = &setup.shared.machine;
+        let machine = &setup.replica.machine;
         let mut carried_out = apply_entry(machine, &entry)?;
         if let (Some(oplog), Payload::Command(command)) = (&mut setup.oplog, &entry.payload) {
             carried_out.record(oplog, command, machine).map_err(io::Error::other)?;
@@ -217,9 +217,9 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
     if let Some(oplog) = &mut setup.oplog {
         oplog.sync().map_err(io::Error::other)?; // before anyone hears that it was applied
     }
-    setup.shared.machine.hand_on().map_err(io::Error::other)?;
+    setup.replica.machine.hand_on().map_err(io::Error::other)?;
     if let Some(log_id) = last {
-        setup.shared.set_applied(log_id, membership);
+        setup.replica.set_applied(log_id, membership);
         setup.wal.release(log_id.index);
     }
     drop(applying);
@@ -302,8 +302,8 @@ pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<Ca
 
 /// At the memory budget applying waits until a few changed pages were dropped, or written first.
 fn wait_for_memory(setup: &ApplierSetup) -> io::Result<()> {
-    if !setup.shared.machine.paged().is_some_and(|paged| paged.over_budget()) {
+    if !setup.replica.machine.paged().is_some_and(|paged| paged.over_budget()) {
         return Ok(());
     }
-    setup.shared.make_room().map_err(io::Error::other)
+    setup.replica.make_room().map_err(io::Error::other)
 }

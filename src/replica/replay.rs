@@ -28,7 +28,7 @@ use diskstore_storage::LogId;
 use diskstore_storage::wal::{self, Seen, Wal};
 
 use super::applier::{ApplierSetup, Committed, Job, Payload, apply_all, apply_entry};
-use super::state::{Applied, checkpoint_of};
+use super::state::{Applied, durable_of};
 use crate::fault::chain;
 use crate::machine::Machine;
 
@@ -77,7 +77,7 @@ impl ReplayAhead {
         if !machine.paged().is_some_and(|paged| paged.fits_in_memory()) {
             return Ok(None);
         }
-        let applied = checkpoint_of(machine);
+        let applied = durable_of(machine);
         let next = applied.log_id.map_or(0, |log_id| log_id.index + 1);
         let (sender, pieces) = mpsc::sync_channel::<Vec<wal::Entry>>(PIECE_COUNT_MAX);
         let is_done = Arc::new(AtomicBool::new(false));
@@ -270,12 +270,12 @@ fn make_ready(machine: &Machine, entries: Vec<wal::Entry>) -> io::Result<Vec<Com
 /// # Errors
 /// The log cannot be read or an entry not be applied.
 pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
-    let first = setup.shared.applied().log_id.map_or(0, |log_id| log_id.index + 1);
+    let first = setup.replica.applied().log_id.map_or(0, |log_id| log_id.index + 1);
     let end = setup.wal.state().committed.map_or(0, |log_id| log_id.index + 1);
     if first >= end {
         return Ok(0);
     }
-    let (wal, machine) = (setup.wal.clone(), setup.shared.machine.clone());
+    let (wal, machine) = (setup.wal.clone(), setup.replica.machine.clone());
     let (sender, pieces) = mpsc::sync_channel(PIECE_COUNT_MAX);
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -51,7 +51,7 @@ const INSTALL_MAX: Duration = Duration::from_mins(2);
 /// What sending needs.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    shared: Arc<Replica>,
+    replica: Arc<Replica>,
     wal: Arc<Wal>,
     /// Slots sent since the start.
     slots_sent: AtomicU64,
@@ -59,8 +59,8 @@ pub(crate) struct Sender {
 
 impl Sender {
     /// Sends from these slots, to which this log belongs.
-    pub(crate) fn new(shared: Arc<Replica>, wal: Arc<Wal>) -> Sender {
-        Sender { shared, wal, slots_sent: AtomicU64::new(0) }
+    pub(crate) fn new(replica: Arc<Replica>, wal: Arc<Wal>) -> Sender {
+        Sender { replica, wal, slots_sent: AtomicU64::new(0) }
     }
 
     /// The log of the slots.
@@ -110,10 +110,10 @@ pub(crate) async fn send(
     let Applied { log_id: Some(log_id), membership } = label else {
         return Err(io::Error::other("there is nothing to send"));
     };
-    let readable_from = sender.shared.machine.readable_from();
+    let readable_from = sender.replica.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
     let horizon = held.horizon().unwrap_or(0);
-    let now = sender.shared.machine.begin_send();
+    let now = sender.replica.machine.begin_send();
     if horizon < now.horizon {
         return Err(io::Error::other("deletes behind this snapshot may have been forgotten"));
     }
@@ -129,7 +129,7 @@ pub(crate) async fn send(
     sent.send_changed(changed_after, now.end).await?;
     sent.send_damaged(changed_after, damaged).await?;
     let (frames, slots) = (sent.frames, sent.slots);
-    let applied = sender.shared.applied_index();
+    let applied = sender.replica.applied_index();
     let last_log = sender.last_log(applied)?;
     SnapshotEnd { frames, slots, applied, last_log }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
@@ -151,7 +151,7 @@ impl Sent<'_> {
     /// Sends all slots whose index is above `changed_after`; `end` is where a scan ends.
     async fn send_changed(&mut self, changed_after: u64, end: u64) -> io::Result<()> {
         let mut last_sent = Instant::now();
-        let machine = &self.sender.shared.machine;
+        let machine = &self.sender.replica.machine;
         let log_bytes = || self.sender.wal.log_bytes();
         let mut pace = Pace::new(end, log_bytes());
         let mut scanning = Some(scan(machine, 0, changed_after));
@@ -178,11 +178,11 @@ impl Sent<'_> {
 
     /// Sends slots that are damaged at the receiver and not newer than what it has applied (I5).
     async fn send_damaged(&mut self, applied_there: u64, keys: Vec<u64>) -> io::Result<()> {
-        if self.sender.shared.applied_index() < applied_there {
+        if self.sender.replica.applied_index() < applied_there {
             return Ok(()); // they may be older here than what the receiver lost (H17)
         }
         for key in keys {
-            let machine = self.sender.shared.machine.clone();
+            let machine = self.sender.replica.machine.clone();
             let image = tokio::task::spawn_blocking(move || {
                 machine.paged().map(|paged| paged.image(key)).transpose()
             });
@@ -224,7 +224,7 @@ pub(crate) type Judge<'a> = &'a (dyn Fn(&SnapshotBegin) -> io::Result<Option<Vot
 /// Of the connection or the disk, or a frame that must not be. What was merged stays: each slot is
 /// whole and newer, and the next replay or delta completes the rest.
 pub(crate) async fn receive(
-    shared: &Arc<Replica>,
+    replica: &Arc<Replica>,
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
     judge: Judge<'_>,
@@ -236,21 +236,21 @@ pub(crate) async fn receive(
         in_time(writer.send(), IDLE_MAX).await?;
         return Ok(None);
     }
-    let after = shared.machine.begin_merge(shared.applied_index(), begin.horizon);
-    let damaged = damaged_slots(shared).await?;
+    let after = replica.machine.begin_merge(replica.applied_index(), begin.horizon);
+    let damaged = damaged_slots(replica).await?;
     Accept::Changed { after, damaged }.put(&mut writer.buffer);
     in_time(writer.send(), IDLE_MAX).await?;
-    raise_readable_from(shared, begin.readable_from.max(begin.log_id.index)).await?;
-    let mut merging = Merging { shared, begin: begin.log_id.index, merge: None, write_back: None };
+    raise_readable_from(replica, begin.readable_from.max(begin.log_id.index)).await?;
+    let mut merging = Merging { replica, begin: begin.log_id.index, merge: None, write_back: None };
     let is_deposed = || judge(&begin).map(|higher| higher.is_some());
     let received = receive_slots(&mut merging, reader, &is_deposed).await;
     // Whatever happened: nothing is merged behind the end of the transfer.
     let settled = merging.settle().await;
     let (end, slots) = received?;
     settled?;
-    raise_readable_from(shared, end.applied).await?;
-    check_install_room(shared).await?; // an install that follows must not fail for that
-    shared.machine.finish_merge(begin.log_id.index);
+    raise_readable_from(replica, end.applied).await?;
+    check_install_room(replica).await?; // an install that follows must not fail for that
+    replica.machine.finish_merge(begin.log_id.index);
     tracing::info!(slots, changed_after = after, "snapshot received");
     Ok(Some(begin))
 }
@@ -287,7 +287,7 @@ async fn receive_slots(
                 }
                 frames += 1;
                 count += images.count() as u64;
-                merging.shared.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
+                merging.replica.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
                 merging.merge(images).await?;
             }
             FrameKind::SnapshotEnd => {
@@ -303,8 +303,8 @@ async fn receive_slots(
 }
 
 /// The slots whose checksums are wrong here.
-async fn damaged_slots(shared: &Arc<Replica>) -> io::Result<Vec<u64>> {
-    let machine = shared.machine.clone();
+async fn damaged_slots(replica: &Arc<Replica>) -> io::Result<Vec<u64>> {
+    let machine = replica.machine.clone();
     let damaged = tokio::task::spawn_blocking(move || {
         machine.paged().map_or_else(Vec::new, |paged| paged.damaged_slots())
     });
@@ -312,15 +312,15 @@ async fn damaged_slots(shared: &Arc<Replica>) -> io::Result<Vec<u64>> {
 }
 
 /// Makes it durable that nothing may be read before `index` is applied (I1).
-async fn raise_readable_from(shared: &Arc<Replica>, index: u64) -> io::Result<()> {
-    let machine = shared.machine.clone();
+async fn raise_readable_from(replica: &Arc<Replica>, index: u64) -> io::Result<()> {
+    let machine = replica.machine.clone();
     let raised = tokio::task::spawn_blocking(move || machine.set_readable_from(index));
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
-async fn check_install_room(shared: &Arc<Replica>) -> io::Result<()> {
-    let shared = shared.clone();
-    let checked = tokio::task::spawn_blocking(move || shared.check_install_room());
+async fn check_install_room(replica: &Arc<Replica>) -> io::Result<()> {
+    let replica = replica.clone();
+    let checked = tokio::task::spawn_blocking(move || replica.check_install_room());
     checked.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
@@ -328,7 +328,7 @@ type Working = JoinHandle<Result<()>>;
 
 /// Slots that are merged while the next ones come, and those that are written back meanwhile.
 struct Merging<'a> {
-    shared: &'a Arc<Replica>,
+    replica: &'a Arc<Replica>,
     /// Where the snapshot begins.
     begin: u64,
     merge: Option<Working>,
@@ -343,15 +343,15 @@ impl Merging<'_> {
         if self.write_back.as_ref().is_some_and(JoinHandle::is_finished) {
             finish(&mut self.write_back).await?;
         }
-        let shared = self.shared;
-        if self.write_back.is_none() && shared.machine.usage().dirty_bytes >= WRITE_BACK_BYTES {
-            let shared = shared.clone();
-            self.write_back = Some(tokio::task::spawn_blocking(move || shared.write_back()));
+        let replica = self.replica;
+        if self.write_back.is_none() && replica.machine.usage().dirty_bytes >= WRITE_BACK_BYTES {
+            let replica = replica.clone();
+            self.write_back = Some(tokio::task::spawn_blocking(move || replica.write_back()));
         }
-        let (shared, begin) = (shared.clone(), self.begin);
+        let (replica, begin) = (replica.clone(), self.begin);
         self.merge = Some(tokio::task::spawn_blocking(move || {
-            shared.merge(&images, begin)?;
-            shared.make_room()
+            replica.merge(&images, begin)?;
+            replica.make_room()
         }));
         Ok(())
     }

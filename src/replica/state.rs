@@ -59,13 +59,13 @@ pub struct Replica {
     /// Snapshots that exist.
     holds: Arc<Holds>,
     /// Told whenever memory that was short may have room again.
-    room: Notify,
+    memory_freed: Notify,
 }
 
 impl Replica {
     /// Starts from the machine's checkpoint.
     pub fn open(machine: Machine, syncer: Arc<Syncer>) -> Replica {
-        let applied = checkpoint_of(&machine);
+        let applied = durable_of(&machine);
         let index = applied.log_id.map_or(0, |log_id| log_id.index);
         Replica {
             machine,
@@ -80,7 +80,7 @@ impl Replica {
             install: tokio::sync::Mutex::new(()),
             slots_received: AtomicU64::new(0),
             holds: Arc::default(),
-            room: Notify::new(),
+            memory_freed: Notify::new(),
         }
     }
 
@@ -180,13 +180,13 @@ impl Replica {
     pub fn write_back(&self) -> diskstore_storage::Result<()> {
         let written =
             self.of_pages(|paged| paged.write_back(&mut || self.syncer.barrier_blocking()));
-        self.room.notify_waiters();
+        self.memory_freed.notify_waiters();
         written
     }
 
     /// Ends when memory that was short may have room again, if that happens after this call.
-    pub fn room(&self) -> Notified<'_> {
-        self.room.notified()
+    pub fn memory_freed(&self) -> Notified<'_> {
+        self.memory_freed.notified()
     }
 
     /// Drops what memory needs not hold, near the budget. Blocks, for a round of a checkpoint at most.
@@ -195,7 +195,7 @@ impl Replica {
     /// The system refuses.
     pub fn drop_clean(&self) -> diskstore_storage::Result<()> {
         let dropped = self.of_pages(|paged| paged.drop_clean());
-        self.room.notify_waiters();
+        self.memory_freed.notify_waiters();
         dropped
     }
 
@@ -206,7 +206,7 @@ impl Replica {
     /// Of the disk.
     pub fn make_room(&self) -> diskstore_storage::Result<()> {
         let made = self.of_pages(|paged| paged.make_room(&mut || self.syncer.barrier_blocking()));
-        self.room.notify_waiters();
+        self.memory_freed.notify_waiters();
         made
     }
 
@@ -250,7 +250,7 @@ impl Replica {
             &mut || {
                 // Between the copying of a step and its writing.
                 done += 1;
-                self.room.notify_waiters(); // by the round before
+                self.memory_freed.notify_waiters(); // by the round before
                 // Near the memory budget applying waits for this checkpoint.
                 let is_urgent = machine.paged().is_some_and(|paged| paged.is_near_budget());
                 let spread = if is_urgent { 0 } else { self.spread_bytes.load(Ordering::Relaxed) };
@@ -259,7 +259,7 @@ impl Replica {
             },
             &self.cancel_checkpoint,
         );
-        self.room.notify_waiters();
+        self.memory_freed.notify_waiters();
         let outcome = outcome?;
         self.note_space(&outcome)?;
         tracing::info!(
@@ -341,12 +341,12 @@ impl Replica {
 
     /// The newest checkpoint that survives power loss.
     pub(crate) fn durable(&self) -> Applied {
-        checkpoint_of(&self.machine)
+        durable_of(&self.machine)
     }
 }
 
 /// What the newest durable checkpoint of a machine has.
-pub(crate) fn checkpoint_of(machine: &Machine) -> Applied {
+pub(crate) fn durable_of(machine: &Machine) -> Applied {
     let durable = machine.durable();
     durable.map_or_else(Applied::default, |Target { log_id, membership }| Applied {
         log_id: Some(log_id),

@@ -88,7 +88,8 @@ struct SyncerShared {
     work: Condvar,
     segments: Mutex<SegmentState>,
     segment_work: Condvar,
-    room: Notify,
+    /// Told whenever something was written, or a segment is there.
+    progress: Notify,
     faults: Faults,
     times: SyncTimes,
     written_bytes: AtomicU64,
@@ -111,7 +112,7 @@ impl SyncerShared {
         for (_, completion) in waiting {
             completion.fire(Err(io::Error::other(reason.clone())));
         }
-        self.room.notify_waiters();
+        self.progress.notify_waiters();
     }
 }
 
@@ -139,7 +140,7 @@ impl Syncer {
             work: Condvar::new(),
             segments: Mutex::default(),
             segment_work: Condvar::new(),
-            room: Notify::new(),
+            progress: Notify::new(),
             faults,
             times: SyncTimes::default(),
             written_bytes: AtomicU64::new(0),
@@ -232,9 +233,9 @@ impl Syncer {
     }
 
     /// Waits until appending may go on: unsynced bytes are bounded. Ends with the syncer too.
-    pub async fn room(&self) {
+    pub async fn below_bound(&self) {
         loop {
-            let notified = self.shared.room.notified();
+            let notified = self.shared.progress.notified();
             if !self.shared.wal.is_over_bound() || self.shared.has_ended() {
                 return;
             }
@@ -246,7 +247,7 @@ impl Syncer {
     /// the syncer too.
     pub async fn next_segment(&self) {
         loop {
-            let notified = self.shared.room.notified();
+            let notified = self.shared.progress.notified();
             if self.shared.wal.has_next_segment() || self.shared.has_ended() {
                 return;
             }
@@ -314,7 +315,7 @@ fn run_sync(shared: &SyncerShared) {
             shared.segments.lock().is_kicked = true;
             shared.segment_work.notify_one();
         }
-        shared.room.notify_waiters();
+        shared.progress.notify_waiters();
     }
 }
 
@@ -443,7 +444,7 @@ fn tend_segments(shared: &SyncerShared, was_refused: bool) -> Result<bool, Error
     if was_refused {
         tracing::info!("there is room for the log again");
     }
-    shared.room.notify_waiters();
+    shared.progress.notify_waiters();
     Ok(false)
 }
 

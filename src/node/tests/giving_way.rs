@@ -5,7 +5,7 @@ use crate::cluster::Cluster;
 use crate::peer::Method;
 use crate::raft::ALIVE_MAX;
 
-/// What never began must not count as the one time in a term (I2 of `cluster/room.rs`).
+/// What never began must not count as the one time in a term (I2 of `cluster/giving_way.rs`).
 #[tokio::test]
 async fn a_leader_has_given_way_only_if_there_was_somebody_to_lead() {
     let leader = Running::leader().await;

@@ -19,7 +19,7 @@ async fn member(disk: &SimDisk) -> Arc<Consensus> {
     let entries = (1..=3).map(|index| entry(index, set(index).bytes().clone()));
     consensus.wal().append(std::iter::once(entry(0, bytes::Bytes::new())).chain(entries)).unwrap();
     for index in 1..=3 {
-        consensus.shared().machine.apply(index, &set(index)).unwrap();
+        consensus.replica().machine.apply(index, &set(index)).unwrap();
     }
     consensus
 }

@@ -334,8 +334,8 @@ async fn c10_what_is_above_the_checkpoint_is_applied_again_and_only_once() {
     stores.apply(entries[..3].to_vec()).await.unwrap();
     assert_eq!(stores.checkpoint().await, Some(log_id(1, 3)));
     stores.apply(entries[3..].to_vec()).await.unwrap();
-    let shared = stores.shared.clone();
-    tokio::task::spawn_blocking(move || shared.write_back().unwrap()).await.unwrap();
+    let replica = stores.replica.clone();
+    tokio::task::spawn_blocking(move || replica.write_back().unwrap()).await.unwrap();
     let mut after = after_power_loss(&disk).open();
     assert_eq!(after.machine.applied_state().await.unwrap().0, Some(log_id(1, 3)));
     assert_eq!(after.value(5), Some(b"18".to_vec()), "the page was written back");
@@ -349,17 +349,17 @@ async fn c10_what_is_above_the_checkpoint_is_applied_again_and_only_once() {
 async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
     let disk = SimDisk::new(13);
     let stores = Place::on(&disk).open();
-    let shared = stores.shared.clone();
+    let replica = stores.replica.clone();
     let image = diskstore_storage::slots::SlotImage {
         key: 9,
         index: 77,
         value: Some(bytes::Bytes::from_static(b"ahead")),
     };
     let merge = move || {
-        slots_of(&shared).merge(&image).unwrap();
-        assert!(!shared.is_readable(), "it counts at once");
+        slots_of(&replica).merge(&image).unwrap();
+        assert!(!replica.is_readable(), "it counts at once");
         let before = disk.operation_count();
-        shared.write_back().unwrap();
+        replica.write_back().unwrap();
         (disk, before)
     };
     let (disk, before) = tokio::task::spawn_blocking(merge).await.unwrap();
@@ -368,20 +368,20 @@ async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
     for operation in 0..operations {
         let disk = SimDisk::new(13);
         let stores = Place::on(&disk).open();
-        let shared = stores.shared.clone();
+        let replica = stores.replica.clone();
         disk.crash_at(operation);
         let merge = move || {
             let value = Some(bytes::Bytes::from_static(b"ahead"));
             let image = diskstore_storage::slots::SlotImage { key: 9, index: 77, value };
-            slots_of(&shared).merge(&image).unwrap();
-            shared.write_back().unwrap_err();
+            slots_of(&replica).merge(&image).unwrap();
+            replica.write_back().unwrap_err();
         };
         tokio::task::spawn_blocking(merge).await.unwrap();
         for mode in [CrashMode::Lost, CrashMode::All, CrashMode::Reordered { seed: operation }] {
             let mut after = Place::on(&disk.crash(mode)).open();
             assert_eq!(after.machine.applied_state().await.unwrap().0, None);
             let is_ahead = after.value(9).is_some();
-            assert!(!is_ahead || !after.shared.is_readable(), "operation {operation}, {mode:?}");
+            assert!(!is_ahead || !after.replica.is_readable(), "operation {operation}, {mode:?}");
         }
     }
 }
@@ -402,14 +402,14 @@ async fn a_build_that_ends_after_an_install_does_not_lower_the_checkpoint() {
     let disk = SimDisk::new(21);
     let mut stores = Place::on(&disk).open();
     stores.apply(vec![increment(1, 1, 1)]).await.unwrap();
-    let before = stores.shared.applied(); // a checkpoint begins
+    let before = stores.replica.applied(); // a checkpoint begins
     let meta = SnapshotMeta {
         last_log_id: Some(log_id(2, 60)),
         last_membership: StoredMembership::default(),
     };
     stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
-    let shared = stores.shared.clone();
-    let written = tokio::task::spawn_blocking(move || shared.checkpoint_of(before)).await;
+    let replica = stores.replica.clone();
+    let written = tokio::task::spawn_blocking(move || replica.checkpoint_of(before)).await;
     written.unwrap().unwrap();
     let mut builder = stores.machine.get_snapshot_builder().await;
     let built = builder.build_snapshot().await;
@@ -430,12 +430,12 @@ async fn c18_no_page_reaches_the_disk_before_the_entries_in_it_do() {
         let log = std::iter::once(blank(1, 0)).chain(entries.clone()).collect();
         drop(stores.append_only(log).await.unwrap());
         stores.apply(entries).await.unwrap(); // before the callback came
-        let shared = stores.shared.clone();
-        let written = tokio::task::spawn_blocking(move || shared.write_back().is_ok());
+        let replica = stores.replica.clone();
+        let written = tokio::task::spawn_blocking(move || replica.write_back().is_ok());
         let is_written = written.await.unwrap();
         for mode in [CrashMode::Lost, CrashMode::All, CrashMode::Reordered { seed: operation }] {
             let after = Place::on(&disk.crash(mode)).open();
-            let index = slots_of(&after.shared).read(2).unwrap().index;
+            let index = slots_of(&after.replica).read(2).unwrap().index;
             let last = after.wal.state().last.map_or(0, |last| last.index);
             assert!(index <= last, "slot at {index}, log at {last}, {mode:?}");
             is_seen |= index == 4;
@@ -458,8 +458,8 @@ async fn c18_no_page_is_written_when_the_log_that_it_waits_for_fails() {
     let entry = increment(1, 1, 2);
     stores.append(vec![entry.clone()]).await.unwrap_err();
     stores.apply(vec![entry]).await.unwrap();
-    let shared = stores.shared.clone();
-    let written = tokio::task::spawn_blocking(move || shared.write_back());
+    let replica = stores.replica.clone();
+    let written = tokio::task::spawn_blocking(move || replica.write_back());
     written.await.unwrap().unwrap_err();
     let after = Place::on(&disk.crash(CrashMode::All)).open();
     assert_eq!(after.value(2), None);

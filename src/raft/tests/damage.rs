@@ -95,7 +95,7 @@ fn flip(disk: &SimDisk) {
 }
 
 fn content(stores: &Stores) -> Option<Versioned> {
-    slots_of(&stores.shared).read(SLOT).ok()
+    slots_of(&stores.replica).read(SLOT).ok()
 }
 
 /// What a healthy and a damaged replica hold after an entry, if they can say, and whether the damaged
@@ -110,8 +110,8 @@ async fn after(
     let damaged = with_slot_2_damaged(&other);
     let actions: Vec<_> = actions.iter().map(|action| (SLOT, *action)).collect();
     let entry = command(&actions);
-    let reply = healthy.shared.machine.apply(4, &entry).unwrap();
-    let other_reply = damaged.shared.machine.apply(4, &entry);
+    let reply = healthy.replica.machine.apply(4, &entry).unwrap();
+    let other_reply = damaged.replica.machine.apply(4, &entry);
     match &other_reply {
         Ok(other_reply) => assert_eq!(&reply, other_reply, "{actions:?}"),
         Err(error) => assert!(matches!(error, ApplyError::Damaged(met) if met.slot == SLOT)),
@@ -157,7 +157,7 @@ async fn an_entry_that_needs_a_damaged_slot_stops_nobody() {
         damaged.apply(vec![normal(1, 4, command(&operations))]).await.unwrap();
         damaged.apply(blanks(1, [5])).await.unwrap();
         assert_eq!(damaged.faults.current(), None, "{actions:?}");
-        assert_eq!(damaged.shared.applied_index(), 5);
+        assert_eq!(damaged.replica.applied_index(), 5);
         assert_eq!(content(&damaged), None, "it stays damaged: {actions:?}");
         assert_eq!(damaged.value(1).as_deref(), Some(&b"new"[..]), "{actions:?}");
         assert_eq!(damaged.value(3).as_deref(), Some(&b"1"[..]), "{actions:?}");
@@ -192,7 +192,7 @@ async fn what_needs_a_slot_known_to_be_damaged_is_refused_and_a_full_set_mends_i
     let disk = SimDisk::new(1);
     drop(replica(&disk, true).await);
     let damaged = with_slot_2_damaged(&disk);
-    let machine = &damaged.shared.machine;
+    let machine = &damaged.replica.machine;
     let of = |actions: &[Action<'_>]| {
         let before = (1, Action::Increment { by: 1 }); // of a whole slot
         let actions = actions.iter().map(|action| (SLOT, *action));
@@ -223,7 +223,7 @@ async fn whoever_proposed_hears_of_the_damage() {
     let damaged = with_slot_2_damaged(&disk);
     let answer = |index, operations: &[(u64, Action<'_>)]| {
         let entry = normal(1, index, command(operations));
-        let carried_out = apply_entry(&damaged.shared.machine, &committed_from(entry)).unwrap();
+        let carried_out = apply_entry(&damaged.replica.machine, &committed_from(entry)).unwrap();
         carried_out.into_result(super::stored(1, index)).unwrap_err()
     };
     let is_damaged = Failure::Damaged { slot: SLOT };
@@ -270,11 +270,11 @@ async fn a_slot_that_goes_bad_later_is_noted_when_it_is_met() {
     drop(replica(&disk, true).await);
     flip(&disk);
     let stores = Place::on(&disk).open();
-    let machine = &stores.shared.machine;
+    let machine = &stores.replica.machine;
     let pages = machine.paged().unwrap();
     assert_eq!(pages.newly_damaged(), Vec::<u64>::new(), "nobody has looked");
     for _ in 0..2 {
-        slots_of(&stores.shared).read(SLOT).unwrap_err();
+        slots_of(&stores.replica).read(SLOT).unwrap_err();
     }
     assert_eq!(pages.newly_damaged(), [SLOT]);
     assert_eq!(pages.newly_damaged(), Vec::<u64>::new());
@@ -332,7 +332,7 @@ async fn a_walk_over_keys_passes_over_a_damaged_slot() {
     stores.checkpoint().await;
     drop(stores);
     let damaged = with_slot_2_damaged(&disk);
-    let machine = &damaged.shared.machine;
+    let machine = &damaged.replica.machine;
     let [one, three] = [1, 3].map(|slot| Bytes::copy_from_slice(&slot_key(slot)));
     assert_eq!(machine.live_keys(0, 10).unwrap(), (vec![one.clone(), three.clone()], None));
     assert_eq!(machine.live_keys(0, 1).unwrap(), (vec![one], Some(2)));

@@ -40,14 +40,14 @@ async fn late(
 ) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let route = Route::to_address(listener.local_addr().unwrap().to_string());
-    let shared = receiver.shared.clone();
+    let replica = receiver.replica.clone();
     let take = async {
         let (mut reader, mut writer) = accept(&listener).await;
         let judge = |begin: &SnapshotBegin| {
             let own = vote(own_vote.load(Relaxed));
             Ok((own.term > begin.vote.term).then_some(own))
         };
-        snapshot::receive(&shared, &mut reader, &mut writer, &judge).await
+        snapshot::receive(&replica, &mut reader, &mut writer, &judge).await
     };
     let send = async {
         let caller = Caller::stranger(&Host::real());
@@ -85,7 +85,7 @@ async fn an_image_without_what_was_applied_meanwhile_goes_over_no_damaged_slot()
         receiver.apply(vec![blank(1, 4), increment(1, 5, SLOT)]).await.unwrap();
     };
     let taken = late(&mut receiver, slot_image(4), &AtomicU64::new(1), meanwhile).await;
-    slots_of(&receiver.shared).read(SLOT).unwrap_err();
+    slots_of(&receiver.replica).read(SLOT).unwrap_err();
     taken.unwrap_err();
 }
 
@@ -96,7 +96,7 @@ async fn an_image_that_has_all_that_was_applied_meanwhile_mends_a_damaged_slot()
     let mut receiver = damaged(&disk).await;
     let meanwhile = async |receiver: &mut Stores| {
         receiver.apply(vec![increment(1, BEGIN, SLOT)]).await.unwrap();
-        slots_of(&receiver.shared).read(SLOT).unwrap_err();
+        slots_of(&receiver.replica).read(SLOT).unwrap_err();
     };
     let taken = late(&mut receiver, slot_image(4), &AtomicU64::new(1), meanwhile).await;
     taken.unwrap();
@@ -127,7 +127,7 @@ async fn a_key_that_was_deleted_and_forgotten_meanwhile_does_not_come_back() {
     };
     let images = Images::Keys(vec![image]);
     let taken = late(&mut receiver, images, &AtomicU64::new(1), meanwhile).await;
-    let Machine::Memory(memory) = &receiver.shared.machine else { unreachable!() };
+    let Machine::Memory(memory) = &receiver.replica.machine else { unreachable!() };
     assert_eq!(memory.keys().read(b"k").value, None);
     taken.unwrap_err();
 }
@@ -141,5 +141,5 @@ async fn a_snapshot_of_a_leader_that_was_deposed_ends_with_its_next_frame() {
     let elect = async |_: &mut Stores| own_vote.store(2, Relaxed);
     let error = late(&mut receiver, slot_image(4), &own_vote, elect).await.unwrap_err();
     assert!(error.to_string().contains("another leader"), "{error}");
-    slots_of(&receiver.shared).read(SLOT).unwrap_err();
+    slots_of(&receiver.replica).read(SLOT).unwrap_err();
 }

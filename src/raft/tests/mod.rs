@@ -42,8 +42,8 @@ const VALUE_BYTES: u32 = 32;
 const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// The slots of a machine that has some.
-fn slots_of(shared: &Replica) -> &Arc<Slots> {
-    let Machine::Slots(disk) = &shared.machine else { panic!("a machine without slots") };
+fn slots_of(replica: &Replica) -> &Arc<Slots> {
+    let Machine::Slots(disk) = &replica.machine else { panic!("a machine without slots") };
     disk.slots()
 }
 
@@ -100,9 +100,9 @@ impl Place {
         let wal = Arc::new(self.open_wal());
         let faults = Faults::new();
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
-        let shared = Arc::new(Replica::open(machine, syncer.clone()));
+        let replica = Arc::new(Replica::open(machine, syncer.clone()));
         let setup = replica::ApplierSetup {
-            shared: shared.clone(),
+            replica: replica.clone(),
             wal: wal.clone(),
             oplog,
             faults: faults.clone(),
@@ -111,9 +111,9 @@ impl Place {
         let has_started = Arc::new(AtomicBool::new(false));
         Stores {
             log: LogStore::new(wal.clone(), syncer.clone()),
-            machine: StateMachine::new(shared.clone(), applier, has_started.clone()),
+            machine: StateMachine::new(replica.clone(), applier, has_started.clone()),
             has_started,
-            shared,
+            replica,
             wal,
             faults,
             stop: Stop(syncer),
@@ -138,7 +138,7 @@ struct Stores {
     machine: StateMachine,
     /// As it is raised once Raft runs.
     has_started: Arc<AtomicBool>,
-    shared: Arc<Replica>,
+    replica: Arc<Replica>,
     wal: Arc<Wal>,
     faults: Faults,
     stop: Stop,
@@ -168,14 +168,14 @@ impl Stores {
 
     /// Writes a checkpoint; what openraft is told of it.
     async fn checkpoint(&mut self) -> Option<LogId> {
-        let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || shared.checkpoint()).await.unwrap().unwrap();
+        let replica = self.replica.clone();
+        tokio::task::spawn_blocking(move || replica.checkpoint()).await.unwrap().unwrap();
         let mut builder = self.machine.get_snapshot_builder().await;
         builder.build_snapshot().await.unwrap().meta.last_log_id
     }
 
     fn value(&self, slot: u64) -> Option<Vec<u8>> {
-        slots_of(&self.shared).read(slot).unwrap().value.map(|value| value.to_vec())
+        slots_of(&self.replica).read(slot).unwrap().value.map(|value| value.to_vec())
     }
 }
 

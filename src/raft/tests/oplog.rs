@@ -49,11 +49,11 @@ async fn entries_that_are_replayed_over_slots_ahead_of_them_are_recorded() {
     let mut stores = Place::on(&disk).open();
     stores.append(std::iter::once(blank(1, 0)).chain(script()).collect()).await.unwrap();
     stores.apply(script()).await.unwrap();
-    let shared = stores.shared.clone();
-    tokio::task::spawn_blocking(move || shared.write_back().unwrap()).await.unwrap();
+    let replica = stores.replica.clone();
+    tokio::task::spawn_blocking(move || replica.write_back().unwrap()).await.unwrap();
     let oplog = OpLog::open(real(crashed.path(), "n"), KeyForm::Slots, u64::MAX, 0).unwrap();
     let mut after = after_power_loss(&disk).open_with(Some(oplog));
-    assert_eq!(after.shared.applied().log_id, None);
+    assert_eq!(after.replica.applied().log_id, None);
     assert_eq!(after.value(9), Some(b"\0\0range".to_vec()), "the page was written back");
     after.apply(script()).await.unwrap();
     assert_eq!(bytes_in(crashed.path()), bytes_in(whole.path()));

@@ -293,8 +293,8 @@ async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
 #[tokio::test]
 async fn a_leader_whose_slots_are_no_state_that_ever_was_reads_none_of_them() {
     let consensus = leader().await;
-    let shared = consensus.shared();
-    shared.machine.set_readable_from(shared.applied_index() + 1).unwrap();
+    let replica = consensus.replica();
+    replica.machine.set_readable_from(replica.applied_index() + 1).unwrap();
     assert!(!consensus.holds_lease());
     consensus.stop().await;
 }
@@ -341,14 +341,14 @@ async fn the_log_is_purged_no_further_than_the_checkpoint() {
 
 /// What is applied at the moment in which whoever waits for a reply is woken.
 struct AtWake {
-    shared: Arc<Replica>,
+    replica: Arc<Replica>,
     applied: AtomicU64,
     task: Waker,
 }
 
 impl Wake for AtWake {
     fn wake(self: Arc<Self>) {
-        self.applied.store(self.shared.applied_index(), Ordering::SeqCst);
+        self.applied.store(self.replica.applied_index(), Ordering::SeqCst);
         self.task.wake_by_ref();
     }
 }
@@ -361,8 +361,8 @@ async fn whoever_has_a_reply_can_read_what_it_says() {
         let mut writing = Box::pin(consensus.raft.client_write(set(slot)));
         let mut at_wake = None;
         let written = poll_fn(|context| {
-            let (shared, task) = (consensus.shared().clone(), context.waker().clone());
-            let waker = Arc::new(AtWake { shared, applied: AtomicU64::new(0), task });
+            let (replica, task) = (consensus.replica().clone(), context.waker().clone());
+            let waker = Arc::new(AtWake { replica, applied: AtomicU64::new(0), task });
             let polled = writing.as_mut().poll(&mut Context::from_waker(&waker.clone().into()));
             if polled.is_pending() {
                 at_wake = Some(waker);
@@ -865,7 +865,7 @@ async fn start_committed() -> Started {
     put_append(&mut writer.buffer, append);
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
-    let applied = started.consensus.shared().wait_applied(2);
+    let applied = started.consensus.replica().wait_applied(2);
     tokio::time::timeout(BOUND, applied).await.expect("it is committed");
     started
 }

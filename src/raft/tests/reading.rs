@@ -17,9 +17,9 @@ async fn member() -> Stores {
 #[tokio::test]
 async fn a_read_waits_until_the_slots_are_a_state_that_ever_was() {
     let mut stores = member().await;
-    let shared = stores.shared.clone();
-    shared.machine.set_readable_from(4).unwrap();
-    let mut waiting = std::pin::pin!(shared.wait_applied(2));
+    let replica = stores.replica.clone();
+    replica.machine.set_readable_from(4).unwrap();
+    let mut waiting = std::pin::pin!(replica.wait_applied(2));
     assert!(waiting.as_mut().now_or_never().is_none(), "index 2 is applied, but no state");
     stores.apply(vec![increment(1, 3, 7)]).await.unwrap();
     assert!(waiting.as_mut().now_or_never().is_none());
@@ -30,22 +30,22 @@ async fn a_read_waits_until_the_slots_are_a_state_that_ever_was() {
 #[tokio::test]
 async fn what_was_read_while_a_snapshot_began_is_not_given() {
     let stores = member().await;
-    let shared = &stores.shared;
-    assert_eq!(shared.read_whole(|_| 1), Some(1));
+    let replica = &stores.replica;
+    assert_eq!(replica.read_whole(|_| 1), Some(1));
     let read = |machine: &crate::machine::Machine| machine.set_readable_from(3).unwrap();
-    assert_eq!(shared.read_whole(read), None, "it began while it was read");
-    assert_eq!(shared.read_whole(|_| unreachable!("it is not even looked at")), None::<()>);
+    assert_eq!(replica.read_whole(read), None, "it began while it was read");
+    assert_eq!(replica.read_whole(|_| unreachable!("it is not even looked at")), None::<()>);
 }
 
 /// All slots may have been merged, and the log replayed, by the time of the second look.
 #[tokio::test]
 async fn a_snapshot_that_began_and_ended_under_a_read_is_noticed() {
     let stores = member().await;
-    let shared = &stores.shared;
+    let replica = &stores.replica;
     let read = |machine: &crate::machine::Machine| {
         machine.set_readable_from(3).unwrap();
-        shared.set_applied(super::stored(1, 3), None);
+        replica.set_applied(super::stored(1, 3), None);
     };
-    assert_eq!(shared.read_whole(read), None);
-    assert_eq!(shared.read_whole(|_| 1), Some(1));
+    assert_eq!(replica.read_whole(read), None);
+    assert_eq!(replica.read_whole(|_| 1), Some(1));
 }

@@ -203,7 +203,7 @@ async fn one_checkpoint_runs_at_a_time_and_none_behind_the_stop() {
     let entries = vec![blank(1, 0), increment(1, 1, 1)];
     stores.append(entries.clone()).await.unwrap();
     stores.apply(entries).await.unwrap();
-    let checkpointer = Checkpointer::new(stores.shared.clone(), stores.faults.clone());
+    let checkpointer = Checkpointer::new(stores.replica.clone(), stores.faults.clone());
     let _opened = Opened(gate.clone());
     gate.set_shut(true);
     checkpointer.begin(0);
@@ -229,7 +229,7 @@ async fn a_checkpoint_that_fails_is_a_fault_and_is_never_taken_for_durable() {
     let entries = vec![blank(1, 0), increment(1, 1, 1)];
     stores.append(entries.clone()).await.unwrap();
     stores.apply(entries).await.unwrap();
-    let checkpointer = Checkpointer::new(stores.shared.clone(), stores.faults.clone());
+    let checkpointer = Checkpointer::new(stores.replica.clone(), stores.faults.clone());
     disk.fail_next(OperationKind::Write, SLOTS_FILE, EIO);
     let durable = tokio::time::timeout(BOUND, checkpointer.run(0)).await.unwrap();
     assert_eq!(durable, Some(0));

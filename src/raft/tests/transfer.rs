@@ -57,7 +57,7 @@ async fn member(disk: &SimDisk, slots: &[u64]) -> Stores {
 }
 
 fn sender_of(stores: &Stores) -> Sender {
-    Sender::new(stores.shared.clone(), stores.wal.clone())
+    Sender::new(stores.replica.clone(), stores.wal.clone())
 }
 
 /// The receiving side of a connection, behind the handshake.
@@ -75,7 +75,7 @@ pub(super) async fn accept(listener: &TcpListener) -> (FrameReader, FrameWriter)
 async fn receive(listener: &TcpListener, stores: &mut Stores, own: Option<Vote>) -> bool {
     let (mut reader, mut writer) = accept(listener).await;
     let judge = |_: &SnapshotBegin| Ok(own);
-    let received = snapshot::receive(&stores.shared, &mut reader, &mut writer, &judge).await;
+    let received = snapshot::receive(&stores.replica, &mut reader, &mut writer, &judge).await;
     let Ok(Some(begin)) = received else { return false };
     let meta = meta_of(&Applied { log_id: Some(begin.log_id), membership: begin.membership });
     let meta = meta.unwrap();
@@ -114,9 +114,9 @@ async fn only_slots_changed_after_the_receivers_index_travel() {
     for slot in 0..super::SLOT_COUNT {
         assert_eq!(receiver.value(slot), sender.value(slot), "slot {slot}");
     }
-    assert!(receiver.shared.is_readable());
+    assert!(receiver.replica.is_readable());
     let after = after_power_loss(&other).open();
-    assert_eq!(after.shared.applied().log_id, Some(stored(1, 5)));
+    assert_eq!(after.replica.applied().log_id, Some(stored(1, 5)));
     assert_eq!(after.value(3), Some(b"2".to_vec()));
 }
 
@@ -140,14 +140,14 @@ async fn a_sender_behind_its_own_readable_from_passes_it_on() {
     let mut sender = member(&disk, &[1, 2]).await;
     sender.append((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
     let value = Some(Bytes::from_static(b"ahead"));
-    slots_of(&sender.shared).merge(&SlotImage { key: 5, index: 9, value }).unwrap();
+    slots_of(&sender.replica).merge(&SlotImage { key: 5, index: 9, value }).unwrap();
     let mut receiver = member(&other, &[1]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
-    assert_eq!(receiver.shared.applied_index(), 2);
-    assert!(!receiver.shared.is_readable());
-    assert_eq!(slots_of(&receiver.shared).superblock().readable_from, 9);
+    assert_eq!(receiver.replica.applied_index(), 2);
+    assert!(!receiver.replica.is_readable());
+    assert_eq!(slots_of(&receiver.replica).superblock().readable_from, 9);
     receiver.apply((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
-    assert!(receiver.shared.is_readable());
+    assert!(receiver.replica.is_readable());
 }
 
 /// An index that the log never reaches would spread to whoever is sent it, and keep them from
@@ -158,15 +158,15 @@ async fn slots_ahead_of_the_senders_own_log_are_not_sent() {
         let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
         let mut sender = member(&disk, &[1, 2]).await;
         if by_label {
-            slots_of(&sender.shared).set_readable_from(1 << 40).unwrap();
+            slots_of(&sender.replica).set_readable_from(1 << 40).unwrap();
         } else {
             let beyond = command(&[(7, Action::Increment { by: 1 })]); // nowhere in the log
-            sender.shared.machine.apply(3, &beyond).unwrap();
+            sender.replica.machine.apply(3, &beyond).unwrap();
         }
         let mut receiver = member(&other, &[]).await;
         let (is_sent, is_received, _) = transfer(&mut sender, &mut receiver).await;
         assert!(!is_sent && !is_received);
-        assert!(slots_of(&receiver.shared).readable_from() <= 2);
+        assert!(slots_of(&receiver.replica).readable_from() <= 2);
         assert_eq!(receiver.value(7), None);
     }
 }
@@ -180,7 +180,7 @@ pub(super) fn with_slot_2_damaged(disk: &SimDisk) -> Stores {
     // Otherwise the last round, which holds the whole page, would mend it.
     disk.flip_bit(&directory.join(DOUBLE_FILE), 16, 0).unwrap();
     let stores = place.open();
-    let slots = slots_of(&stores.shared);
+    let slots = slots_of(&stores.replica);
     let learned = slots.learn_pages(0, u64::MAX);
     assert_eq!(learned.damaged, vec![key]);
     assert_eq!(slots.damaged_slots(), vec![key]);
@@ -198,7 +198,7 @@ async fn a_slot_that_is_damaged_here_travels_although_it_did_not_change() {
     let mut sender = member(&disk, &[1, 2, 3, 4]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), Some(b"1".to_vec()));
-    assert_eq!(slots_of(&receiver.shared).damaged_slots(), Vec::<u64>::new());
+    assert_eq!(slots_of(&receiver.replica).damaged_slots(), Vec::<u64>::new());
 }
 
 /// Whoever keeps it damaged can never send a snapshot, once it leads.
@@ -209,15 +209,15 @@ async fn a_damaged_slot_that_was_never_written_is_repaired_too() {
     receiver.checkpoint().await;
     drop(receiver);
     let mut receiver = with_slot_2_damaged(&other);
-    slots_of(&receiver.shared).scan(0, 0, usize::MAX, &mut Vec::new()).unwrap_err();
+    slots_of(&receiver.replica).scan(0, 0, usize::MAX, &mut Vec::new()).unwrap_err();
     let mut sender = member(&disk, &[1, 3, 4]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.value(2), None);
-    assert_eq!(slots_of(&receiver.shared).damaged_slots(), Vec::<u64>::new());
+    assert_eq!(slots_of(&receiver.replica).damaged_slots(), Vec::<u64>::new());
     drop(receiver);
     // For good, and as a sender in its turn.
     let mut receiver = after_power_loss(&other).open();
-    assert_eq!(slots_of(&receiver.shared).learn_pages(0, u64::MAX).damaged, Vec::<u64>::new());
+    assert_eq!(slots_of(&receiver.replica).learn_pages(0, u64::MAX).damaged, Vec::<u64>::new());
     receiver.wal.drop_all_and_purge_to(log_id_to(&log_id(1, 3)));
     let mut joiner = member(&third, &[]).await;
     assert_eq!(transfer(&mut receiver, &mut joiner).await, (true, true, 3));
@@ -236,8 +236,8 @@ async fn a_damaged_slot_is_not_repaired_from_a_member_that_lags() {
     let mut receiver = with_slot_2_damaged(&other);
     let mut sender = member(&disk, &[2, 2]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 0));
-    slots_of(&receiver.shared).read(2).unwrap_err();
-    assert_eq!(slots_of(&receiver.shared).damaged_slots(), vec![2]);
+    slots_of(&receiver.replica).read(2).unwrap_err();
+    assert_eq!(slots_of(&receiver.replica).damaged_slots(), vec![2]);
 }
 
 /// H24, and I2 of `replica/snapshot.rs`: nobody takes a snapshot for whole that has a hole where the
@@ -252,7 +252,7 @@ async fn a_snapshot_is_never_finished_over_a_damaged_slot_of_the_sender() {
     let mut receiver = member(&other, &[]).await;
     let (is_sent, is_received, _) = transfer(&mut sender, &mut receiver).await;
     assert!(!is_sent && !is_received);
-    assert_eq!(receiver.shared.applied().log_id, None);
+    assert_eq!(receiver.replica.applied().log_id, None);
 }
 
 #[tokio::test]
@@ -348,13 +348,13 @@ async fn frames_dropped_doubled_swapped_or_cut_off_install_nothing() {
         })
         .await;
         assert!(!is_installed, "{name}");
-        assert_eq!(receiver.shared.applied().log_id, None, "{name}");
-        assert!(!receiver.shared.is_readable(), "{name}");
+        assert_eq!(receiver.replica.applied().log_id, None, "{name}");
+        assert!(!receiver.replica.is_readable(), "{name}");
         // Slots ahead are found by the next start too.
-        let shared = receiver.shared.clone();
-        tokio::task::spawn_blocking(move || shared.write_back().unwrap()).await.unwrap();
+        let replica = receiver.replica.clone();
+        tokio::task::spawn_blocking(move || replica.write_back().unwrap()).await.unwrap();
         let mut after = after_power_loss(&disk).open();
-        assert!(!after.shared.is_readable(), "{name}");
+        assert!(!after.replica.is_readable(), "{name}");
         assert_eq!(after.machine.applied_state().await.unwrap().0, None, "{name}");
         assert_eq!(after.log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 0)));
     }
@@ -376,7 +376,7 @@ async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
     let take = async {
         let (mut reader, mut writer) = accept(&listener).await;
         let judge = |_: &SnapshotBegin| Ok(None);
-        snapshot::receive(&receiver.shared, &mut reader, &mut writer, &judge).await.unwrap_err()
+        snapshot::receive(&receiver.replica, &mut reader, &mut writer, &judge).await.unwrap_err()
     };
     let (error, ()) = tokio::join!(take, send);
     assert!(snapshot::disk_failure(&error).is_some(), "{error}");
@@ -389,23 +389,23 @@ async fn a_write_that_fails_under_a_snapshot_is_told_as_the_disks() {
 #[tokio::test]
 async fn the_log_behind_a_snapshot_is_not_purged() {
     let mut stores = member(&SimDisk::new(1), &[1, 2, 3]).await;
-    let shared = stores.shared.clone();
-    assert_eq!(shared.purge_bound(), u64::MAX);
+    let replica = stores.replica.clone();
+    assert_eq!(replica.purge_bound(), u64::MAX);
     let snapshot = labelled(&mut stores).await;
-    assert_eq!(shared.purge_bound(), 3);
+    assert_eq!(replica.purge_bound(), 3);
     stores.apply(vec![increment(1, 4, 4)]).await.unwrap();
     let later = labelled(&mut stores).await;
-    assert_eq!(shared.purge_bound(), 3);
+    assert_eq!(replica.purge_bound(), 3);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let sender = sender_of(&stores);
     let sending = tokio::spawn(async move { send(&sender, &address, snapshot).await.is_ok() });
     let (mut reader, writer) = accept(&listener).await;
     reader.expect(FrameKind::SnapshotBegin).await.unwrap();
-    assert_eq!(shared.purge_bound(), 3);
+    assert_eq!(replica.purge_bound(), 3);
     drop((reader, writer));
     assert!(!sending.await.unwrap());
-    assert_eq!(shared.purge_bound(), 4, "a transfer that failed holds nothing");
+    assert_eq!(replica.purge_bound(), 4, "a transfer that failed holds nothing");
     drop(later);
-    assert_eq!(shared.purge_bound(), u64::MAX);
+    assert_eq!(replica.purge_bound(), u64::MAX);
 }
