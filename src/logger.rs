@@ -256,14 +256,14 @@ async fn follow_all(configs: Vec<Config>) -> Result<u8, Failed> {
 async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(), (u8, String)> {
     let words = |error: &dyn std::error::Error| (1, crate::fault::chain(error));
     say(&banner::head(&config));
+    let host = Host::real();
     let listener = if config.has_client_port {
-        let listener = program::listen(&config.client_address).await;
+        let listener = program::listen(&host, &config.client_address).await;
         Some(listener.map_err(|error| words(&error))?)
     } else {
         None
     };
     let mut stopped = stopping.clone();
-    let host = Host::real();
     let node = tokio::select! {
         started = node::start(&host, config, Box::new(|_, _| {})) => {
             started.map_err(|error| (error.exit_code(), crate::fault::chain(&error)))?

@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
@@ -25,7 +24,7 @@ use crate::banner;
 use crate::config::{Address, Config, LogLevel};
 use crate::descriptors::{self, DESCRIPTOR_COUNT_MIN, DESCRIPTOR_COUNT_WANTED};
 use crate::fault::{self, Fault};
-use crate::host::Host;
+use crate::host::{Host, Listener};
 use crate::lines::{self, Said};
 use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
@@ -114,11 +113,11 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     // Before the node opens its files, so that neither a taken port nor an early Ctrl-C costs a
     // recovery.
     let mut signals = Signals::new().map_err(failed)?;
-    let listener = listen(&config.client_address).await.map_err(failed)?;
+    let host = Host::real();
+    let listener = listen(&host, &config.client_address).await.map_err(failed)?;
     let throughput = config.throughput_folder.as_deref();
     let throughput = throughput.map(|folder| ThroughputFile::open(folder, &config.id));
     let throughput = throughput.transpose().map_err(failed)?;
-    let host = Host::real();
     let mut progress = Progress::new();
     let report = Box::new(move |done, all| progress.report(done, all));
     let node = tokio::select! {
@@ -242,9 +241,10 @@ impl Signals {
     }
 }
 
-pub(crate) async fn listen(address: &Address) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind((address.host.as_str(), address.port)).await;
+/// Listens for clients.
+pub(crate) async fn listen(host: &Host, address: &Address) -> Result<Listener, StartError> {
     let address = address.to_string();
+    let bound = host.net.listen(&address).await;
     bound.map_err(|source| StartError::Listen { flag: "port", address, source })
 }
 

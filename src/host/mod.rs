@@ -2,7 +2,7 @@
 //! gives it simulated ones, and has a cluster of whole nodes in one process.
 //!
 //! Called by everything that starts a node or is part of one; calls `storage`. Time is tokio's, which a
-//! test may pause. Clients' sockets are not in here yet: they come to `server` as they are.
+//! test may pause.
 
 mod net;
 
@@ -18,7 +18,7 @@ pub use net::{Listener, LocalNet, Net, ReadHalf, Stream, WriteHalf};
 pub struct Host {
     /// Where its files are.
     pub disk: Arc<dyn Disk>,
-    /// Where its peers are.
+    /// Where its peers and its clients are.
     pub net: Net,
     /// Where ids and secrets come from.
     pub random: Random,

@@ -1,18 +1,21 @@
-//! Byte streams between members: TCP, or pipes within one process.
+//! Byte streams of members and clients: TCP, or pipes within one process.
 //!
-//! Called by `peer`, `cluster` and `node`; calls tokio. An address is `HOST:PORT` in both. Whatever ends
-//! one half of a stream ends what the other side waits for.
+//! Called by `peer`, `cluster`, `node` and `server`; calls tokio. An address is `HOST:PORT` in both.
+//! Whatever ends one half of a stream ends what the other side waits for. There is no peeking: a pipe
+//! could not do it, nor could an encrypted stream.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -30,7 +33,7 @@ const PIPE_BYTES: usize = 256 << 10;
 /// Connections of a pipe's listener that wait to be accepted.
 const BACKLOG: usize = 64;
 
-/// Where members reach each other.
+/// Where members and clients reach a node.
 #[derive(Debug, Clone)]
 pub enum Net {
     /// The machine's network.
@@ -125,6 +128,25 @@ impl From<TcpStream> for Stream {
 }
 
 impl Stream {
+    /// Has small writes leave at once; a pipe never holds one back.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_nodelay(true),
+            Stream::Local(_) => Ok(()),
+        }
+    }
+
+    /// The address of this end, if it has one; a pipe has none.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Local(_) => None,
+        }
+    }
+
     /// Splits it. The kernel ends a TCP connection when the other side is gone, whether anything is
     /// sent or not.
     ///
@@ -142,6 +164,64 @@ impl Stream {
                 let (read, write) = tokio::io::split(pipe);
                 Ok((ReadHalf::Local(read), WriteHalf::Local(write)))
             }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Local(pipe) => Pin::new(pipe).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Local(pipe) => Pin::new(pipe).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Stream::Local(pipe) => Pin::new(pipe).poll_write_vectored(context, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Local(pipe) => pipe.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Local(pipe) => Pin::new(pipe).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Local(pipe) => Pin::new(pipe).poll_shutdown(context),
         }
     }
 }

@@ -7,8 +7,10 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
+
+use crate::host::Stream;
 
 /// What the others hear, in Redis' words.
 pub(super) const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -22,12 +24,11 @@ const WORD_BYTES: usize = 19;
 const WORDS: [&[u8]; 3] =
     [b"*2\r\n$9\r\nDISKSTORE\r\n", b"*3\r\n$9\r\nDISKSTORE\r\n", b"DISKSTORE "];
 
-/// Whether the first request of a connection is about the node itself; it stays unread.
-pub(super) async fn asks_about_the_node(stream: &TcpStream) -> bool {
-    let mut first = [0; WORD_BYTES];
-    let Ok(Ok(count)) = timeout(WORD_TIME_MAX, stream.peek(&mut first)).await else {
-        return false;
-    };
-    let first = first.get(..count).unwrap_or_default().to_ascii_uppercase();
-    WORDS.iter().any(|word| first.starts_with(word))
+/// What was read of the first request of a connection, if that is about the node itself.
+pub(super) async fn asks_about_the_node(stream: &mut Stream) -> Option<Vec<u8>> {
+    let mut first = vec![0; WORD_BYTES];
+    let read = timeout(WORD_TIME_MAX, stream.read(&mut first)).await;
+    first.truncate(read.ok()?.ok()?);
+    let word = first.to_ascii_uppercase();
+    WORDS.iter().any(|asked| word.starts_with(asked)).then_some(first)
 }

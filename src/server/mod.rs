@@ -35,12 +35,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use futures_util::FutureExt;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::descriptors::{Place, Places, Shares};
+use crate::host::{Listener, Stream};
 use crate::node::Node;
 use clients::Clients;
 use keys::Keys;
@@ -90,7 +92,7 @@ impl Server {
     /// Serves clients until `stop` becomes true; then sessions answer what they have taken and end.
     ///
     /// Returns when no session is left, after a few seconds at the latest.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
         let mut sessions = JoinSet::new();
         let sessions_stop = stop.clone();
         loop {
@@ -120,7 +122,7 @@ impl Server {
 
     fn begin(
         self: &Arc<Self>,
-        (stream, peer): (TcpStream, SocketAddr),
+        (mut stream, peer): (Stream, SocketAddr),
         sessions: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
@@ -132,7 +134,7 @@ impl Server {
                     sessions.spawn(served);
                 }
                 // The socket is new, so its buffer takes this line; if not, it is closed all the same.
-                None => drop(stream.try_write(FULL)),
+                None => drop(stream.write(FULL).now_or_never()),
             }
             return;
         }
@@ -142,12 +144,12 @@ impl Server {
     /// Serves who comes beyond the clients' share (I1).
     async fn serve_late(
         self: Arc<Self>,
-        (stream, peer): (TcpStream, SocketAddr),
+        (mut stream, peer): (Stream, SocketAddr),
         stop: watch::Receiver<bool>,
         _place: Place,
     ) {
-        if asks_about_the_node(&stream).await {
-            let session = self.session((stream, peer), &stop);
+        if let Some(first) = asks_about_the_node(&mut stream).await {
+            let session = self.session((stream, peer), &stop).after(&first);
             drop(timeout(ADMINISTRATION_TIME_MAX, session.run()).await);
         } else if let Err(error) = refuse(stream, FULL).await {
             tracing::debug!(%peer, %error, "refused: too many connections");
@@ -156,20 +158,20 @@ impl Server {
 
     fn session(
         self: &Arc<Self>,
-        (stream, peer): (TcpStream, SocketAddr),
+        (stream, peer): (Stream, SocketAddr),
         stop: &watch::Receiver<bool>,
     ) -> Session {
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%peer, %error, "replies may be delayed by the system");
         }
-        let entered = self.clients.enter(peer, stream.local_addr().ok());
+        let entered = self.clients.enter(peer, stream.local_address());
         Session::new(Arc::clone(self), entered, (stream, peer), stop.clone())
     }
 }
 
 /// Answers whoever comes while the node starts, once that takes long. When it is dropped, those who
 /// have not heard their answer yet are cut off.
-pub async fn tell_starting(listener: &TcpListener) -> Infallible {
+pub async fn tell_starting(listener: &Listener) -> Infallible {
     sleep(START_PATIENCE).await;
     let mut told = JoinSet::new();
     loop {
@@ -203,14 +205,15 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
     #[tokio::test]
     async fn clients_of_a_node_that_starts_are_told_so() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let (address, listener) = (listener.local_addr().unwrap(), Listener::from(listener));
         let ask = async {
             for _ in 0..2 * TOLD_COUNT_MAX {
                 let mut client = TcpStream::connect(address).await.unwrap();

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -35,6 +34,7 @@ use super::requester::Requester;
 use super::resp::RespDialect;
 use super::socket::{Came, Socket, UNSENT_BYTES_MAX, Wanted, linger};
 use super::turn::{Dialect, turn};
+use crate::host::Stream;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,11 +63,17 @@ impl Session {
     pub(crate) fn new(
         server: Arc<Server>,
         entered: Entered,
-        (stream, peer): (TcpStream, SocketAddr),
+        (stream, peer): (Stream, SocketAddr),
         stop: watch::Receiver<bool>,
     ) -> Session {
         let socket = Socket::new(stream, Arc::clone(&server.backlog), stop);
         Session { server, entered, socket, peer }
+    }
+
+    /// The session, where so much was read of the connection already.
+    pub(crate) fn after(mut self, first: &[u8]) -> Session {
+        self.socket.input().extend_from_slice(first);
+        self
     }
 
     /// Serves the client until it leaves, breaks the protocol, or the node stops.
@@ -169,7 +175,7 @@ impl Session {
 }
 
 /// Tells a client why it is not served, and ends its connection.
-pub(super) async fn refuse(mut stream: TcpStream, line: &[u8]) -> io::Result<()> {
+pub(super) async fn refuse(mut stream: Stream, line: &[u8]) -> io::Result<()> {
     stream.write_all(line).await?;
     linger(&mut stream).await
 }

@@ -7,7 +7,7 @@
 //! - I1: bytes leave in the order in which they were appended.
 //! - I2: a client has room for replies while less than [`UNSENT_BYTES_MAX`] wait for it, and less
 //!   than [`UNSENT_BYTES_SHARE`] once [`UNSENT_BYTES_MAX_ALL`] wait for all clients together.
-//!   Nothing is read for one without room.
+//!   Of one without room no more is read than the one byte that says that it asks for more.
 //! - I3: one that waits for its client keeps next to no memory.
 
 use std::cell::RefCell;
@@ -23,9 +23,10 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
+
+use crate::host::Stream;
 
 /// Bytes of replies that may wait for one client. The turn that reaches it may go beyond.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
@@ -76,6 +77,14 @@ pub(crate) enum Came {
     Stalled,
 }
 
+/// One wait, over all its polls.
+struct Waiting {
+    wanted: Wanted,
+    /// A byte came while there was no room for replies: it stands in the input.
+    asks_for_more: bool,
+    patience: Patience,
+}
+
 /// Bytes of replies that wait for clients.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
@@ -115,7 +124,7 @@ impl Drop for Share {
 
 /// The socket of one client, with its buffers.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     /// Ends when the node stops; not polled after that.
     stopping: BoxFuture<'static, ()>,
     input: BytesMut,
@@ -130,7 +139,7 @@ pub(crate) struct Socket {
 impl Socket {
     /// A socket that was just accepted.
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
         backlog: Arc<Backlog>,
         mut stop: watch::Receiver<bool>,
     ) -> Socket {
@@ -208,14 +217,13 @@ impl Socket {
     /// # Errors
     /// The client is gone.
     pub(crate) async fn wait(&mut self, wanted: Wanted) -> io::Result<Came> {
-        let mut patience = Patience::default();
-        poll_fn(|context| self.poll_wanted(wanted, &mut patience, context)).await
+        let mut waiting = Waiting { wanted, asks_for_more: false, patience: Patience::default() };
+        poll_fn(|context| self.poll_wanted(&mut waiting, context)).await
     }
 
     fn poll_wanted(
         &mut self,
-        wanted: Wanted,
-        patience: &mut Patience,
+        waiting: &mut Waiting,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Came>> {
         if self.stopping.poll_unpin(context).is_ready() {
@@ -226,22 +234,25 @@ impl Socket {
             return Poll::Ready(Err(error));
         }
         if self.unsent.len() < unsent_before {
-            patience.restart();
+            waiting.patience.restart();
         }
         if self.has_room() {
-            return match wanted {
-                Wanted::Room => Poll::Ready(Ok(Came::Wanted)),
-                Wanted::Bytes => self.poll_read(context),
+            return match waiting.wanted {
+                Wanted::Bytes if !waiting.asks_for_more => self.poll_read(context),
+                Wanted::Bytes | Wanted::Room => Poll::Ready(Ok(Came::Wanted)),
             };
         }
-        if wanted == Wanted::Bytes {
+        if waiting.wanted == Wanted::Bytes && !waiting.asks_for_more {
             let mut first = [0];
             let mut first = ReadBuf::new(&mut first);
-            if ready!(self.stream.poll_peek(context, &mut first))? == 0 {
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut first))?;
+            if first.filled().is_empty() {
                 return Poll::Ready(Ok(Came::End));
             }
+            self.input.extend_from_slice(first.filled());
+            waiting.asks_for_more = true;
         }
-        ready!(patience.poll(ROOM_TIMEOUT, context));
+        ready!(waiting.patience.poll(ROOM_TIMEOUT, context));
         Poll::Ready(Ok(Came::Stalled))
     }
 
@@ -304,7 +315,7 @@ impl Socket {
 ///
 /// # Errors
 /// The client is gone.
-pub(crate) async fn linger(stream: &mut TcpStream) -> io::Result<()> {
+pub(crate) async fn linger(stream: &mut Stream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut dropped = Dropped::default();
     let (mut silent, mut whole) = (Patience::default(), Patience::default());
@@ -322,7 +333,7 @@ pub(crate) async fn linger(stream: &mut TcpStream) -> io::Result<()> {
 
 /// The sending half of a socket.
 pub(crate) struct Outgoing<'a> {
-    stream: &'a mut TcpStream,
+    stream: &'a mut Stream,
     unsent: &'a mut BytesMut,
     share: &'a mut Share,
 }
@@ -356,7 +367,7 @@ struct Dropped {
 
 impl Dropped {
     /// Takes what has come; whether that was anything.
-    fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> io::Result<bool> {
+    fn poll(&mut self, stream: &mut Stream, context: &mut Context<'_>) -> io::Result<bool> {
         let bytes_before = self.bytes;
         while !self.is_over {
             let came = RECEIVED.with_borrow_mut(|received| {
@@ -392,7 +403,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -402,7 +413,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (stop, stopping) = watch::channel(false);
-        (Socket::new(stream, Arc::clone(backlog), stopping), client, stop)
+        (Socket::new(stream.into(), Arc::clone(backlog), stopping), client, stop)
     }
 
     #[tokio::test]
@@ -435,9 +446,24 @@ mod tests {
         assert!(!socket.has_room());
         client.write_all(b"more").await.unwrap();
         assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::Stalled);
-        assert_eq!(socket.input().len(), 0, "nothing is read for one without room");
+        assert_eq!(&socket.input()[..], b"m", "no more is read of one without room");
         assert_eq!(socket.wait(Wanted::Room).await.unwrap(), Came::Stalled);
         assert!(socket.send_rest().await.is_err(), "it has an end");
+    }
+
+    #[tokio::test]
+    async fn the_byte_of_one_without_room_is_served_once_there_is_room() {
+        let backlog = Arc::default();
+        let (mut socket, mut client, _stop) = pair(&backlog).await;
+        let replies = vec![7; UNSENT_BYTES_MAX + (32 << 20)];
+        socket.append(&replies);
+        client.write_all(b"!").await.unwrap();
+        let mut found = vec![0; replies.len()];
+        tokio::select! {
+            came = socket.wait(Wanted::Bytes) => assert_eq!(came.unwrap(), Came::Wanted),
+            taken = client.read_exact(&mut found) => panic!("the byte is not served: {taken:?}"),
+        }
+        assert_eq!(&socket.input()[..], b"!");
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::disk::{CrashMode, SimDisk};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::cli::{Number, Settings};
@@ -11,6 +13,7 @@ use crate::command::{Body, Command, Freshness, ReadLevel, slot_key};
 use crate::config::{Config, MachineKind};
 use crate::host::{Host, LocalNet, Net, Random};
 use crate::node::{self, Node};
+use crate::server::Server;
 
 /// Nothing that must come takes longer.
 const LONG: Duration = Duration::from_mins(1);
@@ -32,6 +35,16 @@ async fn start(net: &LocalNet, disk: &SimDisk, nth: u64) -> Arc<Node> {
     let host = Host { disk: Arc::new(disk.clone()), net, random: Random::System };
     let started = timeout(LONG, node::start(&host, config, Box::new(|_, _| {}))).await;
     started.expect("it starts in time").unwrap()
+}
+
+/// What a client of node `nth` reads that asks for this, for as long as the expected answer.
+async fn ask(net: &LocalNet, nth: u64, request: &[u8], expected: &[u8]) {
+    let net = Net::Local(net.clone());
+    let mut stream = net.dial(&format!("127.0.0.1:{}", 11000 + nth)).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut found = vec![0; expected.len()];
+    timeout(LONG, stream.read_exact(&mut found)).await.expect("an answer").unwrap();
+    assert_eq!(String::from_utf8_lossy(&found), String::from_utf8_lossy(expected));
 }
 
 async fn set(node: &Node, slot: u64, value: &[u8]) -> u64 {
@@ -71,6 +84,30 @@ async fn a_cluster_on_simulated_disks_and_pipes_survives_a_power_loss() {
     let body = timeout(LONG, held(&again, 7, second)).await.unwrap();
     assert_eq!(body, Body::Value(Some(bytes::Bytes::from_static(b"after"))));
     for node in nodes.iter().chain([&again]) {
+        timeout(LONG, node.stop()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn clients_reach_whole_nodes_through_pipes() {
+    let (net, disks) = (LocalNet::default(), [4, 5, 6].map(SimDisk::new));
+    let (stop, stopping) = watch::channel(false);
+    let (mut nodes, mut servers) = (Vec::new(), Vec::new());
+    for (nth, disk) in (0..).zip(&disks) {
+        let node = start(&net, disk, nth).await;
+        let address = node.config().client_address.to_string();
+        let listener = Net::Local(net.clone()).listen(&address).await.unwrap();
+        let server = Server::new(node.clone(), &[]);
+        servers.push(tokio::spawn(server.run(listener, stopping.clone())));
+        nodes.push(node);
+    }
+    let set = b"*3\r\n$3\r\nSET\r\n$1\r\n7\r\n$5\r\nhello\r\n";
+    ask(&net, 1, set, b"+OK\r\n").await;
+    ask(&net, 2, b"*2\r\n$3\r\nGET\r\n$1\r\n7\r\n", b"$5\r\nhello\r\n").await;
+    ask(&net, 0, b"GET 7\r\nQUIT\r\n", b"$5\r\nhello\r\n+OK\r\n").await;
+    stop.send_replace(true);
+    for (node, server) in nodes.iter().zip(servers) {
+        timeout(LONG, server).await.expect("its sessions end").unwrap();
         timeout(LONG, node.stop()).await.unwrap();
     }
 }
