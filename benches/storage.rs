@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use diskstore_storage::LogId;
 use diskstore_storage::disk::RealDisk;
 use diskstore_storage::slots::{Geometry, New, Options as SlotOptions, Slots};
 use diskstore_storage::state::Change;
 use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, SyncMode, Wal};
+use diskstore_storage::{LogId, LogIndex, SlotIndex, Term};
 
 const VALUE_BYTES: u64 = 1024;
 /// What 64 clients have on their way.
@@ -33,7 +33,7 @@ fn open(directory: &Path, sync: SyncMode) -> Wal {
 /// Entries from `first` on; they share one payload, as commands share the buffer they came in.
 fn entries(payload: &Bytes, first: u64) -> impl Iterator<Item = Entry> {
     (first..first + BATCH_ENTRIES).map(|index| Entry {
-        log_id: LogId { term: 1, index },
+        log_id: LogId { term: Term::new(1), index },
         kind: EntryKind::Normal,
         payload: payload.clone(),
     })
@@ -47,7 +47,7 @@ fn commit(wal: &Wal, payload: &Bytes, next: &mut u64) {
         wal.write(batch).unwrap();
     }
     if wal.is_prepare_due() {
-        wal.purge(LogId { term: 1, index: *next - BATCH_ENTRIES });
+        wal.purge(LogId { term: Term::new(1), index: *next - BATCH_ENTRIES });
         wal.release(*next);
         wal.prepare().unwrap();
         wal.reclaim().unwrap();
@@ -108,7 +108,9 @@ fn full_slots(directory: &Path) -> Slots {
 
 fn set(slots: &Slots, key: u64, index: u64, value: &[u8]) {
     let mut guard = slots.lock([key].into_iter());
-    guard.apply(key, index, |_| Change::Set(Cow::Borrowed(value))).unwrap();
+    guard
+        .apply(SlotIndex::new(key), LogIndex::new(index), |_| Change::Set(Cow::Borrowed(value)))
+        .unwrap();
 }
 
 fn slots(criterion: &mut Criterion) {

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::slots::{Current, Guard, ROUND_PAGES_DEFAULT, Slots};
 use diskstore_storage::state::{Applied, Change, Checkpointed, PAGE_BYTES, Target, Versioned};
+use diskstore_storage::{LogIndex, SlotIndex};
 use smallvec::{SmallVec, smallvec};
 
 use super::any::{AnyMachine, LiveKeys, Scanned};
@@ -158,7 +159,7 @@ impl DiskMachine {
         let begins_anew = operations.first().is_some_and(|first| replaces(&first.action, limits));
         let only_reads = operations.iter().all(|operation| operation.action.is_read());
         let mut is_damaged = false;
-        let applied = guard.apply(key, index, |base| {
+        let applied = guard.apply(SlotIndex::new(key), LogIndex::new(index), |base| {
             if begins_anew && let [Operation { action: Action::Set { value, .. }, .. }] = operations
             {
                 record(0, Outcome { changed: true, ..nothing(index) });

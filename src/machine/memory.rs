@@ -255,10 +255,10 @@ fn outcome_of(Versioned { index, value }: Versioned) -> Outcome {
 mod tests {
     use std::path::Path;
 
-    use diskstore_storage::LogId;
     use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
     use diskstore_storage::keys::{New, Options};
     use diskstore_storage::state::Membership;
+    use diskstore_storage::{LogId, Term};
 
     use super::*;
     use crate::command::{Answer, CommandBuilder, Condition};
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(bodies, [&Body::Integer(5), &Body::Integer(1), &Body::Integer(12)]);
         machine.apply(3, &twice).unwrap(); // replayed
         assert_eq!(value(&machine, "b").as_deref(), Some("12"));
-        let log_id = LogId { term: 1, index: 2 };
+        let log_id = LogId { term: Term::new(1), index: 2 };
         let target = Target { log_id, membership: Membership::default() };
         // The file says 2, and has what 3 did.
         machine.keys().checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();

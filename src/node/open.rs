@@ -329,6 +329,7 @@ fn machine_memory_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use diskstore_storage::Term;
     use diskstore_storage::disk::SimDisk;
     use diskstore_storage::wal::{Entry, EntryKind, Nonces};
 
@@ -341,7 +342,7 @@ mod tests {
         let (directory, aside) = (Path::new("/node/wal"), Path::new("/node/tmp"));
         let options = wal::Options { segment_bytes: wal::SEGMENT_BYTES_MIN, ..options.clone() };
         let (wal, _) = Wal::open(Arc::new(disk.clone()), directory, aside, &options).unwrap();
-        let log_id = LogId { term: 1, index: 0 };
+        let log_id = LogId { term: Term::new(1), index: 0 };
         wal.append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new() }]).unwrap();
         wal.write(wal.seal().unwrap()).unwrap();
         disk.read_file(&directory.join("0000000000000001.segment")).unwrap()

@@ -74,7 +74,7 @@ pub async fn start(
     check_identity(&config, found.as_ref(), &*disk)?;
     let listeners = listen(host, &config).await?;
     let process = u64::from_le_bytes(random(host)?);
-    let place = find_place(host, &config, found, (&listeners, process)).await?;
+    let place = find_place(host, &config, found, &listeners, process).await?;
     let faults = Faults::new();
     let opened = open_files(host, &config, &place.identity, place.cluster_id, progress).await;
     if opened.is_err() && place.is_first_start && data_in(&config, &*disk)?.is_none() {
@@ -152,7 +152,7 @@ pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), Remov
     let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
     let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
     let joined = joined.map_err(|error| failed(error.to_string()))?;
-    remove_departed(host, config, (joined.cluster_id, member_id), &setup.targets).await
+    remove_departed(host, config, joined.cluster_id, member_id, &setup.targets).await
 }
 
 /// Asks members for the removal of the one with these settings and ids, which does not run.
@@ -162,7 +162,8 @@ pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), Remov
 pub async fn remove_departed(
     host: &Host,
     config: &Config,
-    (cluster_id, member_id): (u128, u64),
+    cluster_id: u128,
+    member_id: u64,
     addresses: &[String],
 ) -> Result<(), RemoveError> {
     let failed =
@@ -284,7 +285,8 @@ async fn find_place(
     host: &Host,
     config: &Config,
     found: Option<Identity>,
-    (listeners, process): (&Listeners, u64),
+    listeners: &Listeners,
+    process: u64,
 ) -> Result<Place, StartError> {
     let directory = config.data_dir.display().to_string();
     match found {

@@ -87,7 +87,8 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Live {
-    fn start((address, (reader, writer)): Dialled) -> Live {
+    fn start(dialled: Dialled) -> Live {
+        let (address, (reader, writer)) = dialled;
         let (queue, calls) = mpsc::channel(QUEUE_MAX);
         let pending: Pending = Arc::new(Mutex::new(Some(Waiting::default())));
         let end = Arc::new(Notify::new());

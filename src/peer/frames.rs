@@ -5,7 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
-use diskstore_storage::{LogId, Vote};
+use diskstore_storage::{LogId, MemberId, Term, Vote};
 
 use crate::command::cursor::Cursor;
 use crate::command::{COMMAND_BYTES_MAX, DecodeError};
@@ -151,25 +151,29 @@ impl Header {
 
 /// Appends a vote.
 pub(crate) fn put_vote(out: &mut Vec<u8>, vote: &Vote) {
-    out.put_u64_le(vote.term);
-    out.put_u64_le(vote.node_id);
+    out.put_u64_le(vote.term.get());
+    out.put_u64_le(vote.node_id.get());
     out.put_u8(u8::from(vote.committed));
 }
 
 /// Reads a vote.
 pub(crate) fn read_vote(cursor: &mut Cursor) -> Result<Vote, DecodeError> {
-    Ok(Vote { term: cursor.u64()?, node_id: cursor.u64()?, committed: cursor.boolean()? })
+    Ok(Vote {
+        term: Term::new(cursor.u64()?),
+        node_id: MemberId::new(cursor.u64()?),
+        committed: cursor.boolean()?,
+    })
 }
 
 /// Appends a log id.
 pub(crate) fn put_log_id(out: &mut Vec<u8>, log_id: &LogId) {
-    out.put_u64_le(log_id.term);
+    out.put_u64_le(log_id.term.get());
     out.put_u64_le(log_id.index);
 }
 
 /// Reads a log id.
 pub(crate) fn read_log_id(cursor: &mut Cursor) -> Result<LogId, DecodeError> {
-    Ok(LogId { term: cursor.u64()?, index: cursor.u64()? })
+    Ok(LogId { term: Term::new(cursor.u64()?), index: cursor.u64()? })
 }
 
 /// Appends a log id that may be absent.

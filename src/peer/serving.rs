@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::connection::{FrameReader, FrameWriter, bad_frame, in_time};
+use super::connection::{Connection, bad_frame, in_time};
 use super::frames::FrameKind;
 use super::requests::{Method, put_response, read_request};
 
@@ -35,13 +35,14 @@ pub(crate) struct Allowance {
 /// Of the socket; bytes that are no request, or one that `answer` has no answer to; `TimedOut` if
 /// the other side asks or takes nothing for too long.
 pub(crate) async fn serve<F>(
-    (mut reader, mut writer): (FrameReader, FrameWriter),
+    connection: Connection,
     allowance: Allowance,
     answer: impl Fn(Method, Bytes) -> F,
 ) -> io::Result<()>
 where
     F: Future<Output = Option<Vec<u8>>> + Send + 'static,
 {
+    let (mut reader, mut writer) = connection;
     let Allowance { request_count_max, idle_max, write_max } = allowance;
     let permits = Arc::new(Semaphore::new(request_count_max));
     let (answers, mut ready) = mpsc::channel(request_count_max);
@@ -95,7 +96,7 @@ mod tests {
     use super::super::requests::{put_request, read_response};
     use super::*;
 
-    type Ends = (FrameReader, FrameWriter);
+    type Ends = Connection;
 
     /// Beyond this a test that waits has failed.
     const LONG: Duration = Duration::from_secs(20);

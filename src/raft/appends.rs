@@ -173,7 +173,8 @@ where
 }
 
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
-    fn new((address, (reader, writer)): Dialled, target: Target, input: S) -> Self {
+    fn new(dialled: Dialled, target: Target, input: S) -> Self {
+        let (address, (reader, writer)) = dialled;
         Appends {
             address,
             reader,
@@ -323,6 +324,7 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use diskstore_storage::Term;
     use diskstore_storage::disk::SimDisk;
     use diskstore_storage::wal::{Entry as StoredEntry, EntryKind, Nonces, Options as WalOptions};
     use futures_util::FutureExt;
@@ -346,7 +348,7 @@ mod tests {
     }
 
     fn log_id(index: u64) -> LogId {
-        log_id_from(StoredLogId { term: 1, index })
+        log_id_from(StoredLogId { term: Term::new(1), index })
     }
 
     /// A request that ends at this index, with an entry or with the commit index alone.
@@ -601,13 +603,13 @@ mod tests {
             last.set(last.get() + 1);
             let last = last.get();
             let payload = vec![7; 256 << 10].into();
-            let log_id = StoredLogId { term: 1, index: last };
+            let log_id = StoredLogId { term: Term::new(1), index: last };
             wal.append([StoredEntry { log_id, kind: EntryKind::Normal, payload }]).unwrap();
             wal.write(wal.seal().unwrap()).unwrap();
         };
         let write = || {
             append();
-            wal.save_committed(StoredLogId { term: 1, index: last.get() });
+            wal.save_committed(StoredLogId { term: Term::new(1), index: last.get() });
         };
         write();
         let mut appends =

@@ -180,7 +180,7 @@ impl Service for Peers {
         if state.vote != Some(vote) || state.last >= Some(acknowledged) {
             return None; // under another vote a shorter log may be healthy
         }
-        if vote.node_id != hello.from || origin != Origin::Logged {
+        if vote.node_id.get() != hello.from || origin != Origin::Logged {
             let reason = "that this member acknowledged more than its log holds is believed only of \
                           its leader, at the address that its log has";
             tracing::warn!(from = format!("{:016x}", hello.from), "{reason}");
@@ -292,8 +292,9 @@ impl Service for Peers {
 
 fn is_possible(wal: &Wal, vote: &Vote, from: u64) -> bool {
     let vote = vote_to(vote);
-    let own_term = wal.state().vote.map_or(0, |own| own.term);
-    let is_possible = vote.node_id == from && vote.term <= own_term.saturating_add(TERM_STEP_MAX);
+    let own_term = wal.state().vote.map_or(0, |own| own.term.get());
+    let is_possible =
+        vote.node_id.get() == from && vote.term.get() <= own_term.saturating_add(TERM_STEP_MAX);
     if !is_possible {
         let from = format!("{from:016x}");
         tracing::warn!(from, ?vote, "a frame holds a vote that cannot be its sender's");
@@ -324,11 +325,14 @@ async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<Ty
 
 #[cfg(test)]
 mod tests {
+    use diskstore_storage::Term;
+
     use super::*;
 
     #[test]
     fn a_log_has_one_entry_at_an_index_and_terms_that_do_not_fall() {
-        let id = |term, index| log_id_from(diskstore_storage::LogId { term, index });
+        let id =
+            |term, index| log_id_from(diskstore_storage::LogId { term: Term::new(term), index });
         for (one, is_one) in [
             (id(3, 8), true),
             (id(3, 7), true),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes};
 use diskstore_storage::state::{self, MEMBERSHIP_BYTES_MAX};
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote, wal};
+use diskstore_storage::{LogId as StoredLogId, MemberId, Term, Vote as StoredVote, wal};
 use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_std;
@@ -48,25 +48,26 @@ pub(super) type StoredMembership = StoredMembershipOf<TypeConfig>;
 
 /// openraft's log id from a stored one.
 pub(super) fn log_id_from(stored: StoredLogId) -> LogId {
-    LogId::new(leader_id_std::LeaderId::new(stored.term, 0).to_committed(), stored.index)
+    LogId::new(leader_id_std::LeaderId::new(stored.term.get(), 0).to_committed(), stored.index)
 }
 
 /// The stored form of a log id.
 pub(super) fn log_id_to(log_id: &LogId) -> StoredLogId {
-    StoredLogId { term: **log_id.committed_leader_id(), index: log_id.index }
+    StoredLogId { term: Term::new(**log_id.committed_leader_id()), index: log_id.index }
 }
 
 /// openraft's vote from a stored one.
 pub(super) fn vote_from(stored: StoredVote) -> Vote {
-    let leader = leader_id_std::LeaderId { term: stored.term, voted_for: stored.node_id };
+    let leader =
+        leader_id_std::LeaderId { term: stored.term.get(), voted_for: stored.node_id.get() };
     Vote::from_leader_id(leader, stored.committed)
 }
 
 /// The stored form of a vote.
 pub(super) fn vote_to(vote: &Vote) -> StoredVote {
     StoredVote {
-        term: vote.leader_id.term,
-        node_id: vote.leader_id.voted_for,
+        term: Term::new(vote.leader_id.term),
+        node_id: MemberId::new(vote.leader_id.voted_for),
         committed: vote.committed,
     }
 }

@@ -257,8 +257,10 @@ impl Member {
     fn leave(&self) -> Result<(), CompareError> {
         let runtime = runtime()?;
         let removed = match &self.known {
-            Some(Known { ids, others }) => {
-                runtime.block_on(node::remove_departed(&self.host, &self.config, *ids, others))
+            Some(Known { ids: (cluster_id, member_id), others }) => {
+                let (host, config) = (&self.host, &self.config);
+                let removal = node::remove_departed(host, config, *cluster_id, *member_id, others);
+                runtime.block_on(removal)
             }
             None => runtime.block_on(node::remove_unfinished(&self.host, &self.config)),
         };

@@ -10,7 +10,7 @@ use diskstore_storage::identity::TMP_NAME;
 use diskstore_storage::keys::{self, KEY_BYTES_MAX, Keys};
 use diskstore_storage::slots::{self, Geometry, Slots};
 use diskstore_storage::state::{Change, Membership, Target};
-use diskstore_storage::{Error, LogId};
+use diskstore_storage::{Error, LogId, LogIndex, SlotIndex, Term};
 
 use super::install::InstallError;
 use crate::oplog::{Record, RecordKind};
@@ -81,7 +81,11 @@ impl Store {
             Store::Slots(slots) => {
                 let slot = slot_of(slots.geometry(), record)?;
                 checked()?;
-                slots.lock(std::iter::once(slot)).apply(slot, index.max(1), |_| change)?;
+                slots.lock(std::iter::once(slot)).apply(
+                    SlotIndex::new(slot),
+                    LogIndex::new(index.max(1)),
+                    |_| change,
+                )?;
             }
             Store::Keys(keys) => {
                 let bytes = record.key.len();
@@ -118,7 +122,7 @@ impl Store {
     /// Makes all of it durable.
     pub(super) fn keep(&self, last_index: u64) -> Result<(), Error> {
         let membership = Membership { log_id: None, body: bytes::Bytes::new() };
-        let target = Target { log_id: LogId { term: 0, index: last_index }, membership };
+        let target = Target { log_id: LogId { term: Term::new(0), index: last_index }, membership };
         let cancel = AtomicBool::new(false);
         match self {
             Store::Slots(slots) => slots.checkpoint(target, &mut || Ok(()), &cancel).map(drop),

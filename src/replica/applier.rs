@@ -246,7 +246,7 @@ impl CarriedOut {
             None => Ok(self.reply),
             Some(met) if met.only_reads => Err(Failure::Damaged { slot: met.slot }),
             Some(met) => Err(Failure::Unknown {
-                term: log_id.term,
+                term: log_id.term.get(),
                 index: log_id.index,
                 reason: Failure::Damaged { slot: met.slot }.to_string(),
             }),

@@ -91,7 +91,7 @@ impl Replica {
 
     /// Term of the last entry applied.
     pub(crate) fn applied_term(&self) -> Option<u64> {
-        self.applied.lock().log_id.map(|log_id| log_id.term)
+        self.applied.lock().log_id.map(|log_id| log_id.term.get())
     }
 
     /// Index of the last entry applied, 0 at first.

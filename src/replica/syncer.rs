@@ -452,9 +452,9 @@ fn tend_segments(shared: &SyncerShared, was_refused: bool) -> Result<bool, Error
 mod tests {
     use std::path::Path;
 
-    use diskstore_storage::LogId;
     use diskstore_storage::disk::{CrashMode, SimDisk};
     use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options};
+    use diskstore_storage::{LogId, Term};
     use tokio::time::timeout;
 
     use super::*;
@@ -469,7 +469,7 @@ mod tests {
     }
 
     fn entry(index: u64) -> Entry {
-        let log_id = LogId { term: 1, index };
+        let log_id = LogId { term: Term::new(1), index };
         Entry { log_id, kind: EntryKind::Normal, payload: b"value".as_slice().into() }
     }
 

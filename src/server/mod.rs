@@ -98,7 +98,7 @@ impl Server {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok(connection) => self.begin(connection, &mut sessions, &sessions_stop),
+                    Ok((stream, peer)) => self.begin(stream, peer, &mut sessions, &sessions_stop),
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         sleep(ACCEPT_PAUSE).await;
@@ -122,7 +122,8 @@ impl Server {
 
     fn begin(
         self: &Arc<Self>,
-        (mut stream, peer): (Stream, SocketAddr),
+        mut stream: Stream,
+        peer: SocketAddr,
         sessions: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
@@ -130,7 +131,7 @@ impl Server {
         if self.clients.count() >= shares.clients {
             match self.late.take(shares.late) {
                 Some(place) => {
-                    let served = Arc::clone(self).serve_late((stream, peer), stop.clone(), place);
+                    let served = Arc::clone(self).serve_late(stream, peer, stop.clone(), place);
                     sessions.spawn(served);
                 }
                 // The socket is new, so its buffer takes this line; if not, it is closed all the same.
@@ -138,18 +139,19 @@ impl Server {
             }
             return;
         }
-        sessions.spawn(self.session((stream, peer), stop).run());
+        sessions.spawn(self.session(stream, peer, stop).run());
     }
 
     /// Serves who comes beyond the clients' share (I1).
     async fn serve_late(
         self: Arc<Self>,
-        (mut stream, peer): (Stream, SocketAddr),
+        mut stream: Stream,
+        peer: SocketAddr,
         stop: watch::Receiver<bool>,
         _place: Place,
     ) {
         if let Some(first) = asks_about_the_node(&mut stream).await {
-            let session = self.session((stream, peer), &stop).after(&first);
+            let session = self.session(stream, peer, &stop).after(&first);
             drop(timeout(ADMINISTRATION_TIME_MAX, session.run()).await);
         } else if let Err(error) = refuse(stream, FULL).await {
             tracing::debug!(%peer, %error, "refused: too many connections");
@@ -158,14 +160,15 @@ impl Server {
 
     fn session(
         self: &Arc<Self>,
-        (stream, peer): (Stream, SocketAddr),
+        stream: Stream,
+        peer: SocketAddr,
         stop: &watch::Receiver<bool>,
     ) -> Session {
         if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%peer, %error, "replies may be delayed by the system");
         }
         let entered = self.clients.enter(peer, stream.local_address());
-        Session::new(Arc::clone(self), entered, (stream, peer), stop.clone())
+        Session::new(Arc::clone(self), entered, stream, peer, stop.clone())
     }
 }
 

@@ -63,7 +63,8 @@ impl Session {
     pub(crate) fn new(
         server: Arc<Server>,
         entered: Entered,
-        (stream, peer): (Stream, SocketAddr),
+        stream: Stream,
+        peer: SocketAddr,
         stop: watch::Receiver<bool>,
     ) -> Session {
         let socket = Socket::new(stream, Arc::clone(&server.backlog), stop);

@@ -20,4 +20,4 @@ pub mod wal;
 pub use error::{Error, Result};
 pub use inspect::inspect;
 pub use report::LINES_MAX;
-pub use types::{LogId, Vote};
+pub use types::{LogId, LogIndex, MemberId, SlotIndex, Term, Vote};

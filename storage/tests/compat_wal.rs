@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, SEGMENT_BYTES_MIN, State, Wal};
-use diskstore_storage::{LogId, Vote};
+use diskstore_storage::{LogId, MemberId, Term, Vote};
 
 /// One segment: every kind of record, five batches, the last of which claims the one before.
 const SEGMENT: &[u8] = include_bytes!("../compat/v2/0000000000000001.segment");
@@ -21,7 +21,7 @@ fn open(disk: &SimDisk) -> Wal {
 }
 
 fn log_id(term: u64, index: u64) -> LogId {
-    LogId { term, index }
+    LogId { term: Term::new(term), index }
 }
 
 fn entry(term: u64, index: u64, kind: EntryKind, payload: &'static str) -> Entry {
@@ -34,7 +34,7 @@ fn sync(wal: &Wal) {
 
 fn write_on(disk: &SimDisk) {
     let wal = open(disk);
-    wal.save_vote(Vote { term: 1, node_id: 11, committed: true });
+    wal.save_vote(Vote { term: Term::new(1), node_id: MemberId::new(11), committed: true });
     wal.append([
         entry(1, 0, EntryKind::Membership, "three members"),
         entry(1, 1, EntryKind::Blank, ""),
@@ -47,7 +47,7 @@ fn write_on(disk: &SimDisk) {
     wal.save_committed(log_id(1, 2));
     sync(&wal);
     wal.truncate_after(Some(log_id(1, 2)));
-    wal.save_vote(Vote { term: 2, node_id: 12, committed: false });
+    wal.save_vote(Vote { term: Term::new(2), node_id: MemberId::new(12), committed: false });
     wal.append([entry(2, 3, EntryKind::Blank, "")]).unwrap();
     sync(&wal);
     wal.purge(log_id(1, 0));
@@ -62,7 +62,7 @@ fn a_log_of_version_2_opens() {
     disk.write_file(Path::new(PATH), SEGMENT);
     let wal = open(&disk);
     let state = State {
-        vote: Some(Vote { term: 2, node_id: 12, committed: false }),
+        vote: Some(Vote { term: Term::new(2), node_id: MemberId::new(12), committed: false }),
         committed: Some(log_id(1, 2)),
         purged: Some(log_id(1, 0)),
         last: Some(log_id(2, 4)),

@@ -9,7 +9,7 @@ use diskstore_storage::disk::{
     BLOCK_BYTES, CrashMode, Disk, Operation, OperationKind, SimDisk, WriteMode,
 };
 use diskstore_storage::wal::{Options, Recovery, SyncMode, Wal};
-use diskstore_storage::{Error, LogId, Vote};
+use diskstore_storage::{Error, LogId, MemberId, Term, Vote};
 use wal_model::{
     ASIDE, DIRECTORY, Driver, Model, Step, check_after_crash, entry, open, open_error, open_on,
     options, run_until_power_fails,
@@ -291,7 +291,7 @@ fn goes_on_without_a_spare(disk: &SimDisk, options: &Options, entries: u64) {
     let (wal, _) = open_on(disk, options).unwrap();
     assert_eq!(Model::of(&wal).unwrap().entries.len() as u64, entries);
     assert!(!wal.has_next_segment(), "new entries are refused");
-    let vote = Vote { term: 90, node_id: 7, committed: false };
+    let vote = Vote { term: Term::new(90), node_id: MemberId::new(7), committed: false };
     wal.save_vote(vote);
     wal.write(wal.seal().unwrap()).unwrap();
     drop(wal);
@@ -659,19 +659,19 @@ fn a_sync_of_truncated_entries_makes_nothing_else_durable() {
     let (wal, _) = open(&disk).unwrap();
     wal.append((0..5).map(|index| entry(1, index, 10))).unwrap();
     let in_flight = wal.seal().unwrap();
-    wal.truncate_after(Some(LogId { term: 1, index: 1 }));
+    wal.truncate_after(Some(LogId { term: Term::new(1), index: 1 }));
     wal.append((2..5).map(|index| entry(2, index, 10))).unwrap();
     let durable = wal.write(in_flight).unwrap();
     assert!(wal.position_of(1).unwrap() <= durable);
     assert!(wal.position_of(2).unwrap() > durable, "the entry that is there now is not durable");
     // Power fails here: the old entries are what the disk holds, and that is right.
     let (found, _) = reopen(&disk.crash(CrashMode::Lost));
-    assert_eq!(found.last(), Some(LogId { term: 1, index: 4 }));
+    assert_eq!(found.last(), Some(LogId { term: Term::new(1), index: 4 }));
     wal.write(wal.seal().unwrap()).unwrap();
     assert!(wal.position_of(2).unwrap() <= wal.durable());
     let (found, _) = reopen(&disk.crash(CrashMode::Lost));
-    assert_eq!(found.last(), Some(LogId { term: 2, index: 4 }));
-    assert_eq!(found.entries[&2].log_id.term, 2);
+    assert_eq!(found.last(), Some(LogId { term: Term::new(2), index: 4 }));
+    assert_eq!(found.entries[&2].log_id.term, Term::new(2));
 }
 
 #[test]
@@ -695,7 +695,7 @@ fn a_purge_point_survives_restart_an_empty_log_and_a_truncate() {
         driver.check();
     }
     let state = driver.wal.state();
-    assert_eq!(state.purged, Some(LogId { term: 1, index: 6 }));
+    assert_eq!(state.purged, Some(LogId { term: Term::new(1), index: 6 }));
     assert_eq!((state.last, state.first_index), (state.purged, 7));
     driver.wal.truncate_after(None);
     assert_eq!(driver.wal.state().purged, state.purged);
@@ -907,7 +907,7 @@ fn a_vote_survives_power_loss_in_a_log_synced_on_request_too() {
         let disk = SimDisk::new(43);
         let (wal, _) = open_on(&disk, &options).unwrap();
         write_each(&wal, 0, entries);
-        let vote = Vote { term: 3, node_id: 7, committed: false };
+        let vote = Vote { term: Term::new(3), node_id: MemberId::new(7), committed: false };
         let position = wal.save_vote(vote);
         wal.write(wal.seal().unwrap()).unwrap();
         assert!(wal.durable() >= position);

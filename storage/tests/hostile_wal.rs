@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
 use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, SyncMode, Wal};
-use diskstore_storage::{Error, LogId, Result, Vote};
+use diskstore_storage::{Error, LogId, MemberId, Result, Term, Vote};
 
 const BLOCK: usize = 4096;
 /// Where a segment's header and a batch hold the nonce of its life.
@@ -28,7 +28,7 @@ fn open(disk: &SimDisk, options: &Options) -> Result<Wal> {
 
 fn entry(index: u64, text: &str) -> Entry {
     let payload = Bytes::from(text.to_owned());
-    Entry { log_id: LogId { term: TERM, index }, kind: EntryKind::Normal, payload }
+    Entry { log_id: LogId { term: Term::new(TERM), index }, kind: EntryKind::Normal, payload }
 }
 
 fn write(wal: &Wal) -> Result<()> {
@@ -246,14 +246,14 @@ fn a_segment_whose_entries_were_truncated_on_their_way_is_not_reclaimed() {
         write(&wal).unwrap();
         wal.prepare().unwrap();
     }
-    wal.purge(LogId { term: TERM, index: 6 });
+    wal.purge(LogId { term: Term::new(TERM), index: 6 });
     write(&wal).unwrap();
     wal.prepare().unwrap();
     wal.append([entry(7, &"on its way".repeat(1200))]).unwrap();
     let first = wal.seal().unwrap();
     wal.append([entry(8, &"closed".repeat(2500))]).unwrap();
     wal.append([entry(9, &"closed".repeat(2500))]).unwrap();
-    wal.truncate_after(Some(LogId { term: TERM, index: 6 }));
+    wal.truncate_after(Some(LogId { term: Term::new(TERM), index: 6 }));
     wal.write(first).unwrap();
     while begun(&disk).len() < 3 {
         wal.prepare().unwrap();
@@ -313,7 +313,7 @@ fn ids_only_rise_and_dead_batches_stay_dead() {
             let begun_before = begun(&image);
             let wal = open(&image, &options(SyncMode::OnRequest)).unwrap();
             let last = wal.state().last.map_or(0, |last| last.index + 1);
-            wal.save_vote(Vote { term: 9, node_id: 1, committed: true });
+            wal.save_vote(Vote { term: Term::new(9), node_id: MemberId::new(1), committed: true });
             wal.append([entry(last, "new")]).unwrap();
             write(&wal).unwrap();
             for path in begun(&image).iter().filter(|path| !begun_before.contains(path)) {

@@ -9,7 +9,7 @@ use diskstore_storage::disk::{BLOCK_BYTES, Disk, SimDisk};
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::{DATA_OFFSET, DOUBLE_FILE, SLOTS_FILE};
 use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, Wal};
-use diskstore_storage::{Error, LogId, Result, Vote, inspect};
+use diskstore_storage::{Error, LogId, MemberId, Result, Term, Vote, inspect};
 
 const SLOTS_V2: &str = include_str!("../compat/v2/slots.dat.hex");
 const DOUBLE_V2: &str = include_str!("../compat/v2/double.dat.hex");
@@ -48,7 +48,7 @@ fn slots_of_version_1() -> SimDisk {
 }
 
 fn log_id(index: u64) -> LogId {
-    LogId { term: 2, index }
+    LogId { term: Term::new(2), index }
 }
 
 /// A log of three batches in one segment.
@@ -59,7 +59,7 @@ fn log() -> (SimDisk, PathBuf) {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let (wal, _) = Wal::open(shared, &path("wal"), &path("tmp"), &options).unwrap();
     let sync = |wal: &Wal| wal.write(wal.seal().unwrap()).unwrap();
-    wal.save_vote(Vote { term: 2, node_id: 7, committed: true });
+    wal.save_vote(Vote { term: Term::new(2), node_id: MemberId::new(7), committed: true });
     sync(&wal);
     let payload = Bytes::from_static(b"hello");
     let entry =

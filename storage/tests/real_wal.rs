@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskstore_storage::disk::RealDisk;
 use diskstore_storage::wal::{Entry, EntryKind, Nonces, Options, Wal};
-use diskstore_storage::{LogId, Vote};
+use diskstore_storage::{LogId, MemberId, Term, Vote};
 
 fn open(directory: &Path) -> Wal {
     let options =
@@ -18,7 +18,7 @@ fn open(directory: &Path) -> Wal {
 
 fn entry(index: u64) -> Entry {
     let payload = Bytes::from(format!("{index:>2000}"));
-    Entry { log_id: LogId { term: 1, index }, kind: EntryKind::Normal, payload }
+    Entry { log_id: LogId { term: Term::new(1), index }, kind: EntryKind::Normal, payload }
 }
 
 fn sync(wal: &Wal) {
@@ -31,7 +31,7 @@ fn sync(wal: &Wal) {
 #[test]
 fn a_log_on_the_real_disk_is_there_after_opening_again() {
     let directory = tempfile::tempdir().unwrap();
-    let vote = Vote { term: 1, node_id: 3, committed: true };
+    let vote = Vote { term: Term::new(1), node_id: MemberId::new(3), committed: true };
     let mut next = 0;
     for round in 0..6 {
         let wal = open(directory.path());
@@ -46,13 +46,13 @@ fn a_log_on_the_real_disk_is_there_after_opening_again() {
             sync(&wal);
         }
         assert_eq!(wal.durable(), wal.position());
-        wal.purge(LogId { term: 1, index: next - 10 });
+        wal.purge(LogId { term: Term::new(1), index: next - 10 });
         sync(&wal);
         wal.release(next);
         assert!(round == 0 || wal.reclaim().unwrap() > 0);
     }
     let wal = open(directory.path());
     assert_eq!(wal.state().vote, Some(vote));
-    assert_eq!(wal.state().purged, Some(LogId { term: 1, index: next - 10 }));
+    assert_eq!(wal.state().purged, Some(LogId { term: Term::new(1), index: next - 10 }));
     assert_eq!(wal.read(0..next, usize::MAX).unwrap().len(), 9);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use diskstore_storage::disk::{Disk, WriteMode};
 use diskstore_storage::state::{Membership, Target};
-use diskstore_storage::{Error, LogId, Result, meta};
+use diskstore_storage::{Error, LogId, Result, Term, meta};
 
 use crate::oplog::Position;
 
@@ -35,7 +35,7 @@ type Pair = (u64, u64);
 type Body = (u128, u32, u64, u64, u64, Option<Pair>, Option<Pair>, Vec<u8>);
 
 fn pair(log_id: LogId) -> Pair {
-    (log_id.term, log_id.index)
+    (log_id.term.get(), log_id.index)
 }
 
 impl Checkpoint {
@@ -78,7 +78,7 @@ impl Checkpoint {
         let body: Body = meta::decode(body).ok_or_else(|| corrupt("fields"))?;
         let (cluster_id, nth, offset, last_index, readable_from, log_id, membership_at, body) =
             body;
-        let log_id_of = |(term, index)| LogId { term, index };
+        let log_id_of = |(term, index)| LogId { term: Term::new(term), index };
         let membership = Membership { log_id: membership_at.map(log_id_of), body: body.into() };
         let target = log_id.map(|pair| Target { log_id: log_id_of(pair), membership });
         let end = Position { nth, offset };
@@ -125,14 +125,16 @@ mod tests {
     use super::*;
 
     fn checkpoint() -> Checkpoint {
-        let membership =
-            Membership { log_id: Some(LogId { term: 1, index: 2 }), body: vec![7].into() };
+        let membership = Membership {
+            log_id: Some(LogId { term: Term::new(1), index: 2 }),
+            body: vec![7].into(),
+        };
         Checkpoint {
             cluster_id: 3,
             end: Position { nth: 4, offset: 5 },
             last_index: 6,
             readable_from: 8,
-            target: Some(Target { log_id: LogId { term: 9, index: 10 }, membership }),
+            target: Some(Target { log_id: LogId { term: Term::new(9), index: 10 }, membership }),
         }
     }
 

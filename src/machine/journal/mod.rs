@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use diskstore_storage::disk::{Disk, File};
 use diskstore_storage::state::{Incoming, Target};
-use diskstore_storage::{Error, Result};
+use diskstore_storage::{Error, LogIndex, Result, SlotIndex};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -173,8 +173,8 @@ impl JournalMachine {
     ///
     /// # Errors
     /// It cannot be written.
-    fn merge_slot(&self, slot: u64, index: u64, value: Option<&[u8]>) -> Result<()> {
-        self.merge_value(&slot_key(slot), index, value)
+    fn merge_slot(&self, slot: SlotIndex, entry: LogIndex, value: Option<&[u8]>) -> Result<()> {
+        self.merge_value(&slot_key(slot.get()), entry.get(), value)
     }
 
     /// Makes what was recorded durable. Blocks. A later checkpoint stays.

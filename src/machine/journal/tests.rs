@@ -2,10 +2,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use diskstore_storage::LogId;
 use diskstore_storage::disk::{CrashMode, RealDisk, SimDisk};
 use diskstore_storage::slots::{Geometry, New, Options, Slots};
 use diskstore_storage::state::Membership;
+use diskstore_storage::{LogId, LogIndex, SlotIndex, Term};
 
 use super::*;
 use crate::command::{Answer, Command, CommandBuilder, Condition, Reply};
@@ -53,7 +53,7 @@ fn slots() -> DiskMachine {
 
 fn target(index: u64) -> Target {
     let membership = Membership { log_id: None, body: bytes::Bytes::new() };
-    Target { log_id: LogId { term: 1, index }, membership }
+    Target { log_id: LogId { term: Term::new(1), index }, membership }
 }
 
 fn set(slot: u64, value: &[u8]) -> Command {
@@ -158,7 +158,9 @@ fn replaying_the_files_gives_the_state_of_the_slots_through_crashes_and_snapshot
                         let image = slots.slots().image(slot).unwrap();
                         if image.index > applied {
                             let value = image.value.as_deref();
-                            journal.merge_slot(slot, image.index, value).unwrap();
+                            journal
+                                .merge_slot(SlotIndex::new(slot), LogIndex::new(image.index), value)
+                                .unwrap();
                         }
                     }
                     journal.install(target(begin), &mut || Ok(())).unwrap();
@@ -218,8 +220,8 @@ fn what_a_snapshot_of_everything_does_not_name_is_recorded_as_deleted() {
         journal.apply(slot, &set(slot, b"old")).unwrap();
     }
     assert_eq!(journal.begin_merge(3, 50), 0);
-    journal.merge_slot(1, 1, Some(b"old")).unwrap();
-    journal.merge_slot(2, 40, Some(b"new")).unwrap();
+    journal.merge_slot(SlotIndex::new(1), LogIndex::new(1), Some(b"old")).unwrap();
+    journal.merge_slot(SlotIndex::new(2), LogIndex::new(40), Some(b"new")).unwrap();
     journal.finish_merge(60);
     journal.install(target(60), &mut || Ok(())).unwrap();
     let expected = [("1", "old"), ("2", "new")];

@@ -3,11 +3,11 @@
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use diskstore_storage::LogId;
 use diskstore_storage::disk::{CrashMode, SimDisk};
 use diskstore_storage::slots::{Geometry, Slots};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::wal::{SyncMode, Wal};
+use diskstore_storage::{LogId, Term};
 
 use super::{create_slots, directory, disk, entry, log_id, open_slots, open_wal, sync};
 use crate::node::StartError;
@@ -51,7 +51,7 @@ fn a_log_that_holds_the_checkpoint_stays_as_it_is() {
 /// H19: the superblock of an install is durable, the truncate record is not.
 #[test]
 fn a_log_that_contradicts_the_checkpoint_is_dropped_up_to_it_for_good() {
-    let installed = LogId { term: 3, index: 5 };
+    let installed = LogId { term: Term::new(3), index: 5 };
     let disk = disk(2);
     let (slots, wal) = stores(&disk);
     checkpoint(&slots, installed);
@@ -101,7 +101,7 @@ fn a_log_purged_beyond_the_checkpoint_is_refused_and_left_alone() {
 /// C13 under power loss: however far the mending came, the next start ends in the same place.
 #[test]
 fn mending_that_is_cut_off_is_repeated_by_the_next_start() {
-    let installed = LogId { term: 3, index: 5 };
+    let installed = LogId { term: Term::new(3), index: 5 };
     for operation in 0..8 {
         let disk = disk(5);
         let (slots, wal) = stores(&disk);

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::slots::{self, Geometry, New, Slots};
 use diskstore_storage::wal::{self, EntryKind, Seen, SyncMode, Wal};
-use diskstore_storage::{LogId, Result};
+use diskstore_storage::{LogId, Result, Term};
 use tokio::sync::mpsc;
 
 use crate::fault::Faults;
@@ -113,7 +113,7 @@ fn sync(wal: &Wal) -> Result<()> {
 }
 
 fn log_id(index: u64) -> LogId {
-    LogId { term: 1, index }
+    LogId { term: Term::new(1), index }
 }
 
 fn entry(index: u64, payload: Bytes) -> wal::Entry {

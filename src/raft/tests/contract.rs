@@ -1,6 +1,7 @@
 //! The storage contract of openraft (`docs/contract.md`), rule by rule (C1 to C18), where its own suite cannot look:
 //! what a power loss leaves, and what an injected error leads to.
 
+use diskstore_storage::{MemberId, Term};
 use std::io;
 use std::time::Duration;
 
@@ -27,7 +28,11 @@ const ENOSPC: i32 = 28;
 const BOUND: Duration = Duration::from_secs(20);
 
 fn vote(term: u64, node_id: u64) -> Vote {
-    vote_from(diskstore_storage::Vote { term, node_id, committed: false })
+    vote_from(diskstore_storage::Vote {
+        term: Term::new(term),
+        node_id: MemberId::new(node_id),
+        committed: false,
+    })
 }
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
@@ -50,7 +55,7 @@ async fn quiet(stores: &Stores) {
 async fn indexes(stores: &mut Stores) -> Vec<(u64, u64)> {
     let entries = stores.log.try_get_log_entries(..).await.unwrap();
     let ids = entries.iter().map(|entry| log_id_to(&entry.log_id()));
-    ids.map(|log_id| (log_id.term, log_id.index)).collect()
+    ids.map(|log_id| (log_id.term.get(), log_id.index)).collect()
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::SlotImage;
 use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+use diskstore_storage::{LogId as StoredLogId, MemberId, Term, Vote as StoredVote};
 use openraft::entry::RaftEntry;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest,
@@ -77,7 +77,7 @@ fn put(frame: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 fn stored_vote() -> StoredVote {
-    StoredVote { term: 3, node_id: 7, committed: true }
+    StoredVote { term: Term::new(3), node_id: MemberId::new(7), committed: true }
 }
 
 fn member() -> Member {
@@ -103,7 +103,7 @@ fn frames() -> Vec<Case> {
         process: 5,
         token: 0x7e,
         address: "b:1".into(),
-        acknowledged: Some((stored_vote(), StoredLogId { term: 2, index: 5 })),
+        acknowledged: Some((stored_vote(), StoredLogId { term: Term::new(2), index: 5 })),
     };
     let from = Whoever { cluster_id: 0xc1, member_id: 2, process: 6 };
     let welcome = Welcome { from, answer: Greeting::Refused("no".into()) };
@@ -143,7 +143,7 @@ fn frames() -> Vec<Case> {
 fn begin() -> SnapshotBegin {
     SnapshotBegin {
         vote: stored_vote(),
-        log_id: StoredLogId { term: 2, index: 5 },
+        log_id: StoredLogId { term: Term::new(2), index: 5 },
         membership: membership_to(&StoredMembership::new(
             Some(log_id(1, 1)),
             super::membership(&[7]),
@@ -512,13 +512,15 @@ fn a_snapshot_that_contradicts_its_own_vote_is_refused() {
         SnapshotBegin::decode(Bytes::from(put(|out| begin.put(out))).split_off(HEADER_BYTES))
     };
     let later = |term, index| {
-        let log_id = Some(StoredLogId { term, index });
+        let log_id = Some(StoredLogId { term: Term::new(term), index });
         let membership = diskstore_storage::state::Membership { log_id, ..begin().membership };
         SnapshotBegin { membership, ..begin() }
     };
-    read(SnapshotBegin { log_id: StoredLogId { term: 3, index: 5 }, ..begin() }).unwrap();
+    read(SnapshotBegin { log_id: StoredLogId { term: Term::new(3), index: 5 }, ..begin() })
+        .unwrap();
     read(later(2, 5)).unwrap();
-    read(SnapshotBegin { log_id: StoredLogId { term: 4, index: 5 }, ..begin() }).unwrap_err();
+    read(SnapshotBegin { log_id: StoredLogId { term: Term::new(4), index: 5 }, ..begin() })
+        .unwrap_err();
     read(SnapshotBegin { vote: StoredVote { committed: false, ..stored_vote() }, ..begin() })
         .unwrap_err();
     for (term, index) in [(3, 5), (2, 6), (1, 6), (3, 1)] {
@@ -545,7 +547,8 @@ fn a_snapshot_beyond_the_end_of_its_senders_log_is_refused() {
     for far in [10, 1 << 40, u64::MAX] {
         let labelled = SnapshotBegin { readable_from: far, ..begin() };
         SnapshotBegin::decode(body(put(|out| labelled.put(out)))).unwrap_err();
-        let begun = SnapshotBegin { log_id: StoredLogId { term: 2, index: far }, ..begin() };
+        let begun =
+            SnapshotBegin { log_id: StoredLogId { term: Term::new(2), index: far }, ..begin() };
         SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
         let mut ahead = slots();
         if let Images::Slots(images) = &mut ahead.images {

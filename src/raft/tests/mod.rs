@@ -14,6 +14,7 @@ mod stall;
 mod suite;
 mod transfer;
 
+use diskstore_storage::Term;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -186,7 +187,7 @@ fn after_power_loss(disk: &SimDisk) -> Place {
 
 /// A log id as it is stored, and as openraft has it.
 fn stored(term: u64, index: u64) -> diskstore_storage::LogId {
-    diskstore_storage::LogId { term, index }
+    diskstore_storage::LogId { term: Term::new(term), index }
 }
 
 fn log_id(term: u64, index: u64) -> LogId {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::state::{self, MEMBERSHIP_BYTES_MAX};
-use diskstore_storage::{LogId as StoredLogId, Vote as StoredVote};
+use diskstore_storage::{LogId as StoredLogId, MemberId, Term, Vote as StoredVote};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -142,7 +142,11 @@ async fn start_joined(
     let place = Place::on(&SimDisk::new(1));
     let wal = Arc::new(place.open_wal_of(1 << 20)); // a membership may take 64 KiB
     if let Some(members) = members {
-        wal.save_vote(StoredVote { term: 1, node_id: 1, committed: true });
+        wal.save_vote(StoredVote {
+            term: Term::new(1),
+            node_id: MemberId::new(1),
+            committed: true,
+        });
         let voters = openraft::entry::EntryPayload::Membership(members);
         let first: Entry = openraft::entry::RaftEntry::new(log_id(1, 0), voters);
         let rest = (1..=2).map(|index| normal(1, index, Command::default()));
@@ -216,7 +220,8 @@ fn forged(purpose: Purpose, address: &str) -> Hello {
 /// Asks for a vote in term 5 with a log that is long enough.
 async fn is_vote_granted(started: &Started, method: Method) -> bool {
     let channel = Channel::new(started.leader.clone(), started.route());
-    let vote = vote_from(StoredVote { term: 5, node_id: 1, committed: false });
+    let vote =
+        vote_from(StoredVote { term: Term::new(5), node_id: MemberId::new(1), committed: false });
     let request = VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)));
     let answer = channel.call(method, ballot_to(&request).encode().into(), BOUND).await.unwrap();
     BallotReply::decode(answer).unwrap().is_granted
@@ -252,7 +257,7 @@ async fn a_voter_that_restarts_gives_no_vote_while_a_lease_may_run() {
     for method in [Method::PreVote, Method::Vote] {
         let restarted = start(true).await;
         assert!(!is_vote_granted(&restarted, method).await);
-        assert_eq!(restarted.consensus.wal().state().vote.unwrap().term, 1);
+        assert_eq!(restarted.consensus.wal().state().vote.unwrap().term, Term::new(1));
         restarted.consensus.stop().await;
     }
 }
@@ -415,8 +420,8 @@ async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
 #[tokio::test]
 async fn a_hello_that_its_member_does_not_confirm_is_refused_and_ends_nobody() {
     let started = start(true).await;
-    let vote = StoredVote { term: 1, node_id: 1, committed: true };
-    let beyond = Some((vote, StoredLogId { term: 1, index: 9 }));
+    let vote = StoredVote { term: Term::new(1), node_id: MemberId::new(1), committed: true };
+    let beyond = Some((vote, StoredLogId { term: Term::new(1), index: 9 }));
     let stolen = started.leader.me().process;
     for purpose in [Purpose::Requests, Purpose::Append, Purpose::Snapshot] {
         for process in [0x66, stolen] {
@@ -455,8 +460,8 @@ async fn a_member_that_moved_is_let_in_and_found_and_believed_no_loss_of_data() 
     started.dial(&moved, Purpose::Append, None).await.unwrap();
     let route = started.consensus.network.route(1, &Member::default());
     assert_eq!(route.address(), address);
-    let vote = StoredVote { term: 1, node_id: 1, committed: true };
-    let beyond = Some((vote, StoredLogId { term: 1, index: 9 }));
+    let vote = StoredVote { term: Term::new(1), node_id: MemberId::new(1), committed: true };
+    let beyond = Some((vote, StoredLogId { term: Term::new(1), index: 9 }));
     let error = started.dial(&moved, Purpose::Append, beyond).await.unwrap_err();
     assert!(error.to_string().contains("believed only of its leader"), "{error}");
     assert_eq!(started.faults.current(), None);
@@ -606,7 +611,11 @@ async fn is_believed(started: &Started, caller: &Caller) -> bool {
 async fn is_vote_answered(started: &Started, caller: &Caller) -> bool {
     let before = started.consensus.wal().state().vote;
     let node_id = caller.me().member_id;
-    let vote = vote_from(StoredVote { term: 5, node_id, committed: false });
+    let vote = vote_from(StoredVote {
+        term: Term::new(5),
+        node_id: MemberId::new(node_id),
+        committed: false,
+    });
     let request = VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)));
     let dialled = started.dial(caller, Purpose::Requests, None).await;
     let (mut reader, mut writer) = dialled.expect("it may ask to join");
@@ -686,7 +695,11 @@ async fn the_first_comer_is_believed_no_more_once_the_log_names_others() {
         let nodes = BTreeMap::from([(id, at), (MEMBER, Member::default())]);
         let members = Membership::new(vec![nodes.keys().copied().collect()], nodes).unwrap();
         let entries = vec![openraft::entry::RaftEntry::new_membership(log_id(1, 0), members)];
-        let leads = heartbeat(StoredVote { term: 1, node_id: 9, committed: true });
+        let leads = heartbeat(StoredVote {
+            term: Term::new(1),
+            node_id: MemberId::new(9),
+            committed: true,
+        });
         let append = AppendEntriesRequest { prev_log_id: None, entries, ..leads.clone() };
         put_append(&mut writer.buffer, append);
         writer.send().await.unwrap();
@@ -720,7 +733,7 @@ async fn a_member_that_moved_twice_is_let_in_though_both_old_addresses_are_silen
     let found = first.address.clone();
     drop(first.leaves().await);
     let _silent_too = TcpListener::bind(&found).await.unwrap();
-    let leads = StoredVote { term: 2, node_id: 3, committed: true };
+    let leads = StoredVote { term: Term::new(2), node_id: MemberId::new(3), committed: true };
     let dialled = started.dial(&three, Purpose::Append, None).await;
     let (mut reader, mut writer) = dialled.unwrap();
     put_append(&mut writer.buffer, heartbeat(leads));
@@ -751,14 +764,14 @@ async fn a_member_that_moved_is_not_believed_while_another_leads() {
     let (moved, _address) = process_of(CLUSTER, 1, 0x11).await;
     let connected = started.dial(&moved, Purpose::Append, None).await;
     let (mut old_reader, mut old_writer) = connected.expect("nobody leads");
-    let leads = StoredVote { term: 2, node_id: 3, committed: true };
+    let leads = StoredVote { term: Term::new(2), node_id: MemberId::new(3), committed: true };
     let connected = started.dial(&three, Purpose::Append, None).await;
     let (mut reader, mut writer) = connected.unwrap();
     put_append(&mut writer.buffer, heartbeat(leads));
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
     assert!(!is_believed(&started, &moved).await);
-    let forged = StoredVote { term: 9, node_id: 1, committed: true };
+    let forged = StoredVote { term: Term::new(9), node_id: MemberId::new(1), committed: true };
     put_append(&mut old_writer.buffer, heartbeat(forged));
     old_writer.send().await.unwrap();
     assert!(old_reader.next().await.unwrap().is_none(), "it is closed");
@@ -827,7 +840,11 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
     let started = start(false).await;
     let before = started.consensus.wal().state().vote;
     for (term, node_id) in [(u64::MAX, 1), (1 << 33, 1), (5, 3)] {
-        let vote = vote_from(StoredVote { term, node_id, committed: false });
+        let vote = vote_from(StoredVote {
+            term: Term::new(term),
+            node_id: MemberId::new(node_id),
+            committed: false,
+        });
         let request = ballot_to(&VoteRequest::<TypeConfig>::new(vote, Some(log_id(1, 9)))).encode();
         for method in [Method::Vote, Method::PreVote] {
             let dialled = started.dial(&started.leader, Purpose::Requests, None).await;
@@ -836,7 +853,11 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
             writer.send().await.unwrap();
             assert!(reader.next().await.unwrap().is_none(), "it is closed");
         }
-        let vote = vote_from(StoredVote { term, node_id, committed: true });
+        let vote = vote_from(StoredVote {
+            term: Term::new(term),
+            node_id: MemberId::new(node_id),
+            committed: true,
+        });
         let append = AppendEntriesRequest {
             vote,
             prev_log_id: Some(log_id(1, 2)),
@@ -858,7 +879,7 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
 /// A member whose log ends at index 2 of term 1, which is committed and applied.
 async fn start_committed() -> Started {
     let started = start(false).await;
-    let leads = StoredVote { term: 1, node_id: 1, committed: true };
+    let leads = StoredVote { term: Term::new(1), node_id: MemberId::new(1), committed: true };
     let dialled = started.dial(&started.leader, Purpose::Append, None).await;
     let (mut reader, mut writer) = dialled.unwrap();
     let append = AppendEntriesRequest { leader_commit: Some(log_id(1, 2)), ..heartbeat(leads) };
@@ -874,11 +895,11 @@ async fn start_committed() -> Started {
 #[tokio::test]
 async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_connection_alone() {
     let started = start_committed().await;
-    let vote = StoredVote { term: 5, node_id: 1, committed: true };
+    let vote = StoredVote { term: Term::new(5), node_id: MemberId::new(1), committed: true };
     for (term, index) in [(5, 1), (5, 2)] {
         let dialled = started.dial(&started.leader, Purpose::Snapshot, None).await;
         let (mut reader, mut writer) = dialled.unwrap();
-        let log_id = StoredLogId { term, index };
+        let log_id = StoredLogId { term: Term::new(term), index };
         let body = encode_membership(&membership(&[MEMBER]));
         let membership = state::Membership { log_id: Some(log_id), body };
         let (readable_from, last_log, horizon) = (index, index, 0);
@@ -906,7 +927,7 @@ async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_conne
     put_append(&mut writer.buffer, AppendEntriesRequest { leader_commit: None, ..heartbeat(vote) });
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
-    let old = StoredVote { term: 0, ..vote };
+    let old = StoredVote { term: Term::new(0), ..vote };
     let entries = vec![blank(0, 0), blank(0, 1), blank(0, 2)];
     put_append(
         &mut writer.buffer,
@@ -924,14 +945,14 @@ async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_conne
 #[tokio::test]
 async fn a_member_whose_log_went_backwards_stops_with_its_own_exit_code() {
     let started = start(true).await;
-    let vote = StoredVote { term: 1, node_id: 1, committed: true };
+    let vote = StoredVote { term: Term::new(1), node_id: MemberId::new(1), committed: true };
     let told = |vote, index| {
-        let acknowledged = Some((vote, StoredLogId { term: 1, index }));
+        let acknowledged = Some((vote, StoredLogId { term: Term::new(1), index }));
         started.dial(&started.leader, Purpose::Append, acknowledged)
     };
     told(vote, 2).await.unwrap();
     // Under another vote a shorter log is healthy: its tail was truncated.
-    told(StoredVote { term: 7, ..vote }, 9).await.unwrap();
+    told(StoredVote { term: Term::new(7), ..vote }, 9).await.unwrap();
     assert_eq!(started.faults.current(), None);
     told(vote, 9).await.unwrap_err();
     let fault = tokio::time::timeout(BOUND, started.faults.wait()).await.unwrap();

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use diskstore_storage::Vote;
 use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
+use diskstore_storage::{MemberId, Term, Vote};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tokio::net::TcpListener;
@@ -30,7 +30,7 @@ use crate::replica::{Applied, Sender, SlotsSnapshot, snapshot};
 const EIO: i32 = 5;
 
 pub(super) fn vote(term: u64) -> Vote {
-    Vote { term, node_id: 1, committed: true }
+    Vote { term: Term::new(term), node_id: MemberId::new(1), committed: true }
 }
 
 /// Sends a snapshot to whoever listens at an address.

@@ -19,7 +19,7 @@ use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
 use crate::identity::TMP_NAME;
 use crate::keys::{KEY_BYTES_MAX, KeyImage, SNAPSHOT_FILE, VALUE_BYTES_MAX};
 use crate::state::{MEMBERSHIP_BYTES_MAX, Membership};
-use crate::{Error, LogId, Result};
+use crate::{Error, LogId, Result, Term};
 
 /// What a snapshot file begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"DSTSNAPS";
@@ -86,11 +86,11 @@ impl Header {
         bytes.put_u128_le(self.cluster_id);
         bytes.put_u32_le(self.value_bytes);
         bytes.put_u32_le(flags);
-        bytes.put_u64_le(checkpoint.term);
+        bytes.put_u64_le(checkpoint.term.get());
         bytes.put_u64_le(checkpoint.index);
         bytes.put_u64_le(self.readable_from);
         bytes.put_u64_le(self.horizon);
-        bytes.put_u64_le(membership.term);
+        bytes.put_u64_le(membership.term.get());
         bytes.put_u64_le(membership.index);
         bytes.put_u32_le(length);
         bytes.put_u32_le(0); // reserved
@@ -313,9 +313,9 @@ impl Reader {
         let cluster_id = fields.get_u128_le();
         let value_bytes = fields.get_u32_le();
         let flags = fields.get_u32_le();
-        let checkpoint = LogId { term: fields.get_u64_le(), index: fields.get_u64_le() };
+        let checkpoint = LogId { term: Term::new(fields.get_u64_le()), index: fields.get_u64_le() };
         let (readable_from, horizon) = (fields.get_u64_le(), fields.get_u64_le());
-        let membership = LogId { term: fields.get_u64_le(), index: fields.get_u64_le() };
+        let membership = LogId { term: Term::new(fields.get_u64_le()), index: fields.get_u64_le() };
         let (length, reserved) = (fields.get_u32_le() as usize, fields.get_u32_le());
         let header_bytes = (FIXED_BYTES + length).next_multiple_of(BLOCK_BYTES) as u64;
         if length > MEMBERSHIP_BYTES_MAX || header_bytes > bytes {

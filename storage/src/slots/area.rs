@@ -17,7 +17,7 @@ use crate::slots::geometry::{DATA_OFFSET, Geometry, HEADER_BYTES};
 use crate::slots::header::{Header, HeaderBytes};
 use crate::slots::pages::Pages;
 use crate::state::PAGE_BYTES;
-use crate::{Error, Result};
+use crate::{Error, LogIndex, Result, SlotIndex};
 
 /// Memory is written in words of this many bytes.
 const WORD_BYTES: usize = 8;
@@ -81,8 +81,8 @@ impl Area {
     }
 
     /// Writes a slot (`None`: deleted). The value fits: the caller checked.
-    pub(crate) fn store(&self, key: u64, index: u64, value: Option<&[u8]>) {
-        let header = Header::new(key, index, value);
+    pub(crate) fn store(&self, slot: SlotIndex, entry: LogIndex, value: Option<&[u8]>) {
+        let (key, header) = (slot.get(), Header::new(slot, entry, value));
         let value = value.unwrap_or_default();
         let offset = self.geometry.offset_of(key);
         let first_byte = offset - DATA_OFFSET;
@@ -99,7 +99,7 @@ impl Area {
         }
         self.damage.forget(key);
         let live = header.is_live();
-        self.pages.note(first_byte / PAGE_BYTES, key, index, live);
+        self.pages.note(first_byte / PAGE_BYTES, key, entry, live);
     }
 
     /// Sees to it that a damaged slot stays damaged, on the disk too. False if it is given up already.

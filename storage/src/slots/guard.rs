@@ -14,7 +14,7 @@ use crate::slots::locks::Held;
 use crate::slots::pages::INDEX_MAX;
 use crate::slots::{SlotImage, Slots};
 use crate::state::{Applied, Change};
-use crate::{Error, Result};
+use crate::{Error, LogIndex, Result, SlotIndex};
 
 /// The locks of some slots; drop it to let others at them.
 #[derive(Debug)]
@@ -96,13 +96,14 @@ impl Slots {
             return Ok(false);
         }
         self.readable_from.fetch_max(image.index, Ordering::AcqRel);
-        self.area.store(image.key, image.index, image.value.as_deref());
+        let (slot, entry) = (SlotIndex::new(image.key), LogIndex::new(image.index));
+        self.area.store(slot, entry, image.value.as_deref());
         Ok(true)
     }
 }
 
 impl Guard<'_> {
-    /// Applies what entry `index` does to a slot, by the slot rule: `compute` is asked only if the
+    /// Applies what an entry does to a slot, by the slot rule: `compute` is asked only if the
     /// slot does not hold the effect yet. All effects of the entry on the slot are in the one
     /// change that it returns. In memory only; durable with the next checkpoint (or with the log).
     ///
@@ -111,14 +112,15 @@ impl Guard<'_> {
     /// a log can have; nothing was changed.
     ///
     /// # Panics
-    /// If the guard does not hold the slot's lock, or `index` is 0, or a slot is given up that was not
+    /// If the guard does not hold the slot's lock, or `entry` is 0, or a slot is given up that was not
     /// read and found damaged.
     pub fn apply<'c>(
         &mut self,
-        key: u64,
-        index: u64,
+        slot: SlotIndex,
+        entry: LogIndex,
         compute: impl FnOnce(&mut Base<'_>) -> Change<'c>,
     ) -> Result<Applied> {
+        let (key, index) = (slot.get(), entry.get());
         let area = &self.slots.area;
         area.geometry.check_key(key)?;
         check_index(index)?;
@@ -135,9 +137,9 @@ impl Guard<'_> {
             Change::Keep => return Ok(Applied::Kept),
             Change::Set(value) => {
                 area.check_value(&value)?;
-                area.store(key, index, Some(&value));
+                area.store(slot, entry, Some(&value));
             }
-            Change::Delete => area.store(key, index, None),
+            Change::Delete => area.store(slot, entry, None),
             Change::GiveUp => {
                 assert!(base.read() == Current::Damaged, "slot {key} is whole, and is given up");
                 return Ok(if area.give_up(key) { Applied::GivenUp } else { Applied::Kept });

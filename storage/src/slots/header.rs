@@ -13,6 +13,7 @@
 use bytes::{Buf, BufMut};
 
 use crate::slots::geometry::HEADER_BYTES;
+use crate::{LogIndex, SlotIndex};
 
 /// The bit of the length word that says that the slot holds a value.
 const LIVE: u32 = 1 << 31;
@@ -47,9 +48,10 @@ impl Header {
     pub(crate) const GIVEN_UP: Self =
         Self { index: 0, length_word: 0, crc: u32::MAX, expires: NEVER };
 
-    /// The header of a value (`None`: deleted) that entry `index` leaves in slot `key`; that of a
-    /// slot that was never written if `index` is 0.
-    pub(crate) fn new(key: u64, index: u64, value: Option<&[u8]>) -> Self {
+    /// The header of a value (`None`: deleted) that an entry leaves in a slot; that of a slot that was
+    /// never written if `entry` is 0.
+    pub(crate) fn new(slot: SlotIndex, entry: LogIndex, value: Option<&[u8]>) -> Self {
+        let index = entry.get();
         if index == 0 {
             assert_eq!(value, None, "a slot that was never written has no value"); // I1
             return Self::default();
@@ -62,7 +64,7 @@ impl Header {
             }
             None => 0,
         };
-        let crc = checksum(key, index, length_word, value.unwrap_or_default());
+        let crc = checksum(slot, entry, length_word, value.unwrap_or_default());
         Self { index, length_word, crc, expires: NEVER }
     }
 
@@ -112,15 +114,16 @@ impl Header {
             && self.expires == NEVER
             && (self.is_live() || self.length_word == 0)
             && usize::try_from(self.length()) == Ok(value.len())
-            && self.crc == checksum(key, self.index, self.length_word, value)
+            && self.crc
+                == checksum(SlotIndex::new(key), LogIndex::new(self.index), self.length_word, value)
     }
 }
 
-fn checksum(key: u64, index: u64, length_word: u32, value: &[u8]) -> u32 {
+fn checksum(slot: SlotIndex, entry: LogIndex, length_word: u32, value: &[u8]) -> u32 {
     let mut prefix = [0; PREFIX_BYTES];
     let mut fields = prefix.as_mut_slice();
-    fields.put_u64_le(key);
-    fields.put_u64_le(index);
+    fields.put_u64_le(slot.get());
+    fields.put_u64_le(entry.get());
     fields.put_u32_le(length_word);
     fields.put_u64_le(NEVER);
     let mut hasher = crc32fast::Hasher::new();
@@ -135,18 +138,18 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_header_are_pinned() {
-        let header = Header::new(42, 7, Some(b"hello"));
+        let header = Header::new(SlotIndex::new(42), LogIndex::new(7), Some(b"hello"));
         let golden =
             [7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 128, 202, 53, 36, 90, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(header.encode(), golden);
         assert_eq!(Header::decode(header.encode()), header);
         let golden = [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 111, 43, 183, 64, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(Header::new(42, 9, None).encode(), golden);
+        assert_eq!(Header::new(SlotIndex::new(42), LogIndex::new(9), None).encode(), golden);
     }
 
     #[test]
     fn a_header_matches_only_its_own_key_and_value() {
-        let header = Header::new(42, 7, Some(b"hello"));
+        let header = Header::new(SlotIndex::new(42), LogIndex::new(7), Some(b"hello"));
         assert!(header.matches(42, b"hello"));
         assert!(!header.matches(43, b"hello"));
         assert!(!header.matches(42, b"hellp"));
@@ -156,8 +159,8 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_header_is_noticed() {
         for (value, header) in [
-            (&b"hello"[..], Header::new(3, 7, Some(b"hello"))),
-            (&b""[..], Header::new(3, 7, None)),
+            (&b"hello"[..], Header::new(SlotIndex::new(3), LogIndex::new(7), Some(b"hello"))),
+            (&b""[..], Header::new(SlotIndex::new(3), LogIndex::new(7), None)),
             (&b""[..], Header::default()),
         ] {
             for bit in 0..192 {

@@ -13,6 +13,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::LogIndex;
+
 /// The highest index of this page has not been learned since the start.
 const UNKNOWN: u64 = u64::MAX;
 /// The page holds a damaged slot, whose index nobody knows: never skip it.
@@ -109,7 +111,8 @@ impl Pages {
     }
 
     /// Notes, under the slot's lock, what a change leaves in slot `key`, which begins in `page`.
-    pub(crate) fn note(&self, page: u64, key: u64, index: u64, live: bool) {
+    pub(crate) fn note(&self, page: u64, key: u64, entry: LogIndex, live: bool) {
+        let index = entry.get();
         let highest = &self.highest[index_of(page)];
         let known = highest.load(Relaxed);
         if known == UNKNOWN {
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn an_unknown_or_damaged_page_is_never_skipped() {
         let pages = Pages::unknown(3, 9);
-        pages.note(0, 0, 5, true);
+        pages.note(0, 0, LogIndex::new(5), true);
         assert!(!pages.is_at_most(0, u64::MAX));
         assert_eq!(pages.live_count(), None);
         pages.learn(0, Some(7));
@@ -272,12 +275,12 @@ mod tests {
         pages.give_up(0, 0);
         assert!(!pages.is_at_most(0, u64::MAX));
         pages.learn(0, Some(7));
-        pages.note(0, 1, 9, true);
+        pages.note(0, 1, LogIndex::new(9), true);
         assert!(!pages.is_at_most(0, 8));
         pages.learn(2, Some(0));
         assert_eq!(pages.live_count(), Some(1));
-        pages.note(0, 1, 10, false);
-        pages.note(0, 1, 11, false);
+        pages.note(0, 1, LogIndex::new(10), false);
+        pages.note(0, 1, LogIndex::new(11), false);
         assert_eq!(pages.live_count(), Some(0));
     }
 }

@@ -7,9 +7,9 @@
 //! - I2: a page is skipped only if no slot that begins in it can have an index above the one asked
 //!   for.
 
-use crate::Result;
 use crate::slots::area::Loaded;
 use crate::slots::{SlotImage, Slots};
+use crate::{LogIndex, Result, SlotIndex};
 
 /// Most pages that one call of [`Slots::scan`] reads.
 const SCAN_PAGES_MAX: u64 = 1024;
@@ -140,7 +140,8 @@ impl Slots {
             let _lock = self.locks.lock_one(key);
             let Loaded { header, value, .. } = self.area.load_owned(key);
             if header.index > index && header.matches(key, &value) {
-                self.area.store(key, index, header.is_live().then_some(value.as_slice()));
+                let value = header.is_live().then_some(value.as_slice());
+                self.area.store(SlotIndex::new(key), LogIndex::new(index), value);
                 lowered += 1;
             }
         }

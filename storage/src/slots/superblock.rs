@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, Bytes};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
 use crate::slots::geometry::Geometry;
 use crate::state::{MEMBERSHIP_BYTES_MAX, Membership};
-use crate::{Error, LogId, Result};
+use crate::{Error, LogId, Result, Term};
 
 /// Bytes from the first superblock copy to the second, and from there to the slots.
 pub const SUPERBLOCK_STRIDE: u64 = 128 * 1024;
@@ -99,10 +99,10 @@ impl Superblock {
         bytes.put_u64_le(self.geometry.slot_count());
         bytes.put_u32_le(self.geometry.value_bytes());
         bytes.put_u32_le(flags);
-        bytes.put_u64_le(checkpoint.term);
+        bytes.put_u64_le(checkpoint.term.get());
         bytes.put_u64_le(checkpoint.index);
         bytes.put_u64_le(self.readable_from);
-        bytes.put_u64_le(membership.term);
+        bytes.put_u64_le(membership.term.get());
         bytes.put_u64_le(membership.index);
         bytes.put_u32_le(length);
         bytes.put_u32_le(0); // reserved
@@ -222,9 +222,9 @@ fn decode_body(bytes: &[u8]) -> Option<Superblock> {
     let slot_count = fixed.get_u64_le();
     let value_bytes = fixed.get_u32_le();
     let flags = fixed.get_u32_le();
-    let checkpoint = LogId { term: fixed.get_u64_le(), index: fixed.get_u64_le() };
+    let checkpoint = LogId { term: Term::new(fixed.get_u64_le()), index: fixed.get_u64_le() };
     let readable_from = fixed.get_u64_le();
-    let membership = LogId { term: fixed.get_u64_le(), index: fixed.get_u64_le() };
+    let membership = LogId { term: Term::new(fixed.get_u64_le()), index: fixed.get_u64_le() };
     let length = usize::try_from(fixed.get_u32_le()).ok()?;
     let reserved = fixed.get_u32_le();
     let unknown_flags = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP);
@@ -264,9 +264,9 @@ mod tests {
         Superblock {
             geometry: Geometry::new(1000, 64).unwrap(),
             cluster_id: 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100,
-            checkpoint: Some(LogId { term: 3, index: 77 }),
+            checkpoint: Some(LogId { term: Term::new(3), index: 77 }),
             membership: Membership {
-                log_id: Some(LogId { term: 2, index: 5 }),
+                log_id: Some(LogId { term: Term::new(2), index: 5 }),
                 body: Bytes::from_static(b"abc"),
             },
             readable_from: 80,

@@ -5,7 +5,7 @@
 //! - I1: no input panics; a field that is not there is `None`.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use crate::{LogId, Vote};
+use crate::{LogId, MemberId, Term, Vote};
 
 /// What is left of the bytes to decode.
 #[derive(Debug)]
@@ -45,10 +45,10 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn log_id(&mut self) -> Option<LogId> {
-        Some(LogId { term: self.u64()?, index: self.u64()? })
+        Some(LogId { term: Term::new(self.u64()?), index: self.u64()? })
     }
 
     pub(super) fn vote(&mut self, committed: bool) -> Option<Vote> {
-        Some(Vote { term: self.u64()?, node_id: self.u64()?, committed })
+        Some(Vote { term: Term::new(self.u64()?), node_id: MemberId::new(self.u64()?), committed })
     }
 }

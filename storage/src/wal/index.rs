@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::segment::Carried;
-use crate::LogId;
 use crate::disk::File;
+use crate::{LogId, Term};
 
 /// A segment that was begun, and the places of the live entries in it.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ pub(super) struct Index {
     unlocated: VecDeque<(u64, u32)>,
     unlocated_first: u64,
     /// First index and term of every run of entries with one term.
-    terms: VecDeque<(u64, u64)>,
+    terms: VecDeque<(u64, Term)>,
     /// First live index, known once the log has held an entry or a purge point.
     first: Option<u64>,
     pub(super) carried: Carried,

@@ -206,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::LogId;
+    use crate::Term;
     use crate::disk::SimDisk;
     use crate::wal::{EntryKind, Nonces, Options, Wal};
 
@@ -215,7 +216,7 @@ mod tests {
         let disk = Arc::new(SimDisk::new(1));
         let (wal, _) = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap();
         let entry = |index| {
-            let log_id = LogId { term: 1, index };
+            let log_id = LogId { term: Term::new(1), index };
             Entry { log_id, kind: EntryKind::Normal, payload: Bytes::from_static(b"payload") }
         };
         wal.append((0..count).map(entry)).unwrap();
@@ -233,7 +234,7 @@ mod tests {
             let purging = |run: &Run| {
                 if left.get() > 0 {
                     left.set(left.get() - 1);
-                    wal.purge(LogId { term: 1, index: run.first_index });
+                    wal.purge(LogId { term: Term::new(1), index: run.first_index });
                 }
                 fetch(run)
             };

@@ -111,8 +111,11 @@ pub(super) fn entry_bytes(payload_bytes: usize) -> usize {
 pub(super) fn encode_entry(out: &mut AlignedBuffer, entry: &Entry) {
     let length =
         u32::try_from(entry.payload.len()).expect("invariant: a batch is smaller than 4 GiB");
-    let head =
-        head([KIND_ENTRY, entry.kind.to_byte()], length, [entry.log_id.term, entry.log_id.index]);
+    let head = head(
+        [KIND_ENTRY, entry.kind.to_byte()],
+        length,
+        [entry.log_id.term.get(), entry.log_id.index],
+    );
     out.extend_from_slice(&head);
     out.extend_from_slice(&entry_crc(&head, &entry.payload).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -122,23 +125,23 @@ pub(super) fn encode_entry(out: &mut AlignedBuffer, entry: &Entry) {
 
 /// The bytes of every record but the entry.
 pub(super) fn encode_vote(vote: Vote) -> [u8; RECORD_BYTES] {
-    head([KIND_VOTE, u8::from(vote.committed)], 0, [vote.term, vote.node_id])
+    head([KIND_VOTE, u8::from(vote.committed)], 0, [vote.term.get(), vote.node_id.get()])
 }
 
 /// See [`Record::Committed`].
 pub(super) fn encode_committed(log_id: LogId) -> [u8; RECORD_BYTES] {
-    head([KIND_COMMITTED, 0], 0, [log_id.term, log_id.index])
+    head([KIND_COMMITTED, 0], 0, [log_id.term.get(), log_id.index])
 }
 
 /// See [`Record::Truncate`].
 pub(super) fn encode_truncate(last: Option<LogId>) -> [u8; RECORD_BYTES] {
     let log_id = last.unwrap_or_default();
-    head([KIND_TRUNCATE, u8::from(last.is_some())], 0, [log_id.term, log_id.index])
+    head([KIND_TRUNCATE, u8::from(last.is_some())], 0, [log_id.term.get(), log_id.index])
 }
 
 /// See [`Record::Purge`].
 pub(super) fn encode_purge(upto: LogId) -> [u8; RECORD_BYTES] {
-    head([KIND_PURGE, 0], 0, [upto.term, upto.index])
+    head([KIND_PURGE, 0], 0, [upto.term.get(), upto.index])
 }
 
 /// Decodes the record that `bytes` begin with, and says how many bytes it takes. `None` if the

@@ -125,10 +125,10 @@ impl SegmentHeader {
             [self.id, self.bytes],
             [self.first_sequence, self.follows.segment],
             [self.follows.sequence, self.reserved],
-            [vote.term, vote.node_id],
-            [purged.term, purged.index],
-            [committed.term, committed.index],
-            [last.term, last.index],
+            [vote.term.get(), vote.node_id.get()],
+            [purged.term.get(), purged.index],
+            [committed.term.get(), committed.index],
+            [last.term.get(), last.index],
         ];
         let mut block = [0; BLOCK_BYTES];
         put(&mut block, 0, &SEGMENT_MAGIC);

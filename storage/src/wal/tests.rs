@@ -15,7 +15,7 @@ use super::store::Store;
 use super::tail::Tail;
 use super::{Entry, EntryKind, Nonces, Options, Position, Seen, Wal};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
-use crate::{Error, LogId, Vote};
+use crate::{Error, LogId, MemberId, Term, Vote};
 
 const NONCE: Nonce = Nonce(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100);
 const LIFE: Life = Life { segment: 3, nonce: NONCE };
@@ -27,16 +27,16 @@ const HEADER: SegmentHeader = SegmentHeader {
     bytes: 65_536,
     follows: Follows { segment: 1, sequence: 8 },
     carried: Carried {
-        vote: Some(Vote { term: 5, node_id: 6, committed: true }),
-        purged: Some(LogId { term: 1, index: 2 }),
+        vote: Some(Vote { term: Term::new(5), node_id: MemberId::new(6), committed: true }),
+        purged: Some(LogId { term: Term::new(1), index: 2 }),
         committed: None,
-        last: Some(LogId { term: 5, index: 40 }),
+        last: Some(LogId { term: Term::new(5), index: 40 }),
     },
     reserved: 0,
 };
 
 fn log_id(term: u64, index: u64) -> LogId {
-    LogId { term, index }
+    LogId { term: Term::new(term), index }
 }
 
 fn entry(index: u64, payload_bytes: usize) -> Entry {
@@ -70,11 +70,19 @@ fn sync(wal: &Wal) {
 fn records_have_the_documented_bytes() {
     let golden = [
         (
-            record::encode_vote(Vote { term: 5, node_id: 6, committed: true }),
+            record::encode_vote(Vote {
+                term: Term::new(5),
+                node_id: MemberId::new(6),
+                committed: true,
+            }),
             "020100000000000005000000000000000600000000000000",
         ),
         (
-            record::encode_vote(Vote { term: 5, node_id: 6, committed: false }),
+            record::encode_vote(Vote {
+                term: Term::new(5),
+                node_id: MemberId::new(6),
+                committed: false,
+            }),
             "020000000000000005000000000000000600000000000000",
         ),
         (
@@ -112,7 +120,7 @@ fn records_have_the_documented_bytes() {
 
 #[test]
 fn every_record_that_is_read_back_is_the_one_written() {
-    let vote = Vote { term: u64::MAX, node_id: 1, committed: true };
+    let vote = Vote { term: Term::new(u64::MAX), node_id: MemberId::new(1), committed: true };
     let decoded = |bytes: [u8; record::RECORD_BYTES]| match record::decode(&bytes).unwrap().0 {
         Record::Vote(vote) => format!("{vote:?}"),
         Record::Committed(log_id) => format!("committed {log_id}"),

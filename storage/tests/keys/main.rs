@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use diskstore_storage::LogId;
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::keys::{Keys, New, Options};
 use diskstore_storage::state::{Change, Membership, Target};
+use diskstore_storage::{LogId, Term};
 
 const CLUSTER: u128 = 0xc1;
 const VALUE_BYTES: u32 = 64;
@@ -40,10 +40,10 @@ fn open(disk: &SimDisk) -> diskstore_storage::Result<Keys> {
 
 fn target(index: u64) -> Target {
     let membership = Membership {
-        log_id: Some(LogId { term: 1, index: 1 }),
+        log_id: Some(LogId { term: Term::new(1), index: 1 }),
         body: Bytes::from_static(b"members"),
     };
-    Target { log_id: LogId { term: 2, index }, membership }
+    Target { log_id: LogId { term: Term::new(2), index }, membership }
 }
 
 fn checkpoint(keys: &Keys, index: u64) {

@@ -11,7 +11,7 @@ use diskstore_storage::slots::{
     SlotImage, Slots,
 };
 use diskstore_storage::state::{Applied, Change, Membership, Target};
-use diskstore_storage::{Error, Result};
+use diskstore_storage::{Error, LogIndex, Result, SlotIndex};
 
 use crate::script::{CLUSTER, content, create, directory, log_id, set};
 
@@ -105,10 +105,11 @@ fn a_full_set_or_a_delete_mends_a_damaged_slot() {
     for change in [Change::Set(Cow::Borrowed(b"new")), Change::Delete] {
         let slots = damaged();
         // Even one that is older than what the damaged header says.
-        let applied = slots.lock([7].into_iter()).apply(7, 2, |base| {
-            assert_eq!(base.read(), Current::Damaged);
-            change.clone()
-        });
+        let applied =
+            slots.lock([7].into_iter()).apply(SlotIndex::new(7), LogIndex::new(2), |base| {
+                assert_eq!(base.read(), Current::Damaged);
+                change.clone()
+            });
         assert_eq!(applied.unwrap(), Applied::Written);
         let value = slots.read(7).unwrap().value;
         assert_eq!(value.is_some(), change != Change::Delete);
@@ -119,7 +120,10 @@ fn a_full_set_or_a_delete_mends_a_damaged_slot() {
 fn a_command_that_needs_a_damaged_slot_can_leave_it() {
     let slots = damaged();
     let mut guard = slots.lock([7].into_iter());
-    assert_eq!(guard.apply(7, 30, |_| Change::Keep).unwrap(), Applied::Kept);
+    assert_eq!(
+        guard.apply(SlotIndex::new(7), LogIndex::new(30), |_| Change::Keep).unwrap(),
+        Applied::Kept
+    );
     drop(guard);
     offset_of_corruption(slots.read(7));
 }
@@ -133,7 +137,11 @@ fn a_slot_that_was_given_up_stays_damaged_until_a_full_set() {
     disk.flip_bit(&path(DOUBLE_FILE), 50, 0).unwrap();
     disk.flip_bit(&path(SLOTS_FILE), value_byte, 0).unwrap();
     let slots = open(&disk).unwrap();
-    let give_up = |index| slots.lock([7].into_iter()).apply(7, index, |_| Change::GiveUp);
+    let give_up = |index| {
+        slots
+            .lock([7].into_iter())
+            .apply(SlotIndex::new(7), LogIndex::new(index), |_| Change::GiveUp)
+    };
     assert_eq!(give_up(30).unwrap(), Applied::GivenUp);
     assert_eq!(give_up(31).unwrap(), Applied::Kept, "there is nothing left to write");
     assert!(slots.is_known_damaged(7) && !slots.is_known_damaged(8));
@@ -165,7 +173,8 @@ fn a_walk_over_later_changes_meets_a_slot_that_was_given_up() {
     assert_eq!(slots.live_count(), Some(1));
     let file = disk.open(&folder.path().join(SLOTS_FILE), WriteMode::Buffered).unwrap();
     file.write_at(b"x", geometry().offset_of(7) + 24).unwrap(); // the map sees it
-    let applied = slots.lock([7].into_iter()).apply(7, 30, |_| Change::GiveUp);
+    let applied =
+        slots.lock([7].into_iter()).apply(SlotIndex::new(7), LogIndex::new(30), |_| Change::GiveUp);
     assert_eq!(applied.unwrap(), Applied::GivenUp);
     assert_eq!(slots.live_count(), Some(0));
     let offset = offset_of_corruption(slots.scan(0, 29, 1 << 20, &mut Vec::new()));
@@ -176,7 +185,9 @@ fn a_walk_over_later_changes_meets_a_slot_that_was_given_up() {
 #[should_panic(expected = "slot 7 is whole, and is given up")]
 fn a_slot_that_is_whole_is_not_given_up() {
     let slots = open(&written()).unwrap();
-    drop(slots.lock([7].into_iter()).apply(7, 30, |_| Change::GiveUp));
+    drop(
+        slots.lock([7].into_iter()).apply(SlotIndex::new(7), LogIndex::new(30), |_| Change::GiveUp),
+    );
 }
 
 /// Every bit of a slot, header and value.

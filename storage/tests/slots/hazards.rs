@@ -8,6 +8,7 @@ use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, OperationKind, SimDisk};
 use diskstore_storage::slots::{Current, DoubleFound, Geometry, Options, SlotImage, Slots};
 use diskstore_storage::state::{Applied, Change, Membership, Target};
+use diskstore_storage::{LogIndex, SlotIndex};
 
 use crate::script::{Effect, Entry, Finish, apply, content, create, directory, log_id, set};
 
@@ -381,10 +382,12 @@ fn a_replayed_entry_changes_nothing_and_is_not_computed() {
     set(&slots, 7, 5, b"five").unwrap();
     let mut guard = slots.lock([7].into_iter());
     for index in 1..=5 {
-        let applied = guard.apply(7, index, |_| unreachable!("the slot holds its effect"));
+        let applied = guard.apply(SlotIndex::new(7), LogIndex::new(index), |_| {
+            unreachable!("the slot holds its effect")
+        });
         assert_eq!(applied.unwrap(), Applied::Skipped);
     }
-    let applied = guard.apply(7, 6, |base| {
+    let applied = guard.apply(SlotIndex::new(7), LogIndex::new(6), |base| {
         assert_eq!(base.read(), Current::Value { index: 5, value: Some(b"five") });
         Change::Set(Cow::Borrowed(b"six"))
     });

@@ -9,6 +9,7 @@ use std::time::Duration;
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
 use diskstore_storage::slots::{Geometry, Options, Slots};
 use diskstore_storage::state::{Change, Membership, PAGE_BYTES, Target};
+use diskstore_storage::{LogIndex, SlotIndex};
 
 use crate::script::{create, directory, log_id, set};
 
@@ -186,7 +187,10 @@ fn rounds_of_a_checkpoint_and_of_others_lose_nothing() {
             let value = index.to_le_bytes().repeat(100);
             let change = Change::Set(Cow::Owned(value));
             let key = index * 7 % KEYS;
-            slots.lock([key].into_iter()).apply(key, index, |_| change).unwrap();
+            slots
+                .lock([key].into_iter())
+                .apply(SlotIndex::new(key), LogIndex::new(index), |_| change)
+                .unwrap();
             let modified = slots.modified_bytes() / PAGE_BYTES;
             assert!(modified <= 24 + 2, "{modified} pages");
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use diskstore_storage::disk::SimDisk;
 use diskstore_storage::slots::{Base, Current, Geometry, New, Options, SlotImage, Slots};
 use diskstore_storage::state::{Change, Versioned};
-use diskstore_storage::{LogId, Result};
+use diskstore_storage::{LogId, LogIndex, Result, SlotIndex, Term};
 
 /// Where the files are.
 pub(crate) fn directory() -> &'static Path {
@@ -97,7 +97,9 @@ pub(crate) fn apply(slots: &Slots, index: u64, entry: &Entry) -> Result<()> {
     let value_bytes = slots.geometry().value_bytes() as usize;
     let mut guard = slots.lock(keys.keys().copied());
     for (key, effects) in keys {
-        guard.apply(key, index, |base| compute(base, &effects, value_bytes))?;
+        guard.apply(SlotIndex::new(key), LogIndex::new(index), |base| {
+            compute(base, &effects, value_bytes)
+        })?;
     }
     Ok(())
 }
@@ -106,7 +108,7 @@ pub(crate) fn apply(slots: &Slots, index: u64, entry: &Entry) -> Result<()> {
 pub(crate) fn set(slots: &Slots, key: u64, index: u64, value: &[u8]) -> Result<()> {
     slots
         .lock([key].into_iter())
-        .apply(key, index, |_| Change::Set(Cow::Borrowed(value)))
+        .apply(SlotIndex::new(key), LogIndex::new(index), |_| Change::Set(Cow::Borrowed(value)))
         .map(|_| ())
 }
 
@@ -142,7 +144,7 @@ pub(crate) fn as_content(slot: Versioned) -> Content {
 
 /// The log id of entry `index`.
 pub(crate) fn log_id(index: u64) -> LogId {
-    LogId { term: 1 + index / 50, index }
+    LogId { term: Term::new(1 + index / 50), index }
 }
 
 /// Makes the slots of a test.

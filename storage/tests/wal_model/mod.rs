@@ -17,7 +17,7 @@ use diskstore_storage::disk::SimDisk;
 use diskstore_storage::wal::{
     Entry, EntryKind, Nonces, Options, Position, Recovery, SealedBatch, Wal,
 };
-use diskstore_storage::{Error, LogId, Result, Vote};
+use diskstore_storage::{Error, LogId, MemberId, Result, Term, Vote};
 
 pub const DATA: &str = "/data";
 pub const DIRECTORY: &str = "/data/wal";
@@ -52,7 +52,7 @@ pub fn entry(term: u64, index: u64, payload_bytes: usize) -> Entry {
         1 => EntryKind::Membership,
         _ => EntryKind::Normal,
     };
-    Entry { log_id: LogId { term, index }, kind, payload: Bytes::from(payload) }
+    Entry { log_id: LogId { term: Term::new(term), index }, kind, payload: Bytes::from(payload) }
 }
 
 /// What the log should say.
@@ -175,7 +175,7 @@ impl Driver {
             in_flight: None,
             pending: BTreeMap::new(),
             acknowledged: model.clone(),
-            term: model.vote.map_or(1, |vote| vote.term),
+            term: model.vote.map_or(1, |vote| vote.term.get()),
             model,
             unknown: None,
         })
@@ -191,8 +191,11 @@ impl Driver {
             }
             Step::Vote => {
                 self.term += 1;
-                let vote =
-                    Vote { term: self.term, node_id: 7, committed: self.term.is_multiple_of(2) };
+                let vote = Vote {
+                    term: Term::new(self.term),
+                    node_id: MemberId::new(7),
+                    committed: self.term.is_multiple_of(2),
+                };
                 self.wal.save_vote(vote);
                 self.model.vote = Some(vote);
             }
@@ -205,13 +208,13 @@ impl Driver {
             Step::Truncate { count } => self.truncate(count),
             Step::Purge { keep } => self.purge(keep),
             Step::PurgeBeyond { by } => {
-                let upto = LogId { term: self.term, index: self.model.next() + by };
+                let upto = LogId { term: Term::new(self.term), index: self.model.next() + by };
                 self.wal.purge(upto);
                 self.model.purged = Some(upto);
                 self.model.entries.clear();
             }
             Step::DropAll { by } => {
-                let upto = LogId { term: self.term, index: self.model.next() + by };
+                let upto = LogId { term: Term::new(self.term), index: self.model.next() + by };
                 self.wal.drop_all_and_purge_to(upto);
                 self.model.entries.clear();
                 self.model.committed = self.model.clamped_committed();
