@@ -31,7 +31,7 @@ const ASK_BOUND: Duration = Duration::from_secs(1);
 const HAND_OVER_BOUND: Duration = Duration::from_secs(3);
 
 /// Gives way whenever this member leads and has had no room for a while. Runs as long as the node.
-pub async fn give_way_when_full(cluster: std::sync::Arc<Cluster>) {
+pub(super) async fn give_way_when_full(cluster: std::sync::Arc<Cluster>) {
     let mut gave_way_in = 0; // I2
     let mut asked: Option<Instant> = None;
     loop {

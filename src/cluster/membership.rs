@@ -71,7 +71,7 @@ struct Failed {
 }
 
 /// Promotes and replaces members while this one leads, until the task is dropped.
-pub async fn keep_membership(consensus: Arc<Consensus>) {
+pub(super) async fn keep_membership(consensus: Arc<Consensus>) {
     let (mut followed, mut failed) = (Followed::default(), None);
     loop {
         tokio::time::sleep(PERIOD).await;
@@ -152,7 +152,7 @@ fn answering(view: &View, me: u64, voters: &BTreeSet<u64>) -> impl Iterator<Item
 }
 
 /// What it costs that the leader stops now, if a member is half replaced or a change half way.
-pub fn cost_of_stopping(view: &View, me: u64) -> Option<String> {
+pub(super) fn cost_of_stopping(view: &View, me: u64) -> Option<String> {
     let is_old = |id: &u64, learner: &MemberView| {
         let member = view.members.get(id);
         member.is_some_and(|member| member.member.name == learner.member.name)

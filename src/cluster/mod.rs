@@ -1,4 +1,5 @@
-//! The cluster, whoever leads it: writes, reads at every level, members, removal.
+//! The cluster, whoever leads it: writes, reads at every level, members, removal, and what this member
+//! says of itself and does on its own.
 //!
 //! Called by `node`; calls `raft`, and `peer` for what members ask each other. Each thing that they ask
 //! has a file with both of its sides: `writes`, `reads`, `holders`, `join`, `removal`, `giving_way`.
@@ -14,8 +15,12 @@ mod holders;
 mod join;
 mod membership;
 mod moved;
+mod notices;
 mod reads;
+mod refusals;
 mod removal;
+mod status;
+mod upkeep;
 mod writes;
 
 use std::collections::HashMap;
@@ -25,19 +30,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use bootstrap::{Contact, listen_first};
-pub use giving_way::give_way_when_full;
 pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
-pub use membership::{cost_of_stopping, keep_membership};
+use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};
 pub use reads::FreshReplica;
 #[cfg(test)]
 pub(crate) use reads::read_local;
 pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};
+pub use upkeep::CheckpointPolicy;
+pub(crate) use upkeep::keep_bounds;
 
 use crate::command::{CommandResult, Failure};
+use crate::machine::Limits;
 use crate::peer::{Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
 
@@ -72,8 +80,91 @@ impl Cluster {
     }
 
     /// The consensus underneath.
-    pub fn consensus(&self) -> &Arc<Consensus> {
+    fn consensus(&self) -> &Arc<Consensus> {
         &self.consensus
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> u64 {
+        self.consensus.member_id()
+    }
+
+    /// The limits of keys and values.
+    pub fn limits(&self) -> Limits {
+        self.consensus.replica().machine.limits()
+    }
+
+    /// Highest log index that is applied here.
+    pub fn applied_index(&self) -> u64 {
+        self.consensus.replica().applied_index()
+    }
+
+    /// Whether this member leads.
+    pub fn is_leader(&self) -> bool {
+        self.consensus.view().is_leader
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.consensus.view().leader.is_some()
+    }
+
+    /// Waits until this member's log holds `index` durably, where it syncs always; whether it does.
+    pub async fn wait_durable(&self, index: u64, timeout: Duration) -> bool {
+        let consensus = &self.consensus;
+        let durable = async {
+            consensus.replica().wait_applied(index).await; // it is in the log, or in a snapshot
+            match consensus.wal().position_of(index) {
+                Some(position) => consensus.syncer().wait(position).await.is_ok(),
+                None => true, // a checkpoint covers it
+            }
+        };
+        tokio::time::timeout(timeout, durable).await.unwrap_or(false)
+    }
+
+    /// Does what a member does on its own, as long as the tasks run: it writes checkpoints and purges
+    /// the log, mends the membership, gives way where its disk is full, and logs what changes.
+    pub fn keep(
+        self: &Arc<Self>,
+        policy: CheckpointPolicy,
+        started: Instant,
+    ) -> Vec<JoinHandle<()>> {
+        let consensus = &self.consensus;
+        let candidate = consensus.clone();
+        vec![
+            tokio::spawn(keep_bounds(consensus.clone(), policy)),
+            tokio::spawn(giving_way::give_way_when_full(self.clone())),
+            tokio::spawn(upkeep::learn_slots(consensus.replica().clone())),
+            tokio::spawn(keep_membership(consensus.clone())),
+            tokio::spawn(notices::keep_told(consensus.clone(), started)),
+            tokio::spawn(async move { candidate.allow_elections().await }),
+        ]
+    }
+
+    /// What it costs the cluster that this member stops now while it leads; `None` if nothing.
+    pub fn cost_of_stopping(&self) -> Option<String> {
+        cost_of_stopping(&self.consensus.view(), self.member_id())
+    }
+
+    /// Has another member lead, if this one does; returns once one does, or after `bound`.
+    pub async fn hand_over(&self, bound: Duration) {
+        self.consensus.hand_over(bound).await;
+    }
+
+    /// Writes a checkpoint of all that is applied, at once; its index, once it survives power loss.
+    /// `None` if that takes longer than `bound`.
+    pub async fn checkpoint(&self, bound: Duration) -> Option<u64> {
+        self.consensus.checkpoint(bound).await
+    }
+
+    /// Purges the log behind the checkpoint but for `keep_bytes` of it; waits for `bound` at most.
+    pub async fn purge_now(&self, keep_bytes: u64, bound: Duration) {
+        self.consensus.purge_now(keep_bytes, bound).await;
+    }
+
+    /// Stops taking part; what was appended is on the disk afterwards.
+    pub async fn stop(&self) {
+        self.consensus.stop().await;
     }
 
     /// The cluster.

@@ -1,16 +1,13 @@
 //! One running node: commands in, results out; started and stopped in order.
 //!
-//! Called by the programs and by `server`; calls `cluster`, `raft` and `machine`.
+//! Called by the programs and by `server`; calls `cluster`; `start` builds what that stands on.
 
 mod disk_use;
 mod error;
-mod notices;
 mod open;
-mod refusals;
 mod start;
 #[cfg(test)]
 mod tests;
-mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +21,7 @@ use disk_use::DiskUse;
 pub use error::StartError;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
-use crate::cluster::{Cluster, cost_of_stopping};
+use crate::cluster::Cluster;
 pub use crate::cluster::{FreshReplica, RemoveError, Standing};
 use crate::command::{
     Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal,
@@ -33,8 +30,7 @@ use crate::config::{Config, MachineKind, SyncPolicy};
 use crate::fault::{Fault, Faults};
 use crate::machine::JOURNAL_FILE;
 pub use crate::machine::Limits;
-use crate::raft::{Consensus, LEASE_MS, MemberView, View};
-use crate::status::{MemberStatus, Status, SyncStatus};
+use crate::status::Status;
 
 /// How long a clean stop tries to hand leadership over.
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
@@ -65,10 +61,6 @@ impl Node {
         Box::leak(Box::new(Arc::clone(&self.lock)));
     }
 
-    fn consensus(&self) -> &Arc<Consensus> {
-        self.cluster.consensus()
-    }
-
     /// What this node runs with.
     pub fn config(&self) -> &Config {
         &self.config
@@ -81,7 +73,7 @@ impl Node {
 
     /// The limits of keys and values.
     pub fn limits(&self) -> Limits {
-        self.consensus().replica().machine.limits()
+        self.cluster.limits()
     }
 
     /// How fresh a read must be unless its caller asks for less.
@@ -139,15 +131,7 @@ impl Node {
 
     /// Waits until this member's log holds `index` durably, where it syncs always; whether it does.
     pub async fn wait_durable(&self, index: u64, timeout: Duration) -> bool {
-        let consensus = self.consensus();
-        let durable = async {
-            consensus.replica().wait_applied(index).await; // it is in the log, or in a snapshot
-            match consensus.wal().position_of(index) {
-                Some(position) => consensus.syncer().wait(position).await.is_ok(),
-                None => true, // a checkpoint covers it
-            }
-        };
-        tokio::time::timeout(timeout, durable).await.unwrap_or(false)
+        self.cluster.wait_durable(index, timeout).await
     }
 
     /// When the last checkpoint was written, in seconds since 1970; when the node started, if that
@@ -183,115 +167,38 @@ impl Node {
 
     /// This node's cluster and member id.
     pub fn ids(&self) -> (u128, u64) {
-        (self.cluster.cluster_id(), self.consensus().member_id())
+        (self.cluster.cluster_id(), self.cluster.member_id())
     }
 
     /// Highest log index that this replica has applied.
     pub fn applied_index(&self) -> u64 {
-        self.consensus().replica().applied_index()
+        self.cluster.applied_index()
     }
 
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
-        self.consensus().view().is_leader
+        self.cluster.is_leader()
     }
 
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
-        self.consensus().view().leader.is_some()
+        self.cluster.has_leader()
     }
 
     /// What the node says about itself.
     pub fn status(&self) -> Status {
-        let consensus = self.consensus();
-        let mut view = consensus.view();
-        let silence = Duration::from_millis(LEASE_MS);
-        if !view.is_leader && !consensus.heard_within(silence) {
-            view.leader = None; // what is refused for want of a leader says the same
-        }
-        let machine = &consensus.replica().machine;
-        let usage = machine.usage();
-        let times = consensus.syncer().times();
-        let (limits, disk) = (self.limits(), self.disk_use.last());
+        let disk = self.disk_use.last();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             name: self.config.id.clone(),
-            member_id: format!("{:016x}", consensus.member_id()),
-            cluster_id: format!("{:032x}", self.cluster.cluster_id()),
-            role: role_of(&view, consensus.member_id()).into(),
-            term: view.term,
-            leader: view
-                .leader
-                .and_then(|id| view.members.get(&id))
-                .map(|leader| leader.member.name.clone()),
-            members: self.members_of(&view),
-            moved: self.cluster.moved(),
-            no_majority_s: consensus.without_majority(self.started).map(|time| time.as_secs()),
-            committed: view.committed.unwrap_or(0),
-            applied: consensus.replica().applied_index(),
-            last_log: view.last_log.unwrap_or(0),
-            checkpoint: view.checkpoint.unwrap_or(0),
-            purged: view.purged.unwrap_or(0),
-            readable_from: machine.readable_from(),
-            slots: limits.slot_count,
-            value_size: limits.value_bytes_max,
-            live: usage.live_count,
             disk_used_bytes: disk.used_bytes,
             disk_left_bytes: disk.left_bytes,
             log_bytes: disk.log_bytes,
-            log_written_bytes: consensus.syncer().written_bytes(),
-            written_pages: usage.written_pages,
-            damaged_slots: machine.paged().map_or(0, |paged| paged.damaged_slots().len() as u64),
-            slots_sent: consensus.slots_sent(),
-            slots_received: consensus.replica().slots_received.load(Ordering::Relaxed),
-            received_bytes: consensus.received_bytes(),
-            sync: SyncStatus {
-                count: times.count(),
-                p50_us: times.percentile_us(50),
-                p99_us: times.percentile_us(99),
-                max_us: times.max_us(),
-            },
             dropped_lines: crate::lines::stderr().dropped(),
             unsafe_flags: self.unsafe_flags(),
-            refusals: refusals::of(consensus),
             uptime_s: self.started.elapsed().as_secs(),
+            ..self.cluster.status(self.started)
         }
-    }
-
-    fn members_of(&self, view: &View) -> Vec<MemberStatus> {
-        let member_id = self.consensus().member_id();
-        let silence = Duration::from_millis(LEASE_MS);
-        let last_log = view.last_log.unwrap_or(0);
-        let status = |(id, known): (&u64, &MemberView)| {
-            let matched =
-                if view.is_leader && *id == member_id { Some(last_log) } else { known.matched };
-            MemberStatus {
-                id: format!("{id:016x}"),
-                name: known.member.name.clone(),
-                role: match (view.leader == Some(*id), known.is_voter) {
-                    (true, _) => "leader",
-                    (false, true) => "follower",
-                    (false, false) => "learner",
-                }
-                .into(),
-                client: known.member.client_address.clone(),
-                raft: known.member.raft_address.clone(),
-                matched,
-                heard_ms: known
-                    .silent_for
-                    .filter(|_| view.is_leader && *id != member_id)
-                    .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-                silent: if view.is_leader && *id == member_id {
-                    Some(false)
-                } else {
-                    self.consensus().is_silent(*id, silence)
-                },
-                lag: matched.map(|matched| last_log.saturating_sub(matched)),
-            }
-        };
-        let mut members: Vec<MemberStatus> = view.members.iter().map(status).collect();
-        members.sort_by(|a, b| a.name.cmp(&b.name));
-        members
     }
 
     fn unsafe_flags(&self) -> Vec<String> {
@@ -314,34 +221,22 @@ impl Node {
     pub async fn stop(&self) {
         let begun = Instant::now();
         let led = self.is_leader();
-        let view = self.consensus().view();
-        let cost = cost_of_stopping(&view, self.consensus().member_id());
-        if let Some(cost) = cost.filter(|_| led) {
+        if let Some(cost) = self.cluster.cost_of_stopping().filter(|_| led) {
             tracing::warn!("{cost}");
         }
-        self.consensus().hand_over(HAND_OVER_BOUND).await;
+        self.cluster.hand_over(HAND_OVER_BOUND).await;
         let handed_over = begun.elapsed();
         if led {
             tracing::info!(elapsed = ?handed_over, "leadership handed over");
         }
-        if self.consensus().checkpoint(CHECKPOINT_BOUND).await.is_none() {
+        if self.cluster.checkpoint(CHECKPOINT_BOUND).await.is_none() {
             tracing::warn!("stopping without a last checkpoint: the next start replays the log");
         }
-        self.consensus().purge_now(self.config.keep_bytes, PURGE_BOUND).await;
+        self.cluster.purge_now(self.config.keep_bytes, PURGE_BOUND).await;
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        self.consensus().stop().await;
+        self.cluster.stop().await;
         tracing::info!(elapsed = ?begun.elapsed(), "stopped");
-    }
-}
-
-fn role_of(view: &View, member_id: u64) -> &'static str {
-    let is_voter = view.members.get(&member_id).is_some_and(|member| member.is_voter);
-    match (view.is_leader, is_voter, view.leader) {
-        (true, _, _) => "leader",
-        (false, true, Some(_)) => "follower",
-        (false, true, None) => "candidate",
-        (false, false, _) => "learner",
     }
 }

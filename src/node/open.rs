@@ -16,8 +16,9 @@ use diskstore_storage::keys::{self, Keys, SNAPSHOT_FILE};
 use diskstore_storage::slots::{self, Geometry, New, SLOTS_FILE, Slots};
 use diskstore_storage::wal::{self, Wal};
 
+use super::StartError;
 use super::start::Progress;
-use super::{StartError, upkeep};
+use crate::cluster::CheckpointPolicy;
 use crate::config::{Config, SyncPolicy, checkpoint_bytes};
 use crate::host::{Host, Random};
 use crate::machine::{
@@ -36,7 +37,7 @@ pub(super) struct Opened {
     pub(super) wal: Arc<Wal>,
     /// What was applied to the machine while the log was recovered.
     pub(super) applied: Option<Applied>,
-    pub(super) policy: upkeep::Policy,
+    pub(super) policy: CheckpointPolicy,
     /// What was found, for people.
     pub(super) report: String,
 }
@@ -168,7 +169,7 @@ pub(super) async fn open_files(
         let applied =
             ahead.map(|ahead| ahead.finish(&wal)).transpose().map_err(raft::StartError::from)?;
         report.push_str(&log_report(&recovery));
-        let policy = upkeep::Policy {
+        let policy = CheckpointPolicy {
             checkpoint_bytes: config.checkpoint_bytes,
             keep_bytes: config.keep_bytes,
             dirty_bytes_max: plan.dirty_bytes_max(),

@@ -21,13 +21,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::disk_use::{DiskUse, keep_measured};
-use super::notices::keep_told;
 use super::open::{WAL_NAME, open_files};
-use super::{Node, StartError, upkeep};
+use super::{Node, StartError};
 use crate::cluster::{
-    Cluster, JoinSetup, Joined, Own, RemoveError, give_way_when_full, is_copy, join_until_named,
-    keep_membership, keep_registered, learn_cluster, listen_first, remove_from_outside,
-    serve_incoming, watch_standing,
+    Cluster, JoinSetup, Joined, Own, RemoveError, is_copy, join_until_named, keep_registered,
+    learn_cluster, listen_first, remove_from_outside, serve_incoming, watch_standing,
 };
 use crate::command::Failure;
 use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
@@ -106,7 +104,7 @@ pub async fn start(
         consensus.syncer().sync_every(interval);
     }
     let cluster = Arc::new(Cluster::new(consensus.clone(), place.cluster_id));
-    let mut tasks = serve(&cluster, listeners, incoming, recorded);
+    let mut tasks = serve(&cluster, &consensus, listeners, incoming, recorded);
     tokio::select! {
         entered = enter_cluster(host, &config, &place, &consensus) => entered?,
         fault = faults.wait() => return Err(StartError::Fault(fault)),
@@ -116,16 +114,11 @@ pub async fn start(
     }
     let registering = keep_registered(cluster.clone(), own, faults.clone());
     tasks.push(tokio::spawn(registering));
-    tasks.push(tokio::spawn(upkeep::keep_bounds(consensus.clone(), opened.policy)));
-    tasks.push(tokio::spawn(give_way_when_full(cluster.clone())));
-    tasks.push(tokio::spawn(upkeep::learn_slots(consensus.replica().clone())));
-    tasks.push(tokio::spawn(keep_membership(consensus.clone())));
     let (started, disk_use) = (Instant::now(), Arc::<DiskUse>::default());
-    tasks.push(tokio::spawn(keep_told(consensus.clone(), started)));
+    tasks.extend(cluster.keep(opened.policy, started));
     tasks.push(tokio::spawn(keep_measured(config.data_dir.clone(), disk_use.clone())));
     let directory = config.data_dir.display().to_string();
     tasks.push(tokio::spawn(watch_standing(cluster.clone(), faults.clone(), directory)));
-    tasks.push(tokio::spawn(async move { consensus.allow_elections().await }));
     Ok(Arc::new(Node {
         config,
         cluster,
@@ -407,11 +400,11 @@ fn open_oplog(
 
 fn serve(
     cluster: &Arc<Cluster>,
+    consensus: &Consensus,
     listeners: Listeners,
     incoming: mpsc::Receiver<Incoming>,
     recorded: Option<Parts>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
-    let consensus = cluster.consensus();
     let mut tasks = vec![
         consensus.serve(listeners.raft, Zone::Peers),
         tokio::spawn(serve_incoming(cluster.clone(), incoming)),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use diskstore_storage::slots::Geometry;
 
-use super::super::upkeep::{Policy, keep_bounds};
 use super::{SEGMENT_BYTES, create_slots, disk, start};
+use crate::cluster::{CheckpointPolicy, keep_bounds};
 use crate::command::{Command, slot_key};
 use crate::peer::Member;
 use crate::raft::{Cause, Consensus};
@@ -14,8 +14,11 @@ use crate::raft::{Cause, Consensus};
 /// No test waits longer than this for what must come.
 const BOUND: Duration = Duration::from_secs(30);
 /// Nothing but a refusal makes a checkpoint due.
-const LAZY: Policy =
-    Policy { checkpoint_bytes: Some(1 << 40), keep_bytes: 1 << 40, dirty_bytes_max: 1 << 40 };
+const LAZY: CheckpointPolicy = CheckpointPolicy {
+    checkpoint_bytes: Some(1 << 40),
+    keep_bytes: 1 << 40,
+    dirty_bytes_max: 1 << 40,
+};
 
 async fn start_leader(disk: &diskstore_storage::disk::SimDisk) -> Arc<Consensus> {
     let slots = create_slots(disk, Geometry::new(64, 1000).unwrap());

@@ -1,7 +1,7 @@
 //! What a node logs of its cluster, once for each change: who leads, that this node now votes, that
 //! a majority is missing.
 //!
-//! Called by `start`; calls `raft`.
+//! Called by `keep`; calls `raft`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a node refuses, for people: why, since when, and what ends it.
+//! What a member refuses, for people: why, since when, and what ends it.
 //!
 //! Called by `status`; calls `raft`.
 
@@ -6,7 +6,7 @@ use crate::machine::Fullness;
 use crate::raft::{Cause, Consensus, Refusing};
 use crate::status::RefusalStatus;
 
-/// What a node refuses or holds up now.
+/// What a member refuses or holds up now.
 pub(super) fn of(consensus: &Consensus) -> Vec<RefusalStatus> {
     let status = |Refusing { cause, since }: Refusing| RefusalStatus {
         reason: reason(cause, consensus.view().is_leader).into(),

@@ -1,7 +1,7 @@
-//! What a running node does on its own: checkpoints, purging, giving memory back, and learning what
+//! What a member does on its own: checkpoints, purging, giving memory back, and learning what
 //! its slots hold.
 //!
-//! Called by `start`; calls `raft`. Invariant:
+//! Called by `keep`; calls `raft`. Invariant:
 //!
 //! - I1: whenever the node refuses requests, whatever ends the refusal is made due here at once
 //!   (`docs/operations.md` has the list).
@@ -31,19 +31,19 @@ const LEARN_PAUSE: Duration = Duration::from_millis(2);
 
 /// When checkpoints are due.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Policy {
+pub struct CheckpointPolicy {
     /// Bytes of log between two checkpoints, if asked for.
-    pub(super) checkpoint_bytes: Option<u64>,
+    pub checkpoint_bytes: Option<u64>,
     /// Bytes of log kept behind the checkpoint, while the disk has room for them.
-    pub(super) keep_bytes: u64,
+    pub keep_bytes: u64,
     /// Bytes of dirty pages at which a checkpoint is due before the log asks for one: half of the
     /// memory budget, where the data file does not fit in that.
-    pub(super) dirty_bytes_max: u64,
+    pub dirty_bytes_max: u64,
 }
 
 /// Asks for checkpoints when they are due, purges the log behind them, gives memory back, and tells of
 /// damaged slots.
-pub(super) async fn keep_bounds(consensus: Arc<Consensus>, policy: Policy) {
+pub(crate) async fn keep_bounds(consensus: Arc<Consensus>, policy: CheckpointPolicy) {
     let mut upkeep = Upkeep::new(consensus, policy);
     loop {
         tokio::time::sleep(PERIOD).await;
@@ -53,7 +53,7 @@ pub(super) async fn keep_bounds(consensus: Arc<Consensus>, policy: Policy) {
 
 struct Upkeep {
     consensus: Arc<Consensus>,
-    policy: Policy,
+    policy: CheckpointPolicy,
     /// Bytes of log when the last checkpoint was asked for.
     log_bytes_then: u64,
     /// When that was.
@@ -65,7 +65,7 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    fn new(consensus: Arc<Consensus>, policy: Policy) -> Upkeep {
+    fn new(consensus: Arc<Consensus>, policy: CheckpointPolicy) -> Upkeep {
         Upkeep {
             consensus,
             policy,

@@ -1,0 +1,110 @@
+//! What a member says of itself and its cluster: the part of a node's status that replication knows.
+//!
+//! Called by `node`; calls `raft`.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Cluster, refusals};
+use crate::raft::{LEASE_MS, MemberView, View};
+use crate::status::{MemberStatus, Status, SyncStatus};
+
+impl Cluster {
+    /// What this member knows, `started` then; what only its node knows is left as it is by default.
+    pub fn status(&self, started: Instant) -> Status {
+        let consensus = &self.consensus;
+        let mut view = consensus.view();
+        let silence = Duration::from_millis(LEASE_MS);
+        if !view.is_leader && !consensus.heard_within(silence) {
+            view.leader = None; // what is refused for want of a leader says the same
+        }
+        let machine = &consensus.replica().machine;
+        let usage = machine.usage();
+        let times = consensus.syncer().times();
+        let limits = self.limits();
+        Status {
+            member_id: format!("{:016x}", consensus.member_id()),
+            cluster_id: format!("{:032x}", self.cluster_id),
+            role: role_of(&view, consensus.member_id()).into(),
+            term: view.term,
+            leader: view
+                .leader
+                .and_then(|id| view.members.get(&id))
+                .map(|leader| leader.member.name.clone()),
+            members: self.members_of(&view),
+            moved: self.moved(),
+            no_majority_s: consensus.without_majority(started).map(|time| time.as_secs()),
+            committed: view.committed.unwrap_or(0),
+            applied: consensus.replica().applied_index(),
+            last_log: view.last_log.unwrap_or(0),
+            checkpoint: view.checkpoint.unwrap_or(0),
+            purged: view.purged.unwrap_or(0),
+            readable_from: machine.readable_from(),
+            slots: limits.slot_count,
+            value_size: limits.value_bytes_max,
+            live: usage.live_count,
+            log_written_bytes: consensus.syncer().written_bytes(),
+            written_pages: usage.written_pages,
+            damaged_slots: machine.paged().map_or(0, |paged| paged.damaged_slots().len() as u64),
+            slots_sent: consensus.slots_sent(),
+            slots_received: consensus.replica().slots_received.load(Ordering::Relaxed),
+            received_bytes: consensus.received_bytes(),
+            sync: SyncStatus {
+                count: times.count(),
+                p50_us: times.percentile_us(50),
+                p99_us: times.percentile_us(99),
+                max_us: times.max_us(),
+            },
+            refusals: refusals::of(consensus),
+            ..Status::default()
+        }
+    }
+
+    fn members_of(&self, view: &View) -> Vec<MemberStatus> {
+        let member_id = self.consensus.member_id();
+        let silence = Duration::from_millis(LEASE_MS);
+        let last_log = view.last_log.unwrap_or(0);
+        let status = |(id, known): (&u64, &MemberView)| {
+            let matched =
+                if view.is_leader && *id == member_id { Some(last_log) } else { known.matched };
+            MemberStatus {
+                id: format!("{id:016x}"),
+                name: known.member.name.clone(),
+                role: match (view.leader == Some(*id), known.is_voter) {
+                    (true, _) => "leader",
+                    (false, true) => "follower",
+                    (false, false) => "learner",
+                }
+                .into(),
+                client: known.member.client_address.clone(),
+                raft: known.member.raft_address.clone(),
+                matched,
+                heard_ms: known
+                    .silent_for
+                    .filter(|_| view.is_leader && *id != member_id)
+                    .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                silent: if view.is_leader && *id == member_id {
+                    Some(false)
+                } else {
+                    self.consensus.is_silent(*id, silence)
+                },
+                lag: matched.map(|matched| last_log.saturating_sub(matched)),
+            }
+        };
+        let mut members: Vec<MemberStatus> = view.members.iter().map(status).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
+    }
+}
+
+fn role_of(view: &View, member_id: u64) -> &'static str {
+    let is_voter = view.members.get(&member_id).is_some_and(|member| member.is_voter);
+    match (view.is_leader, is_voter, view.leader) {
+        (true, _, _) => "leader",
+        (false, true, Some(_)) => "follower",
+        (false, true, None) => "candidate",
+        (false, false, _) => "learner",
+    }
+}
