@@ -1,6 +1,9 @@
 //! Every protocol of the client port over real sockets, against a real node of one member.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+#[path = "protocol/http.rs"]
+mod http;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -446,7 +449,6 @@ fn garbage_ends_its_own_connection_and_no_other() {
 #[test]
 fn protocols_that_are_not_served_are_told_so_in_their_own_terms() {
     let node = Node::shared();
-    assert!(node.ask(b"GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 501 Not Implemented\r\n"));
     assert!(node.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").contains("no gRPC on this port"));
     let mut client = node.connect();
     client.send(&[0x16, 0x03, 0x01, 0x00]);

@@ -26,6 +26,8 @@ const UNSAFE_FILES: &[&str] = &["storage/src/disk/map.rs"];
 /// A new dependency is an architecture change: it is written here, and argued in its commit.
 const NODE_DEPENDENCIES: &[&str] = &[
     "anyhow",
+    "axum",
+    "base64",
     "bytes",
     "clap",
     "crc32fast",
@@ -35,9 +37,12 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "futures-util",
     "getrandom",
     "hdrhistogram",
+    "hyper",
+    "hyper-util",
     "indicatif",
     "openraft",
     "parking_lot",
+    "percent-encoding",
     "rustix",
     "rustyline",
     "serde",

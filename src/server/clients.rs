@@ -64,6 +64,11 @@ impl Client {
         &self.counters
     }
 
+    /// Our end of the connection, where that is known.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.local_address
+    }
+
     /// The name that the client gave itself; empty until then.
     pub(crate) fn name(&self) -> String {
         self.shown.lock().name.clone()
@@ -144,6 +149,11 @@ impl Clients {
     /// What all clients have asked.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The same, to keep.
+    pub(crate) fn counters_shared(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// One line for each connection; for those with one of these numbers alone, if any is given.

@@ -91,11 +91,6 @@ fn detect_word(first: &[u8]) -> Option<Protocol> {
 /// The answer, in the protocol's own terms, to a client that speaks what is not served here.
 pub(crate) fn refusal(protocol: Protocol) -> &'static [u8] {
     match protocol {
-        Protocol::Http => {
-            b"HTTP/1.1 501 Not Implemented\r\ncontent-type: text/plain\r\nconnection: close\r\n\
-              content-length: 65\r\n\r\n\
-              diskstore: no HTTP on this port yet; use a Redis client instead.\n"
-        }
         // An empty SETTINGS frame, then GOAWAY (last stream 0, HTTP_1_1_REQUIRED) with a reason.
         Protocol::Http2 => {
             b"\0\0\0\x04\0\0\0\0\0\0\0\x47\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d\
@@ -103,9 +98,13 @@ pub(crate) fn refusal(protocol: Protocol) -> &'static [u8] {
         }
         // A fatal alert: handshake_failure.
         Protocol::Tls => b"\x15\x03\x03\0\x02\x02\x28",
-        Protocol::Garbage | Protocol::Resp | Protocol::Text | Protocol::Protobuf => {
+        Protocol::Garbage
+        | Protocol::Resp
+        | Protocol::Text
+        | Protocol::Protobuf
+        | Protocol::Http => {
             b"-ERR Protocol error: unknown protocol; this is a client port (-port) of diskstore and \
-              serves RESP, text and protobuf\r\n"
+              serves RESP, HTTP, text and protobuf\r\n"
         }
     }
 }
@@ -163,10 +162,6 @@ mod tests {
 
     #[test]
     fn refusals_announce_their_true_length() {
-        let http = refusal(Protocol::Http);
-        let body = http.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-        let announced = format!("content-length: {}\r\n", http.len() - body);
-        assert!(String::from_utf8_lossy(http).contains(&announced), "{announced}");
         let http2 = refusal(Protocol::Http2);
         assert_eq!(usize::from(http2[11]), http2.len() - 18);
     }

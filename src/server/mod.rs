@@ -20,6 +20,7 @@ mod counters;
 mod detect;
 mod glob;
 mod hash_slot;
+mod http;
 mod keys;
 mod late;
 mod original;

@@ -46,6 +46,11 @@ impl Requester {
         self.freshness.level = if is_local { ReadLevel::Local } else { self.level };
     }
 
+    /// Reads as fresh as this from now on, or as the node is set to.
+    pub(crate) fn read_at(&mut self, level: Option<ReadLevel>) {
+        self.freshness.level = level.unwrap_or(self.level);
+    }
+
     /// Counts a request that is going to be executed, or queued; `None` is no command.
     pub(crate) fn called(&self, command: Option<&'static Spec>) {
         self.client.counters().called(command);

@@ -29,6 +29,7 @@ use super::Server;
 use super::clients::Entered;
 use super::complaint::Complaint;
 use super::detect::{self, Protocol};
+use super::http::{self, Seat};
 use super::original::OriginalDialect;
 use super::requester::Requester;
 use super::resp::RespDialect;
@@ -107,7 +108,13 @@ impl Session {
                 let dialect = OriginalDialect::protobuf(self.peer.ip(), keys, requester);
                 self.talk(Box::new(dialect)).await
             }
-            Protocol::Http | Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
+            Protocol::Http => {
+                let (stream, came, stopping) = self.socket.into_parts();
+                let seat = Seat::new(Arc::clone(&self.server), requester);
+                let served = http::serve(seat, stream, came.freeze(), stopping);
+                linger(&mut Box::pin(served).await?).await
+            }
+            Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
                 self.socket.append(detect::refusal(protocol));
                 self.socket.finish().await
             }

@@ -150,6 +150,13 @@ impl Socket {
         Socket { stream, stopping, input, input_bytes: 0, replies, unsent, share }
     }
 
+    /// The bare stream, what came and is not yet taken, and the end that comes when the node stops: for
+    /// a protocol that reads and writes by itself. Nothing may be unsent.
+    pub(crate) fn into_parts(self) -> (Stream, BytesMut, BoxFuture<'static, ()>) {
+        assert!(self.unsent.is_empty(), "nothing was said yet");
+        (self.stream, self.input, self.stopping)
+    }
+
     /// What has come and is not yet taken.
     pub(crate) fn input(&mut self) -> &mut BytesMut {
         &mut self.input

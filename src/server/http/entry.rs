@@ -1,0 +1,89 @@
+//! What is refused of a request before any handler sees it: forms that a proxy in front may read
+//! differently than we do, and writes that another site has a browser make. Pure.
+//!
+//! Called for every request.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use super::problem::Problem;
+
+/// Ends the connection behind a response.
+pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether a request that came to the address `local` may go on to its handler. On a loopback address,
+/// its host has to be an address or `localhost`: any other name may have been pointed here by a page
+/// that the browser then takes for ours.
+///
+/// # Errors
+/// It may not; the connection is to be closed, since what follows may not be a request.
+pub(super) fn check(request: &Request, local: IpAddr) -> Result<(), Problem> {
+    check_form(request.version(), request.headers())?;
+    let host = one(request.headers(), &HOST)?.ok_or_else(|| Problem::wrong("no Host header"))?;
+    if local.is_loopback() && !is_local_host(host) {
+        let message = "this address is asked by its number, or as localhost";
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", message));
+    }
+    check_site(request.method(), request.headers(), host)
+}
+
+/// HTTP/1.1, and a body whose length is known: a body in chunks is where proxies and servers have
+/// disagreed on where a request ends.
+fn check_form(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    if version != Version::HTTP_11 {
+        let message = "HTTP/1.1 is spoken here";
+        let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+        return Err(Problem::new(status, "protocol_version", message));
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        let message = "a body needs a Content-Length and no Transfer-Encoding";
+        return Err(Problem::new(StatusCode::LENGTH_REQUIRED, "length_required", message));
+    }
+    one(headers, &CONTENT_LENGTH).map(drop)
+}
+
+/// Refuses a write that a page of another site has a browser make.
+fn check_site(method: &Method, headers: &HeaderMap, host: &str) -> Result<(), Problem> {
+    let forbidden = |message| Problem::new(StatusCode::FORBIDDEN, "cross_site", message);
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(());
+    }
+    let site = one(headers, &SEC_FETCH_SITE)?.unwrap_or("none");
+    if !matches!(site, "none" | "same-origin") {
+        return Err(forbidden("a page of another site may not write here"));
+    }
+    let Some(origin) = one(headers, &ORIGIN)? else { return Ok(()) };
+    let is_ours = origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
+    if is_ours { Ok(()) } else { Err(forbidden("a page of another origin may not write here")) }
+}
+
+/// Whether a host is an address or `localhost`, with or without a port.
+fn is_local_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// The one value of a header, if it is there.
+///
+/// # Errors
+/// It is there twice, or is no text.
+pub(super) fn one<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::wrong(format!("{name} is there twice")));
+    }
+    let text = value.to_str().map_err(|_| Problem::wrong(format!("{name} is no plain text")))?;
+    Ok(Some(text))
+}

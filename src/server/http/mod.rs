@@ -1,0 +1,188 @@
+//! HTTP/1.1 on the client port: hyper reads requests and writes responses, axum's router finds the
+//! handler, and each handler asks the node by the connection's requester, as the dialects do.
+//!
+//! Called by the session, which hands the connection over; calls the requester and `ask`. `entry`
+//! refuses what is no request of ours before any handler sees it; `slots` is our own API of single
+//! keys; a `Problem` says why something is not done.
+//!
+//! Invariants:
+//! - I1: what is refused has changed nothing.
+//! - I2: the length of a body is known, and bounded, before a byte of it is kept; and it has to come
+//!   within a bounded time.
+//! - I3: what a response says of a write is the outcome of its entry: a condition is decided there.
+
+mod entry;
+mod problem;
+mod rewound;
+mod slots;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::Server;
+use super::requester::Requester;
+use crate::command::{Command, Failure, ReadLevel, Reply};
+use problem::Problem;
+use rewound::Rewound;
+
+/// Most bytes of a request line and its headers.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most headers of a request.
+const HEADER_COUNT_MAX: usize = 64;
+/// How long a request line and its headers may take, from the response before it on.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+/// How long a body may take.
+const BODY_TIME_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+
+static ROUTER: LazyLock<TowerToHyperService<Router>> =
+    LazyLock::new(|| TowerToHyperService::new(router()));
+
+fn router() -> Router {
+    slots::routes(Router::new()).fallback(async || Problem::no_such_path())
+}
+
+/// Whoever sits at the other end of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    server: Arc<Server>,
+    /// Locked by one request at a time: those of a connection come one after the other.
+    requester: Arc<Mutex<Requester>>,
+    /// Our end of the connection.
+    local: IpAddr,
+}
+
+impl Seat {
+    /// A connection that has asked nothing yet.
+    pub(crate) fn new(server: Arc<Server>, requester: Requester) -> Seat {
+        let local = requester.client().local_address();
+        let local = local.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        Seat { server, requester: Arc::new(Mutex::new(requester)), local }
+    }
+
+    /// Proposes a command.
+    async fn write(&self, command: Command) -> Result<Reply, Problem> {
+        let mut requester = self.requester.lock().await;
+        one(requester.write(&self.server.node, vec![command]).await)
+    }
+
+    /// Executes a command that only reads, as fresh as `level` says or as the node is set to.
+    async fn read(&self, command: Command, level: Option<ReadLevel>) -> Result<Reply, Problem> {
+        let mut requester = self.requester.lock().await;
+        requester.read_at(level);
+        let commands = vec![command];
+        one(match requester.freshness().level {
+            ReadLevel::Log => requester.write(&self.server.node, commands).await,
+            ReadLevel::Linearizable | ReadLevel::Lease | ReadLevel::Local => {
+                requester.read(&self.server.node, commands).await
+            }
+        })
+    }
+}
+
+fn one(results: Vec<Result<Reply, Failure>>) -> Result<Reply, Problem> {
+    let missing =
+        || Failure::Unknown { term: 0, index: 0, reason: "the node gave no result".to_owned() };
+    Ok(results.into_iter().next().unwrap_or_else(|| Err(missing()))?)
+}
+
+/// Serves one connection until its client leaves, breaks the protocol, or `stopping` ends; then what
+/// was taken is answered. `before` was read from the stream already. Gives the stream back, with all
+/// responses written.
+///
+/// # Errors
+/// The client is gone.
+pub(crate) async fn serve<S>(
+    seat: Seat,
+    stream: S,
+    before: Bytes,
+    stopping: impl Future<Output = ()>,
+) -> io::Result<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let counters = seat.server.clients.counters_shared();
+    let stream = TokioIo::new(Rewound::new(before, stream, counters));
+    let answered = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        answer(seat.clone(), request.map(Body::new)).map(Ok::<_, Infallible>).boxed()
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADER_COUNT_MAX)
+        .serve_connection(stream, answered);
+    let mut stopping = pin!(stopping.fuse());
+    let mut is_stopping = false;
+    let ended = poll_fn(|context| {
+        if !is_stopping && stopping.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(context)
+    });
+    if let Err(error) = ended.await {
+        // hyper has answered what it could not read; the client is to hear that.
+        tracing::debug!(%error, "a connection of HTTP broke off");
+    }
+    Ok(connection.into_parts().io.into_inner().into_stream())
+}
+
+/// The response to one request.
+async fn answer(seat: Seat, mut request: Request) -> Response {
+    let method = request.method().clone();
+    if let Err(problem) = entry::check(&request, seat.local) {
+        let mut response = problem.into_response();
+        response.headers_mut().insert(header::CONNECTION, entry::CLOSE);
+        return response;
+    }
+    request.extensions_mut().insert(seat);
+    let Ok(mut response) = ROUTER.call(request).await;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = response.headers_mut().remove(header::ALLOW);
+        response = if method == Method::OPTIONS {
+            StatusCode::NO_CONTENT.into_response()
+        } else {
+            let message = "this method is not served at this path";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", message).into_response()
+        };
+        response.headers_mut().extend(allowed.map(|allowed| (header::ALLOW, allowed)));
+    }
+    response
+}
+
+/// Takes a body of `bytes_max` bytes at most (I2).
+async fn take_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let announced = hyper::body::Body::size_hint(&body).upper().unwrap_or(u64::MAX);
+    if usize::try_from(announced).unwrap_or(usize::MAX) > bytes_max {
+        let message = format!("the body is {announced} bytes; {bytes_max} are taken here");
+        return Err(Problem::too_large(message));
+    }
+    match timeout(BODY_TIME_MAX, to_bytes(body, bytes_max)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(Problem::wrong("the body ended before its announced length")),
+        Err(_) => {
+            let message = "the body did not come in time";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Why a request over HTTP is not carried out: a status, a code for programs, words for people. Pure.
+//!
+//! Called by the handlers; the status of a failure follows from its class here and nowhere else.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::command::{BuildError, Failure, FailureClass, Refusal};
+use crate::server::complaint::Complaint;
+
+/// Why there is no other answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// The status of the response.
+    pub(super) status: StatusCode,
+    /// For programs.
+    pub(super) code: &'static str,
+    /// For people.
+    pub(super) message: Cow<'static, str>,
+}
+
+/// The body of an error.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorText<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorText<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl Problem {
+    /// A problem in these words.
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Problem {
+        Problem { status, code, message: message.into() }
+    }
+
+    /// The request is wrong.
+    pub(super) fn wrong(message: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "wrong", message)
+    }
+
+    /// The request, or its body, is longer than it may be.
+    pub(super) fn too_large(message: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// There is nothing at this path.
+    pub(super) fn no_such_path() -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "no_such_path", "nothing is served at this path")
+    }
+
+    /// The key holds no value.
+    pub(super) fn no_value() -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "no_value", "the key holds no value")
+    }
+
+    /// Whether the same request may well succeed a moment later, and certainly did nothing so far.
+    fn passes(&self) -> bool {
+        matches!(self.code, "unavailable" | "busy" | "not_leader")
+    }
+}
+
+/// The status and the code of a class of failures.
+pub(super) fn status_of(class: FailureClass) -> (StatusCode, &'static str) {
+    match class {
+        FailureClass::Wrong => (StatusCode::BAD_REQUEST, "wrong"),
+        FailureClass::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        FailureClass::Refused => (StatusCode::NOT_IMPLEMENTED, "refused"),
+        FailureClass::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        FailureClass::ProtocolVersion => {
+            (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "protocol_version")
+        }
+        FailureClass::Aborted => (StatusCode::CONFLICT, "aborted"),
+        FailureClass::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        FailureClass::NotLeader => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
+        FailureClass::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+        FailureClass::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
+        FailureClass::Full => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+        FailureClass::Fault => (StatusCode::INTERNAL_SERVER_ERROR, "fault"),
+        // No status that clients or proxies send again by themselves.
+        FailureClass::Unknown => (StatusCode::INTERNAL_SERVER_ERROR, "unknown_outcome"),
+    }
+}
+
+impl From<Complaint> for Problem {
+    fn from(complaint: Complaint) -> Problem {
+        let (status, code) = status_of(complaint.class);
+        Problem::new(status, code, complaint.text)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Problem {
+        Complaint::from(failure).into()
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        Complaint::from(refusal).into()
+    }
+}
+
+impl From<BuildError> for Problem {
+    fn from(error: BuildError) -> Problem {
+        Complaint::from(error).into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let error = ErrorText { code: self.code, message: &self.message };
+        let mut response = json(self.status, &ErrorBody { error });
+        if self.passes() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// A response of JSON.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let text = serde_json::to_string(body);
+    let text = text.expect("invariant: strings and numbers always have a JSON form");
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_certainly_did_nothing_is_told_from_what_may_have_been_done() {
+        let reason = || "r".to_owned();
+        let cases = [
+            (Failure::NoLeader { reason: reason() }, 503, "unavailable", true),
+            (Failure::Busy { reason: reason() }, 429, "busy", true),
+            (Failure::NoSpace, 507, "no_space", false),
+            (
+                Failure::Unknown { term: 1, index: 2, reason: reason() },
+                500,
+                "unknown_outcome",
+                false,
+            ),
+        ];
+        for (failure, status, code, again) in cases {
+            let message = failure.to_string();
+            let response = Problem::from(failure).into_response();
+            assert_eq!(response.status().as_u16(), status);
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), again, "{code}");
+            let body = to_bytes(response.into_body(), 1 << 10).await.unwrap();
+            let expected = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
+            assert_eq!(body, expected);
+        }
+    }
+
+    #[test]
+    fn every_class_has_a_code_of_its_own() {
+        let codes = FailureClass::ALL.map(|class| status_of(class).1);
+        let distinct = codes.iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(distinct.len(), codes.len());
+        assert!(FailureClass::ALL.iter().all(|class| !status_of(*class).0.is_success()));
+    }
+}
