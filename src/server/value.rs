@@ -53,7 +53,7 @@ impl Value {
 
     /// Bytes that it takes about, to bound what is kept of it.
     pub(crate) fn byte_count(&self) -> usize {
-        const LEAST: usize = 8;
+        const LEAST: usize = size_of::<Value>();
         LEAST
             + match self {
                 Value::Null | Value::NoArray | Value::Status(_) | Value::Integer(_) => 0,
@@ -63,7 +63,7 @@ impl Value {
                     values.iter().map(Value::byte_count).sum()
                 }
                 Value::Map(pairs) => {
-                    pairs.iter().map(|(name, value)| name.len() + value.byte_count()).sum()
+                    pairs.iter().map(|(_, value)| size_of::<&str>() + value.byte_count()).sum()
                 }
                 Value::Complaint(complaint) => complaint.text.len(),
             }
@@ -73,5 +73,20 @@ impl Value {
 impl From<Result<Value, Complaint>> for Value {
     fn from(result: Result<Value, Complaint>) -> Value {
         result.unwrap_or_else(Value::Complaint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_counts_as_much_memory_as_it_takes() {
+        let number = size_of::<Value>();
+        assert_eq!(Value::Integer(1).byte_count(), number);
+        let list = Value::Array(vec![Value::Null; 1000]);
+        assert_eq!(list.byte_count(), 1001 * number);
+        let map = Value::Map(vec![("name", Value::word(b"bytes"))]);
+        assert_eq!(map.byte_count(), number + size_of::<(&str, Value)>() + 5);
     }
 }
