@@ -16,13 +16,13 @@ use rustix::process::{Resource, getrlimit};
 /// Most clients of a node, whatever the system allows.
 pub const CLIENT_COUNT_MAX: usize = 32_000;
 /// Most connections of members to a node.
-const MEMBER_COUNT_MAX: usize = 1024;
+const MEMBER_CONNECTION_COUNT_MAX: usize = 1024;
 /// Most connections of joiners.
 const JOINER_COUNT_MAX: usize = 64;
 /// Most connections that have not said yet what they are.
 const HANDSHAKE_COUNT_MAX: usize = 256;
 /// Most hellos at a time that no address of the log confirms, and that are looked into elsewhere.
-const CHECK_COUNT_MAX: usize = 64;
+const HELLO_CHECK_COUNT_MAX: usize = 64;
 /// Connections that one of them takes at most: it is asked for at so many addresses at a time.
 pub const CHECK_CONNECTION_COUNT: usize = 3;
 /// Most connections that came beyond the clients' share, on their way out or of an administrator.
@@ -79,10 +79,10 @@ impl Shares {
     /// The shares of a node that may have `limit` open files.
     pub fn of(limit: usize) -> Shares {
         let own = (limit / 8).clamp(OWN_COUNT_MIN, OWN_COUNT_MAX);
-        let members = (limit / 8).min(MEMBER_COUNT_MAX);
+        let members = (limit / 8).min(MEMBER_CONNECTION_COUNT_MAX);
         let joiners = (limit / 32).min(JOINER_COUNT_MAX);
         let handshakes = (limit / 32).min(HANDSHAKE_COUNT_MAX);
-        let checks = (limit / 64).min(CHECK_COUNT_MAX);
+        let checks = (limit / 64).min(HELLO_CHECK_COUNT_MAX);
         let late = (limit / 16).min(LATE_COUNT_MAX);
         let asked = handshakes + checks * CHECK_CONNECTION_COUNT;
         let reserve = own + members + joiners + handshakes + asked + late + TRANSFER_COUNT;

@@ -18,7 +18,7 @@ use crate::status::{MemberStatus, RefusalStatus, Status};
 /// How long all members together may take to answer.
 const ASK_TIME_MAX: Duration = Duration::from_secs(3);
 /// Most members that are asked; a cluster has no more.
-const MEMBER_COUNT_MAX: usize = 256;
+const ASKED_COUNT_MAX: usize = 256;
 
 /// What the members say of their cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,7 +42,7 @@ pub(super) fn ask_all(status: &Status) -> BTreeMap<String, Status> {
     let mut answers = BTreeMap::from([(status.member_id.clone(), status.clone())]);
     let (answered, asked) = channel();
     let others = status.members.iter().filter(|member| member.id != status.member_id);
-    for member in others.filter(|member| !member.client.is_empty()).take(MEMBER_COUNT_MAX) {
+    for member in others.filter(|member| !member.client.is_empty()).take(ASKED_COUNT_MAX) {
         let (answered, address) = (answered.clone(), member.client.clone());
         let ask = move || {
             if let Some(status) = ask(&address) {

@@ -44,7 +44,7 @@ use crate::descriptors::{CHECK_CONNECTION_COUNT, Place, Places, Shares};
 
 /// Most hellos in the name of one member that are looked into elsewhere at a time; of all members that
 /// are not known together.
-const CHECK_COUNT_MAX: usize = 16;
+const MEMBER_CHECK_COUNT_MAX: usize = 16;
 /// One member takes at most this part of all of them.
 const CHECK_PART: usize = 4;
 
@@ -160,7 +160,7 @@ impl Verifier {
         let place = self.checks.take(share)?;
         let mut running = self.running.lock();
         let count = running.entry(id).or_default();
-        if *count >= (share / CHECK_PART).clamp(1, CHECK_COUNT_MAX) {
+        if *count >= (share / CHECK_PART).clamp(1, MEMBER_CHECK_COUNT_MAX) {
             return None;
         }
         *count += 1;
