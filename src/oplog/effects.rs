@@ -70,13 +70,23 @@ fn effect<'a>(
 
 /// What an operation did before a crash, to a slot that reached the disk (I6 of `mod.rs`).
 fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Versioned, index: u64) -> Done<'a> {
-    match (action, slot.value) {
-        (Action::Set { value, condition: Condition::Always, .. }, _) if slot.index > index => {
+    let is_later = slot.index > index;
+    match action {
+        Action::Set { value, condition: Condition::Always, .. } if is_later => {
             (RecordKind::Set, Cow::Borrowed(value))
         }
-        (Action::Delete { condition: Condition::Always, .. }, _) | (_, None) => {
+        Action::Delete { condition: Condition::Always, .. } => {
             (RecordKind::Delete, Cow::Borrowed(&[]))
         }
-        (_, Some(value)) => (RecordKind::Set, Cow::Owned(value.to_vec())),
+        Action::Get
+        | Action::Measure
+        | Action::Set { .. }
+        | Action::Delete { .. }
+        | Action::Increment { .. }
+        | Action::Append { .. }
+        | Action::SetRange { .. } => match slot.value {
+            Some(value) => (RecordKind::Set, Cow::Owned(value.to_vec())),
+            None => (RecordKind::Delete, Cow::Borrowed(&[])),
+        },
     }
 }

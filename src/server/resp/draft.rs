@@ -199,7 +199,13 @@ impl Draft {
             Action::Delete { condition: Condition::Always, answer } if is_first => {
                 Action::Delete { condition, answer }
             }
-            _ => {
+            Action::Get
+            | Action::Measure
+            | Action::Set { .. }
+            | Action::Delete { .. }
+            | Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. } => {
                 self.is_refused = true;
                 return Err(Complaint::aborted(REASON));
             }
