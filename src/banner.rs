@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use crate::config::{Config, MachineKind};
+use crate::config::Config;
 use crate::status::Status;
 
 /// The five lines that every node begins with, printed before anything is opened.
@@ -60,7 +60,7 @@ fn role_line(status: &Status) -> String {
 }
 
 fn next_line(config: &Config, status: &Status, program: &str) -> String {
-    if config.machine == MachineKind::Journal {
+    if !config.kind().holds_values {
         return match &config.recovery_address {
             Some(address) => format!("next: recovery -recov {address}"),
             None => "next: add -hrecov ADDRESS to hand out what is recorded".to_owned(),
@@ -84,6 +84,7 @@ fn next_line(config: &Config, status: &Status, program: &str) -> String {
 mod tests {
     use super::*;
     use crate::cli::Settings;
+    use crate::config::MachineKind;
     use crate::status::MemberStatus;
 
     fn config(settings: Settings) -> Config {

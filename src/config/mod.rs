@@ -9,6 +9,7 @@
 mod address;
 mod error;
 mod file;
+mod kind;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::command::ReadLevel;
 pub use address::Address;
 pub use diskstore_storage::identity::MachineKind;
 pub use error::ConfigError;
+use kind::ForeignFlag;
+pub use kind::{KindRow, kind_of, row};
 
 /// One mebibyte.
 const MIB: u64 = 1 << 20;
@@ -170,27 +173,26 @@ impl Config {
     /// # Errors
     /// The first wrong value, with the name of the flag and what would be right.
     pub fn new(machine: MachineKind, settings: Settings) -> Result<Config, ConfigError> {
-        check_program(machine, &settings)?;
+        let kind = row(machine);
+        check_program(kind, &settings)?;
         let id = settings.id.unwrap_or_else(|| "node0".to_owned());
         check_name(&id)?;
         let config = Config {
             machine,
-            is_learner: machine == MachineKind::Journal,
+            is_learner: !kind.holds_values,
             client_address: listen_address("port", settings.port.as_deref().unwrap_or(":11000"))?,
-            has_client_port: machine != MachineKind::Journal || settings.port.is_some(),
+            has_client_port: kind.holds_values || settings.port.is_some(),
             raft_address: listen_address("raft", settings.raft.as_deref().unwrap_or(":12000"))?,
             join_address: optional(settings.hjoin, |text| listen_address("hjoin", &text))?,
             join_targets: optional(settings.join, |text| join_targets(&text))?.unwrap_or_default(),
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
-            data_dir: settings.data.unwrap_or_else(|| default_directory(machine).join(&id)),
+            data_dir: settings.data.unwrap_or_else(|| default_directory(kind).join(&id)),
             slot_count: optional(settings.slots, |n| number("slots", n, 1, SLOT_COUNT_MAX))?,
-            value_bytes: match machine {
-                MachineKind::Memory => {
-                    optional(settings.value_max, |n| value_bytes("value-max", n))?
-                }
-                _ => optional(settings.value_size, |n| value_bytes("value-size", n))?,
-            },
+            // The one of the two that this program does not have was refused.
+            value_bytes: optional(settings.value_max.or(settings.value_size), |n| {
+                value_bytes(kind.value_flag.trim_start_matches('-'), n)
+            })?,
             read_level: read_level(settings.read.as_deref().unwrap_or("linearizable"))?,
             sync: sync_policy(settings.sync.as_deref().unwrap_or("always"))?,
             checkpoint_bytes: optional(settings.checkpoint_mib, |n| mib("checkpoint-mib", n, 1))?,
@@ -201,7 +203,7 @@ impl Config {
                 .unwrap_or_default(),
             log_folder: settings
                 .logfolder
-                .or_else(|| (machine == MachineKind::Journal).then(std::env::temp_dir)),
+                .or_else(|| (!kind.holds_values).then(std::env::temp_dir)),
             throughput_folder: settings.throughput_folder,
             roll_bytes: optional(settings.roll_mib, |n| mib("roll-mib", n, 1))?
                 .unwrap_or(ROLL_MIB_DEFAULT * MIB),
@@ -219,17 +221,19 @@ impl Config {
         Ok(config)
     }
 
+    /// The row of what the log is applied to.
+    pub fn kind(&self) -> &'static KindRow {
+        row(self.machine)
+    }
+
     /// The program that this is, as it calls itself.
     pub fn program(&self) -> &'static str {
-        program_of(self.machine)
+        self.kind().program
     }
 
     /// Most bytes of a value in a new cluster.
     pub fn new_value_bytes(&self) -> u32 {
-        self.value_bytes.unwrap_or(match self.machine {
-            MachineKind::Memory => KEY_VALUE_BYTES_DEFAULT,
-            _ => VALUE_BYTES_DEFAULT,
-        })
+        self.value_bytes.unwrap_or(self.kind().value_bytes_default)
     }
 
     /// Bytes of memory for keys and values on a machine with this much.
@@ -262,10 +266,8 @@ impl Config {
 
     /// A data file of the geometry that was asked for, or the default's, must be possible.
     fn check_geometry(&self) -> Result<(), ConfigError> {
-        if self.machine != MachineKind::Slots {
-            return Ok(());
-        }
-        let slot_count = self.slot_count.unwrap_or(SLOT_COUNT_DEFAULT);
+        let Some(slot_count_default) = self.kind().slot_count_default else { return Ok(()) };
+        let slot_count = self.slot_count.unwrap_or(slot_count_default);
         let value_bytes = self.new_value_bytes();
         Geometry::new(slot_count, value_bytes).map(|_| ()).map_err(|source| ConfigError::Geometry {
             slot_count,
@@ -314,38 +316,23 @@ impl Config {
     }
 }
 
-fn program_of(machine: MachineKind) -> &'static str {
-    match machine {
-        MachineKind::Slots => "diskstore",
-        MachineKind::Memory => "kvstore",
-        MachineKind::Journal => "logger",
-    }
-}
-
-fn default_directory(machine: MachineKind) -> PathBuf {
-    format!("./{}-data", program_of(machine)).into()
+fn default_directory(kind: &KindRow) -> PathBuf {
+    format!("./{}-data", kind.program).into()
 }
 
 /// Refuses the flags that only another program has.
-fn check_program(machine: MachineKind, settings: &Settings) -> Result<(), ConfigError> {
-    let program = program_of(machine);
-    let is_memory = machine == MachineKind::Memory;
-    let refused = [
-        (
-            is_memory && settings.slots.is_some(),
-            "slots",
-            "any bytes are a key, and there may be as many as fit in -memory-mib",
-        ),
-        (is_memory && settings.value_size.is_some(), "value-size", "give -value-max"),
-        (
-            is_memory && settings.key_prefixes.is_some(),
-            "key-prefixes",
-            "any bytes are a key, with their prefix",
-        ),
-        (!is_memory && settings.value_max.is_some(), "value-max", "give -value-size"),
-    ];
-    match refused.into_iter().find(|(is_refused, ..)| *is_refused) {
-        Some((_, flag, reason)) => Err(ConfigError::OtherProgram { flag, program, reason }),
+fn check_program(kind: &KindRow, settings: &Settings) -> Result<(), ConfigError> {
+    let is_given = |flag: &str| match flag {
+        "slots" => settings.slots.is_some(),
+        "value-size" => settings.value_size.is_some(),
+        "value-max" => settings.value_max.is_some(),
+        "key-prefixes" => settings.key_prefixes.is_some(),
+        _ => unreachable!("the table of machines refuses -{flag}, which is not looked at"),
+    };
+    match kind.foreign_flags.iter().find(|foreign| is_given(foreign.flag)) {
+        Some(&ForeignFlag { flag, reason }) => {
+            Err(ConfigError::OtherProgram { flag, program: kind.program, reason })
+        }
         None => Ok(()),
     }
 }

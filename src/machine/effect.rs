@@ -49,11 +49,31 @@ pub(super) fn is_blind(action: &Action<'_>) -> bool {
 /// True if the slot holds what the action brings whatever it held before, so that nothing of it need
 /// be known.
 pub(super) fn replaces(action: &Action<'_>, limits: Limits) -> bool {
-    matches!(
-        action,
-        Action::Set { value, condition: Condition::Always, answer: Answer::Status }
-            if value.len() as u64 <= limits.value_bytes_max
-    )
+    match action {
+        Action::Set { value, .. } => {
+            is_blind(action) && value.len() as u64 <= limits.value_bytes_max
+        }
+        Action::Get
+        | Action::Measure
+        | Action::Delete { .. }
+        | Action::Increment { .. }
+        | Action::Append { .. }
+        | Action::SetRange { .. } => false,
+    }
+}
+
+/// The value that a slot has after the action if it changed and holds one, where the action brings
+/// all of it.
+pub(super) fn brought<'a>(action: &Action<'a>) -> Option<&'a [u8]> {
+    match *action {
+        Action::Set { value, .. } => Some(value),
+        Action::Get
+        | Action::Measure
+        | Action::Delete { .. }
+        | Action::Increment { .. }
+        | Action::Append { .. }
+        | Action::SetRange { .. } => None,
+    }
 }
 
 /// Carries out one action.
@@ -202,13 +222,12 @@ pub(super) fn change_of<'a>(draft: Draft<'_>, operations: &[Operation<'a>]) -> C
     if !draft.changed {
         return Change::Keep;
     }
-    match (draft.value, operations) {
-        (None, _) => Change::Delete,
-        (Some(_), [Operation { action: Action::Set { value, .. }, .. }]) => {
-            Change::Set(Cow::Borrowed(value))
-        }
-        (Some(value), _) => Change::Set(Cow::Owned(value.into_owned())),
-    }
+    let Some(value) = draft.value else { return Change::Delete };
+    let whole = match operations {
+        [only] => brought(&only.action),
+        _ => None,
+    };
+    Change::Set(whole.map_or_else(|| Cow::Owned(value.into_owned()), Cow::Borrowed))
 }
 
 /// The outcome of an operation that did nothing at entry `index`.

@@ -26,7 +26,7 @@ use diskstore_storage::{Error, Result};
 pub(crate) use any::AnyMachine;
 pub use any::{LiveKeys, Scanned};
 pub use disk::{ApplyError, DamageMet, DiskMachine};
-pub use journal::{JOURNAL_FILE, JournalError, JournalMachine, JournalOptions};
+pub use journal::{JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 pub use paged::Paged;
 pub use room::Fullness;

@@ -126,13 +126,13 @@ pub enum StartError {
     },
     /// A member's files are gone: it may have voted and acknowledged what is in them.
     #[error(
-        "{directory} is a member's, but its {what} gone: this disk lost acknowledged data; {}",
+        "{directory} is a member's, but its {what} is gone: this disk lost acknowledged data; {}",
         fault::REPLACE_WITH_CARE
     )]
     DataLost {
         /// The directory.
         directory: String,
-        /// What is gone, with its verb.
+        /// What is gone.
         what: &'static str,
     },
     /// The member of this directory runs elsewhere.

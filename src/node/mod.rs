@@ -26,9 +26,8 @@ pub use crate::cluster::{FreshReplica, RemoveError, Standing};
 use crate::command::{
     Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal,
 };
-use crate::config::{Config, MachineKind, SyncPolicy};
+use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
-use crate::machine::JOURNAL_FILE;
 pub use crate::machine::Limits;
 use crate::status::Status;
 
@@ -89,7 +88,7 @@ impl Node {
 
     /// Reads all of `commands` in one freshness round; the results are in their order.
     pub async fn read(&self, commands: Vec<Command>, freshness: Freshness) -> Vec<CommandResult> {
-        if self.config.machine == MachineKind::Journal {
+        if !self.config.kind().holds_values {
             return vec![Err(Failure::Refused(Refusal::Logger)); commands.len()];
         }
         self.counted(self.cluster.read(commands, freshness).await)
@@ -137,12 +136,8 @@ impl Node {
     /// When the last checkpoint was written, in seconds since 1970; when the node started, if that
     /// cannot be said.
     pub fn last_save_s(&self) -> u64 {
-        let file = match self.config.machine {
-            MachineKind::Memory => diskstore_storage::keys::SNAPSHOT_FILE,
-            MachineKind::Slots => diskstore_storage::slots::SLOTS_FILE,
-            MachineKind::Journal => JOURNAL_FILE,
-        };
-        let written = std::fs::metadata(self.config.data_dir.join(file));
+        let file = self.config.data_dir.join(self.config.kind().data_file);
+        let written = std::fs::metadata(file);
         let written = written.and_then(|metadata| metadata.modified()).ok();
         let started = || SystemTime::now() - self.started.elapsed();
         let since = written.unwrap_or_else(started).duration_since(SystemTime::UNIX_EPOCH);
@@ -154,7 +149,7 @@ impl Node {
     /// # Errors
     /// See [`RemoveError`].
     pub async fn remove(&self, who: &str) -> Result<(), RemoveError> {
-        if self.config.machine == MachineKind::Journal {
+        if !self.config.kind().holds_values {
             return Err(RemoveError::Failed(Failure::Refused(Refusal::Logger)));
         }
         self.cluster.remove(who).await

@@ -19,11 +19,9 @@ use diskstore_storage::wal::{self, Wal};
 use super::StartError;
 use super::start::Progress;
 use crate::cluster::CheckpointPolicy;
-use crate::config::{Config, SyncPolicy, checkpoint_bytes};
+use crate::config::{Config, SyncPolicy, checkpoint_bytes, row};
 use crate::host::{Host, Random};
-use crate::machine::{
-    DiskMachine, JOURNAL_FILE, JournalMachine, JournalOptions, Machine, MemoryMachine,
-};
+use crate::machine::{DiskMachine, JournalMachine, JournalOptions, Machine, MemoryMachine};
 use crate::oplog::Parts;
 use crate::raft;
 use crate::replica::{Applied, ReplayAhead};
@@ -57,33 +55,30 @@ impl Plan {
         disk: Arc<dyn Disk>,
     ) -> Result<Plan, StartError> {
         let value_bytes = identity.value_bytes;
-        if identity.machine == MachineKind::Journal {
-            let folder = config.log_folder.clone().unwrap_or_else(std::env::temp_dir);
-            return Ok(Plan::Journal(JournalOptions {
-                directory: config.data_dir.clone(),
-                parts: Parts::of_node(disk, &folder, &config.id),
-                part_bytes_max: config.roll_bytes,
-                cluster_id,
-                slot_count: identity.slot_count,
-                value_bytes_max: value_bytes,
-            }));
-        }
-        if identity.machine == MachineKind::Memory {
-            let memory_bytes = config.key_memory_bytes_for(machine_memory_bytes());
-            let options = keys::Options::new(memory_bytes);
-            return Ok(Plan::Memory(keys::New { cluster_id, value_bytes, options }));
-        }
-        let geometry = Geometry::new(identity.slot_count, value_bytes)?;
-        let memory_bytes = config.memory_bytes_for(geometry.file_bytes(), machine_memory_bytes());
-        let options = slots::Options::new(memory_bytes);
-        Ok(Plan::Slots(New { geometry, cluster_id, options }))
-    }
-
-    fn file_name(&self) -> &'static str {
-        match self {
-            Plan::Slots(_) => SLOTS_FILE,
-            Plan::Memory(_) => SNAPSHOT_FILE,
-            Plan::Journal(_) => JOURNAL_FILE,
+        match identity.machine {
+            MachineKind::Journal => {
+                let folder = config.log_folder.clone().unwrap_or_else(std::env::temp_dir);
+                Ok(Plan::Journal(JournalOptions {
+                    directory: config.data_dir.clone(),
+                    parts: Parts::of_node(disk, &folder, &config.id),
+                    part_bytes_max: config.roll_bytes,
+                    cluster_id,
+                    slot_count: identity.slot_count,
+                    value_bytes_max: value_bytes,
+                }))
+            }
+            MachineKind::Memory => {
+                let memory_bytes = config.key_memory_bytes_for(machine_memory_bytes());
+                let options = keys::Options::new(memory_bytes);
+                Ok(Plan::Memory(keys::New { cluster_id, value_bytes, options }))
+            }
+            MachineKind::Slots => {
+                let geometry = Geometry::new(identity.slot_count, value_bytes)?;
+                let file_bytes = geometry.file_bytes();
+                let memory_bytes = config.memory_bytes_for(file_bytes, machine_memory_bytes());
+                let options = slots::Options::new(memory_bytes);
+                Ok(Plan::Slots(New { geometry, cluster_id, options }))
+            }
         }
     }
 
@@ -134,15 +129,12 @@ pub(super) async fn open_files(
     let plan = Plan::new(config, identity, cluster_id, host.disk.clone())?;
     let (config, disk, random) = (config.clone(), host.disk.clone(), host.random.clone());
     let is_member = identity.standing == Standing::Member;
+    let data_file = row(identity.machine).data_file;
     tokio::task::spawn_blocking(move || {
         let directory = &config.data_dir;
         let lost = |what| StartError::DataLost { directory: directory.display().to_string(), what };
-        if is_member && !disk.exists(&directory.join(plan.file_name()))? {
-            return Err(lost(match plan {
-                Plan::Slots(_) => "slots.dat is",
-                Plan::Memory(_) => "snapshot.dat is",
-                Plan::Journal(_) => "journal.dat is",
-            }));
+        if is_member && !disk.exists(&directory.join(data_file))? {
+            return Err(lost(data_file));
         }
         let (machine, mut report) = plan.open(&disk, directory, &mut *progress)?;
         // An application log records what is replayed, and is not open yet.
@@ -163,7 +155,7 @@ pub(super) async fn open_files(
         let checkpoint = machine.durable().map(|durable| durable.log_id);
         let has_history = is_member || checkpoint.is_some();
         if has_history && wal.state().vote.is_none() {
-            return Err(lost("log is"));
+            return Err(lost("log"));
         }
         agree(&wal, checkpoint, directory)?;
         let applied =

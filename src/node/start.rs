@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::disk::Disk;
-use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
+use diskstore_storage::identity::{self, Identity, Standing};
 use diskstore_storage::keys::SNAPSHOT_FILE;
 use diskstore_storage::slots::{Geometry, SLOTS_FILE};
 use parking_lot::Mutex;
@@ -28,11 +28,11 @@ use crate::cluster::{
     learn_cluster, listen_first, remove_from_outside, serve_incoming, watch_standing,
 };
 use crate::command::Failure;
-use crate::config::{Address, Config, SLOT_COUNT_DEFAULT, SyncPolicy};
+use crate::config::{Address, Config, SyncPolicy, kind_of, row};
 use crate::fault::Faults;
 use crate::host::{Host, Listener};
-use crate::machine::{JOURNAL_FILE, Machine};
-use crate::oplog::{KeyForm, OpLog, Parts, serve_recovery};
+use crate::machine::Machine;
+use crate::oplog::{JOURNAL_FILE, OpLog, Parts, serve_recovery};
 use crate::peer::{Caller, Member, Role, Whoever};
 use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEASE_MS, Zone};
 
@@ -195,8 +195,8 @@ fn check_identity(
         return Err(StartError::OtherMachine {
             directory,
             program: config.program(),
-            machine: content_of(config.machine),
-            actual: content_of(identity.machine),
+            machine: config.kind().content,
+            actual: row(identity.machine).content,
         });
     }
     if identity.standing == Standing::Joining {
@@ -213,7 +213,7 @@ fn check_identity(
     }
     if let Some(asked) = config.value_bytes.filter(|asked| *asked != identity.value_bytes) {
         let bytes = |bytes| format!("values of {bytes} bytes");
-        return other(value_flag(config.machine), bytes(asked), bytes(identity.value_bytes));
+        return other(config.kind().value_flag, bytes(asked), bytes(identity.value_bytes));
     }
     Ok(())
 }
@@ -306,14 +306,14 @@ async fn find_place(
                 cluster_id: u128::from_le_bytes(random(host)?).max(1),
                 member_id: draw_member_id(host)?,
                 name: config.id.clone(),
-                slot_count: match config.machine {
-                    MachineKind::Slots => config.slot_count.unwrap_or(SLOT_COUNT_DEFAULT),
-                    MachineKind::Memory | MachineKind::Journal => 0,
-                },
+                slot_count: config
+                    .kind()
+                    .slot_count_default
+                    .map_or(0, |default| config.slot_count.unwrap_or(default)),
                 value_bytes: config.new_value_bytes(),
                 machine: config.machine,
             };
-            if config.machine == MachineKind::Slots {
+            if identity.slot_count > 0 {
                 Geometry::new(identity.slot_count, identity.value_bytes)?;
             }
             identity::write(&*host.disk, &config.data_dir, &identity)?;
@@ -322,39 +322,17 @@ async fn find_place(
     }
 }
 
-/// What a cluster's log is applied to, by the number of its slots.
-fn machine_of(slot_count: u64) -> MachineKind {
-    if slot_count == 0 { MachineKind::Memory } else { MachineKind::Slots }
-}
-
-/// What a machine holds, for people.
-fn content_of(machine: MachineKind) -> &'static str {
-    match machine {
-        MachineKind::Slots => "slots (program diskstore)",
-        MachineKind::Memory => "keys in memory (program kvstore)",
-        MachineKind::Journal => "a log only (program logger)",
-    }
-}
-
-/// The flag that says how long values may be.
-fn value_flag(machine: MachineKind) -> &'static str {
-    match machine {
-        MachineKind::Slots => "-value-size",
-        MachineKind::Memory | MachineKind::Journal => "-value-max",
-    }
-}
-
 /// Learns the cluster to join and its geometry, which changes nothing there: only then is the
 /// member id written down. IDENTITY does not name the cluster yet (I2).
 async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, StartError> {
     let Joined { cluster_id, slot_count, value_bytes } =
         learn_cluster(&join_setup(host, config, member_id)).await?;
-    let machine = machine_of(slot_count);
-    if machine != config.machine && config.machine != MachineKind::Journal {
+    let machine = kind_of(slot_count);
+    if machine != config.machine && config.kind().holds_values {
         return Err(StartError::OtherCluster {
             program: config.program(),
-            machine: content_of(config.machine),
-            actual: content_of(machine),
+            machine: config.kind().content,
+            actual: row(machine).content,
         });
     }
     if let Some(asked) = config.slot_count.filter(|asked| *asked != slot_count) {
@@ -362,7 +340,7 @@ async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, Sta
     }
     if let Some(asked) = config.value_bytes.filter(|asked| *asked != value_bytes) {
         let (asked, actual) = (u64::from(asked), u64::from(value_bytes));
-        return Err(StartError::OtherGeometry { flag: value_flag(config.machine), asked, actual });
+        return Err(StartError::OtherGeometry { flag: config.kind().value_flag, asked, actual });
     }
     let identity = Identity {
         standing: Standing::Joining,
@@ -389,11 +367,7 @@ fn open_oplog(
     machine: &Machine,
 ) -> Result<Option<OpLog>, StartError> {
     let Some(parts) = parts else { return Ok(None) };
-    let form = match machine.kind() {
-        MachineKind::Slots => KeyForm::Slots,
-        MachineKind::Memory => KeyForm::Bytes,
-        MachineKind::Journal => return Ok(None), // it is one itself
-    };
+    let Some(form) = row(machine.kind()).key_form else { return Ok(None) };
     let durable_index = machine.durable().map_or(0, |at| at.log_id.index);
     Ok(Some(OpLog::open(parts.clone(), form, config.roll_bytes, durable_index)?))
 }

@@ -143,6 +143,9 @@ impl From<Error> for OpLogError {
     }
 }
 
+/// Name of the file in a logger's directory that says how far its records are durable.
+pub const JOURNAL_FILE: &str = "journal.dat";
+
 /// How a key stands in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyForm {
@@ -310,6 +313,7 @@ impl OpLog {
         if index <= self.last_index {
             return Ok(());
         }
+        self.roll_if_full()?;
         self.put(&Record::marking(Mark::Gap, index));
         self.last_index = index;
         self.write()

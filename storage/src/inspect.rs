@@ -74,7 +74,9 @@ fn show_identity(identity: &identity::Identity, report: &mut Report<'_>) -> Resu
         identity::MachineKind::Slots => {
             report.head(format_args!("{slot_count} slots of {value_bytes} bytes"))?;
         }
-        _ => report.head(format_args!("values of up to {value_bytes} bytes"))?,
+        identity::MachineKind::Memory | identity::MachineKind::Journal => {
+            report.head(format_args!("values of up to {value_bytes} bytes"))?;
+        }
     }
     report.head(format_args!("machine {machine:?}"))
 }

@@ -7,10 +7,8 @@ use diskstore_storage::disk::{Disk, WriteMode};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::{Error, LogId, Result, Term, meta};
 
-use crate::oplog::Position;
+use crate::oplog::{JOURNAL_FILE, Position};
 
-/// Name of the file in a logger's directory.
-pub const JOURNAL_FILE: &str = "journal.dat";
 const NEW_FILE: &str = "journal.dat.new";
 const MAGIC: [u8; 8] = *b"DSTJOURN";
 const VERSION: u32 = 2;

@@ -27,13 +27,13 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::LogDurable;
-use super::effect::{Draft, is_blind};
-use crate::command::{Action, Operation, Outcome, slot_key};
+use super::effect::{Draft, brought, is_blind};
+use crate::command::{Operation, Outcome, slot_key};
 use crate::oplog::{
-    Effect, KeyForm, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position, RecordKind,
+    Effect, JOURNAL_FILE, KeyForm, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position,
+    RecordKind,
 };
 use checkpoint::Checkpoint;
-pub use checkpoint::JOURNAL_FILE;
 
 /// What a journal is opened with.
 #[derive(Debug, Clone)]
@@ -386,12 +386,12 @@ fn effect_of<'a>(
     if operation.action.is_read() {
         return Some(Effect { kind: RecordKind::Get, key, value: Cow::Borrowed(&[]) });
     }
-    outcome.changed.then(|| match (&draft.value, &operation.action) {
-        (Some(_), Action::Set { value, .. }) => {
-            Effect { kind: RecordKind::Set, key, value: Cow::Borrowed(value) }
+    outcome.changed.then(|| match &draft.value {
+        Some(value) => {
+            let value = brought(&operation.action).map_or_else(|| value.clone(), Cow::Borrowed);
+            Effect { kind: RecordKind::Set, key, value }
         }
-        (Some(value), _) => Effect { kind: RecordKind::Set, key, value: value.clone() },
-        (None, _) => Effect { kind: RecordKind::Delete, key, value: Cow::Borrowed(&[]) },
+        None => Effect { kind: RecordKind::Delete, key, value: Cow::Borrowed(&[]) },
     })
 }
 

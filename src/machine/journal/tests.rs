@@ -8,7 +8,7 @@ use diskstore_storage::state::Membership;
 use diskstore_storage::{LogId, LogIndex, SlotIndex, Term};
 
 use super::*;
-use crate::command::{Answer, Command, CommandBuilder, Condition, Reply};
+use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Reply};
 use crate::machine::{AnyMachine, ApplyError, DiskMachine};
 use crate::oplog::Record;
 

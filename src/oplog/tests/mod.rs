@@ -335,6 +335,18 @@ fn the_log_goes_on_in_the_next_file_between_entries_and_after_a_restart() {
     assert!(error.to_string().contains("log-file-n.log.7 is missing"), "{error}");
 }
 
+#[test]
+fn a_gap_goes_into_the_next_file_too_once_one_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = real(folder.path(), "n");
+    let mut log = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, 100, 0).unwrap();
+    record_sets(&mut log, 1, &[1], &[b'x'; 100]);
+    log.mark_gap(9).unwrap();
+    log.sync().unwrap();
+    assert_eq!(parts.count().unwrap(), 2);
+    assert_eq!(indexes(&parts), [1, 9]);
+}
+
 fn indexes(parts: &Parts) -> Vec<u64> {
     let mut records = PartRecords::open(parts, 1).unwrap();
     let mut indexes = Vec::new();

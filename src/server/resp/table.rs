@@ -13,7 +13,7 @@ use super::connection::{Connection, Step};
 use super::draft::Draft;
 use super::form::Form;
 use crate::command::{OPERATION_COUNT_MAX, Refusal};
-use crate::config::MachineKind;
+use crate::config::{MachineKind, row};
 use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
 
@@ -207,9 +207,9 @@ impl Spec {
     /// # Errors
     /// Why it does not.
     pub(crate) fn check_speaker(&self, machine: MachineKind) -> Result<(), Complaint> {
-        match (self.speakers, machine) {
-            (Speakers::Stores, MachineKind::Journal) => Err(Refusal::Logger.into()),
-            (Speakers::Stores | Speakers::All, _) => Ok(()),
+        match self.speakers {
+            Speakers::Stores if !row(machine).holds_values => Err(Refusal::Logger.into()),
+            Speakers::Stores | Speakers::All => Ok(()),
         }
     }
 
