@@ -11,6 +11,8 @@
 //!   requests may be days apart, and so may the entries of an append connection, since heartbeats
 //!   have another one; closing one of these could cut off a request that is just arriving, whose
 //!   outcome would then be unknown. The kernel notices a member that is gone (see `connection`).
+//! - I4: where members of several clusters share a socket, a hello reaches the one whose cluster it
+//!   names. One that names none of theirs, or no cluster, reaches the first.
 
 use std::fmt::Debug;
 use std::io;
@@ -162,8 +164,14 @@ impl<S: Service> Listener<S> {
         self.received_bytes.load(Ordering::Relaxed)
     }
 
-    /// Accepts connections until the task is dropped.
-    pub(crate) async fn serve(self: Arc<Self>, socket: Socket, zone: Zone) {
+    /// Accepts connections for `members`, of which no two belong to one cluster, until the task is
+    /// dropped.
+    ///
+    /// # Panics
+    /// If there are no members.
+    pub(crate) async fn serve(members: Vec<Arc<Self>>, socket: Socket, zone: Zone) {
+        let members: Arc<[Arc<Self>]> = members.into();
+        let first = members.first().expect("invariant: a socket is opened for somebody");
         loop {
             let (stream, from) = match socket.accept().await {
                 Ok(accepted) => accepted,
@@ -173,12 +181,13 @@ impl<S: Service> Listener<S> {
                     continue;
                 }
             };
-            let Some(handshake) = self.places.handshakes.take(Shares::now().handshakes) else {
+            let Some(handshake) = first.places.handshakes.take(Shares::now().handshakes) else {
                 continue; // dropping the stream refuses it
             };
-            let listener = self.clone();
+            let members = members.clone();
             tokio::spawn(async move {
-                if let Err(error) = listener.serve_one(stream, from.ip(), zone, handshake).await {
+                let served = Self::serve_one(&members, stream, from.ip(), zone, handshake);
+                if let Err(error) = served.await {
                     tracing::debug!(%error, "a peer's connection ended");
                 }
             });
@@ -186,21 +195,22 @@ impl<S: Service> Listener<S> {
     }
 
     async fn serve_one(
-        self: Arc<Self>,
+        members: &[Arc<Self>],
         stream: Stream,
         address: IpAddr,
         zone: Zone,
         handshake: Place,
     ) -> io::Result<()> {
         let (mut reader, mut writer) = split(stream)?;
-        reader.count_in(self.received_bytes.clone());
+        let first = members.first().expect("invariant: a socket is opened for somebody");
+        reader.count_in(first.received_bytes.clone());
         let body = in_time(reader.expect(FrameKind::Hello), HANDSHAKE_TIMEOUT).await;
         let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
             Ok(hello) => hello,
             Err(error) => {
                 if reader.unread().is_empty() {
                     let reason = format!("this port speaks diskstore's peer protocol: {error}");
-                    self.welcome(Greeting::Refused(reason)).put(&mut writer.buffer);
+                    first.welcome(Greeting::Refused(reason)).put(&mut writer.buffer);
                 } else {
                     // Whoever sends no frame is most likely a client of Redis.
                     writer.buffer.extend_from_slice(zone.reply_to_client().as_bytes());
@@ -209,25 +219,30 @@ impl<S: Service> Listener<S> {
                 return Err(error);
             }
         };
-        let (_place, member) = match self.receive(&hello, address, zone).await {
+        let is_meant = |member: &&Arc<Self>| member.caller.me().cluster_id == hello.cluster_id;
+        let listener = members.iter().find(is_meant).unwrap_or(first).clone(); // I4
+        reader.count_in(listener.received_bytes.clone());
+        let (_place, member) = match listener.receive(&hello, address, zone).await {
             Ok(received) => received,
             Err(welcome) => {
                 welcome.put(&mut writer.buffer);
                 return writer.send_in_time().await;
             }
         };
-        self.welcome(Greeting::Accepted).put(&mut writer.buffer);
+        listener.welcome(Greeting::Accepted).put(&mut writer.buffer);
         writer.send_in_time().await?;
         drop(handshake);
         // Whoever has not named the cluster may ask to join, and where others are, and nothing else.
         let Some(member) = member else {
-            return self.serve_requests(reader, writer, None, address).await;
+            return listener.serve_requests(reader, writer, None, address).await;
         };
         reader.allow_large(); // a request to join is short
         match hello.purpose {
-            Purpose::Requests => self.serve_requests(reader, writer, Some(member), address).await,
-            Purpose::Append => self.service.clone().serve_appends(reader, writer, member).await,
-            Purpose::Snapshot => self.service.serve_snapshot(reader, writer, member).await,
+            Purpose::Requests => {
+                listener.serve_requests(reader, writer, Some(member), address).await
+            }
+            Purpose::Append => listener.service.clone().serve_appends(reader, writer, member).await,
+            Purpose::Snapshot => listener.service.serve_snapshot(reader, writer, member).await,
             Purpose::Confirm => unreachable!("the welcome was the answer"),
         }
     }

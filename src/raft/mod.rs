@@ -260,7 +260,21 @@ impl Consensus {
         listener: impl Into<host::Listener>,
         zone: Zone,
     ) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.listener.clone().serve(listener.into(), zone))
+        Consensus::serve_together(&[self], listener, zone)
+    }
+
+    /// Serves the peers of several clusters' members on one listener, each by the cluster that a peer
+    /// names, for as long as the returned task lives. A peer that names none reaches the first.
+    ///
+    /// # Panics
+    /// If there are no members.
+    pub fn serve_together(
+        members: &[&Consensus],
+        listener: impl Into<host::Listener>,
+        zone: Zone,
+    ) -> tokio::task::JoinHandle<()> {
+        let members = members.iter().map(|member| member.listener.clone()).collect();
+        tokio::spawn(Listener::serve(members, listener.into(), zone))
     }
 
     /// Lets this member campaign: at once if nobody else could, otherwise after the silence that a

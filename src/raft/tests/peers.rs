@@ -139,6 +139,17 @@ async fn start_joined(
     is_restart: bool,
     targets: &[String],
 ) -> Started {
+    let me = Whoever { cluster_id: CLUSTER, member_id: MEMBER, process: PROCESS };
+    start_as(me, members, is_restart, targets).await
+}
+
+/// The same of any cluster.
+async fn start_as(
+    me: Whoever,
+    members: Option<Membership>,
+    is_restart: bool,
+    targets: &[String],
+) -> Started {
     let place = Place::on(&SimDisk::new(1));
     let wal = Arc::new(place.open_wal_of(1 << 20)); // a membership may take 64 KiB
     if let Some(members) = members {
@@ -154,12 +165,7 @@ async fn start_joined(
     }
     let faults = Faults::new();
     let setup = Setup {
-        caller: Caller::new(
-            &Host::real(),
-            Whoever { cluster_id: CLUSTER, member_id: MEMBER, process: PROCESS },
-            nobody().await,
-            faults.clone(),
-        ),
+        caller: Caller::new(&Host::real(), me, nobody().await, faults.clone()),
         wal,
         machine: Machine::Slots(DiskMachine::new(Arc::new(place.open_slots()))),
         applied: None,
@@ -413,6 +419,34 @@ async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
     started.dial(&started.leader, Purpose::Append, None).await.unwrap();
     assert_eq!(started.faults.current(), None);
     started.consensus.stop().await;
+}
+
+/// A hello names its cluster, and so finds the member that it is for among those that share a socket.
+#[tokio::test]
+async fn members_of_several_clusters_share_a_listener() {
+    let one = start(false).await;
+    let me = Whoever { cluster_id: OTHER_CLUSTER, member_id: 9, process: PROCESS };
+    let other = start_as(me, None, false, &[]).await;
+    let shared = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = shared.local_addr().unwrap().to_string();
+    let members = [&*one.consensus, &*other.consensus];
+    let serving = Consensus::serve_together(&members, shared, Zone::Peers);
+    let hello = Hello { to: 77, ..forged(Purpose::Append, &nobody().await) };
+    let answers = [
+        (CLUSTER, format!("this is member {MEMBER:016x}, not")),
+        (OTHER_CLUSTER, "this is member 0000000000000009, not".to_owned()),
+        (0x77, format!("this is a member of cluster {CLUSTER:032x}, not")),
+    ];
+    for (cluster_id, answer) in answers {
+        let hello = Hello { cluster_id, ..hello.clone() };
+        let error = dial(&Net::Tcp, &address, &hello).await.unwrap_err();
+        assert!(error.to_string().contains(&answer), "{error}");
+    }
+    let route = Route::to_member(MEMBER, address, None);
+    one.leader.dial(&route, Purpose::Append, None).await.unwrap();
+    serving.abort();
+    one.consensus.stop().await;
+    other.consensus.stop().await;
 }
 
 /// Anybody who knows the ids can write a hello: whatever is in it, the member at the address of the
