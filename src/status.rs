@@ -26,6 +26,9 @@ pub struct Status {
     pub leader: Option<String>,
     /// Every member, sorted by name.
     pub members: Vec<MemberStatus>,
+    /// True while a change of the voters is between its two steps, as far as this node has its log:
+    /// until the second one, majorities of the old and of the new voters are needed.
+    pub voters_changing: bool,
     /// What is to be said while the cluster has another address of this node than its own.
     pub moved: Option<String>,
     /// Seconds since a majority of the voters last took part, as far as this node can know; absent

@@ -81,6 +81,9 @@ fn push_warnings(text: &mut String, status: &Status) {
         let since = duration(*since_s);
         push(text, &format!("refused  {reason}, for {since}: {doing}"));
     }
+    if status.voters_changing {
+        push(text, "changing a change of the voters is half way: majorities of both are needed");
+    }
     if let Some(moved) = &status.moved {
         push(text, &format!("moved    {moved}"));
     }
@@ -268,6 +271,7 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
             since_s: 61,
             doing: "a checkpoint is written".to_owned(),
         }];
+        status.voters_changing = true;
         status.moved = Some("this member is at h:1 now".to_owned());
         status.live = None;
         for member in &mut status.members {
@@ -279,6 +283,7 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
         let refused = "refused  writes, for the log's disk is full, for 1 min 1 s: a checkpoint is";
         assert!(text.contains(refused), "{text}");
         assert!(text.contains("before log index 69 is applied"), "{text}");
+        assert!(text.contains("changing a change of the voters is half way"), "{text}");
         assert!(text.contains("moved    this member is at h:1 now\n"), "{text}");
         assert!(text.contains("1,024 bytes, counting"), "{text}");
         assert!(text.ends_with("diskstore status -addr 127.0.0.1:11000\n"), "{text}");

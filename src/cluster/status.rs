@@ -34,6 +34,7 @@ impl Cluster {
                 .and_then(|id| view.members.get(&id))
                 .map(|leader| leader.member.name.clone()),
             members: self.members_of(&view),
+            voters_changing: view.is_joint,
             moved: self.moved(),
             no_majority_s: consensus.without_majority(started).map(|time| time.as_secs()),
             committed: view.committed.unwrap_or(0),

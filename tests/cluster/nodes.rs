@@ -333,7 +333,8 @@ impl Cluster {
         (leader, (leader + 1) % 3, (leader + 2) % 3)
     }
 
-    /// Waits until every running node says that the cluster has these voters and nobody else.
+    /// Waits until every running node says that the cluster has these voters and nobody else, and that
+    /// no change of them is half way: a leader that is stopped there complains.
     #[track_caller]
     pub(crate) fn wait_voters(&self, count: usize) {
         let running = || self.nodes.iter().filter(|node| node.child.is_some());
@@ -343,6 +344,7 @@ impl Cluster {
                     let votes = |role: &str| role == "leader" || role == "follower";
                     status.members.len() == count
                         && status.leader.is_some()
+                        && !status.voters_changing
                         && status.members.iter().all(|member| votes(&member.role))
                 })
             })

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use super::HEAD_BYTES_MAX;
 use super::problem::Problem;
 
 /// Ends the connection behind a response.
@@ -23,6 +24,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// It may not; the connection is to be closed, since what follows may not be a request.
 pub(super) fn check(request: &Request, local: IpAddr) -> Result<(), Problem> {
     check_form(request.version(), request.headers())?;
+    check_length(request)?;
     let host = one(request.headers(), &HOST)?.ok_or_else(|| Problem::wrong("no Host header"))?;
     if local.is_loopback() && !is_local_host(host) {
         let message = "this address is asked by its number, or as localhost";
@@ -44,6 +46,21 @@ fn check_form(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::LENGTH_REQUIRED, "length_required", message));
     }
     one(headers, &CONTENT_LENGTH).map(drop)
+}
+
+/// Refuses a head that is longer than it may be. hyper looks at its bound between reads alone: what the
+/// last of them brought may be well beyond it.
+fn check_length(request: &Request) -> Result<(), Problem> {
+    // The version, spaces and the ends of the lines are what a sender cannot stretch.
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let bytes = request.method().as_str().len() + target + headers.sum::<usize>();
+    if bytes <= HEAD_BYTES_MAX {
+        return Ok(());
+    }
+    let message =
+        format!("the request line and headers are {bytes} bytes; {HEAD_BYTES_MAX} are taken");
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large", message))
 }
 
 /// Refuses a write that a page of another site has a browser make.
@@ -86,4 +103,26 @@ pub(super) fn one<'a>(
     }
     let text = value.to_str().map_err(|_| Problem::wrong(format!("{name} is no plain text")))?;
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn a_head_is_as_long_as_it_may_be_and_no_longer() {
+        let status = |bytes: usize| {
+            let head =
+                Request::get("/v1").header("host", "localhost").header("a", "a".repeat(bytes));
+            check(&head.body(Body::empty()).unwrap(), Ipv4Addr::LOCALHOST.into())
+                .map_err(|problem| problem.status.as_u16())
+        };
+        let rest = "GET/v1hostlocalhosta".len();
+        assert_eq!(status(HEAD_BYTES_MAX - rest), Ok(()));
+        assert_eq!(status(HEAD_BYTES_MAX - rest + 1), Err(431));
+    }
 }
