@@ -30,7 +30,7 @@ use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGETS;
-use crate::server::{Server, tell_starting};
+use crate::server::{START_PATIENCE, Server, tell_starting};
 use crate::throughput::ThroughputFile;
 
 /// Exit code of wrong usage.
@@ -125,7 +125,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
             started.map_err(|error| (error.exit_code(), error.into()))?
         }
         () = signals.next() => return Ok(0),
-        never = tell_starting(&listener) => match never {},
+        never = tell_starting(&listener, START_PATIENCE) => match never {},
     };
     node.lock_until_exit();
     let recording = throughput.map(|file| file.record(node.successes()));

@@ -216,6 +216,22 @@ fn dependencies_are_the_ones_written_here() {
     assert_eq!(listed("monit/Cargo.toml"), MONIT_DEPENDENCIES);
 }
 
+/// What is tested is what runs: a test gives smaller bounds from outside.
+#[test]
+fn no_bound_differs_under_test() {
+    let mut complaints = Vec::new();
+    for file in sources(&[".rs"]) {
+        let is_looked_at = ["src/", "storage/"].iter().any(|room| file.path.starts_with(room));
+        for (number, line) in file.code().filter(|_| is_looked_at) {
+            if line.contains("cfg!(test)") {
+                let what = "make it a field of what its owner is made with";
+                complaints.push(format!("{}:{number}: {what}", file.path));
+            }
+        }
+    }
+    assert_none(&complaints);
+}
+
 #[test]
 fn what_is_left_to_do_names_an_issue() {
     let mut complaints = Vec::new();

@@ -24,7 +24,7 @@ use crate::host::{Host, Random};
 use crate::machine::{DiskMachine, JournalMachine, JournalOptions, Machine, MemoryMachine};
 use crate::oplog::Parts;
 use crate::raft;
-use crate::replica::{Applied, ReplayAhead};
+use crate::replica::{Applied, Bounds, ReplayAhead};
 
 /// Directory of the log's segments in a node's directory.
 pub(super) const WAL_NAME: &str = "wal";
@@ -140,7 +140,9 @@ pub(super) async fn open_files(
         // An application log records what is replayed, and is not open yet.
         let mut ahead = match config.log_folder {
             Some(_) => None,
-            None => ReplayAhead::start(&machine).map_err(raft::StartError::from)?,
+            None => {
+                ReplayAhead::start(&machine, Bounds::default()).map_err(raft::StartError::from)?
+            }
         };
         let (wal_directory, aside) = (directory.join(WAL_NAME), directory.join(identity::TMP_NAME));
         let options = log_options(&config, &machine, random);

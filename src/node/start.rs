@@ -34,7 +34,8 @@ use crate::host::{Host, Listener};
 use crate::machine::Machine;
 use crate::oplog::{JOURNAL_FILE, OpLog, Parts, serve_recovery};
 use crate::peer::{Caller, Member, Role, Whoever};
-use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEASE_MS, Zone};
+use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEADS_FOR, LEASE_MS, Zone};
+use crate::replica::Bounds;
 
 /// How long a cluster may take to say which one it is, before a member leaves it.
 const LEARN_BOUND: Duration = Duration::from_secs(5);
@@ -98,6 +99,8 @@ pub async fn start(
         faults: faults.clone(),
         is_restart,
         join_targets: own.targets.clone(),
+        leads_for: LEADS_FOR,
+        bounds: Bounds::default(),
     };
     let (consensus, incoming) = Consensus::start(setup).await?;
     if let SyncPolicy::Batch(interval) = config.sync {

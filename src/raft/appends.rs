@@ -61,8 +61,6 @@ const HELD_MAX: Duration = Duration::from_millis(1);
 /// A frame of so many bytes is full: the next entry, of the same size, may not have found room.
 const FULL_BYTES: usize = READ_BYTES_MAX / 2;
 
-/// A member is far behind if it lacks so many bytes of the log.
-const FAR_BEHIND_BYTES: u64 = if cfg!(test) { 4096 } else { 64 << 20 };
 /// How many times as fast as the log grows one that is far behind catches up.
 const CATCH_UP_FACTOR: u64 = 2;
 
@@ -86,6 +84,8 @@ pub(super) struct Target {
     pub(super) vote: Vote,
     /// How long requests are gathered (I4); not at all for a voter.
     pub(super) gather: Option<Duration>,
+    /// It is far behind if it lacks so many bytes of the log (I5).
+    pub(super) far_behind_bytes: u64,
     /// The log that it is sent from.
     pub(super) wal: Arc<Wal>,
 }
@@ -284,7 +284,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let State { last, committed, .. } = self.target.wal.state();
         let entries_behind = last.map_or(0, |last| last.index).saturating_sub(end);
         let bytes_behind = entries_behind.saturating_mul(frame_bytes / entry_count.max(1));
-        if bytes_behind < FAR_BEHIND_BYTES {
+        if bytes_behind < self.target.far_behind_bytes {
             self.catching_up = None;
             return None;
         }
@@ -396,7 +396,16 @@ mod tests {
         let (disk, options) = (Arc::new(SimDisk::new(1)), WalOptions::new(Nonces::counted()));
         let wal = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap().0;
         let route = Arc::new(Route::to_address(String::new()));
-        Target { idle, route, acknowledged, member: 2, vote, gather: None, wal: Arc::new(wal) }
+        Target {
+            idle,
+            route,
+            acknowledged,
+            member: 2,
+            vote,
+            gather: None,
+            far_behind_bytes: 4096,
+            wal: Arc::new(wal),
+        }
     }
 
     impl Pair {

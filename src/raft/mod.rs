@@ -76,8 +76,7 @@ const APPEND_ENTRIES_MAX: u64 = 1024;
 pub const ALIVE_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS);
 /// A leader that was heard, or a majority that answered it, within this time leads: nobody is elected
 /// before it has passed.
-const LEADS_FOR: Duration =
-    if cfg!(test) { Duration::from_mins(1) } else { Duration::from_millis(ELECTION_MS_MIN) };
+pub const LEADS_FOR: Duration = Duration::from_millis(ELECTION_MS_MIN);
 /// Most bytes of a response: a frame's body without its id.
 pub const RESPONSE_BYTES_MAX: usize = BODY_BYTES_MAX - 64;
 /// After this time openraft is told again of a checkpoint that it does not seem to know of.
@@ -121,6 +120,10 @@ pub struct Setup {
     /// Addresses of members that `-join` names: they are asked about members that the log does not
     /// know, beside those that it names.
     pub join_targets: Vec<String>,
+    /// How long a leader that was heard is taken to lead: [`LEADS_FOR`], unless heartbeats may be late.
+    pub leads_for: Duration,
+    /// What replays and snapshots work with at once.
+    pub bounds: replica::Bounds,
 }
 
 /// One member's part in the cluster's agreement.
@@ -189,12 +192,11 @@ impl Consensus {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
-        setup: Setup,
+        mut setup: Setup,
     ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
-        let Setup { caller, wal, machine, applied, oplog, faults, is_restart, join_targets } =
-            setup;
+        let (replica, applier) = open_replica(&mut setup).await?;
+        let Setup { caller, wal, faults, is_restart, join_targets, leads_for, .. } = setup;
         let member_id = caller.me().member_id;
-        let (replica, applier) = open_replica(&wal, machine, applied, oplog, &faults).await?;
         let syncer = replica.syncer.clone();
         let has_started = Arc::new(AtomicBool::new(false));
         let state_machine = StateMachine::new(replica.clone(), applier, has_started.clone());
@@ -209,7 +211,7 @@ impl Consensus {
         raft.with_raft_state(|_| ()).await.map_err(StartError::Storage)?;
         has_started.store(true, Ordering::Release);
         let heard = Heard::default();
-        book.follow(LogRoster(raft.clone(), heard.clone()));
+        book.follow(LogRoster { raft: raft.clone(), heard: heard.clone(), leads_for });
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
         let silence = if is_restart { LEASE_MS } else { 0 };
         let verifier = Arc::new(Verifier::new(caller.clone(), book, join_targets));
@@ -522,22 +524,17 @@ impl Consensus {
 }
 
 /// Opens the replica of a log, and applies what the log holds behind its checkpoint.
-async fn open_replica(
-    wal: &Arc<Wal>,
-    machine: Machine,
-    applied: Option<Applied>,
-    oplog: Option<OpLog>,
-    faults: &Faults,
-) -> io::Result<(Arc<Replica>, RaftApplier)> {
+async fn open_replica(setup: &mut Setup) -> io::Result<(Arc<Replica>, RaftApplier)> {
+    let Setup { wal, machine, faults, bounds, .. } = setup;
     let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
-    let replica = Arc::new(Replica::open(machine, syncer));
-    if let Some(Applied { log_id: Some(log_id), membership }) = applied {
+    let replica = Arc::new(Replica::open(machine.clone(), syncer, *bounds));
+    if let Some(Applied { log_id: Some(log_id), membership }) = setup.applied.take() {
         replica.set_applied(log_id, Some(membership));
     }
     let mut applying = replica::ApplierSetup {
         replica: replica.clone(),
         wal: wal.clone(),
-        oplog,
+        oplog: setup.oplog.take(),
         faults: faults.clone(),
     };
     let replayed = tokio::task::spawn_blocking(move || {

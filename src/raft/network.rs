@@ -45,6 +45,8 @@ const BACKOFF: Duration = Duration::from_millis(200);
 /// How long what goes to a learner is gathered. A frame costs both sides, and what a frame makes
 /// durable and applied, the same whatever it holds.
 const GATHER: Duration = Duration::from_millis(50);
+/// A member that lacks so many bytes of the log is far behind.
+const FAR_BEHIND_BYTES: u64 = 64 << 20;
 
 /// The highest log id that each member acknowledged, and under which vote: told to a member when
 /// it is dialled, so that it notices a log that went backwards (C16).
@@ -246,6 +248,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 member: self.target,
                 vote,
                 gather: self.gather,
+                far_behind_bytes: FAR_BEHIND_BYTES,
                 wal: self.network.sender.wal().clone(),
             };
             Ok(answers(connection, target, first, input))

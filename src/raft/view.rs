@@ -14,15 +14,20 @@ use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::RaftHandle;
 use super::types::{LogId, TypeConfig, log_id_to};
-use super::{LEADS_FOR, RaftHandle};
 use crate::peer::{Member, Roster};
 
 /// The leader that was heard last, and when.
 pub(super) type Heard = Arc<Mutex<Option<(u64, Instant)>>>;
 
 /// The members that the log names, as openraft knows them, and who leads.
-pub(super) struct LogRoster(pub(super) RaftHandle, pub(super) Heard);
+pub(super) struct LogRoster {
+    pub(super) raft: RaftHandle,
+    pub(super) heard: Heard,
+    /// How long a leader that was heard is taken to lead.
+    pub(super) leads_for: Duration,
+}
 
 impl std::fmt::Debug for LogRoster {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,29 +37,29 @@ impl std::fmt::Debug for LogRoster {
 
 impl Roster for LogRoster {
     fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>)) {
-        let metrics = self.0.metrics();
+        let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let member = metrics.membership_config.membership().get_node(&id);
         look(member.map(|member| member.raft_address.as_str()));
     }
 
     fn members(&self) -> Vec<(u64, String)> {
-        let metrics = self.0.metrics();
+        let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let members = metrics.membership_config.membership().nodes();
         members.map(|(id, member)| (*id, member.raft_address.clone())).collect()
     }
 
     fn another_leads(&self, id: u64) -> bool {
-        let heard = *self.1.lock();
-        if heard.is_some_and(|(from, at)| from != id && at.elapsed() < LEADS_FOR) {
+        let heard = *self.heard.lock();
+        if heard.is_some_and(|(from, at)| from != id && at.elapsed() < self.leads_for) {
             return true;
         }
-        let metrics = self.0.metrics();
+        let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let is_alone = metrics.membership_config.membership().voter_ids().nth(1).is_none();
         let answered = metrics.last_quorum_acked.map(|instant| instant.elapsed());
-        let is_followed = is_alone || answered.is_some_and(|elapsed| elapsed < LEADS_FOR);
+        let is_followed = is_alone || answered.is_some_and(|elapsed| elapsed < self.leads_for);
         metrics.state == ServerState::Leader && is_followed
     }
 }

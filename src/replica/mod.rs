@@ -24,5 +24,5 @@ pub use replay::ReplayAhead;
 pub(crate) use replay::replay;
 pub(crate) use snapshot::Sender;
 pub(crate) use state::SlotsSnapshot;
-pub use state::{Applied, Replica};
+pub use state::{Applied, Bounds, Replica};
 pub use syncer::Syncer;

@@ -19,6 +19,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -28,22 +29,18 @@ use diskstore_storage::LogId;
 use diskstore_storage::wal::{self, Seen, Wal};
 
 use super::applier::{ApplierSetup, Committed, Job, Payload, apply_all, apply_entry};
-use super::state::{Applied, durable_of};
+use super::state::{Applied, Bounds, Replica, durable_of};
 use crate::fault::chain;
 use crate::machine::Machine;
 
-/// Bytes of values that are read at once.
-const PIECE_BYTES: usize = if cfg!(test) { 64 } else { 4 << 20 };
 /// Pieces that wait to be applied.
 const PIECE_COUNT_MAX: usize = 4;
-
-/// Most bytes of entries that wait to be known as committed.
-const WAITING_BYTES_MAX: usize = if cfg!(test) { 4096 } else { 64 << 20 };
 
 /// Applies entries while the log that holds them is recovered.
 #[derive(Debug)]
 pub struct ReplayAhead {
     machine: Machine,
+    bounds: Bounds,
     /// Set once the thread has ended.
     is_done: Arc<AtomicBool>,
     /// Bytes of the log, those of the batches seen, and the entries in them.
@@ -73,7 +70,7 @@ impl ReplayAhead {
     ///
     /// # Errors
     /// The system starts no thread.
-    pub fn start(machine: &Machine) -> io::Result<Option<ReplayAhead>> {
+    pub fn start(machine: &Machine, bounds: Bounds) -> io::Result<Option<ReplayAhead>> {
         if !machine.paged().is_some_and(|paged| paged.fits_in_memory()) {
             return Ok(None);
         }
@@ -89,6 +86,7 @@ impl ReplayAhead {
         })?;
         Ok(Some(ReplayAhead {
             machine: machine.clone(),
+            bounds,
             is_done,
             log_bytes: 0,
             seen_bytes: 0,
@@ -121,7 +119,7 @@ impl ReplayAhead {
                     self.piece_bytes += weight(&entry);
                     self.committed = Some(entry.log_id);
                     self.piece.push(entry);
-                    if self.piece_bytes >= PIECE_BYTES {
+                    if self.piece_bytes >= self.bounds.piece_bytes {
                         self.send();
                     }
                 }
@@ -145,7 +143,7 @@ impl ReplayAhead {
         }
         let is_next = entry.log_id.index == self.next;
         self.waiting_bytes += weight(&entry);
-        if !is_next || self.waiting_bytes > WAITING_BYTES_MAX {
+        if !is_next || self.waiting_bytes > self.bounds.waiting_bytes_max {
             self.leave_the_rest(); // I2; and memory is bounded
             return;
         }
@@ -275,13 +273,13 @@ pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
     if first >= end {
         return Ok(0);
     }
-    let (wal, machine) = (setup.wal.clone(), setup.replica.machine.clone());
+    let (wal, replica) = (setup.wal.clone(), setup.replica.clone());
     let (sender, pieces) = mpsc::sync_channel(PIECE_COUNT_MAX);
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| read_ahead(&machine, end - first, &is_done));
-        let (wal, machine) = (&wal, &machine);
-        scope.spawn(move || read_pieces(wal, machine, first..end, &sender));
+        scope.spawn(|| read_ahead(&replica.machine, end - first, &is_done));
+        let (wal, replica) = (&wal, &replica);
+        scope.spawn(move || read_pieces(wal, replica, first..end, &sender));
         let applied = apply_pieces(setup, pieces);
         is_done.store(true, Ordering::Relaxed);
         applied
@@ -302,14 +300,14 @@ fn apply_pieces(
 
 fn read_pieces(
     wal: &Wal,
-    machine: &Machine,
-    range: std::ops::Range<u64>,
+    replica: &Replica,
+    range: Range<u64>,
     sender: &SyncSender<io::Result<Vec<Committed>>>,
 ) {
     let mut next = range.start;
     while next < range.end {
-        let piece = read_piece(wal, next..range.end);
-        let piece = piece.and_then(|entries| make_ready(machine, entries));
+        let piece = read_piece(wal, next..range.end, replica.bounds.piece_bytes);
+        let piece = piece.and_then(|entries| make_ready(&replica.machine, entries));
         let is_last = piece.is_err();
         next += piece.iter().flatten().count() as u64;
         // The other end is gone if an entry could not be applied.
@@ -319,9 +317,9 @@ fn read_pieces(
     }
 }
 
-fn read_piece(wal: &Wal, range: std::ops::Range<u64>) -> io::Result<Vec<wal::Entry>> {
+fn read_piece(wal: &Wal, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<wal::Entry>> {
     let first = range.start;
-    let entries = wal.read(range, PIECE_BYTES).map_err(io::Error::other)?;
+    let entries = wal.read(range, bytes_max).map_err(io::Error::other)?;
     if entries.is_empty() {
         return Err(io::Error::other(format!("the log lacks committed entry {first}")));
     }

@@ -38,9 +38,6 @@ use crate::peer::{Connection, FrameKind, FrameReader, FrameWriter, bad_frame, in
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 256 << 10;
-/// So many bytes of merged slots are written back while others come, or the disk would wait for the
-/// network first and everybody for the disk in the end.
-const WRITE_BACK_BYTES: u64 = if cfg!(test) { 4096 } else { 64 << 20 };
 /// While nothing is found to send, an empty frame goes out after this time.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// A transfer that makes no progress for this long is given up.
@@ -344,7 +341,9 @@ impl Merging<'_> {
             finish(&mut self.write_back).await?;
         }
         let replica = self.replica;
-        if self.write_back.is_none() && replica.machine.usage().dirty_bytes >= WRITE_BACK_BYTES {
+        // Else the disk would wait for the network first, and everybody for the disk in the end.
+        let is_due = replica.machine.usage().dirty_bytes >= replica.bounds.write_back_bytes;
+        if self.write_back.is_none() && is_due {
             let replica = replica.clone();
             self.write_back = Some(tokio::task::spawn_blocking(move || replica.write_back()));
         }

@@ -33,6 +33,23 @@ pub struct Applied {
     pub membership: Membership,
 }
 
+/// What replays and snapshots work with at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of entries that a replay reads, and applies, at once.
+    pub piece_bytes: usize,
+    /// Most bytes of entries that wait, while the log is recovered, to be known as committed.
+    pub waiting_bytes_max: usize,
+    /// So many dirty bytes are written back while a snapshot is received.
+    pub write_back_bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { piece_bytes: 4 << 20, waiting_bytes_max: 64 << 20, write_back_bytes: 64 << 20 }
+    }
+}
+
 /// What the state machine shares with readers, checkpoints and snapshot transfers.
 #[derive(Debug)]
 pub struct Replica {
@@ -40,6 +57,8 @@ pub struct Replica {
     pub machine: Machine,
     /// The syncer: checkpoints wait for the log.
     pub syncer: Arc<Syncer>,
+    /// What replays and snapshots work with at once.
+    pub(super) bounds: Bounds,
     applied: Mutex<Applied>,
     applied_index: watch::Sender<u64>,
     /// Held while entries are applied, until the applied position says so, and while pieces of a
@@ -64,12 +83,13 @@ pub struct Replica {
 
 impl Replica {
     /// Starts from the machine's checkpoint.
-    pub fn open(machine: Machine, syncer: Arc<Syncer>) -> Replica {
+    pub fn open(machine: Machine, syncer: Arc<Syncer>, bounds: Bounds) -> Replica {
         let applied = durable_of(&machine);
         let index = applied.log_id.map_or(0, |log_id| log_id.index);
         Replica {
             machine,
             syncer,
+            bounds,
             applied: Mutex::new(applied),
             applied_index: watch::Sender::new(index),
             position: Mutex::new(()),

@@ -50,12 +50,12 @@ use keys::Keys;
 use late::{ADMINISTRATION_TIME_MAX, FULL, asks_about_the_node};
 use original::Datagrams;
 use session::{Session, refuse};
-use socket::Backlog;
+use socket::{Backlog, ROOM_TIME_MAX};
 
 /// How long to wait after a connection could not be accepted: there may be no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients of a node that starts wait for so long. One that joins may take minutes.
-const START_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
+pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// What they are told afterwards, as Redis' clients know it.
 const STARTING: &[u8] = b"-LOADING this node starts or joins its cluster and serves nobody yet; \
       ask another, or ask again\r\n";
@@ -85,7 +85,7 @@ impl Server {
             keys: Arc::new(keys),
             clients: Arc::default(),
             late: Places::default(),
-            backlog: Arc::default(),
+            backlog: Arc::new(Backlog::new(ROOM_TIME_MAX)),
             datagrams: Datagrams::default(),
         })
     }
@@ -173,10 +173,10 @@ impl Server {
     }
 }
 
-/// Answers whoever comes while the node starts, once that takes long. When it is dropped, those who
+/// Answers whoever comes while the node starts, once that takes longer than `patience`. When it is dropped, those who
 /// have not heard their answer yet are cut off.
-pub async fn tell_starting(listener: &Listener) -> Infallible {
-    sleep(START_PATIENCE).await;
+pub async fn tell_starting(listener: &Listener, patience: Duration) -> Infallible {
+    sleep(patience).await;
     let mut told = JoinSet::new();
     loop {
         tokio::select! {
@@ -228,7 +228,7 @@ mod tests {
             }
         };
         tokio::select! {
-            never = tell_starting(&listener) => match never {},
+            never = tell_starting(&listener, Duration::ZERO) => match never {},
             () = ask => {}
         }
     }

@@ -35,7 +35,7 @@ const UNSENT_BYTES_MAX_ALL: usize = 512 << 20;
 /// Bytes of replies that may wait for one client whatever waits for others.
 const UNSENT_BYTES_SHARE: usize = 256 << 10;
 /// How long a client that has no room and asks for more may take none of its replies.
-const ROOM_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
+pub(crate) const ROOM_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a client that is to go may take none of its replies, though it goes on sending.
 const UNTAKEN_TIME_MAX: Duration = Duration::from_mins(1);
 /// Bytes that one read takes at most.
@@ -86,9 +86,18 @@ struct Waiting {
 }
 
 /// Bytes of replies that wait for clients.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Backlog {
     bytes: AtomicUsize,
+    /// How long one without room that asks for more may take none of them.
+    room_time_max: Duration,
+}
+
+impl Backlog {
+    /// Nothing waits yet; for how long one without room is waited for, see [`ROOM_TIME_MAX`].
+    pub(crate) fn new(room_time_max: Duration) -> Backlog {
+        Backlog { bytes: AtomicUsize::new(0), room_time_max }
+    }
 }
 
 /// The part of one client in the backlog.
@@ -259,7 +268,7 @@ impl Socket {
             self.input.extend_from_slice(first.filled());
             waiting.asks_for_more = true;
         }
-        ready!(waiting.patience.poll(ROOM_TIMEOUT, context));
+        ready!(waiting.patience.poll(self.share.backlog.room_time_max, context));
         Poll::Ready(Ok(Came::Stalled))
     }
 
@@ -300,7 +309,8 @@ impl Socket {
             } else if came {
                 silent.restart();
             }
-            let is_over = silent.poll(ROOM_TIMEOUT, context).is_ready()
+            let room_time_max = self.share.backlog.room_time_max;
+            let is_over = silent.poll(room_time_max, context).is_ready()
                 || untaken.poll(UNTAKEN_TIME_MAX, context).is_ready();
             if is_over { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
         })
@@ -414,6 +424,9 @@ mod tests {
 
     use super::*;
 
+    /// As [`ROOM_TIME_MAX`], for those that are slow on purpose.
+    const SHORT: Duration = Duration::from_millis(200);
+
     /// A socket of ours and the client at its other end.
     async fn pair(backlog: &Arc<Backlog>) -> (Socket, TcpStream, watch::Sender<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -425,7 +438,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_unsent_is_sent_while_more_is_read() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, mut client, _stop) = pair(&backlog).await;
         let replies = vec![7; 32 << 20];
         socket.append(&replies);
@@ -447,7 +460,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_without_room_is_told_so_if_it_asks_for_more_and_takes_nothing() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, mut client, _stop) = pair(&backlog).await;
         socket.append(&vec![7; UNSENT_BYTES_MAX + (32 << 20)]);
         assert!(!socket.has_room());
@@ -460,7 +473,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_byte_of_one_without_room_is_served_once_there_is_room() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, mut client, _stop) = pair(&backlog).await;
         let replies = vec![7; UNSENT_BYTES_MAX + (32 << 20)];
         socket.append(&replies);
@@ -475,7 +488,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_replies_of_turns_fill_the_room() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, _client, _stop) = pair(&backlog).await;
         let (turn, mut turns) = (vec![7; 4 << 20], 0);
         while socket.has_room() {
@@ -492,7 +505,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sends_nothing_more_is_no_client_that_stalls() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, mut client, _stop) = pair(&backlog).await;
         let replies = vec![7; UNSENT_BYTES_MAX + (32 << 20)];
         socket.append(&replies);
@@ -505,7 +518,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_to_go_reads_the_last_reply_though_it_goes_on_sending() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, mut client, _stop) = pair(&backlog).await;
         socket.append(b"the last reply");
         let finished = tokio::spawn(socket.finish());
@@ -519,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_full_backlog_leaves_each_client_its_share() {
-        let backlog = Arc::new(Backlog::default());
+        let backlog = Arc::new(Backlog::new(SHORT));
         let share = |bytes| {
             let mut share = Share { backlog: Arc::clone(&backlog), bytes: 0 };
             share.note(bytes);
@@ -539,7 +552,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_ends_the_wait() {
-        let backlog = Arc::default();
+        let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, _client, stop) = pair(&backlog).await;
         stop.send(true).unwrap();
         assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::End);

@@ -14,6 +14,7 @@ mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use diskstore_storage::disk::{Disk, SimDisk};
@@ -27,7 +28,7 @@ use crate::host::Host;
 use crate::machine::{DiskMachine, Machine};
 use crate::peer::{Caller, Whoever};
 use crate::raft::{Consensus, Incoming, Setup};
-use crate::replica::ReplayAhead;
+use crate::replica::{Bounds, ReplayAhead};
 
 /// So small that a dozen batches fill several.
 const SEGMENT_BYTES: u64 = wal::SEGMENT_BYTES_MIN;
@@ -64,7 +65,8 @@ async fn start_member(
     slots: Slots,
 ) -> (Arc<Consensus>, mpsc::Receiver<Incoming>) {
     let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
-    let mut ahead = ReplayAhead::start(&machine).unwrap().expect("all slots fit in memory");
+    let mut ahead =
+        ReplayAhead::start(&machine, Bounds::default()).unwrap().expect("all slots fit in memory");
     let follow = &mut |seen| ahead.see(seen);
     let wal = Arc::new(open_wal_following(disk, SyncMode::Always, follow).unwrap());
     let applied = Some(ahead.finish(&wal).unwrap());
@@ -77,6 +79,8 @@ async fn start_member(
         faults: Faults::new(),
         is_restart: false,
         join_targets: Vec::new(),
+        leads_for: Duration::from_mins(1),
+        bounds: Bounds::default(),
     };
     Box::pin(Consensus::start(setup)).await.unwrap()
 }

@@ -35,12 +35,14 @@ use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
 use crate::fault::Faults;
 use crate::machine::{DiskMachine, Machine};
 use crate::oplog::OpLog;
-use crate::replica::{self, Replica, Syncer};
+use crate::replica::{self, Bounds, Replica, Syncer};
 
 const CLUSTER: u128 = 0xc1;
 const SLOT_COUNT: u64 = 64;
 const VALUE_BYTES: u32 = 32;
 const SEGMENT_BYTES: u64 = 64 << 10;
+/// So small that a few entries and slots reach them.
+const BOUNDS: Bounds = Bounds { piece_bytes: 64, waiting_bytes_max: 4096, write_back_bytes: 4096 };
 
 /// The slots of a machine that has some.
 fn slots_of(replica: &Replica) -> &Arc<Slots> {
@@ -101,7 +103,7 @@ impl Place {
         let wal = Arc::new(self.open_wal());
         let faults = Faults::new();
         let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
-        let replica = Arc::new(Replica::open(machine, syncer.clone()));
+        let replica = Arc::new(Replica::open(machine, syncer.clone(), BOUNDS));
         let setup = replica::ApplierSetup {
             replica: replica.clone(),
             wal: wal.clone(),

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::{CLUSTER, Place, blank, log_id, membership, normal};
+use super::{BOUNDS, CLUSTER, Place, blank, log_id, membership, normal};
 use crate::command::{Command, Failure, ReadLevel, slot_key};
 use crate::fault::{EXIT_DATA_LOST, Faults};
 use crate::host::{Host, Net};
@@ -173,6 +173,8 @@ async fn start_as(
         faults: faults.clone(),
         is_restart,
         join_targets: targets.to_vec(),
+        leads_for: Duration::from_mins(1),
+        bounds: BOUNDS,
     };
     let (consensus, _requests) = Box::pin(Consensus::start(setup)).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
