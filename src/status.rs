@@ -82,6 +82,28 @@ pub struct Status {
     pub uptime_s: u64,
 }
 
+/// What the node itself adds to a [`Status`]; each field means the one of its name. All others are
+/// known to its cluster.
+#[derive(Debug)]
+pub struct NodeStatus {
+    /// [`Status::version`].
+    pub version: String,
+    /// [`Status::name`].
+    pub name: String,
+    /// [`Status::disk_used_bytes`].
+    pub disk_used_bytes: u64,
+    /// [`Status::disk_left_bytes`].
+    pub disk_left_bytes: u64,
+    /// [`Status::log_bytes`].
+    pub log_bytes: u64,
+    /// [`Status::dropped_lines`].
+    pub dropped_lines: u64,
+    /// [`Status::unsafe_flags`].
+    pub unsafe_flags: Vec<String>,
+    /// [`Status::uptime_s`].
+    pub uptime_s: u64,
+}
+
 /// A member of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

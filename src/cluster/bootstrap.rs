@@ -62,9 +62,9 @@ async fn hear_until<F: Future<Output = Accepted>>(
     let mut hellos = JoinSet::new();
     let mut is_over = false;
     loop {
-        let has_room = !is_over && hellos.len() < CALLER_COUNT_MAX;
+        let may_accept = !is_over && hellos.len() < CALLER_COUNT_MAX;
         tokio::select! {
-            accepted = accept(), if has_room => match accepted {
+            accepted = accept(), if may_accept => match accepted {
                 Ok((stream, from)) => drop(hellos.spawn(hear(net.clone(), stream, from.ip(), process))),
                 Err(error) => {
                     pause_after(&error).await;
@@ -192,7 +192,7 @@ mod tests {
         let (caller, _) = member().await;
         let dialling = tokio::spawn(async move {
             let channel = Channel::new(caller, Route::to_address(address));
-            drop(channel.call(Method::Room, Bytes::new(), LONG).await);
+            drop(channel.call(Method::LogSpace, Bytes::new(), LONG).await);
         });
         let heard = hear_until(&Net::Tcp, || failing.accept(), time, 5).await;
         assert_eq!(heard, Some(Contact { cluster_id: 0xc1 }));

@@ -36,7 +36,7 @@ pub(super) async fn give_way_when_full(cluster: std::sync::Arc<Cluster>) {
     let mut asked: Option<Instant> = None;
     loop {
         tokio::time::sleep(PERIOD).await;
-        let consensus = cluster.consensus();
+        let consensus = &cluster.consensus;
         let view = consensus.view();
         let may_ask = asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
         if !view.is_leader || view.term == gave_way_in || !may_ask || !is_full(consensus) {
@@ -60,8 +60,8 @@ impl Cluster {
     /// Hands leadership to a voter that has room, if a majority of others have (I1). False if it
     /// did not even begin to.
     pub async fn give_way(&self) -> bool {
-        let view = self.consensus().view();
-        let me = self.consensus().member_id();
+        let view = self.consensus.view();
+        let me = self.consensus.member_id();
         let voters: Vec<(u64, Member)> = view
             .members
             .iter()
@@ -69,7 +69,7 @@ impl Cluster {
             .map(|(id, member)| (*id, member.member.clone()))
             .collect();
         let others = voters.iter().filter(|(id, _)| *id != me);
-        let answers = join_all(others.map(|(id, member)| self.ask_room(*id, member))).await;
+        let answers = join_all(others.map(|(id, member)| self.ask_log_space(*id, member))).await;
         let with_room: BTreeSet<u64> = answers.into_iter().flatten().collect();
         if view.is_joint || !is_majority(with_room.len(), voters.len()) {
             tracing::warn!(
@@ -82,23 +82,23 @@ impl Cluster {
         }
         tracing::warn!("no room for the log: leadership goes to a member that has some");
         let may_lead = |id| with_room.contains(&id);
-        let has_begun = self.consensus().hand_over_to(&may_lead, HAND_OVER_BOUND).await;
-        if !has_begun && self.consensus().view().is_leader {
+        let has_begun = self.consensus.hand_over_to(&may_lead, HAND_OVER_BOUND).await;
+        if !has_begun && self.consensus.view().is_leader {
             tracing::warn!("none of those that have room is alive; this is tried again");
         }
         has_begun
     }
 
     /// The member's id, if it says that it has room.
-    async fn ask_room(&self, id: u64, member: &Member) -> Option<u64> {
-        let answer = self.channel(id, member).call(Method::Room, Bytes::new(), ASK_BOUND).await;
+    async fn ask_log_space(&self, id: u64, member: &Member) -> Option<u64> {
+        let answer = self.channel(id, member).call(Method::LogSpace, Bytes::new(), ASK_BOUND).await;
         let has_room = answer.ok()?.try_get_u8().ok()? == 1;
         has_room.then_some(id)
     }
 
     /// Says whether this member has room.
-    pub(super) fn answer_room(&self) -> Vec<u8> {
-        vec![u8::from(self.consensus().has_room())]
+    pub(super) fn answer_log_space(&self) -> Vec<u8> {
+        vec![u8::from(self.consensus.has_log_space())]
     }
 }
 

@@ -243,7 +243,7 @@ fn is_direct(incoming: &Incoming, request: &JoinRequest) -> bool {
 }
 
 fn accepted(cluster: &Cluster) -> JoinReply {
-    let limits = cluster.consensus().replica().machine.limits();
+    let limits = cluster.consensus.replica().machine.limits();
     JoinReply::Accepted {
         cluster_id: cluster.cluster_id(),
         slot_count: limits.slot_count,
@@ -256,7 +256,7 @@ async fn admit_or_relay(
     incoming: &Incoming,
     request: &JoinRequest,
 ) -> JoinReply {
-    let view = cluster.consensus().view();
+    let view = cluster.consensus.view();
     if view.is_leader {
         let late = || JoinReply::Later("the membership takes long to be changed".into());
         return timeout(ADMIT_BOUND, admit(cluster, request)).await.unwrap_or_else(|_| late());
@@ -277,7 +277,7 @@ async fn admit_or_relay(
 
 /// Takes a node in, or sets the addresses of one that is a member, as the leader.
 pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply {
-    let consensus = cluster.consensus();
+    let consensus = &cluster.consensus;
     let known = consensus.view().members.get(&request.member_id).map(|view| view.member.clone());
     if known.as_ref() == Some(&request.member) {
         return accepted(cluster);
@@ -361,7 +361,7 @@ async fn proven(
 }
 
 async fn set_member(cluster: &Cluster, id: u64, record: Member) -> JoinReply {
-    let set = cluster.consensus().set_member(id, record);
+    let set = cluster.consensus.set_member(id, record);
     match set.await {
         Ok(()) => accepted(cluster),
         Err(MemberError::NotChanged(ProposeError::Failed(failure))) => {

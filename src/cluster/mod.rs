@@ -79,11 +79,6 @@ impl Cluster {
         Cluster { consensus, channels: Mutex::default(), cluster_id, moved: Mutex::default() }
     }
 
-    /// The consensus underneath.
-    fn consensus(&self) -> &Arc<Consensus> {
-        &self.consensus
-    }
-
     /// This member's id.
     pub fn member_id(&self) -> u64 {
         self.consensus.member_id()
@@ -226,7 +221,7 @@ impl Cluster {
             Method::Join => join::answer(self, incoming).await,
             Method::Remove => Some(self.answer_remove(incoming).await),
             Method::Standing => Some(self.answer_standing(incoming.from, body).await),
-            Method::Room => Some(self.answer_room()),
+            Method::LogSpace => Some(self.answer_log_space()),
             _ => None,
         }
     }

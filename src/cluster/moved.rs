@@ -91,7 +91,7 @@ pub async fn is_copy(consensus: &Consensus, own: &Own) -> Option<String> {
 /// Has the addresses of this member written to the log when they are others, until the task is
 /// dropped.
 pub async fn keep_registered(cluster: Arc<Cluster>, own: Own, faults: Faults) {
-    let consensus = cluster.consensus();
+    let consensus = &cluster.consensus;
     let me = consensus.member_id();
     let mut is_asked = !own.is_open();
     let mut told = String::new();
@@ -144,7 +144,7 @@ fn moved(wanted: &Member, logged: &Member, reply: &JoinReply) -> String {
 
 /// Asks for another record of this member once, wherever it may be heard.
 async fn register(cluster: &Cluster, own: &Own, member: Member) -> JoinReply {
-    let consensus = cluster.consensus();
+    let consensus = &cluster.consensus;
     let (view, me) = (consensus.view(), consensus.member_id());
     let cluster_id = cluster.cluster_id();
     let request = JoinRequest { is_final: true, is_own: true, member_id: me, member, cluster_id };

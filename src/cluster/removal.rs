@@ -105,7 +105,7 @@ impl Cluster {
         let mut who = who.to_owned();
         let mut is_begun = false;
         loop {
-            let view = self.consensus().view();
+            let view = self.consensus.view();
             let known = view.leader.and_then(|_| find(&view, &who).ok());
             let reply = self.remove_once(&view, &who, deadline).await;
             match reply {
@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     async fn remove_here(&self, who: &str, deadline: Instant) -> RemovalReply {
-        let consensus = self.consensus();
+        let consensus = &self.consensus;
         let deadline = deadline.min(Instant::now() + CHANGE_BOUND);
         let Ok(_alone) = timeout_at(deadline, consensus.alone()).await else {
             return RemovalReply::Later("the membership is just being changed".into());
@@ -191,7 +191,7 @@ impl Cluster {
 
     /// True if none of the voters that do not answer has answered for so long that it may soon.
     fn are_gone(&self, view: &View) -> bool {
-        let consensus = self.consensus();
+        let consensus = &self.consensus;
         view.goal_voters.iter().filter(|id| **id != consensus.member_id()).all(|id| {
             let is_alive = view.members.get(id).and_then(|member| member.silent_for);
             is_alive.is_some_and(|silent| silent < ALIVE_MAX)
@@ -201,9 +201,9 @@ impl Cluster {
 
     /// Why nobody can lead, if too few voters answer this member for that.
     async fn no_majority(&self, view: &View) -> Option<String> {
-        let (caller, me) = (self.consensus().caller(), self.consensus().member_id());
+        let (caller, me) = (self.consensus.caller(), self.consensus.member_id());
         let asked = view.goal_voters.iter().filter(|id| **id != me).filter_map(|id| {
-            let address = self.consensus().address_of(*id, &view.members.get(id)?.member);
+            let address = self.consensus.address_of(*id, &view.members.get(id)?.member);
             Some(async move {
                 let who = caller.who_is_at(&address, *id).await;
                 who.is_ok_and(|who| who.member_id == *id)
@@ -238,7 +238,7 @@ impl Cluster {
 
     /// Whether this member belongs to its cluster, as its leader has it.
     pub async fn standing(&self) -> Standing {
-        let (view, me) = (self.consensus().view(), self.consensus().member_id());
+        let (view, me) = (self.consensus.view(), self.consensus.member_id());
         if view.is_leader {
             return self.standing_here(me).await;
         }
@@ -255,7 +255,7 @@ impl Cluster {
     }
 
     async fn standing_here(&self, id: u64) -> Standing {
-        let consensus = self.consensus();
+        let consensus = &self.consensus;
         if consensus.read_index(STANDING_BOUND).await.is_err() {
             return Standing::Unknown; // I2
         }
@@ -271,7 +271,7 @@ impl Cluster {
         let Ok(id) = decode_member_id(body.clone()) else {
             return encode_standing(Standing::Unknown);
         };
-        let view = self.consensus().view();
+        let view = self.consensus.view();
         if view.is_leader {
             return encode_standing(self.standing_here(id).await);
         }
@@ -292,7 +292,7 @@ pub async fn watch_standing(cluster: Arc<Cluster>, faults: Faults, directory: St
     let silence = Duration::from_millis(ELECTION_MS_MIN);
     loop {
         tokio::time::sleep(STANDING_PERIOD).await;
-        let consensus = cluster.consensus();
+        let consensus = &cluster.consensus;
         if consensus.view().is_leader || consensus.heard_within(silence) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! What a member says of itself and its cluster: the part of a node's status that replication knows.
+//! What a member says of itself and its cluster.
 //!
 //! Called by `node`; calls `raft`.
 
@@ -9,11 +9,12 @@ use tokio::time::Instant;
 
 use super::{Cluster, refusals};
 use crate::raft::{LEASE_MS, MemberView, View};
-use crate::status::{MemberStatus, Status, SyncStatus};
+use crate::status::{MemberStatus, NodeStatus, Status, SyncStatus};
 
 impl Cluster {
-    /// What this member knows, `started` then; what only its node knows is left as it is by default.
-    pub fn status(&self, started: Instant) -> Status {
+    /// What this member knows, `started` then, with what its `node` knows. Every field is written out:
+    /// a new one does not compile until somebody fills it.
+    pub fn status(&self, started: Instant, node: NodeStatus) -> Status {
         let consensus = &self.consensus;
         let mut view = consensus.view();
         let silence = Duration::from_millis(LEASE_MS);
@@ -25,6 +26,8 @@ impl Cluster {
         let times = consensus.syncer().times();
         let limits = self.limits();
         Status {
+            version: node.version,
+            name: node.name,
             member_id: format!("{:016x}", consensus.member_id()),
             cluster_id: format!("{:032x}", self.cluster_id),
             role: role_of(&view, consensus.member_id()).into(),
@@ -46,6 +49,9 @@ impl Cluster {
             slots: limits.slot_count,
             value_size: limits.value_bytes_max,
             live: usage.live_count,
+            disk_used_bytes: node.disk_used_bytes,
+            disk_left_bytes: node.disk_left_bytes,
+            log_bytes: node.log_bytes,
             log_written_bytes: consensus.syncer().written_bytes(),
             written_pages: usage.written_pages,
             damaged_slots: machine.paged().map_or(0, |paged| paged.damaged_slots().len() as u64),
@@ -58,8 +64,10 @@ impl Cluster {
                 p99_us: times.percentile_us(99),
                 max_us: times.max_us(),
             },
+            dropped_lines: node.dropped_lines,
+            unsafe_flags: node.unsafe_flags,
             refusals: refusals::of(consensus),
-            ..Status::default()
+            uptime_s: node.uptime_s,
         }
     }
 

@@ -18,8 +18,8 @@ use crate::raft::{ProposeError, RESPONSE_BYTES_MAX};
 
 /// How long a command may take before its outcome is called unknown.
 const WRITE_BOUND: Duration = Duration::from_secs(10);
-/// How long a command waits for room in memory before it is refused: many times what it takes.
-const ROOM_BOUND: Duration = Duration::from_secs(1);
+/// How long a command waits for memory before it is refused: many times what it takes.
+const MEMORY_BOUND: Duration = Duration::from_secs(1);
 
 impl Cluster {
     /// Proposes all of `commands` together; the results are in their order. A command that cannot
@@ -104,7 +104,7 @@ impl Cluster {
     /// Why commands are not proposed now. Where memory has no room for what they change, whoever
     /// applies is making some: that is waited for.
     async fn refused_after_wait(&self, commands: &[Command]) -> Option<Vec<Option<Failure>>> {
-        let deadline = Instant::now() + ROOM_BOUND;
+        let deadline = Instant::now() + MEMORY_BOUND;
         loop {
             let freed = self.consensus.replica().memory_freed(); // before the look: none is missed
             let refused = self.consensus.refused(commands)?;

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn no_program_refuses_the_flag_that_it_names_for_values() {
-        for machine in [MachineKind::Slots, MachineKind::Memory, MachineKind::Journal] {
+        for machine in MachineKind::ALL {
             Config::new(machine, Settings::default()).unwrap(); // looks at every foreign flag
             let KindRow { value_flag, foreign_flags, .. } = row(machine);
             let is_refused =

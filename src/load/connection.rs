@@ -60,8 +60,8 @@ pub(super) struct LoadConnection {
     input: Vec<u8>,
     output: Vec<u8>,
     written: usize,
-    /// Whether `epoll` also tells when there is room to write.
-    wants_room: bool,
+    /// Whether `epoll` also tells when the socket can be written to.
+    wants_write: bool,
 }
 
 impl LoadConnection {
@@ -79,7 +79,7 @@ impl LoadConnection {
             input: Vec::new(),
             output: Vec::new(),
             written: 0,
-            wants_room: false,
+            wants_write: false,
         }
     }
 
@@ -101,7 +101,7 @@ impl LoadConnection {
         }
         let interest = EventFlags::IN | EventFlags::OUT;
         epoll::add(epoll, &socket, EventData::new_u64(token), interest)?;
-        (self.socket, self.wants_room, self.codec) = (Some(socket), true, codec);
+        (self.socket, self.wants_write, self.codec) = (Some(socket), true, codec);
         self.codec.open(&mut self.output);
         Ok(())
     }
@@ -127,7 +127,7 @@ impl LoadConnection {
         self.state = ConnectionState::Down { until };
         self.input.clear();
         self.output.clear();
-        (self.written, self.wants_room) = (0, false);
+        (self.written, self.wants_write) = (0, false);
         std::mem::take(&mut self.waiting)
     }
 
@@ -151,7 +151,7 @@ impl LoadConnection {
 
     /// True if the socket takes no more for now.
     pub(super) fn is_blocked(&self) -> bool {
-        self.wants_room
+        self.wants_write
     }
 
     /// Where the next requests are appended.
@@ -180,11 +180,11 @@ impl LoadConnection {
             self.output.clear();
             self.written = 0;
         }
-        let wants_room = !self.is_flushed();
-        if wants_room != self.wants_room {
-            let room = if wants_room { EventFlags::OUT } else { EventFlags::empty() };
-            epoll::modify(epoll, socket, EventData::new_u64(token), EventFlags::IN | room)?;
-            self.wants_room = wants_room;
+        let wants_write = !self.is_flushed();
+        if wants_write != self.wants_write {
+            let writable = if wants_write { EventFlags::OUT } else { EventFlags::empty() };
+            epoll::modify(epoll, socket, EventData::new_u64(token), EventFlags::IN | writable)?;
+            self.wants_write = wants_write;
         }
         Ok(())
     }

@@ -68,10 +68,10 @@ pub(crate) trait AnyMachine {
     }
 
     fn fullness(&self) -> Fullness {
-        Fullness::HasRoom
+        Fullness::HasSpace
     }
 
-    fn check_install_room(&self) -> Result<()> {
+    fn check_install_space(&self) -> Result<()> {
         Ok(())
     }
 

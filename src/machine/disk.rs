@@ -26,7 +26,7 @@ use smallvec::{SmallVec, smallvec};
 use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
 use super::group::by_key;
-use super::reply::ReplyRoom;
+use super::reply::ReplyBudget;
 use super::{Images, Limits, LogDurable, Paged, Sending, Usage, check_value, other_kind};
 use crate::command::{
     Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
@@ -254,13 +254,13 @@ impl AnyMachine for DiskMachine {
         let keys: SmallVec<[Option<u64>; 1]> =
             command.operations().map(|operation| self.key_of(&operation)).collect();
         let wanted: SmallVec<[u64; 1]> = keys.iter().copied().flatten().collect();
-        let mut room = ReplyRoom::new();
+        let mut budget = ReplyBudget::new();
         let actions = command.operations().zip(&keys).filter(|(_, key)| key.is_some());
         let mut actions = actions.map(|(operation, _)| operation.action);
         let mut read: SmallVec<[Outcome; 1]> = SmallVec::new();
         let mut take = |slot| {
             // One slot for each operation with a key, in their order.
-            read.extend(actions.next().map(|action| room.fit(&action, outcome_of(slot))));
+            read.extend(actions.next().map(|action| budget.fit(&action, outcome_of(slot))));
         };
         match wanted.as_slice() {
             [] => {}

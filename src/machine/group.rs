@@ -3,7 +3,7 @@
 use smallvec::{SmallVec, smallvec};
 
 use super::effect::nothing;
-use super::reply::ReplyRoom;
+use super::reply::ReplyBudget;
 use crate::command::{Operation, Outcome};
 
 /// Has all operations of each key applied together, keys in ascending order; returns the outcomes
@@ -14,11 +14,11 @@ pub(super) fn by_key<E>(
     mut apply: impl FnMut(&[Operation<'_>], &mut dyn FnMut(usize, Outcome)) -> Result<(), E>,
 ) -> Result<SmallVec<[Outcome; 1]>, E> {
     let mut outcomes: SmallVec<[Outcome; 1]> = smallvec![nothing(index); operations.len()];
-    let mut room = ReplyRoom::new();
+    let mut budget = ReplyBudget::new();
     let mut place = |position: usize, outcome| {
         let place = outcomes.get_mut(position).zip(operations.get(position));
         if let Some((place, operation)) = place {
-            *place = room.fit(&operation.action, outcome);
+            *place = budget.fit(&operation.action, outcome);
         }
     };
     if operations.len() == 1 {

@@ -23,7 +23,7 @@ use smallvec::{SmallVec, smallvec};
 use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, run};
 use super::group::by_key;
-use super::reply::ReplyRoom;
+use super::reply::ReplyBudget;
 use super::{
     ApplyError, Fullness, Images, Limits, LogDurable, Sending, Usage, check_value, other_kind,
 };
@@ -102,14 +102,14 @@ impl AnyMachine for MemoryMachine {
     /// # Errors
     /// None.
     fn read(&self, command: &Command) -> Result<Reply, Failure> {
-        let mut room = ReplyRoom::new();
+        let mut budget = ReplyBudget::new();
         let mut operations = command.operations();
         let outcomes = if let (Some(only), None) = (operations.next(), operations.next()) {
-            smallvec![room.fit(&only.action, outcome_of(self.keys.read(only.key)))]
+            smallvec![budget.fit(&only.action, outcome_of(self.keys.read(only.key)))]
         } else {
             let mut guard = self.keys.lock(command.operations().map(|operation| operation.key));
             let read = |Operation { key, action }: Operation<'_>| {
-                room.fit(&action, outcome_of(guard.read(key)))
+                budget.fit(&action, outcome_of(guard.read(key)))
             };
             command.operations().map(read).collect()
         };
@@ -230,14 +230,14 @@ impl AnyMachine for MemoryMachine {
 
     fn fullness(&self) -> Fullness {
         match self.keys.is_full() {
-            false => Fullness::HasRoom,
+            false => Fullness::HasSpace,
             true if self.keys.is_full_of_deleted() => Fullness::FullOfDeleted,
             true => Fullness::Full,
         }
     }
 
-    fn check_install_room(&self) -> diskstore_storage::Result<()> {
-        self.keys.check_room()
+    fn check_install_space(&self) -> diskstore_storage::Result<()> {
+        self.keys.check_checkpoint_space()
     }
 
     fn checkpoint_steps(&self) -> u64 {

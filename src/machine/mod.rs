@@ -6,6 +6,7 @@
 //! others do not give ([`Paged`]).
 
 mod any;
+mod capacity;
 mod disk;
 mod effect;
 mod group;
@@ -13,7 +14,6 @@ mod journal;
 mod memory;
 mod paged;
 mod reply;
-mod room;
 
 use std::sync::atomic::AtomicBool;
 
@@ -25,11 +25,11 @@ use diskstore_storage::{Error, Result};
 
 pub(crate) use any::AnyMachine;
 pub use any::{LiveKeys, Scanned};
+pub use capacity::Fullness;
 pub use disk::{ApplyError, DamageMet, DiskMachine};
 pub use journal::{JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 pub use paged::Paged;
-pub use room::Fullness;
 
 use crate::command::{Action, Command, Failure, Holder, Refusal, Reply};
 

@@ -58,7 +58,7 @@ impl Paged<'_> {
         self.disk.slots().fits_in_budget()
     }
 
-    /// True if applying has to wait until [`Paged::make_room`] has made room.
+    /// True if applying has to wait until [`Paged::reclaim_memory`] has freed memory.
     pub fn over_budget(&self) -> bool {
         self.disk.slots().over_budget()
     }
@@ -81,8 +81,8 @@ impl Paged<'_> {
     ///
     /// # Errors
     /// As [`super::Machine::checkpoint`].
-    pub fn make_room(&self, log_durable: LogDurable<'_>) -> Result<()> {
-        self.disk.slots().make_room(log_durable)
+    pub fn reclaim_memory(&self, log_durable: LogDurable<'_>) -> Result<()> {
+        self.disk.slots().reclaim_memory(log_durable)
     }
 
     /// Writes back what changed; the checkpoint stays where it is.

@@ -7,14 +7,14 @@ use crate::command::{Action, Body, Outcome, REPLY_BYTES_MAX};
 
 /// What is left for values that are only read.
 #[derive(Debug)]
-pub(super) struct ReplyRoom {
+pub(super) struct ReplyBudget {
     bytes_left: u64,
 }
 
-impl ReplyRoom {
+impl ReplyBudget {
     /// All that a reply may hold.
-    pub(super) fn new() -> ReplyRoom {
-        ReplyRoom { bytes_left: REPLY_BYTES_MAX }
+    pub(super) fn new() -> ReplyBudget {
+        ReplyBudget { bytes_left: REPLY_BYTES_MAX }
     }
 
     /// The outcome as the reply holds it: a value that was only measured, or that there is no room
@@ -59,14 +59,14 @@ mod tests {
 
     #[test]
     fn values_are_kept_as_long_as_there_is_room_and_measured_ones_take_none() {
-        let mut room = ReplyRoom { bytes_left: 10 };
-        assert_eq!(room.fit(&Action::Measure, of(100)).body, Body::Measured(100));
-        assert_eq!(room.fit(&Action::Get, of(6)), of(6));
-        assert_eq!(room.fit(&Action::Get, of(5)).body, Body::Measured(5));
-        assert_eq!(room.fit(&Action::Get, of(4)), of(4));
+        let mut budget = ReplyBudget { bytes_left: 10 };
+        assert_eq!(budget.fit(&Action::Measure, of(100)).body, Body::Measured(100));
+        assert_eq!(budget.fit(&Action::Get, of(6)), of(6));
+        assert_eq!(budget.fit(&Action::Get, of(5)).body, Body::Measured(5));
+        assert_eq!(budget.fit(&Action::Get, of(4)), of(4));
         let delete = Action::Delete { condition: Condition::Always, answer: Answer::Previous };
-        assert_eq!(room.fit(&delete, of(9)), of(9));
+        assert_eq!(budget.fit(&delete, of(9)), of(9));
         let absent = Outcome { body: Body::Value(None), ..of(0) };
-        assert_eq!(room.fit(&Action::Measure, absent.clone()), absent);
+        assert_eq!(budget.fit(&Action::Measure, absent.clone()), absent);
     }
 }

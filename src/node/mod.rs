@@ -29,7 +29,7 @@ use crate::command::{
 use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
 pub use crate::machine::Limits;
-use crate::status::Status;
+use crate::status::{NodeStatus, Status};
 
 /// How long a clean stop tries to hand leadership over.
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
@@ -183,7 +183,7 @@ impl Node {
     /// What the node says about itself.
     pub fn status(&self) -> Status {
         let disk = self.disk_use.last();
-        Status {
+        let node = NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             name: self.config.id.clone(),
             disk_used_bytes: disk.used_bytes,
@@ -192,8 +192,8 @@ impl Node {
             dropped_lines: crate::lines::stderr().dropped(),
             unsafe_flags: self.unsafe_flags(),
             uptime_s: self.started.elapsed().as_secs(),
-            ..self.cluster.status(self.started)
-        }
+        };
+        self.cluster.status(self.started, node)
     }
 
     fn unsafe_flags(&self) -> Vec<String> {

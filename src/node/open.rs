@@ -12,8 +12,8 @@ use std::sync::Arc;
 use diskstore_storage::LogId;
 use diskstore_storage::disk::Disk;
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
-use diskstore_storage::keys::{self, Keys, SNAPSHOT_FILE};
-use diskstore_storage::slots::{self, Geometry, New, SLOTS_FILE, Slots};
+use diskstore_storage::keys::{self, Keys};
+use diskstore_storage::slots::{self, Geometry, New, Slots};
 use diskstore_storage::wal::{self, Wal};
 
 use super::StartError;
@@ -199,7 +199,7 @@ fn open_keys(
     directory: &Path,
     new: keys::New,
 ) -> Result<(Keys, String), StartError> {
-    let path = directory.join(SNAPSHOT_FILE);
+    let path = directory.join(row(MachineKind::Memory).data_file);
     let (shown, bytes) = (path.display(), new.value_bytes);
     if !disk.exists(&path)? {
         let keys = Keys::create(disk.clone(), directory, new)?;
@@ -230,7 +230,7 @@ fn open_slots(
     new: New,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Slots, String), StartError> {
-    let path = directory.join(SLOTS_FILE);
+    let path = directory.join(row(MachineKind::Slots).data_file);
     let (count, bytes) = (new.geometry.slot_count(), new.geometry.value_bytes());
     if !disk.exists(&path)? {
         let slots = Slots::create(disk, directory, new, progress)?;

@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::disk::Disk;
-use diskstore_storage::identity::{self, Identity, Standing};
-use diskstore_storage::keys::SNAPSHOT_FILE;
-use diskstore_storage::slots::{Geometry, SLOTS_FILE};
+use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
+use diskstore_storage::slots::Geometry;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -32,7 +31,7 @@ use crate::config::{Address, Config, SyncPolicy, kind_of, row};
 use crate::fault::Faults;
 use crate::host::{Host, Listener};
 use crate::machine::Machine;
-use crate::oplog::{JOURNAL_FILE, OpLog, Parts, serve_recovery};
+use crate::oplog::{OpLog, Parts, serve_recovery};
 use crate::peer::{Caller, Member, Role, Whoever};
 use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEADS_FOR, LEASE_MS, Zone};
 use crate::replica::Bounds;
@@ -171,9 +170,10 @@ pub async fn remove_departed(
     remove_from_outside(caller, listener, addresses).await
 }
 
-/// What of a node's data its directory holds.
+/// What of a node's data its directory holds, whatever kind of machine made it.
 fn data_in(config: &Config, disk: &dyn Disk) -> Result<Option<&'static str>, StartError> {
-    for name in [SLOTS_FILE, SNAPSHOT_FILE, JOURNAL_FILE, WAL_NAME] {
+    let data_files = MachineKind::ALL.map(|machine| row(machine).data_file);
+    for name in data_files.into_iter().chain([WAL_NAME]) {
         if disk.exists(&config.data_dir.join(name))? {
             return Ok(Some(name));
         }

@@ -111,8 +111,8 @@ impl<R: Read> Records<R> {
                 let size = self.buffer.len().max(bytes);
                 self.buffer.resize(size, 0);
             }
-            let room = self.buffer.get_mut(self.unread.end..).unwrap_or_default();
-            match self.input.read(room) {
+            let free = self.buffer.get_mut(self.unread.end..).unwrap_or_default();
+            match self.input.read(free) {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.unread.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -137,10 +137,10 @@ impl FileInput {
 }
 
 impl Read for FileInput {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.file.len().map_err(io_error)?.saturating_sub(self.offset);
-        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
-        let piece = room.get_mut(..bytes).unwrap_or_default();
+        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..bytes).unwrap_or_default();
         self.file.read_at(piece, self.offset).map_err(io_error)?;
         self.offset += bytes as u64;
         Ok(bytes)

@@ -35,8 +35,8 @@ pub enum Method {
     Remove = 8,
     /// Does this member belong to the cluster?
     Standing = 9,
-    /// Does your log have room?
-    Room = 10,
+    /// Does your log have space beyond its present segment?
+    LogSpace = 10,
     /// How far must a replica have applied to see what was acknowledged?
     ReadIndex = 11,
     /// Where does your log have this member?
@@ -56,7 +56,7 @@ impl Method {
             Method::Holders,
             Method::Remove,
             Method::Standing,
-            Method::Room,
+            Method::LogSpace,
             Method::ReadIndex,
             Method::Whereabouts,
         ];

@@ -323,9 +323,11 @@ impl Verifier {
                 true
             }
             Method::Vote | Method::PreVote | Method::TransferLeader => self.is_believed(member),
-            Method::Write | Method::Read | Method::Holders | Method::Room | Method::ReadIndex => {
-                member.origin == Origin::Moved || self.is_believed(member)
-            }
+            Method::Write
+            | Method::Read
+            | Method::Holders
+            | Method::LogSpace
+            | Method::ReadIndex => member.origin == Origin::Moved || self.is_believed(member),
         }
     }
 

@@ -64,7 +64,7 @@ impl Consensus {
         });
         let stopping = |_| MemberError::NotChanged(ProposeError::Failed(Failure::Stopping));
         let (last_membership_log_id, membership) = effective.await.map_err(stopping)?;
-        check_room(&membership, id, &member)?; // I1
+        check_fits(&membership, id, &member)?; // I1
         let is_known = membership.get_node(&id).is_some();
         let nodes = BTreeMap::from([(id, member)]);
         let change =
@@ -181,7 +181,7 @@ impl Consensus {
 }
 
 /// Whether a membership has room for a member, or for another record of one that it has.
-fn check_room(membership: &Membership, id: u64, member: &Member) -> Result<(), MemberError> {
+fn check_fits(membership: &Membership, id: u64, member: &Member) -> Result<(), MemberError> {
     let mut nodes: BTreeMap<u64, Member> =
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
     nodes.insert(id, member.clone());
@@ -216,7 +216,7 @@ mod tests {
         let mut nodes = BTreeMap::new();
         for id in 0.. {
             let membership = Membership::new(Vec::new(), nodes.clone()).unwrap();
-            if let Err(error) = check_room(&membership, id, &member(name_bytes)) {
+            if let Err(error) = check_fits(&membership, id, &member(name_bytes)) {
                 return (membership, error);
             }
             nodes.insert(id, member(name_bytes));
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn a_longer_record_of_a_member_is_refused_like_a_new_member() {
         let (membership, _) = filled(NAME_BYTES_MAX);
-        check_room(&membership, 0, &member(NAME_BYTES_MAX)).unwrap();
+        check_fits(&membership, 0, &member(NAME_BYTES_MAX)).unwrap();
         let (membership, _) = filled(100);
-        check_room(&membership, 0, &member(100)).unwrap();
-        check_room(&membership, 0, &member(NAME_BYTES_MAX)).unwrap_err();
+        check_fits(&membership, 0, &member(100)).unwrap();
+        check_fits(&membership, 0, &member(NAME_BYTES_MAX)).unwrap_err();
     }
 }

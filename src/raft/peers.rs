@@ -43,10 +43,10 @@ use crate::peer::{
 use crate::replica::snapshot_frames::{SnapshotBegin, put_reply};
 use crate::replica::{Applied, Replica, SlotsSnapshot, Syncer, snapshot};
 
-/// How long a sender is kept waiting for room on the disk; it gives up after as long.
-const ROOM_BOUND: Duration = Duration::from_secs(10);
+/// How long a sender is kept waiting for space on the disk; it gives up after as long.
+const SPACE_BOUND: Duration = Duration::from_secs(10);
 /// How often that is looked for.
-const ROOM_PAUSE: Duration = Duration::from_millis(200);
+const SPACE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a stop waits for what was handed to openraft to be answered.
 const STOP_BOUND: Duration = Duration::from_secs(1);
 /// Most terms that a vote may be ahead of the own one: a member that was away for long sees many
@@ -144,11 +144,11 @@ impl Peers {
         agrees
     }
 
-    /// Waits until the disk has room for the log, and for a checkpoint.
-    async fn snapshot_room(&self) {
+    /// Waits until the disk has space for the log, and for a checkpoint.
+    async fn snapshot_space(&self) {
         self.syncer.next_segment().await;
         while self.replica.lacks_checkpoint_space() {
-            tokio::time::sleep(ROOM_PAUSE).await;
+            tokio::time::sleep(SPACE_PAUSE).await;
         }
     }
 
@@ -243,8 +243,8 @@ impl Service for Peers {
         from: Verified,
     ) -> io::Result<()> {
         // Else the sender asks again, and sends nothing meanwhile.
-        let room = tokio::time::timeout(ROOM_BOUND, self.snapshot_room());
-        room.await.map_err(|_| io::Error::other("the disk has no room for a snapshot"))?;
+        let waited = tokio::time::timeout(SPACE_BOUND, self.snapshot_space());
+        waited.await.map_err(|_| io::Error::other("the disk has no space for a snapshot"))?;
         let _install = self.replica.begin_install().await;
         let judge = |begin: &SnapshotBegin| self.judge(begin, &from);
         let begin = snapshot::receive(&self.replica, &mut reader, &mut writer, &judge).await;

@@ -63,7 +63,7 @@ impl Consensus {
         let found = [
             (Cause::MemoryBudget, machine.paged().is_some_and(|paged| paged.over_budget())),
             (Cause::FullMemory, machine.fullness().is_full()),
-            (Cause::LogSpace, !self.has_room()),
+            (Cause::LogSpace, !self.has_log_space()),
             (Cause::CheckpointSpace, self.replica.lacks_checkpoint_space()),
             (Cause::SlowDisk, self.wal.is_over_bound()),
             (Cause::CatchingUp, !self.replica.is_readable()),
@@ -74,7 +74,7 @@ impl Consensus {
     }
 
     /// True if the log has room for more entries than fit its present segment.
-    pub fn has_room(&self) -> bool {
+    pub fn has_log_space(&self) -> bool {
         self.wal.has_next_segment()
     }
 
@@ -82,13 +82,13 @@ impl Consensus {
     /// where none is refused.
     pub fn refused(&self, commands: &[Command]) -> Option<Vec<Option<Failure>>> {
         let machine = &self.replica.machine;
-        let has_room = self.has_room();
-        if has_room && !machine.may_refuse() {
+        let has_log_space = self.has_log_space();
+        if has_log_space && !machine.may_refuse() {
             return None;
         }
         let mut damaged = BTreeSet::new();
         let refusal = |command| {
-            let full = (!has_room).then_some(Failure::NoSpace);
+            let full = (!has_log_space).then_some(Failure::NoSpace);
             full.or_else(|| machine.refusal(command, &mut damaged))
         };
         let refused: Vec<_> = commands.iter().map(refusal).collect();

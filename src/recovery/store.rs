@@ -106,7 +106,7 @@ impl Store {
     /// Writes slots back where they take more memory than they may.
     pub(super) fn relieve(&self) -> Result<(), Error> {
         match self {
-            Store::Slots(slots) => slots.make_room(&mut || Ok(())),
+            Store::Slots(slots) => slots.reclaim_memory(&mut || Ok(())),
             Store::Keys(_) => Ok(()),
         }
     }

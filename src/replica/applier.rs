@@ -305,5 +305,5 @@ fn wait_for_memory(setup: &ApplierSetup) -> io::Result<()> {
     if !setup.replica.machine.paged().is_some_and(|paged| paged.over_budget()) {
         return Ok(());
     }
-    setup.replica.make_room().map_err(io::Error::other)
+    setup.replica.reclaim_memory().map_err(io::Error::other)
 }

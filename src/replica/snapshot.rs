@@ -246,7 +246,7 @@ pub(crate) async fn receive(
     let (end, slots) = received?;
     settled?;
     raise_readable_from(replica, end.applied).await?;
-    check_install_room(replica).await?; // an install that follows must not fail for that
+    check_install_space(replica).await?; // an install that follows must not fail for that
     replica.machine.finish_merge(begin.log_id.index);
     tracing::info!(slots, changed_after = after, "snapshot received");
     Ok(Some(begin))
@@ -315,9 +315,9 @@ async fn raise_readable_from(replica: &Arc<Replica>, index: u64) -> io::Result<(
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
-async fn check_install_room(replica: &Arc<Replica>) -> io::Result<()> {
+async fn check_install_space(replica: &Arc<Replica>) -> io::Result<()> {
     let replica = replica.clone();
-    let checked = tokio::task::spawn_blocking(move || replica.check_install_room());
+    let checked = tokio::task::spawn_blocking(move || replica.check_install_space());
     checked.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
@@ -350,7 +350,7 @@ impl Merging<'_> {
         let (replica, begin) = (replica.clone(), self.begin);
         self.merge = Some(tokio::task::spawn_blocking(move || {
             replica.merge(&images, begin)?;
-            replica.make_room()
+            replica.reclaim_memory()
         }));
         Ok(())
     }

@@ -224,8 +224,9 @@ impl Replica {
     ///
     /// # Errors
     /// Of the disk.
-    pub fn make_room(&self) -> diskstore_storage::Result<()> {
-        let made = self.of_pages(|paged| paged.make_room(&mut || self.syncer.barrier_blocking()));
+    pub fn reclaim_memory(&self) -> diskstore_storage::Result<()> {
+        let made =
+            self.of_pages(|paged| paged.reclaim_memory(&mut || self.syncer.barrier_blocking()));
         self.memory_freed.notify_waiters();
         made
     }
@@ -302,7 +303,7 @@ impl Replica {
         if outcome.lacked_space || has_written {
             self.lacked_space.store(outcome.lacked_space, Ordering::Release);
         } else if self.lacks_checkpoint_space() {
-            match self.machine.check_install_room() {
+            match self.machine.check_install_space() {
                 Err(Error::NoSpace { .. }) => {}
                 checked => checked.map(|()| self.lacked_space.store(false, Ordering::Release))?,
             }
@@ -315,8 +316,8 @@ impl Replica {
     ///
     /// # Errors
     /// `NoSpace`, or another error of the disk.
-    pub fn check_install_room(&self) -> diskstore_storage::Result<()> {
-        let checked = self.machine.check_install_room();
+    pub fn check_install_space(&self) -> diskstore_storage::Result<()> {
+        let checked = self.machine.check_install_space();
         if matches!(checked, Err(Error::NoSpace { .. })) {
             self.lacked_space.store(true, Ordering::Release);
         }

@@ -131,8 +131,8 @@ impl Session {
             self.socket.end_turn().await?;
             let wanted = match flow {
                 Flow::Close => return self.socket.finish().await,
-                Flow::Again if self.socket.has_room() => continue,
-                Flow::Again => Wanted::Room,
+                Flow::Again if self.socket.has_output_space() => continue,
+                Flow::Again => Wanted::OutputSpace,
                 Flow::Read => Wanted::Bytes,
             };
             match self.socket.wait(wanted).await? {

@@ -63,7 +63,7 @@ pub(crate) enum Wanted {
     /// More bytes of the client.
     Bytes,
     /// Room for replies.
-    Room,
+    OutputSpace,
 }
 
 /// What came of waiting.
@@ -118,7 +118,7 @@ impl Share {
     }
 
     /// Whether there is room for more replies (I2).
-    fn has_room(&self) -> bool {
+    fn has_output_space(&self) -> bool {
         let waits_for_all = self.backlog.bytes.load(Ordering::Relaxed);
         self.bytes < UNSENT_BYTES_SHARE
             || self.bytes < UNSENT_BYTES_MAX && waits_for_all < UNSENT_BYTES_MAX_ALL
@@ -224,8 +224,8 @@ impl Socket {
     }
 
     /// Whether there is room for the replies of one more turn (I2).
-    pub(crate) fn has_room(&self) -> bool {
-        self.share.has_room()
+    pub(crate) fn has_output_space(&self) -> bool {
+        self.share.has_output_space()
     }
 
     /// Sends what is unsent until there is what is wanted.
@@ -252,10 +252,10 @@ impl Socket {
         if self.unsent.len() < unsent_before {
             waiting.patience.restart();
         }
-        if self.has_room() {
+        if self.has_output_space() {
             return match waiting.wanted {
                 Wanted::Bytes if !waiting.asks_for_more => self.poll_read(context),
-                Wanted::Bytes | Wanted::Room => Poll::Ready(Ok(Came::Wanted)),
+                Wanted::Bytes | Wanted::OutputSpace => Poll::Ready(Ok(Came::Wanted)),
             };
         }
         if waiting.wanted == Wanted::Bytes && !waiting.asks_for_more {
@@ -463,11 +463,11 @@ mod tests {
         let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, mut client, _stop) = pair(&backlog).await;
         socket.append(&vec![7; UNSENT_BYTES_MAX + (32 << 20)]);
-        assert!(!socket.has_room());
+        assert!(!socket.has_output_space());
         client.write_all(b"more").await.unwrap();
         assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::Stalled);
         assert_eq!(&socket.input()[..], b"m", "no more is read of one without room");
-        assert_eq!(socket.wait(Wanted::Room).await.unwrap(), Came::Stalled);
+        assert_eq!(socket.wait(Wanted::OutputSpace).await.unwrap(), Came::Stalled);
         assert!(socket.send_rest().await.is_err(), "it has an end");
     }
 
@@ -491,7 +491,7 @@ mod tests {
         let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, _client, _stop) = pair(&backlog).await;
         let (turn, mut turns) = (vec![7; 4 << 20], 0);
-        while socket.has_room() {
+        while socket.has_output_space() {
             let (_, replies, _) = socket.turn_parts();
             replies.extend_from_slice(&turn);
             socket.end_turn().await.unwrap();
@@ -538,15 +538,15 @@ mod tests {
             share.note(bytes);
             share
         };
-        assert!(share(UNSENT_BYTES_MAX - 1).has_room());
-        assert!(!share(UNSENT_BYTES_MAX).has_room());
+        assert!(share(UNSENT_BYTES_MAX - 1).has_output_space());
+        assert!(!share(UNSENT_BYTES_MAX).has_output_space());
         let all = UNSENT_BYTES_MAX_ALL / (UNSENT_BYTES_MAX - 1) + 1;
         let others = (0..all).map(|_| share(UNSENT_BYTES_MAX - 1)).collect::<Vec<_>>();
-        assert!(others.iter().all(|share| !share.has_room()));
-        assert!(share(UNSENT_BYTES_SHARE - 1).has_room());
-        assert!(!share(UNSENT_BYTES_SHARE).has_room());
+        assert!(others.iter().all(|share| !share.has_output_space()));
+        assert!(share(UNSENT_BYTES_SHARE - 1).has_output_space());
+        assert!(!share(UNSENT_BYTES_SHARE).has_output_space());
         drop(others);
-        assert!(share(UNSENT_BYTES_SHARE).has_room());
+        assert!(share(UNSENT_BYTES_SHARE).has_output_space());
         assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
     }
 

@@ -53,6 +53,9 @@ pub enum MachineKind {
 }
 
 impl MachineKind {
+    /// Every kind: one that is missing here is not read back from IDENTITY either.
+    pub const ALL: [Self; 3] = [Self::Slots, Self::Memory, Self::Journal];
+
     fn to_byte(self) -> u8 {
         match self {
             Self::Slots => 1,
@@ -62,12 +65,7 @@ impl MachineKind {
     }
 
     fn of_byte(byte: u8) -> Option<Self> {
-        match byte {
-            1 => Some(Self::Slots),
-            2 => Some(Self::Memory),
-            3 => Some(Self::Journal),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|kind| kind.to_byte() == byte)
     }
 }
 

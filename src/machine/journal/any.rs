@@ -15,7 +15,7 @@ use super::{JournalMachine, JournalOptions, effect_of};
 use crate::command::{Command, Failure, Holder, Refusal, Reply};
 use crate::machine::any::{AnyMachine, LiveKeys, Scanned};
 use crate::machine::effect::{self, Draft, nothing, run};
-use crate::machine::reply::ReplyRoom;
+use crate::machine::reply::ReplyBudget;
 use crate::machine::{ApplyError, Images, Limits, LogDurable, Sending, Usage};
 use crate::oplog::Effect;
 
@@ -41,7 +41,7 @@ impl AnyMachine for JournalMachine {
         let value_bytes_max = u64::from(options.value_bytes_max);
         let holder = if options.slot_count > 0 { Holder::Slot } else { Holder::Key };
         let limits = effect::Limits { value_bytes_max, holder, index };
-        let mut room = ReplyRoom::new();
+        let mut budget = ReplyBudget::new();
         let mut drafts: BTreeMap<&[u8], Option<Draft<'_>>> = BTreeMap::new();
         let mut effects: SmallVec<[Effect<'_>; 1]> = SmallVec::new();
         for operation in command.operations() {
@@ -54,7 +54,7 @@ impl AnyMachine for JournalMachine {
             };
             let outcome = run(draft, &operation.action, limits);
             effects.extend(effect_of(&operation, &outcome, draft));
-            let outcome = room.fit(&operation.action, outcome);
+            let outcome = budget.fit(&operation.action, outcome);
             outcomes.push(outcome);
         }
         state.record(index, &effects)?;
@@ -167,7 +167,7 @@ impl AnyMachine for JournalMachine {
         let index = target.log_id.index;
         let mut state = self.shared.state.lock();
         if let Some(Full { number, .. }) = state.incoming.take_full(index) {
-            state.delete_unnamed(number, index)?; // J4 of `mod.rs`
+            state.record_absent_as_deleted(number, index)?; // J4 of `mod.rs`
         }
         let last_index = state.log.last_index().max(index);
         state.log.set_last_index(last_index);

@@ -88,8 +88,8 @@ struct Held {
     version: u64,
     /// Where its value lies; `None` if it was deleted.
     place: Option<Place>,
-    /// The last snapshot that named it.
-    named_by: u64,
+    /// The number of the last snapshot that held it.
+    seen_in: u64,
 }
 
 impl JournalMachine {
@@ -157,9 +157,9 @@ impl JournalMachine {
     /// It cannot be written.
     fn merge_value(&self, key: &[u8], index: u64, value: Option<&[u8]>) -> Result<()> {
         let state = &mut *self.shared.state.lock();
-        let named_by = state.incoming.number();
+        let seen_in = state.incoming.number();
         if let Some(held) = state.keys.get_mut(key).filter(|held| held.version >= index) {
-            held.named_by = named_by;
+            held.seen_in = seen_in;
             return Ok(());
         }
         if index == 0 {
@@ -332,7 +332,7 @@ impl JournalState {
         version: u64,
         place: Option<Place>,
     ) {
-        let held = Held { version, place, named_by: self.incoming.number() };
+        let held = Held { version, place, seen_in: self.incoming.number() };
         let mut before = None;
         if let Some(known) = self.keys.get_mut(key.as_ref()) {
             before = std::mem::replace(known, held).place;
@@ -343,11 +343,11 @@ impl JournalState {
         self.live_count -= u64::from(before.is_some());
     }
 
-    /// Records that keys which snapshot `number`, of everything up to `index`, did not name are
-    /// deleted.
-    fn delete_unnamed(&mut self, number: u64, index: u64) -> Result<()> {
+    /// Records as deleted every key that snapshot `number`, of everything up to `index`, did not
+    /// hold.
+    fn record_absent_as_deleted(&mut self, number: u64, index: u64) -> Result<()> {
         let is_gone =
-            |held: &Held| held.place.is_some() && held.named_by != number && held.version <= index;
+            |held: &Held| held.place.is_some() && held.seen_in != number && held.version <= index;
         let gone: Vec<Box<[u8]>> = self
             .keys
             .iter()

@@ -15,7 +15,7 @@ async fn a_leader_has_given_way_only_if_there_was_somebody_to_lead() {
         let mut requests = std::mem::replace(&mut other.requests, tokio::sync::mpsc::channel(1).1);
         tokio::spawn(async move {
             while let Some(asked) = requests.recv().await {
-                assert_eq!(asked.method, Method::Room);
+                assert_eq!(asked.method, Method::LogSpace);
                 drop(asked.reply.send(vec![1]));
             }
         });

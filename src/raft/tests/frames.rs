@@ -324,7 +324,7 @@ fn methods_keep_their_numbers() {
         Method::Holders,
         Method::Remove,
         Method::Standing,
-        Method::Room,
+        Method::LogSpace,
         Method::ReadIndex,
         Method::Whereabouts,
     ];

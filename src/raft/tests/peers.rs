@@ -588,7 +588,7 @@ async fn a_connection_to_where_a_member_is_no_more_is_not_used_again() {
     let mut first = saying(one, accepted(one)).await;
     started.dial(&first.caller, Purpose::Append, None).await.unwrap();
     let channel = started.consensus.network.channel(1, &Member::default());
-    let call = || channel.call(Method::Room, Bytes::new(), BOUND);
+    let call = || channel.call(Method::LogSpace, Bytes::new(), BOUND);
     let answer = |(_, (mut reader, mut writer)): (Whoever, Connection)| async move {
         let (id, _, _) = read_request(reader.expect(FrameKind::Request).await.unwrap()).unwrap();
         put_response(&mut writer.buffer, id, b"yes");

@@ -57,9 +57,9 @@ impl Keys {
     ///
     /// # Errors
     /// Of the disk.
-    pub fn check_room(&self) -> Result<()> {
+    pub fn check_checkpoint_space(&self) -> Result<()> {
         let _one = self.writer.lock();
-        file::check_room(&*self.disk, &self.directory, self.memory_bytes())
+        file::check_space(&*self.disk, &self.directory, self.memory_bytes())
     }
 
     pub(super) fn write_snapshot(

@@ -252,7 +252,7 @@ fn new_path(directory: &Path) -> PathBuf {
 }
 
 /// Fails with `NoSpace` if the disk has no room for a new file of so many bytes. Leaves nothing behind.
-pub(super) fn check_room(disk: &dyn Disk, directory: &Path, bytes: u64) -> Result<()> {
+pub(super) fn check_space(disk: &dyn Disk, directory: &Path, bytes: u64) -> Result<()> {
     let path = new_path(directory);
     if disk.exists(&path)? {
         disk.remove(&path)?;

@@ -75,7 +75,7 @@ impl Guard<'_> {
         if known.is_some_and(|known| known.index >= index) {
             return Applied::Skipped;
         }
-        let named_by = known.map_or(0, |known| known.named_by);
+        let seen_in = known.map_or(0, |known| known.seen_in);
         let base = match known {
             Some(Record { index, value: Some(value), .. }) => {
                 Base { version: *index, value: Some(value) }
@@ -89,7 +89,7 @@ impl Guard<'_> {
             Change::Delete => None,
         };
         let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
-        shard.set(hash, key, Record { index, named_by, value }, &keys.counts);
+        shard.set(hash, key, Record { index, seen_in, value }, &keys.counts);
         keys.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Applied::Written
     }

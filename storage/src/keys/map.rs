@@ -38,8 +38,8 @@ pub(super) fn shard_of(hash: u64) -> usize {
 pub(super) struct Record {
     /// Log index of the last set or delete.
     pub(super) index: u64,
-    /// The transfer that named it last.
-    pub(super) named_by: u64,
+    /// The number of the last transfer that held it.
+    pub(super) seen_in: u64,
     /// The value; `None` once it was deleted.
     pub(super) value: Option<Bytes>,
 }
@@ -113,7 +113,7 @@ impl Shard {
     /// Notes that a transfer named a key.
     pub(super) fn name(&mut self, hash: u64, key: &[u8], transfer: u64) {
         if let Some(known) = self.0.get_mut(&(hash, key) as &dyn Placed) {
-            known.named_by = transfer;
+            known.seen_in = transfer;
         }
     }
 

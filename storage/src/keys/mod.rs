@@ -149,7 +149,7 @@ impl Keys {
             for KeyImage { key, index, value } in images {
                 // A copy of its own: a slice would keep the whole piece in memory.
                 let value = value.map(|value| Bytes::copy_from_slice(&value));
-                keys.store(&key, Record { index, named_by: 0, value });
+                keys.store(&key, Record { index, seen_in: 0, value });
             }
         }
         keys.readable_from.fetch_max(reader.highest(), Ordering::AcqRel);

@@ -93,17 +93,17 @@ impl Keys {
         if *index == 0 {
             return Ok(()); // no entry wrote this: there is nothing to bring
         }
-        let named_by = self.incoming.lock().number();
+        let seen_in = self.incoming.lock().number();
         let hash = hash_of(key);
         let mut shard = self.shards[shard_of(hash)].lock();
         if shard.get(hash, key).is_some_and(|known| known.index >= *index) {
-            shard.name(hash, key, named_by);
+            shard.name(hash, key, seen_in);
             return Ok(());
         }
         self.readable_from.fetch_max(*index, Ordering::AcqRel);
         // A copy of its own: a slice would keep the whole frame in memory.
         let value = value.as_ref().map(|value| Bytes::copy_from_slice(value));
-        shard.set(hash, key, Record { index: *index, named_by, value }, &self.counts);
+        shard.set(hash, key, Record { index: *index, seen_in, value }, &self.counts);
         self.dirty_bytes.fetch_add(key.len() as u64 + value_bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Keys {
         let begin = target.log_id.index;
         if let Some(Full { number, horizon }) = self.incoming.lock().take_full(begin) {
             for shard in &self.shards {
-                shard.lock().retain(&self.counts, |record| record.named_by == number);
+                shard.lock().retain(&self.counts, |record| record.seen_in == number);
             }
             let mut sends = self.sends.lock();
             sends.horizon = sends.horizon.max(horizon);

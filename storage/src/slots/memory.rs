@@ -61,7 +61,7 @@ impl Slots {
     ///
     /// # Errors
     /// As [`Slots::checkpoint`].
-    pub fn make_room(&self, log_durable: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub fn reclaim_memory(&self, log_durable: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let mut image = None;
         // Every turn drops pages, or writes some that the next turn can drop.
         while self.over_budget() {

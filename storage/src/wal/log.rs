@@ -78,7 +78,7 @@ impl Log {
 
     pub(super) fn append(&mut self, entry: Entry) {
         let bytes = record::entry_bytes(entry.payload.len());
-        self.make_room(bytes);
+        self.close_unless_fits(bytes);
         let offset = self.open.push_entry(&entry);
         self.count(bytes);
         self.index.append(entry.log_id, self.open.sequence, offset);
@@ -86,7 +86,7 @@ impl Log {
     }
 
     fn push(&mut self, record: [u8; RECORD_BYTES]) {
-        self.make_room(RECORD_BYTES);
+        self.close_unless_fits(RECORD_BYTES);
         self.open.push(record);
         self.count(RECORD_BYTES);
     }
@@ -97,7 +97,7 @@ impl Log {
     }
 
     /// Closes the batch if it cannot take `bytes` more and a `committed` record.
-    fn make_room(&mut self, bytes: usize) {
+    fn close_unless_fits(&mut self, bytes: usize) {
         let needed = self.open.records_bytes() + bytes + RECORD_BYTES;
         if needed > self.bounds.records_bytes_max && !self.open.is_empty() {
             let batch = self.close();

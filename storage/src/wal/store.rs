@@ -179,8 +179,8 @@ impl Store {
         let mut removed = false;
         for (name, bytes) in old {
             let path = self.directory.join(&name);
-            let has_room = self.spares.lock().reusable.len() < self.recycle_count_max;
-            if bytes == self.segment_bytes && has_room {
+            let may_keep = self.spares.lock().reusable.len() < self.recycle_count_max;
+            if bytes == self.segment_bytes && may_keep {
                 let spare = spare_name_of(&name);
                 if spare != name {
                     self.disk.rename(&path, &self.directory.join(&spare))?; // I4

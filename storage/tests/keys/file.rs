@@ -218,10 +218,10 @@ fn a_full_disk_costs_the_checkpoint_and_no_more() {
     checkpoint(&keys, 7);
     assert_eq!(open(&disk).unwrap().durable(), Some(target(7)));
     // A copy from another member asks before.
-    keys.check_room().unwrap();
+    keys.check_checkpoint_space().unwrap();
     let bytes = |path: &PathBuf| disk.read_file(path).unwrap().len() as u64;
     disk.set_space(disk.paths().iter().map(bytes).sum());
-    assert!(matches!(keys.check_room(), Err(Error::NoSpace { .. })));
+    assert!(matches!(keys.check_checkpoint_space(), Err(Error::NoSpace { .. })));
     assert!(!disk.exists(&directory().join("tmp/snapshot.new")).unwrap());
 }
 

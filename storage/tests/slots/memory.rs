@@ -108,7 +108,7 @@ fn room_for_the_next_write_takes_a_round_and_not_a_checkpoint() {
     for key in 0..256 {
         let written = slots.written_pages();
         slots
-            .make_room(&mut || {
+            .reclaim_memory(&mut || {
                 log_durable_count += 1;
                 Ok(())
             })
@@ -150,14 +150,14 @@ fn whoever_is_short_of_memory_comes_between_two_rounds_of_a_checkpoint() {
             slots.checkpoint(target(64), &mut log_durable, &AtomicBool::new(false)).unwrap();
         });
         arrivals.recv_timeout(BOUND).unwrap();
-        let (done, has_room) = mpsc::channel();
+        let (done, is_done) = mpsc::channel();
         scope.spawn(move || {
-            slots.make_room(&mut || Ok(())).unwrap();
+            slots.reclaim_memory(&mut || Ok(())).unwrap();
             done.send(()).unwrap();
         });
         pass.send(()).unwrap();
         // It may miss the end of a round by a moment, and then comes behind the next.
-        while has_room.recv_timeout(ROUND).is_err() {
+        while is_done.recv_timeout(ROUND).is_err() {
             arrivals.recv_timeout(BOUND).expect("the checkpoint has more rounds");
             pass.send(()).unwrap();
         }
@@ -183,7 +183,7 @@ fn rounds_of_a_checkpoint_and_of_others_lose_nothing() {
             }
         });
         for index in 1..=4000_u64 {
-            slots.make_room(&mut || Ok(())).unwrap();
+            slots.reclaim_memory(&mut || Ok(())).unwrap();
             let value = index.to_le_bytes().repeat(100);
             let change = Change::Set(Cow::Owned(value));
             let key = index * 7 % KEYS;

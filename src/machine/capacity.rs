@@ -1,4 +1,4 @@
-//! What a machine has room for, in memory and on the disk. The memory budget of pages is in `paged.rs`.
+//! How much space a machine has left, in memory and on the disk, and what it refuses for want of it. The memory budget of pages is in `paged.rs`.
 //!
 //! Called by upkeep and whoever proposes.
 
@@ -13,19 +13,19 @@ use crate::command::{Command, Failure};
 /// How full the memory is that keys and values may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fullness {
-    /// There is room, or no such bound.
-    HasRoom,
-    /// There is none, and what takes more is refused.
+    /// There is space left, or no such bound.
+    HasSpace,
+    /// There is none left, and what takes more is refused.
     Full,
-    /// There is none, but a checkpoint would make some: it forgets deleted keys.
+    /// There is none left, but a checkpoint would free some: it forgets deleted keys.
     FullOfDeleted,
 }
 
 impl Fullness {
-    /// True if there is no room.
+    /// True if there is no space left.
     pub fn is_full(self) -> bool {
         match self {
-            Fullness::HasRoom => false,
+            Fullness::HasSpace => false,
             Fullness::Full | Fullness::FullOfDeleted => true,
         }
     }
@@ -48,11 +48,11 @@ impl Machine {
         of_its_kind!(self, machine => machine.fullness())
     }
 
-    /// Fails with `NoSpace` if [`Machine::install`] would find no room on the disk.
+    /// Fails with `NoSpace` if the disk lacks the space that [`Machine::install`] needs.
     ///
     /// # Errors
     /// Of the disk.
-    pub fn check_install_room(&self) -> Result<()> {
-        of_its_kind!(self, machine => machine.check_install_room())
+    pub fn check_install_space(&self) -> Result<()> {
+        of_its_kind!(self, machine => machine.check_install_space())
     }
 }
