@@ -39,7 +39,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{sleep, timeout};
 
 use crate::descriptors::{Place, Places, Shares};
@@ -136,7 +136,8 @@ impl Server {
                     sessions.spawn(served);
                 }
                 // The socket is new, so its buffer takes this line; if not, it is closed all the same.
-                None => drop(stream.write(FULL).now_or_never()),
+                // Unconstrained: it is no matter of how much this task has done already.
+                None => drop(unconstrained(stream.write(FULL)).now_or_never()),
             }
             return;
         }
