@@ -6,6 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// [`RefusalStatus::code`] of a member whose local reads wait for the end of a snapshot.
+pub const CATCHING_UP: &str = "catching_up";
+
 /// The state of a node as it sees itself and its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -133,6 +136,9 @@ pub struct MemberStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RefusalStatus {
+    /// The reason as a word for programs: `memory_budget`, `full_memory`, `log_space`,
+    /// `checkpoint_space`, `slow_disk` or [`CATCHING_UP`].
+    pub code: String,
     /// What is refused and why, as one sentence.
     pub reason: String,
     /// Seconds since it began.

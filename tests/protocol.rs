@@ -3,6 +3,8 @@
 
 #[path = "protocol/http.rs"]
 mod http;
+#[path = "protocol/operations.rs"]
+mod operations;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

@@ -122,7 +122,7 @@ fn troubles_of(status: &Status) -> Vec<String> {
         troubles.push(format!("{} has {} damaged slots", status.name, status.damaged_slots));
     }
     let refused = |refusal: &RefusalStatus| {
-        let (name, RefusalStatus { reason, since_s, doing }) = (&status.name, refusal);
+        let (name, RefusalStatus { reason, since_s, doing, .. }) = (&status.name, refusal);
         format!("{name} refuses {reason}, for {}: {doing}", super::table::duration(*since_s))
     };
     troubles.extend(status.refusals.iter().map(refused));
@@ -218,7 +218,8 @@ mod tests {
         all[0].members[2].silent = Some(true);
         all[1].damaged_slots = 4;
         let (reason, doing) = ("writes, for it is full".to_owned(), "make room".to_owned());
-        all[2].refusals = vec![RefusalStatus { reason, since_s: 5, doing }];
+        all[2].refusals =
+            vec![RefusalStatus { reason, since_s: 5, doing, ..RefusalStatus::default() }];
         let health = of(&all);
         let expected = [
             "node1 has 4 damaged slots",

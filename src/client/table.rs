@@ -77,7 +77,7 @@ fn push_warnings(text: &mut String, status: &Status) {
         let count = digits(status.damaged_slots);
         push(text, &format!("damaged  {count} slots: reads of them are answered with an error"));
     }
-    for RefusalStatus { reason, since_s, doing } in &status.refusals {
+    for RefusalStatus { reason, since_s, doing, .. } in &status.refusals {
         let since = duration(*since_s);
         push(text, &format!("refused  {reason}, for {since}: {doing}"));
     }
@@ -270,6 +270,7 @@ a-longer-name  voter   127.0.0.1:11001  127.0.0.1:12001  58       12
             reason: "writes, for the log's disk is full".to_owned(),
             since_s: 61,
             doing: "a checkpoint is written".to_owned(),
+            ..RefusalStatus::default()
         }];
         status.voters_changing = true;
         status.moved = Some("this member is at h:1 now".to_owned());

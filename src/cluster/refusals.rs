@@ -4,16 +4,28 @@
 
 use crate::machine::Fullness;
 use crate::raft::{Cause, Consensus, Refusing};
-use crate::status::RefusalStatus;
+use crate::status::{CATCHING_UP, RefusalStatus};
 
 /// What a member refuses or holds up now.
 pub(super) fn of(consensus: &Consensus) -> Vec<RefusalStatus> {
     let status = |Refusing { cause, since }: Refusing| RefusalStatus {
+        code: code(cause).into(),
         reason: reason(cause, consensus.view().is_leader).into(),
         since_s: since.elapsed().as_secs(),
         doing: doing(cause, consensus),
     };
     consensus.refusing().into_iter().map(status).collect()
+}
+
+fn code(cause: Cause) -> &'static str {
+    match cause {
+        Cause::MemoryBudget => "memory_budget",
+        Cause::FullMemory => "full_memory",
+        Cause::LogSpace => "log_space",
+        Cause::CheckpointSpace => "checkpoint_space",
+        Cause::SlowDisk => "slow_disk",
+        Cause::CatchingUp => CATCHING_UP,
+    }
 }
 
 fn reason(cause: Cause, is_leader: bool) -> &'static str {

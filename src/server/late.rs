@@ -1,6 +1,7 @@
 //! Connections that come when the clients' share of descriptors is taken: they hear why they are not
-//! served. One that asks about the node itself (`DISKSTORE STATUS`, `DISKSTORE REMOVE`) is served for
-//! a while all the same: a node full of clients is what an administrator wants to look at.
+//! served. One that asks about the node itself (`DISKSTORE STATUS`, `DISKSTORE REMOVE`, `GET /livez` and the
+//! like) is served for a while all the same: a node full of clients is what an administrator wants to
+//! look at, and no reason to start it anew.
 //!
 //! Called by the listener, which bounds how many there are; calls nothing. Invariant:
 //! - I1: none of them is kept for longer than a bounded time.
@@ -20,9 +21,17 @@ pub(super) const ADMINISTRATION_TIME_MAX: Duration = Duration::from_secs(30);
 const WORD_TIME_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a request that are looked at: enough for its name.
 const WORD_BYTES: usize = 19;
-/// How the requests begin that are served: two or three words, the first of them `DISKSTORE`.
-const WORDS: [&[u8]; 3] =
-    [b"*2\r\n$9\r\nDISKSTORE\r\n", b"*3\r\n$9\r\nDISKSTORE\r\n", b"DISKSTORE "];
+/// How the requests begin that are served: two or three words, the first of them `DISKSTORE`; or a path
+/// of `http::operations`.
+const WORDS: [&[u8]; 7] = [
+    b"*2\r\n$9\r\nDISKSTORE\r\n",
+    b"*3\r\n$9\r\nDISKSTORE\r\n",
+    b"DISKSTORE ",
+    b"GET /LIVEZ ",
+    b"GET /READYZ ",
+    b"GET /STATUS ",
+    b"GET /METRICS ",
+];
 
 /// What was read of the first request of a connection, if that is about the node itself.
 pub(super) async fn asks_about_the_node(stream: &mut Stream) -> Option<Vec<u8>> {

@@ -110,8 +110,8 @@ impl Session {
             }
             Protocol::Http => {
                 let (stream, came, stopping) = self.socket.into_parts();
-                let seat = Seat::new(Arc::clone(&self.server), requester);
-                let served = http::serve(seat, stream, came.freeze(), stopping);
+                let seat = Seat::new(Arc::clone(&self.server), requester, stopping);
+                let served = http::serve(seat, stream, came.freeze());
                 linger(&mut Box::pin(served).await?).await
             }
             Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {

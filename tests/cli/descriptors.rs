@@ -70,6 +70,10 @@ fn clients_beyond_a_share_of_the_open_files_are_refused_and_the_log_goes_on() {
         assert!(Instant::now() < deadline, "{}", stderr(&place.ask(&["status"])));
         std::thread::sleep(Duration::from_millis(50));
     }
+    let mut probe = connect(&place.client());
+    probe.get_mut().write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    assert_eq!(line(&mut probe), "HTTP/1.1 200 OK\r\n", "whoever looks whether it lives hears so");
+    drop(probe);
     let output = place.ask(&["get", "1"]);
     assert!(stderr(&output).contains("max number of clients"), "{}", stderr(&output));
     drop(clients);

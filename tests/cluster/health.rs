@@ -1,7 +1,22 @@
 //! `status` says how a cluster is, whichever member is asked; so do INFO and the log.
 
-use crate::harness::{run, stdout};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::harness::{PATIENCE, run, stdout};
 use crate::nodes::{Cluster, wait_until};
+
+/// The status and the body of a response of a node.
+fn http(cluster: &Cluster, index: usize, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(cluster.nodes[index].client_address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head[9..12].to_owned(), body.to_owned())
+}
 
 /// The first line of `status` at a node, and what it exits with.
 fn health(cluster: &Cluster, index: usize) -> (String, Option<i32>) {
@@ -23,6 +38,9 @@ fn every_member_says_how_many_answer_and_when_no_majority_does() {
             health(&cluster, index)
                 == ("health   3 of 3 voters answer, can lose 1".to_owned(), Some(0))
         });
+    }
+    for index in 0..3 {
+        assert_eq!(http(&cluster, index, "/readyz"), ("200".to_owned(), "ready\n".to_owned()));
     }
     let (leader, gone, last) = cluster.roles();
     wait_until("both are online", || info(&cluster, leader).matches("state=online").count() == 2);
@@ -47,6 +65,11 @@ fn every_member_says_how_many_answer_and_when_no_majority_does() {
         let text = info(&cluster, leader);
         text.contains("raft_majority:0\r\n") && text.matches("state=offline").count() == 2
     });
+    let (status, body) = http(&cluster, leader, "/readyz");
+    assert_eq!(status, "503", "{body}");
+    let reasons = ["no leader is known", "no majority of the voters was heard for "];
+    assert!(reasons.iter().any(|reason| body.contains(reason)), "{body}");
+    assert_eq!(http(&cluster, leader, "/livez"), ("200".to_owned(), "ok\n".to_owned()));
     let output = run(&["status", "-json", "-addr", &cluster.nodes[leader].client_address()]);
     let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(json["health"]["is_healthy"], false);

@@ -3,14 +3,15 @@
 use super::*;
 
 /// One response, its head in small letters.
-struct Response {
+pub(super) struct Response {
     head: String,
-    body: String,
+    pub(super) body: String,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Client {
     /// Asks over a connection that stays open.
-    fn http(&mut self, method: &str, path: &str, more: &str, body: &str) -> Response {
+    pub(super) fn http(&mut self, method: &str, path: &str, more: &str, body: &str) -> Response {
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{more}\r\n"
@@ -19,7 +20,7 @@ impl Client {
         self.response(method)
     }
 
-    fn response(&mut self, method: &str) -> Response {
+    pub(super) fn response(&mut self, method: &str) -> Response {
         let mut head = String::new();
         loop {
             let line = self.line();
@@ -30,23 +31,23 @@ impl Client {
         }
         let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
         let length = length.map_or(0, |length| length.parse().unwrap());
-        let mut body = vec![0; if method == "HEAD" { 0 } else { length }];
-        self.stream.read_exact(&mut body).unwrap();
-        Response { head, body: String::from_utf8_lossy(&body).into_owned() }
+        let mut bytes = vec![0; if method == "HEAD" { 0 } else { length }];
+        self.stream.read_exact(&mut bytes).unwrap();
+        Response { head, body: String::from_utf8_lossy(&bytes).into_owned(), bytes }
     }
 }
 
 impl Response {
-    fn status(&self) -> &str {
+    pub(super) fn status(&self) -> &str {
         &self.head[9..12]
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     #[track_caller]
-    fn is(&self, status: &str, code: &str) {
+    pub(super) fn is(&self, status: &str, code: &str) {
         assert_eq!(self.status(), status, "{} {}", self.head, self.body);
         let code = format!(r#"{{"error":{{"code":"{code}","message":""#);
         assert!(self.body.starts_with(&code), "{}", self.body);

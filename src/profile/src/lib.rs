@@ -1,6 +1,7 @@
 //! Profiles of the running program in pprof's format: `-cpuprofile` and `-memprofile`. A program
 //! starts them first of all and writes them at its end; SIGUSR1 begins a CPU profile, or ends the one
-//! that runs, at any time between. Programs call it; it calls nothing of ours.
+//! that runs, at any time between. `sampling` takes one as bytes, for whoever asks over the network.
+//! Programs and `server` call it; it calls nothing of ours.
 //!
 //! - I1: Without the flags and the signal nothing is sampled. Heap sampling must be on when the
 //!   allocator starts, so `-memprofile` starts the program anew with the allocator's variable set
@@ -9,6 +10,8 @@
 //! - I3: A profile appears whole or not at all: written beside its place, synced, renamed.
 //! - I4: No profile takes the place of another of the same run: the first goes to the flag's FILE,
 //!   further ones to FILE.2, FILE.3 ...; without the flag to PROGRAM-PID-cpu.pb in the current folder.
+
+mod sampling;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,13 +24,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pprof::protos::Message;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub use sampling::{CpuSampling, heap_profile};
 
 /// How long a word on stderr may take.
 const TELL_TIME_MAX: Duration = Duration::from_secs(1);
-/// CPU samples a second; a prime, so that it beats with no timer.
-const CPU_SAMPLES_PER_SECOND: i32 = 99;
 /// The allocator's variable, and what switches on a sample about every 512 KiB.
 const ALLOCATOR_VARIABLE: &str = "_RJEM_MALLOC_CONF";
 const ALLOCATOR_SETTINGS: &str = "prof:true,prof_active:true,lg_prof_sample:19";
@@ -51,6 +53,9 @@ pub enum ProfileError {
         /// Its reason.
         source: pprof::Error,
     },
+    /// Another CPU profile of this process is being taken.
+    #[error("a CPU profile is being taken already")]
+    Running,
     /// The signals that begin and end profiles cannot be taken.
     #[error("signals for profiles cannot be taken")]
     Signals {
@@ -89,7 +94,7 @@ struct State {
 
 struct RunningCpu {
     pending: Pending,
-    guard: pprof::ProfilerGuard<'static>,
+    sampling: CpuSampling,
 }
 
 impl Profiles {
@@ -167,7 +172,9 @@ impl State {
             running.write()?;
         }
         if let Some(pending) = self.heap.take() {
-            pending.write(&heap_profile()?)?;
+            let reason = || "it does not sample".to_owned();
+            let profile = heap_profile()?.ok_or_else(|| ProfileError::Heap { reason: reason() })?;
+            pending.write(&profile)?;
         }
         Ok(())
     }
@@ -176,20 +183,11 @@ impl State {
 impl RunningCpu {
     fn start(path: &Path) -> Result<RunningCpu, ProfileError> {
         let pending = Pending::create("cpuprofile", path)?;
-        let guard = pprof::ProfilerGuardBuilder::default()
-            .frequency(CPU_SAMPLES_PER_SECOND)
-            // Interrupted inside these, the walk up the stack could dead-lock. System calls of libc
-            // and copies of bytes are there too: what they cost is in no sample.
-            .blocklist(&["libc", "libgcc", "pthread", "vdso"])
-            .build()
-            .map_err(|source| ProfileError::Cpu { source })?;
-        Ok(RunningCpu { pending, guard })
+        Ok(RunningCpu { pending, sampling: CpuSampling::begin()? })
     }
 
     fn write(self) -> Result<(), ProfileError> {
-        let cpu_error = |source| ProfileError::Cpu { source };
-        let report = self.guard.report().build().map_err(cpu_error)?;
-        self.pending.write(&report.pprof().map_err(cpu_error)?.encode_to_vec())
+        self.pending.write(&self.sampling.pprof()?)
     }
 }
 
@@ -293,14 +291,6 @@ fn start_anew(allocator_settings: OsString) -> io::Error {
     command.args(arguments).env(ALLOCATOR_VARIABLE, allocator_settings).exec()
 }
 
-/// What the heap holds now, as a pprof profile compressed with gzip.
-fn heap_profile() -> Result<Vec<u8>, ProfileError> {
-    let reason = "it is in use".to_owned();
-    let control = jemalloc_pprof::PROF_CTL.as_ref().map(|control| control.try_lock());
-    let Some(Ok(mut control)) = control else { return Err(ProfileError::Heap { reason }) };
-    control.dump_pprof().map_err(|error| ProfileError::Heap { reason: format!("{error:#}") })
-}
-
 /// A profile that is not there yet: an open file beside its place.
 struct Pending {
     flag: &'static str,
@@ -336,6 +326,8 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use pprof::protos::Message;
+
     use super::*;
 
     #[test]
@@ -346,12 +338,16 @@ mod tests {
         assert!(!path.exists());
         let is_empty = || {
             let state = profiles.state.lock();
-            state.cpu.as_ref().unwrap().guard.report().build().unwrap().data.is_empty()
+            state.cpu.as_ref().unwrap().sampling.report().unwrap().data.is_empty()
         };
         let mut sum = 0_u64;
         while is_empty() {
             sum = (0..1_000_000).fold(sum, |sum, next| std::hint::black_box(sum ^ next));
         }
+        // One at a time, whoever takes it.
+        assert!(matches!(CpuSampling::begin().err(), Some(ProfileError::Running)));
+        let picture = profiles.state.lock().cpu.as_ref().unwrap().sampling.flamegraph().unwrap();
+        assert!(picture.starts_with(b"<?xml") && picture.ends_with(b"</svg>\n"));
         profiles.finish().unwrap();
         let profile = pprof::protos::Profile::decode(&*std::fs::read(&path).unwrap()).unwrap();
         let text = |index: i64| profile.string_table[usize::try_from(index).unwrap()].as_str();

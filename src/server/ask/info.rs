@@ -115,7 +115,7 @@ impl Facts {
         text.line(format_args!("damaged_slots:{}", status.damaged_slots));
         text.line(format_args!("unsafe_flags:{}", status.unsafe_flags.join(",")));
         for (nth, refusal) in status.refusals.iter().enumerate() {
-            let RefusalStatus { reason, since_s, doing } = refusal;
+            let RefusalStatus { reason, since_s, doing, .. } = refusal;
             text.line(format_args!("refusal{nth}:since_s={since_s},reason={reason},doing={doing}"));
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Called by the session, which hands the connection over; calls the requester and `ask`. `entry`
 //! refuses what is no request of ours before any handler sees it; `slots` is our own API of single
-//! keys; a `Problem` says why something is not done.
+//! keys, `operations` what those ask who run the node; a `Problem` says why something is not done.
 //!
 //! Invariants:
 //! - I1: what is refused has changed nothing.
@@ -12,6 +12,7 @@
 //! - I3: what a response says of a write is the outcome of its entry: a condition is decided there.
 
 mod entry;
+mod operations;
 mod problem;
 mod rewound;
 mod slots;
@@ -20,7 +21,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -58,8 +60,12 @@ static ROUTER: LazyLock<TowerToHyperService<Router>> =
     LazyLock::new(|| TowerToHyperService::new(router()));
 
 fn router() -> Router {
-    slots::routes(Router::new()).fallback(async || Problem::no_such_path())
+    let router = operations::routes(slots::routes(Router::new()));
+    router.fallback(async || Problem::no_such_path())
 }
+
+/// Ends when the node stops; many may wait for it.
+type Stopping = Shared<BoxFuture<'static, ()>>;
 
 /// Whoever sits at the other end of one connection.
 #[derive(Debug, Clone)]
@@ -69,14 +75,21 @@ pub(crate) struct Seat {
     requester: Arc<Mutex<Requester>>,
     /// Our end of the connection.
     local: IpAddr,
+    /// Ends when the node stops.
+    stopping: Stopping,
 }
 
 impl Seat {
     /// A connection that has asked nothing yet.
-    pub(crate) fn new(server: Arc<Server>, requester: Requester) -> Seat {
+    pub(crate) fn new(
+        server: Arc<Server>,
+        requester: Requester,
+        stopping: BoxFuture<'static, ()>,
+    ) -> Seat {
         let local = requester.client().local_address();
         let local = local.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-        Seat { server, requester: Arc::new(Mutex::new(requester)), local }
+        let requester = Arc::new(Mutex::new(requester));
+        Seat { server, requester, local, stopping: stopping.shared() }
     }
 
     /// Proposes a command.
@@ -105,21 +118,17 @@ fn one(results: Vec<Result<Reply, Failure>>) -> Result<Reply, Problem> {
     Ok(results.into_iter().next().unwrap_or_else(|| Err(missing()))?)
 }
 
-/// Serves one connection until its client leaves, breaks the protocol, or `stopping` ends; then what
+/// Serves one connection until its client leaves, breaks the protocol, or the node stops; then what
 /// was taken is answered. `before` was read from the stream already. Gives the stream back, with all
 /// responses written.
 ///
 /// # Errors
 /// The client is gone.
-pub(crate) async fn serve<S>(
-    seat: Seat,
-    stream: S,
-    before: Bytes,
-    stopping: impl Future<Output = ()>,
-) -> io::Result<S>
+pub(crate) async fn serve<S>(seat: Seat, stream: S, before: Bytes) -> io::Result<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let mut stopping = seat.stopping.clone();
     let counters = seat.server.clients.counters_shared();
     let stream = TokioIo::new(Rewound::new(before, stream, counters));
     let answered = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -131,10 +140,9 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADER_COUNT_MAX)
         .serve_connection(stream, answered);
-    let mut stopping = pin!(stopping.fuse());
     let mut is_stopping = false;
     let ended = poll_fn(|context| {
-        if !is_stopping && stopping.as_mut().poll(context).is_ready() {
+        if !is_stopping && stopping.poll_unpin(context).is_ready() {
             is_stopping = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
