@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
@@ -133,12 +134,14 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let (stop, stopping) = watch::channel(false);
     let server = Server::new(Arc::clone(&node), &config.key_prefixes);
     let mut sessions = std::pin::pin!(server.run(listener, stopping));
+    notify(NotifyState::Ready);
     tokio::select! {
         fault = node.wait_fault() => return Ok(told(program, &fault)),
         never = introduce(&node) => match never {},
         () = signals.next() => stop_at_second(program, signals),
         () = &mut sessions => unreachable!("sessions end only when they are told to"),
     }
+    notify(NotifyState::Stopping);
     // Clients first, so that nobody is told of a leader that has gone.
     stop.send_replace(true);
     let stopped = async {
@@ -162,6 +165,14 @@ pub(crate) async fn introduce(node: &Node) -> Infallible {
     let program = as_started().unwrap_or_else(|| node.config().program().to_owned());
     say(&banner::tail(node.config(), &node.status(), &program, node.opening()));
     std::future::pending().await
+}
+
+/// Tells the service manager, where one started this program and wants to know; it not listening is
+/// no reason to fail. Source: `sd_notify(3)`.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "the service manager is not told");
+    }
 }
 
 /// Exits at once when a second signal comes.

@@ -44,6 +44,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "percent-encoding",
     "rustix",
     "rustyline",
+    "sd-notify",
     "serde",
     "serde_json",
     "smallvec",

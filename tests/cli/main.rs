@@ -8,6 +8,7 @@ mod durability;
 mod harness;
 mod join;
 mod node;
+mod notify;
 mod output;
 mod profiles;
 mod throughput;
