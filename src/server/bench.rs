@@ -1,4 +1,4 @@
-//! What the benches of `benches/` measure of the protocols, which nobody else can call from outside.
+//! Makes parts of the protocols callable for the benches in `benches/`, and for nothing else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Why a request is not carried out, before a protocol gives that its code. Pure.
+//! The reason why a request is not carried out; each protocol turns it into its own error code.
+//! Pure.
 //!
 //! Called by the dialects and by `ask`; calls `command`.
 

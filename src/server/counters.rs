@@ -1,4 +1,4 @@
-//! What the clients of this node have asked since it started, for INFO.
+//! Counts the requests of this node's clients since its start, for INFO.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Tells the protocols of the client port apart by the first bytes of a connection. Pure.
+//! Recognises the protocol of a connection at the client port by its first bytes. Pure.
 //!
 //! Called by the session once per connection; calls nothing.
 

@@ -1,4 +1,5 @@
-//! Patterns as Redis has them: `*`, `?`, `[a-z]`, `[^x]` and `\` for the byte that follows. Pure.
+//! Redis' patterns for names: `*`, `?`, `[a-z]`, `[^x]`, and `\` before a byte that stands for
+//! itself. Pure.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

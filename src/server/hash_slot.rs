@@ -1,5 +1,5 @@
-//! The hash slot that a Redis cluster would put a key into. Here one range of slots holds them all, so
-//! this is for clients that ask. Pure.
+//! Computes the hash slot into which a Redis cluster would put a key. diskstore does not shard keys
+//! that way; this answers clients that ask. Pure.
 //!
 //! Source: Redis cluster specification, "Key distribution model" and appendix A.
 

@@ -1,7 +1,7 @@
-//! What the keys and values of clients must be. Pure.
+//! Checks the keys and values of clients. Pure.
 //!
-//! Called by every protocol before a command is built, so that a bad one is answered and never
-//! becomes an entry of the log.
+//! Called by every protocol before a command is built, so that a bad key or value is answered with
+//! an error and never becomes an entry of the log.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

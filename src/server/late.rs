@@ -1,7 +1,7 @@
-//! Connections that come when the clients' share of descriptors is taken: they hear why they are not
-//! served. One that asks about the node itself (`DISKSTORE STATUS`, `DISKSTORE REMOVE`, `GET /livez` and the
-//! like) is served for a while all the same: a node full of clients is what an administrator wants to
-//! look at, and no reason to start it anew.
+//! Connections that arrive when the clients' share of descriptors is used up are told why they are
+//! not served. A connection that asks about the node itself (`DISKSTORE STATUS`, `DISKSTORE
+//! REMOVE`, `GET /livez` and the like) is served for a while all the same: an administrator wants
+//! to look at a node full of clients, and a supervisor must not take it for dead and start it anew.
 //!
 //! Called by the listener, which bounds how many there are; calls nothing. Invariant:
 //! - I1: none of them is kept for longer than a bounded time.

@@ -1,14 +1,15 @@
 //! The client port: every protocol that clients speak, on one listener.
 //!
-//! Called by the node's program; calls the node. `session` has the one session loop and `detect` tells
-//! the protocols apart. The dialects, `resp` and `original`, turn bytes into errands and what became
-//! of them into bytes, and touch no socket. `turn` has the errands carried out, for the `requester`
-//! who sends them; `ask` answers questions about the node, each by a `value`; a `complaint` says why
-//! something is not done.
+//! Called by the node's program; calls the node. `session` has the one session loop and `detect`
+//! recognises the protocol. An *errand* is one request with the work that it asks of the node. The
+//! dialects, `resp` and `original`, turn bytes into errands and their results into bytes, and touch
+//! no socket. `turn` has the errands carried out on behalf of the connection's `requester`; `ask`
+//! answers questions about the node, each by a `value`; a `complaint` says why a request is not
+//! carried out.
 //!
 //! Invariants:
-//! - I1: sessions, and those that are being turned away, never take more descriptors than their
-//!   shares (`descriptors`). Beyond them nothing is served but what is asked of the node itself.
+//! - I1: sessions, and connections that are being turned away, never take more descriptors than
+//!   their shares (`descriptors`). Beyond these, only questions about the node itself are served.
 //! - I2: a session that fails ends alone.
 
 mod ask;

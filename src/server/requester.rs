@@ -1,10 +1,11 @@
-//! Whoever sends requests over one connection, whatever protocol it speaks: how fresh its reads have to
-//! be, what it wrote last, and what is counted of it.
+//! The client behind one connection, of any protocol: how fresh its reads must be, the index of its
+//! last write, and its counters.
 //!
-//! Called by the turn and by `ask`, which ask the node for it; dialects count by it what they decode.
+//! The turn and `ask` put requests to the node through it; dialects use its counters.
 //!
 //! Invariants:
-//! - I1: what a client has been told of, its next read sees: every result goes through [`note`].
+//! - I1: a client's next read sees every write whose result the client has been told: every result
+//!   goes through [`note`].
 //!
 //! [`note`]: Requester::note
 

@@ -1,16 +1,16 @@
 //! One connection of a client, from its first byte to its last: the one session loop.
 //!
 //! Called by the listener; calls the turn with the dialect that the client speaks, and hands all
-//! replies to the socket. Reading goes on while replies wait there for a client that does not take
-//! them yet.
+//! replies to the socket. Requests are read on while replies wait in the socket for a slow client.
 //!
 //! Invariants:
 //! - I1: replies leave in the order of the requests.
 //! - I2: a run is awaited before the next one begins, so a read sees the writes before it.
-//! - I3: memory of a session is bounded: by the longest request, by what may wait for its client
-//!   (`socket`), and by the replies of one turn. One that waits for its client keeps next to none.
-//! - I4: whatever a client sends ends its own session at the worst. One that asks for ever more and
-//!   takes nothing is told so behind its last reply, and its session ends.
+//! - I3: memory of a session is bounded: by the longest request, by the replies that may wait for
+//!   its client (`socket`), and by the replies of one turn. A session that waits for its client
+//!   keeps almost none.
+//! - I4: bytes from a client end at worst its own session. A client that sends more and more
+//!   requests and takes no reply gets an error after its last reply, and its session ends.
 
 use std::future::{Future, poll_fn};
 use std::io;

@@ -1,14 +1,15 @@
-//! The socket of one client: what has come and is not yet taken, and what has not yet left.
+//! The socket of one client, with two buffers: bytes that arrived and are not decoded yet, and
+//! replies that the client has not taken yet.
 //!
-//! Called by the session. What a client has not taken yet waits here, so that reading goes on
-//! meanwhile: a client that sends all it has to ask before it looks at the first reply is answered.
+//! Called by the session. Because replies can wait here, reading goes on meanwhile, and a client
+//! may send all its requests before it looks at the first reply.
 //!
 //! Invariants:
 //! - I1: bytes leave in the order in which they were appended.
 //! - I2: a client has room for replies while less than [`UNSENT_BYTES_MAX`] wait for it, and less
 //!   than [`UNSENT_BYTES_SHARE`] once [`UNSENT_BYTES_MAX_ALL`] wait for all clients together.
-//!   Of one without room no more is read than the one byte that says that it asks for more.
-//! - I3: one that waits for its client keeps next to no memory.
+//!   From a client without room only one byte is read, which shows that it sends more.
+//! - I3: a socket that waits for its client keeps almost no memory.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

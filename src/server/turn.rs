@@ -1,12 +1,12 @@
-//! One turn of a connection, whatever it speaks: requests are taken, executed in runs and answered.
+//! One turn of a connection, in any dialect: takes requests, executes them in runs, answers them.
 //!
 //! Called by the session; calls the node by the connection's requester. A dialect turns bytes into
-//! errands and what became of them into bytes; all that happens in between is here.
+//! errands and their results into bytes; everything between these two steps is here.
 //!
 //! Invariants:
 //! - I1: runs are executed one after the other, so that a read sees the writes before it.
-//! - I2: an errand that is answered by a datagram is executed by the leader alone: its client sends it
-//!   to every replica, and forwarding would run it as many times.
+//! - I2: an errand that is answered by a datagram is executed by the leader alone: its client sends
+//!   it to every replica, and if each of them forwarded it, it would be executed several times.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;

@@ -1,7 +1,6 @@
-//! What a question or a request about the connection comes to, before a protocol gives it its bytes.
-//! Pure.
+//! The answer to a question about the node or the connection, before a protocol encodes it. Pure.
 //!
-//! Made by `ask` and by the commands that need no data; encoded by the dialect that was asked.
+//! Made by `ask` and by the commands that need no data; encoded by the client's dialect.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! Who the members are, in the forms of Redis: ROLE, HELLO and CLUSTER. Pure.
+//! The list of members as Redis commands show it: ROLE, HELLO and CLUSTER. Pure.
 
 use super::REDIS_VERSION;
 use super::info::Text;

@@ -1,4 +1,4 @@
-//! INFO: what a node says of itself, in the sections and fields of Redis.
+//! INFO: the state of this node, in the sections and fields of Redis.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;

@@ -1,8 +1,8 @@
-//! Answers about the node itself and all it holds: INFO, HELLO, ROLE, CLUSTER, SCAN and their like.
+//! Answers questions about the node itself and all its keys: INFO, HELLO, ROLE, CLUSTER, SCAN and
+//! the like.
 //!
-//! Called by the turn, whatever protocol asked; calls the node. Everything that is said here comes
-//! from the node's status at the moment of the question. An answer is a [`Value`], to which the
-//! protocol gives its bytes.
+//! Called by the turn, for every protocol; calls the node. All answers come from the node's status
+//! at the moment of the question. An answer is a [`Value`], which the protocol turns into bytes.
 
 mod cluster;
 mod info;

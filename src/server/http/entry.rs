@@ -1,5 +1,5 @@
-//! What is refused of a request before any handler sees it: forms that a proxy in front may read
-//! differently than we do, and writes that another site has a browser make. Pure.
+//! Refuses dangerous requests before any handler sees them: forms that a proxy in front may read
+//! differently than we do, and writes that a page of another site makes a browser send. Pure.
 //!
 //! Called for every request.
 

@@ -2,14 +2,16 @@
 //! handler, and each handler asks the node by the connection's requester, as the dialects do.
 //!
 //! Called by the session, which hands the connection over; calls the requester and `ask`. `entry`
-//! refuses what is no request of ours before any handler sees it; `slots` is our own API of single
-//! keys, `operations` what those ask who run the node; a `Problem` says why something is not done.
+//! refuses dangerous requests before any handler sees them; `slots` is our own API of single keys,
+//! `operations` serves the people and programs that run the node; a `Problem` says why a request is
+//! not carried out.
 //!
 //! Invariants:
-//! - I1: what is refused has changed nothing.
-//! - I2: the length of a body is known, and bounded, before a byte of it is kept; and it has to come
-//!   within a bounded time.
-//! - I3: what a response says of a write is the outcome of its entry: a condition is decided there.
+//! - I1: a refused request has changed nothing.
+//! - I2: the length of a body is known, and bounded, before a byte of it is kept; and the body has
+//!   to arrive within a bounded time.
+//! - I3: the response to a write tells the outcome of its log entry, which decides the condition
+//!   too.
 
 mod entry;
 mod operations;

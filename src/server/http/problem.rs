@@ -1,4 +1,5 @@
-//! Why a request over HTTP is not carried out: a status, a code for programs, words for people. Pure.
+//! The reason why an HTTP request is not carried out: a status, a code for programs, words for
+//! people. Pure.
 //!
 //! Called by the handlers; the status of a failure follows from its class here and nowhere else.
 

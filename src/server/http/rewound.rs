@@ -1,5 +1,5 @@
-//! A connection of which some bytes were read already: they are read again first. What comes and goes
-//! is counted.
+//! A connection of which the session has already read some bytes, to recognise the protocol: hyper
+//! reads these first. Counts the bytes in both directions.
 //!
 //! Called by hyper, for the session.
 

@@ -1,7 +1,7 @@
-//! Our own API of single keys: `/v1/slots/{n}` and `/v1/keys/{key}`, whose bodies are values.
+//! Our own API of single keys: `/v1/slots/{n}` and `/v1/keys/{key}`; a body is a value.
 //!
-//! A version is an ETag. `If-Match` and `If-None-Match` of a write become the condition of its
-//! operation (I3 of `mod.rs`).
+//! The ETag is the version. `If-Match` and `If-None-Match` of a write become the condition of its
+//! operation in the log (I3 of `mod.rs`).
 
 use axum::Router;
 use axum::extract::{Extension, Query, Request};

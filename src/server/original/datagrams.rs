@@ -1,4 +1,4 @@
-//! Answers by UDP, as the original's clients wait for them.
+//! Sends answers by UDP, as the original's clients expect them.
 //!
 //! Called by the turn.
 

@@ -1,5 +1,5 @@
-//! The clients of the original, which speak text or protobuf: commands to errands, and what became of
-//! them to answers. Pure, but for `datagrams`.
+//! The protocols of the original's clients, text and protobuf: turns commands into errands, and
+//! their results into answers. Pure, except for `datagrams`.
 //!
 //! Called by the turn. Such a client writes every command to every replica and waits for one
 //! datagram, so a replica that does not lead drops a command that names a UDP port.

@@ -1,8 +1,8 @@
 //! The ad-hoc text form: one command a line, `[udpport-]get-K`, `[udpport-]set-K-V` and
 //! `[udpport-]delete-K`, the operation in any case. Pure.
 //!
-//! Called by the dialect with its read buffer. A line ends with LF or CR LF; so a value ends
-//! before the CR, and holds none of the two.
+//! Called by the dialect with its read buffer. A line ends with LF or CR LF, so a value can contain
+//! neither.
 
 #![deny(clippy::indexing_slicing)]
 

@@ -1,13 +1,15 @@
-//! Bytes of a RESP client to requests: arrays of bulk strings, and inline lines. Pure.
+//! Decodes the bytes of a RESP client into requests: arrays of bulk strings, and inline lines.
+//! Pure.
 //!
 //! Called by the session with its read buffer; calls `inline`.
 //!
 //! Invariants:
-//! - I1: no memory is taken for a length that a client announced; the buffer grows with what came.
-//! - I2: what was parsed of an unfinished request is not parsed again when more bytes come.
-//! - I3: the values of an array are never copied: a request holds the part of the buffer it is in.
-//! - I4: a request over a limit is passed over as its lengths announce it: its bytes are dropped as
-//!   they come, and what comes back of it is its name and the limit.
+//! - I1: no memory is taken for a length that a client announced; the buffer grows with the bytes
+//!   that arrive.
+//! - I2: the parsed part of an unfinished request is not parsed again when more bytes arrive.
+//! - I3: the values of an array are never copied: a request holds its part of the buffer.
+//! - I4: a request over a limit is skipped by its announced lengths: its bytes are dropped as they
+//!   arrive, and the caller gets only its name and the limit.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

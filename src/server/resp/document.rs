@@ -1,5 +1,5 @@
-//! `docs/commands.md` as the table of commands has it. A test compares the two; it rewrites the file
-//! if `UPDATE=1` is set.
+//! Writes the text of `docs/commands.md` from the table of commands. A test compares the two; with
+//! `UPDATE=1` it rewrites the file.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,19 +17,19 @@ const HEAD: &str = "\
 Written by the test `the_document_of_commands_is_what_the_table_says` from the table that the nodes run by
 (`src/server/resp/commands/`); `UPDATE=1` before its command rewrites it.
 
-*Arguments* are counted with the name; `2+` means two or more. *Keys* are the positions of the keys among them. *Programs*
-are those that answer a command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are any
-bytes; a `logger` refuses what is theirs alone. In a *transaction* (`MULTI`) a command is queued for `EXEC`, or is carried out at
-once; what of it is answered with an error there stands behind `but for`. What is read is found at the level that
-`-read` names, or as `READONLY` has it; what is written is one entry of the log.
+*Arguments* are counted with the name; `2+` means two or more. *Keys* are the positions of the keys among the arguments.
+*Programs* are those that answer the command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are
+any bytes; `all` includes `logger`, which holds no keys. In a *transaction* (`MULTI`) a command is queued for `EXEC`, or is carried
+out at once; `but for` names a form of the command that is answered with an error there. Reads have the level of the node's
+`-read`, or are local after `READONLY`. A command that writes is one entry of the log.
 
 ";
 
 const REFUSED_HEAD: &str = "
 ## Commands that are refused
 
-Commands of Redis that are known here and not served. Each is answered with
-`ERR <name> is refused: <reason>`, and aborts the transaction that it stands in.
+The nodes know these commands of Redis and do not serve them. Each is answered with
+`ERR <name> is refused: <reason>`, and aborts the transaction that it is part of.
 
 | reason | commands |
 | --- | --- |
@@ -41,17 +41,18 @@ const FAILURES_HEAD: &str = "
 An error is a code and words. The words are for people and may change; the code follows from the class of the failure.
 The text and protobuf forms of the original's clients have one code for all classes, `ERR`.
 
-| class | code in RESP | says | send it again? |
+| class | code in RESP | meaning | send it again? |
 | --- | --- | --- | --- |
 ";
 
 const FAILURES_FOOT: &str = "
-Only `UNKNOWN` leaves open whether a command was applied. Every other error means that nothing of the command was, but for a
-transaction: there an error in the array that `EXEC` answers is that of its own request, and the others took effect.
+Only `UNKNOWN` leaves open whether a command was applied: read the key to find out before you send the command again. Every other
+error means that nothing of the command was applied. In a transaction an error in the array that `EXEC` answers concerns its own
+request only, and the others took effect.
 
-Two answers come before a connection is served, and it is closed behind them, so nothing of it was read: `LOADING` while a node
-starts or joins, and `ERR max number of clients reached` where no descriptor is left for it. Bytes that are no request are answered by
-`ERR Protocol error`, behind the replies to what came before, and end the connection.
+Two answers may come before a connection is served, and close it before any request was read: `LOADING` while a node starts or
+joins, and `ERR max number of clients reached` if no descriptor is left for the connection. Bytes that are no request are answered by
+`ERR Protocol error`, after the replies to the requests before them, and end the connection.
 ";
 
 #[test]

@@ -1,11 +1,12 @@
-//! One command of the log in the making, to which requests about data add their operations. Pure.
+//! A command of the log that is being built: requests about data add their operations to it. Pure.
 //!
 //! Called by the connection for single requests and for those of a transaction alike, and by the
 //! functions of the commands, which say what each request adds.
 //!
 //! Invariants:
 //! - I1: keys and lengths are checked here, so that a bad one never becomes an entry of the log.
-//! - I2: under a watch, a transaction writes the watched slot alone, once, by its version.
+//! - I2: under a watch, a transaction writes the watched slot alone, once, if it has the version
+//!   that WATCH found.
 
 #![deny(clippy::indexing_slicing)]
 

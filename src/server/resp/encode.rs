@@ -1,4 +1,4 @@
-//! Replies to bytes, in RESP2 or RESP3. Pure.
+//! Encodes replies in RESP2 or RESP3. Pure.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

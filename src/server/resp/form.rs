@@ -1,7 +1,7 @@
-//! Outcomes to reply bytes: what form the reply to each request about data takes. Pure.
+//! Turns the outcomes of a request about data into the bytes of its reply. Pure.
 //!
-//! The form of one command's reply stands beside the command, as a function of its outcomes; what
-//! holds for all of them is here: refusals, values that were left out, transactions.
+//! Each command has its own function from outcomes to reply, beside the command. Here is the part
+//! that all replies share: refusals, values that were left out, transactions.
 
 #![deny(clippy::indexing_slicing)]
 

@@ -1,7 +1,9 @@
-//! RESP2, RESP3 and inline commands: bytes to steps, outcomes to bytes. No sockets here.
+//! RESP2, RESP3 and inline commands: turns bytes into steps, and outcomes into bytes. No sockets
+//! here.
 //!
-//! `decode` reads requests, `connection` turns each into a step by its row of `table` (`commands` has
-//! the rows and what they do), `dialect` hands them to the turn, `form` and `encode` write the replies.
+//! `decode` reads requests, `connection` turns each into a step by its row of `table` (`commands`
+//! has the rows and what they do), `dialect` hands them to the turn, `form` and `encode` write the
+//! replies.
 
 mod commands;
 mod connection;

@@ -1,9 +1,10 @@
-//! The commands that are served: one row each, and everything that depends on which command it is.
-//! Pure.
+//! The table of served commands: one row for each, with everything that differs from command to
+//! command. Pure.
 //!
-//! A row has the name, the number of arguments, where the keys are, what the command does to data, and
-//! the function that carries it out; `commands` has the rows, beside those functions. What COMMAND
-//! says, what a transaction lets in, what is counted, and `docs/commands.md` come from here.
+//! A row has the name, the number of arguments, where the keys are, what the command does to data,
+//! and the function that carries it out; `commands` has the rows, beside those functions. The
+//! answers of COMMAND, the rules of transactions, the counters and `docs/commands.md` all come from
+//! this table.
 //!
 //! Invariants, checked while this is compiled:
 //! - I1: the rows are in the order of their names, no name stands twice, and every row is whole.

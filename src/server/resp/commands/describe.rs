@@ -1,5 +1,5 @@
-//! Commands that are answered from what is known when this is built, or from the clock: what COMMAND,
-//! CONFIG and the like say. Pure.
+//! Commands whose answers are fixed when the program is built, such as COMMAND and CONFIG, and
+//! TIME, which asks the clock. Pure.
 
 #![deny(clippy::indexing_slicing)]
 

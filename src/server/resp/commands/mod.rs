@@ -1,7 +1,8 @@
 //! The commands: each as a row of the table, beside the function that carries it out.
 //!
-//! A command that only reads keys is a row and a function in `read`, and nothing elsewhere. One that
-//! changes keys by an operation that there is already is the same in `write`.
+//! To add a command that only reads keys, write a row and a function in `read`, and nothing
+//! elsewhere. A command that changes keys by an existing operation of the log goes to `write` in
+//! the same way.
 
 #![expect(clippy::unnecessary_wraps, reason = "the functions of all rows have one type")]
 

@@ -1,4 +1,4 @@
-//! Commands that ask the node about itself or about all it holds. Pure: each becomes a question.
+//! Commands that ask about the node itself or about all its keys. Pure: each becomes a question.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Commands that begin, end and condition transactions. Pure.
 //!
-//! What they do to the connection is in `connection/transaction.rs` and `connection/watch.rs`.
+//! Their effects on the connection are in `connection/transaction.rs` and `connection/watch.rs`.
 
 use super::super::connection::{Connection, Step};
 use super::super::table::{ALL, Spec, TRANSACTION};

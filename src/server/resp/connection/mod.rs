@@ -1,12 +1,12 @@
 //! One RESP connection: each request becomes a step, in order. No sockets, no waiting.
 //!
 //! Called by the dialect, which takes steps (`take`), has them executed, and asks for the reply of
-//! each in their order (`begin_reply`). Which request does what is in the table of `commands`.
+//! each in their order (`begin_reply`). The table of `commands` says what each request does.
 //!
 //! Invariants:
-//! - I1: a step never holds more than one command, so one entry of the log.
-//! - I2: nothing that the outcome of a step may change is looked at before it is known: such a step
-//!   is a barrier, behind which no request is taken before its reply is written.
+//! - I1: a step never holds more than one command of the log.
+//! - I2: some requests depend on the outcome of the step before, as those after a WATCH do. Such a
+//!   step is a barrier: no later request is taken before its reply is written.
 
 #![deny(clippy::indexing_slicing)]
 

@@ -1,7 +1,7 @@
-//! Outcomes to replies, and to what the connection learns from them. Pure.
+//! Turns the outcomes of a step into a reply, and updates the connection's own state by them. Pure.
 //!
-//! Called by the session once the node has executed what a step asked for. Where a reply needs more
-//! of the node, it comes back as a question; its answer is written before the reply goes on.
+//! Called by the session once the node has executed the step. If a reply needs an answer about the
+//! node, it returns a question; the answer is written before the reply goes on.
 
 use std::borrow::Cow;
 use std::slice;

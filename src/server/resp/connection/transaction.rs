@@ -3,10 +3,10 @@
 //! Called by the connection alone.
 //!
 //! Invariants:
-//! - I1: what aborts a transaction is a request whose name or number of arguments is wrong, one that
-//!   the command as a whole has no room for, and one that its watch does not allow. Any other error
-//!   is the reply to its own request.
-//! - I2: nothing that is queued takes effect before EXEC; what is queued is bounded.
+//! - I1: three kinds of request abort a transaction: one whose name or number of arguments is
+//!   wrong, one that makes the whole command too large, and one that its watch does not allow. Any
+//!   other error is the reply to its own request.
+//! - I2: no queued request takes effect before EXEC; the queue is bounded.
 
 use super::super::decode::{REQUEST_BYTES_MAX, Request};
 use super::super::draft::Draft;

@@ -1,4 +1,4 @@
-//! What a connection watches: the state of WATCH from one transaction to the next. Pure.
+//! The key that a connection watches: the state of WATCH from one transaction to the next. Pure.
 //!
 //! Called by the connection alone.
 //!
@@ -13,10 +13,11 @@
 //! EXEC, DISCARD of a transaction, UNWATCH and RESET lead back to nothing.
 //!
 //! Invariants:
-//! - I1: once a WATCH was asked for, an EXEC writes only if the key is as that WATCH found it. One
-//!   that was not granted lets no EXEC write.
-//! - I2: what a connection has been told of the watched key since then is what WATCH found. A
-//!   version alone does not tell: a deleted key may look as if it had never been.
+//! - I1: after a WATCH, an EXEC writes only if the key is as that WATCH found it. After a WATCH
+//!   that was not granted, no EXEC writes.
+//! - I2: an EXEC writes only if every reply since the WATCH showed the key as WATCH found it.
+//!   Comparing versions at EXEC alone is not enough: a deleted key may look as if it had never
+//!   existed.
 
 use bytes::Bytes;
 use smallvec::SmallVec;

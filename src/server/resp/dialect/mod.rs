@@ -1,6 +1,7 @@
-//! RESP as the turn sees it: requests to errands, and what became of them to replies. Pure.
+//! RESP as a dialect of the turn: turns requests into errands, and their results into replies.
+//! Pure.
 //!
-//! Called by the turn. What a request means is the connection's business, and the table's.
+//! Called by the turn. The connection and the table of commands decide what a request means.
 
 use std::borrow::Cow;
 use std::sync::Arc;
