@@ -1,4 +1,4 @@
-//! The one error type of this crate. A variant is something a caller can act on.
+//! The one error type of this crate. Each variant is a case on which a caller can act.
 
 use std::io;
 use std::path::{Path, PathBuf};

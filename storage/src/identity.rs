@@ -1,9 +1,9 @@
-//! Who a node is, and the directory that is its own.
+//! The file IDENTITY, which says who a node is, and the lock on the node's directory.
 //!
 //! Called by the node at start; calls [`Disk`]. Bytes: `docs/format.md` section "IDENTITY".
 //! Invariants:
 //!
-//! - I1: a directory has one user at a time: whoever holds the lock of [`open_directory`].
+//! - I1: one process uses a directory at a time: the one that holds the lock of [`open_directory`].
 //! - I2: a reader finds the old identity or the new one, never a part of it.
 //! - I3: a file of an unknown version is not touched.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]

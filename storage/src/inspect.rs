@@ -3,9 +3,9 @@
 //! Called by the `inspect` command; calls the decoders of `identity`, `wal`, `slots` and `keys`.
 //! Invariants:
 //!
-//! - I1: nothing is written: files are opened without the permission to.
+//! - I1: nothing is written: files are opened for reading only.
 //! - I2: output is bounded (`report`), and so is memory, whatever the file says.
-//! - I3: damage is text, not an error: what can be read is shown.
+//! - I3: damage is shown as text, not returned as an error, and all that can be read is shown.
 
 use std::ffi::OsStr;
 use std::fmt::Write;

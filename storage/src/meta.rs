@@ -3,8 +3,8 @@
 //! Called by `identity`, `slots` and the node; the one file that names bincode, so that it can
 //! be replaced. Invariants:
 //!
-//! - I1: integers have a fixed width and are little-endian, lengths are u64: the bytes are what
-//!   `docs/format.md` section "Metadata" says, whatever library makes them.
+//! - I1: integers have a fixed width and are little-endian, lengths are u64: the bytes are those of
+//!   `docs/format.md` section "Metadata", whatever library makes them.
 //! - I2: decoding takes no more than [`META_BYTES_MAX`] bytes of memory, whatever the input says.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};

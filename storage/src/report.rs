@@ -1,8 +1,8 @@
-//! The text about a file, and its bound.
+//! Collects the text about a file that is shown to a person, up to a limit.
 //!
-//! Called by whoever shows a file: `inspect`, and the decoders of `wal`, `slots` and `keys`. Invariant:
+//! Called by `inspect`, and by the decoders of `wal`, `slots` and `keys`. Invariant:
 //!
-//! - I1: at most [`LINES_MAX`] lines of detail, then a count of what was left out.
+//! - I1: at most [`LINES_MAX`] lines of detail, then a count of the lines left out.
 
 use std::fmt::{self, Write};
 use std::path::Path;

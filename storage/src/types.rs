@@ -1,5 +1,6 @@
-//! Numbers that are not to be taken for one another, and the two Raft values that the log and the
-//! superblock store. The values mirror what the consensus library uses without naming it.
+//! Types for numbers that must not be confused (a slot's, an index, a term, a member's), and the
+//! two Raft values that the log and the superblock store. They mirror the consensus library's types
+//! without naming that library.
 
 /// A number of one kind: it compares and prints as the number, and takes no other's place.
 macro_rules! number {

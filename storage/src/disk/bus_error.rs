@@ -1,9 +1,9 @@
-//! What is said of a mapped page that cannot be read (`SIGBUS`): its file was cut, or its medium
+//! Reports a mapped page that cannot be read (`SIGBUS`) because its file was cut or its medium
 //! failed.
 //!
 //! Called by `map`: when it maps and unmaps, and in a signal handler. Invariants:
 //!
-//! - I1: what the handler calls is async-signal-safe: atomics, arithmetic, a buffer on the stack,
+//! - I1: the handler calls only async-signal-safe code: atomics, arithmetic, a buffer on the stack,
 //!   one poll(2), one write(2). It takes no lock and no memory.
 //! - I2: a range is complete before its start makes it visible to the handler.
 //!

@@ -2,12 +2,12 @@
 //!
 //! Made by [`File::map`](super::File::map), used by `slots`. Invariants:
 //!
-//! - I1: the memory is seen as relaxed atomic words and in no other way, so a race that a
-//!   caller's lock failed to prevent gives wrong bytes, never undefined behaviour.
+//! - I1: the memory is accessed only as relaxed atomic words, so a race that a caller's lock failed
+//!   to prevent gives wrong bytes, never undefined behaviour.
 //! - I2: no reference into the memory leaves this file.
-//! - I3: nothing that is written here reaches the file.
-//! - I4: the file is never shortened while it is mapped. Where somebody else does so, or the medium
-//!   fails, the fault is `SIGBUS`, which [`report_bus_errors`] answers.
+//! - I3: writes to the map never reach the file.
+//! - I4: this program never shortens a mapped file. If somebody else does, or the medium fails, the
+//!   kernel sends `SIGBUS`, which [`report_bus_errors`] handles.
 #![expect(unsafe_code, reason = "maps and the signal of a bad page cannot be had without it")]
 #![expect(clippy::disallowed_types, reason = "a map is made from the real file")]
 

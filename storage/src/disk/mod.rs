@@ -1,14 +1,14 @@
 //! The boundary to the operating system: everything above works on these two traits.
 //!
-//! Called by `wal`, `slots`, `keys`, `identity`, and by the node's application log; calls the operating
-//! system (the real disk) or memory (the simulated one). Invariants:
+//! Called by `wal`, `slots`, `keys`, `identity`, and by the node's application log; calls the
+//! operating system (the real disk) or memory (the simulated one). Invariants:
 //!
 //! - I1: after the first failed write or sync a file is poisoned: every later write and sync
 //!   returns [`crate::Error::Poisoned`] without touching the disk.
 //! - I2: reads and writes are whole or an error; short ones and `EINTR` are retried inside.
 //! - I3: a created, renamed or removed name survives power loss only after [`Disk::sync_dir`].
-//! - I4: a write in a direct mode asks the same alignment on every disk, so that a test on the
-//!   simulated disk finds what a strict file system would refuse.
+//! - I4: a write in a direct mode needs the same alignment on every disk, so that a test on the
+//!   simulated disk fails where a strict file system would refuse the write.
 
 mod buffer;
 mod bus_error;

@@ -5,11 +5,11 @@
 //!
 //! - I1: a file is poisoned by its first failed write or sync and not touched again: after a
 //!   failed sync the kernel may call pages clean that never reached the disk.
-//! - I2: bytes go out through one of two descriptors, buffered or direct, never both in one file
-//!   unless the direct one was refused before anything was written through it.
+//! - I2: bytes are written through one of two descriptors, buffered or direct, never both in one
+//!   file unless the direct one was refused before anything was written through it.
 //! - I3: reads and maps go through the buffered descriptor; the kernel drops cached pages under
-//!   a direct write, so they see what was written. What is read once may go past the page cache; the
-//!   kernel writes back what that has of it first.
+//!   a direct write, so they see its bytes. Bytes that are read only once may be read past the page
+//!   cache; the kernel writes dirty cached pages of them back first.
 //!
 //! Source: open(2), pwritev2(2), fallocate(2), fsync(2); A. Rebello et al., "Can Applications
 //! Recover from fsync Failures?", USENIX ATC 2020.

@@ -1,16 +1,16 @@
-//! Checkpoints of keys: a snapshot file of all of them, beside which commands go on.
+//! Checkpoints of keys: writes all keys to a snapshot file while commands go on.
 //!
-//! Called by the caller's checkpoint thread; calls `file`, `scan`. The file is fuzzy: it has
-//! everything up to the entry that it names, and some keys that are newer. Invariants:
+//! Called by the caller's checkpoint thread; calls `file`, `scan`. The file is fuzzy: it has the
+//! effects of all entries up to the one that it names, and some keys that are newer. Invariants:
 //!
 //! - I1: one at a time: the writer's lock is held throughout.
-//! - I2: the horizon of a file is not above the entry that it names: a replay from there meets every
-//!   delete that it needs.
-//! - I3: a full disk costs the checkpoint, not the node: the file before it stays, and the log behind
-//!   that too.
-//! - I4: a checkpoint of full memory forgets every delete that it may, so that deletes alone never
-//!   keep it full; also one that names no later entry than the file does, for where everything is
-//!   refused there is none.
+//! - I2: the horizon of a file is not above the entry that it names: a replay from there meets
+//!   every delete that it needs.
+//! - I3: on a full disk the checkpoint fails, not the node: the previous file stays, and so does
+//!   the log since that file.
+//! - I4: a checkpoint while memory is full forgets every delete that it may, so that deletes alone
+//!   never keep memory full. It does so even if no entry was applied since the previous file,
+//!   because a node that refuses every write gets no new entries.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

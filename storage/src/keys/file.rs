@@ -1,13 +1,13 @@
 //! The bytes of `snapshot.dat`. See `docs/format.md`, "snapshot.dat".
 //!
-//! Called by `keys`; calls `disk`. A file is a header, pieces of records, and an end; each begins at
-//! a block and has a CRC of its own. Invariants:
+//! Called by `keys`; calls `disk`. A file is a header, pieces of records, and an end; each begins
+//! at a block and has a CRC of its own. Invariants:
 //!
-//! - I1: a file gets its name only when all of it is durable, and so is the log behind it: whoever
-//!   finds a file that ends early, or whose CRC is wrong, has found damage.
+//! - I1: a file gets its name only when all of it is durable, and the log that it contains is
+//!   durable too. So a file that ends early, or whose CRC is wrong, is damaged.
 //! - I2: the CRC of a piece covers its number and the header's CRC: a piece of another file, or in
 //!   another place, is damage.
-//! - I3: no length is believed before it was compared with the file and with its limit.
+//! - I3: no length is used before it was compared with the file and with its limit.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use std::path::{Path, PathBuf};

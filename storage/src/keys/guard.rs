@@ -2,9 +2,10 @@
 //!
 //! Called by the machine above; calls `map`. Invariants:
 //!
-//! - I1: the rule is asked once per key and entry, and all effects of the entry on the key are
+//! - I1: the rule is checked once per key and entry, and all effects of the entry on the key are
 //!   written with one store.
-//! - I2: only the locks of a guard's shards are held, all of them, taken in the order of the shards.
+//! - I2: only the locks of a guard's shards are held, all of them, taken in the order of the
+//!   shards.
 
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! The snapshot file as text.
 //!
-//! Called by `inspect` of the crate; reads only. What is shown is what the disk has: commands that
-//! came after the last checkpoint are in the log.
+//! Called by `inspect` of the crate; reads only. It shows the state of the last checkpoint; later
+//! commands are in the log.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! The shards: keys in the order of their hashes, each with its version and its value.
 //!
-//! Called by `keys`; calls nothing. Whoever calls holds the shard's lock. Invariants:
+//! Called by `keys`, which holds the shard's lock; calls nothing. Invariants:
 //!
 //! - I1: the order is that of (hash, key), so a walk over all shards is a walk over all hashes, and
-//!   a hash is a place to go on from whatever came and went meanwhile.
-//! - I2: the counts are those of what the shards hold; they change with a record, under its lock.
+//!   a walk can go on from a hash even if keys were added and removed meanwhile.
+//! - I2: the counts match the records in the shards; they change with a record, under its lock.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering as Order;

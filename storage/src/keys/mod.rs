@@ -3,18 +3,18 @@
 //! Called by the machine above the log; calls `disk`. A key knows the log index that wrote it, and
 //! *applying an entry to a key whose index is not below the entry's does nothing* (the slot rule).
 //! A deleted key is remembered with its index, for replays and for members that catch up, until a
-//! checkpoint passes the *horizon* over it. Invariants:
+//! checkpoint moves the *horizon* past that index. Invariants:
 //!
 //! - I1: a key changes only under its shard's lock, through [`Guard::apply`], [`Keys::merge`] or
 //!   [`Keys::install`].
-//! - I2: the snapshot file is whole and durable before it has its name, and the log from which its
-//!   records come was durable before (log before data).
+//! - I2: the snapshot file is whole and durable before it gets its name, and the entries that wrote
+//!   its records were durable in the log before that (log before data).
 //! - I3: no snapshot file names a checkpoint below one that was named before.
-//! - I4: a deleted key is forgotten only if its index is at or below the horizon, the horizon is at or
-//!   below a durable checkpoint, and nobody is being sent what changed: no replay, and no delta
-//!   from an index at or above the horizon, ever needs it.
-//! - I5: what a command sees of a deleted key is what it sees of one that never was ([`Base`]), so
-//!   that members that forgot and members that did not answer alike.
+//! - I4: a deleted key is forgotten only if its index is at or below the horizon, the horizon is at
+//!   or below a durable checkpoint, and no transfer of changed keys is running. Then no replay, and
+//!   no delta from an index at or above the horizon, ever needs the key.
+//! - I5: to a command a deleted key looks like a key that never existed ([`Base`]). So members that
+//!   have forgotten the key and members that still remember it answer alike.
 
 mod checkpoint;
 mod file;

@@ -1,13 +1,14 @@
-//! Copies between members: what changed after an index, or all of it.
+//! Copies between members: the keys that changed after an index, or all keys.
 //!
 //! Called by the machine above; calls `map`. A sender that has forgotten deletes above the
-//! receiver's index sends everything, and the receiver then drops what it was not named: that was
-//! deleted. Invariants:
+//! receiver's index sends all keys, and the receiver then drops its keys that were not among them:
+//! they were deleted. Invariants:
 //!
-//! - I1: nothing is forgotten while anything is sent: what a receiver was told of the horizon holds
-//!   until its copy is whole.
-//! - I2: what was not named is dropped in one step with the move to where the copy begins
-//!   ([`Keys::install`]); a copy that breaks off only leaves keys ahead, as any does.
+//! - I1: no delete is forgotten during a transfer, so the horizon that the receiver was told holds
+//!   until its copy is complete.
+//! - I2: the receiver drops those keys in the same step in which its applied position becomes the
+//!   one where the copy begins ([`Keys::install`]). A copy that breaks off only leaves some keys
+//!   newer than others, as every unfinished copy does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

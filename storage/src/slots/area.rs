@@ -3,9 +3,9 @@
 //! Called by `slots`, which holds the lock of every slot that it names here; calls `disk::Map`.
 //! Invariants:
 //!
-//! - I1: bytes of a slot change only in [`Area::store`] and [`Area::give_up`], which mark their pages
-//!   first.
-//! - I2: nothing is taken for a value before its CRC was checked.
+//! - I1: bytes of a slot change only in [`Area::store`] and [`Area::give_up`], which mark their
+//!   pages first.
+//! - I2: no bytes are taken for a value before their CRC was checked.
 
 use std::path::PathBuf;
 

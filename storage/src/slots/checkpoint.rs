@@ -1,15 +1,16 @@
-//! Checkpoints: memory to disk, in rounds, and the superblock behind them.
+//! Checkpoints: write changed pages from memory to the disk, in rounds, and then the superblock.
 //!
 //! Called by the caller's checkpoint thread; calls `round`, `double`, `superblock`, `memory`.
 //! Commands go on being applied meanwhile. Invariants:
 //!
-//! - I1: a round is: copy, wait until everything in the log by then is durable, superblock if slots
-//!   were merged, double write, sync, write in place, sync. Nothing of it is reordered.
+//! - I1: a round is: copy, wait until all of the log of that moment is durable, superblock if slots
+//!   were merged, double write, sync, write in place, sync. These steps are never reordered.
 //! - I2: one checkpoint at a time: `sweeping` is held throughout. One round at a time: the writer's
-//!   lock is held for each, so that whoever is short of memory (`memory`) comes between two.
+//!   lock is held for each round, so that a thread short of memory (`memory`) gets its turn between
+//!   two.
 //! - I3: a superblock that names checkpoint A is written after every page that was dirty when A was
-//!   noted has been written, and after the log was durable once more. A round that failed since,
-//!   whoever wrote it, left pages dirty behind the checkpoint's back: then there is no superblock.
+//!   noted has been written, and after the log was durable once more. If any round failed since
+//!   then, it left pages dirty that the checkpoint does not know of, and no superblock is written.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

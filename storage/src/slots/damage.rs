@@ -1,8 +1,9 @@
-//! Which slots were found damaged: by whoever met them, at any time.
+//! Remembers which slots were found damaged, by a read, a command or a scan.
 //!
-//! Called by `area` and `scan`, which find them and mend them; calls nothing. Invariant:
+//! Called by `area` and `scan`, which find and mend such slots; calls nothing. Invariant:
 //!
-//! - I1: at most [`DAMAGED_COUNT_MAX`] are known by name. Further ones are found again.
+//! - I1: at most [`DAMAGED_COUNT_MAX`] slots are remembered. Further ones are noticed again when
+//!   they are read.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

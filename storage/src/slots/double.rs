@@ -5,10 +5,12 @@
 //! Called by `slots`; calls `disk`. Invariants:
 //!
 //! - I1: no page of the data area is written in place before the round that holds it is durable
-//!   here, and no round is written here before the in-place writes of the one before it are durable.
-//! - I2: so a complete round that is found here is the last one, and nothing was written in place
-//!   since that is not in it: writing its pages in place again, any number of times, is safe. An
-//!   incomplete one has touched nothing: the round before it is in place.
+//!   here, and no round is written here before the in-place writes of the one before it are
+//!   durable.
+//! - I2: so a complete round that is found here is the last one, and only its own pages were
+//!   written in place since: writing them again, any number of times, is safe. If the round here is
+//!   incomplete, none of its pages was written in place, and all of the round before it is in
+//!   place.
 //! - I3: a round holds pages of the data area, never a superblock: superblocks are written in
 //!   between, and a replay must not bring an old one back.
 //! - I4: a new data file begins with a `double.dat` of zeros that was durable before the data file

@@ -1,8 +1,8 @@
-//! Where a slot lies in the data file: arithmetic, and nothing else.
+//! Calculates where a slot lies in the data file: arithmetic, and nothing else.
 //!
 //! Called by everything in `slots`; calls nothing. Invariants:
 //!
-//! - I1: no arithmetic here overflows: [`Geometry::new`] refuses what could.
+//! - I1: no arithmetic here overflows: [`Geometry::new`] refuses sizes that could cause it.
 //! - I2: slots and pages are counted from the data offset, which is a multiple of the page size, so
 //!   page `n` of the data area is one page of the file and one page of memory.
 //! - I3: a slot begins at a multiple of 8, so it can be copied word by word.

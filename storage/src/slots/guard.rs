@@ -2,7 +2,7 @@
 //!
 //! Called by the machine above; calls `area` and `locks`. Invariants:
 //!
-//! - I1: the rule is asked once per slot and entry, and all effects of the entry on the slot are
+//! - I1: the rule is checked once per slot and entry, and all effects of the entry on the slot are
 //!   written with one store: a second `apply` of the same entry to the same slot is skipped.
 //! - I2: only the locks of a guard's slots are held, all of them, from its making to its drop.
 

@@ -2,12 +2,12 @@
 //!
 //! Called by `slots`; calls nothing. Invariants:
 //!
-//! - I1: bytes that are all zero are a slot that was never written; nothing else has index 0.
+//! - I1: a header of zeros is a slot that was never written; no other healthy slot has index 0.
 //! - I2: the CRC covers the key, so a slot written to the wrong place is a damaged slot.
-//! - I3: a slot has room for a time at which it expires. This version writes none: zero, and what
-//!   is not zero is damaged.
-//! - I4: no slot that was written has index 0, so a header with it that is not all zero is damaged
-//!   whatever follows it. [`Header::GIVEN_UP`] is such a one.
+//! - I3: the header has a field for a time at which the value expires. This version always writes
+//!   zero there, and a slot with any other number is damaged.
+//! - I4: no slot that was written has index 0, so a header with index 0 that is not all zero is
+//!   damaged, whatever follows it. [`Header::GIVEN_UP`] is such a header.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use bytes::{Buf, BufMut};

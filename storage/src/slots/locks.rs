@@ -2,8 +2,8 @@
 //!
 //! Called by `slots`; calls nothing. Invariants:
 //!
-//! - I1: whoever holds several stripes took them in ascending order, all at once; nobody takes
-//!   one while holding another. So there is no deadlock.
+//! - I1: a thread that needs several stripes takes them all at once, in ascending order, and no
+//!   thread takes a further stripe while it holds one. So there is no deadlock.
 
 use parking_lot::{Mutex, MutexGuard};
 

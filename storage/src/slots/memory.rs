@@ -1,13 +1,13 @@
-//! The memory budget: pages that were written back are dropped from memory.
+//! The memory budget: drops pages from memory that were written back to the disk.
 //!
-//! Called by `checkpoint`, between rounds, and by whoever applies or looks after memory; calls
+//! Called by `checkpoint` between rounds, by the thread that applies entries, and by upkeep; calls
 //! `disk::Map`. Invariants:
 //!
 //! - I1: a page is dropped only under the locks of all slots that touch it, and only if it is clean
-//!   under them: then the disk has what memory has, since no round is under way.
-//! - I2: after a checkpoint no more than half of the budget is in use, but for what has changed
-//!   since. So where the budget is used up, half of it is dirty, and a checkpoint is due.
-//! - I3: whoever is short of memory waits for one round, never for all of a checkpoint.
+//!   under them: then its bytes on the disk are the same, since no round is under way.
+//! - I2: after a checkpoint at most half of the budget is in use, apart from pages that changed
+//!   since. So if the budget is used up, half of it is dirty, and a checkpoint is due.
+//! - I3: a thread short of memory waits for one round, never for a whole checkpoint.
 
 use parking_lot::MutexGuard;
 

@@ -1,4 +1,5 @@
-//! The slots: the data file, its superblocks, and the checkpoints that bring memory to the disk.
+//! The slots: the data file, its superblocks, and the checkpoints that write changed pages to the
+//! disk.
 //!
 //! Called by the machine above the log; calls `disk`. A slot knows the log index that wrote it, and
 //! *applying an entry to a slot whose CRC is right and whose index is not below the entry's does
@@ -7,8 +8,8 @@
 //!
 //! - I1: a slot changes only under its lock, through [`Guard::apply`], [`Slots::merge`] or
 //!   [`Slots::lower_indexes_above`].
-//! - I2: no page goes to the disk before everything that was in the log when it was copied is
-//!   durable there (log before data).
+//! - I2: no page is written to the disk before all log entries that existed when it was copied are
+//!   durable (log before data).
 //! - I3: no crash tears a slot: rounds hold whole slots, and go through `double.dat`.
 //! - I4: the superblock never names a checkpoint below one that it named before.
 //! - I5: a slot that came from another member reaches the disk only after a superblock whose

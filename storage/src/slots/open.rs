@@ -6,7 +6,7 @@
 //! - I2: nothing is written to files that a newer program wrote or that another cluster owns.
 //! - I3: the last round is played back before the file is mapped, so no torn slot is ever seen.
 //! - I4: a file is taken for zeros only if it is new, or if neither a round nor a checkpoint nor a
-//!   merged slot was ever written: then the log holds all that ever was, from the first entry on.
+//!   merged slot was ever written: then the log still holds every entry, from the first on.
 
 use std::io;
 use std::path::{Path, PathBuf};

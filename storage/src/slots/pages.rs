@@ -1,12 +1,13 @@
-//! What is known about each page of the data area, and about which slots are live: bits and numbers
-//! in memory, rebuilt after every start.
+//! Facts about each page of the data area (dirty, highest index) and about which slots are live:
+//! bits and numbers in memory, rebuilt after every start.
 //!
 //! Called by `slots`; calls nothing. Invariants:
 //!
 //! - I1: a page is marked under the lock of the slot that is about to change in it, before its
 //!   bytes change; so a page that is clean under the locks of all slots that touch it is on disk.
 //! - I2: a mark is cleared only by the checkpoint, before it copies the page's slots one by one
-//!   under their locks: what changed before a copy is in it, what changes after it marks anew.
+//!   under their locks: a change before a copy is in the copy, a change after it sets the mark
+//!   again.
 //! - I3: a known highest index is at least that of every slot that begins in the page.
 //!
 //! All orderings are relaxed: the slot locks order what must be ordered.

@@ -1,4 +1,4 @@
-//! One round of a checkpoint: which pages go, and the copies of them.
+//! One round of a checkpoint: chooses the pages to write, and copies them.
 //!
 //! Called by `checkpoint`; calls `area`, `locks`, and reads the data file. Invariants:
 //!

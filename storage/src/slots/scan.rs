@@ -1,9 +1,10 @@
-//! Walks over many slots: snapshots, learning what a file holds, lowering indexes.
+//! Walks over many slots: to send a snapshot, to learn after a start what the file holds, and to
+//! lower indexes.
 //!
 //! Called by the machine above; calls `area` and `locks`. Slots are taken one by one, or page by
 //! page, each under its lock; commands go on meanwhile. Invariants:
 //!
-//! - I1: a walk that meets a damaged slot says so: a snapshot is never finished over one.
+//! - I1: a walk reports a damaged slot, so that no snapshot is finished over one.
 //! - I2: a page is skipped only if no slot that begins in it can have an index above the one asked
 //!   for.
 

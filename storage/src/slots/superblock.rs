@@ -1,5 +1,5 @@
-//! The superblock: what the slots as a whole are, in two copies at the head of the data file. See
-//! `docs/format.md`, "slots.dat".
+//! The superblock: geometry, checkpoint and membership of the whole data file, in two copies at its
+//! head. See `docs/format.md`, "slots.dat".
 //!
 //! Called by `slots`; calls `disk`. Invariants:
 //!

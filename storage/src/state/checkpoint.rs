@@ -1,4 +1,4 @@
-//! What a checkpoint makes durable, and what it comes to.
+//! The contents of a checkpoint (position and membership), and its outcome.
 
 use bytes::Bytes;
 

@@ -1,13 +1,13 @@
-//! How a copy of the state is received from another member, where deleted values may be forgotten.
+//! Receives a copy of the state from another member that may have forgotten deletes.
 //!
-//! A sender that remembers every delete sends what changed since the receiver's index, and merging
-//! that is enough. One that has forgotten deletes above that index, up to its *horizon*, sends
-//! everything instead, and the receiver drops what the copy did not name: that was deleted. Which
-//! copy named a value last is a number that the value carries. Used by `keys` and by the journal of a
-//! logger; slots forget no delete. Invariants:
+//! A sender that remembers every delete sends the values that changed since the receiver's index,
+//! and merging these is enough. A sender that has forgotten deletes above that index, up to its
+//! *horizon*, sends all values instead, and the receiver drops its values that the copy did not
+//! name: they were deleted. Each value carries the number of the copy that named it last. Used by
+//! `keys` and by the journal of a logger; slots forget no delete. Invariants:
 //!
-//! - I1: values are dropped only after a copy of everything, and only if all of it came: one that
-//!   breaks off, or that another follows before it is installed, drops nothing.
+//! - I1: values are dropped only after a copy of everything that arrived completely. A copy that
+//!   breaks off, or is followed by another before it is installed, drops nothing.
 
 /// The copy that is being received.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! What an entry of the log does to one value, and what a value carries for that.
+//! The effect of a log entry on one value, and the fields of a value that it needs.
 
 use std::borrow::Cow;
 

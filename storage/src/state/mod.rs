@@ -1,9 +1,9 @@
-//! What a state means to the log that is applied to it, whatever the state holds: slots of a file,
-//! or keys in memory.
+//! Types that both kinds of state share, slots of a file and keys in memory, because the log is
+//! applied to both in the same way.
 //!
-//! Called by `slots`, `keys` and everything above them; calls nothing. What an entry does to one
-//! value is in `effect.rs`; what a checkpoint names and comes to in `checkpoint.rs`; how a copy of
-//! everything is received from another member in `copy.rs`.
+//! Called by `slots`, `keys` and everything above them; calls nothing. `effect.rs` has the effect
+//! of an entry on one value, `checkpoint.rs` the contents and the outcome of a checkpoint,
+//! `copy.rs` the receipt of a full copy from another member.
 
 mod checkpoint;
 mod copy;

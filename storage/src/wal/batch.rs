@@ -1,10 +1,12 @@
-//! A batch: what one sync makes durable. `docs/format.md`, "Segment and batch", defines the bytes.
+//! A batch: the records that one sync makes durable. `docs/format.md`, "Segment and batch", defines
+//! the bytes.
 //!
 //! Called by the log (fill, seal), `write` of the log (finish) and recovery (decode). Invariants:
 //!
-//! - I1: a batch names the life of the segment that it was written in, id and secret nonce, and its
-//!   CRC covers that with all bytes up to the end of the padding. So neither a batch of a segment's
-//!   earlier life passes, nor a damaged padding, nor whatever a client may have put into a value.
+//! - I1: every use of a segment has its own id and secret nonce. A batch names them, and its CRC
+//!   covers them and all bytes up to the end of the padding. So three things fail the check: a
+//!   batch from an earlier use of the segment, damaged padding, and a client's value made to look
+//!   like a batch.
 //! - I2: a batch takes whole blocks, so that no later batch rewrites one of its blocks.
 //! - I3: a batch in memory has a block before it, where the header of a segment that it opens goes.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]

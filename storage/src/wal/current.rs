@@ -1,4 +1,5 @@
-//! The segment that the next batch goes to, and what a recovery writes to it first.
+//! The segment that the next batch goes to, and the batches that a recovery writes to it again
+//! first.
 //!
 //! Called by `recover`, which finds it, and by `Wal`; calls `disk`.
 

@@ -1,4 +1,4 @@
-//! A torn end: it is kept in a file of its own before it is cut off the log.
+//! Keeps a torn end in a file of its own before it is cut off the log.
 //!
 //! Called by `recover`; calls `disk`.
 

@@ -2,7 +2,7 @@
 //!
 //! Called by the decoders of records, batches and segment headers. Invariant:
 //!
-//! - I1: no input panics; a field that is not there is `None`.
+//! - I1: no input causes a panic; a missing field is `None`.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use crate::{LogId, MemberId, Term, Vote};

@@ -1,4 +1,4 @@
-//! Where every entry of the log stands. Memory only.
+//! The place of every entry of the log on the disk. Memory only.
 //!
 //! Called by the log (append, truncate, purge), the writer (a batch is on the disk), recovery and
 //! reads. Invariants:
@@ -7,9 +7,9 @@
 //!   place in a segment, the others only the sequence of the batch that will hold them.
 //! - I2: within a segment offsets rise with the index, so four bytes an entry are enough: batch and
 //!   sequence follow from the offset, the term from the runs of equal terms.
-//! - I3: `committed` never exceeds the log, also when a truncate takes what it named.
-//! - I4: `highest` of a segment never falls, so a segment whose entries a truncate that is not yet
-//!   durable dropped is not taken for empty.
+//! - I3: `committed` never exceeds the log, also when a truncate removes the entry that it named.
+//! - I4: `highest` of a segment never falls. So a segment does not look empty because of a truncate
+//!   that is not yet durable.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -1,8 +1,8 @@
-//! What the log holds in memory, under one lock: index, tail, and the batches to be written.
+//! The log's state in memory, under one lock: index, tail, and the batches to be written.
 //!
 //! Called by `Wal`; calls nothing that waits. Invariants:
 //!
-//! - I1: what happens to the log happens in one order, that of the records in its batches.
+//! - I1: all changes of the log have one order, that of the records in its batches.
 //! - I2: every record has the sequence number of its batch from the moment it is appended.
 //! - I3: at most one batch is in flight, so a batch that is on the disk claims the one before.
 

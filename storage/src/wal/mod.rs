@@ -9,8 +9,9 @@
 //! - I2: at most one batch is in flight. A batch takes the blocks behind the one before and never
 //!   touches a block that is already durable.
 //! - I3: durability is counted by position in the stream, never by log index.
-//! - I4: after the first failure of the disk, but for want of space for a segment that is made
-//!   ahead, the log begins no write, and what is not in flight never becomes durable.
+//! - I4: after the first failure of the disk the log begins no write, and a batch that is not in
+//!   flight never becomes durable. One failure is excepted: no space for the segment that is made
+//!   ahead.
 //! - I5: locks are taken in the order writer, store, log; the log's lock is never held over I/O.
 
 mod batch;

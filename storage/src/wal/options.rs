@@ -1,6 +1,6 @@
 //! How a log is opened: when it syncs, how large its parts are, and where its secrets come from.
 //!
-//! Called by `mod` of the log and by whoever opens one. Pure.
+//! Called by `mod` of the log and by callers that open one. Pure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,10 +2,10 @@
 //!
 //! Called by `Wal::read` and `Wal::read_tail`. Invariants:
 //!
-//! - I1: the log's lock is not held over a read of the disk, so the log may be truncated or purged
-//!   and a segment used again meanwhile: what was read counts, as an entry or as damage, only if the
-//!   log says behind the read that it still stands there. Else a client's value, written over it
-//!   meanwhile, could pass for an entry.
+//! - I1: the log's lock is not held during a read of the disk, so meanwhile the log may be
+//!   truncated or purged and a segment used again. So after the read the log is asked whether the
+//!   entry is still at that place; only then do the bytes count, as an entry or as damage.
+//!   Otherwise a client's value, written over the entry meanwhile, could pass for an entry.
 //! - I2: an entry from the disk is given out only after its own CRC and its log id held.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

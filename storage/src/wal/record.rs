@@ -1,10 +1,10 @@
-//! Records: what a batch is made of. Pure; `docs/format.md`, "Records", defines the bytes.
+//! Records: the parts of a batch. Pure; `docs/format.md`, "Records", defines the bytes.
 //!
 //! Called by the log to encode and by recovery and reads to decode. Invariants:
 //!
 //! - I1: decoding outside bytes never panics and allocates nothing.
 //! - I2: every record is a multiple of 8 bytes long, so that every record begins 8-aligned.
-//! - I3: an entry carries a CRC of its own, so that a read needs not fetch its whole batch.
+//! - I3: an entry carries a CRC of its own, so that a read need not fetch its whole batch.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use bytes::Bytes;

@@ -1,22 +1,23 @@
-//! Recovery: from the files of the log to its state in memory, and the torn end cut off.
+//! Recovery: reads the files of the log, builds its state in memory, and cuts off a torn end.
 //!
 //! Called by `Wal::open` alone. Invariants:
 //!
 //! - I1: nothing on the disk changes before all of the log was read and found sound.
 //! - I2: a bad batch that no later batch claims durable ends the log; one that a later batch claims
 //!   is damage of acknowledged data, and the log is refused.
-//! - I3: what lies behind the point that a later segment follows is dead: never read. So where a
-//!   valid batch stands behind the end (which takes several that were never synced), the log goes on
-//!   in a fresh segment: in place it would one day grow up to that batch. Where the disk has no room
-//!   for one, all behind the end is overwritten with zeros first.
-//! - I4: batches that no batch claims may have reached the page cache only, so they are written
-//!   again, byte for byte, before they count as durable: with the first of a segment its header too.
-//!   Doing all this twice, or half and then again, is the same.
-//! - I5: memory is bounded by the index, one batch and one piece of a segment, and what whoever
-//!   follows the recovery keeps of it.
-//! - I6: nothing goes out of the log before what it carries stands elsewhere on the disk, durably. Where
-//!   the only place is a header, its segment stays, is written again as under I4, and takes the next
-//!   batch itself if there is no room for another segment.
+//! - I3: a segment's header names the batch that it follows; bytes behind that batch in the earlier
+//!   segment are dead, and are never read. So if a valid batch stands behind the end of the log
+//!   (which takes several that were never synced), the log goes on in a fresh segment: in the old
+//!   one it would one day grow up to that batch. If the disk has no room for a segment, everything
+//!   behind the end is overwritten with zeros first.
+//! - I4: a batch that no later batch claims durable may have reached the page cache only. So it is
+//!   written again, byte for byte, before it counts as durable; with the first batch of a segment
+//!   its header is too. Doing all this twice, or half and then again, has the same result.
+//! - I5: memory is bounded by the index, one batch, one piece of a segment, and the entries that
+//!   the caller who follows the recovery keeps.
+//! - I6: a segment is removed from the log only after the state in its header (vote, purge point,
+//!   committed) is durable elsewhere. If a header is the only place, its segment stays, is written
+//!   again as under I4, and takes the next batch itself if there is no room for another segment.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

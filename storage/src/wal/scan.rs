@@ -1,10 +1,9 @@
-//! Batches of a segment, read in pieces.
+//! Reads the batches of a segment, piece by piece.
 //!
 //! Called by recovery. Invariants:
 //!
 //! - I1: memory is one piece or one batch, and the pieces of batches that are kept.
-//! - I2: what lies behind the end of the file is not there; no length read from the file is trusted
-//!   before it was compared with it.
+//! - I2: no length read from the file is trusted before it was compared with the size of the file.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use bytes::Bytes;

@@ -3,11 +3,12 @@
 //! Called by the writer (which begins a segment) and recovery. Invariants:
 //!
 //! - I1: a header is written together with the segment's first batch and never again.
-//! - I2: a header names the segment and batch that it follows; what lies behind that batch in the
+//! - I2: a header names the segment and batch that it follows; everything behind that batch in the
 //!   named segment, and in segments with ids between the two, is dead.
-//! - I3: a header carries the state of the log before its first batch, so whole segments can go.
+//! - I3: a header carries the state of the log before its first batch, so earlier segments can be
+//!   removed whole.
 //! - I4: no byte of a header was chosen by a client, and block 0 of a segment never holds anything
-//!   else: a nonce that stands there is one that this log drew, whatever became of the rest.
+//!   else: so a nonce found there was drawn by this log, even if the rest of the header is damaged.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use super::batch::put;

@@ -7,7 +7,8 @@
 //!   it, so that a write into it changes no file metadata and cannot run out of space.
 //! - I2: a file gets a new id, durably, before it is used again, so nothing in it looks alive.
 //! - I3: ids only rise.
-//! - I4: what is out of the log has a name of another kind until then, so that no start reads it.
+//! - I4: a segment that is no longer part of the log has a name of another kind until then, so that
+//!   no start reads it.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What tests look at and damage behind the back of a simulated disk's users.
+//! Lets tests read and damage a simulated disk behind the back of the code that uses it.
 
 use std::io;
 use std::path::{Path, PathBuf};

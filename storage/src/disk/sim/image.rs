@@ -1,4 +1,4 @@
-//! What a power loss leaves of a simulated disk.
+//! Computes what remains of a simulated disk after a power loss.
 
 use std::collections::BTreeMap;
 

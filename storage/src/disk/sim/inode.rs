@@ -1,4 +1,4 @@
-//! The bytes of a simulated file: what is durable, and what only the page cache holds.
+//! The bytes of a simulated file: the durable ones, and those that only the page cache holds.
 
 /// A change of a file that is not durable.
 #[derive(Debug, Clone)]

@@ -1,18 +1,18 @@
-//! A disk in memory that keeps what was synced and may lose, tear or reorder the rest.
+//! A disk in memory that keeps synced bytes and may lose, tear or reorder all others in a crash.
 //!
 //! Used by tests of everything above; production code sees only the [`Disk`] trait. Invariants:
 //!
-//! - I1: what a completed sync covered survives every crash; so does a completed write of a
+//! - I1: bytes covered by a completed sync survive every crash; so does a completed write of a
 //!   [`WriteMode::DirectDurable`] file, and a name after [`Disk::sync_dir`].
 //! - I2: everything else may survive or not, at the grain of [`SECTOR_BYTES`].
-//! - I3: names survive as a journaling file system keeps them: what [`Disk::sync_dir`] covers,
-//!   with everything that it rests on, then a prefix of the rest.
-//! - I4: a failed sync leaves its bytes readable but no later sync makes them durable, as the
-//!   page cache of Linux does it.
+//! - I3: names survive as a journaling file system keeps them: the changes that [`Disk::sync_dir`]
+//!   covers, with all changes that they depend on, then a prefix of the rest.
+//! - I4: a failed sync leaves its bytes readable but no later sync makes them durable, as in the
+//!   page cache of Linux.
 //! - I5: the same seed and the same calls give the same bytes.
 //!
 //! `state` answers the calls, `inode` and `names` hold the tree with its volatile layer, `image`
-//! makes what a crash leaves of it, `craft` is for tests that damage it.
+//! computes the disk after a crash, `craft` is for tests that damage it.
 
 mod craft;
 mod file;

@@ -1,4 +1,5 @@
-//! The names of a simulated disk: those that are durable, and the changes that are not.
+//! The names of files on a simulated disk: the durable ones, and the changes that are not durable
+//! yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The simulated disk's own source of chance.
+//! The simulated disk's own random numbers, from a seed.
 
 /// A generator whose whole state is its seed.
 ///
