@@ -1,7 +1,8 @@
-//! What a node prints on stdout when it starts. Pure: configuration and status to text.
+//! The lines that a node prints on stdout at its start. Pure: turns configuration and status into
+//! text.
 //!
-//! - I1: The first five lines are `ID:`, `app:`, `raft:`, `join:` and `hjoin:` with their values, as
-//!   the programs that start nodes for experiments read them. Whatever is new comes below.
+//! - I1: The first five lines are `ID:`, `app:`, `raft:`, `join:` and `hjoin:` with their values,
+//!   because programs that start nodes for experiments read them. New lines come below.
 
 use std::fmt::Display;
 

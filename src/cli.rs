@@ -1,5 +1,5 @@
-//! What was typed on the command line, in Go's flag rules. `main.rs` calls it; it calls crate
-//! `diskstore_flags`, which has the rules, and nothing of this crate. [`crate::config`] turns
+//! The flags as typed on the command line, by the rules of Go's flags. `main.rs` calls it; it calls
+//! crate `diskstore_flags`, which has the rules, and nothing of this crate. [`crate::config`] turns
 //! [`Settings`] into a validated configuration.
 //!
 //! - I1: One table: the flags are the fields of [`Settings`]; the help, the command line and the

@@ -1,12 +1,12 @@
-//! How the open files that the system allows a process are shared out, so that nobody who connects
-//! can take the one that the log needs next. The programs set how many nodes share them; whoever
-//! accepts connections asks [`Shares::now`] before it keeps one. Depends on nothing.
+//! Shares out the open files that the system allows a process, so that no connection can take the
+//! file that the log needs next. The programs set how many nodes share them; code that accepts
+//! connections asks [`Shares::now`] before it keeps one. Depends on nothing.
 //!
 //! Invariants:
 //! - I1: the shares of all nodes of a process together are at most its limit.
-//! - I2: every accepted connection counts against a share, and against two only while its handshake ends. What no share names (the log,
-//!   the data, a snapshot, connections that the node opens itself) has `own`, which nobody else
-//!   may take from.
+//! - I2: every accepted connection counts against a share, and against two only while its handshake
+//!   ends. Files outside these shares (the log, the data, a snapshot, connections that the node
+//!   opens itself) use `own`, from which accepted connections never take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

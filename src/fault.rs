@@ -1,4 +1,4 @@
-//! How a part of the node that is sick stops the whole of it: the first fault wins.
+//! Stops the whole node when a part of it has failed, such as its disk. The first fault counts.
 
 use std::sync::Arc;
 

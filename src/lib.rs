@@ -1,6 +1,6 @@
 //! diskstore: a strongly consistent, replicated store of numbered slots of fixed size.
 //!
-//! `docs/architecture.md` is the map of the house.
+//! `docs/architecture.md` is the map of the code.
 
 pub mod banner;
 pub mod cli;

@@ -1,14 +1,14 @@
-//! What a program says on stdout and stderr without ever waiting for whoever reads it: a queue with
-//! a bound, and a thread that writes. `program` sends the log, the banner and last words through
-//! here; depends on nothing.
+//! Prints lines on stdout and stderr without ever waiting for the reader: a bounded queue, and a
+//! thread that writes. `program` sends the log, the banner and the last message of a failing node
+//! through here; depends on nothing.
 //!
 //! Invariants:
-//! - I1: [`Lines::say`] never waits for the reader: a pipe that is full, a disk that is full and a
-//!   terminal that is stopped cost lines, never time. The lock is not held while anything is written.
-//! - I2: at most [`QUEUE_BYTES_MAX`] wait. What is dropped is counted, and said in its place as soon
-//!   as something can be written again.
-//! - I3: only the thread writes, past the lock that the standard library has on its own streams:
-//!   whoever holds that while it waits holds up everyone else who prints.
+//! - I1: [`Lines::say`] never waits for the reader: if a pipe or a disk is full or a terminal is
+//!   stopped, lines are lost, never time. The lock is not held during a write.
+//! - I2: at most [`QUEUE_BYTES_MAX`] wait. Dropped lines are counted, and a line in their place
+//!   says how many, as soon as writing is possible again.
+//! - I3: only the thread writes, and it bypasses the standard library's lock on these streams: a
+//!   thread that held that lock while it waits would hold up every other thread that prints.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

@@ -1,10 +1,11 @@
-//! The `logger` program: learners for ever that record every command of their clusters and serve
-//! none; several of them in one process. `src/bin/logger.rs` calls [`run`]; it calls the node.
+//! The `logger` program: members that never vote, record every command of their clusters, and serve
+//! no client; one process may run several. `src/bin/logger.rs` calls [`run`]; it calls the node.
 //!
-//! - I1: the lists name one logger each at the same place, and are equally long.
-//! - I2: all loggers of a process share its runtime; the first that cannot go on stops the others in
-//!   order, and gives the exit code. One that was removed from its cluster ends alone.
-//! - I3: the priority is lowered before the first thread that works is started, so that all have it.
+//! - I1: the lists in the flags are equally long, and their nth items belong to the nth logger.
+//! - I2: all loggers of a process share its runtime; the first that cannot go on stops the others
+//!   in order, and gives the exit code. One that was removed from its cluster ends alone.
+//! - I3: the priority is lowered before the first thread that works is started, so that all have
+//!   it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

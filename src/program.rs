@@ -1,5 +1,5 @@
-//! The body that the programs share: a node from its configuration to its exit code, and what every
-//! program needs of signals, logging and its terminal.
+//! The body that the programs share: runs a node from its configuration to its exit code, and sets
+//! up signals, logging and the terminal for every program.
 //!
 //! Called by `main.rs` and `bin/`; calls everything. Exit codes: 0 a clean stop, 2 wrong usage, 130
 //! a second signal while stopping, a node's own code when it had to stop, 1 everything else.

@@ -1,4 +1,4 @@
-//! Shows how far a large file has been prepared. The node calls it while it makes its data file.
+//! Shows the progress of preparing a large file. The node calls it while it makes its data file.
 //!
 //! - I1: only a terminal sees a bar; a log or a pipe sees nothing.
 

@@ -1,8 +1,8 @@
-//! What a node says about itself. `Node::status` fills it in, the RESP command `DISKSTORE STATUS`
+//! The status of a node. `Node::status` fills it in, the RESP command `DISKSTORE STATUS`
 //! carries it as one JSON value, and `diskstore status` prints it. Depends on nothing.
 //!
-//! - I1: Fields are only ever added, so that programs of different versions understand each other: a
-//!   field that is missing reads as its default, one that is unknown is passed over.
+//! - I1: Fields are only ever added, so that programs of different versions understand each other:
+//!   a missing field reads as its default, an unknown one is skipped.
 
 use serde::{Deserialize, Serialize};
 

@@ -2,12 +2,12 @@
 //! answered with success in each second. The program opens it before the node and ends it after;
 //! nothing else calls this.
 //!
-//! - I1: the sum of a run's lines is the number of its successes: what came after the last whole second
-//!   has a line of its own at the end, if it is not 0.
-//! - I2: line `n` of a run is its second `n`, also where the process did not run for a while: seconds
-//!   that nobody counted are 0.
-//! - I3: a run goes on behind what is in the file: a restart is part of an experiment, and loses
-//!   nothing of it. Each line is handed to the system as it is counted.
+//! - I1: the sum of a run's lines is the number of its successes: those after the last whole second
+//!   have a line of their own at the end, if there are any.
+//! - I2: line `n` of a run is its second `n`, even if the process did not run for a while: seconds
+//!   in which it did not count are 0.
+//! - I3: a run appends to the file, because a restart is part of an experiment and must not lose
+//!   its beginning. Each line is handed to the system as it is counted.
 
 use std::fs::File;
 use std::io::{self, Write};

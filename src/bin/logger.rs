@@ -1,4 +1,4 @@
-//! The `logger` program: learners for ever that record what their clusters do.
+//! The `logger` program: members that never vote and record the commands of their clusters.
 
 use std::process::ExitCode;
 

@@ -1,10 +1,10 @@
-//! Whether a cluster is well: what `diskstore status` says first. Every member is asked itself, for a
-//! node knows of the others at best what it has heard.
+//! Whether a cluster is healthy: the first line of `diskstore status`. Asks every member itself,
+//! since a node's knowledge of the others may be old.
 //!
 //! - I1: all members are asked at once, and answers are taken for a bounded time.
-//! - I2: a member counts as answering only with its own words: those of the same cluster and member
-//!   id. Another node at its address is none.
-//! - I3: what is not known is said to be so, and never taken for well.
+//! - I2: a member counts as answering only if the answer names its own cluster and member id. An
+//!   answer of another node at its address does not count.
+//! - I3: unknown facts are shown as unknown, and never count as healthy.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;

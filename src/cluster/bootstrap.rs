@@ -1,10 +1,10 @@
-//! What a node says to those that dial it while it serves no peers, before it founds a cluster or
+//! Answers processes that dial this node while it serves no peers: before it founds a cluster, or
 //! after it stopped.
 //!
-//! Before it founds a cluster, a node with an empty directory listens. If a member of a cluster
+//! A node with an empty directory listens before it founds a cluster. If a member of a cluster
 //! dials its address meanwhile, this node was a member once and was wiped; a second cluster,
-//! founded here, would take writes that the first never sees (H14). Anybody can say that he is such
-//! a member, so he is asked back at the address where he says that he listens.
+//! founded here, would take writes that the first never sees (H14). Anybody can claim to be such
+//! a member, so this node dials back to the address that the caller names, and asks there.
 //!
 //! Called by `node`; calls `raft`.
 

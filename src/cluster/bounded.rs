@@ -1,9 +1,9 @@
-//! Results of forwarded commands within the length of a response. Pure.
+//! Fits the results of forwarded commands into the length of one response. Pure.
 //!
 //! Called by `writes` and `reads`. Invariants:
 //!
-//! - I1: nothing that changed is answered as if it had not: such a reply is sent whole, or called
-//!   unknown.
+//! - I1: a command that changed something is never answered as if it had not: its reply is sent
+//!   whole, or its outcome is called unknown.
 
 use crate::command::{
     Action, Body, Command, CommandResult, Failure, Outcome, outcome_bytes, result_bytes,

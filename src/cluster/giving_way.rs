@@ -1,13 +1,15 @@
 //! A leader whose disk has no room for the log gives way to a member that has.
 //!
-//! Run by `node`; called by `mod.rs` for other members that ask; calls `raft` and `peer`. Invariants:
+//! Run by `node`; called by `mod.rs` for other members that ask; calls `raft` and `peer`.
+//! Invariants:
 //!
-//! - I1: it hands over only if so many other voters have room that they are a majority without it.
-//!   Otherwise handing over would gain nothing: it stays, and clients read NO_SPACE, which is
-//!   certain, instead of waiting for entries that no majority can hold.
-//! - I2: nobody hands over twice in a term, so leadership moves on as long as some member has room,
-//!   and rests when none has. An attempt that could not begin, because no member that may lead was
-//!   alive, does not count; it is made again, and so is one that found too few members with room.
+//! - I1: it hands over only if the other voters with room are a majority without it. Otherwise
+//!   handing over would gain nothing: it stays, and clients get NO_SPACE, a certain answer, instead
+//!   of waiting for entries that no majority can hold.
+//! - I2: no leader hands over twice in a term. So leadership moves on as long as some member has
+//!   room, and stays where it is when none has. An attempt that could not begin, because no member
+//!   that may lead was alive, does not count; it is made again, and so is one that found too few
+//!   members with room.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How many members hold an entry durably: the question behind WAIT.
+//! Counts the members that hold an entry durably, for WAIT.
 //!
 //! Called by `node`; calls `raft` at the leader; other members ask the leader through `peer`.
 

@@ -1,4 +1,4 @@
-//! Joining a cluster: what a new member asks, and what members answer.
+//! Joining a cluster: the requests of a new member, and the members' answers.
 //!
 //! Called by `node` (asking) and by `mod.rs` (answering); calls `raft`. Invariants:
 //!
@@ -6,12 +6,13 @@
 //!   that is repeated is the same join.
 //! - I2: a name in use is taken over only from a member that has been silent for an election
 //!   timeout, and only once the new one has caught up (`membership.rs`).
-//! - I3: nobody is taken in, and no address changed, on a request alone: the node must answer at the
-//!   address that the request names, and a member that is known must not answer as another process
-//!   at the one that it has.
-//! - I4: others can say only one thing of a known member: that it is to be found elsewhere, and only
-//!   once it does not answer where the log has it. The address for its clients comes from the member
-//!   itself, on a connection that it confirmed; a member that passes the request on vouches for that.
+//! - I3: a request alone adds no member and changes no address: the node must answer at the address
+//!   in the request, and a known member must not answer as another process at the address in the
+//!   log.
+//! - I4: other processes can change one fact about a known member, its address, and only if it does
+//!   not answer at the address in the log. The address for its clients comes from the member
+//!   itself, on a connection that it confirmed; a member that passes the request on vouches for
+//!   that.
 
 use std::io;
 use std::sync::Arc;

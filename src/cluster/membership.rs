@@ -1,13 +1,13 @@
-//! Keeps the membership as it is meant to be, on whichever member leads.
+//! On the leader: makes learners voters, and removes members whose place was taken.
 //!
-//! What a member is meant to be stands in its record, so a new leader goes on where the old one
+//! A member's record says whether it is to vote, so a new leader goes on where the old one
 //! stopped (H23). Called by `node`; calls `raft`. Invariants:
 //!
-//! - I1: a member that is meant to follow for ever never becomes a voter.
-//! - I2: a member takes an old one's place only when it has caught up and the old one is silent
-//!   (H15), in one joint change.
+//! - I1: a member whose record says that it is not to vote never becomes a voter.
+//! - I2: a new member takes the place of an old one with the same name only when the new one has
+//!   caught up and the old one is silent (H15), in one joint change.
 //! - I3: a learner becomes a voter only when it has followed for a while.
-//! - I4: a change that cannot be committed is not begun: it could not be taken back.
+//! - I4: a change that cannot be committed is not begun, because it could not be taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

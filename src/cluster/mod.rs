@@ -1,12 +1,12 @@
-//! The cluster, whoever leads it: writes, reads at every level, members, removal, and what this member
-//! says of itself and does on its own.
+//! The cluster as one thing, whichever member leads it: writes, reads at every level, members,
+//! removal, status, and this member's own upkeep.
 //!
-//! Called by `node`; calls `raft`, and `peer` for what members ask each other. Each thing that they ask
-//! has a file with both of its sides: `writes`, `reads`, `holders`, `join`, `removal`, `giving_way`.
-//! Invariant:
+//! Called by `node`; calls `raft`, and `peer` for requests between members. Each kind of request
+//! has a file with both sides, the one that asks and the one that answers: `writes`, `reads`,
+//! `holders`, `join`, `removal`, `giving_way`. Invariant:
 //!
-//! - I1: what comes from another member is never passed on as if it came from a client here: it was
-//!   sent to whoever leads.
+//! - I1: a write or read that another member forwarded is answered here or refused, never forwarded
+//!   again.
 
 mod bootstrap;
 mod bounded;

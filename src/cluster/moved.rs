@@ -1,13 +1,13 @@
-//! Keeps the addresses that the log has for this member up to date.
+//! Keeps this member's addresses in the log up to date.
 //!
-//! A member may be started at another address than its log has. It then asks whoever leads to write
-//! the new one there, through any member that it knows or that `-join` names. Its hellos say where
-//! it listens, so every member that it asks finds it at once (`peer/verify.rs`): that is how
-//! members come together again that all moved at the same time. Called by `node`; calls `join` and
-//! `raft`. Invariant:
+//! A member may be started at another address than the one in its log. It then asks the leader to
+//! write the new address to the log, through any member that it knows or that `-join` names. Its
+//! hellos name its new address, so every member that it asks finds it at once (`peer/verify.rs`).
+//! That way even members that all moved at the same time find each other. Called by `node`; calls
+//! `join` and `raft`. Invariant:
 //!
-//! - I1: a process is a copy, and stops, if it finds its member running where the log has it. It
-//!   has to find that itself: no answer alone ends a node, whoever gives it and whatever it says.
+//! - I1: a process is a copy, and stops, if it finds its own member running at the address in the
+//!   log. It has to dial that address itself: no other process can end a node by an answer.
 
 use std::sync::Arc;
 use std::time::Duration;

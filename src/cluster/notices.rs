@@ -1,5 +1,4 @@
-//! What a node logs of its cluster, once for each change: who leads, that this node now votes, that
-//! a majority is missing.
+//! Logs changes of the cluster, each once: a new leader, this node's vote, a missing majority.
 //!
 //! Called by `keep`; calls `raft`.
 

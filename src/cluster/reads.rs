@@ -1,16 +1,16 @@
-//! Reads, at every level: how fresh what a client sees has to be is decided here, and nowhere else.
+//! Reads at every level. This file alone decides how fresh a read is.
 //!
-//! `linearizable` and `lease` read where the leader is, `log` makes an entry of the read, `local` reads
-//! what this member holds. Called by `node`; calls `raft` and the replica, and asks the leader through
-//! `peer`. Values are read by commands ([`Cluster::read`]), here or at the leader. SCAN, DBSIZE and
-//! RANDOMKEY look through what this member holds ([`Cluster::replica`]), once it has applied what they
-//! must see. Invariants:
+//! `linearizable` and `lease` read at the leader, `log` makes an entry of the read, `local` reads
+//! this member's own copy. Called by `node`; calls `raft` and the replica, and asks the leader
+//! through `peer`. Values are read by commands ([`Cluster::read`]), here or at the leader. SCAN,
+//! DBSIZE and RANDOMKEY walk over this member's own copy ([`Cluster::replica`]), once it has
+//! applied the entries that they must see. Invariants:
 //!
 //! - I1: a client sees its own writes at every level.
-//! - I2: a [`FreshReplica`] is made by [`Cluster::replica`] alone, after the wait that its level asks
-//!   for.
-//! - I3: an index that a replica is to reach is the leader's after a ReadIndex round that began behind
-//!   the question: whatever was acknowledged before is at or below it.
+//! - I2: a [`FreshReplica`] is made by [`Cluster::replica`] alone, after the wait that its level
+//!   needs.
+//! - I3: the index for which a replica waits comes from the leader, after a ReadIndex round that
+//!   began after the question was asked: every write acknowledged before is at or below that index.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a member refuses, for people: why, since when, and what ends it.
+//! The member's lasting refusals as `status` shows them: why, since when, and what ends each.
 //!
 //! Called by `status`; calls `raft`.
 

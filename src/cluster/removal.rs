@@ -1,13 +1,13 @@
-//! Taking members out of the cluster: what the leader does, and how a removed member learns it.
+//! Removes members from the cluster: the leader's steps, and how a removed member learns of it.
 //!
 //! Called by `node`, and by other members through `peer`; calls `raft`. Invariants:
 //!
-//! - I1: nobody is taken out if fewer than a majority of the voters, or of those that remain, would
-//!   answer: neither the change nor anything behind it could ever be committed.
+//! - I1: no member is removed unless a majority of the voters, and of the voters that remain,
+//!   answers: otherwise neither the change nor any later entry could ever be committed.
 //! - I2: a member believes that it was removed only if the leader that says so has just proved that
 //!   it leads.
-//! - I3: once a step was begun, nothing is asked again by name: another member may have the name by
-//!   then. A member that is gone by then was removed.
+//! - I3: once a step was begun, the member is looked up by its id and no longer by its name,
+//!   because another member may have the name by then. A member that is gone by then was removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

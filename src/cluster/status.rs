@@ -1,4 +1,4 @@
-//! What a member says of itself and its cluster.
+//! The status of a member and its cluster, as this member sees it.
 //!
 //! Called by `node`; calls `raft`.
 

@@ -1,10 +1,10 @@
-//! What a member does on its own: checkpoints, purging, giving memory back, and learning what
-//! its slots hold.
+//! The regular work of a member: checkpoints, purging, giving memory back, and, after a start, the
+//! walk over all its slots.
 //!
 //! Called by `keep`; calls `raft`. Invariant:
 //!
-//! - I1: whenever the node refuses requests, whatever ends the refusal is made due here at once
-//!   (`docs/operations.md` has the list).
+//! - I1: whenever the node refuses requests, the work that ends the refusal is made due here at
+//!   once (`docs/operations.md` has the list).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! Writes: commands go to whoever leads, and are proposed there.
+//! Writes: commands go to the leader, and are proposed there.
 //!
 //! Called by `node`; calls `raft`, and forwards through `peer`. Invariant:
 //!
 //! - I1: a command is proposed again only when it was certainly not proposed before; after a lost
-//!   answer its outcome is unknown and the client hears so.
+//!   answer its outcome is unknown, and the client is told so.
 
 use std::time::Duration;
 

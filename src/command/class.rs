@@ -1,7 +1,8 @@
-//! What kind of failure it is, whatever protocol its client speaks.
+//! The classes of failures, the same for every protocol.
 //!
 //! Called by the protocols, each of which derives its code from the class. The words of a failure
-//! are for people; the class is for programs, which have to tell apart what may be sent again.
+//! are for people; the class is for programs, which have to know which commands they may send
+//! again.
 
 use super::{Failure, Refusal};
 

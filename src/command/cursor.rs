@@ -1,4 +1,4 @@
-//! Reading bytes that came from a peer: bounded, never panicking, values shared and not copied.
+//! Reads bytes that came from a peer: bounded, without panics, and without copying values.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{Buf, BufMut, Bytes};

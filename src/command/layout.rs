@@ -7,8 +7,9 @@
 //!   [`CommandBuilder`] or checked once, as a whole, by [`Command::decode`].
 //! - I2: a command has one encoding: every field that its kind does not use is zero.
 //! - I3: no length is trusted before it is compared with the bytes that are there.
-//! - I4: the payload of an entry is one or more commands, one behind the other. Whoever walks the
-//!   operations sees those of all of them, in order, so that an entry of many needs no second path.
+//! - I4: the payload of an entry is one or more commands, one behind the other. A walk over the
+//!   operations gives those of all commands, in order, so an entry of many commands needs no code
+//!   of its own.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

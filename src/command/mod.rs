@@ -5,7 +5,7 @@
 //!
 //! Called by everything above the machine; calls nothing. Here are the types and their limits;
 //! `layout.rs` has the bytes of a command, `reply.rs` those of replies and failures;
-//! `cursor.rs` reads what came from another member; `class.rs` says what kind of failure it is.
+//! `cursor.rs` reads bytes from another member; `class.rs` has the classes of failures.
 
 mod class;
 pub(crate) mod cursor;

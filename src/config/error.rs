@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration. Every message names the flag and the way out.
+//! The errors of a configuration. Every message names the flag and says what to do.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,6 @@
-//! What the programs of a node differ in: one row for each kind of machine. Everybody who would ask
-//! which machine it is asks its row; only what makes the machine itself matches its kind.
+//! The differences between the programs of a node, `diskstore`, `kvstore` and `logger`: one row for
+//! each kind of machine. Code that would ask for the kind asks its row instead; only the code that
+//! makes the machine matches on the kind.
 
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::SNAPSHOT_FILE;

@@ -1,8 +1,8 @@
-//! What a node stands on: a disk, a network, and randomness. Programs give it the machine's own; a test
-//! gives it simulated ones, and has a cluster of whole nodes in one process.
+//! The disk, the network and the randomness that a node uses. Programs give it the machine's own; a
+//! test gives it simulated ones, and runs a cluster of whole nodes in one process.
 //!
-//! Called by everything that starts a node or is part of one; calls `storage`. Time is tokio's, which a
-//! test may pause.
+//! Called by everything that starts a node or is part of one; calls `storage`. Time is tokio's,
+//! which a test may pause.
 
 mod net;
 

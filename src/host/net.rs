@@ -1,8 +1,8 @@
 //! Byte streams of members and clients: TCP, or pipes within one process.
 //!
-//! Called by `peer`, `cluster`, `node` and `server`; calls tokio. An address is `HOST:PORT` in both.
-//! Whatever ends one half of a stream ends what the other side waits for. There is no peeking: a pipe
-//! could not do it, nor could an encrypted stream.
+//! Called by `peer`, `cluster`, `node` and `server`; calls tokio. An address is `HOST:PORT` in
+//! both. When one half of a stream ends, the other side stops waiting. Bytes cannot be looked at
+//! without taking them (peeked): neither a pipe nor an encrypted stream could do that.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};

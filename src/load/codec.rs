@@ -1,5 +1,5 @@
-//! What a protocol must be able to do so that load can be put on a server that speaks it. Pure: bytes
-//! in, bytes out.
+//! The trait of a protocol under load: encodes requests and decodes replies. Pure: bytes in, bytes
+//! out.
 //!
 //! - I1: a server answers the requests of one connection in their order.
 

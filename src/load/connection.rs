@@ -1,7 +1,8 @@
 //! One connection: its socket, which never blocks, and the operations that wait for their replies.
 //!
-//! - I1: `waiting` holds what was sent and not answered, oldest first.
-//! - I2: a lost connection answers nothing more: what waits is lost, its outcome unknown.
+//! - I1: `waiting` holds the operations that were sent and not answered, oldest first.
+//! - I2: a lost connection answers nothing more: its waiting operations are lost, and their
+//!   outcomes are unknown.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,9 +1,9 @@
-//! A client of the original's protocols: a stream to every replica, all of which get the same bytes,
-//! and a socket for the datagram that the leader answers with.
+//! A client of the original's protocols: a stream to every replica, all of which get the same
+//! bytes, and a socket for the datagram that the leader answers with.
 //!
-//! - I1: a replica that is gone, or takes nothing more, is left out until the client is made anew: the
-//!   others go on, as long as there is one.
-//! - I2: nothing blocks; what is not sent at once is not sent.
+//! - I1: a replica that is gone, or takes nothing more, is left out until the client is made anew;
+//!   the client goes on with the others, as long as one is left.
+//! - I2: nothing blocks; bytes that cannot be sent at once are not sent.
 
 use std::io;
 use std::net::SocketAddr;

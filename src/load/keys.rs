@@ -1,10 +1,11 @@
-//! Which keys are read and written.
+//! Chooses the keys that are read and written.
 //!
 //! - I1: every key is below the number of keys.
-//! - I2: nothing is chosen as the latest before its insert, and all before it, were answered.
+//! - I2: a key is chosen as the latest only after its own insert, and all earlier ones, were
+//!   answered.
 //!
-//! Source: Gray et al., "Quickly Generating Billion-Record Synthetic Databases", SIGMOD 1994, as the
-//! Yahoo! Cloud Serving Benchmark uses it (`ZipfianGenerator`, `ScrambledZipfianGenerator`,
+//! Source: Gray et al., "Quickly Generating Billion-Record Synthetic Databases", SIGMOD 1994, as
+//! the Yahoo! Cloud Serving Benchmark uses it (`ZipfianGenerator`, `ScrambledZipfianGenerator`,
 //! `SkewedLatestGenerator`).
 
 use std::collections::BTreeSet;

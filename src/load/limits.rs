@@ -1,5 +1,5 @@
-//! What the system allows a run: open files, and source ports. A run looks first, so that it does not
-//! measure fewer connections than it says.
+//! The system's limits for a run: open files and source ports. A run checks them first, so that it
+//! never measures fewer connections than it reports.
 
 use std::collections::BTreeSet;
 use std::io;

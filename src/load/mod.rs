@@ -2,12 +2,13 @@
 //! latencies of all of them. The program's `bench` calls it, and so does the comparison with other
 //! engines; it calls nothing of the node.
 //!
-//! `worker` has the one loop of a thread; `codec` says what a protocol must be able to do.
+//! `worker` has the one loop of a thread; `codec` is the trait of a protocol.
 //!
 //! - I1: Closed loop: a connection sends `pipeline` operations at once, waits for all of their
-//!   replies, rests if it is to, and sends the next. Open loop: operations start at a constant rate whatever the server
-//!   does, and latency counts from the moment an operation was to start.
-//! - I2: What fails is an error, counted by its kind, and never a success.
+//!   replies, pauses if it was told to, and sends the next. Open loop: operations start at a
+//!   constant rate, however slow the server is, and latency counts from the moment an operation was
+//!   due.
+//! - I2: A failed operation is an error, counted by its kind, and never a success.
 //! - I3: No allocation and no lock for an operation that succeeds.
 
 mod codec;

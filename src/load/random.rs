@@ -1,4 +1,4 @@
-//! Random numbers that a seed gives again: SplitMix64.
+//! Random numbers that are the same for the same seed: SplitMix64.
 //! Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,5 +1,5 @@
-//! What a run came to: as a table, as JSON (its fields are only ever added), and as files in the form
-//! of HdrHistogram, which its plotters read.
+//! The result of a run: as a table, as JSON (fields are only ever added), and as files in the
+//! format of HdrHistogram, for its plotters.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! When operations are to start. All times are nanoseconds since the run began.
+//! Decides when operations start. All times are nanoseconds since the run began.
 //!
 //! - I1: in an open loop an operation's start follows from its number alone, so that a server that
 //!   stalls moves no start: waiting counts as latency.

@@ -1,4 +1,4 @@
-//! What one thread has measured. Threads' tallies are merged when all of them have ended.
+//! The measurements of one thread. Threads' tallies are merged when all of them have ended.
 //!
 //! - I1: an operation is counted once: as a success with its latency, or as an error.
 //! - I2: memory is bounded by the latencies' range and the seconds of a run, not by operations.

@@ -1,5 +1,5 @@
-//! Values that say what they are: key, number of the write, and a filling that follows from both, so
-//! that a read can tell a value of another key, and one that two writes have mixed.
+//! Values that can be checked: each holds its key, the number of its write, and a filling computed
+//! from both. So a read detects a value of another key, and a mixture of two writes.
 
 use super::random::mix;
 

@@ -1,6 +1,6 @@
 //! One thread of the load: its connections, and the loop that keeps them busy.
 //!
-//! - I1: one read, and one write, for all that is on its way on a connection at once.
+//! - I1: one system call reads, and one writes, all operations under way on a connection.
 //! - I2: the loop never blocks longer than until the next operation is due, and every wait for the
 //!   server ends.
 

@@ -1,13 +1,13 @@
-//! What a load does: how many of its operations read, and which keys they go to; by name those of the
-//! Yahoo! Cloud Serving Benchmark and of the original's tests.
+//! Workloads: the share of operations that read, and the keys that are chosen. Named workloads are
+//! those of the Yahoo! Cloud Serving Benchmark and of the original's tests.
 //!
 //! - I1: the shares of a workload add up to 100.
 //!
 //! Source: Cooper et al., "Benchmarking Cloud Serving Systems with YCSB", SoCC 2010, and the files
-//! `workloads/workload[abcdf]` of the benchmark. What a store of numbered slots does differently: the
-//! records are the slots 0 to `keys` - 1, as many at the end as at the beginning, so an insert takes
-//! the place of the oldest record, and the "latest" distribution spans as many records all the time.
-//! Workload e scans, which a load cannot do.
+//! `workloads/workload[abcdf]` of the benchmark. One thing differs in a store of numbered slots:
+//! the records are the slots 0 to `keys` - 1, as many at the end as at the beginning. So an insert
+//! replaces the oldest record, and the "latest" distribution spans the same number of records all
+//! the time. Workload e scans, which a load cannot do.
 
 use super::keys::Distribution;
 use super::random::Random;

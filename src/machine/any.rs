@@ -1,5 +1,5 @@
-//! What every kind of machine has. What each method means stands at the one of its name of
-//! [`Machine`](super::Machine), which makes the call on whichever kind it is.
+//! The methods that every kind of machine has. Each is documented at the method of the same name of
+//! [`Machine`](super::Machine), which passes the call on to its kind.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;

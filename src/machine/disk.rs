@@ -3,13 +3,14 @@
 //! Called by the applier and by replay (apply, in log order) and by readers; calls
 //! `storage::slots`. Invariants:
 //!
-//! - I1: every committed command has the same effect and reply on every replica: what is refused is
-//!   refused by looking at the command, the geometry and the command's own slots only.
+//! - I1: every committed command has the same effect and reply on every replica: whether it is
+//!   refused depends on the command, the geometry and the command's own slots only.
 //! - I2: the locks of all slots of a command are held from its first write to its last.
-//! - I3: the slot rule is asked once per slot and entry, for all operations of the entry on it.
-//! - I4: damage changes no effect. What a command does to a damaged slot must not depend on what the
-//!   slot held: it begins with a full set, or this member does nothing to the slot and guesses nothing.
-//!   The slot is given up then: it reads as damaged, and travels to no other member, until a full set.
+//! - I3: the slot rule is checked once per slot and entry, for all operations of the entry on it.
+//! - I4: damage changes no effect. A command is applied to a damaged slot only if it begins with a
+//!   full set, because then the lost value does not matter. Otherwise this member does not guess:
+//!   it gives the slot up, which then reads as damaged, and is sent to no other member, until a
+//!   full set.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

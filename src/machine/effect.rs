@@ -1,4 +1,4 @@
-//! What the operations of one entry do to one slot: pure, the same on every replica.
+//! The effect of one entry's operations on one slot: pure, the same on every replica.
 //!
 //! All operations of an entry on one slot run on a [`Draft`], which is written back once (I3 of
 //! `disk.rs`).

@@ -1,4 +1,4 @@
-//! The operations of one entry, key by key. Called by the machines; calls nothing.
+//! Groups the operations of one entry by their keys. Called by the machines; calls nothing.
 
 use smallvec::{SmallVec, smallvec};
 

@@ -3,11 +3,12 @@
 //! Called by the applier and by replay (apply, in log order) and by readers; calls `storage::keys`.
 //! Invariants:
 //!
-//! - I1: every committed command has the same effect and reply on every replica, whatever memory it
-//!   has: what takes too much is refused before it is proposed, and applied where it was not. A
-//!   deleted key has version 0, for a replica may have forgotten that it ever was.
+//! - I1: every committed command has the same effect and reply on every replica, however much
+//!   memory the replica has: a command that needs too much is refused before it is proposed; once
+//!   committed, it is applied. A deleted key has version 0, because a replica may have forgotten
+//!   that it ever existed.
 //! - I2: the locks of all keys of a command are held from its first write to its last.
-//! - I3: the slot rule is asked once per key and entry, for all operations of the entry on it.
+//! - I3: the slot rule is checked once per key and entry, for all operations of the entry on it.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

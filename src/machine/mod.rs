@@ -1,9 +1,10 @@
-//! What the log is applied to. Calls `storage`; knows neither Raft nor sockets.
+//! The state machines: the state to which the log is applied. Calls `storage`; knows neither Raft
+//! nor sockets.
 //!
-//! [`Machine`] is all that Raft and the node know of it: one enum, so that neither needs a type
-//! parameter and applying an entry is a jump and not a call through a table. Each kind has a file of
-//! its own, and in it all that is asked of every kind. What only content in pages has is a view that the
-//! others do not give ([`Paged`]).
+//! Raft and the node see only [`Machine`]. It is one enum, so that neither needs a type parameter,
+//! and applying an entry is a jump and not a call through a table. Each kind has a file of its own,
+//! with its answers to the calls that every kind has. What only slots have, content in pages, is
+//! behind a view that the other kinds do not give ([`Paged`]).
 
 mod any;
 mod capacity;

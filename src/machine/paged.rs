@@ -1,5 +1,5 @@
-//! What only a machine has whose content lies in pages of a file: hints before a command is applied, a
-//! memory budget, and damage. The others have no such view ([`super::Machine::paged`]).
+//! The view of a machine whose content is in pages of a file: hints before a command is applied, a
+//! memory budget, and damage. Other machines have no such view ([`super::Machine::paged`]).
 //!
 //! Called by the applier, replay, upkeep and snapshots; calls `storage::slots`.
 

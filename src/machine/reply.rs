@@ -1,7 +1,7 @@
-//! How much of the values that one command reads its reply may hold. Pure.
+//! Limits the bytes of values in the reply to one command. Pure.
 //!
-//! Called by the machines for each outcome of a command that has several. Lengths are measured as
-//! values are read: what could be there costs nothing.
+//! Called by the machines for each outcome of a command that has several. Lengths are counted as
+//! values are read: a value counts with its real length, not with the largest that it could have.
 
 use crate::command::{Action, Body, Outcome, REPLY_BYTES_MAX};
 

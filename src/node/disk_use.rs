@@ -1,7 +1,7 @@
-//! What a node takes of its disk, and what is left there.
+//! Measures how much of its disk a node uses, and how much is left.
 //!
-//! A task measures it now and then: asking the file system may take long, and `status` waits for no
-//! disk.
+//! A task measures now and then, because asking the file system may take long and `status` must not
+//! wait for a disk.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Why a node does not start, and what its operator can do about it.
+//! The reasons why a node does not start, each with what its operator can do.
 
 use crate::cluster::JoinError;
 use crate::fault::{self, EXIT_DATA_LOST, EXIT_FAILURE};

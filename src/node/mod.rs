@@ -1,6 +1,7 @@
-//! One running node: commands in, results out; started and stopped in order.
+//! One running node: takes commands, gives results, and starts and stops its parts in order.
 //!
-//! Called by the programs and by `server`; calls `cluster`; `start` builds what that stands on.
+//! Called by the programs and by `server`; calls `cluster`. `start` opens the files and builds the
+//! parts.
 
 mod disk_use;
 mod error;

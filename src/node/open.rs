@@ -3,8 +3,7 @@
 //! Called by `start`, once the directory is locked and its identity known; calls `storage` and
 //! `machine`. Invariant:
 //!
-//! - I1: openraft reads the stores only after the log and the checkpoint were made to agree (C12,
-//!   C13).
+//! - I1: log and checkpoint are made to agree before openraft reads the stores (C12, C13).
 
 use std::path::Path;
 use std::sync::Arc;

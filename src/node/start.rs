@@ -2,11 +2,11 @@
 //!
 //! Invariants:
 //!
-//! - I1: nothing in a directory is touched before its lock is held and its identity was compared
-//!   with what is asked for.
-//! - I2: IDENTITY says that the node is a member only once what it has applied names it; until
-//!   then a start repeats the founding or the join (H22), afterwards never: a member without
-//!   its log or its slots has lost data and does not start.
+//! - I1: nothing in a directory is changed before its lock is held and its identity was compared
+//!   with the flags.
+//! - I2: IDENTITY calls the node a member only once the membership that it has applied names it.
+//!   Until then every start repeats the founding or the join (H22); afterwards none does, and a
+//!   member without its log or its slots has lost data and does not start.
 
 use std::sync::Arc;
 use std::time::Duration;

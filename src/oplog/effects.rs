@@ -1,4 +1,5 @@
-//! What an applied command did, as the records that the original's form has: GET, SET and DELETE.
+//! Turns the effects of an applied command into records of the original's form: GET, SET and
+//! DELETE.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

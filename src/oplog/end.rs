@@ -1,11 +1,11 @@
-//! Where a file of the log ends, once a power loss may have torn its end.
+//! Finds the end of a file of the log after a power loss may have torn it.
 //!
-//! A power loss may keep any of the sectors that were written since the last sync; one that it did not
-//! keep reads as zeros, for the file only ever grew. The form has no checksums, so such a hole may look
-//! like a part of a value. What tells it from one is where it lies: an entry is written as a whole, so a
-//! lost sector is zero from its beginning, or from that of the first entry in it, to its end. A value
-//! may look like that too. Then its entry is cut off in vain and recorded once more, which only happens
-//! where Raft's log still has it.
+//! A power loss may keep any of the sectors that were written since the last sync. A sector that it
+//! did not keep reads as zeros, because the file only ever grew. The form has no checksums, so such
+//! a hole may look like a part of a value. Its place gives it away: an entry is written as a whole,
+//! so a lost sector is zero from its beginning, or from that of the first entry in it, to its end.
+//! A value may look like that too. Then its entry is cut off needlessly and recorded once more,
+//! which only happens while Raft's log still has it.
 #![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! What a logger's journal asks of its log beyond what `-logfolder` does: to go on at a place that
-//! it has noted, to record slots as a snapshot brought them, and to read values back.
+//! The calls that only a logger's journal needs of its log, and `-logfolder` does not: to go on at
+//! a noted place, to record slots that a snapshot brought, and to read values back.
 
 use std::io;
 use std::sync::Arc;

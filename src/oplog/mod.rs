@@ -1,25 +1,27 @@
 //! The application log of `-logfolder`: every applied command in the record form of the original
-//! program, so that its recovery tools read it. The apply thread writes it; `serve.rs` hands it out. Its
-//! files are on a `Disk`, so that tests cut the power at each of its operations (`tests/crash.rs`).
+//! program, so that its recovery tools read it. The apply thread writes it; `serve.rs` hands it
+//! out. Its files are on a `Disk`, so that tests cut the power at each of its operations
+//! (`tests/crash.rs`).
 //!
 //! A record is its length (int32, big-endian) and a protobuf `Command` (`docs/format.md`,
 //! "Application log"). The form knows GET, SET and DELETE: an increment, an append or a set-range
 //! is recorded as the SET of its result, a command that changed nothing is not recorded.
 //!
-//! The file rolls: behind a certain size the log goes on in a next one (`parts.rs`).
+//! The file rolls: beyond a certain size the log goes on in the next file (`parts.rs`).
 //!
-//! - I1: No entry stands twice: those up to the last index in the file are skipped at a replay.
-//! - I2: An entry stands whole or not at all: every record of it but the last carries [`Mark::More`], and
-//!   [`OpLog::open`] cuts an entry off whose last record is missing.
-//! - I3: What arrived by snapshot is marked by a record with [`Mark::Gap`]: entries up to its index that
+//! - I1: No entry is recorded twice: a replay skips entries up to the last index in the file.
+//! - I2: An entry is recorded whole or not at all: every record of it but the last carries
+//!   [`Mark::More`], and [`OpLog::open`] cuts off an entry whose last record is missing.
+//! - I3: A record with [`Mark::Gap`] says that a snapshot arrived: entries up to its index that
 //!   are not in the file were never applied one by one.
 //! - I4: After the first failed write or sync nothing more is written: every later call fails too.
 //! - I5: The caller syncs before it lets anyone see the applied position, so that a checkpoint
 //!   never stands above the end of this file.
-//! - I6: An entry whose slot was ahead of it at a replay is recorded too: the slot's page may have
-//!   reached the disk in a crash, and the record not. Of a slot that holds this very entry the
-//!   state is exact, and so is an unconditional set or delete; else a later state stands for one
-//!   that is gone, and the later entry follows.
+//! - I6: A replay also records an entry whose slot is already newer, because in a crash the slot's
+//!   page may have reached the disk and the record not. The record is exact if the slot holds this
+//!   very entry, or if the entry is an unconditional set or delete. Otherwise the entry's own
+//!   result is lost: a later state of the slot is recorded in its place, and the later entry
+//!   follows.
 
 mod effects;
 mod end;

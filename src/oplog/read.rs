@@ -1,6 +1,6 @@
 //! Reads records one after the other, from a file that may still be written or from a socket, with
-//! bounded memory. What it gives are whole records; whether an entry is whole its caller sees by
-//! the marks.
+//! bounded memory. It gives whole records; the caller sees by their marks whether an entry is
+//! whole.
 #![deny(clippy::indexing_slicing)]
 
 use std::io::{self, Read};

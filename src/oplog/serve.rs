@@ -1,15 +1,15 @@
 //! State transfer of `-hrecov`: hands the records of a log out, as the original did. A request is a
-//! line `<addr>-<first>[-<last>]`, the answer the records of entries `first` to `last`, then the end
-//! of the connection. `<addr>` names the asker; where it begins with [`END_PREFIX`], a record with
-//! [`Mark::End`] follows the last one, so that an end can be told from a source that died.
+//! line `<addr>-<first>[-<last>]`, the answer the records of entries `first` to `last`, then the
+//! end of the connection. `<addr>` names the asker; where it begins with [`END_PREFIX`], a record
+//! with [`Mark::End`] follows the last one, so that an end can be told from a source that died.
 //!
-//! Every connection has a thread of its own, for a transfer would hold up whatever shares one.
-//! Invariants:
+//! Every connection has a thread of its own, because a transfer would hold up other work on its
+//! thread. Invariants:
 //!
-//! - I1: at most [`TRANSFER_COUNT_MAX`] transfers at once, each with bounded memory; whoever asks
-//!   for nothing, or takes nothing, is cut off.
-//! - I2: an entry is sent whole or not at all. Nothing of the log changes.
-//! - I3: whatever stands in the line is answered, with records or with `ERR` and the reason.
+//! - I1: at most [`TRANSFER_COUNT_MAX`] transfers at once, each with bounded memory; a client that
+//!   sends no request, or takes no bytes, is cut off.
+//! - I2: an entry is sent whole or not at all. The log is never changed.
+//! - I3: every request line is answered, with records or with `ERR` and the reason.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

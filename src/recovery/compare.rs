@@ -1,7 +1,8 @@
-//! `-compare`: what joining a cluster as a member takes, beside installing what was recorded. A
-//! learner without files joins, goes, comes back over its files, and leaves the cluster for good.
+//! `-compare`: times joining a cluster as a member, to compare it with installing records. A
+//! learner joins without files, stops, comes back with its files, and leaves the cluster for good.
 //!
-//! - I1: whatever happens after the cluster has taken the member in, it is asked to let it go.
+//! - I1: whatever happens after the cluster has admitted the member, the cluster is asked to remove
+//!   it.
 //! - I2: the member is a learner: no majority ever waits for it.
 
 use std::path::Path;

@@ -1,8 +1,7 @@
-//! Fetches the records of a log over the network into a file. A source that dies in the middle is
-//! asked again, or the next one is, from the last whole entry on.
+//! Fetches the records of a log over the network into a file. If a source dies in the middle, it or
+//! the next one is asked again, from the last whole entry on.
 //!
-//! - I1: what the file holds at the end ends with a whole entry, and the source said that this was
-//!   all (the end mark).
+//! - I1: in the end the file ends with a whole entry, after which the source sent its end mark.
 //! - I2: every wait and the number of attempts are bounded.
 
 use std::fs::File;

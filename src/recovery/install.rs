@@ -1,10 +1,10 @@
 //! Installs the records of a log into slots or keys, by the slot rule.
 //!
-//! - I1: of several records of one entry on one slot the last counts: the records of an entry are
-//!   installed backwards, for the slot rule passes over a slot that holds the entry.
-//! - I2: entries that are not in the log are never passed over in silence.
-//! - I3: an entry is one thread's, so its records stay in their order. Between entries order does not
-//!   matter: the slot rule sees to that.
+//! - I1: of several records of one entry on one slot the last counts. So the records of an entry
+//!   are installed backwards: after the first one the slot rule skips the others.
+//! - I2: entries that are missing in the log are always reported.
+//! - I3: one thread installs all of an entry, so its records stay in their order. The slot rule
+//!   makes the order of entries irrelevant.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};

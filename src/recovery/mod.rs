@@ -1,5 +1,6 @@
-//! The `recovery` program: fetches what a logger or a node has recorded, installs it into slots or
-//! keys, and says how long both took. `src/bin/recovery.rs` calls [`run`]; it calls `oplog` and `storage`.
+//! The `recovery` program: fetches the records of a logger or a node, installs them into slots or
+//! keys, and prints how long both took. `src/bin/recovery.rs` calls [`run`]; it calls `oplog` and
+//! `storage`.
 //!
 //! - I1: the directory of `-data` appears under its name only when everything is in it and synced.
 //! - I2: the four lines are the original's, in its order.

@@ -1,5 +1,5 @@
-//! What a log is installed into: slots, or keys in memory as `kvstore` has them. Called by `install`
-//! and by the program's body; calls `storage`.
+//! The store into which a log is installed: slots, or keys in memory as in `kvstore`. Called by
+//! `install` and by the program's body; calls `storage`.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Whether a load may write over what a store holds: whoever started it is asked, on a terminal.
+//! Asks the person at the terminal whether a load may write over a store's values.
 //!
-//! - I1: where nobody can be asked, nothing is written over.
+//! - I1: without a terminal there is nobody to ask, and nothing is written over.
 
 use std::io::{BufRead, IsTerminal, Write};
 

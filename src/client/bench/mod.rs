@@ -1,6 +1,6 @@
-//! `diskstore bench`: puts load on nodes, or on any Redis, and says what came of it.
+//! `diskstore bench`: puts load on nodes, or on any Redis, and reports the measurements.
 //!
-//! - I1: the report goes to stdout, the line that shows how far it is to a terminal on stderr.
+//! - I1: the report goes to stdout; the progress line goes to stderr, if that is a terminal.
 
 mod consent;
 

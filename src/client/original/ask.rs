@@ -1,7 +1,7 @@
-//! One command of a person or a script: asked over RESP, or as the original's clients do, of every
-//! replica, with the answer by UDP. The answer is a line in the original's form, either way.
+//! Sends one command of a person or a script: over RESP, or as the original's clients do, to every
+//! replica with the answer by UDP. Either way the answer is a line in the original's form.
 //!
-//! - I1: nothing that was sent is sent again: without an answer the outcome is unknown.
+//! - I1: a command that was sent is never sent again: without an answer its outcome is unknown.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};

@@ -1,5 +1,5 @@
-//! `client-config.toml`: where the replicas are, and where their answers are to come, with the names
-//! of the original.
+//! `client-config.toml`: the addresses of the replicas and the address for their answers, under the
+//! original's names.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `<N>c-latency.out`: one latency a line, in nanoseconds, of the first of N clients.
 //!
 //! - I1: a run's file holds that run alone: it is made anew when the load begins.
-//! - I2: what has come is handed to the system every second, and at the end.
+//! - I2: latencies are written to the file every second, and at the end.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! The `client` program: commands typed or piped, and load as the original's tests put it, by RESP or
-//! in the original's own protocols. `bin/client.rs` calls [`run`].
+//! The `client` program: sends commands that are typed or piped, or generates the load of the
+//! original's tests, over RESP or the original's own protocols. `bin/client.rs` calls [`run`].
 //!
 //! - I1: with any of `-clients`, `-req`, `-key`, `-time` and `-data` it is a load, without them it
 //!   reads commands.

@@ -1,8 +1,7 @@
-//! Commands typed or piped: one a line, one answer each, `OK: <value>` or `ERR <reason>` whatever the
-//! protocol is.
+//! Commands typed or piped: one for each line, each with one answer, `OK: <value>` or `ERR
+//! <reason>` in every protocol.
 //!
-//! - I1: answers go to stdout, everything said beside them to stderr, so that both a person and a pipe
-//!   read what they want.
+//! - I1: answers go to stdout, all other lines to stderr, so that a pipe gets the answers alone.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;

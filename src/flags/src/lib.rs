@@ -1,5 +1,5 @@
-//! Go's flag rules over a table of clap's. Every program of the house calls it with its own table;
-//! it calls nothing of the house.
+//! The rules of Go's flags over a table of clap's. Every program of ours calls it with its own
+//! table; it calls nothing of ours.
 //!
 //! - I1: `-x v`, `-x=v`, `--x v` and `--x=v` mean the same; a boolean is `-b` or `-b=false`; `--`
 //!   ends the flags. Flags may also follow the arguments, and `-5` is an argument, for no flag

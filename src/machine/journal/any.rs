@@ -1,5 +1,5 @@
-//! What is asked of every machine, as a journal answers it. A journal serves nobody, sends nothing, and
-//! has no bound on memory.
+//! The methods of every machine, for a journal. A journal serves no client, sends nothing, and has
+//! no bound on memory.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

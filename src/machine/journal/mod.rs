@@ -1,16 +1,16 @@
-//! The machine of the logger: entries are recorded in an application log and served to nobody. It
-//! keeps no values in memory, only where in the log's files each key's last one lies: increments and
-//! conditions are recorded by their results, so what they start from must be known.
+//! The machine of the logger: records entries in an application log and serves no client. It keeps
+//! no values in memory, only the place in the log's files of each key's last value. It needs that
+//! value because an increment or a condition is recorded by its result.
 //!
 //! Called by the state machine (apply, merge, checkpoint); calls `oplog`. Invariants:
 //!
-//! - J1: whatever is recorded behind the last checkpoint is cut off at a start, and comes again from
-//!   Raft's own log. So a torn end is never read, and no entry stands twice.
-//! - J2: the files are synced before `journal.dat` names their end, and that before the log may be
-//!   purged: recording an entry needs no sync of its own.
-//! - J3: a key is recorded only with a higher version than it has (the slot rule): a slot that a
-//!   snapshot brought ahead of its entry stands once, and nothing older stands behind it.
-//! - J4: what a snapshot of everything does not name was deleted, and is recorded as such.
+//! - J1: records after the last checkpoint are cut off at a start, and are made again from Raft's
+//!   own log. So a torn end is never read, and no entry is recorded twice.
+//! - J2: the files are synced before `journal.dat` names their end, and `journal.dat` is synced
+//!   before the log may be purged. So recording an entry needs no sync of its own.
+//! - J3: a key is recorded only with a higher version than its last (the slot rule). So a slot that
+//!   a snapshot brought before its entry is recorded once, and no older version follows it.
+//! - J4: a key that a snapshot of everything does not name was deleted, and its delete is recorded.
 
 mod any;
 mod checkpoint;
