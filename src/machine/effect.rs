@@ -13,7 +13,7 @@ use crate::command::{Action, Answer, Body, Condition, Holder, Operation, Outcome
 /// The value that a slot will have once the entry is applied.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
-    /// Version before the entry.
+    /// The version so far: that of the slot before the entry, or the entry's own once it changed it.
     pub version: u64,
     /// The value so far; `None` if there is none.
     pub value: Option<Cow<'a, [u8]>>,
@@ -83,9 +83,11 @@ pub(super) fn run<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits
     draft.changed = false;
     let body = body_of(draft, action, limits);
     let changed = draft.changed;
+    if changed {
+        draft.version = limits.index;
+    }
     draft.changed |= before;
-    let version = if draft.changed { limits.index } else { draft.version };
-    Outcome { version, changed, existed, body }
+    Outcome { version: draft.version, changed, existed, body }
 }
 
 fn body_of<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Body {
@@ -100,7 +102,7 @@ fn body_of<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Bo
             if value.len() as u64 > limits.value_bytes_max {
                 return too_large(value.len() as u64, limits);
             }
-            if holds(draft, condition, limits) {
+            if holds(draft, condition) {
                 draft.value = Some(Cow::Borrowed(value));
                 draft.changed = true;
             }
@@ -108,7 +110,7 @@ fn body_of<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Bo
         }
         Action::Delete { condition, answer } => {
             let body = previous(draft, answer);
-            if draft.value.is_some() && holds(draft, condition, limits) {
+            if draft.value.is_some() && holds(draft, condition) {
                 draft.value = None;
                 draft.changed = true;
             }
@@ -146,14 +148,12 @@ fn previous(draft: &Draft<'_>, answer: Answer) -> Body {
     }
 }
 
-fn holds(draft: &Draft<'_>, condition: Condition<'_>, limits: Limits) -> bool {
+fn holds(draft: &Draft<'_>, condition: Condition<'_>) -> bool {
     match condition {
         Condition::Always => true,
         Condition::IfAbsent => draft.value.is_none(),
         Condition::IfPresent => draft.value.is_some(),
-        Condition::IfVersion(version) => {
-            version == if draft.changed { limits.index } else { draft.version }
-        }
+        Condition::IfVersion(version) => version == draft.version,
         Condition::IfEqual(expected) => draft.value.as_deref() == Some(expected),
     }
 }
@@ -285,6 +285,19 @@ mod tests {
         let outcome = run(&mut draft, &Action::Increment { by: 1 }, LIMITS);
         assert_eq!(outcome.body, Body::Refused(Refusal::NotAnInteger));
         assert!(draft.changed && !outcome.changed);
+    }
+
+    #[test]
+    fn a_version_is_gone_once_the_entry_changed_the_slot() {
+        let mut draft = draft(Some(b"x"));
+        let mut changes = |action| {
+            let outcome = run(&mut draft, &action, LIMITS);
+            (outcome.changed, outcome.version)
+        };
+        assert_eq!(changes(set(b"a", Condition::IfVersion(4))), (true, 9));
+        assert_eq!(changes(set(b"b", Condition::IfVersion(4))), (false, 9));
+        assert_eq!(changes(Action::Get), (false, 9));
+        assert_eq!(changes(set(b"c", Condition::IfVersion(9))), (true, 9));
     }
 
     #[test]
