@@ -1,8 +1,12 @@
 //! Every protocol of the client port over real sockets, against a real node of one member.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+#[path = "protocol/batches.rs"]
+mod batches;
 #[path = "protocol/http.rs"]
 mod http;
+#[path = "protocol/older_apis.rs"]
+mod older_apis;
 #[path = "protocol/operations.rs"]
 mod operations;
 

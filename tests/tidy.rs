@@ -27,6 +27,7 @@ const UNSAFE_FILES: &[&str] = &["storage/src/disk/map.rs"];
 const NODE_DEPENDENCIES: &[&str] = &[
     "anyhow",
     "axum",
+    "base64",
     "bytes",
     "clap",
     "crc32fast",

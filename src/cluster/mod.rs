@@ -94,6 +94,11 @@ impl Cluster {
         self.consensus.replica().applied_index()
     }
 
+    /// The election term, as far as this member knows.
+    pub fn term(&self) -> u64 {
+        self.consensus.view().term
+    }
+
     /// Whether this member leads.
     pub fn is_leader(&self) -> bool {
         self.consensus.view().is_leader

@@ -171,6 +171,11 @@ impl Node {
         self.cluster.applied_index()
     }
 
+    /// The election term, as far as this node knows.
+    pub fn term(&self) -> u64 {
+        self.cluster.term()
+    }
+
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.cluster.is_leader()

@@ -4,7 +4,7 @@ use super::*;
 
 /// One response, its head in small letters.
 pub(super) struct Response {
-    head: String,
+    pub(super) head: String,
     pub(super) body: String,
     pub(super) bytes: Vec<u8>,
 }
@@ -63,6 +63,10 @@ fn a_value_is_put_read_and_deleted_over_one_connection() {
     assert_eq!((put.status(), put.body.as_str()), ("204", ""));
     let tag = put.header("etag").unwrap().to_owned();
     assert_eq!(put.header("diskstore-index"), Some(tag.trim_matches('"')));
+    assert_eq!(
+        (put.header("diskstore-term"), put.header("diskstore-holders")),
+        (Some("1"), Some("0"))
+    );
     for path in
         ["/v1/slots/300", "/v1/keys/300", "/v1/keys/key:300", "/v1/slots/%33%30%30?level=local"]
     {
@@ -77,7 +81,11 @@ fn a_value_is_put_read_and_deleted_over_one_connection() {
     for level in ["linearizable", "lease", "local", "log"] {
         let path = format!("/v1/slots/300?level={level}");
         assert_eq!(client.http("GET", &path, "", "").body, "a\r\nvalue");
+        let header = format!("diskstore-level: {level}\r\n");
+        assert_eq!(client.http("GET", "/v1/slots/300", &header, "").body, "a\r\nvalue");
     }
+    let two = client.http("GET", "/v1/slots/300?level=log", "diskstore-level: local\r\n", "");
+    two.is("400", "wrong");
     assert_eq!(client.http("DELETE", "/v1/slots/300", "", "").status(), "204");
     client.http("DELETE", "/v1/slots/300", "", "").is("404", "no_value");
     client.http("GET", "/v1/slots/300", "", "").is("404", "no_value");

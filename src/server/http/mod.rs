@@ -1,10 +1,11 @@
 //! HTTP/1.1 on the client port: hyper reads requests and writes responses, axum's router finds the
 //! handler, and each handler asks the node by the connection's requester, as the dialects do.
 //!
-//! Called by the session, which hands the connection over; calls the requester and `ask`. `entry`
-//! refuses dangerous requests before any handler sees them; `slots` is our own API of single keys,
-//! `operations` serves the people and programs that run the node; a `Problem` says why a request is
-//! not carried out.
+//! Called by the session, which hands the connection over; calls the requester and the node. `entry`
+//! refuses dangerous requests before any handler sees them. `slots` and `batch` are our own API of one
+//! key and of many, `konsen` and `web_store` those of two older stores, for their clients; `operations`
+//! serves the people and programs that run the node. `asked` reads what stands behind the question
+//! mark, `json` what is JSON; a `Problem` says why a request is not carried out.
 //!
 //! Invariants:
 //! - I1: a refused request has changed nothing.
@@ -13,11 +14,17 @@
 //! - I3: the response to a write tells the outcome of its log entry, which decides the condition
 //!   too.
 
+mod asked;
+mod batch;
 mod entry;
+mod json;
+mod konsen;
+mod listing;
 mod operations;
 mod problem;
 mod rewound;
 mod slots;
+mod web_store;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -30,8 +37,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -45,7 +53,12 @@ use tokio::time::timeout;
 
 use super::Server;
 use super::requester::Requester;
-use crate::command::{Command, Failure, ReadLevel, Reply};
+use super::resp::lookup;
+use crate::command::{
+    Action, Answer, Body as Answered, Command, CommandBuilder, Condition, Failure, Operation,
+    Outcome, ReadLevel, Reply,
+};
+use asked::Pair;
 use problem::Problem;
 use rewound::Rewound;
 
@@ -58,12 +71,38 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a body may take.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
-static ROUTER: LazyLock<TowerToHyperService<Router>> =
-    LazyLock::new(|| TowerToHyperService::new(router()));
+/// The log index of the entry that a write became.
+const INDEX: HeaderName = HeaderName::from_static("diskstore-index");
+/// The election term, as this node knew it when it answered.
+const TERM: HeaderName = HeaderName::from_static("diskstore-term");
+/// How many members other than the leader hold the entry durably, as far as is known.
+const HOLDERS: HeaderName = HeaderName::from_static("diskstore-holders");
 
-fn router() -> Router {
-    let router = operations::routes(slots::routes(Router::new()));
-    router.fallback(async || Problem::no_such_path())
+static ROUTER: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| {
+    let router = routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.methods));
+    TowerToHyperService::new(router.fallback(async || Problem::no_such_path()))
+});
+
+/// A path, and who answers there.
+struct Route {
+    path: &'static str,
+    methods: MethodRouter,
+}
+
+impl Route {
+    fn new(path: &'static str, methods: MethodRouter) -> Route {
+        Route { path, methods }
+    }
+}
+
+/// All that is served.
+fn routes() -> Vec<Route> {
+    [slots::routes(), batch::routes(), konsen::routes(), web_store::routes(), operations::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Ends when the node stops; many may wait for it.
@@ -111,6 +150,82 @@ impl Seat {
                 requester.read(&self.server.node, commands).await
             }
         })
+    }
+}
+
+/// A value that was read.
+struct Found {
+    /// `None` if the key holds none.
+    value: Option<Bytes>,
+    version: u64,
+}
+
+impl Seat {
+    /// The key that a client's bytes name.
+    fn key(&self, name: &[u8]) -> Result<Bytes, Problem> {
+        Ok(Bytes::copy_from_slice(&self.server.keys.key(name)?))
+    }
+
+    /// Reads the key that `name` names.
+    async fn get(&self, name: &[u8], level: Option<ReadLevel>) -> Result<Found, Problem> {
+        let command = Command::get(&self.key(name)?)?;
+        self.requester.lock().await.called(lookup(b"get"));
+        let outcome = first(self.read(command, level).await?)?;
+        match outcome.body {
+            Answered::Value(value) => Ok(Found { value, version: outcome.version }),
+            Answered::Measured(bytes) => Err(Problem::too_large(format!(
+                "the value is {bytes} bytes, too long for a response"
+            ))),
+            Answered::Empty | Answered::Integer(_) | Answered::Refused(_) => {
+                Err(Problem::fault("the node's reply is none to a read"))
+            }
+        }
+    }
+
+    /// Sets all of these by one entry; what the response says of it.
+    async fn set_all(&self, pairs: Vec<Pair>) -> Result<WrittenHeaders, Problem> {
+        let mut command = CommandBuilder::new();
+        for Pair { name, value } in &pairs {
+            let keys = &self.server.keys;
+            keys.check_value(u64::try_from(value.len()).unwrap_or(u64::MAX))?;
+            let (condition, answer) = (Condition::Always, Answer::Status);
+            let action = Action::Set { value, condition, answer };
+            command.push(&Operation { key: &keys.key(name)?, action })?;
+        }
+        let command = command.finish();
+        drop(pairs); // the command has them
+        self.requester.lock().await.called(lookup(b"mset"));
+        let reply = self.write(command).await?;
+        let index = reply.index;
+        reply.outcomes.into_iter().try_for_each(|outcome| done(outcome).map(drop))?;
+        Ok(self.written(index).await)
+    }
+
+    /// What the response says of an entry.
+    async fn written(&self, index: u64) -> WrittenHeaders {
+        let node = &self.server.node;
+        let holders = node.wait_replicas(index, 0, Duration::ZERO).await;
+        let term = node.term();
+        [(TERM, term.to_string()), (INDEX, index.to_string()), (HOLDERS, holders.to_string())]
+    }
+}
+
+/// Term, index and holders of an entry.
+type WrittenHeaders = [(HeaderName, String); 3];
+
+/// The one outcome of a reply.
+fn first(reply: Reply) -> Result<Outcome, Problem> {
+    let outcome = reply.outcomes.into_iter().next();
+    done(outcome.ok_or_else(|| Problem::fault("the node's reply is incomplete"))?)
+}
+
+/// An outcome that is no refusal.
+fn done(outcome: Outcome) -> Result<Outcome, Problem> {
+    match outcome.body {
+        Answered::Refused(refusal) => Err(refusal.into()),
+        Answered::Empty | Answered::Value(_) | Answered::Measured(_) | Answered::Integer(_) => {
+            Ok(outcome)
+        }
     }
 }
 

@@ -7,19 +7,21 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Extension, Query, Request};
+use axum::extract::{Extension, Request};
 use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use diskstore_profile::{CpuSampling, ProfileError, heap_profile};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::Seat;
-use super::problem::{Problem, json};
+use super::asked::Asked;
+use super::json::json;
+use super::problem::Problem;
+use super::{Route, Seat};
+use crate::server::keys::decimal;
 use crate::status::{CATCHING_UP, MemberStatus, Status};
 
 /// How many seconds of a CPU profile are taken unless the request says so.
@@ -48,24 +50,17 @@ struct Version {
     version: &'static str,
 }
 
-/// What `/debug/pprof/profile` is asked.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProfileAsked {
-    seconds: Option<u64>,
-    format: Option<String>,
-}
-
-/// Adds the routes of operations.
-pub(super) fn routes(router: Router) -> Router {
-    router
-        .route("/livez", get(async || text("ok\n")))
-        .route("/readyz", get(readiness))
-        .route("/status", get(status))
-        .route("/nodes", get(nodes))
-        .route("/version", get(version))
-        .route("/debug/pprof/profile", get(cpu_profile))
-        .route("/debug/pprof/heap", get(heap))
+/// The routes of operations.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::new("/livez", get(async || text("ok\n"))),
+        Route::new("/readyz", get(readiness)),
+        Route::new("/status", get(status)),
+        Route::new("/nodes", get(nodes)),
+        Route::new("/version", get(version)),
+        Route::new("/debug/pprof/profile", get(cpu_profile)),
+        Route::new("/debug/pprof/heap", get(heap)),
+    ]
 }
 
 async fn readiness(Extension(seat): Extension<Seat>) -> Result<Response, Problem> {
@@ -109,15 +104,14 @@ async fn cpu_profile(
     Extension(seat): Extension<Seat>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let asked = Query::<ProfileAsked>::try_from_uri(request.uri());
-    let Query(asked) = asked.map_err(|error| Problem::wrong(error.body_text()))?;
-    let seconds = asked.seconds.unwrap_or(PROFILE_SECONDS_DEFAULT);
-    if !(1..=PROFILE_SECONDS_MAX).contains(&seconds) {
-        return Err(Problem::wrong(format!("seconds are 1 to {PROFILE_SECONDS_MAX}")));
-    }
-    let is_picture = match asked.format.as_deref() {
-        None | Some("pprof") => false,
-        Some("svg") => true,
+    let asked = Asked::of(request.uri(), request.headers(), &["seconds", "format"])?;
+    let seconds = asked.value("seconds").map_or(Some(PROFILE_SECONDS_DEFAULT), decimal);
+    let seconds = seconds.filter(|seconds| (1..=PROFILE_SECONDS_MAX).contains(seconds));
+    let seconds =
+        seconds.ok_or_else(|| Problem::wrong(format!("seconds are 1 to {PROFILE_SECONDS_MAX}")))?;
+    let is_picture = match asked.value("format") {
+        None | Some(b"pprof") => false,
+        Some(b"svg") => true,
         Some(_) => return Err(Problem::wrong("format is pprof or svg")),
     };
     let sampling = CpuSampling::begin().map_err(unprofiled)?;

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::json::json;
 use crate::command::{BuildError, Failure, FailureClass, Refusal};
 use crate::server::complaint::Complaint;
 
@@ -60,13 +61,19 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "no_such_path", "nothing is served at this path")
     }
 
+    /// The node answers what it should not.
+    pub(super) fn fault(message: &'static str) -> Problem {
+        let (status, code) = status_of(FailureClass::Fault);
+        Problem::new(status, code, message)
+    }
+
     /// The key holds no value.
     pub(super) fn no_value() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "no_value", "the key holds no value")
     }
 
     /// Whether the same request may well succeed a moment later, and certainly did nothing so far.
-    fn passes(&self) -> bool {
+    pub(super) fn passes(&self) -> bool {
         matches!(self.code, "unavailable" | "busy" | "not_leader")
     }
 }
@@ -127,13 +134,6 @@ impl IntoResponse for Problem {
         }
         response
     }
-}
-
-/// A response of JSON.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_string(body);
-    let text = text.expect("invariant: strings and numbers always have a JSON form");
-    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 #[cfg(test)]
