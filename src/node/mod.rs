@@ -29,6 +29,7 @@ use crate::command::{
 };
 use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
+use crate::host::Host;
 pub use crate::machine::Limits;
 use crate::status::{NodeStatus, Status};
 
@@ -42,11 +43,14 @@ const PURGE_BOUND: Duration = Duration::from_secs(1);
 /// One running node.
 #[derive(Debug)]
 pub struct Node {
+    host: Host,
     config: Config,
     cluster: Arc<Cluster>,
     faults: Faults,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     started: Instant,
+    /// The time since 1970 when it had started.
+    started_at: Duration,
     opening: String,
     disk_use: Arc<DiskUse>,
     successes: Arc<AtomicU64>,
@@ -59,6 +63,11 @@ impl Node {
     /// outlives the node, and must not come behind those of the next process.
     pub fn lock_until_exit(&self) {
         Box::leak(Box::new(Arc::clone(&self.lock)));
+    }
+
+    /// What this node stands on.
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// What this node runs with.
@@ -140,9 +149,8 @@ impl Node {
         let file = self.config.data_dir.join(self.config.kind().data_file);
         let written = std::fs::metadata(file);
         let written = written.and_then(|metadata| metadata.modified()).ok();
-        let started = || SystemTime::now() - self.started.elapsed();
-        let since = written.unwrap_or_else(started).duration_since(SystemTime::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
+        let written = written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        written.unwrap_or(self.started_at).as_secs()
     }
 
     /// Takes a member out of the cluster, by its name or its id.

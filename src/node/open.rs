@@ -126,7 +126,8 @@ pub(super) async fn open_files(
     mut progress: Progress,
 ) -> Result<Opened, StartError> {
     let plan = Plan::new(config, identity, cluster_id, host.disk.clone())?;
-    let (config, disk, random) = (config.clone(), host.disk.clone(), host.random.clone());
+    let Host { disk, random, threads, .. } = host.clone();
+    let config = config.clone();
     let is_member = identity.standing == Standing::Member;
     let data_file = row(identity.machine).data_file;
     tokio::task::spawn_blocking(move || {
@@ -139,9 +140,8 @@ pub(super) async fn open_files(
         // An application log records what is replayed, and is not open yet.
         let mut ahead = match config.log_folder {
             Some(_) => None,
-            None => {
-                ReplayAhead::start(&machine, Bounds::default()).map_err(raft::StartError::from)?
-            }
+            None => ReplayAhead::start(&machine, &threads, Bounds::default())
+                .map_err(raft::StartError::from)?,
         };
         let (wal_directory, aside) = (directory.join(WAL_NAME), directory.join(identity::TMP_NAME));
         let options = log_options(&config, &machine, random);

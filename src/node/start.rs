@@ -122,11 +122,13 @@ pub async fn start(
     let directory = config.data_dir.display().to_string();
     tasks.push(tokio::spawn(watch_standing(cluster.clone(), faults.clone(), directory)));
     Ok(Arc::new(Node {
+        host: host.clone(),
         config,
         cluster,
         faults,
         tasks: Mutex::new(tasks),
         started,
+        started_at: host.clock.wall(),
         opening: opened.report,
         disk_use,
         successes: Arc::default(),

@@ -516,34 +516,41 @@ impl Consensus {
             tracing::warn!(%error, "consensus did not end well");
         }
         self.checkpointer.stop().await;
-        let syncer = self.syncer.clone();
-        if tokio::task::spawn_blocking(move || syncer.stop()).await.is_err() {
-            tracing::warn!("the log's threads did not end well");
-        }
+        stop_syncer(self.syncer.clone()).await;
     }
 }
 
 /// Opens the replica of a log, and applies what the log holds behind its checkpoint.
 async fn open_replica(setup: &mut Setup) -> io::Result<(Arc<Replica>, RaftApplier)> {
-    let Setup { wal, machine, faults, bounds, .. } = setup;
-    let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone())?);
-    let replica = Arc::new(Replica::open(machine.clone(), syncer, *bounds));
+    let threads = setup.caller.host().threads.clone();
+    let syncer = Arc::new(Syncer::start(setup.wal.clone(), &threads, setup.faults.clone())?);
+    let replica = Arc::new(Replica::open(setup.machine.clone(), syncer.clone(), setup.bounds));
     if let Some(Applied { log_id: Some(log_id), membership }) = setup.applied.take() {
         replica.set_applied(log_id, Some(membership));
     }
     let mut applying = replica::ApplierSetup {
         replica: replica.clone(),
-        wal: wal.clone(),
+        wal: setup.wal.clone(),
         oplog: setup.oplog.take(),
-        faults: faults.clone(),
+        faults: setup.faults.clone(),
+        threads,
     };
-    let replayed = tokio::task::spawn_blocking(move || {
+    let started = tokio::task::spawn_blocking(move || {
         let count = replica::replay(&mut applying)?;
         tracing::debug!(count, "entries behind the checkpoint were replayed");
-        io::Result::Ok(applying)
+        RaftApplier::start(applying)
     });
-    let applier = RaftApplier::start(replayed.await.map_err(io::Error::other)??)?;
-    Ok((replica, applier))
+    let started = started.await.map_err(io::Error::other)?;
+    if started.is_err() {
+        stop_syncer(syncer).await; // nobody else will
+    }
+    Ok((replica, started?))
+}
+
+async fn stop_syncer(syncer: Arc<Syncer>) {
+    if tokio::task::spawn_blocking(move || syncer.stop()).await.is_err() {
+        tracing::warn!("the log's threads did not end well");
+    }
 }
 
 /// Tells openraft of every checkpoint: it purges no log that it knows none behind.

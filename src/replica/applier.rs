@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::state::Replica;
 use crate::command::{Command, CommandResult, DecodeError, Failure, Reply};
 use crate::fault::{Faults, chain};
+use crate::host::Threads;
 use crate::machine::{ApplyError, DamageMet, Machine};
 use crate::oplog::{OpLog, OpLogError};
 
@@ -102,6 +103,8 @@ pub(crate) struct ApplierSetup {
     pub oplog: Option<OpLog>,
     /// Where trouble is reported.
     pub faults: Faults,
+    /// Where threads come from.
+    pub threads: Threads,
 }
 
 impl<A> std::fmt::Debug for Applier<A> {
@@ -123,10 +126,10 @@ impl<A: Answer> Applier<A> {
     /// The operating system starts no more threads.
     pub(crate) fn start(setup: ApplierSetup) -> io::Result<Applier<A>> {
         let (sender, receiver) = mpsc::channel::<Work<A>>();
-        let machine = setup.replica.machine.clone();
+        let (machine, threads) = (setup.replica.machine.clone(), setup.threads.clone());
         let setup = Arc::new(Mutex::new(setup));
         let of_thread = setup.clone();
-        std::thread::Builder::new().name("apply".into()).spawn(move || {
+        threads.spawn("apply", move || {
             while let Ok(work) = receiver.recv() {
                 let result = apply_all(&mut of_thread.lock(), work.jobs);
                 // The other end is gone if Raft is stopping.

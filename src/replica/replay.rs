@@ -31,6 +31,7 @@ use diskstore_storage::wal::{self, Seen, Wal};
 use super::applier::{ApplierSetup, Committed, Job, Payload, apply_all, apply_entry};
 use super::state::{Applied, Bounds, Replica, durable_of};
 use crate::fault::chain;
+use crate::host::Threads;
 use crate::machine::Machine;
 
 /// Pieces that wait to be applied.
@@ -40,6 +41,7 @@ const PIECE_COUNT_MAX: usize = 4;
 #[derive(Debug)]
 pub struct ReplayAhead {
     machine: Machine,
+    threads: Threads,
     bounds: Bounds,
     /// Set once the thread has ended.
     is_done: Arc<AtomicBool>,
@@ -70,7 +72,11 @@ impl ReplayAhead {
     ///
     /// # Errors
     /// The system starts no thread.
-    pub fn start(machine: &Machine, bounds: Bounds) -> io::Result<Option<ReplayAhead>> {
+    pub fn start(
+        machine: &Machine,
+        threads: &Threads,
+        bounds: Bounds,
+    ) -> io::Result<Option<ReplayAhead>> {
         if !machine.paged().is_some_and(|paged| paged.fits_in_memory()) {
             return Ok(None);
         }
@@ -78,14 +84,15 @@ impl ReplayAhead {
         let next = applied.log_id.map_or(0, |log_id| log_id.index + 1);
         let (sender, pieces) = mpsc::sync_channel::<Vec<wal::Entry>>(PIECE_COUNT_MAX);
         let is_done = Arc::new(AtomicBool::new(false));
-        let (of_thread, has_ended) = (machine.clone(), is_done.clone());
-        let thread = std::thread::Builder::new().name("replay".into()).spawn(move || {
-            let applied = apply_ahead(&of_thread, applied, pieces);
+        let (has_ended, own, reader) = (is_done.clone(), machine.clone(), threads.clone());
+        let thread = threads.spawn("replay", move || {
+            let applied = apply_ahead(&own, &reader, applied, pieces);
             has_ended.store(true, Ordering::Relaxed);
             applied
         })?;
         Ok(Some(ReplayAhead {
             machine: machine.clone(),
+            threads: threads.clone(),
             bounds,
             is_done,
             log_bytes: 0,
@@ -175,14 +182,8 @@ impl ReplayAhead {
         let rest = self.log_bytes.saturating_sub(self.seen_bytes);
         let in_rest = rest.saturating_mul(self.seen_count) / self.seen_bytes.max(1);
         let entry_count = in_rest + piece.len() as u64;
-        let (machine, is_done) = (self.machine.clone(), self.is_done.clone());
-        let thread = std::thread::Builder::new().name("read-ahead".into());
-        let reading = thread.spawn(move || {
-            read_ahead(&machine, entry_count, &is_done);
-        });
-        if let Err(error) = reading {
-            tracing::debug!(%error, "pages are read one by one");
-        }
+        // It ends by itself once `is_done` says so.
+        drop(read_ahead(&self.machine, &self.threads, entry_count, &self.is_done));
     }
 
     /// Waits until everything that was seen as committed is applied; what that makes. `wal` is the
@@ -210,11 +211,26 @@ impl ReplayAhead {
     }
 }
 
-/// Has pages read that so many entries may need, until they are applied.
-fn read_ahead(machine: &Machine, entry_count: u64, is_done: &AtomicBool) {
-    if let Some(paged) = machine.paged() {
-        paged.read_ahead(entry_count, &|| is_done.load(Ordering::Relaxed));
-    }
+/// Has pages read that so many entries may need, until they are applied; by nobody if there is no
+/// thread for that.
+fn read_ahead(
+    machine: &Machine,
+    threads: &Threads,
+    entry_count: u64,
+    is_done: &Arc<AtomicBool>,
+) -> Option<JoinHandle<()>> {
+    let (machine, is_done) = (machine.clone(), is_done.clone());
+    let reading = threads.spawn("read-ahead", move || {
+        if let Some(paged) = machine.paged() {
+            paged.read_ahead(entry_count, &|| is_done.load(Ordering::Relaxed));
+        }
+    });
+    reading.inspect_err(|error| tracing::debug!(%error, "pages are read one by one")).ok()
+}
+
+/// Waits until a thread that a replay needs has ended.
+fn join(thread: JoinHandle<()>) -> io::Result<()> {
+    thread.join().map_err(|_| io::Error::other("a thread of a replay panicked"))
 }
 
 /// Bytes of memory that an entry takes, about.
@@ -225,28 +241,29 @@ fn weight(entry: &wal::Entry) -> usize {
 /// Applies pieces in their order; a second thread takes them apart and takes the page faults.
 fn apply_ahead(
     machine: &Machine,
+    threads: &Threads,
     mut applied: Applied,
     pieces: Receiver<Vec<wal::Entry>>,
 ) -> io::Result<Applied> {
     let (sender, ready) = mpsc::sync_channel(1);
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for piece in pieces {
-                // The other end is gone if an entry could not be applied.
-                if sender.send(make_ready(machine, piece)).is_err() {
-                    return;
-                }
-            }
-        });
-        for piece in ready {
-            for entry in piece? {
-                let membership = apply_entry(machine, &entry)?.membership;
-                applied.log_id = Some(entry.log_id);
-                applied.membership = membership.unwrap_or(applied.membership);
+    let own = machine.clone();
+    let reading = threads.spawn("replay-read", move || {
+        for piece in pieces {
+            // The other end is gone if an entry could not be applied.
+            if sender.send(make_ready(&own, piece)).is_err() {
+                return;
             }
         }
-        Ok(applied)
-    })
+    })?;
+    for piece in ready {
+        for entry in piece? {
+            let membership = apply_entry(machine, &entry)?.membership;
+            applied.log_id = Some(entry.log_id);
+            applied.membership = membership.unwrap_or(applied.membership);
+        }
+    }
+    join(reading)?; // else a panic would pass for the end
+    Ok(applied)
 }
 
 /// Entries of the log as they are applied; memory for what they write is there.
@@ -275,15 +292,15 @@ pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
     }
     let (wal, replica) = (setup.wal.clone(), setup.replica.clone());
     let (sender, pieces) = mpsc::sync_channel(PIECE_COUNT_MAX);
-    let is_done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| read_ahead(&replica.machine, end - first, &is_done));
-        let (wal, replica) = (&wal, &replica);
-        scope.spawn(move || read_pieces(wal, replica, first..end, &sender));
-        let applied = apply_pieces(setup, pieces);
-        is_done.store(true, Ordering::Relaxed);
-        applied
-    })?;
+    let is_done = Arc::new(AtomicBool::new(false));
+    let ahead = read_ahead(&replica.machine, &setup.threads, end - first, &is_done);
+    let reading = setup
+        .threads
+        .spawn("replay-read", move || read_pieces(&wal, &replica, first..end, &sender));
+    let applied = reading.and_then(|reading| apply_pieces(setup, pieces).and(join(reading)));
+    is_done.store(true, Ordering::Relaxed);
+    ahead.map_or(Ok(()), join)?;
+    applied?;
     Ok(end - first)
 }
 

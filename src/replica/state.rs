@@ -18,6 +18,7 @@ use diskstore_storage::{Error, LogId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::hold::{Hold, Holds};
 use super::pace::Pace;
@@ -262,7 +263,7 @@ impl Replica {
     pub(crate) fn checkpoint_of(&self, applied: Applied) -> diskstore_storage::Result<()> {
         let Applied { log_id: Some(log_id), membership } = applied else { return Ok(()) };
         let _running = self.checkpoint.lock();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let machine = &self.machine;
         let (mut done, mut pace) =
             (0, Pace::new(machine.checkpoint_steps(), self.syncer.log_bytes()));

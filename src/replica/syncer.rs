@@ -15,15 +15,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diskstore_storage::Error;
 use diskstore_storage::wal::{Position, SealedBatch, SyncMode, Wal};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::pace::Pace;
 use crate::fault::{Faults, chain};
+use crate::host::Threads;
 use crate::metrics::SyncTimes;
 
 /// An idle node writes one empty batch after this time, so that the last sync is claimed too.
@@ -133,7 +135,7 @@ impl Syncer {
     ///
     /// # Errors
     /// The operating system starts no more threads.
-    pub fn start(wal: Arc<Wal>, faults: Faults) -> io::Result<Syncer> {
+    pub fn start(wal: Arc<Wal>, threads: &Threads, faults: Faults) -> io::Result<Syncer> {
         let shared = Arc::new(SyncerShared {
             wal,
             state: Mutex::default(),
@@ -146,12 +148,9 @@ impl Syncer {
             written_bytes: AtomicU64::new(0),
         });
         let (for_sync, for_segments) = (shared.clone(), shared.clone());
-        let sync = std::thread::Builder::new()
-            .name("wal-sync".into())
-            .spawn(move || run_sync(&for_sync))?;
-        let segments = std::thread::Builder::new()
-            .name("wal-segments".into())
-            .spawn(move || run_segments(&for_segments))?;
+        let segments = threads.spawn("wal-segments", move || run_segments(&for_segments))?;
+        let sync = threads.spawn("wal-sync", move || run_sync(&for_sync));
+        let sync = sync.inspect_err(|error| shared.end(&error.to_string()))?; // and the other goes
         Ok(Syncer { shared, threads: Mutex::new(vec![sync, segments]) })
     }
 
@@ -340,8 +339,8 @@ fn next_work(shared: &SyncerShared) -> Option<SyncWork> {
     let mut state = shared.state.lock();
     loop {
         state.is_kicked = false;
-        let due = state.sync_due();
-        if due.is_some_and(|due| due <= Instant::now()) {
+        let (due, now) = (state.sync_due(), Instant::now());
+        if due.is_some_and(|due| due <= now) {
             return Some(SyncWork::Sync);
         }
         if let Some(batch) = shared.wal.seal() {
@@ -350,16 +349,16 @@ fn next_work(shared: &SyncerShared) -> Option<SyncWork> {
         if state.is_stopping {
             return shared.wal.seal_claim().map(SyncWork::Write).or(due.map(|_| SyncWork::Sync));
         }
-        let claim = shared.wal.claim_due().then(|| Instant::now() + CLAIM_AFTER);
+        let claim = shared.wal.claim_due().then(|| now + CLAIM_AFTER);
         let is_claim_next = claim.is_some_and(|claim| due.is_none_or(|due| claim < due));
         let Some(until) = claim.into_iter().chain(due).min() else {
             shared.work.wait_while(&mut state, |state| !state.is_kicked && !state.is_stopping);
             continue;
         };
-        let timeout = shared.work.wait_while_until(
+        let timeout = shared.work.wait_while_for(
             &mut state,
             |state| !state.is_kicked && !state.is_stopping,
-            until,
+            until - now,
         );
         if timeout.timed_out()
             && is_claim_next
@@ -483,7 +482,7 @@ mod tests {
     async fn batches_are_synced_after_the_interval_and_nobody_waits_for_it() {
         let disk = SimDisk::new(1);
         let wal = open(&disk, SyncMode::OnRequest);
-        let syncer = Syncer::start(wal.clone(), Faults::new()).unwrap();
+        let syncer = Syncer::start(wal.clone(), &Threads::System, Faults::new()).unwrap();
         syncer.sync_every(Duration::from_hours(1));
         let position = wal.append([entry(0), entry(1)]).unwrap();
         timeout(LONG, syncer.wait(position)).await.unwrap().unwrap();
@@ -515,7 +514,7 @@ mod tests {
     async fn what_a_barrier_waited_for_survives_a_power_loss_in_a_log_synced_on_request_too() {
         let disk = SimDisk::new(1);
         let wal = open(&disk, SyncMode::OnRequest);
-        let syncer = Arc::new(Syncer::start(wal.clone(), Faults::new()).unwrap());
+        let syncer = Arc::new(Syncer::start(wal.clone(), &Threads::System, Faults::new()).unwrap());
         wal.append([entry(0), entry(1)]).unwrap();
         let of_checkpoint = syncer.clone();
         let barrier = tokio::task::spawn_blocking(move || of_checkpoint.barrier_blocking());
@@ -528,7 +527,7 @@ mod tests {
     async fn nobody_waits_for_a_stopped_syncer() {
         let wal = open(&SimDisk::new(1), SyncMode::Always);
         let faults = Faults::new();
-        let syncer = Arc::new(Syncer::start(wal, faults.clone()).unwrap());
+        let syncer = Arc::new(Syncer::start(wal, &Threads::System, faults.clone()).unwrap());
         let never = Position(syncer.shared.wal.position().0 + 100);
         let wait = |syncer: Arc<Syncer>| timeout(LONG, async move { syncer.wait(never).await });
         let waiting = tokio::spawn(wait(syncer.clone()));

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::counters::Counters;
 
@@ -29,13 +29,13 @@ struct Shown {
     library: String,
     library_version: String,
     activity: Option<Activity>,
+    /// When that was.
+    active_at: Option<Instant>,
 }
 
 /// What a client did last, and the state that it left.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Activity {
-    /// When that was.
-    pub(crate) at: Instant,
     /// The command's name.
     pub(crate) command: &'static str,
     /// The version of the protocol.
@@ -91,15 +91,17 @@ impl Client {
 
     /// Notes what the client did last.
     pub(crate) fn note_activity(&self, activity: Activity) {
-        self.shown.lock().activity = Some(activity);
+        let mut shown = self.shown.lock();
+        (shown.activity, shown.active_at) = (Some(activity), Some(Instant::now()));
     }
 
     /// One line as CLIENT LIST has it: the fields of Redis that mean something here.
     pub(crate) fn line(&self) -> String {
-        let Shown { name, library, library_version, activity } = self.shown.lock().clone();
+        let Shown { name, library, library_version, activity, active_at } =
+            self.shown.lock().clone();
         let (id, address, age) = (self.id, self.address, self.since.elapsed().as_secs());
         let local = self.local_address.map_or_else(String::new, |local| local.to_string());
-        let idle = activity.map_or(self.since, |activity| activity.at).elapsed().as_secs();
+        let idle = active_at.unwrap_or(self.since).elapsed().as_secs();
         let queued = activity.and_then(|activity| activity.queued);
         let multi = queued.map_or_else(|| "-1".to_owned(), |queued| queued.to_string());
         let watch = activity.map_or(0, |activity| activity.watched);
@@ -215,7 +217,7 @@ mod tests {
             client.line().contains(" flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 cmd=NULL ")
         );
         let (command, version, queued, watched) = ("incr", 3, Some(2), 1);
-        client.note_activity(Activity { at: Instant::now(), command, version, queued, watched });
+        client.note_activity(Activity { command, version, queued, watched });
         let line = client.line();
         let fields =
             " flags=x db=0 sub=0 psub=0 ssub=0 multi=2 watch=1 cmd=incr user=default resp=3 ";

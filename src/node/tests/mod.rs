@@ -24,7 +24,7 @@ use diskstore_storage::{LogId, Result, Term};
 use tokio::sync::mpsc;
 
 use crate::fault::Faults;
-use crate::host::Host;
+use crate::host::{Host, Threads};
 use crate::machine::{DiskMachine, Machine};
 use crate::peer::{Caller, Whoever};
 use crate::raft::{Consensus, Incoming, Setup};
@@ -65,8 +65,9 @@ async fn start_member(
     slots: Slots,
 ) -> (Arc<Consensus>, mpsc::Receiver<Incoming>) {
     let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
-    let mut ahead =
-        ReplayAhead::start(&machine, Bounds::default()).unwrap().expect("all slots fit in memory");
+    let mut ahead = ReplayAhead::start(&machine, &Threads::System, Bounds::default())
+        .unwrap()
+        .expect("all slots fit in memory");
     let follow = &mut |seen| ahead.see(seen);
     let wal = Arc::new(open_wal_following(disk, SyncMode::Always, follow).unwrap());
     let applied = Some(ahead.finish(&wal).unwrap());

@@ -1,25 +1,34 @@
 //! Whole nodes in one process, on simulated disks and pipes: no file is made, and no port is taken.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use diskstore_storage::disk::{CrashMode, SimDisk};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::cli::{Number, Settings};
 use crate::command::{Body, Command, Freshness, ReadLevel, slot_key};
 use crate::config::{Config, MachineKind};
-use crate::host::{Host, LocalNet, Net, Random};
-use crate::node::{self, Node};
+use crate::host::{Clock, Host, LocalNet, Net, Threads};
+use crate::node::{self, Node, StartError};
 use crate::server::Server;
 
 /// Nothing that must come takes longer.
 const LONG: Duration = Duration::from_mins(1);
 
+fn host(net: &LocalNet, disk: &SimDisk) -> Host {
+    Host { disk: Arc::new(disk.clone()), net: Net::Local(net.clone()), ..Host::real() }
+}
+
 /// Starts node `nth` on a disk; all but the first join it.
 async fn start(net: &LocalNet, disk: &SimDisk, nth: u64) -> Arc<Node> {
+    start_on(&host(net, disk), nth).await.unwrap()
+}
+
+async fn start_on(host: &Host, nth: u64) -> Result<Arc<Node>, StartError> {
     let settings = Settings {
         id: Some(format!("node{nth}")),
         raft: Some(format!("127.0.0.1:{}", 12000 + nth)),
@@ -31,10 +40,8 @@ async fn start(net: &LocalNet, disk: &SimDisk, nth: u64) -> Arc<Node> {
         ..Settings::default()
     };
     let config = Config::new(MachineKind::Slots, settings).unwrap();
-    let net = Net::Local(net.clone());
-    let host = Host { disk: Arc::new(disk.clone()), net, random: Random::System };
-    let started = timeout(LONG, node::start(&host, config, Box::new(|_, _| {}))).await;
-    started.expect("it starts in time").unwrap()
+    let started = timeout(LONG, node::start(host, config, Box::new(|_, _| {}))).await;
+    started.expect("it starts in time")
 }
 
 /// What a client of node `nth` reads that asks for this, for as long as the expected answer.
@@ -110,4 +117,51 @@ async fn clients_reach_whole_nodes_through_pipes() {
         timeout(LONG, server).await.expect("its sessions end").unwrap();
         timeout(LONG, node.stop()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn clients_are_told_the_time_of_the_host() {
+    let (net, shown) = (LocalNet::default(), Duration::from_secs(1_000_000_000));
+    let clock = Clock::Set(shown, Instant::now());
+    let node = start_on(&Host { clock, ..host(&net, &SimDisk::new(7)) }, 0).await.unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let listener = node.host().net.listen("127.0.0.1:11000").await.unwrap();
+    let server = tokio::spawn(Server::new(node.clone(), &[]).run(listener, stopping));
+    let mut stream = node.host().net.dial("127.0.0.1:11000").await.unwrap();
+    stream
+        .write_all(b"*1\r\n$4\r\nTIME\r\n*1\r\n$8\r\nLASTSAVE\r\n*1\r\n$4\r\nQUIT\r\n")
+        .await
+        .unwrap();
+    let mut found = String::new();
+    timeout(LONG, stream.read_to_string(&mut found)).await.expect("an answer").unwrap();
+    let lines: Vec<&str> = found.lines().collect();
+    let [seconds, saved] = [2, 5].map(|nth| {
+        let digits = lines[nth].trim_start_matches(':');
+        Duration::from_secs(digits.parse().unwrap())
+    });
+    assert!((shown..shown + LONG).contains(&seconds), "{found}");
+    assert!((shown..shown + LONG).contains(&saved), "{found}");
+    stop.send_replace(true);
+    timeout(LONG, server).await.expect("its sessions end").unwrap();
+    timeout(LONG, node.stop()).await.unwrap();
+}
+
+/// A node needs threads for its log, for applying, and for a while for its replay.
+#[tokio::test]
+async fn a_start_without_threads_is_refused_and_the_next_one_goes_on() {
+    let (net, disk) = (LocalNet::default(), SimDisk::new(8));
+    let mut refused = 0;
+    let node = loop {
+        let threads = Threads::Counted(Arc::new(AtomicUsize::new(refused)));
+        match start_on(&Host { threads, ..host(&net, &disk) }, 0).await {
+            Ok(node) => break node,
+            Err(error) => assert!(error.to_string().contains("no thread"), "{error}"),
+        }
+        refused += 1;
+    };
+    assert!((4..10).contains(&refused), "threads that a start needs: {refused}");
+    let index = set(&node, 7, b"there").await;
+    let body = timeout(LONG, held(&node, 7, index)).await.unwrap();
+    assert_eq!(body, Body::Value(Some(bytes::Bytes::from_static(b"there"))));
+    timeout(LONG, node.stop()).await.unwrap();
 }

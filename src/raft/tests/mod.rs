@@ -34,6 +34,7 @@ use super::state_machine::{RaftApplier, StateMachine};
 use super::types::{Entry, LogId, Member, Membership, TypeConfig, log_id_from};
 use crate::command::{Action, Command, CommandBuilder, Operation, slot_key};
 use crate::fault::Faults;
+use crate::host::Threads;
 use crate::machine::{DiskMachine, Machine};
 use crate::oplog::OpLog;
 use crate::replica::{self, Bounds, Replica, Syncer};
@@ -103,13 +104,15 @@ impl Place {
     fn open_of(&self, machine: Machine, oplog: Option<OpLog>) -> Stores {
         let wal = Arc::new(self.open_wal());
         let faults = Faults::new();
-        let syncer = Arc::new(Syncer::start(wal.clone(), faults.clone()).unwrap());
+        let syncer =
+            Arc::new(Syncer::start(wal.clone(), &Threads::System, faults.clone()).unwrap());
         let replica = Arc::new(Replica::open(machine, syncer.clone(), BOUNDS));
         let setup = replica::ApplierSetup {
             replica: replica.clone(),
             wal: wal.clone(),
             oplog,
             faults: faults.clone(),
+            threads: Threads::System,
         };
         let applier = RaftApplier::start(setup).unwrap();
         let has_started = Arc::new(AtomicBool::new(false));

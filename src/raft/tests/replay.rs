@@ -10,6 +10,7 @@ use diskstore_storage::wal::{self, EntryKind, Wal};
 use openraft::entry::RaftEntry;
 
 use super::{BOUNDS, Place, SEGMENT_BYTES, blank, blanks, increment, log_id, membership, stored};
+use crate::host::Threads;
 use crate::machine::{DiskMachine, Machine};
 use crate::raft::types::{Entry, entry_to, log_id_to};
 use crate::replica::{Applied, ReplayAhead};
@@ -39,7 +40,7 @@ impl Recovered {
 
 pub(super) fn recover(place: &Place) -> Recovered {
     let machine = Machine::Slots(DiskMachine::new(Arc::new(place.open_slots())));
-    let mut ahead = ReplayAhead::start(&machine, BOUNDS).unwrap().unwrap();
+    let mut ahead = ReplayAhead::start(&machine, &Threads::System, BOUNDS).unwrap().unwrap();
     let wal = place.open_wal_following(SEGMENT_BYTES, &mut |seen| ahead.see(seen));
     let applied = ahead.finish(&wal);
     Recovered { machine, wal, applied }
@@ -139,7 +140,7 @@ fn an_entry_that_is_gone_from_the_log_is_noticed() {
         commit(wal, 1, 1);
     });
     let machine = Machine::Slots(DiskMachine::new(Arc::new(place.open_slots())));
-    let mut ahead = ReplayAhead::start(&machine, BOUNDS).unwrap().unwrap();
+    let mut ahead = ReplayAhead::start(&machine, &Threads::System, BOUNDS).unwrap().unwrap();
     drop(place.open_wal_following(SEGMENT_BYTES, &mut |seen| ahead.see(seen)));
     let other = Place::on(&SimDisk::new(2)).open_wal();
     assert!(ahead.finish(&other).is_err());
@@ -180,5 +181,5 @@ fn a_file_that_does_not_fit_in_memory_is_replayed_later() {
     let options = slots::Options::new(4096);
     let slots = slots::Slots::open(&*place.disk, &place.directory, options).unwrap().0;
     let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
-    assert!(ReplayAhead::start(&machine, BOUNDS).unwrap().is_none());
+    assert!(ReplayAhead::start(&machine, &Threads::System, BOUNDS).unwrap().is_none());
 }

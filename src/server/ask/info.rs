@@ -1,7 +1,7 @@
 //! INFO: the state of this node, in the sections and fields of Redis.
 
 use std::fmt::Write as _;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use super::cluster::{host_and_port, is_leader, leader_of, node_id};
 use super::{REDIS_VERSION, Server};
@@ -19,6 +19,8 @@ type Section = fn(&Facts, &mut Text);
 
 /// What INFO tells.
 pub(super) struct Facts {
+    /// The time since 1970.
+    time: Duration,
     status: Status,
     connections: usize,
     connections_max: usize,
@@ -33,6 +35,7 @@ impl Facts {
     /// The facts of this moment.
     pub(super) fn now(server: &Server) -> Facts {
         Facts {
+            time: server.node.host().clock.wall(),
             status: server.node.status(),
             connections: server.clients.count(),
             connections_max: Shares::now().clients,
@@ -75,7 +78,6 @@ impl Facts {
 
     fn server(&self, text: &mut Text) {
         let Status { version, name, uptime_s, .. } = &self.status;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         text.line(format_args!("redis_version:{REDIS_VERSION}"));
         text.line(format_args!("redis_mode:standalone"));
         text.line(format_args!("os:{}", std::env::consts::OS));
@@ -84,7 +86,7 @@ impl Facts {
         text.line(format_args!("node_name:{name}"));
         text.line(format_args!("run_id:{}", node_id(&self.status.member_id)));
         text.line(format_args!("process_id:{}", std::process::id()));
-        text.line(format_args!("server_time_usec:{}", now.as_micros()));
+        text.line(format_args!("server_time_usec:{}", self.time.as_micros()));
         text.line(format_args!("uptime_in_seconds:{uptime_s}"));
         text.line(format_args!("uptime_in_days:{}", uptime_s / 86_400));
     }
@@ -258,6 +260,7 @@ mod tests {
         let get = CommandCount { name: "get", calls: 5, rejected: 1 };
         let counts = Counts { commands: vec![get], hits: 3, misses: 2, ..Counts::default() };
         Facts {
+            time: Duration::from_secs(1_000_000_000),
             status: status(role),
             connections: 1,
             connections_max: 9,

@@ -72,6 +72,8 @@ pub(crate) enum Question {
     Size,
     /// `DISKSTORE STATUS`
     Status,
+    /// `TIME`
+    Time,
     /// `WAITAOF`
     WaitAof {
         /// Whether this node's own disk shall hold the last write.
@@ -150,6 +152,11 @@ pub(crate) async fn answer(
         }
         Question::Size => Value::count(requester.replica(node).await?.live_count().await?),
         Question::Status => Value::Bytes(node.status().to_json().into()),
+        Question::Time => {
+            let since = node.host().clock.wall();
+            let numbers = [since.as_secs(), u64::from(since.subsec_micros())];
+            Value::Array(numbers.iter().map(|number| Value::word(&number.to_string())).collect())
+        }
         Question::WaitAof { own, members, timeout } => {
             if !node.syncs_always() {
                 let reason = "by -sync, writes are acknowledged unsynced";
@@ -174,7 +181,7 @@ fn member_count(count: usize) -> Value {
 /// A key that holds a value: the first one from a random place on.
 async fn random_key(server: &Server, requester: &Requester) -> Result<Option<Bytes>, Failure> {
     let replica = requester.replica(&server.node).await?;
-    let random = getrandom::u64().unwrap_or_default();
+    let random = server.node.host().random.bytes().map_or(0, u64::from_le_bytes);
     let from = random.checked_rem(server.keys.scan_end()).unwrap_or_default();
     let mut place = Some(from);
     let mut wrapped = false;

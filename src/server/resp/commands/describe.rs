@@ -1,11 +1,8 @@
-//! Commands whose answers are fixed when the program is built, such as COMMAND and CONFIG, and
-//! TIME, which asks the clock. Pure.
+//! Commands whose answers are fixed when the program is built, such as COMMAND and CONFIG. Pure.
 
 #![deny(clippy::indexing_slicing)]
 
-use std::time::SystemTime;
-
-use super::super::connection::{Connection, Step};
+use super::super::connection::Step;
 use super::super::table::{ADMIN, KeyPlaces, SLOW, Spec, TABLE, Use, lookup};
 use crate::server::complaint::Complaint;
 use crate::server::glob::matches;
@@ -17,7 +14,6 @@ pub(super) const ROWS: &[Spec] = &[
     Spec::other("config", -2, |_, rest| config(rest).map(Step::Answer), "Reads settings.").of(ADMIN),
     Spec::other("latency", -2, |_, rest| latency(rest).map(Step::Answer), "Answers that no events are kept.").of(ADMIN),
     Spec::other("slowlog", -2, |_, rest| slow_log(rest).map(Step::Answer), "Answers that no slow commands are kept.").of(ADMIN),
-    Spec::other("time", 1, time, "Answers the time of this node.").of(SLOW),
 ];
 
 /// Settings as clients of Redis know them; what they say is true here.
@@ -31,14 +27,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("save", ""),
     ("timeout", "0"),
 ];
-
-/// `TIME`
-fn time(_: &mut Connection, _: &[&[u8]]) -> Result<Step, Complaint> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let numbers = [since.as_secs(), u64::from(since.subsec_micros())];
-    let words = numbers.iter().map(|number| Value::word(&number.to_string())).collect();
-    Ok(Step::Answer(Value::Array(words)))
-}
 
 /// `COMMAND [COUNT | LIST ... | GETKEYS ... | INFO name... | DOCS name...]`
 fn command(arguments: &[&[u8]]) -> Result<Value, Complaint> {

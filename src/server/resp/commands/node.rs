@@ -30,6 +30,7 @@ pub(super) const ROWS: &[Spec] = &[
     Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).by_stores(),
     Spec::other("role", 1, role, "Answers the role of this node.").of(TELLING),
     Spec::other("scan", -2, scan, "Lists keys that hold a value, step by step.").of(KEYSPACE_LISTING).by_stores(),
+    Spec::other("time", 1, time, "Answers the time of this node.").of(SLOW),
     Spec::other("wait", 3, wait, "Waits until other members hold the last write durably.").of(SLOW),
     Spec::other("waitaof", 4, wait_aof, "Waits as WAIT does, for this node's disk too.").of(SLOW),
 ];
@@ -52,6 +53,11 @@ fn role(_: &mut Connection, _: &[&[u8]]) -> Result<Step, Complaint> {
 /// `LASTSAVE`
 fn last_save(_: &mut Connection, _: &[&[u8]]) -> Result<Step, Complaint> {
     Ok(Step::Ask(Question::LastSave))
+}
+
+/// `TIME`
+fn time(_: &mut Connection, _: &[&[u8]]) -> Result<Step, Complaint> {
+    Ok(Step::Ask(Question::Time))
 }
 
 /// `INFO [section...]`

@@ -15,7 +15,6 @@ mod transaction;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::decode::Request;
 use super::draft::Draft;
@@ -171,7 +170,6 @@ impl Connection {
     /// Tells the registry what this connection did last.
     pub(crate) fn show(&self) {
         self.client().note_activity(Activity {
-            at: Instant::now(),
             command: self.last.map_or("NULL", |spec| spec.name),
             version: self.version.number(),
             queued: self.queue.as_ref().map(Queue::request_count),
