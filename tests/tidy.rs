@@ -6,6 +6,8 @@
 mod arrows;
 #[path = "tidy/citations.rs"]
 mod citations;
+#[path = "tidy/hosts.rs"]
+mod hosts;
 #[path = "tidy/signatures.rs"]
 mod signatures;
 #[path = "tidy/walks.rs"]

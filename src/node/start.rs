@@ -15,7 +15,6 @@ use diskstore_storage::disk::Disk;
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::Geometry;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -43,7 +42,7 @@ const LEARN_BOUND: Duration = Duration::from_secs(5);
 struct Listeners {
     raft: Listener,
     join: Option<Listener>,
-    recovery: Option<TcpListener>,
+    recovery: Option<Listener>,
 }
 
 /// What the directory said, or what was decided for an empty one.
@@ -230,11 +229,7 @@ async fn listen(host: &Host, config: &Config) -> Result<Listeners, StartError> {
         None => None,
     };
     let recovery = match &config.recovery_address {
-        Some(address) => {
-            let (flag, address) = ("hrecov", address.to_string());
-            let bound = TcpListener::bind(&address).await;
-            Some(bound.map_err(|source| StartError::Listen { flag, address, source })?)
-        }
+        Some(address) => Some(bind(host, "hrecov", address).await?),
         None => None,
     };
     Ok(Listeners { raft, join, recovery })
@@ -390,7 +385,10 @@ fn serve(
     ];
     tasks.extend(listeners.join.map(|listener| consensus.serve(listener, Zone::Joins)));
     let handed_out = listeners.recovery.zip(recorded);
-    tasks.extend(handed_out.map(|(listener, parts)| tokio::spawn(serve_recovery(listener, parts))));
+    tasks.extend(handed_out.map(|(listener, parts)| {
+        let threads = consensus.caller().host().threads.clone();
+        tokio::spawn(serve_recovery(listener, parts, threads))
+    }));
     tasks
 }
 
