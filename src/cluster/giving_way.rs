@@ -34,19 +34,19 @@ const HAND_OVER_BOUND: Duration = Duration::from_secs(3);
 
 /// Gives way whenever this member leads and has had no room for a while. Runs as long as the node.
 pub(super) async fn give_way_when_full(cluster: std::sync::Arc<Cluster>) {
-    let mut gave_way_in = 0; // I2
+    let mut gave_way_in = None; // I2
     let mut asked: Option<Instant> = None;
     loop {
         tokio::time::sleep(PERIOD).await;
         let consensus = &cluster.consensus;
         let view = consensus.view();
         let may_ask = asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
-        if !view.is_leader || view.term == gave_way_in || !may_ask || !is_full(consensus) {
+        if !view.is_leader || Some(view.term) == gave_way_in || !may_ask || !is_full(consensus) {
             continue;
         }
         asked = Some(Instant::now());
         if cluster.give_way().await {
-            gave_way_in = view.term;
+            gave_way_in = Some(view.term);
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Cluster, WIRE_BOUND};
 use crate::peer::Method;
+use crate::raft::MemberView;
 
 /// How long another member is waited for at most.
 const BOUND_MAX: Duration = Duration::from_secs(10);
@@ -43,7 +44,9 @@ impl Cluster {
             let view = self.consensus.view();
             let me = self.consensus.member_id();
             let others = view.members.iter().filter(|(id, _)| **id != me);
-            let count = others.filter(|(_, member)| member.matched >= Some(index)).count();
+            let holds =
+                |member: &MemberView| member.matched.is_some_and(|held| held.get() >= index);
+            let count = others.filter(|(_, member)| holds(member)).count();
             if count >= wanted || Instant::now() >= deadline || !view.is_leader {
                 return count;
             }

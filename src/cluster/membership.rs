@@ -202,7 +202,7 @@ fn is_level(view: &View, learner: &MemberView) -> bool {
     };
     let has_caught_up = learner
         .matched
-        .is_some_and(|matched| matched + lag_max >= view.last_log.unwrap_or_default());
+        .is_some_and(|held| view.last_log.unwrap_or_default().entries_since(held) <= lag_max);
     has_caught_up && learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX)
 }
 
@@ -257,10 +257,13 @@ fn next_change(
 
 #[cfg(test)]
 pub(super) mod tests {
+    use diskstore_storage::{LogIndex, Term};
+
     use super::*;
     use crate::peer::Member;
 
     pub(in super::super) fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
+        let matched = matched.map(LogIndex::new);
         let member = Member { name: name.into(), ..Member::default() };
         let silent_for = Some(Duration::from_millis(100));
         MemberView { member, is_voter, matched, silent_for }
@@ -270,15 +273,15 @@ pub(super) mod tests {
         let voters = members.iter().filter(|(_, member)| member.is_voter).map(|(id, _)| *id);
         let goal_voters: BTreeSet<u64> = voters.collect();
         View {
-            term: 1,
+            term: Term::new(1),
             leader: Some(1),
             is_leader: true,
             members: members.into_iter().collect(),
             is_joint: false,
             configs: vec![BTreeSet::clone(&goal_voters)],
             goal_voters,
-            last_log: Some(10_000),
-            committed: Some(10_000),
+            last_log: Some(LogIndex::new(10_000)),
+            committed: Some(LogIndex::new(10_000)),
             checkpoint: None,
             purged: None,
         }
@@ -306,7 +309,7 @@ pub(super) mod tests {
     #[test]
     fn a_learner_that_lags_or_follows_for_ever_stays() {
         let mut members = three();
-        members[2].1.matched = Some(9_000);
+        members[2].1.matched = Some(LogIndex::new(9_000));
         assert_eq!(next_change(&view(members), |_| false), None);
         let mut members = three();
         members[2].1.matched = None;
@@ -399,7 +402,7 @@ pub(super) mod tests {
         let without_old = Some(Change::RemoveLearner(3));
         assert_eq!(next_change(&view(members.clone()), |id| id == 3), without_old);
         // Under load it is always behind by what is being gathered for it.
-        members[3].1.matched = Some(10_000 - 2 * LAG_MAX);
+        members[3].1.matched = Some(LogIndex::new(10_000 - 2 * LAG_MAX));
         assert_eq!(next_change(&view(members), |id| id == 3), without_old);
     }
 

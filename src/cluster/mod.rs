@@ -96,7 +96,7 @@ impl Cluster {
 
     /// The election term, as far as this member knows.
     pub fn term(&self) -> u64 {
-        self.consensus.view().term
+        self.consensus.view().term.get()
     }
 
     /// Whether this member leads.
@@ -211,8 +211,8 @@ impl Cluster {
 
     pub(super) fn unknown(&self, reason: &str) -> Failure {
         let view = self.consensus.view();
-        let index = view.last_log.unwrap_or_default();
-        Failure::Unknown { term: view.term, index, reason: reason.into() }
+        let (term, index) = (view.term.get(), view.last_log.unwrap_or_default().get());
+        Failure::Unknown { term, index, reason: reason.into() }
     }
 
     /// Answers one request of another member; `None` if it cannot be read.

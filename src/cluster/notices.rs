@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_storage::Term;
 use tokio::time::Instant;
 
 use crate::raft::{Consensus, View};
@@ -16,7 +17,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Told {
     /// Term and name of the leader.
-    leader: Option<(u64, String)>,
+    leader: Option<(Term, String)>,
     votes: bool,
     lacks_majority: bool,
 }
@@ -24,7 +25,7 @@ struct Told {
 /// What there is to tell, one sentence each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Notice {
-    Leads { name: String, is_self: bool, term: u64 },
+    Leads { name: String, is_self: bool, term: Term },
     NoLeader,
     Votes { voters: usize },
     VotesNoMore,
@@ -80,9 +81,9 @@ impl Told {
 fn log(notice: &Notice) {
     match notice {
         Notice::Leads { is_self: true, name, term } => {
-            tracing::info!(term, "this node, {name}, leads");
+            tracing::info!(%term, "this node, {name}, leads");
         }
-        Notice::Leads { name, term, .. } => tracing::info!(term, "{name} leads"),
+        Notice::Leads { name, term, .. } => tracing::info!(%term, "{name} leads"),
         Notice::NoLeader => tracing::info!("no leader is known"),
         Notice::Votes { voters } => tracing::info!("this node votes, one of {voters}"),
         Notice::VotesNoMore => tracing::info!("this node votes no more"),
@@ -108,7 +109,7 @@ mod tests {
             (id, MemberView { member, is_voter, matched: None, silent_for: None })
         };
         View {
-            term,
+            term: Term::new(term),
             leader,
             is_leader: leader == Some(1),
             members: BTreeMap::from([member(1), member(2)]),
@@ -126,7 +127,7 @@ mod tests {
     fn who_leads_is_told_once_for_each_change_and_by_name() {
         let mut told = Told::default();
         let leads = |name: &str, is_self, term| {
-            vec![Notice::Leads { name: name.to_owned(), is_self, term }]
+            vec![Notice::Leads { name: name.to_owned(), is_self, term: Term::new(term) }]
         };
         assert_eq!(told.news(&view(None, 0, &[]), 1, false), []);
         assert_eq!(told.news(&view(Some(2), 3, &[]), 1, false), leads("node2", false, 3));

@@ -55,10 +55,14 @@ fn doing(cause: Cause, consensus: &Consensus) -> String {
         Cause::LogSpace if consensus.replica().lacks_checkpoint_space() => {
             "make room on the disk; a leader gives way to members that have some".into()
         }
-        Cause::LogSpace if view.checkpoint.unwrap_or(0) < consensus.replica().applied_index() => {
+        Cause::LogSpace
+            if view.checkpoint.unwrap_or_default().get() < consensus.replica().applied_index() =>
+        {
             "a checkpoint is written, the log behind it is used again".into()
         }
-        Cause::LogSpace if consensus.replica().purge_bound() < view.checkpoint.unwrap_or(0) => {
+        Cause::LogSpace
+            if consensus.replica().purge_bound() < view.checkpoint.unwrap_or_default().get() =>
+        {
             "a member is being sent a snapshot, the log behind that is used again".into()
         }
         Cause::LogSpace => {

@@ -31,7 +31,7 @@ impl Cluster {
             member_id: format!("{:016x}", consensus.member_id()),
             cluster_id: format!("{:032x}", self.cluster_id),
             role: role_of(&view, consensus.member_id()).into(),
-            term: view.term,
+            term: view.term.get(),
             leader: view
                 .leader
                 .and_then(|id| view.members.get(&id))
@@ -40,11 +40,11 @@ impl Cluster {
             voters_changing: view.is_joint,
             moved: self.moved(),
             no_majority_s: consensus.without_majority(started).map(|time| time.as_secs()),
-            committed: view.committed.unwrap_or(0),
+            committed: view.committed.unwrap_or_default().get(),
             applied: consensus.replica().applied_index(),
-            last_log: view.last_log.unwrap_or(0),
-            checkpoint: view.checkpoint.unwrap_or(0),
-            purged: view.purged.unwrap_or(0),
+            last_log: view.last_log.unwrap_or_default().get(),
+            checkpoint: view.checkpoint.unwrap_or_default().get(),
+            purged: view.purged.unwrap_or_default().get(),
             readable_from: machine.readable_from(),
             slots: limits.slot_count,
             value_size: limits.value_bytes_max,
@@ -74,7 +74,7 @@ impl Cluster {
     fn members_of(&self, view: &View) -> Vec<MemberStatus> {
         let member_id = self.consensus.member_id();
         let silence = Duration::from_millis(LEASE_MS);
-        let last_log = view.last_log.unwrap_or(0);
+        let last_log = view.last_log.unwrap_or_default();
         let status = |(id, known): (&u64, &MemberView)| {
             let matched =
                 if view.is_leader && *id == member_id { Some(last_log) } else { known.matched };
@@ -89,7 +89,7 @@ impl Cluster {
                 .into(),
                 client: known.member.client_address.clone(),
                 raft: known.member.raft_address.clone(),
-                matched,
+                matched: matched.map(|held| held.get()),
                 heard_ms: known
                     .silent_for
                     .filter(|_| view.is_leader && *id != member_id)
@@ -99,7 +99,7 @@ impl Cluster {
                 } else {
                     self.consensus.is_silent(*id, silence)
                 },
-                lag: matched.map(|matched| last_log.saturating_sub(matched)),
+                lag: matched.map(|held| last_log.entries_since(held)),
             }
         };
         let mut members: Vec<MemberStatus> = view.members.iter().map(status).collect();

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_storage::LogIndex;
 use tokio::time::Instant;
 
 use crate::config::checkpoint_bytes;
@@ -59,7 +60,7 @@ struct Upkeep {
     /// When that was.
     then: Instant,
     /// The newest checkpoint then.
-    checkpoint_then: Option<u64>,
+    checkpoint_then: Option<LogIndex>,
     /// How long after that the next one is asked for if it is urgent.
     urgent_period: Duration,
 }
@@ -121,7 +122,7 @@ impl Upkeep {
         let checkpoint = self.consensus.view().checkpoint;
         let replica = self.consensus.replica();
         // The log behind a checkpoint is used again.
-        let is_behind = checkpoint.unwrap_or(0) < replica.applied_index();
+        let is_behind = checkpoint.unwrap_or_default().get() < replica.applied_index();
         let is_urgent = lacks_space && is_behind
             || replica.machine.fullness() == Fullness::FullOfDeleted
             || replica.lacks_checkpoint_space();

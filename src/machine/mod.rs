@@ -289,7 +289,9 @@ impl Images {
     /// The highest log index among them; 0 if there are none.
     pub fn highest_index(&self) -> u64 {
         match self {
-            Images::Slots(images) => images.iter().map(|image| image.index).max().unwrap_or(0),
+            Images::Slots(images) => {
+                images.iter().map(|image| image.index.get()).max().unwrap_or(0)
+            }
             Images::Keys(images) => images.iter().map(|image| image.index).max().unwrap_or(0),
         }
     }

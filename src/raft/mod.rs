@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use diskstore_storage::wal::Wal;
+use diskstore_storage::{LogIndex, Term};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RaftError;
 use openraft::metrics::RaftMetrics;
@@ -147,7 +148,7 @@ pub struct Consensus {
     /// in that term, for an attempt that failed may still reach the heir.
     handing_over_in: AtomicU64,
     /// Term of this member's leadership, and when it was first seen.
-    leading: Mutex<Option<(u64, Instant)>>,
+    leading: Mutex<Option<(Term, Instant)>>,
     /// What is refused, and since when.
     refusals: Refusals,
     /// Held from the look at the membership to its change (I2 of `members.rs`).
@@ -439,12 +440,12 @@ impl Consensus {
     pub async fn purge(&self, keep_bytes: u64) -> Option<u64> {
         let view = self.view();
         let bounds = [
-            view.checkpoint,
+            view.checkpoint.map(LogIndex::get),
             self.wal.purge_point_keeping(keep_bytes),
             Some(self.replica.purge_bound()),
         ];
         let upto = bounds.into_iter().min().flatten()?;
-        if view.purged >= Some(upto) {
+        if view.purged >= Some(LogIndex::new(upto)) {
             return None;
         }
         if let Err(error) = self.raft.trigger().purge_log(upto).await {
@@ -491,7 +492,7 @@ impl Consensus {
                 **id != self.member_id && member.is_voter && is_alive && may_lead(**id)
             });
             let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { break };
-            self.handing_over_in.fetch_max(view.term, Ordering::AcqRel); // before the heir can know
+            self.handing_over_in.fetch_max(view.term.get(), Ordering::AcqRel); // before the heir can know
             if self.raft.trigger().transfer_leader(*heir).await.is_err() {
                 break;
             }

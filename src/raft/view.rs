@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_storage::{LogIndex, Term};
 use futures_util::FutureExt;
 use openraft::async_runtime::{Watch, WatchReceiver};
 use openraft::metrics::RaftMetrics;
@@ -68,7 +69,7 @@ impl Roster for LogRoster {
 #[derive(Debug, Clone)]
 pub struct View {
     /// Election term.
-    pub term: u64,
+    pub term: Term,
     /// The leader, if one is known.
     pub leader: Option<u64>,
     /// True if this member leads.
@@ -82,13 +83,13 @@ pub struct View {
     /// The voters once a change that is half way is completed; else those that vote now.
     pub goal_voters: BTreeSet<u64>,
     /// Index of the last entry in the log; `None` in an empty one.
-    pub last_log: Option<u64>,
+    pub last_log: Option<LogIndex>,
     /// Index of the last entry known committed.
-    pub committed: Option<u64>,
+    pub committed: Option<LogIndex>,
     /// Index of the checkpoint.
-    pub checkpoint: Option<u64>,
+    pub checkpoint: Option<LogIndex>,
     /// The log is purged up to here.
-    pub purged: Option<u64>,
+    pub purged: Option<LogIndex>,
 }
 
 /// What is known of one member.
@@ -99,7 +100,7 @@ pub struct MemberView {
     /// True if it counts in elections and majorities.
     pub is_voter: bool,
     /// On the leader: the last index that the member is known to hold durably.
-    pub matched: Option<u64>,
+    pub matched: Option<LogIndex>,
     /// On the leader: time since the member answered last; `None` if it never did.
     pub silent_for: Option<Duration>,
 }
@@ -119,7 +120,9 @@ where
 pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
-    let index = |log_id: &Option<LogId>| log_id.as_ref().map(|log_id| log_id_to(log_id).index);
+    let index = |log_id: &Option<LogId>| {
+        log_id.as_ref().map(|log_id| LogIndex::new(log_id_to(log_id).index))
+    };
     let members = membership.nodes().map(|(id, member)| {
         let matched = metrics.replication.as_ref().and_then(|replication| replication.get(id));
         let heard = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(id));
@@ -132,7 +135,7 @@ pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View
         (*id, view)
     });
     View {
-        term: metrics.current_term,
+        term: Term::new(metrics.current_term),
         leader: metrics.current_leader,
         is_leader: metrics.state == ServerState::Leader
             && metrics.current_leader == Some(member_id),
@@ -140,7 +143,7 @@ pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View
         is_joint: membership.get_joint_config().len() > 1,
         configs: membership.get_joint_config().clone(),
         goal_voters: membership.get_joint_config().last().cloned().unwrap_or_default(),
-        last_log: metrics.last_log_index,
+        last_log: metrics.last_log_index.map(LogIndex::new),
         committed: index(&metrics.local_committed),
         checkpoint: index(&metrics.snapshot),
         purged: index(&metrics.purged),

@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes};
 use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::{self, SlotImage};
 use diskstore_storage::state::{MEMBERSHIP_BYTES_MAX, Membership};
-use diskstore_storage::{LogId, Vote};
+use diskstore_storage::{LogId, LogIndex, SlotIndex, Vote};
 
 use crate::command::DecodeError;
 use crate::command::cursor::Cursor;
@@ -180,9 +180,9 @@ impl SnapshotSlots {
             out.put_u32_le(count.expect("invariant: frames are bounded"));
             match &self.images {
                 Images::Slots(images) => {
-                    for SlotImage { key, index, value } in images {
-                        out.put_u64_le(*key);
-                        put_version(out, *index, value.as_ref());
+                    for SlotImage { slot, index, value } in images {
+                        out.put_u64_le(slot.get());
+                        put_version(out, index.get(), value.as_ref());
                         out.put_slice(value.as_deref().unwrap_or_default());
                     }
                 }
@@ -208,10 +208,11 @@ impl SnapshotSlots {
         let (nth, last_log, count) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
         let mut images = Vec::new();
         for _ in 0..count {
-            let key = cursor.u64()?;
+            let slot = SlotIndex::new(cursor.u64()?);
             let (index, word) = read_version(&mut cursor, last_log)?;
             let value = cursor.bytes((word & !LIVE) as usize)?;
-            images.push(SlotImage { key, index, value: (word & LIVE != 0).then_some(value) });
+            let (index, value) = (LogIndex::new(index), (word & LIVE != 0).then_some(value));
+            images.push(SlotImage { slot, index, value });
         }
         cursor.finish()?;
         Ok(SnapshotSlots { nth, last_log, images: Images::Slots(images) })

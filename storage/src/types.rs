@@ -56,6 +56,13 @@ number! {
     MemberId
 }
 
+impl LogIndex {
+    /// How many entries of the log stand behind that of `earlier` up to this one; 0 if none do.
+    pub const fn entries_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// The position of an entry in the replicated log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LogId {

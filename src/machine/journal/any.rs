@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use diskstore_storage::Result;
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::SlotImage;
 use diskstore_storage::state::{Checkpointed, Full, Target, Versioned};
-use diskstore_storage::{LogIndex, Result, SlotIndex};
 use smallvec::SmallVec;
 
 use super::{JournalMachine, JournalOptions, effect_of};
@@ -144,8 +144,8 @@ impl AnyMachine for JournalMachine {
     fn merge(&self, images: &Images) -> Result<()> {
         match images {
             Images::Slots(images) => {
-                images.iter().try_for_each(|SlotImage { key, index, value }| {
-                    self.merge_slot(SlotIndex::new(*key), LogIndex::new(*index), value.as_deref())
+                images.iter().try_for_each(|SlotImage { slot, index, value }| {
+                    self.merge_slot(*slot, *index, value.as_deref())
                 })
             }
             Images::Keys(images) => images.iter().try_for_each(|KeyImage { key, index, value }| {

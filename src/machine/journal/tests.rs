@@ -156,11 +156,9 @@ fn replaying_the_files_gives_the_state_of_the_slots_through_crashes_and_snapshot
                     assert_eq!(journal.begin_merge(applied, 0), applied);
                     for slot in (0..SLOT_COUNT).rev() {
                         let image = slots.slots().image(slot).unwrap();
-                        if image.index > applied {
+                        if image.index.get() > applied {
                             let value = image.value.as_deref();
-                            journal
-                                .merge_slot(SlotIndex::new(slot), LogIndex::new(image.index), value)
-                                .unwrap();
+                            journal.merge_slot(image.slot, image.index, value).unwrap();
                         }
                     }
                     journal.install(target(begin), &mut || Ok(())).unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use diskstore_storage::LogIndex;
 use diskstore_storage::slots::Geometry;
 
 use super::{SEGMENT_BYTES, create_slots, disk, start};
@@ -66,7 +67,10 @@ async fn a_full_disk_makes_due_what_gives_the_log_its_room_back() {
             break;
         }
     }
-    assert!(consensus.view().checkpoint > Some(0), "the log is too short for such a disk");
+    assert!(
+        consensus.view().checkpoint > Some(LogIndex::new(0)),
+        "the log is too short for such a disk"
+    );
     let is_full = || consensus.refusing().iter().any(|refusing| refusing.cause == Cause::LogSpace);
     let ended = async {
         while is_full() {

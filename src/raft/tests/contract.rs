@@ -1,7 +1,8 @@
 //! The storage contract of openraft (`docs/contract.md`), rule by rule (C1 to C18), where its own suite cannot look:
 //! what a power loss leaves, and what an injected error leads to.
 
-use diskstore_storage::{MemberId, Term};
+use diskstore_storage::slots::SlotImage;
+use diskstore_storage::{LogIndex, MemberId, SlotIndex, Term};
 use std::io;
 use std::time::Duration;
 
@@ -355,9 +356,9 @@ async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
     let disk = SimDisk::new(13);
     let stores = Place::on(&disk).open();
     let replica = stores.replica.clone();
-    let image = diskstore_storage::slots::SlotImage {
-        key: 9,
-        index: 77,
+    let image = SlotImage {
+        slot: SlotIndex::new(9),
+        index: LogIndex::new(77),
         value: Some(bytes::Bytes::from_static(b"ahead")),
     };
     let merge = move || {
@@ -377,7 +378,7 @@ async fn c13_a_half_installed_snapshot_is_never_taken_for_a_whole_one() {
         disk.crash_at(operation);
         let merge = move || {
             let value = Some(bytes::Bytes::from_static(b"ahead"));
-            let image = diskstore_storage::slots::SlotImage { key: 9, index: 77, value };
+            let image = SlotImage { slot: SlotIndex::new(9), index: LogIndex::new(77), value };
             slots_of(&replica).merge(&image).unwrap();
             replica.write_back().unwrap_err();
         };

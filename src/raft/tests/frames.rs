@@ -8,7 +8,9 @@ use bytes::Bytes;
 use diskstore_storage::keys::KeyImage;
 use diskstore_storage::slots::SlotImage;
 use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
-use diskstore_storage::{LogId as StoredLogId, MemberId, Term, Vote as StoredVote};
+use diskstore_storage::{
+    LogId as StoredLogId, LogIndex, MemberId, SlotIndex, Term, Vote as StoredVote,
+};
 use openraft::entry::RaftEntry;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest,
@@ -156,8 +158,10 @@ fn begin() -> SnapshotBegin {
 
 fn slots() -> SnapshotSlots {
     let value = Some(Bytes::from_static(b"v"));
-    let images =
-        vec![SlotImage { key: 1, index: 4, value }, SlotImage { key: 2, index: 4, value: None }];
+    let images = vec![
+        SlotImage { slot: SlotIndex::new(1), index: LogIndex::new(4), value },
+        SlotImage { slot: SlotIndex::new(2), index: LogIndex::new(4), value: None },
+    ];
     SnapshotSlots { nth: 6, last_log: 9, images: Images::Slots(images) }
 }
 
@@ -552,7 +556,7 @@ fn a_snapshot_beyond_the_end_of_its_senders_log_is_refused() {
         SnapshotBegin::decode(body(put(|out| begun.put(out)))).unwrap_err();
         let mut ahead = slots();
         if let Images::Slots(images) = &mut ahead.images {
-            images[1].index = far;
+            images[1].index = LogIndex::new(far);
         }
         SnapshotSlots::decode(body(put(|out| ahead.put(out)))).unwrap_err();
         let mut ahead = keys();
@@ -690,7 +694,8 @@ async fn frames_within_a_value_stay_a_value() {
         entries: vec![normal(3, 6, command(&[(1, Action::Append { value: &inner })]))],
     };
     let value = Some(Bytes::from(inner.clone()));
-    let images = Images::Slots(vec![SlotImage { key: 1, index: 4, value }]);
+    let images =
+        Images::Slots(vec![SlotImage { slot: SlotIndex::new(1), index: LogIndex::new(4), value }]);
     let slots = SnapshotSlots { nth: 6, last_log: 9, images };
     let mut sent = put(|out| put_append(out, append()));
     slots.put(&mut sent);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::keys::{KeyImage, Keys, New, Options};
 use diskstore_storage::slots::SlotImage;
+use diskstore_storage::{LogIndex, SlotIndex};
 use tokio::net::TcpListener;
 
 use super::transfer::{accept, begin, vote, with_slot_2_damaged};
@@ -27,7 +28,11 @@ const BEGIN: u64 = 4;
 
 fn slot_image(index: u64) -> Images {
     let value = Some(Bytes::from_static(b"old"));
-    Images::Slots(vec![SlotImage { key: SLOT, index, value }])
+    Images::Slots(vec![SlotImage {
+        slot: SlotIndex::new(SLOT),
+        index: LogIndex::new(index),
+        value,
+    }])
 }
 
 /// Begins a snapshot, has `meanwhile` done once it is accepted, and sends the image then; what the

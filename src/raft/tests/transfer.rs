@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use diskstore_storage::disk::{OperationKind, SimDisk};
 use diskstore_storage::slots::{DOUBLE_FILE, SLOTS_FILE, SlotImage};
-use diskstore_storage::{MemberId, Term, Vote};
+use diskstore_storage::{LogIndex, MemberId, SlotIndex, Term, Vote};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tokio::net::TcpListener;
@@ -140,7 +140,9 @@ async fn a_sender_behind_its_own_readable_from_passes_it_on() {
     let mut sender = member(&disk, &[1, 2]).await;
     sender.append((3..=9).map(|index| blank(1, index)).collect()).await.unwrap();
     let value = Some(Bytes::from_static(b"ahead"));
-    slots_of(&sender.replica).merge(&SlotImage { key: 5, index: 9, value }).unwrap();
+    slots_of(&sender.replica)
+        .merge(&SlotImage { slot: SlotIndex::new(5), index: LogIndex::new(9), value })
+        .unwrap();
     let mut receiver = member(&other, &[1]).await;
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 2));
     assert_eq!(receiver.replica.applied_index(), 2);
@@ -288,7 +290,11 @@ fn slots(nth: u64, key: u64) -> SnapshotSlots {
     SnapshotSlots {
         nth,
         last_log: 9,
-        images: Images::Slots(vec![SlotImage { key, index: 3, value }]),
+        images: Images::Slots(vec![SlotImage {
+            slot: SlotIndex::new(key),
+            index: LogIndex::new(3),
+            value,
+        }]),
     }
 }
 

@@ -84,20 +84,20 @@ impl Slots {
     /// `OutOfRange` if the key or the value does not fit the geometry, or if the index is none
     /// that a log can have; nothing was changed.
     pub fn merge(&self, image: &SlotImage) -> Result<bool> {
-        self.area.geometry.check_key(image.key)?;
+        let (key, index) = (image.slot.get(), image.index.get());
+        self.area.geometry.check_key(key)?;
         self.area.check_value(image.value.as_deref().unwrap_or_default())?;
-        check_index(image.index)?;
-        if image.index == 0 && image.value.is_some() {
+        check_index(index)?;
+        if index == 0 && image.value.is_some() {
             return Ok(false); // no entry wrote this: there is nothing to bring
         }
-        let _lock = self.locks.lock_one(image.key);
-        let loaded = self.area.load_owned(image.key);
-        if loaded.is_right() && loaded.header.index >= image.index {
+        let _lock = self.locks.lock_one(key);
+        let loaded = self.area.load_owned(key);
+        if loaded.is_right() && loaded.header.index >= index {
             return Ok(false);
         }
-        self.readable_from.fetch_max(image.index, Ordering::AcqRel);
-        let (slot, entry) = (SlotIndex::new(image.key), LogIndex::new(image.index));
-        self.area.store(slot, entry, image.value.as_deref());
+        self.readable_from.fetch_max(index, Ordering::AcqRel);
+        self.area.store(image.slot, image.index, image.value.as_deref());
         Ok(true)
     }
 }

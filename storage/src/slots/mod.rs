@@ -55,9 +55,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::Result;
 use crate::disk::File;
 use crate::state::Versioned;
+use crate::{LogIndex, Result, SlotIndex};
 use area::Area;
 use checkpoint::Writer;
 use locks::Locks;
@@ -71,9 +71,9 @@ pub const DOUBLE_FILE: &str = "double.dat";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotImage {
     /// The slot's number.
-    pub key: u64,
-    /// Log index of the last set or delete.
-    pub index: u64,
+    pub slot: SlotIndex,
+    /// Log index of the last set or delete; 0 if the slot was never written.
+    pub index: LogIndex,
     /// The value; `None` if it was deleted.
     pub value: Option<Bytes>,
 }
@@ -161,7 +161,7 @@ impl Slots {
     /// As [`Slots::read`].
     pub fn image(&self, key: u64) -> Result<SlotImage> {
         let Versioned { index, value } = self.read(key)?;
-        Ok(SlotImage { key, index, value })
+        Ok(SlotImage { slot: SlotIndex::new(key), index: LogIndex::new(index), value })
     }
 
     /// The slots that were found damaged since the start and still are, ascending; at most

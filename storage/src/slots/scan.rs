@@ -69,7 +69,8 @@ impl Slots {
             let index = loaded.header.index;
             if index > changed_after {
                 bytes += IMAGE_BYTES + loaded.value.len();
-                out.push(SlotImage { key, index, value: loaded.into_value() });
+                let (slot, index) = (SlotIndex::new(key), LogIndex::new(index));
+                out.push(SlotImage { slot, index, value: loaded.into_value() });
             }
             key += 1;
         }

@@ -93,7 +93,11 @@ fn a_snapshot_is_not_finished_over_a_damaged_slot() {
     offset_of_corruption(slots.scan(0, 1_000_000, usize::MAX, &mut images));
     assert_eq!(slots.live_count(), Some(SLOTS - 1));
     // The receiver gets its damaged slot whatever its index.
-    let image = SlotImage { key: 7, index: 8, value: Some(Bytes::from_static(b"7")) };
+    let image = SlotImage {
+        slot: SlotIndex::new(7),
+        index: LogIndex::new(8),
+        value: Some(Bytes::from_static(b"7")),
+    };
     assert!(slots.merge(&image).unwrap());
     assert_eq!(slots.scan(7, 0, usize::MAX, &mut images).unwrap(), None);
     assert_eq!(images.len(), SLOTS as usize);
@@ -378,11 +382,16 @@ fn what_does_not_fit_the_geometry_is_refused_and_changes_nothing() {
     assert!(matches!(set(&slots, 0, 99, &[0; 1025]), Err(Error::OutOfRange { .. })));
     for (key, length) in [(SLOTS, 1), (0, 1025)] {
         let value = Some(Bytes::from(vec![0; length]));
-        let merged = slots.merge(&SlotImage { key, index: 99, value });
+        let merged =
+            slots.merge(&SlotImage { slot: SlotIndex::new(key), index: LogIndex::new(99), value });
         assert!(matches!(merged, Err(Error::OutOfRange { .. })));
     }
     for index in [u64::MAX, u64::MAX - 1] {
-        let merged = slots.merge(&SlotImage { key: 0, index, value: None });
+        let merged = slots.merge(&SlotImage {
+            slot: SlotIndex::new(0),
+            index: LogIndex::new(index),
+            value: None,
+        });
         assert!(matches!(merged, Err(Error::OutOfRange { .. })));
         assert!(matches!(set(&slots, 0, index, b""), Err(Error::OutOfRange { .. })));
     }

@@ -219,7 +219,11 @@ fn a_file_that_fits_in_the_budget_stays_in_memory() {
 fn a_merged_slot_reaches_the_disk_behind_its_readable_from() {
     let disk = disk();
     let slots = create(&disk, crossing(), small_rounds()).unwrap();
-    let image = SlotImage { key: 9, index: 77, value: Some(Bytes::from_static(b"ahead")) };
+    let image = SlotImage {
+        slot: SlotIndex::new(9),
+        index: LogIndex::new(77),
+        value: Some(Bytes::from_static(b"ahead")),
+    };
     assert!(slots.merge(&image).unwrap());
     assert_eq!(slots.readable_from(), 77);
     assert_eq!(slots.superblock().readable_from, 0);
@@ -321,7 +325,11 @@ fn restored_slots_reach_a_member_without_state() {
     let slots = create(&disk, crossing(), small_rounds()).unwrap();
     for key in [4, 40] {
         let value = Some(Bytes::from_static(b"restored"));
-        assert!(slots.merge(&SlotImage { key, index: 1, value }).unwrap());
+        assert!(
+            slots
+                .merge(&SlotImage { slot: SlotIndex::new(key), index: LogIndex::new(1), value })
+                .unwrap()
+        );
     }
     slots.install(target(1), &mut || Ok(())).unwrap();
     let slots = reopen(&disk, small_rounds());
@@ -332,9 +340,9 @@ fn restored_slots_reach_a_member_without_state() {
         }
         let mut images = Vec::new();
         assert_eq!(slots.scan(0, 0, usize::MAX, &mut images).unwrap(), None);
-        assert_eq!(images.iter().map(|image| image.key).collect::<Vec<_>>(), [4, 40]);
+        assert_eq!(images.iter().map(|image| image.slot.get()).collect::<Vec<_>>(), [4, 40]);
     }
-    let never_written = SlotImage { key: 5, index: 0, value: None };
+    let never_written = SlotImage { slot: SlotIndex::new(5), index: LogIndex::new(0), value: None };
     assert!(!slots.merge(&never_written).unwrap());
 }
 
@@ -455,7 +463,7 @@ fn a_delta_brings_what_changed_and_nothing_else() {
             images.clear();
             let after = index - 100;
             assert_eq!(sender.scan(0, after, usize::MAX, &mut images).unwrap(), None);
-            assert!(images.iter().all(|image| image.index > after));
+            assert!(images.iter().all(|image| image.index.get() > after));
             for image in &images {
                 assert!(receiver.merge(image).unwrap());
                 assert!(!receiver.merge(image).unwrap(), "twice");

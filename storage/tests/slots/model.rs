@@ -8,6 +8,7 @@ use bytes::Bytes;
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
 use diskstore_storage::slots::{Geometry, Options, SlotImage, Slots};
 use diskstore_storage::state::{Membership, Target};
+use diskstore_storage::{LogIndex, SlotIndex};
 use proptest::prelude::*;
 
 const SLOTS: u64 = 30;
@@ -149,7 +150,10 @@ impl Subject {
                 }
                 let changed = self.model.slots.iter().filter(|(_, (index, _))| *index > after);
                 let expected: Vec<_> = changed.map(|(key, _)| *key).collect();
-                assert_eq!(images.iter().map(|image| image.key).collect::<Vec<_>>(), expected);
+                assert_eq!(
+                    images.iter().map(|image| image.slot.get()).collect::<Vec<_>>(),
+                    expected
+                );
             }
         }
     }
@@ -158,7 +162,11 @@ impl Subject {
     fn merge(&mut self, key: u64, ahead: bool, value: Option<Vec<u8>>) {
         let old = self.model.slots.get(&key).map_or(0, |(index, _)| *index);
         let index = if ahead { self.next_index() } else { old };
-        let image = SlotImage { key, index, value: value.clone().map(Bytes::from) };
+        let image = SlotImage {
+            slot: SlotIndex::new(key),
+            index: LogIndex::new(index),
+            value: value.clone().map(Bytes::from),
+        };
         assert_eq!(self.slots.merge(&image).unwrap(), ahead);
         if ahead {
             assert!(self.slots.readable_from() >= index);

@@ -130,11 +130,11 @@ pub(crate) fn content(slots: &Slots) -> Result<BTreeMap<u64, Content>> {
     while let Some(next) = slots.scan(from, 0, 10_000, &mut images)? {
         from = next;
     }
-    Ok(images.into_iter().map(|image| (image.key, content_of(image))).collect())
+    Ok(images.into_iter().map(|image| (image.slot.get(), content_of(image))).collect())
 }
 
 fn content_of(image: SlotImage) -> Content {
-    (image.index, image.value.map(|value| value.to_vec()))
+    (image.index.get(), image.value.map(|value| value.to_vec()))
 }
 
 /// A slot as the model has it.

@@ -55,7 +55,7 @@ async fn a_voter_that_restarts_campaigns_only_after_a_lease_may_have_run_out() {
 #[tokio::test]
 async fn a_leader_that_hands_over_trusts_its_lease_no_more() {
     let consensus = leader().await;
-    let term = consensus.view().term;
+    let term = consensus.view().term.get();
     consensus.handing_over_in.store(term - 1, Ordering::Release);
     assert!(consensus.holds_lease(), "that was another leadership");
     consensus.handing_over_in.store(term, Ordering::Release);
