@@ -47,16 +47,52 @@ pub struct Invocation {
     version,
     about = "A strongly consistent, replicated store of keys and values in memory, its log on disk.",
     after_help = "Flags may be written -x v, -x=v, --x v or --x=v. Ask a running node with: \
-                  diskstore status, get, set, delete",
+                  diskstore status, get, set, delete\n\
+                  kvstore 1 config.json LOGDIR DATADIR is -id 1 -cluster config.json -logfolder \
+                  LOGDIR -data DATADIR",
     args_override_self = true
 )]
 pub struct KvInvocation {
+    /// The line of KVStore.
+    #[command(flatten)]
+    pub line: KvLine,
     /// What a node runs with.
     #[command(flatten)]
     pub settings: Settings,
     /// Reads flags not given here from FILE (TOML, the same names).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// A node as KVStore's line names it: all four, or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct KvLine {
+    /// Its mypid in CONFIG: -id.
+    #[arg(value_name = "PID", requires = "data_directory", conflicts_with = "id")]
+    pub pid: Option<String>,
+    /// The file that lists the members: -cluster.
+    #[arg(value_name = "CONFIG", conflicts_with = "cluster")]
+    pub file: Option<PathBuf>,
+    /// Where it records what it applies: -logfolder.
+    #[arg(value_name = "LOGDIR", conflicts_with = "logfolder")]
+    pub log_directory: Option<PathBuf>,
+    /// Where its files are: -data.
+    #[arg(value_name = "DATADIR", conflicts_with = "data")]
+    pub data_directory: Option<PathBuf>,
+}
+
+impl KvInvocation {
+    /// The settings, those that the line of KVStore gives among them.
+    pub fn all_settings(self) -> Settings {
+        let KvLine { pid, file, log_directory, data_directory } = self.line;
+        Settings {
+            id: pid.or(self.settings.id),
+            cluster: file.or(self.settings.cluster),
+            logfolder: log_directory.or(self.settings.logfolder),
+            data: data_directory.or(self.settings.data),
+            ..self.settings
+        }
+    }
 }
 
 /// The flags of a node as typed, or as written in a configuration file. Nothing is checked yet.
@@ -75,11 +111,15 @@ pub struct Settings {
     /// Joins the cluster of the member at ADDRESS (its -hjoin or -raft); several with commas.
     #[arg(long, value_name = "ADDRESS")]
     pub join: Option<String>,
+    /// Lists all members of the cluster, instead of -join (YAML as konsen's, JSON as KVStore's, TOML):
+    /// once a majority of them runs, they found it.
+    #[arg(long, value_name = "FILE", alias = "cluster_config_path")]
+    pub cluster: Option<PathBuf>,
     /// Address for nodes that want to join; -raft takes them too.
     #[arg(long, value_name = "ADDRESS")]
     pub hjoin: Option<String>,
     /// Directory of this node's files [default: ./diskstore-data/NAME].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", alias = "db_dir")]
     pub data: Option<PathBuf>,
     /// Number of slots, fixed when the cluster is made [default: 1048576]; diskstore only.
     #[arg(long, value_name = "N")]

@@ -49,6 +49,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "rustyline",
     "sd-notify",
     "serde",
+    "serde-saphyr",
     "serde_json",
     "smallvec",
     "thiserror",

@@ -15,10 +15,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failed> {
-    let cli::KvInvocation { settings, config } = match cli::parse_kvstore(std::env::args_os()) {
+    let invocation = match cli::parse_kvstore(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(refusal) => return Ok(refusal.tell()),
     };
-    let config = Config::load(MachineKind::Memory, settings, config.as_deref());
+    let file = invocation.config.clone();
+    let config = Config::load(MachineKind::Memory, invocation.all_settings(), file.as_deref());
     program::run_node(config.map_err(|error| (EXIT_USAGE, error.into()))?)
 }

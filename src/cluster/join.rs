@@ -34,8 +34,8 @@ const ANSWER_BOUND: Duration = Duration::from_secs(10);
 pub(super) const ADMIT_BOUND: Duration = Duration::from_secs(8);
 /// Pause before the members are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// A joiner that hears nothing but "later" gives up after this time.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A joiner that hears nothing but "later" gives up after this time, unless it is to ask for ever.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Rounds in which nobody but strangers answers before the joiner gives up: a few seconds.
 const FOREIGN_ROUND_COUNT_MAX: u32 = 5;
@@ -51,6 +51,8 @@ pub struct JoinSetup {
     pub member: Member,
     /// Addresses of members, asked in turn.
     pub targets: Vec<String>,
+    /// How long it asks before it gives up; `None`: for ever.
+    pub patience: Option<Duration>,
 }
 
 /// The cluster that was found.
@@ -115,7 +117,10 @@ pub async fn join_until_named(
     };
     let asked = async {
         ask_patiently(setup, cluster_id, true).await?;
-        tokio::time::sleep(PATIENCE).await;
+        match setup.patience {
+            Some(patience) => tokio::time::sleep(patience).await,
+            None => std::future::pending().await,
+        }
         Ok(false)
     };
     // An answer may get lost after the cluster took the node in: its own log has the last word.
@@ -137,7 +142,7 @@ async fn ask_patiently(
         member: setup.member.clone(),
         cluster_id,
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = setup.patience.map(|patience| Instant::now() + patience);
     let mut told = String::new();
     let mut foreign_round_count = 0;
     loop {
@@ -146,15 +151,16 @@ async fn ask_patiently(
             Round::Later { reasons, all_foreign } => (reasons, all_foreign),
         };
         foreign_round_count = if all_foreign { foreign_round_count + 1 } else { 0 };
-        if foreign_round_count >= FOREIGN_ROUND_COUNT_MAX {
+        if foreign_round_count >= FOREIGN_ROUND_COUNT_MAX && deadline.is_some() {
             return Err(JoinError::Foreign { answers: last });
         }
         if last != told {
-            let seconds = deadline.saturating_duration_since(Instant::now()).as_secs();
-            tracing::warn!("not joined yet: {last}; asking again for {seconds} s");
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let until = left.map_or(String::new(), |left| format!(" for {} s", left.as_secs()));
+            tracing::warn!("not joined yet: {last}; asking again{until}");
             told.clone_from(&last);
         }
-        if Instant::now() >= deadline {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(JoinError::GaveUp { targets: setup.targets.join(", "), last });
         }
         tokio::time::sleep(RETRY_PAUSE).await;

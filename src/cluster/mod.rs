@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use bootstrap::{Contact, listen_first};
-pub use join::{JoinError, JoinSetup, Joined, join_until_named, learn_cluster};
+pub use join::{JoinError, JoinSetup, Joined, PATIENCE, join_until_named, learn_cluster};
 use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};
 pub use reads::FreshReplica;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Address;
+use super::{Address, ClusterFileError};
 
 /// A configuration that cannot be run. The program exits with code 2.
 #[derive(Debug, thiserror::Error)]
@@ -142,17 +142,52 @@ pub enum ConfigError {
     /// State is to be handed out that nobody records.
     #[error("-hrecov hands out what -logfolder records: add -logfolder DIR, or leave -hrecov out")]
     NothingRecorded,
-    /// The configuration file cannot be read.
-    #[error("-config {}: the file cannot be read", path.display())]
+    /// A file of members that does not say what it must.
+    #[error("-cluster {}: {source}", path.display())]
+    Cluster {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ClusterFileError,
+    },
+    /// Nobody says which of the members this node is.
+    #[error("-cluster {}: give -id NAME, which of {names} this node is", path.display())]
+    NoLocalName {
+        /// The file.
+        path: PathBuf,
+        /// The names in it.
+        names: String,
+    },
+    /// This node is not in the file.
+    #[error("-cluster {}: this node is `{id}`, and the file lists {names} only", path.display())]
+    NotListed {
+        /// The file.
+        path: PathBuf,
+        /// This node's name.
+        id: String,
+        /// The names in the file.
+        names: String,
+    },
+    /// Two ways into a cluster.
+    #[error(
+        "-join and -cluster: a node whose file lists the members finds them there; leave -join out"
+    )]
+    JoinAndCluster,
+    /// The configuration file, or that of the members, cannot be read.
+    #[error("-{flag} {}: the file cannot be read", path.display())]
     Unreadable {
+        /// The flag, without dashes.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// The operating system's word.
         source: std::io::Error,
     },
-    /// The configuration file is longer than any could be.
-    #[error("-config {}: {bytes} bytes are too long, the limit is {bytes_max}", path.display())]
+    /// A file that is longer than any could be.
+    #[error("-{flag} {}: {bytes} bytes are too long, the limit is {bytes_max}", path.display())]
     TooLong {
+        /// The flag, without dashes.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// Its length.

@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// A file that cannot be read, is too long, is no TOML, or holds a name that is no flag.
 pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let text = read_text(path)?;
+    let text = read_text("config", path)?;
     let syntax = |source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) };
     // Names first, so that a misspelt one is answered with the nearest.
     let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
@@ -27,15 +27,16 @@ pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
     toml::from_str(&text).map_err(syntax)
 }
 
-fn read_text(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+/// The text of the file that a flag names.
+pub(super) fn read_text(flag: &'static str, path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { flag, path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     let mut text = String::new();
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
     let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
     if bytes > FILE_BYTES_MAX {
         let path = path.to_owned();
-        return Err(ConfigError::TooLong { path, bytes, bytes_max: FILE_BYTES_MAX });
+        return Err(ConfigError::TooLong { flag, path, bytes, bytes_max: FILE_BYTES_MAX });
     }
     Ok(text)
 }
@@ -47,6 +48,7 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         port: first.port.or(second.port),
         raft: first.raft.or(second.raft),
         join: first.join.or(second.join),
+        cluster: first.cluster.or(second.cluster),
         hjoin: first.hjoin.or(second.hjoin),
         data: first.data.or(second.data),
         slots: first.slots.or(second.slots),

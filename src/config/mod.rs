@@ -7,6 +7,7 @@
 //! - I4: What a joining node must adopt from its cluster is `None` unless it was asked for.
 
 mod address;
+mod cluster;
 mod error;
 mod file;
 mod kind;
@@ -20,6 +21,8 @@ use crate::cli::{Number, Settings};
 use crate::command::ReadLevel;
 
 pub use address::Address;
+use cluster::Found;
+pub use cluster::{ClusterFile, ClusterFileError, Listed, parse as parse_cluster};
 pub use diskstore_storage::identity::MachineKind;
 pub use error::ConfigError;
 use kind::ForeignFlag;
@@ -113,6 +116,8 @@ pub struct Config {
     pub join_address: Option<Address>,
     /// Members to ask for admission, in this order; empty: this node makes a cluster or restarts.
     pub join_targets: Vec<Address>,
+    /// The members that `-cluster` lists, this node among them; empty without it.
+    pub listed: Vec<Listed>,
     /// Host that others reach this node by, where it differs from the ones it listens on.
     pub advertise_host: Option<String>,
     /// True if addresses beyond this machine are allowed.
@@ -168,13 +173,14 @@ impl Config {
         Config::new(machine, file::merge(settings, from_file))
     }
 
-    /// Checks settings and fills in defaults.
+    /// Checks settings, reads the file of `-cluster`, and fills in defaults.
     ///
     /// # Errors
     /// The first wrong value, with the name of the flag and what would be right.
-    pub fn new(machine: MachineKind, settings: Settings) -> Result<Config, ConfigError> {
+    pub fn new(machine: MachineKind, mut settings: Settings) -> Result<Config, ConfigError> {
         let kind = row(machine);
         check_program(kind, &settings)?;
+        let listed = adopt_cluster(&mut settings)?;
         let id = settings.id.unwrap_or_else(|| "node0".to_owned());
         check_name(&id)?;
         let config = Config {
@@ -184,7 +190,11 @@ impl Config {
             has_client_port: kind.holds_values || settings.port.is_some(),
             raft_address: listen_address("raft", settings.raft.as_deref().unwrap_or(":12000"))?,
             join_address: optional(settings.hjoin, |text| listen_address("hjoin", &text))?,
-            join_targets: optional(settings.join, |text| join_targets(&text))?.unwrap_or_default(),
+            join_targets: match optional(settings.join, |text| join_targets(&text))? {
+                Some(targets) => targets,
+                None => listed.iter().filter(|m| m.name != id).map(|m| m.raft.clone()).collect(),
+            },
+            listed,
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
             data_dir: settings.data.unwrap_or_else(|| default_directory(kind).join(&id)),
@@ -254,7 +264,10 @@ impl Config {
 
     /// Where others reach the raft port.
     pub fn advertised_raft(&self) -> Address {
-        self.advertised(&self.raft_address)
+        match self.listed.iter().find(|member| member.name == self.id) {
+            Some(own) => own.raft.clone(), // where the others look for it
+            None => self.advertised(&self.raft_address),
+        }
     }
 
     fn advertised(&self, address: &Address) -> Address {
@@ -293,7 +306,8 @@ impl Config {
             if !address.is_loopback() && !self.insecure {
                 return Err(ConfigError::Exposed { flag, address: address.clone() });
             }
-            if address.is_wildcard() && self.advertise_host.is_none() {
+            let is_listed = flag == "raft" && !self.listed.is_empty();
+            if address.is_wildcard() && self.advertise_host.is_none() && !is_listed {
                 return Err(ConfigError::NoHost { flag, address: address.clone() });
             }
             seen.push((flag, address));
@@ -318,6 +332,24 @@ impl Config {
 
 fn default_directory(kind: &KindRow) -> PathBuf {
     format!("./{}-data", kind.program).into()
+}
+
+/// Reads the file of `-cluster`, if there is one, and fills in what it says of this node where no flag
+/// does.
+fn adopt_cluster(settings: &mut Settings) -> Result<Vec<Listed>, ConfigError> {
+    let Some(path) = settings.cluster.take() else { return Ok(Vec::new()) };
+    if settings.join.is_some() {
+        return Err(ConfigError::JoinAndCluster);
+    }
+    let found = Found { file: cluster::read(&path)?, path };
+    let own = found.own(settings.id.as_deref())?;
+    settings.id = Some(own.name.clone());
+    settings.raft.get_or_insert_with(|| own.raft.to_string());
+    let port = settings.port.get_or_insert_with(|| own.client.to_string());
+    if Address::parse(port).is_ok_and(|address| address.is_wildcard()) {
+        settings.advertise.get_or_insert_with(|| own.raft.host.clone());
+    }
+    Ok(found.file.members)
 }
 
 /// Refuses the flags that only another program has.
@@ -354,11 +386,14 @@ fn optional<T, U>(
 
 /// A name becomes a directory, a file name and a line of the log.
 fn check_name(id: &str) -> Result<(), ConfigError> {
+    if is_name(id) { Ok(()) } else { Err(ConfigError::Name { value: id.to_owned() }) }
+}
+
+fn is_name(id: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let good = (1..=NAME_BYTES_MAX).contains(&id.len())
+    (1..=NAME_BYTES_MAX).contains(&id.len())
         && id.bytes().all(allowed)
-        && !id.starts_with(['.', '-']);
-    if good { Ok(()) } else { Err(ConfigError::Name { value: id.to_owned() }) }
+        && !id.starts_with(['.', '-'])
 }
 
 fn listen_address(flag: &'static str, text: &str) -> Result<Address, ConfigError> {

@@ -60,6 +60,7 @@ fn every_flag_arrives_in_the_configuration() {
         raft_address: address("127.0.0.1:2"),
         join_address: Some(address("localhost:3")),
         join_targets: vec![address("127.0.0.1:4"), address("b.example:5")],
+        listed: Vec::new(),
         advertise_host: Some("h.example".to_owned()),
         insecure: false,
         data_dir: PathBuf::from("/d"),
@@ -257,8 +258,8 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 fn an_unknown_name_in_the_file_is_answered_with_the_nearest() {
     let text = with_file("valuesize = 5", &[]).unwrap_err().to_string();
     assert!(text.ends_with("`valuesize` is no flag; did you mean `value-size`?"), "{text}");
-    let text = with_file("[cluster]\nid = 1", &[]).unwrap_err().to_string();
-    assert!(text.ends_with("`cluster` is no flag"), "{text}");
+    let text = with_file("[group]\nid = 1", &[]).unwrap_err().to_string();
+    assert!(text.ends_with("`group` is no flag"), "{text}");
 }
 
 #[test]
@@ -303,4 +304,77 @@ fn flags_of_the_other_program_are_refused_with_what_this_one_has() {
     let config = Config::new(MachineKind::Memory, Settings::default()).unwrap();
     assert_eq!(config.new_value_bytes(), 1 << 20);
     assert_eq!(config.data_dir, Path::new("./kvstore-data/node0"));
+}
+
+fn with_cluster(text: &str, arguments: &[&str]) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cluster.yml");
+    std::fs::write(&path, text).unwrap();
+    typed(&[&["-cluster", path.to_str().unwrap()], arguments].concat())
+}
+
+const SERVERS: &str = "servers:\n  a: 127.0.0.1:1\n  b: 127.0.0.1:2\n";
+
+#[test]
+fn a_file_of_members_gives_a_node_its_addresses_and_whom_to_ask() {
+    let config = with_cluster(SERVERS, &["-id", "b"]).unwrap();
+    assert_eq!(config.raft_address, address("127.0.0.1:2"));
+    assert_eq!(config.client_address, address("127.0.0.1:10002"));
+    assert_eq!(config.join_targets, [address("127.0.0.1:1")]);
+    assert_eq!(config.listed.len(), 2);
+    let named = format!("{SERVERS}localServerName: a\n");
+    assert_eq!(with_cluster(&named, &[]).unwrap().id, "a");
+    let config = with_cluster(&named, &["-id", "b", "-port", ":7"]).unwrap();
+    assert_eq!((config.id.as_str(), config.client_address.port), ("b", 7), "a flag wins");
+    let text = "servers:\n  a: a.example:1\nhttpServers:\n  a: 0.0.0.0:2\n";
+    let config = with_cluster(text, &["-id", "a", "-raft", "0.0.0.0:1", "-insecure"]).unwrap();
+    assert_eq!(config.advertised_raft(), address("a.example:1"));
+    assert_eq!(config.advertised_client(), address("a.example:2"));
+    assert_eq!(config.join_targets, []);
+}
+
+#[test]
+fn a_file_of_members_that_leaves_open_who_this_is_is_refused() {
+    let complaint = |arguments| with_cluster(SERVERS, arguments).unwrap_err().to_string();
+    let error = complaint(&[]);
+    assert!(error.ends_with("give -id NAME, which of a, b this node is"), "{error}");
+    let error = complaint(&["-id", "c"]);
+    assert!(error.ends_with("this node is `c`, and the file lists a, b only"), "{error}");
+    let error = complaint(&["-id", "a", "-join", ":9"]);
+    assert!(error.starts_with("-join and -cluster"), "{error}");
+    let error = with_cluster("servers:\n  a:\n", &["-id", "a"]).unwrap_err().to_string();
+    assert!(error.contains("cluster.yml: `servers.a` has no address"), "{error}");
+    let long = format!("# {}\n", "x".repeat(1 << 20));
+    let error = with_cluster(&long, &["-id", "a"]).unwrap_err().to_string();
+    assert!(error.starts_with("-cluster") && error.contains("are too long"), "{error}");
+    assert!(self::complaint(&["-cluster", "/nowhere.yml"]).contains("cannot be read"));
+}
+
+#[test]
+fn the_flags_of_konsen_are_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cluster.yml");
+    std::fs::write(&path, format!("{SERVERS}localServerName: a\n")).unwrap();
+    let config =
+        typed(&["--cluster_config_path", path.to_str().unwrap(), "--db_dir", "/d"]).unwrap();
+    assert_eq!((config.id.as_str(), config.data_dir.as_path()), ("a", Path::new("/d")));
+}
+
+#[test]
+fn the_line_of_kvstore_is_taken() {
+    let line = |text: &str| {
+        let words = std::iter::once("kvstore").chain(text.split_whitespace()).map(OsString::from);
+        cli::parse_kvstore(words)
+    };
+    let settings = line("1 config.json logs data -port :7").unwrap().all_settings();
+    assert_eq!(settings.id.as_deref(), Some("1"));
+    assert_eq!(settings.cluster, Some(PathBuf::from("config.json")));
+    assert_eq!(settings.logfolder, Some(PathBuf::from("logs")));
+    assert_eq!(settings.data, Some(PathBuf::from("data")));
+    assert_eq!(settings.port.as_deref(), Some(":7"));
+    for wrong in ["1", "1 config.json logs", "1 c l d e", "1 c l d -id 2", "1 c l d -data e"] {
+        assert_eq!(line(wrong).unwrap_err().exit_code, 2, "{wrong}");
+    }
+    let settings = line("-id a").unwrap().all_settings();
+    assert_eq!((settings.id.as_deref(), settings.cluster), (Some("a"), None));
 }

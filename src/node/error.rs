@@ -108,6 +108,25 @@ pub enum StartError {
         /// The cluster that it belonged to.
         cluster: u128,
     },
+    /// The node has promised to found a cluster with the members of a file.
+    #[error(
+        "{directory} belongs to a node that was founding a cluster with the members of a file; start \
+         it with -cluster FILE, or delete the directory to begin anew"
+    )]
+    Pledged {
+        /// The directory.
+        directory: String,
+    },
+    /// The file is another one than the node has begun to found a cluster with.
+    #[error(
+        "{directory} belongs to a node that may have founded a cluster already, with a file that \
+         lists other members, or with another -slots or size of values; start it with that file; if \
+         no member of it has ever served, delete the directory to begin anew"
+    )]
+    OtherPlan {
+        /// The directory.
+        directory: String,
+    },
     /// Joining failed.
     #[error(transparent)]
     Join(#[from] JoinError),

@@ -5,6 +5,7 @@
 
 mod disk_use;
 mod error;
+mod founding;
 mod open;
 mod start;
 #[cfg(test)]

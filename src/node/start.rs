@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskstore_storage::disk::Disk;
+use diskstore_storage::founding::{self as promises, FOUNDING_NAME};
 use diskstore_storage::identity::{self, Identity, MachineKind, Standing};
 use diskstore_storage::slots::Geometry;
 use parking_lot::Mutex;
@@ -19,24 +20,32 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::disk_use::{DiskUse, keep_measured};
+use super::founding::{Agreed, Founders, agree, charter_in};
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError};
 use crate::cluster::{
-    Cluster, JoinSetup, Joined, Own, RemoveError, is_copy, join_until_named, keep_registered,
-    learn_cluster, listen_first, remove_from_outside, serve_incoming, watch_standing,
+    Cluster, JoinSetup, Joined, Own, PATIENCE, RemoveError, is_copy, join_until_named,
+    keep_registered, learn_cluster, listen_first, remove_from_outside, serve_incoming,
+    watch_standing,
 };
 use crate::command::Failure;
-use crate::config::{Address, Config, SyncPolicy, kind_of, row};
+use crate::config::{Address, Config, Listed, SyncPolicy, kind_of, row};
 use crate::fault::Faults;
 use crate::host::{Host, Listener};
 use crate::machine::Machine;
 use crate::oplog::{OpLog, Parts, serve_recovery};
-use crate::peer::{Caller, Member, Role, Whoever};
+use crate::peer::{Caller, Charter, Member, Plan, Planned, Role, Whoever};
 use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEADS_FOR, LEASE_MS, Zone};
 use crate::replica::Bounds;
 
 /// How long a cluster may take to say which one it is, before a member leaves it.
 const LEARN_BOUND: Duration = Duration::from_secs(5);
+
+/// How often a founder looks whether there is a leader, at how many of these looks the first of them
+/// asks for votes, and how many there are before it leaves that to the usual timeouts.
+const FIRST_LOOK_PAUSE: Duration = Duration::from_millis(50);
+const LOOKS_PER_ELECTION: u32 = 10;
+const FIRST_LOOK_COUNT_MAX: u32 = 100;
 
 /// Where the node listens; bound first, so that a port in use is found before files are made.
 struct Listeners {
@@ -49,8 +58,10 @@ struct Listeners {
 struct Place {
     identity: Identity,
     cluster_id: u128,
-    /// True if the directory was empty and the node is about to found a cluster.
+    /// True if the directory was empty and the node is about to found a cluster alone.
     is_first_start: bool,
+    /// The cluster that it founds together with others.
+    charter: Option<Charter>,
 }
 
 /// Hears how many bytes of how many are prepared.
@@ -81,6 +92,7 @@ pub async fn start(
     }
     let opened = opened?;
     let is_restart = opened.wal.state().vote.is_some();
+    raft::begin_log(&opened.wal, place.charter.iter().flat_map(founders_of).collect())?;
     let recorded = parts_of(&config, disk.clone());
     let own = own_of(&config);
     let setup = raft::Setup {
@@ -241,7 +253,7 @@ async fn bind(host: &Host, flag: &'static str, address: &Address) -> Result<List
     bound.map_err(|source| StartError::Listen { flag, address, source })
 }
 
-fn random<const BYTES: usize>(host: &Host) -> Result<[u8; BYTES], StartError> {
+pub(super) fn random<const BYTES: usize>(host: &Host) -> Result<[u8; BYTES], StartError> {
     host.random.bytes().map_err(|error| StartError::Random(error.to_string()))
 }
 
@@ -270,7 +282,31 @@ fn own_of(config: &Config) -> Own {
 
 fn join_setup(host: &Host, config: &Config, member_id: u64) -> JoinSetup {
     let Own { member, targets } = own_of(config);
-    JoinSetup { host: host.clone(), member_id, member, targets }
+    // Listed members may be started in any order, and at any time.
+    let patience = config.listed.is_empty().then_some(PATIENCE);
+    JoinSetup { host: host.clone(), member_id, member, targets, patience }
+}
+
+fn plan_of(config: &Config) -> Plan {
+    let planned = |listed: &Listed| Planned {
+        name: listed.name.clone(),
+        raft_address: listed.raft.to_string(),
+    };
+    Plan {
+        slot_count: new_slot_count(config),
+        value_bytes: config.new_value_bytes(),
+        members: config.listed.iter().map(planned).collect(),
+    }
+}
+
+/// Slots of a new cluster; 0 where there are none.
+fn new_slot_count(config: &Config) -> u64 {
+    let default = config.kind().slot_count_default;
+    default.map_or(0, |default| config.slot_count.unwrap_or(default))
+}
+
+fn founders_of(charter: &Charter) -> impl Iterator<Item = (u64, Member)> {
+    charter.members.iter().map(|founder| (founder.id, founder.member.clone()))
 }
 
 /// Decides which cluster the node belongs to, and writes down its member id before it is used.
@@ -284,11 +320,22 @@ async fn find_place(
     let directory = config.data_dir.display().to_string();
     match found {
         Some(identity) if identity.standing != Standing::Joining => {
-            Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: false })
+            let cluster_id = identity.cluster_id;
+            let charter = match identity.standing {
+                Standing::Founding => charter_in(&*host.disk, &config.data_dir, cluster_id)?,
+                Standing::Joining | Standing::Member => None,
+            };
+            Ok(Place { cluster_id, identity, is_first_start: false, charter })
         }
         Some(_) if config.join_targets.is_empty() => Err(StartError::NotJoined { directory }),
         Some(identity) => join(host, config, identity.member_id).await,
+        None if !config.listed.is_empty() => {
+            found_together(host, config, &listeners.raft, process).await
+        }
         None if !config.join_targets.is_empty() => join(host, config, draw_member_id(host)?).await,
+        None if host.disk.exists(&config.data_dir.join(FOUNDING_NAME))? => {
+            Err(StartError::Pledged { directory })
+        }
         None => {
             // A leader dials at once, and members without one dial each other after the shortest
             // election timeout (`watch_standing`).
@@ -301,23 +348,61 @@ async fn find_place(
             if let Some(contact) = listen_first(&host.net, &listeners.raft, time, process).await {
                 return Err(StartError::Wiped { cluster: contact.cluster_id });
             }
-            let identity = Identity {
-                standing: Standing::Founding,
-                cluster_id: u128::from_le_bytes(random(host)?).max(1),
-                member_id: draw_member_id(host)?,
-                name: config.id.clone(),
-                slot_count: config
-                    .kind()
-                    .slot_count_default
-                    .map_or(0, |default| config.slot_count.unwrap_or(default)),
-                value_bytes: config.new_value_bytes(),
-                machine: config.machine,
-            };
-            if identity.slot_count > 0 {
-                Geometry::new(identity.slot_count, identity.value_bytes)?;
-            }
-            identity::write(&*host.disk, &config.data_dir, &identity)?;
-            Ok(Place { cluster_id: identity.cluster_id, identity, is_first_start: true })
+            let cluster_id = u128::from_le_bytes(random(host)?).max(1);
+            let identity = write_founding(host, config, cluster_id, draw_member_id(host)?)?;
+            Ok(Place { cluster_id, identity, is_first_start: true, charter: None })
+        }
+    }
+}
+
+/// Writes down that this node founds a cluster.
+fn write_founding(
+    host: &Host,
+    config: &Config,
+    cluster_id: u128,
+    member_id: u64,
+) -> Result<Identity, StartError> {
+    let identity = Identity {
+        standing: Standing::Founding,
+        cluster_id,
+        member_id,
+        name: config.id.clone(),
+        slot_count: new_slot_count(config),
+        value_bytes: config.new_value_bytes(),
+        machine: config.machine,
+    };
+    if identity.slot_count > 0 {
+        Geometry::new(identity.slot_count, identity.value_bytes)?;
+    }
+    identity::write(&*host.disk, &config.data_dir, &identity)?;
+    Ok(identity)
+}
+
+/// Founds a cluster with the others that the file lists, or joins the one that they have.
+async fn found_together(
+    host: &Host,
+    config: &Config,
+    listener: &Listener,
+    process: u64,
+) -> Result<Place, StartError> {
+    let founders = Founders {
+        host,
+        directory: config.data_dir.clone(),
+        plan: plan_of(config),
+        own: member_of(config),
+        member_id: draw_member_id(host)?,
+        listener,
+        process,
+    };
+    match agree(founders).await? {
+        Agreed::Join => join(host, config, draw_member_id(host)?).await,
+        Agreed::Found(charter, member_id) => {
+            let cluster_id = charter.cluster_id;
+            let identity = write_founding(host, config, cluster_id, member_id)?;
+            let names = charter.members.iter().map(|founder| founder.member.name.as_str());
+            let names = names.collect::<Vec<_>>().join(", ");
+            tracing::info!("founding cluster {cluster_id:032x} of {names}");
+            Ok(Place { cluster_id, identity, is_first_start: false, charter: Some(charter) })
         }
     }
 }
@@ -352,7 +437,7 @@ async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, Sta
         machine: config.machine,
     };
     identity::write(&*host.disk, &config.data_dir, &identity)?;
-    Ok(Place { identity, cluster_id, is_first_start: false })
+    Ok(Place { identity, cluster_id, is_first_start: false, charter: None })
 }
 
 /// Where the application log is, if there is one.
@@ -401,6 +486,9 @@ async fn enter_cluster(
 ) -> Result<(), StartError> {
     match place.identity.standing {
         Standing::Member => return Ok(()),
+        Standing::Founding if place.charter.is_some() => {
+            elect_first(place, consensus).await;
+        }
         Standing::Founding if consensus.view().members.is_empty() => {
             consensus.found(member_of(config)).await.map_err(StartError::Found)?;
         }
@@ -415,5 +503,23 @@ async fn enter_cluster(
     let mut identity = place.identity.clone();
     (identity.standing, identity.cluster_id) = (Standing::Member, place.cluster_id);
     identity::write(&*host.disk, &config.data_dir, &identity)?;
+    promises::remove(&*host.disk, &config.data_dir)?;
     Ok(())
+}
+
+/// Waits until a cluster that several members found has elected its first leader. The first of them
+/// asks for votes at once, as long as the others can be expected to come up.
+async fn elect_first(place: &Place, consensus: &Arc<Consensus>) {
+    let first = place.charter.iter().flat_map(|charter| &charter.members).next();
+    let is_first = first.is_some_and(|founder| founder.id == consensus.member_id());
+    consensus.allow_elections().await;
+    for look in 0_u32.. {
+        if consensus.is_named() {
+            return;
+        }
+        if is_first && look < FIRST_LOOK_COUNT_MAX && look.is_multiple_of(LOOKS_PER_ELECTION) {
+            consensus.campaign().await;
+        }
+        tokio::time::sleep(FIRST_LOOK_PAUSE).await;
+    }
 }

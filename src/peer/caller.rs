@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::connection::{Dialled, HelloRefused, bad_frame, dial, in_time, shake_hands};
@@ -144,13 +145,22 @@ impl Caller {
         cluster_id: u128,
         id: u64,
     ) -> io::Result<String> {
-        let (_, (mut reader, mut writer)) = self.dial(route, Purpose::Requests, None).await?;
         let question = encode_whereabouts(cluster_id, id);
-        put_request(&mut writer.buffer, 1, Method::Whereabouts, &question);
+        let answer = self.ask(route, Method::Whereabouts, &question).await?;
+        decode_whereabouts_reply(answer).map_err(bad_frame)
+    }
+
+    /// Asks one thing, over a connection of its own; the answer may take as long as its caller waits.
+    ///
+    /// # Errors
+    /// Of the socket; another member than is meant answers, or bytes that are no response.
+    pub async fn ask(&self, route: &Route, method: Method, question: &[u8]) -> io::Result<Bytes> {
+        let (_, (mut reader, mut writer)) = self.dial(route, Purpose::Requests, None).await?;
+        put_request(&mut writer.buffer, 1, method, question);
         writer.send().await?;
         let (_, answer) =
             read_response(reader.expect(FrameKind::Response).await?).map_err(bad_frame)?;
-        decode_whereabouts_reply(answer).map_err(bad_frame)
+        Ok(answer)
     }
 
     /// Who listens at an address, if it is a member or a node on its way to be one.

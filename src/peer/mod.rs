@@ -9,6 +9,7 @@ pub(crate) mod append;
 mod caller;
 mod channel;
 mod connection;
+mod founding;
 pub(crate) mod frames;
 mod hello;
 mod join;
@@ -26,6 +27,9 @@ pub use channel::{CallError, Channel};
 pub(crate) use connection::dial;
 pub(crate) use connection::{Connection, Dialled, in_time};
 pub use connection::{FrameReader, FrameWriter, bad_frame, split};
+pub use founding::{
+    Charter, Founder, FoundingAnswer, FoundingQuestion, FoundingStep, Plan, Planned,
+};
 pub use frames::FrameKind;
 pub use hello::{Greeting, Hello, Purpose, Welcome, Whoever};
 pub use join::{JoinReply, JoinRequest};
@@ -38,5 +42,6 @@ pub(crate) use member::{decode_member, encode_member};
 pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
 pub use route::Route;
 pub(crate) use route::{Book, Roster};
+pub(crate) use serving::{Allowance, serve};
 pub(crate) use verify::{Origin, Verified, Verifier};
 pub use verify::{claimed_address, complete};

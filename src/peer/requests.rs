@@ -41,6 +41,8 @@ pub enum Method {
     ReadIndex = 11,
     /// Where does your log have this member?
     Whereabouts = 12,
+    /// Do you found a cluster with me? Of a node that has none, to one that has none.
+    Found = 13,
 }
 
 impl Method {
@@ -59,6 +61,7 @@ impl Method {
             Method::LogSpace,
             Method::ReadIndex,
             Method::Whereabouts,
+            Method::Found,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }

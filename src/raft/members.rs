@@ -12,7 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
+use diskstore_storage::wal::Wal;
+use diskstore_storage::{LogId as StoredLogId, Term};
+use openraft::EntryPayload;
 use openraft::async_runtime::WatchReceiver;
+use openraft::entry::RaftEntry;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Instant as _};
@@ -21,7 +25,8 @@ use tokio::time::Instant;
 
 use super::proposals::propose_error;
 use super::types::{
-    Member, Membership, StoredMembership, TypeConfig, encode_membership, membership_from,
+    Entry, Member, Membership, StoredMembership, TypeConfig, encode_membership, entry_to,
+    log_id_from, membership_from,
 };
 use super::{Consensus, ELECTION_MS_MIN, LEASE_MS, ProposeError};
 use crate::command::Failure;
@@ -47,7 +52,36 @@ pub enum MemberError {
     NotChanged(ProposeError),
 }
 
+/// Begins the log of a cluster that several members found together: every one of them writes the same
+/// first entry before anybody asks it for a vote, so the cluster goes on without any one of them.
+/// Does nothing if the log has begun, or there are no founders. The entry survives power loss then.
+///
+/// # Errors
+/// Of the log.
+pub fn begin_log(wal: &Wal, founders: BTreeMap<u64, Member>) -> diskstore_storage::Result<()> {
+    let state = wal.state();
+    if founders.is_empty() || state.last.is_some() || state.vote.is_some() {
+        return Ok(());
+    }
+    let first = StoredLogId { term: Term::new(0), index: 0 };
+    let payload = EntryPayload::Membership(Membership::from(founders));
+    wal.append([entry_to(Entry::new(log_id_from(first), payload))])?;
+    while let Some(batch) = wal.seal() {
+        wal.write(batch)?;
+    }
+    wal.sync() // under `-sync never` too
+}
+
 impl Consensus {
+    /// Asks for an election at once, if no leader is known.
+    pub async fn campaign(&self) {
+        if self.view().leader.is_none()
+            && let Err(error) = self.raft.trigger().elect(false).await
+        {
+            tracing::warn!(%error, "cannot ask for an election");
+        }
+    }
+
     /// Waits until nobody else here changes the membership; nobody does while the guard is held (I2).
     pub async fn alone(&self) -> MutexGuard<'_, ()> {
         self.alone.lock().await

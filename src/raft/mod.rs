@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use crate::peer::Zone;
-pub use members::MemberError;
+pub use members::{MemberError, begin_log};
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
 pub use view::{MemberView, View};
@@ -214,7 +214,7 @@ impl Consensus {
         let heard = Heard::default();
         book.follow(LogRoster { raft: raft.clone(), heard: heard.clone(), leads_for });
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
-        let silence = if is_restart { LEASE_MS } else { 0 };
+        let silence = Duration::from_millis(if is_restart { LEASE_MS } else { 0 });
         let verifier = Arc::new(Verifier::new(caller.clone(), book, join_targets));
         let peers = Arc::new(Peers {
             verifier: verifier.clone(),
@@ -223,7 +223,7 @@ impl Consensus {
             replica: replica.clone(),
             raft: raft.clone(),
             faults: faults.clone(),
-            silent_until: Instant::now() + Duration::from_millis(silence),
+            silent_until: Instant::now() + silence,
             incoming,
             stopping: watch::Sender::new(false),
             heard,

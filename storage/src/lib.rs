@@ -7,6 +7,7 @@
 
 pub mod disk;
 mod error;
+pub mod founding;
 pub mod identity;
 mod inspect;
 pub mod keys;

@@ -8,6 +8,7 @@ mod client;
 mod crashes;
 mod disks;
 mod first_steps;
+mod fixed;
 mod freshness;
 #[path = "../cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]

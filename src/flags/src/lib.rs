@@ -161,7 +161,10 @@ fn split_flag(argument: &OsStr) -> Option<(&str, Option<&OsStr>)> {
 fn takes_value(scope: &clap::Command, name: &str) -> bool {
     scope
         .get_arguments()
-        .find(|flag| flag.get_long() == Some(name))
+        .find(|flag| {
+            let aliases = flag.get_all_aliases().unwrap_or_default();
+            flag.get_long() == Some(name) || aliases.contains(&name)
+        })
         .is_some_and(|flag| flag.get_action().takes_values() && !flag.is_require_equals_set())
 }
 

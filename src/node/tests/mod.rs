@@ -4,6 +4,7 @@ mod addresses;
 mod agree;
 mod crash;
 mod forwarding;
+mod founding;
 mod giving_way;
 mod hazards;
 mod local;

@@ -331,6 +331,7 @@ fn methods_keep_their_numbers() {
         Method::LogSpace,
         Method::ReadIndex,
         Method::Whereabouts,
+        Method::Found,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
