@@ -1,4 +1,5 @@
-//! This process as it dials other members: what its hellos say, and which of them are its own.
+//! This process as a caller of other members: makes its hellos, and confirms which hellos are its
+//! own.
 //!
 //! Anybody can write a hello. So a process that gets one asks back at the address of the member
 //! that the hello names, and the process that listens there says whether the hello is its own.

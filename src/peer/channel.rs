@@ -4,9 +4,9 @@
 //! side may have seen it. Invariants:
 //!
 //! - I1: a call ends by its deadline, connecting included.
-//! - I2: one dial at a time; all that wait for it share its result.
-//! - I3: a connection on which a call got no answer, and nothing else came either, is replaced; so is
-//!   one to an address at which the member is no more to be found.
+//! - I2: one dial at a time; all calls that wait for it share its result.
+//! - I3: a connection on which a call got no answer, and nothing else arrived either, is replaced;
+//!   so is a connection to an address where the member no longer is.
 
 use std::collections::HashMap;
 use std::io;

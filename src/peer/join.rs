@@ -1,5 +1,4 @@
-//! What a node that wants to join a cluster asks, and what it is told, as bytes (`docs/format.md`,
-//! "Peer frames"). Pure.
+//! The request to join a cluster, and its answer, as bytes (`docs/format.md`, "Peer frames"). Pure.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};

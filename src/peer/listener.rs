@@ -1,16 +1,19 @@
-//! The ports that members reach: connections, their handshake, and who may ask what.
+//! The ports for members: accepts connections, checks their handshake, and decides which requests
+//! each caller may make.
 //!
-//! Called by `raft`, whose [`Service`] takes what was let in; calls `verify`. Invariants:
+//! Called by `raft`, whose [`Service`] takes over the connections let in; calls `verify`.
+//! Invariants:
 //!
-//! - I1: nothing but a hello is taken of a member before cluster and member ids were compared (C17,
-//!   F25) and the member that it names said that the hello is its own (`verify`).
+//! - I1: nothing but a hello is read from a caller before cluster and member ids were compared
+//!   (C17, F25) and the member named by the hello confirmed that the hello is its own (`verify`).
 //! - I2: connections, frames and requests under way are bounded. Callers that have not named the
 //!   cluster have bounds of their own, so they cannot shut members out.
-//! - I3: no write waits for long for a peer that takes nothing. How long a read waits depends on its
-//!   purpose. A handshake and a joiner have deadlines here, a snapshot has its own. A member's
-//!   requests may be days apart, and so may the entries of an append connection, since heartbeats
-//!   have another one; closing one of these could cut off a request that is just arriving, whose
-//!   outcome would then be unknown. The kernel notices a member that is gone (see `connection`).
+//! - I3: no write waits long for a peer that takes no bytes. How long a read waits depends on the
+//!   connection's purpose. A handshake and a joiner have deadlines here, a snapshot has its own. A
+//!   member's requests may be days apart, and so may the entries of an append connection, since
+//!   heartbeats have another one; closing one of these could cut off a request that is just
+//!   arriving, whose outcome would then be unknown. The kernel notices a member that is gone (see
+//!   `connection`).
 //! - I4: where members of several clusters share a socket, a hello reaches the one whose cluster it
 //!   names. One that names none of theirs, or no cluster, reaches the first.
 

@@ -2,8 +2,7 @@
 //! requests and answers.
 //!
 //! Called by `replica` (snapshots travel over connections), `raft` and `cluster`; calls `storage`
-//! and `command`. What it carries is in `storage`'s own `LogId` and `Vote`: it knows no consensus
-//! library.
+//! and `command`. Its frames use `storage`'s own `LogId` and `Vote`: it knows no consensus library.
 
 pub(crate) mod append;
 mod caller;

@@ -1,4 +1,4 @@
-//! Requests and responses between members: their envelope, and the bodies within. Pure.
+//! Requests and responses between members as bytes: the envelope, and the bodies within. Pure.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};

@@ -1,11 +1,11 @@
-//! Where a member is to be found: at the address in the log, or at one that was found since.
+//! The address of a member: the one in the log, or one that was learned since.
 //!
-//! An address is not an identity: members may move, and the log says so only once a leader has
-//! written it there. Called by `caller`, `channel`, `verify` and `raft`. Invariant:
+//! An address is not an identity: members may move, and the log has the new address only once a
+//! leader has written it. Called by `caller`, `channel`, `verify` and `raft`. Invariant:
 //!
-//! - I1: an address that was learned is tried before that of the log, and that of the log if it
-//!   fails: what was learned may be old. What was learned counts no more once the log has another
-//!   address than at that time.
+//! - I1: a learned address is tried before the one in the log, and the one in the log if that
+//!   fails, because the learned one may be old. It is forgotten once the log has another address
+//!   than at the time when it was learned.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! Serves the requests of one connection: each is worked on by itself, and answered as soon as its
-//! answer is there.
+//! Serves the requests of one connection: many at the same time, each answered as soon as its
+//! answer is ready.
 //!
 //! Called by `listener`; calls `connection`. Invariants:
 //!

@@ -1,27 +1,28 @@
-//! Whether a hello comes from the member that it names.
+//! Checks whether a hello comes from the member that it names.
 //!
-//! Anybody who reaches a port can write a hello. So it is believed only when the process that
-//! listens where that member is to be found says that the hello is its own. Called by
-//! `listener`, which hears hellos, and by `raft`; calls `caller` and `route`. Invariants:
+//! Any process that reaches a port can write a hello. So this member dials back to the address of
+//! the member in question, and believes the hello only if the process that listens there says that
+//! the hello is its own. Called by `listener`, which reads hellos, and by `raft`; calls `caller`
+//! and `route`. Invariants:
 //!
-//! - I1: the address that this member's own log has for the member counts first, and nothing else
-//!   makes a process a copy. If the member answers there as another process, the hello comes from a
-//!   copy, and is refused by name (F26).
-//! - I2: the address that a hello names is believed only if the member does not answer at the known
-//!   one: then it moved, or this member has not heard of it yet. Such a hello can have a connection
-//!   refused, and nothing more: it ends no node (C16). It may ask to be taken in or registered. Its
-//!   votes, entries and snapshots are taken only if a member that the log names, or one that
-//!   `-join` names, has it at that address; or, for a member that the log names, while nobody else
-//!   leads: members that all moved have to come together before anything is registered. Where the
-//!   log names nobody yet they are taken of whoever comes, for as long as it names nobody.
+//! - I1: the address in this member's own log is asked first, and only the answer there can make a
+//!   process a copy. If the member answers there as another process, the hello comes from a copy of
+//!   its directory, and is refused by a message that names the member (F26).
+//! - I2: the address in a hello is believed only if the member does not answer at the known one:
+//!   then it moved, or this member has not heard of it yet. Such a hello can get a connection
+//!   refused, and nothing more: it ends no node (C16). Its sender may ask to join or to be
+//!   registered. Its votes, entries and snapshots are taken only if a member in the log, or one
+//!   that `-join` names, has the sender at that address. There are two exceptions. While no other
+//!   member leads, they are taken of every member in the log, because members that all moved have
+//!   to come together before an address can be registered. And while the log names nobody yet, they
+//!   are taken of any process that calls.
 //! - I3: questions are bounded in time, all of one hello together in less than its handshake may
-//!   take. The address of the log is asked for every hello
-//!   at once, whatever else is being looked into. Questions to other addresses are bounded in
-//!   number, and for each member too, so that hellos that claim to be one member cannot take all
-//!   places of the others.
-//! - I4: if two processes say that they are a member, and neither is where the log has it, nobody
-//!   knows which is the copy. The one that was found first keeps the connections. The other may
-//!   have its address written to the log, which decides.
+//!   take. The address in the log is asked at once for every hello, even if other questions are
+//!   still open. Questions to other addresses are bounded in number, in all and for each member, so
+//!   that hellos in the name of one member cannot take all places of the others.
+//! - I4: if two processes claim to be the same member, and neither is at the address in the log,
+//!   nothing tells which is the copy. The one that was found first keeps the connections. The other
+//!   may have its address written to the log, which decides.
 
 use std::collections::BTreeMap;
 use std::future::ready;

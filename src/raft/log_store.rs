@@ -1,4 +1,4 @@
-//! The log as openraft wants it, over `storage::wal`.
+//! Implements openraft's interface for a log, over `storage::wal`.
 //!
 //! Called by openraft's core alone; calls `replica`'s syncer and `storage::wal`. It keeps the
 //! promises that openraft's proofs rest on (`docs/contract.md`): entries can be read when `append`

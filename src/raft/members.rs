@@ -5,8 +5,8 @@
 //! - I1: no membership is proposed that is too large to be stored: every member reads an entry of
 //!   at most [`MEMBER_COUNT_MAX`] members, and keeps it in a superblock. The count is the most that
 //!   the members may come to take, so that a later change of voters fits too.
-//! - I2: a leader makes one change at a time, from the look that decides on it to its end. If
-//!   another change came between two steps of one, its caller could not tell what became of it.
+//! - I2: a leader makes one change at a time, from the decision to its end. If another change came
+//!   between two steps of one, the caller could not tell its outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

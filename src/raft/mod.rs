@@ -2,8 +2,8 @@
 //!
 //! openraft decides who leads and which entries are committed. This folder gives it a log, a state
 //! and a network, and hides it from everything above. Called by `node` and `cluster`; calls
-//! `replica` and `peer`. [`Consensus`] is what they see: propose commands, make sure that a read is
-//! fresh, change the membership, hand over, stop.
+//! `replica` and `peer`. They use [`Consensus`]: propose commands, make sure that a read is fresh,
+//! change the membership, hand over, stop.
 
 mod appends;
 mod log_store;

@@ -1,4 +1,4 @@
-//! What openraft calls to reach other members: append streams, votes, snapshots.
+//! Implements openraft's interface for a network: append streams, votes, snapshots.
 //!
 //! Called by openraft; calls `appends`, `peer` and, for snapshots, `replica`. Entries, votes and
 //! snapshots have a connection each, so that votes never wait behind bulk data. Invariant:

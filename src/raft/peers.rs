@@ -1,16 +1,16 @@
-//! Takes what other members send. Append frames, votes and snapshots go to openraft; every other
-//! request is handed up as an [`Incoming`] with a place for its answer.
+//! Receives the frames of other members. Append frames, votes and snapshots go to openraft; every
+//! other request is handed up as an [`Incoming`] with a place for its answer.
 //!
 //! Called by `peer`'s listener, which has let the members in; calls openraft and the replica.
 //! Invariants:
 //!
-//! - I1: a member stops, with an exit code of its own, if its log ends below what it acknowledged to
-//!   its leader; and it stops before it answers anything to that leader (C16). It believes this only
-//!   of the leader of its own vote, confirmed at the address that its own log has for that leader.
-//! - I2: a vote in a frame is that of the member whose connection it comes over, and its term is one
-//!   that elections can have reached: no frame uses up the terms.
-//! - I3: openraft is handed nothing that contradicts what is committed here: it takes that for a
-//!   damaged store, and panics. No leader of an honest cluster has such an entry.
+//! - I1: a member stops, with an exit code of its own, if its log ends below an entry that it
+//!   acknowledged to its leader; and it stops before it answers anything to that leader (C16). It
+//!   believes this only of the leader of its own vote, confirmed at the address in its own log.
+//! - I2: a vote in a frame must be that of the connection's member, and its term one that elections
+//!   can have reached. So no frame can use up the terms.
+//! - I3: openraft gets no frame that contradicts entries committed here, because it would take the
+//!   store for damaged and panic. The leader of an honest cluster sends no such frame.
 
 use std::io;
 use std::net::IpAddr;

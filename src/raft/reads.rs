@@ -1,10 +1,10 @@
-//! Linearizable reads: one ReadIndex round for all reads that wait.
+//! Linearizable reads: one ReadIndex round for all waiting reads.
 //!
-//! Before it reads, a leader has to know that nobody else was elected meanwhile; it asks a
+//! Before it reads, a leader has to know that no other member was elected meanwhile; it asks a
 //! majority, which is one round. Called by `mod.rs`. Invariants:
 //!
-//! - I1: a read joins only a round that begins after the read came (H13). Reads that come during a
-//!   round share the next one.
+//! - I1: a read joins only a round that begins after the read arrived (H13). Reads that arrive
+//!   during a round share the next one.
 //! - I2: a round ends within [`ROUND_MAX`], and delays the next one by [`ROUND_STEP`] at most.
 //! - I3: a read under the lease counts only if this member, after the read, is a leader that has
 //!   applied an entry of its own term, that has not begun to hand over (an heir is elected in spite

@@ -1,10 +1,10 @@
-//! What this member refuses or delays now, and since when.
+//! The causes for which this member refuses or delays requests now, and since when.
 //!
 //! Called by `cluster` before it proposes, by the node for its status, and several times a second
-//! by upkeep, which makes due what ends each refusal (`docs/operations.md` has the list).
+//! by upkeep, which starts the work that ends each refusal (`docs/operations.md` has the list).
 //! Invariant:
 //!
-//! - I1: a cause begins with the first look that finds it and ends with the first that does not.
+//! - I1: a cause begins with the first check that finds it and ends with the first that does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The state machine as openraft wants it, over a replica.
+//! Implements openraft's interface for a state machine, over a replica.
 //!
 //! Called by openraft's worker for the state machine; calls `replica`. Invariants:
 //!

@@ -1,5 +1,5 @@
-//! What openraft is told about this project: its type configuration, and the conversions between
-//! openraft's values and those that `storage` writes down and `peer` carries.
+//! The type configuration for openraft, and the conversions between openraft's values and the ones
+//! that `storage` writes and `peer` sends.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! What openraft knows of the cluster, for the rooms above: who leads, who is a member and how far, and
-//! where the log has whom.
+//! openraft's knowledge of the cluster, for the rooms above: the leader, the members, how far each
+//! has followed, and their addresses in the log.
 //!
 //! Called by `raft` alone, which hands it on; calls openraft's metrics.
 

@@ -1,11 +1,12 @@
-//! Checkpoints of one replica: one task at a time writes one, and says what came of it.
+//! Checkpoints of one replica: one task at a time writes one, and reports its outcome.
 //!
-//! A checkpoint writes what is applied to its place on the disk, so that the log behind it may go.
+//! A checkpoint writes the applied state to its place on the disk, so that the log up to it may be
+//! purged.
 //! Called by `raft`, which tells openraft of each one, and through it by upkeep and by a clean
 //! stop; calls the replica's state. Invariants:
 //!
-//! - I1: one runs at a time. Whoever asks while one runs joins it, and may change its pace.
-//! - I2: one that fails is a fault: nobody knows then what reached the disk.
+//! - I1: one runs at a time. A caller that asks while one runs joins it, and may change its pace.
+//! - I2: a failed checkpoint is a fault, because nothing tells which of its bytes reached the disk.
 //! - I3: after [`Checkpointer::stop`] none runs and none begins, so the log may be closed.
 
 use std::sync::Arc;

@@ -1,10 +1,11 @@
-//! Keeps the log that snapshots on their way need: all of it behind their labels.
+//! Keeps the part of the log that running transfers of snapshots need: all entries above their
+//! labels.
 //!
-//! Called by `state`, which labels snapshots, and through it by whoever purges. Invariant:
+//! Called by `state`, which labels snapshots, and through it by purges. Invariant:
 //!
-//! - I1: a label is taken and registered in one step, and nobody can ask for the bound between the
-//!   two. A purge looks at the checkpoint first and asks for the bound afterwards; a label is never
-//!   below an earlier checkpoint, so no purge passes it, whenever it began.
+//! - I1: a label is taken and registered in one step, and no caller can ask for the bound between
+//!   the two. A purge looks at the checkpoint first and asks for the bound afterwards; a label is
+//!   never below an earlier checkpoint, so no purge passes it, whenever it began.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
-//! One copy of the state: the machine and how far it has applied the log, and all that keeps it so:
-//! applying, replaying, syncing the log, checkpoints, and snapshots to and from other copies.
+//! One copy of the state: the machine with its applied position, and all work on it: applying,
+//! replaying, syncing the log, checkpoints, and snapshots to and from other copies.
 //!
 //! Called by `raft`, `cluster` and `node`; calls `machine`, `peer` (snapshots travel over its
-//! connections), `oplog` and `storage`. It knows positions of a log and memberships as bytes, but no
-//! consensus library: whatever decides what is committed stands above it.
+//! connections), `oplog` and `storage`. It knows positions of a log and memberships as bytes, but
+//! no consensus library: whatever decides what is committed stands above it.
 
 mod applier;
 mod checkpoints;

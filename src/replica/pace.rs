@@ -1,9 +1,9 @@
-//! Spreads work that nobody waits for, a checkpoint or a snapshot, over time, so that writes beside
-//! it are hardly slowed down.
+//! Spreads background work, a checkpoint or a snapshot, over time, so that writes beside it are
+//! hardly slowed down.
 //!
-//! Called by `raft`, `snapshot`, `state` and `syncer` after each step of the work. While nobody
-//! writes, the work goes at full speed; and it is never spread so far that the log behind it grows
-//! for ever.
+//! Called by `raft`, `snapshot`, `state` and `syncer` after each step of the work. While there are
+//! no writes, the work goes at full speed; and it is never spread so far that the log, which cannot
+//! be purged meanwhile, grows for ever.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Applies what the log holds behind the checkpoint, before Raft starts.
+//! Applies the log's entries above the checkpoint, before Raft starts.
 //!
 //! [`ReplayAhead`] applies entries while the log is still being recovered: the log is read once,
 //! and a restart takes as long as the slower of reading and applying. If an entry cannot be
@@ -13,7 +13,7 @@
 //! - I1: only entries known to be committed are applied. Every log that holds later entries has
 //!   these too, so no truncation can take them back.
 //! - I2: entries are applied in the order of the log, without a gap behind the checkpoint.
-//! - I3: what is applied ahead is in memory only. If the log turns out to be damaged, the start is
+//! - I3: entries applied ahead change memory only. If the log turns out to be damaged, the start is
 //!   refused, and that memory goes with the process.
 
 use std::collections::VecDeque;

@@ -9,16 +9,17 @@
 //!   merged, and the superblock with it is synced before the first merged page is written (storage
 //!   does both).
 //! - I2: a snapshot is never finished over a damaged slot, and a frame out of order ends it.
-//! - I3: the log behind S stays on the sender from the moment that S is chosen until the transfer
-//!   is over (`hold`).
+//! - I3: the sender keeps the log above S from the moment that S is chosen until the transfer is
+//!   over (`hold`).
 //! - I4: no index above the end of the sender's log is sent, or believed (`snapshot_frames`).
 //! - I5: slots that are damaged at the receiver are sent too, changed or not, but only if the
 //!   sender has applied all that the receiver has: an entry that the slot lacks would never be
 //!   replayed there.
-//! - I6: a full disk costs the transfer, not the receiver, which takes no snapshot before it has
+//! - I6: on a full disk the transfer fails, not the receiver, which takes no snapshot before it has
 //!   room again.
-//! - I7: a snapshot ends once the receiver has applied an entry behind its begin (I3 of `state`), or has
-//!   a vote above the sender's: it would keep the new leader's snapshot waiting.
+//! - I7: a transfer ends once the receiver has applied an entry above the snapshot's begin (I3 of
+//!   `state`), or has a vote above the sender's, because it would keep the new leader's snapshot
+//!   waiting.
 
 use std::io;
 use std::sync::Arc;

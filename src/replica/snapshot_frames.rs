@@ -4,11 +4,10 @@
 //!
 //! - I1: no frame carries an index above `last_log`, the last index of the sender's own log: slots
 //!   and `readable_from` only ever come from entries that were committed, and a leader has all of
-//!   these. The sender looks at its log before it sends, the receiver at the frame before it
-//!   believes it, since an index that the log never reaches would keep the receiver from being read
-//!   for ever.
-//! - I2: nothing in a snapshot is of a later term than its sender's, nor is its membership later than
-//!   where it begins: openraft takes either for a damaged store, and panics.
+//!   these. The sender checks this before it sends, and the receiver before it merges, because an
+//!   index that the log never reaches would make the receiver unreadable for ever.
+//! - I2: no term in a snapshot is later than its sender's, and its membership is not later than its
+//!   begin: openraft would take either for a damaged store, and panic.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};

@@ -1,14 +1,14 @@
-//! A machine and how far it has applied the log: what readers, checkpoints and snapshots share.
+//! A machine with its applied position, which readers, checkpoints and snapshots share.
 //!
 //! Called by everything above that needs the state; calls `machine` and `syncer`. Invariants:
 //!
-//! - I1: the applied position never falls, and rises before a reply is sent: a client that has a
-//!   reply can read what it answers.
-//! - I2: an install and a checkpoint never run at once; an install cancels a checkpoint that runs.
-//! - I3: pieces of a snapshot are merged only while nothing behind its begin is applied here. A piece
-//!   holds what entries up to the begin did, and perhaps no more: what an entry behind it did here would
-//!   be overwritten, for good, wherever the machine knows no newer index: a damaged slot, or a deleted
-//!   key that was forgotten.
+//! - I1: the applied position never falls, and rises before a reply is sent, so that a client which
+//!   has a reply can read the effect.
+//! - I2: an install and a checkpoint never run at once; an install cancels a running checkpoint.
+//! - I3: pieces of a snapshot are merged only while no entry above its begin is applied here. A
+//!   piece is sure to contain the effects of entries up to the begin, and no later ones. So the
+//!   effect of a later entry would be overwritten for good where the machine knows no newer index:
+//!   in a damaged slot, or for a deleted key that was forgotten.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

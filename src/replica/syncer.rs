@@ -1,4 +1,4 @@
-//! The thread that makes the log durable: whatever arrives during one sync goes out with the next.
+//! The thread that makes the log durable: records that arrive during one sync go out with the next.
 //!
 //! Called by `raft`'s log store and by checkpoints; calls `storage::wal`. A second thread prepares
 //! the next segment and takes old ones out of the log, so that neither delays a sync. Invariants:
@@ -6,9 +6,9 @@
 //! - I1: a completion fires with `Ok` only after the batch that holds its records is on disk.
 //! - I2: completions fire in the order of their positions. After a failed write all of them fire
 //!   with the error, and so do all that come later (C3, C4).
-//! - I3: a completion that is dropped reports an error; otherwise its waiter would stall (C5).
-//! - I4: once the threads have ended, by a failure or by a stop, nobody waits: all completions,
-//!   present and later, fire with an error.
+//! - I3: a dropped completion reports an error; otherwise its waiter would stall (C5).
+//! - I4: once the threads have ended, by a failure or by a stop, nothing waits for them: all
+//!   completions, present and later, fire with an error.
 
 use std::collections::VecDeque;
 use std::io;
