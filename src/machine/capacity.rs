@@ -1,6 +1,7 @@
-//! How much space a machine has left, in memory and on the disk, and what it refuses for want of it. The memory budget of pages is in `paged.rs`.
+//! How much space a machine has left, in memory and on the disk, and which commands it refuses for
+//! want of space. The memory budget of pages is in `paged.rs`.
 //!
-//! Called by upkeep and whoever proposes.
+//! Called by upkeep, and before commands are proposed.
 
 use std::collections::BTreeSet;
 

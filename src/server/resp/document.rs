@@ -142,31 +142,34 @@ fn meaning(class: FailureClass) -> (&'static str, &'static str) {
         }
         FailureClass::Refused => ("understood, and not served here; the reason follows", "no"),
         FailureClass::Unauthenticated => ("the user is not known", "no"),
-        FailureClass::ProtocolVersion => ("this version of RESP is not spoken", "in another one"),
+        FailureClass::ProtocolVersion => {
+            ("the node does not speak this version of RESP", "yes, in another version")
+        }
         FailureClass::Aborted => (
-            "the transaction was given up, for a request in it or for its WATCH; nothing was proposed",
-            "from MULTI or WATCH on",
+            "the transaction was aborted by a request in it or by its WATCH; nothing was proposed",
+            "yes, from MULTI or WATCH on",
         ),
         FailureClass::Unavailable => {
             ("no leader, or this node stops; nothing was proposed", "yes, or elsewhere")
         }
-        FailureClass::NotLeader => {
-            ("another member leads, and this one may not forward; nothing was proposed", "there")
-        }
-        FailureClass::Busy => ("a bound on work under way; nothing was proposed", "yes, later"),
+        FailureClass::NotLeader => (
+            "another member leads, and this one may not forward; nothing was proposed",
+            "yes, to it",
+        ),
+        FailureClass::Busy => ("too much work is under way; nothing was proposed", "yes, later"),
         FailureClass::NoSpace => {
-            ("the disk of the log is full; nothing was proposed", "once there is room")
+            ("the disk of the log is full; nothing was proposed", "yes, once there is room")
         }
         FailureClass::Full => (
             "`kvstore` holds as much as `-memory-mib` allows; nothing was proposed",
-            "once keys are deleted",
+            "yes, once keys are deleted",
         ),
         FailureClass::Fault => (
-            "the copy of the key is damaged on the member that was to carry it out",
-            "once the key is set, whole and without a condition; `-read local` elsewhere",
+            "the key's copy is damaged on the member that should carry the command out",
+            "yes, once the key was set, whole and without a condition; or read with `-read local` elsewhere",
         ),
         FailureClass::Unknown => {
-            ("the command was applied once or not at all", "after a read that tells which")
+            ("the command was applied once or not at all", "only after a read has told which")
         }
     }
 }
