@@ -1,8 +1,8 @@
 //! This process as a caller of other members: makes its hellos, and confirms which hellos are its
 //! own.
 //!
-//! Anybody can write a hello. So a process that gets one asks back at the address of the member
-//! that the hello names, and the process that listens there says whether the hello is its own.
+//! Anybody can write a hello. So a process that receives one asks back: it dials the address of the
+//! member that the hello names, and the process that listens there says whether it sent the hello.
 //! Called by `channel`, `raft` and `cluster`; calls `connection`. Invariants:
 //!
 //! - I1: every connection has a random token of its own. It is confirmed only during the handshake,
@@ -30,15 +30,16 @@ use crate::fault::Faults;
 use crate::host::{Host, Net};
 use diskstore_storage::{LogId, Vote};
 
-/// How long whoever is asked back may take: less than a handshake, of which it is a part.
+/// How long a process that is asked back may take to answer. Shorter than a handshake, because
+/// asking back happens during one.
 const ASK_BACK_BOUND: Duration = Duration::from_secs(1);
 
-/// Who dials.
+/// The process that dials, and the hellos that it has under way.
 #[derive(Debug)]
 pub struct Caller {
     host: Host,
     me: Whoever,
-    /// Where this member listens, for its peers; empty if nobody is to ask back.
+    /// The address at which peers reach this member; empty if no peer is to ask back.
     address: String,
     /// The tokens of handshakes under way, with the members that they are meant for (I1).
     under_way: Mutex<BTreeMap<u128, u64>>,
@@ -64,7 +65,7 @@ impl Caller {
         Arc::new(Caller { host, me, address, under_way: Mutex::default(), faults })
     }
 
-    /// Somebody that is no member yet.
+    /// A process that is no member of a cluster yet.
     pub fn stranger(host: &Host) -> Arc<Caller> {
         let me = Whoever { cluster_id: 0, member_id: 0, process: 0 };
         Caller::new(host, me, String::new(), Faults::new())
@@ -75,17 +76,17 @@ impl Caller {
         &self.host
     }
 
-    /// The member and process that dials.
+    /// The member that dials, and its process.
     pub fn me(&self) -> Whoever {
         self.me
     }
 
-    /// Where it says that it listens.
+    /// The address at which this member says that it listens.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Dials a member where it is to be found now.
+    /// Dials a member at the address where it can be found now.
     pub(crate) async fn dial(
         &self,
         route: &Route,
@@ -119,14 +120,14 @@ impl Caller {
         dialled.map(|connection| (address, connection))
     }
 
-    /// Whether a connection that another member asks about is one of this process (I1).
+    /// True if this process opened the connection that another member asks about (I1).
     pub fn confirms(&self, asked: &Hello) -> bool {
         let meant_for = self.under_way.lock().get(&asked.token).copied();
         asked.cluster_id == self.me.cluster_id
             && meant_for.is_some_and(|to| to == 0 || to == asked.from)
     }
 
-    /// The answer to whoever asks whether a connection is one of this process.
+    /// Answers a member that asks whether this process opened a connection.
     pub fn answer_to(&self, asked: &Hello) -> Welcome {
         let answer = if self.confirms(asked) {
             Greeting::Accepted
@@ -136,10 +137,11 @@ impl Caller {
         Welcome { from: self.me, answer }
     }
 
-    /// Where a member has another one of a cluster; empty if nowhere. Whoever asks need not be known.
+    /// Asks one member for the address of another; empty if it knows none. The member that is asked
+    /// need not know this process.
     ///
     /// # Errors
-    /// Of the socket; an answer of another member than is asked, or that cannot be read.
+    /// Of the socket; the answer comes from another member, or cannot be read.
     pub(super) async fn whereabouts(
         &self,
         route: &Route,
@@ -164,7 +166,7 @@ impl Caller {
         Ok(answer)
     }
 
-    /// Who listens at an address, if it is a member or a node on its way to be one.
+    /// Asks which member, or future member, listens at an address.
     ///
     /// # Errors
     /// Of the socket; bytes that are no answer.
@@ -184,8 +186,8 @@ impl Caller {
     }
 }
 
-/// Asks whoever listens at an address whether a hello is its own. True only if the process that is
-/// named there, as the member that is named there, says so.
+/// Asks the process at an address whether it sent a hello. True only if the process and the member
+/// that the hello names both match, and it says yes.
 ///
 /// # Errors
 /// Of the socket; bytes that are no answer.
@@ -212,16 +214,16 @@ pub async fn is_own_hello(
     Ok(Asked { confirmed: answer == Greeting::Accepted && from == named, who: from })
 }
 
-/// What came of asking back.
+/// The result of asking back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
-    /// The hello comes from there.
+    /// True if the hello was sent from there.
     pub confirmed: bool,
-    /// Who listens there.
+    /// The member and process that listens there.
     pub who: Whoever,
 }
 
-/// The refusal within an error of a dial.
+/// The refusal that a failed dial carries, if the other side refused.
 fn refusal(error: &io::Error) -> Option<&HelloRefused> {
     error.get_ref()?.downcast_ref()
 }

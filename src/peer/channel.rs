@@ -28,10 +28,10 @@ use super::route::Route;
 
 /// Most calls that wait to be written.
 const QUEUE_MAX: usize = 1024;
-/// A failed dial answers the calls of this time, too: they do not each wait for one of their own.
+/// For this long after a failed dial, calls fail with its error instead of dialling again.
 const FAILURE_SHARED: Duration = Duration::from_millis(200);
-/// A connection on which something is waited for is dead after this time without a frame, once a
-/// call has timed out: four heartbeats, so that a call of a short deadline condemns nobody.
+/// A connection is given up if a call on it has timed out and no frame has come for this long. It is
+/// four heartbeats, so that a call with a short deadline alone ends no connection.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Why a call has no answer.
@@ -40,7 +40,7 @@ pub enum CallError {
     /// The request certainly did not reach the other side.
     #[error("cannot reach {address}")]
     NotSent {
-        /// Where it was to go.
+        /// The address that the request was meant for.
         address: String,
         /// What failed.
         source: io::Error,
@@ -48,7 +48,7 @@ pub enum CallError {
     /// The request may have been carried out.
     #[error("{address} gave no answer")]
     Lost {
-        /// Where it went.
+        /// The address that the request was sent to.
         address: String,
     },
 }
@@ -63,17 +63,17 @@ struct Call {
 #[derive(Default)]
 struct Waiting {
     calls: HashMap<u64, oneshot::Sender<Bytes>>,
-    /// Since when an answer is waited for and no frame came.
+    /// Since when calls have waited here without any frame arriving.
     silent_since: Option<Instant>,
 }
 
-/// `None` once the connection is gone.
+/// The calls that wait; `None` once the connection is gone.
 type Pending = Arc<Mutex<Option<Waiting>>>;
 
 /// One connection.
 #[derive(Debug)]
 struct Live {
-    /// Where it leads.
+    /// The address that was dialled.
     address: String,
     queue: mpsc::Sender<Call>,
     pending: Pending,
@@ -162,7 +162,7 @@ impl Failed {
     }
 }
 
-/// What became of a dial; `None` while it runs.
+/// The result of a dial; `None` while it runs.
 type Outcome = Option<Result<Arc<Live>, Failed>>;
 
 /// Calls to one member. Connects when it is first used, and again after a failure.
@@ -187,7 +187,7 @@ impl Channel {
         Channel { caller, route, next_id: AtomicU64::new(1), dial: Mutex::default() }
     }
 
-    /// The address that its member had in the log when it was made.
+    /// The address that the log had for the member when this channel was made.
     pub fn given_address(&self) -> &str {
         self.route.given()
     }
@@ -231,7 +231,8 @@ impl Channel {
         }
     }
 
-    /// The last dial if it is of use, or a new one (I2). It goes on when its callers give up.
+    /// The last dial if its result can still be used, otherwise a new one (I2). A dial goes on even
+    /// if all its callers give up.
     fn current_dial(&self) -> watch::Receiver<Outcome> {
         let mut last = self.dial.lock();
         if let Some(dial) = last.as_ref().filter(|dial| is_of_use(dial, &self.route)) {

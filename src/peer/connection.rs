@@ -56,7 +56,7 @@ pub fn bad_frame(error: crate::command::DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// What `work` comes to, or `TimedOut` after `bound`.
+/// The result of `work`, or `TimedOut` after `bound`.
 pub(crate) async fn in_time<T>(
     work: impl Future<Output = io::Result<T>>,
     bound: Duration,
@@ -85,7 +85,7 @@ impl FrameReader {
         self.body_bytes_max = BODY_BYTES_MAX;
     }
 
-    /// Adds up in `total` what comes from now on.
+    /// From now on, counts the bytes that arrive in `total`.
     pub(crate) fn count_in(&mut self, total: Arc<AtomicU64>) {
         self.received_bytes = total;
     }
@@ -124,7 +124,7 @@ impl FrameReader {
         header.with_body(frame.freeze()).map(Some).map_err(bad_frame)
     }
 
-    /// Bytes that came and are no frame, or none yet.
+    /// Bytes that have arrived and do not make a whole frame, or are no frame at all.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.buffer
     }
@@ -205,8 +205,8 @@ pub(crate) struct HelloRefused(pub(crate) Greeting);
 /// Connects and shakes hands with the member that a hello is meant for.
 ///
 /// # Errors
-/// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if what answers is no
-/// member, or another; otherwise of the socket.
+/// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if the answer comes
+/// from another member or from something that is no member; otherwise of the socket.
 pub(crate) async fn dial(net: &Net, address: &str, hello: &Hello) -> io::Result<Connection> {
     let shaken = in_time(shake_hands(net, address, hello), HANDSHAKE_TIMEOUT).await;
     let (mut reader, writer, Welcome { from, answer }) = shaken?;
@@ -220,7 +220,7 @@ pub(crate) async fn dial(net: &Net, address: &str, hello: &Hello) -> io::Result<
     Ok((reader, writer))
 }
 
-/// Whether the answer to a hello is of the member that it is meant for, as far as the hello says.
+/// True if the answer comes from the member that the hello was meant for.
 fn check_who(hello: &Hello, from: Whoever) -> io::Result<()> {
     let is_cluster = hello.cluster_id == 0 || hello.cluster_id == from.cluster_id;
     if is_cluster && (hello.to == 0 || hello.to == from.member_id) {
@@ -251,7 +251,8 @@ pub(crate) async fn shake_hands(
     Ok((reader, writer, welcome))
 }
 
-/// What answers speaks something else: its first line, where it is text, tells what.
+/// The error for an answer in another protocol. It quotes the first line if that is text, since this
+/// usually shows what is listening.
 fn foreign(answer: &[u8]) -> io::Error {
     let is_text = |byte: &&u8| byte.is_ascii_graphic() || **byte == b' ';
     let line: Vec<u8> =

@@ -37,7 +37,7 @@ pub enum FrameKind {
     Response = 6,
     /// A snapshot begins.
     SnapshotBegin = 7,
-    /// The receiver says from where on it wants slots.
+    /// The receiver says after which index it wants slots.
     SnapshotAccept = 8,
     /// Some slots of a snapshot.
     SnapshotSlots = 9,

@@ -27,7 +27,7 @@ pub enum Purpose {
     Append = 2,
     /// One snapshot.
     Snapshot = 3,
-    /// Asks whether a connection is one of the process that is dialled. The welcome is the answer.
+    /// Asks the process that is dialled whether it opened a certain connection. The welcome answers.
     Confirm = 4,
 }
 
@@ -38,15 +38,15 @@ pub struct Hello {
     pub cluster_id: u128,
     /// The dialling member.
     pub from: u64,
-    /// The member that it wants to reach; 0 for whoever listens there.
+    /// The member that it wants to reach; 0 for any process that listens there.
     pub to: u64,
     /// What the connection is for.
     pub purpose: Purpose,
     /// Random id of the process that dials: it tells a member from a copy of its directory.
     pub process: u64,
-    /// Random number of this connection; to confirm, of the one that is asked about.
+    /// Random number of this connection. In a question it is that of the connection asked about.
     pub token: u128,
-    /// Where the dialling member listens; empty for one that is about to join.
+    /// The address at which the dialling member listens; empty for one that is about to join.
     pub address: String,
     /// For append: the vote under which the dialling leader leads, and the highest log id that the
     /// other side acknowledged to it under that vote.
@@ -109,7 +109,7 @@ impl Hello {
     }
 }
 
-/// A member in a process.
+/// A member, and the process that runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whoever {
     /// Its cluster; 0 if it has none yet.
@@ -120,23 +120,23 @@ pub struct Whoever {
     pub process: u64,
 }
 
-/// What is said to a hello.
+/// The answer to a hello.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Greeting {
-    /// The connection may be used; or it is the one that was asked about.
+    /// The connection may be used. To a question: this process opened the connection asked about.
     Accepted,
-    /// It may not; why.
+    /// The connection may not be used, for this reason.
     Refused(String),
-    /// It may not: the member that dials runs already, as another process.
+    /// The connection may not be used: the member that dials runs already, as another process.
     Copy(String),
 }
 
-/// Who answers a hello, and what.
+/// The second frame of a connection: the answer to a hello.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
-    /// Who answers.
+    /// The member and process that answers.
     pub from: Whoever,
-    /// What it says.
+    /// Its answer.
     pub answer: Greeting,
 }
 

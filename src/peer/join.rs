@@ -13,8 +13,8 @@ use crate::command::cursor::{Cursor, put_string};
 pub struct JoinRequest {
     /// False to ask for the cluster's id and geometry only.
     pub is_final: bool,
-    /// True if it is the word of the member that it is about. Only members are believed so: that one
-    /// itself, or one that had its hello confirmed and passes the request on.
+    /// True if the request comes from the member that it is about. This is believed only of members:
+    /// of that member itself, or of one that had its hello confirmed and passes the request on.
     pub is_own: bool,
     /// The member id that it drew.
     pub member_id: u64,
@@ -38,7 +38,7 @@ pub enum JoinReply {
     },
     /// Not now; ask again.
     Later(String),
-    /// Never; why.
+    /// Never, for this reason.
     Refused(String),
 }
 

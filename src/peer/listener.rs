@@ -40,10 +40,10 @@ use crate::descriptors::{Place, Places, Shares};
 use crate::fault::Faults;
 use crate::host::{Listener as Socket, Stream};
 
-/// What a connection of a member is given: its requests may be days apart.
+/// The limits of a member's connection. Its requests may be days apart.
 const MEMBER: Allowance =
     Allowance { request_count_max: 1024, idle_max: None, write_max: WRITE_TIMEOUT };
-/// What a joiner is given, or whoever asks where another is: it has but one question.
+/// The limits for a caller with a single question: one that joins, or asks where a member is.
 const JOINER: Allowance = Allowance {
     request_count_max: 1,
     idle_max: Some(Duration::from_secs(10)),
@@ -52,17 +52,17 @@ const JOINER: Allowance = Allowance {
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What a listener is for.
+/// The callers that a listener lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zone {
-    /// Members, and those that want to join.
+    /// Members, and nodes that want to join.
     Peers,
-    /// Those that want to join only.
+    /// Only nodes that want to join.
     Joins,
 }
 
 impl Zone {
-    /// What a client that came to the wrong port reads, in RESP.
+    /// The error, in RESP, for a client that connected to a port for members.
     fn reply_to_client(self) -> &'static str {
         match self {
             Zone::Peers => {
@@ -77,18 +77,18 @@ impl Zone {
     }
 }
 
-/// Who asks something.
+/// The caller of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker<'a> {
-    /// The member that it is; `None` is somebody who wants to join.
+    /// The calling member; `None` for a node that wants to join.
     pub(crate) member: Option<&'a Verified>,
-    /// Where the connection comes from.
+    /// The address that the connection comes from.
     pub(crate) address: IpAddr,
 }
 
 /// What a member does with connections that were let in, and with what they ask.
 pub(crate) trait Service: Debug + Send + Sync + 'static {
-    /// Why a member's hello is refused for what it says of this member's log, if it is.
+    /// The reason to refuse a hello for what it says about this member's log, if there is one.
     fn refuse(&self, hello: &Hello, origin: Origin) -> Option<String>;
 
     /// Takes append frames until the connection ends.
@@ -107,8 +107,7 @@ pub(crate) trait Service: Debug + Send + Sync + 'static {
         from: Verified,
     ) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// The answer to a request of a member, or of somebody who wants to join; `None` if there is
-    /// none, which ends the connection.
+    /// Answers a request of a member, or of a node that wants to join. `None` ends the connection.
     fn answer(
         &self,
         method: Method,
@@ -124,7 +123,7 @@ pub(crate) struct Listener<S> {
     verifier: Arc<Verifier>,
     service: Arc<S>,
     faults: Faults,
-    /// Bytes that came at its ports.
+    /// Bytes that have arrived at its ports.
     received_bytes: Arc<AtomicU64>,
     /// Places for its connections.
     places: ListenerPlaces,
@@ -151,7 +150,7 @@ impl ListenerPlaces {
 }
 
 impl<S: Service> Listener<S> {
-    /// Ports that let in whom `verifier` believes, for `service`.
+    /// Ports that hand the callers that `verifier` believes to `service`.
     pub(crate) fn new(
         caller: Arc<Caller>,
         verifier: Arc<Verifier>,
@@ -162,7 +161,7 @@ impl<S: Service> Listener<S> {
         Arc::new(Listener { caller, verifier, service, faults, received_bytes, places })
     }
 
-    /// Bytes that came at the ports since the start.
+    /// Bytes that have arrived at the ports since the start.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
     }
@@ -254,8 +253,8 @@ impl<S: Service> Listener<S> {
         Welcome { from: self.caller.me(), answer }
     }
 
-    /// A place for a connection whose hello is what it seems to be, and its member, or what it is told
-    /// instead (I1).
+    /// Checks a hello (I1). Gives a place for the connection and the member that sent it, or the
+    /// answer that refuses it.
     async fn receive(
         &self,
         hello: &Hello,
@@ -289,7 +288,7 @@ impl<S: Service> Listener<S> {
         Ok((place, Some(member)))
     }
 
-    /// Why a hello is refused whoever it comes from, if it is.
+    /// The reason to refuse a hello whatever its sender, if there is one.
     fn refuse(&self, hello: &Hello, zone: Zone) -> Option<Greeting> {
         let me = self.caller.me();
         let is_joiner = hello.cluster_id == 0;
@@ -321,8 +320,9 @@ impl<S: Service> Listener<S> {
         })
     }
 
-    /// A member of another cluster that dials here knows this address as its own member's: this
-    /// node was wiped and founded a cluster of its own. Anybody can say so: it is asked back.
+    /// If a member of another cluster dials this address, its cluster has a member here: then this
+    /// node was wiped, and has founded a cluster of its own. Since anybody can write such a hello, the
+    /// member is asked back.
     async fn note_other_cluster(&self, hello: &Hello, from: IpAddr, zone: Zone) {
         let me = self.caller.me();
         if zone == Zone::Joins || hello.cluster_id == 0 || hello.cluster_id == me.cluster_id {
@@ -371,8 +371,8 @@ impl<S: Service> Listener<S> {
     }
 }
 
-/// The answer to commands of a member that may not forward any: they were certainly not proposed, and
-/// a connection that ends would leave its clients in doubt.
+/// The answer to commands of a member that may not forward any. It says that they were certainly not
+/// proposed; merely closing the connection would leave the clients in doubt.
 fn refuse_commands(body: Bytes) -> Option<Vec<u8>> {
     let (commands, _) = decode_commands(body).ok()?;
     let refused = Err(Failure::NotLeader { leader: String::new() });

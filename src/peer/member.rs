@@ -11,13 +11,13 @@ pub const MEMBER_COUNT_MAX: usize = 256;
 /// Most bytes of a name or an address.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
-/// What a member is meant to be. It stands in the membership, so that whoever leads knows it.
+/// What a member is meant to be. It is part of the membership, so that every leader knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Role {
-    /// Counts in elections and majorities once it has caught up.
+    /// A member that counts in elections and majorities once it has caught up.
     #[default]
     Voter,
-    /// Follows for ever, never counts.
+    /// A member that follows for ever and never counts.
     Learner,
 }
 
@@ -26,9 +26,9 @@ pub enum Role {
 pub struct Member {
     /// The name it was started with (`-id`).
     pub name: String,
-    /// Where its peers reach it, `host:port`.
+    /// The address at which its peers reach it, `host:port`.
     pub raft_address: String,
-    /// Where clients reach it, `host:port`.
+    /// The address at which clients reach it, `host:port`.
     pub client_address: String,
     /// What it is meant to be.
     pub role: Role,

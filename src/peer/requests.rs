@@ -98,7 +98,7 @@ pub(crate) fn read_response(body: Bytes) -> Result<(u64, Bytes), DecodeError> {
     Ok((cursor.u64()?, cursor.rest()))
 }
 
-/// Lays out the question where a member of a cluster is.
+/// Lays out the body of [`Method::Whereabouts`]: a question for the address of a member.
 pub(crate) fn encode_whereabouts(cluster_id: u128, id: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(24);
     out.put_u128_le(cluster_id);
@@ -106,7 +106,7 @@ pub(crate) fn encode_whereabouts(cluster_id: u128, id: u64) -> Vec<u8> {
     out
 }
 
-/// Reads that question.
+/// Reads that body: the cluster and the member asked about.
 pub(crate) fn decode_whereabouts(body: Bytes) -> Result<(u128, u64), DecodeError> {
     let mut cursor = Cursor::new(body);
     let asked = (cursor.u128()?, cursor.u64()?);
@@ -114,7 +114,7 @@ pub(crate) fn decode_whereabouts(body: Bytes) -> Result<(u128, u64), DecodeError
     Ok(asked)
 }
 
-/// Lays out its answer; an empty address is that of a member that is not known.
+/// Lays out the answer to it; the address is empty if the member is not known.
 pub(crate) fn encode_whereabouts_reply(address: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     put_string(&mut out, address);

@@ -15,19 +15,19 @@ use parking_lot::Mutex;
 
 use super::member::MEMBER_COUNT_MAX;
 
-/// What this member's own log and its leader say of the members.
+/// What this member's own log, and its leader, say about the members.
 pub(crate) trait Roster: std::fmt::Debug + Send + Sync {
-    /// Calls `look` once, with where the log has a member.
+    /// Calls `look` once, with the address that the log has for a member.
     fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>));
 
-    /// All members that the log names, and where it has them.
+    /// All members that the log names, with their addresses there.
     fn members(&self) -> Vec<(u64, String)>;
 
     /// Whether this member leads, or hears a leader that is not `id`.
     fn another_leads(&self, id: u64) -> bool;
 }
 
-/// Addresses at which members were found that the log has elsewhere.
+/// Members that were found at other addresses than the log has for them.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     /// Set once the log is open.
@@ -35,21 +35,21 @@ pub(crate) struct Book {
     learned: Mutex<BTreeMap<u64, Learned>>,
 }
 
-/// Where a member was found.
+/// An address at which a member was found.
 #[derive(Debug)]
 struct Learned {
     address: String,
-    /// Where the log had it then (I1).
+    /// The address that the log had for it then (I1).
     instead_of: String,
 }
 
 impl Book {
-    /// From now on the log is what this has.
+    /// Uses this roster for the log from now on.
     pub(crate) fn follow(&self, roster: impl Roster + 'static) {
         drop(self.roster.set(Box::new(roster))); // it is called once
     }
 
-    /// The address of a member as the log has it.
+    /// The address that the log has for a member.
     pub(crate) fn logged(&self, id: u64) -> Option<String> {
         self.with_logged(id, |logged| logged.map(str::to_owned))
     }
@@ -61,7 +61,7 @@ impl Book {
         seen.expect("invariant: a roster calls once")
     }
 
-    /// All members that the log names, and where it has them.
+    /// All members that the log names, with their addresses there.
     pub(crate) fn members(&self) -> Vec<(u64, String)> {
         self.roster.get().map_or_else(Vec::new, |roster| roster.members())
     }
@@ -71,7 +71,7 @@ impl Book {
         self.roster.get().is_some_and(|roster| roster.another_leads(id))
     }
 
-    /// Where a member was found, if that is not where the log has it.
+    /// The address at which a member was found, if that is another one than the log has.
     pub(crate) fn learned(&self, id: u64) -> Option<String> {
         self.with_learned(id, |learned| learned.map(str::to_owned))
     }
@@ -102,7 +102,7 @@ impl Book {
     }
 }
 
-/// The way to one member, or to whoever listens at an address.
+/// The way to one member, or to any process that listens at an address.
 #[derive(Debug)]
 pub struct Route {
     to: u64,
@@ -112,7 +112,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// To whoever listens at an address.
+    /// To any process that listens at an address.
     pub fn to_address(address: String) -> Route {
         Route::to_member(0, address, None)
     }
@@ -122,17 +122,17 @@ impl Route {
         Route { to, given, book, failure_count: AtomicUsize::new(0) }
     }
 
-    /// The member; 0 for whoever listens there.
+    /// The member; 0 for any process that listens there.
     pub(crate) fn to(&self) -> u64 {
         self.to
     }
 
-    /// The address that it had when the way was looked up.
+    /// The address that the member had when this route was made.
     pub(crate) fn given(&self) -> &str {
         &self.given
     }
 
-    /// Where to dial next (I1).
+    /// The address to dial next (I1).
     pub(crate) fn address(&self) -> String {
         let learned = self.book.as_ref().and_then(|book| book.learned(self.to));
         let recorded = self.with_record(str::to_owned);
@@ -141,19 +141,20 @@ impl Route {
         if is_first { learned } else { recorded }
     }
 
-    /// Whether the member is still to be found at an address that was dialled before.
+    /// True if the member can still be found at an address that was dialled before.
     pub(crate) fn leads_to(&self, address: &str) -> bool {
         let is_learned =
             |book: &Arc<Book>| book.with_learned(self.to, |learned| learned == Some(address));
         self.is_recorded(address) || self.book.as_ref().is_some_and(is_learned)
     }
 
-    /// Whether a member's own record has this address, which was not only found or given.
+    /// True if this is the address in the member's own record, and not one that was only found or
+    /// given.
     pub(crate) fn is_recorded(&self, address: &str) -> bool {
         self.with_record(|recorded| recorded == address)
     }
 
-    /// The address of the log, or the one that was given where the log does not know the member.
+    /// The address in the log or, if the log does not know the member, the one that was given.
     fn with_record<T>(&self, look: impl FnOnce(&str) -> T) -> T {
         match &self.book {
             Some(book) => {
@@ -163,7 +164,7 @@ impl Route {
         }
     }
 
-    /// The address of [`Route::address`] led nowhere: the next one is tried.
+    /// Notes that [`Route::address`] led nowhere, so that the next address is tried.
     pub(crate) fn note_failure(&self) {
         self.failure_count.fetch_add(1, Ordering::Relaxed);
     }

@@ -18,12 +18,12 @@ use super::connection::{Connection, bad_frame, in_time};
 use super::frames::FrameKind;
 use super::requests::{Method, put_response, read_request};
 
-/// What one connection of requests is given.
+/// The limits of one connection of requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowance {
     /// Most requests that are worked on at a time.
     pub request_count_max: usize,
-    /// How long nothing may be asked while no answer is waited for either.
+    /// How long the connection may be idle: no request arrives, and none is being answered.
     pub idle_max: Option<Duration>,
     /// How long answers may take to be written.
     pub write_max: Duration,

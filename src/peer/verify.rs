@@ -43,50 +43,50 @@ use super::requests::{Method, decode_whereabouts, encode_whereabouts_reply};
 use super::route::{Book, Route};
 use crate::descriptors::{CHECK_CONNECTION_COUNT, Place, Places, Shares};
 
-/// Most hellos in the name of one member that are looked into elsewhere at a time; of all members that
-/// are not known together.
+/// Most hellos in the name of one member that are checked at addresses other than the log's at a time.
+/// All unknown members together count as one.
 const MEMBER_CHECK_COUNT_MAX: usize = 16;
-/// One member takes at most this part of all of them.
+/// One member takes at most this part of all such checks.
 const CHECK_PART: usize = 4;
 
-/// How long it may take in all to find out where a hello comes from: less than whoever dials waits
+/// How long finding out where a hello comes from may take in all: less than the dialling side waits
 /// for the handshake.
 const VERIFY_BOUND: Duration = Duration::from_millis(1600);
-/// How long members may take, all together, to say where they have another one.
+/// How long all members together may take to say which address they have for another.
 const VOUCH_BOUND: Duration = Duration::from_millis(500);
-/// How often it is said at most that a member is not known.
+/// Shortest time between two log lines about members that are not known.
 const TOLD_PAUSE: Duration = Duration::from_secs(10);
 
-/// Where a hello that is a member's own comes from.
+/// What kind of address a confirmed hello comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The address that the own log has.
+    /// The address in this member's own log.
     Logged,
     /// One that a member vouches for (I2).
     Vouched,
-    /// Any, while the log names nobody who could vouch for it (I2).
+    /// Any address, while the log names no member that could vouch for it (I2).
     First,
-    /// Another one than the own log has (I2).
+    /// Another address than this member's own log has (I2).
     Moved,
-    /// Another one, of a member that answers at a third (I4).
+    /// Another address than the log has, while the member also answers at a third one (I4).
     Twice,
-    /// One of a member that nobody who is known here knows.
+    /// The address of a member that no known member knows.
     Unknown,
 }
 
-/// A member whose hello is its own.
+/// A member whose hello was confirmed.
 #[derive(Debug, Clone)]
 pub(crate) struct Verified {
     pub id: u64,
     pub origin: Origin,
-    /// Where it confirmed the hello.
+    /// The address at which it confirmed the hello.
     address: String,
-    /// Where the own log had it then.
+    /// The address that this member's own log had for it then.
     logged: Option<String>,
 }
 
 impl Verified {
-    /// Why nothing is taken of a member that is not believed.
+    /// The reason why votes, entries and snapshots of this member are not taken.
     pub(crate) fn disbelief(&self) -> String {
         let id = self.id;
         match self.origin {
@@ -106,17 +106,17 @@ impl Verified {
     }
 }
 
-/// Asks back.
+/// Checks hellos by asking back.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     caller: Arc<Caller>,
     book: Arc<Book>,
-    /// Checks under way, by the member that they are about; 0 stands for all unknown ones (I3).
+    /// The number of checks under way for each member; 0 stands for all unknown ones (I3).
     running: Mutex<BTreeMap<u64, usize>>,
     checks: Places,
-    /// Addresses of members that this one was told of, beside those in the log.
+    /// Addresses of members that this one was told (`-join`), beside those in the log.
     targets: Vec<String>,
-    /// When it was last said that a member is not known.
+    /// When the last line about a member that is not known was logged.
     told: Mutex<Option<Instant>>,
 }
 
@@ -139,14 +139,14 @@ impl Drop for Running<'_> {
     }
 }
 
-/// What the questions about a hello brought out.
+/// What asking about a hello has found out.
 #[derive(Debug, Clone, Copy)]
 struct Found<'a> {
-    /// The address that the hello names, where its process was found.
+    /// The address that the hello names, if its process answered there.
     claimed: &'a str,
-    /// The log has the member.
+    /// True if the log names the member.
     is_logged: bool,
-    /// Another process of the member was found elsewhere.
+    /// True if another process answered as this member elsewhere.
     is_twice: bool,
 }
 
@@ -168,10 +168,10 @@ impl Verifier {
         Some(Running { verifier: self, id, _place: place })
     }
 
-    /// Where a hello of this cluster comes from.
+    /// Finds out where a hello of this cluster comes from.
     ///
     /// # Errors
-    /// What it is answered with if it is not what it seems to be.
+    /// The answer that refuses it, if it is not what it seems to be.
     pub(crate) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Verified, Greeting> {
         let deadline = Instant::now() + VERIFY_BOUND;
         let id = hello.from;
@@ -221,7 +221,7 @@ impl Verifier {
         Ok(member)
     }
 
-    /// What a hello is worth that the process at the address that it names confirms (I2).
+    /// How far a hello is believed that was confirmed at the address that it names itself (I2).
     async fn origin(&self, hello: &Hello, found: Found<'_>, deadline: Instant) -> Origin {
         let Found { claimed, is_logged, is_twice } = found;
         if is_logged && !is_twice && !self.book.another_leads(hello.from) {
@@ -244,8 +244,8 @@ impl Verifier {
         }
     }
 
-    /// Whether a member that is known has the one of a hello where that was confirmed. They are asked
-    /// a few at a time, in another order for each hello.
+    /// True if a known member has the hello's member at the address where the hello was confirmed. The
+    /// known members are asked a few at a time, in another order for each hello.
     async fn is_vouched(&self, hello: &Hello, claimed: &str) -> bool {
         let (me, id) = (self.caller.me(), hello.from);
         let known =
@@ -270,7 +270,8 @@ impl Verifier {
         yes.next().await.is_some()
     }
 
-    /// Dials a member that moved where it is, if that is the only way to elect anybody.
+    /// Remembers the address at which a member was found, unless another member leads: that one can
+    /// write the address to the log.
     fn learn(&self, member: &Verified) {
         let is_found = matches!(member.origin, Origin::Moved | Origin::Vouched);
         if let Some(logged) = member.logged.as_ref().filter(|_| is_found)
@@ -280,7 +281,7 @@ impl Verifier {
         }
     }
 
-    /// Where the log has a member, for whoever asks; `None` if the question cannot be read.
+    /// Answers a question for the address that the log has for a member; `None` if it cannot be read.
     pub(crate) fn answer_whereabouts(&self, body: Bytes) -> Option<Vec<u8>> {
         let (cluster_id, id) = decode_whereabouts(body).ok()?;
         let is_own = cluster_id == self.caller.me().cluster_id;
@@ -293,7 +294,7 @@ impl Verifier {
         self.book.members().into_iter().map(|(id, _)| id).eq([self.caller.me().member_id])
     }
 
-    /// Says that nothing is taken of a member, so that an operator knows.
+    /// Logs that a member is not believed, so that an operator knows.
     pub(crate) fn tell(&self, reason: &str) {
         let mut told = self.told.lock();
         if told.is_none_or(|at| at.elapsed() >= TOLD_PAUSE) {
@@ -307,7 +308,7 @@ impl Verifier {
         is_own_hello(&self.caller.host().net, address, hello, self.caller.me().process).await.ok()
     }
 
-    /// True if the member that a hello names answered, as another process than the hello's.
+    /// True if the member that a hello names answered as another process than that of the hello.
     fn is_another(&self, asked: Option<Asked>, hello: &Hello) -> bool {
         asked.is_some_and(|asked| {
             asked.who.cluster_id == self.caller.me().cluster_id
@@ -316,7 +317,7 @@ impl Verifier {
         })
     }
 
-    /// Whether a member may ask this, as far as it depends on where it is to be found.
+    /// True if a member may make this request, judging by the address at which it was found.
     pub(crate) fn may_ask(&self, member: &Verified, method: Method) -> bool {
         match method {
             Method::Join | Method::Standing | Method::Remove | Method::Whereabouts => {
@@ -333,8 +334,8 @@ impl Verifier {
         }
     }
 
-    /// Whether votes, entries and snapshots of a member are taken, now: somebody else may lead by
-    /// now, and the log may have it where it is.
+    /// True if votes, entries and snapshots of a member are taken now. The answer may change: another
+    /// member may lead by now, or the log may have the member's new address.
     pub(crate) fn is_believed(&self, member: &Verified) -> bool {
         match member.origin {
             Origin::Logged | Origin::Vouched => true,
@@ -346,8 +347,8 @@ impl Verifier {
         }
     }
 
-    /// Whether a hello of another cluster comes from a member of that, which knows this address as a
-    /// member's: nobody else would say that it dialled here.
+    /// True if a hello of another cluster comes from a member of that cluster, whose log then has this
+    /// address for one of its members: no other process would confirm that it dialled here.
     pub(crate) async fn is_other_cluster(&self, hello: &Hello, from: IpAddr) -> bool {
         let Some(_running) = self.place_for(0) else { return false };
         let claimed = claimed_address(hello, from);
@@ -359,7 +360,7 @@ fn is_confirmed(asked: Option<Asked>) -> bool {
     asked.is_some_and(|asked| asked.confirmed)
 }
 
-/// Where a hello says that its member listens.
+/// The address at which a hello says that its member listens.
 pub fn claimed_address(hello: &Hello, from: IpAddr) -> String {
     let mut address = hello.address.clone();
     complete(&mut address, from);

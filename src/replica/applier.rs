@@ -1,7 +1,8 @@
-//! Applies committed entries: on a thread of its own, or in place if nothing can make it wait.
+//! Applies committed entries to the machine: on a thread of its own or, if nothing can make that
+//! wait, on the caller's.
 //!
 //! Called by `raft` and `replay`; calls `machine`. Applying may have to wait: for a page fault that
-//! reads the disk, or for room in the memory budget. Such a wait must delay this thread and nothing
+//! reads the disk, or for the memory budget. Such a wait must delay this thread and nothing
 //! else. If the data file fits in the memory budget and all of it was read since the start, neither
 //! can happen, and entries are applied in place, which saves two wake-ups for each batch
 //! (`docs/decisions.md` 12).
@@ -39,7 +40,7 @@ pub(crate) enum Payload {
     Blank,
     /// Something for the machine.
     Command(Command),
-    /// The members from here on, for the layers above to read.
+    /// The membership from here on, as bytes that only the layers above can read.
     Membership(Bytes),
 }
 
@@ -47,7 +48,7 @@ impl Committed {
     /// The entry of a log.
     ///
     /// # Errors
-    /// Its command is none: it was written by something else.
+    /// Its payload is no command: another program wrote it.
     pub(crate) fn read(stored: wal::Entry) -> Result<Committed, DecodeError> {
         let wal::Entry { log_id, kind, payload } = stored;
         let payload = match kind {
@@ -59,24 +60,24 @@ impl Committed {
     }
 }
 
-/// Whoever waits for the reply to an entry that was proposed here.
+/// Takes the reply to an entry that was proposed here.
 pub(crate) trait Answer: Send + 'static {
-    /// Hands on what came of the entry. Called once it can be read; must not block.
+    /// Passes the result on. Called once the entry's effects can be read; must not block.
     fn answer(self, result: CommandResult);
 }
 
-/// Nobody: what is replayed was answered before, or never will be.
+/// Drops the reply: an entry that is replayed was answered before, or never will be.
 impl Answer for std::convert::Infallible {
     fn answer(self, _result: CommandResult) {
         match self {}
     }
 }
 
-/// One entry to apply, and whoever waits for its reply.
+/// One entry to apply, with the receiver of its reply.
 pub(crate) struct Job<A> {
     /// The entry.
     pub entry: Committed,
-    /// Where the reply goes, if it was proposed here.
+    /// The receiver of the reply, if the entry was proposed here.
     pub answer: Option<A>,
 }
 
@@ -88,7 +89,7 @@ struct Work<A> {
 /// Handle on the thread; it ends when the handle is dropped.
 pub(crate) struct Applier<A> {
     sender: mpsc::Sender<Work<A>>,
-    /// Held while entries are applied, wherever that is.
+    /// Held while entries are applied, on whichever thread.
     setup: Arc<Mutex<ApplierSetup>>,
     machine: Machine,
 }
@@ -97,7 +98,7 @@ pub(crate) struct Applier<A> {
 pub(crate) struct ApplierSetup {
     /// The machine and the applied position.
     pub replica: Arc<Replica>,
-    /// The log, told what memory needs no longer hold.
+    /// The log, which may drop applied entries from memory.
     pub wal: Arc<Wal>,
     /// The application log of `-logfolder`.
     pub oplog: Option<OpLog>,
@@ -232,18 +233,19 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
     Ok(())
 }
 
-/// What came of an entry.
+/// The result of applying an entry.
 #[derive(Debug, Default)]
 pub(crate) struct CarriedOut {
     reply: Reply,
-    /// Slots that it would have had to know, and that are damaged here.
+    /// Damaged slots whose content the entry depends on.
     met: Option<Box<DamageMet>>,
-    /// The membership, if it is one.
+    /// The membership, if the entry is one.
     pub membership: Option<Membership>,
 }
 
 impl CarriedOut {
-    /// What whoever proposed it is told. Other members may have done what this one could not.
+    /// The reply to the proposer. Where a slot is damaged here, other members may have applied what
+    /// this one could not.
     pub(crate) fn into_result(self, log_id: LogId) -> CommandResult {
         match self.met {
             None => Ok(self.reply),
@@ -256,7 +258,7 @@ impl CarriedOut {
         }
     }
 
-    /// Records it in the application log. What nobody here can know is a gap.
+    /// Records the entry in the application log. Effects that depend on a damaged slot are a gap.
     fn record(
         &self,
         oplog: &mut OpLog,
@@ -271,8 +273,8 @@ impl CarriedOut {
     }
 }
 
-/// Applies one entry to a machine. Damage of its slots is told and stops nobody: whoever could
-/// write a command would otherwise stop all members that have it.
+/// Applies one entry to a machine. Damaged slots are reported and do not stop the node: otherwise one
+/// command could stop every member on which a slot is damaged.
 pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<CarriedOut> {
     let log_id = entry.log_id;
     let reply = Reply { index: log_id.index, ..Reply::default() };
@@ -303,7 +305,7 @@ pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<Ca
     }
 }
 
-/// At the memory budget applying waits until a few changed pages were dropped, or written first.
+/// Waits at the memory budget until a few pages have been dropped, after writing them if need be.
 fn wait_for_memory(setup: &ApplierSetup) -> io::Result<()> {
     if !setup.replica.machine.paged().is_some_and(|paged| paged.over_budget()) {
         return Ok(());

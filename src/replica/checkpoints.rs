@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use super::state::Replica;
 use crate::fault::{Faults, chain};
 
-/// What came of a checkpoint: the index of the newest one that survives power loss, 0 if there is
-/// none. A checkpoint that was cancelled, or found no room on the disk, leaves that as it was.
+/// The result of a checkpoint: the index of the newest one that survives power loss, 0 if there is
+/// none. A checkpoint that was cancelled, or found the disk full, leaves the index as it was.
 type Ended = watch::Receiver<Option<u64>>;
 
 /// Runs checkpoints.
@@ -27,7 +27,7 @@ type Ended = watch::Receiver<Option<u64>>;
 pub struct Checkpointer {
     replica: Arc<Replica>,
     faults: Faults,
-    /// The last one that was begun; `None` once none may begin (I3).
+    /// The checkpoint that was begun last; `None` once none may begin (I3).
     last: Mutex<Option<Ended>>,
     /// Index of the newest durable checkpoint, as of the last one that ended.
     durable: watch::Sender<u64>,
@@ -75,12 +75,12 @@ impl Checkpointer {
         self.last.lock().as_ref().is_some_and(is_running)
     }
 
-    /// The index of the newest checkpoint that survives power loss, whenever one has ended.
+    /// Watches the index of the newest checkpoint that survives power loss.
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.durable.subscribe()
     }
 
-    /// Cancels the one that runs, waits until it has ended, and begins none any more.
+    /// Cancels the checkpoint that runs, waits until it has ended, and lets none begin any more.
     pub async fn stop(&self) {
         let last = self.last.lock().take();
         if let Some(mut ended) = last.filter(is_running) {

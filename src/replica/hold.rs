@@ -23,7 +23,7 @@ pub(crate) struct Hold {
 }
 
 impl Holds {
-    /// The label that `take` gives, its index, and what keeps the log behind it.
+    /// Takes a label by `take`. Returns it with a hold that keeps the log behind it.
     pub(crate) fn hold<T>(self: &Arc<Self>, take: impl FnOnce() -> (u64, T)) -> (T, Hold) {
         let mut indexes = self.0.lock();
         let (index, label) = take();
@@ -32,7 +32,7 @@ impl Holds {
         (label, Hold { holds: self.clone(), index })
     }
 
-    /// The log up to here may go as far as snapshots are concerned.
+    /// The highest index up to which snapshots allow the log to be purged.
     pub(crate) fn purge_bound(&self) -> u64 {
         self.0.lock().iter().copied().min().unwrap_or(u64::MAX)
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A rest is so many times as long as the step before it took ...
+/// A rest takes this many times as long as the step before it ...
 const IDLE_FACTOR: u32 = 8;
-/// ... and at most so long, so that a slow step is not followed by silence.
+/// ... but at most this long, so that a slow step is not followed by a long silence.
 const REST_MAX: Duration = Duration::from_millis(100);
 /// Somebody writes if the log grew by more than this during a step.
 const BUSY_BYTES: u64 = 1024;
@@ -19,7 +19,7 @@ const BUSY_BYTES: u64 = 1024;
 /// The pace of one piece of work.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Steps, or whatever else the progress is counted in; at least 1.
+    /// The whole work, in steps or any other unit of progress; at least 1.
     total: u64,
     log_bytes_at_begin: u64,
     log_bytes: u64,
@@ -27,15 +27,15 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Work of `total` units begins, when `log_bytes` have been written to the log.
+    /// Begins work of `total` units, at a time when `log_bytes` have been written to the log.
     pub(crate) fn new(total: u64, log_bytes: u64) -> Pace {
         let step_began = Instant::now();
         Pace { total: total.max(1), log_bytes_at_begin: log_bytes, log_bytes, step_began }
     }
 
-    /// How long to rest before the next step, when `done` units are done. None at all once the
-    /// share that is done is below that of `spread_bytes` by which the log has grown since the
-    /// work began.
+    /// How long to rest before the next step, once `done` units are done. There is no rest while the
+    /// work is behind: while its done share is below the share of `spread_bytes` that the log has
+    /// grown by since the work began.
     pub(crate) fn rest(&mut self, done: u64, log_bytes: u64, spread_bytes: u64) -> Duration {
         let is_busy = log_bytes.saturating_sub(self.log_bytes) > BUSY_BYTES;
         let grown = log_bytes.saturating_sub(self.log_bytes_at_begin);

@@ -39,7 +39,7 @@ use crate::peer::{Connection, FrameKind, FrameReader, FrameWriter, bad_frame, in
 
 /// Bytes of values that one frame of slots carries.
 const FRAME_VALUE_BYTES: usize = 256 << 10;
-/// While nothing is found to send, an empty frame goes out after this time.
+/// If the sender finds nothing to send for this long, it sends an empty frame.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// A transfer that makes no progress for this long is given up.
 const IDLE_MAX: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Sends from these slots, to which this log belongs.
+    /// Sends from this replica, to which this log belongs.
     pub(crate) fn new(replica: Arc<Replica>, wal: Arc<Wal>) -> Sender {
         Sender { replica, wal, slots_sent: AtomicU64::new(0) }
     }
@@ -71,7 +71,7 @@ impl Sender {
         self.slots_sent.load(Ordering::Relaxed)
     }
 
-    /// The last index of the own log, if `index` is not above it (I4).
+    /// The last index of this member's log. Fails if `index` is above it (I4).
     fn last_log(&self, index: u64) -> io::Result<u64> {
         let last = self.wal.state().last.map_or(0, |last| last.index);
         if index > last {
@@ -85,9 +85,9 @@ impl Sender {
 /// A snapshot to be sent.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    /// What it holds everything of.
+    /// The entry that it begins at, and the membership as of that entry.
     pub(crate) label: Applied,
-    /// Keeps what it holds from being forgotten.
+    /// Keeps the log behind it, and deletes, from being forgotten.
     pub(crate) held: SlotsSnapshot,
 }
 
@@ -211,16 +211,15 @@ fn scan(machine: &Machine, from: u64, changed_after: u64) -> JoinHandle<Result<S
     tokio::task::spawn_blocking(move || machine.scan(from, changed_after, FRAME_VALUE_BYTES))
 }
 
-/// Whether a snapshot that begins so is taken: `Some` is the receiver's vote where that is higher than
-/// its sender's. An error ends the transfer. It is asked again with each frame.
+/// Judges a snapshot by its first frame, and again with each frame that follows. `Some` refuses it with
+/// the receiver's vote, which is higher than the sender's; an error ends the transfer.
 pub(crate) type Judge<'a> = &'a (dyn Fn(&SnapshotBegin) -> io::Result<Option<Vote>> + Sync);
 
-/// Takes a snapshot off a connection and merges it. Returns what it began with; the caller then
-/// has it installed.
+/// Receives a snapshot and merges it. Returns its first frame; the caller then has it installed.
 ///
 /// # Errors
-/// Of the connection or the disk, or a frame that must not be. What was merged stays: each slot is
-/// whole and newer, and the next replay or delta completes the rest.
+/// Of the connection or the disk, or a frame that breaks the protocol. Slots that were merged stay: each
+/// is whole and newer, and the next replay or delta completes the rest.
 pub(crate) async fn receive(
     replica: &Arc<Replica>,
     reader: &mut FrameReader,
@@ -253,14 +252,14 @@ pub(crate) async fn receive(
     Ok(Some(begin))
 }
 
-/// What this member's own disk failed with, which no further attempt of the sender mends.
+/// An error of this member's own disk, which no further attempt of the sender mends.
 pub(crate) fn disk_failure(error: &io::Error) -> Option<&Error> {
     let failure = error.get_ref()?.downcast_ref::<Error>()?;
     matches!(failure, Error::Io { .. } | Error::Poisoned { .. } | Error::Corrupt { .. })
         .then_some(failure)
 }
 
-/// Takes frames until the last one; returns that, and how many slots there were.
+/// Receives frames up to the last one; returns that frame, and how many slots there were.
 async fn receive_slots(
     merging: &mut Merging<'_>,
     reader: &mut FrameReader,
@@ -324,7 +323,7 @@ async fn check_install_space(replica: &Arc<Replica>) -> io::Result<()> {
 
 type Working = JoinHandle<Result<()>>;
 
-/// Slots that are merged while the next ones come, and those that are written back meanwhile.
+/// The slots that are being merged while the next ones arrive, and those that are being written back.
 struct Merging<'a> {
     replica: &'a Arc<Replica>,
     /// Where the snapshot begins.

@@ -38,12 +38,12 @@ pub(crate) struct SnapshotBegin {
     pub log_id: LogId,
     /// Membership as of that entry; what is in it is for the layers above to read.
     pub membership: Membership,
-    /// From where on the sender's own slots are a state that ever was.
+    /// The index from which on the sender's own slots are a consistent state.
     pub readable_from: u64,
     /// Index of the last entry in the sender's log.
     pub last_log: u64,
-    /// The sender may have forgotten deletes up to here: a receiver that has applied less wants
-    /// everything, and drops what it is not named. Not above `log_id`.
+    /// The sender may have forgotten deletes up to this index. A receiver that has applied less asks for
+    /// everything, and drops every key that the snapshot does not hold. Not above `log_id`.
     pub horizon: u64,
 }
 
@@ -95,17 +95,17 @@ impl SnapshotBegin {
     }
 }
 
-/// What a receiver says to a snapshot that begins.
+/// The receiver's answer to the first frame of a snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Accept {
-    /// Send what changed.
+    /// The sender is to send what changed.
     Changed {
         /// After this index.
         after: u64,
-        /// And these slots, changed or not: their checksums are wrong here.
+        /// These slots too, changed or not, since their checksums are wrong at the receiver.
         damaged: Vec<u64>,
     },
-    /// The sender leads no more.
+    /// The sender does not lead any more: the receiver has this vote.
     HigherVote(Vote),
 }
 
@@ -254,7 +254,7 @@ fn read_version(cursor: &mut Cursor, last_log: u64) -> Result<(u64, u32), Decode
     Ok((index, word))
 }
 
-/// The last frame of a sender.
+/// The last frame of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SnapshotEnd {
     /// How many frames of slots there were.

@@ -1,6 +1,6 @@
 //! A machine with its applied position, which readers, checkpoints and snapshots share.
 //!
-//! Called by everything above that needs the state; calls `machine` and `syncer`. Invariants:
+//! Called by the layers above for the state; calls `machine` and `syncer`. Invariants:
 //!
 //! - I1: the applied position never falls, and rises before a reply is sent, so that a client which
 //!   has a reply can read the effect.
@@ -25,23 +25,23 @@ use super::pace::Pace;
 use super::syncer::Syncer;
 use crate::machine::{Images, Machine, Paged, Sending};
 
-/// What has been applied.
+/// How far the log has been applied.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
     /// The last entry applied.
     pub log_id: Option<LogId>,
-    /// The last membership applied, for the layers above to read.
+    /// The last membership applied, as bytes that only the layers above can read.
     pub membership: Membership,
 }
 
-/// What replays and snapshots work with at once.
+/// How much replays and snapshots handle at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Bytes of entries that a replay reads, and applies, at once.
     pub piece_bytes: usize,
     /// Most bytes of entries that wait, while the log is recovered, to be known as committed.
     pub waiting_bytes_max: usize,
-    /// So many dirty bytes are written back while a snapshot is received.
+    /// While a snapshot is received, slots are written back whenever this many bytes are dirty.
     pub write_back_bytes: u64,
 }
 
@@ -58,11 +58,11 @@ pub struct Replica {
     pub machine: Machine,
     /// The syncer: checkpoints wait for the log.
     pub syncer: Arc<Syncer>,
-    /// What replays and snapshots work with at once.
+    /// How much replays and snapshots handle at a time.
     pub(super) bounds: Bounds,
     applied: Mutex<Applied>,
     applied_index: watch::Sender<u64>,
-    /// Held while entries are applied, until the applied position says so, and while pieces of a
+    /// Held while entries are applied, up to the change of the applied position, and while pieces of a
     /// snapshot are merged (I3).
     position: Mutex<()>,
     /// Held while a checkpoint runs; an install raises the flag and then takes it (I2).
@@ -70,7 +70,7 @@ pub struct Replica {
     cancel_checkpoint: AtomicBool,
     /// See [`Replica::spread_checkpoint`].
     spread_bytes: AtomicU64,
-    /// True if the last checkpoint found no room on the disk.
+    /// True if the last checkpoint failed for want of space on the disk.
     lacked_space: AtomicBool,
     /// Held from the first merged slot of a transfer to its end.
     install: tokio::sync::Mutex<()>,
@@ -78,7 +78,7 @@ pub struct Replica {
     pub slots_received: AtomicU64,
     /// Snapshots that exist.
     holds: Arc<Holds>,
-    /// Told whenever memory that was short may have room again.
+    /// Notified whenever memory may have been freed.
     memory_freed: Notify,
 }
 
@@ -105,7 +105,7 @@ impl Replica {
         }
     }
 
-    /// What has been applied.
+    /// How far the log has been applied.
     pub fn applied(&self) -> Applied {
         self.applied.lock().clone()
     }
@@ -120,8 +120,8 @@ impl Replica {
         *self.applied_index.borrow()
     }
 
-    /// Waits until entry `index` is applied, and until the slots are a state that ever was: while a
-    /// snapshot is only half replayed, nothing may be read.
+    /// Waits until entry `index` is applied and the slots are consistent: until a snapshot has been
+    /// replayed to its end, nothing may be read.
     pub async fn wait_applied(&self, index: u64) {
         let mut receiver = self.applied_index.subscribe();
         let wanted = index.max(self.machine.readable_from());
@@ -129,8 +129,8 @@ impl Replica {
         drop(receiver.wait_for(|applied| *applied >= wanted).await);
     }
 
-    /// What `read` finds, if it is of a state that ever was: that is looked at before and after, for a
-    /// snapshot may begin to be merged while slots are read.
+    /// The result of `read`, if the slots were consistent before and after it: a snapshot may begin to
+    /// be merged while slots are read.
     pub fn read_whole<T>(&self, read: impl FnOnce(&Machine) -> T) -> Option<T> {
         let readable_from = self.machine.readable_from();
         if self.applied_index() < readable_from {
@@ -141,7 +141,7 @@ impl Replica {
         (self.machine.readable_from() == readable_from).then_some(found)
     }
 
-    /// True if a local read gives a state that ever was.
+    /// True if the slots are consistent, so that a local read may be answered.
     pub fn is_readable(&self) -> bool {
         self.applied_index() >= self.machine.readable_from()
     }
@@ -162,8 +162,8 @@ impl Replica {
         self.applied_index.send_replace(log_id.index);
     }
 
-    /// Takes the right to apply entries: nothing is merged until it is given back, behind
-    /// [`Replica::set_applied`] (I3). Waits for a frame of a snapshot at most.
+    /// Takes the right to apply entries. It is to be held until [`Replica::set_applied`] has returned:
+    /// nothing is merged meanwhile (I3). Waits for a frame of a snapshot at most.
     pub(crate) fn begin_apply(&self) -> MutexGuard<'_, ()> {
         self.position.lock()
     }
@@ -173,12 +173,12 @@ impl Replica {
         self.position.is_locked()
     }
 
-    /// Merges pieces of a snapshot that begins at index `begin`, each where it is newer than what is
-    /// here (I3). Blocks.
+    /// Merges pieces of a snapshot that begins at index `begin`. Each replaces what is here only if it
+    /// is newer (I3). Blocks.
     ///
     /// # Errors
-    /// They do not fit the machine, and some of them may have been merged; or an entry behind the
-    /// begin is applied here already, and none was.
+    /// The pieces do not fit the machine, in which case some may have been merged. Or an entry behind the
+    /// begin is applied here already, in which case none was.
     pub(crate) fn merge(&self, images: &Images, begin: u64) -> diskstore_storage::Result<()> {
         let _position = self.position.lock();
         let applied = self.applied_index();
@@ -189,12 +189,12 @@ impl Replica {
         self.machine.merge(images)
     }
 
-    /// Takes the right to merge slots from another member; one may at a time.
+    /// Takes the right to merge slots from another member; one transfer has it at a time.
     pub async fn begin_install(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.install.lock().await
     }
 
-    /// Writes what changed to the disk, where that makes room in memory. Blocks.
+    /// Writes changed pages to the disk, so that they can be dropped from memory. Blocks.
     ///
     /// # Errors
     /// Of the disk.
@@ -205,12 +205,13 @@ impl Replica {
         written
     }
 
-    /// Ends when memory that was short may have room again, if that happens after this call.
+    /// Ends at the next moment after this call at which memory may have been freed.
     pub fn memory_freed(&self) -> Notified<'_> {
         self.memory_freed.notified()
     }
 
-    /// Drops what memory needs not hold, near the budget. Blocks, for a round of a checkpoint at most.
+    /// Near the memory budget, drops pages that the disk holds too. Blocks, for a round of a checkpoint at
+    /// most.
     ///
     /// # Errors
     /// The system refuses.
@@ -220,8 +221,8 @@ impl Replica {
         dropped
     }
 
-    /// Returns once changed content takes less memory than it may. Blocks, for a few writes of the
-    /// disk at most, whatever else goes on.
+    /// Returns once changed pages take less memory than the budget. Blocks, for a few writes to the
+    /// disk at most, even beside a checkpoint.
     ///
     /// # Errors
     /// Of the disk.
@@ -232,7 +233,7 @@ impl Replica {
         made
     }
 
-    /// Has something done to the machine's pages, if it has any.
+    /// Calls `work` with the machine's pages, if it has any.
     fn of_pages(
         &self,
         work: impl FnOnce(Paged<'_>) -> diskstore_storage::Result<()>,
@@ -249,17 +250,17 @@ impl Replica {
     /// Writes a checkpoint of what is applied now. Blocks for as long as it takes.
     ///
     /// # Errors
-    /// Of the disk; none for want of room on it (see [`Replica::lacks_checkpoint_space`]).
+    /// Of the disk. A full disk is no error here (see [`Replica::lacks_checkpoint_space`]).
     pub(crate) fn checkpoint(&self) -> diskstore_storage::Result<()> {
         self.checkpoint_of(self.applied())
     }
 
-    /// Has the checkpoint that runs end soon.
+    /// Makes the checkpoint that runs end soon.
     pub(crate) fn cancel_checkpoint(&self) {
         self.cancel_checkpoint.store(true, Ordering::Release);
     }
 
-    /// As [`Replica::checkpoint`], of what was applied a while ago.
+    /// Like [`Replica::checkpoint`], for an earlier applied position.
     pub(crate) fn checkpoint_of(&self, applied: Applied) -> diskstore_storage::Result<()> {
         let Applied { log_id: Some(log_id), membership } = applied else { return Ok(()) };
         let _running = self.checkpoint.lock();
@@ -294,8 +295,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes note of whether a checkpoint found room on the disk. One that had nothing to write did not
-    /// look.
+    /// Notes whether a checkpoint found space on the disk. One that had nothing to write did not look for
+    /// any.
     fn note_space(&self, outcome: &Checkpointed) -> diskstore_storage::Result<()> {
         if outcome.lacked_space {
             tracing::error!("no room on the disk for a checkpoint: the log behind it stays");
@@ -312,8 +313,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Fails if a snapshot that was merged cannot be installed for want of room on the disk, which
-    /// a checkpoint then looks for. Blocks.
+    /// Fails if the disk lacks the space to install a snapshot that was merged. Checkpoints then try to
+    /// free some. Blocks.
     ///
     /// # Errors
     /// `NoSpace`, or another error of the disk.
@@ -325,12 +326,12 @@ impl Replica {
         checked
     }
 
-    /// True if the last checkpoint found no room on the disk.
+    /// True if the last checkpoint failed for want of space on the disk.
     pub fn lacks_checkpoint_space(&self) -> bool {
         self.lacked_space.load(Ordering::Acquire)
     }
 
-    /// Makes what a snapshot merged the state as of `target`. Blocks.
+    /// Installs a snapshot whose pieces were merged: the state is that of `target` from now on. Blocks.
     ///
     /// # Errors
     /// Of the disk.
@@ -355,8 +356,8 @@ impl Replica {
         (label, SlotsSnapshot { hold: Some(hold), sending: Some(sending) })
     }
 
-    /// The log up to here may go as far as snapshots on their way are concerned. A checkpoint that
-    /// is to bound a purge too is looked at before this is asked.
+    /// The highest index up to which running snapshots allow the log to be purged. A purge reads the
+    /// checkpoint's index first and asks for this one afterwards (I1 of `hold`).
     pub fn purge_bound(&self) -> u64 {
         self.holds.purge_bound()
     }
@@ -367,7 +368,7 @@ impl Replica {
     }
 }
 
-/// What the newest durable checkpoint of a machine has.
+/// The log position and membership of a machine's newest durable checkpoint.
 pub(crate) fn durable_of(machine: &Machine) -> Applied {
     let durable = machine.durable();
     durable.map_or_else(Applied::default, |Target { log_id, membership }| Applied {
@@ -376,19 +377,20 @@ pub(crate) fn durable_of(machine: &Machine) -> Applied {
     })
 }
 
-/// A snapshot is not a file: the sender streams slots as they are, the receiver has merged them by
-/// the time that the layers above hear of it. They carry nothing but the fact.
+/// A snapshot, as the layers above handle it. It is not a file: the sender streams slots as they are, and
+/// the receiver has merged them before the layers above hear of the snapshot. So this carries no data.
 #[derive(Debug, Default)]
 pub(crate) struct SlotsSnapshot {
-    /// For one that can be sent: what keeps the log behind it.
+    /// If it is to be sent: the hold that keeps the log behind it.
     #[expect(dead_code, reason = "it ends with the snapshot")]
     hold: Option<Hold>,
-    /// And what keeps deletes from being forgotten.
+    /// If it is to be sent: the hold that keeps deletes from being forgotten.
     sending: Option<Sending>,
 }
 
 impl SlotsSnapshot {
-    /// Deletes up to here may have been forgotten. None are while this exists, if it has a horizon.
+    /// The index up to which deletes may have been forgotten already. While a snapshot with a horizon
+    /// exists, no more are.
     pub(crate) fn horizon(&self) -> Option<u64> {
         self.sending.as_ref().map(|sending| sending.horizon)
     }

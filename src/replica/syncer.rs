@@ -33,7 +33,7 @@ const CLAIM_AFTER: Duration = Duration::from_millis(5);
 /// How long the segment thread waits before it tries again to make a segment.
 const PREPARE_RETRY: Duration = Duration::from_secs(1);
 
-/// Tells one waiter how its records fared.
+/// Tells one waiter whether its records are durable.
 struct Completion(Option<Box<dyn FnOnce(io::Result<()>) + Send>>);
 
 impl Completion {
@@ -57,16 +57,16 @@ struct SyncerState {
     waiting: VecDeque<(Position, Completion)>,
     is_kicked: bool,
     is_stopping: bool,
-    /// How long what is written may stay unsynced, where the log does not sync every batch.
+    /// How long a written batch may stay unsynced, if the log does not sync every batch.
     sync_interval: Option<Duration>,
-    /// When the oldest batch was written that no sync has followed.
+    /// When the oldest batch that is not synced yet was written.
     unsynced_since: Option<Instant>,
     /// Why nothing becomes durable any more.
     failure: Option<String>,
 }
 
 impl SyncerState {
-    /// When the log is to be synced, if nothing is to be written before.
+    /// When the log has to be synced, unless a batch is written before.
     fn sync_due(&self) -> Option<Instant> {
         Some(self.unsynced_since? + self.sync_interval?)
     }
@@ -90,7 +90,7 @@ struct SyncerShared {
     work: Condvar,
     segments: Mutex<SegmentState>,
     segment_work: Condvar,
-    /// Told whenever something was written, or a segment is there.
+    /// Notified whenever a batch was written or a segment is ready.
     progress: Notify,
     faults: Faults,
     times: SyncTimes,
@@ -103,8 +103,7 @@ impl SyncerShared {
         self.state.lock().failure.is_some()
     }
 
-    /// Fires all that wait with an error, and has all that come later do so. The first reason
-    /// stays.
+    /// Fires all completions, present and later, with an error. The first reason stays.
     fn end(&self, reason: &str) {
         let (waiting, reason) = {
             let mut state = self.state.lock();
@@ -154,8 +153,8 @@ impl Syncer {
         Ok(Syncer { shared, threads: Mutex::new(vec![sync, segments]) })
     }
 
-    /// Syncs what is written at the latest after this time, and at the stop: for a log that does not
-    /// sync every batch. Nobody waits for it.
+    /// For a log that does not sync every batch: syncs written batches at most this long after their
+    /// write, and at the stop. Nobody waits for these syncs.
     pub fn sync_every(&self, interval: Duration) {
         let mut state = self.shared.state.lock();
         (state.sync_interval, state.is_kicked) = (Some(interval), true);
@@ -215,8 +214,8 @@ impl Syncer {
         receiver
     }
 
-    /// Blocks until everything appended so far, the latest `committed` included, is durable: what
-    /// a checkpoint round waits for between copying pages and writing them.
+    /// Blocks until everything appended so far, the latest `committed` included, is durable. A checkpoint
+    /// round waits for this between copying pages and writing them.
     ///
     /// # Errors
     /// The disk failed.
@@ -334,7 +333,7 @@ fn carry_out(shared: &SyncerShared, work: SyncWork, started: Instant) -> Result<
     Ok(())
 }
 
-/// What is to be done next; blocks until there is something, `None` at the end.
+/// Blocks until there is something to do, and returns it; `None` at the end.
 fn next_work(shared: &SyncerShared) -> Option<SyncWork> {
     let mut state = shared.state.lock();
     loop {
@@ -414,8 +413,8 @@ fn wait_segment_work(shared: &SyncerShared) -> bool {
     !state.is_stopping && !shared.has_ended()
 }
 
-/// Takes old segments out of the log, and makes the next one if it is missing. True if there is no
-/// room for it, which may change; every other failure of the disk is final.
+/// Takes old segments out of the log, and makes the next one if it is missing. True if the disk has no
+/// space for it, which may change; every other failure of the disk is final.
 fn tend_segments(shared: &SyncerShared, was_refused: bool) -> Result<bool, Error> {
     shared.wal.reclaim()?;
     if !shared.wal.is_prepare_due() {
