@@ -6,9 +6,9 @@
 //!   has a reply can read the effect.
 //! - I2: an install and a checkpoint never run at once; an install cancels a running checkpoint.
 //! - I3: pieces of a snapshot are merged only while no entry above its begin is applied here. A
-//!   piece is sure to contain the effects of entries up to the begin, and no later ones. So the
-//!   effect of a later entry would be overwritten for good where the machine knows no newer index:
-//!   in a damaged slot, or for a deleted key that was forgotten.
+//!   piece contains the effects of all entries up to the begin, but may lack those of later ones. So
+//!   the effect of a later entry would be overwritten for good where the machine knows no newer
+//!   index: in a damaged slot, or for a deleted key that was forgotten.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! What those who run a node ask it: whether it lives and serves, what it is, who the others are, and
-//! where its time goes. Nothing here changes anything.
+//! Questions of the people and programs that run a node: whether it lives and serves, its version and
+//! status, the other members, and a profile of where its time goes. Nothing here changes anything.
 //!
 //! Called by the router. Everything is answered from the node's status at that moment; no question
 //! waits for another member or for the disk.
