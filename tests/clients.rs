@@ -1,14 +1,15 @@
 //! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py, ioredis,
-//! node-redis and redis-rs. Where one is not installed its tests say so and pass, unless
-//! `DISKSTORE_TEST_CLIENTS=required`, which `.ci/run` sets. `DISKSTORE_TEST_PYTHON` names the python
-//! that has redis-py, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages of Node,
-//! `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`.
+//! node-redis and redis-rs. Where one is not installed its tests are skipped, see `clients/installed.rs`.
+//! `DISKSTORE_TEST_PYTHON` names the python that has redis-py, `DISKSTORE_TEST_NODE_MODULES` the folder
+//! with the packages of Node, `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "what was skipped is for whoever reads along")]
 
 #[path = "cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
+#[path = "clients/installed.rs"]
+mod installed;
 #[path = "cluster/skipped.rs"]
 mod skipped;
 
@@ -18,10 +19,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use harness::{Node, Place, host, stderr, stdout};
-use skipped::note_skipped;
+use installed::{has, has_tool, python};
 
-const REQUIRED: &str = "DISKSTORE_TEST_CLIENTS";
-const PYTHON: &str = "DISKSTORE_TEST_PYTHON";
 const NODE_MODULES: &str = "DISKSTORE_TEST_NODE_MODULES";
 const REDIS_RS: &str = "DISKSTORE_TEST_REDIS_RS";
 const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
@@ -35,35 +34,6 @@ const COMPLAINTS: [&str; 4] = ["Error", "ERR", "WARNING", "closed"];
 
 /// One cluster at a time: more of them only wait for each other's syncs.
 static TURN: Mutex<()> = Mutex::new(());
-
-/// Whether `command` can be run here.
-fn is_installed(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success())
-}
-
-/// True if the test can go on; a client that must be there and is not fails it.
-#[track_caller]
-fn has(what: &str, command: &mut Command) -> bool {
-    let is_there = is_installed(command);
-    let is_required = var(REQUIRED).as_deref() == Ok("required");
-    assert!(is_there || !is_required, "{what} is not installed, and {REQUIRED}=required");
-    if !is_there {
-        note_skipped(&format!("{what} is not installed"));
-    }
-    is_there
-}
-
-fn has_tool(name: &str) -> bool {
-    has(name, Command::new(name).arg("--version"))
-}
-
-fn python() -> Command {
-    match var(PYTHON) {
-        Ok(path) => Command::new(path),
-        Err(VarError::NotPresent) => Command::new("python3"),
-        Err(error) => panic!("{PYTHON}: {error}"),
-    }
-}
 
 /// Three nodes that serve; the files go with them.
 struct Cluster {

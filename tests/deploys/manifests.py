@@ -1,0 +1,169 @@
+"""The manifests and the compose file; run by tests/deploys.rs as: manifests.py DIRECTORY_OF_PROGRAMS
+
+Every overlay is rendered, held against Kubernetes' own schemas, and looked through for what a schema
+does not see: names that lead nowhere, flags that the programs refuse. Ends with `ok`.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import compose_spec
+import kubernetes_validate
+import yaml
+
+import containers
+import kustomize
+
+KUBERNETES = containers.DEPLOYS / "kubernetes"
+COMPOSE = containers.DEPLOYS / "docker" / "compose.yaml"
+# Of Kubernetes.
+VERSION = "1.29"
+# What the programs answer.
+PROBES = {"/livez", "/readyz"}
+# No address of this machine: a program whose flags are right fails to listen there, and stops.
+ELSEWHERE = "192.0.2.1:1"
+USAGE = 2
+OVERLAYS = {
+    f"{program}{log}{monit}"
+    for program in ("disk", "kv")
+    for log in ("", "-logfolder", "-logger")
+    for monit in ("", "-monit")
+}
+
+
+def key(it):
+    return it["kind"], it["metadata"]["name"]
+
+
+def pod_of(it):
+    """The pod of an object that makes pods."""
+    return it["spec"].get("template", {}).get("spec") if it["kind"] != "ConfigMap" else None
+
+
+def check_schema(where, it):
+    try:
+        kubernetes_validate.validate(it, VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        raise AssertionError(f"{where}, {key(it)}: {error.path}: {error.message}") from error
+
+
+def check_names(where, objects):
+    """What refers to something refers to something that is there."""
+    by_key = {key(it): it for it in objects}
+    assert len(by_key) == len(objects), f"{where}: two objects have one name"
+    labels = [it["spec"]["template"]["metadata"]["labels"] for it in objects if pod_of(it)]
+    names = {port["name"] for it in objects if pod_of(it)
+             for container in pod_of(it)["containers"] for port in container.get("ports", [])}
+    for it in objects:
+        selector = it.get("spec", {}).get("selector")
+        if selector:
+            wanted = selector.get("matchLabels", selector)
+            assert any(wanted.items() <= had.items() for had in labels), f"{where}, {key(it)}: selects nothing"
+        if it["kind"] == "Service":
+            for port in it["spec"]["ports"]:
+                assert port["targetPort"] in names, f"{where}, {key(it)}: no port {port['targetPort']}"
+        pod = pod_of(it)
+        if not pod:
+            continue
+        if "serviceName" in it["spec"]:
+            service = by_key["Service", it["spec"]["serviceName"]]["spec"]
+            # Members have names before they are ready.
+            assert service["clusterIP"] == "None" and service["publishNotReadyAddresses"], where
+        claims = {claim["metadata"]["name"] for claim in it["spec"].get("volumeClaimTemplates", [])}
+        for volume in pod.get("volumes", []):
+            claims.add(volume["name"])
+            assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in by_key, where
+        assert pod["securityContext"]["runAsNonRoot"], where
+        for container in pod["containers"]:
+            security, at = container["securityContext"], f"{where}, {key(it)}, {container['name']}"
+            assert security["readOnlyRootFilesystem"] and security["capabilities"] == {"drop": ["ALL"]}, at
+            mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+            assert mounted <= claims, f"{at}: {mounted - claims} is no volume"
+            ports = {port["name"] for port in container.get("ports", [])}
+            for probe in (container[word] for word in container if word.endswith("Probe")):
+                assert probe["httpGet"]["path"] in PROBES and probe["httpGet"]["port"] in ports, f"{at}: {probe}"
+
+
+def check_flags(where, words, values, mounts, programs):
+    """A program takes its flags. It is brought to its end by one more, which is wrong only to it."""
+    with tempfile.TemporaryDirectory() as directory:
+        mounts = {mount: f"{directory}{mount}" for mount in mounts}
+        words, environment = containers.on_this_machine(words, values, mounts, programs)
+        if words[0] == "monit":
+            words[1] = "no-such-program"
+        else:
+            words += ["-addr" if "bench" in words or "status" in words else "-port", ELSEWHERE]
+        done = subprocess.run(words, env=environment, cwd=directory, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60)
+        said = f"{where}: {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
+        assert done.returncode == 1, said
+        # It came so far as to want what is not there.
+        assert any(it in done.stderr for it in (ELSEWHERE, "no-such-program")), said
+
+
+def check_overlay(folder, programs, seen):
+    where = folder.relative_to(containers.DEPLOYS)
+    objects = kustomize.render(folder)
+    if shutil.which("kubectl"):
+        made = subprocess.run(["kubectl", "kustomize", folder], check=True, capture_output=True, text=True).stdout
+        made = sorted(yaml.safe_load_all(made), key=key)
+        assert made == sorted(objects, key=key), f"{where}: kubectl makes something else of it"
+    config_maps = {it["metadata"]["name"]: it["data"] for it in objects if it["kind"] == "ConfigMap"}
+    for it in objects:
+        check_schema(where, it)
+        for container in (pod_of(it) or {"containers": []})["containers"]:
+            values = containers.environment(container, config_maps, f"{it['metadata']['name']}-1", "space")
+            words = containers.command(container, values)
+            mounts = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+            if words not in seen:
+                seen.append(words)
+                check_flags(f"{where}, {key(it)}", words, values, mounts, programs)
+    check_names(where, objects)
+    return objects
+
+
+def check_compose(programs):
+    compose = yaml.safe_load(COMPOSE.read_text())
+    # Without YAML's own merges, which not every reader of the format knows.
+    compose_spec.PyCompose.from_yaml(yaml.safe_dump(compose)).validate()
+    nodes = [name for name, it in compose["services"].items() if name != "load"]
+    for name, it in compose["services"].items():
+        mounts = dict(reversed(volume.split(":")) for volume in it.get("volumes", []))
+        assert set(mounts.values()) <= set(compose["volumes"]), f"compose, {name}: {mounts}"
+        assert set(it.get("depends_on", [])) <= set(nodes), f"compose, {name}"
+        values = it.get("environment", {})
+        for program in ("diskstore", "kvstore"):
+            words = [word.replace("${PROGRAM:-diskstore}", program) for word in it["command"]]
+            check_flags(f"compose, {name}", words, values, mounts, programs)
+        if name != "load":
+            assert values["MEMBER"] == name and values["MEMBERS"].split(",") == nodes, f"compose, {name}: {values}"
+            words, flag = it["command"], lambda flag: it["command"][it["command"].index(flag) + 1]
+            assert flag("-id") == flag("-advertise") == name and flag("-data") == values["MEMBER_DATA"], words
+            test = it["healthcheck"]["test"]
+            assert test[0] == "CMD" and test[-1] == f"{name}:11000", f"compose, {name}: {test}"
+            check_flags(f"compose, {name}, its health", test[1:], {}, [], programs)
+    build = compose["services"]["node0"]["build"]
+    assert (COMPOSE.parent / build["context"] / build["dockerfile"]).is_file(), build
+
+
+def main(programs):
+    seen = []
+    overlays = sorted((KUBERNETES / "overlays").iterdir())
+    assert {it.name for it in overlays} == OVERLAYS
+    for folder in overlays:
+        objects = check_overlay(folder, programs, seen)
+        program = next(it["data"]["PROGRAM"] for it in objects if it["kind"] == "ConfigMap")
+        assert program == {"disk": "diskstore", "kv": "kvstore"}[folder.name.split("-")[0]]
+        assert (("Deployment", "diskstore-logger") in map(key, objects)) == ("-logger" in folder.name)
+        members = next(it for it in objects if it["kind"] == "StatefulSet")["spec"]["template"]["spec"]["containers"]
+        assert ("-logfolder" in members[0]["args"]) == ("-logfolder" in folder.name)
+        assert (len(members) == 2) == folder.name.endswith("-monit")
+    check_overlay(KUBERNETES / "load", programs, seen)
+    check_compose(programs)
+    print("ok")
+
+
+main(pathlib.Path(sys.argv[1]))
