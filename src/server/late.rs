@@ -1,20 +1,44 @@
-//! Connections that arrive when the clients' share of descriptors is used up are told why they are
-//! not served. A connection that asks about the node itself (`DISKSTORE STATUS`, `DISKSTORE
-//! REMOVE`, `GET /livez` and the like) is served for a while all the same: an administrator wants
-//! to look at a node full of clients, and a supervisor must not take it for dead and start it anew.
+//! Connections that are answered and not served: those that arrive when the clients' share of descriptors
+//! is used up, and those that arrive while the node starts. They are told why, in HTTP if they speak
+//! it, and in RESP otherwise. A connection that asks about the node itself (`DISKSTORE STATUS`,
+//! `DISKSTORE REMOVE`, `GET /livez` and the like) is served for a while all the same where there are
+//! too many: an administrator wants to look at a node full of clients, and a supervisor must not take
+//! it for dead and start it anew.
 //!
-//! Called by the listener, which bounds how many there are; calls nothing. Invariant:
+//! Called by the listener, which bounds how many there are; calls nothing. Invariants:
 //! - I1: none of them is kept for longer than a bounded time.
+//! - I2: no more is read of their requests than tells the protocol.
 
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
+use super::detect::{Protocol, detect};
+use super::http::Problem;
+use crate::command::Failure;
 use crate::host::Stream;
 
-/// What the others hear, in Redis' words.
-pub(super) const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+/// Why a connection is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotServed {
+    /// As a line of RESP, in Redis' words.
+    pub(super) line: &'static [u8],
+    /// For people.
+    reason: &'static str,
+}
+
+/// There are too many clients.
+pub(super) const FULL: NotServed = NotServed {
+    line: b"-ERR max number of clients reached\r\n",
+    reason: "this node has as many clients as it serves: ask another, or ask again",
+};
+/// The node starts.
+pub(super) const STARTING: NotServed = NotServed {
+    line: b"-LOADING this node starts or joins its cluster and serves nobody yet; \
+      ask another, or ask again\r\n",
+    reason: "this node starts or joins its cluster and serves nobody yet; ask another, or ask again",
+};
 /// How long a late connection is served that asks about the node: longer than a removal may take.
 pub(super) const ADMINISTRATION_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a late connection may take to say what it wants.
@@ -33,11 +57,47 @@ const WORDS: [&[u8]; 7] = [
     b"GET /METRICS ",
 ];
 
-/// What was read of the first request of a connection, if that is about the node itself.
-pub(super) async fn asks_about_the_node(stream: &mut Stream) -> Option<Vec<u8>> {
+/// How the first request of a connection begins (I2); empty if nothing comes in time (I1).
+pub(super) async fn first_word(stream: &mut Stream) -> Vec<u8> {
     let mut first = vec![0; WORD_BYTES];
     let read = timeout(WORD_TIME_MAX, stream.read(&mut first)).await;
-    first.truncate(read.ok()?.ok()?);
+    first.truncate(read.map_or(0, Result::unwrap_or_default));
+    first
+}
+
+/// Whether a request that begins so is about the node itself.
+pub(super) fn asks_about_the_node(first: &[u8]) -> bool {
     let word = first.to_ascii_uppercase();
-    WORDS.iter().any(|asked| word.starts_with(asked)).then_some(first)
+    WORDS.iter().any(|asked| word.starts_with(asked))
+}
+
+impl NotServed {
+    /// What a client is told whose request begins so.
+    pub(super) fn told(&self, first: &[u8]) -> Vec<u8> {
+        if detect(first) != Some(Protocol::Http) {
+            return self.line.to_vec();
+        }
+        let reason = self.reason.to_owned();
+        Problem::from(Failure::NoLeader { reason }).last_words()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_in_its_protocol_why_it_is_not_served() {
+        for first in [&b""[..], b"G", b"GET 4", b"PING\r\n", b"*1\r\n", b"\x16\x03\x01"] {
+            assert_eq!(FULL.told(first), FULL.line, "{}", first.escape_ascii());
+        }
+        for first in ["GET / HTTP/1.1\r\n", "DELETE /v1/slots/7", "OPTIONS "] {
+            let told = String::from_utf8(STARTING.told(first.as_bytes())).unwrap();
+            let (head, body) = told.split_once("\r\n\r\n").unwrap();
+            let length = format!("content-length: {}\r\nretry-after: 1\r\n", body.len());
+            assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+            assert!(head.contains(&length) && head.ends_with("connection: close"), "{head}");
+            assert!(body.starts_with(r#"{"error":{"code":"unavailable","message":"#), "{body}");
+        }
+    }
 }

@@ -33,13 +33,14 @@ mod turn;
 mod value;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{sleep, timeout};
 
@@ -48,7 +49,7 @@ use crate::host::{Listener, Stream};
 use crate::node::Node;
 use clients::Clients;
 use keys::Keys;
-use late::{ADMINISTRATION_TIME_MAX, FULL, asks_about_the_node};
+use late::{ADMINISTRATION_TIME_MAX, FULL, NotServed, STARTING, asks_about_the_node, first_word};
 use original::Datagrams;
 use session::{Session, refuse};
 use socket::{Backlog, ROOM_TIME_MAX};
@@ -57,9 +58,6 @@ use socket::{Backlog, ROOM_TIME_MAX};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients of a node that starts wait for so long. One that joins may take minutes.
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
-/// What they are told afterwards, as Redis' clients know it.
-const STARTING: &[u8] = b"-LOADING this node starts or joins its cluster and serves nobody yet; \
-      ask another, or ask again\r\n";
 /// Most clients that are being told so at once.
 const TOLD_COUNT_MAX: usize = 256;
 /// How long the sessions may take to answer what they have taken once the node stops.
@@ -73,6 +71,8 @@ pub struct Server {
     clients: Arc<Clients>,
     late: Places,
     backlog: Arc<Backlog>,
+    /// Bytes that bodies of HTTP may still take.
+    bodies: Arc<Semaphore>,
     datagrams: Datagrams,
 }
 
@@ -87,6 +87,7 @@ impl Server {
             clients: Arc::default(),
             late: Places::default(),
             backlog: Arc::new(Backlog::new(ROOM_TIME_MAX)),
+            bodies: Arc::new(Semaphore::new(http::BODY_BYTES_MAX_ALL)),
             datagrams: Datagrams::default(),
         })
     }
@@ -138,7 +139,7 @@ impl Server {
                 }
                 // The socket is new, so its buffer takes this line; if not, it is closed all the same.
                 // Unconstrained: it is no matter of how much this task has done already.
-                None => drop(unconstrained(stream.write(FULL)).now_or_never()),
+                None => drop(unconstrained(stream.write(FULL.line)).now_or_never()),
             }
             return;
         }
@@ -153,10 +154,11 @@ impl Server {
         stop: watch::Receiver<bool>,
         _place: Place,
     ) {
-        if let Some(first) = asks_about_the_node(&mut stream).await {
+        let first = first_word(&mut stream).await;
+        if asks_about_the_node(&first) {
             let session = self.session(stream, peer, &stop).after(&first);
             drop(timeout(ADMINISTRATION_TIME_MAX, session.run()).await);
-        } else if let Err(error) = refuse(stream, FULL).await {
+        } else if let Err(error) = refuse(stream, &FULL.told(&first)).await {
             tracing::debug!(%peer, %error, "refused: too many connections");
         }
     }
@@ -183,7 +185,7 @@ pub async fn tell_starting(listener: &Listener, patience: Duration) -> Infallibl
     loop {
         tokio::select! {
             accepted = listener.accept(), if told.len() < Shares::now().clients.min(TOLD_COUNT_MAX) => match accepted {
-                Ok((stream, _)) => drop(told.spawn(refuse(stream, STARTING))),
+                Ok((stream, _)) => drop(told.spawn(tell(stream, STARTING))),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -193,6 +195,12 @@ pub async fn tell_starting(listener: &Listener, patience: Duration) -> Infallibl
             Some(_) = told.join_next() => {}
         }
     }
+}
+
+/// Tells a client, in its protocol, why it is not served.
+async fn tell(mut stream: Stream, why: NotServed) -> io::Result<()> {
+    let first = first_word(&mut stream).await;
+    refuse(stream, &why.told(&first)).await
 }
 
 /// A session that panicked is a bug of ours, and no reason to end the others.
@@ -226,7 +234,7 @@ mod tests {
                 client.write_all(b"PING\r\n").await.unwrap();
                 let mut answer = Vec::new();
                 client.read_to_end(&mut answer).await.unwrap();
-                assert_eq!(answer, STARTING);
+                assert_eq!(answer, STARTING.line);
             }
         };
         tokio::select! {

@@ -38,7 +38,7 @@ const UNSENT_BYTES_SHARE: usize = 256 << 10;
 /// How long a client that has no room and asks for more may take none of its replies.
 pub(crate) const ROOM_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a client that is to go may take none of its replies, though it goes on sending.
-const UNTAKEN_TIME_MAX: Duration = Duration::from_mins(1);
+pub(crate) const UNTAKEN_TIME_MAX: Duration = Duration::from_mins(1);
 /// Bytes that one read takes at most.
 const READ_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a read buffer that is kept for the next turn.
@@ -103,13 +103,24 @@ impl Backlog {
 
 /// The part of one client in the backlog.
 #[derive(Debug)]
-struct Share {
+pub(crate) struct Share {
     backlog: Arc<Backlog>,
     bytes: usize,
 }
 
 impl Share {
-    fn note(&mut self, bytes: usize) {
+    /// Nothing waits for this client yet.
+    pub(crate) fn new(backlog: Arc<Backlog>) -> Share {
+        Share { backlog, bytes: 0 }
+    }
+
+    /// Bytes that wait for the client.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes how many bytes wait from now on.
+    pub(crate) fn note(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             self.backlog.bytes.fetch_add(bytes - self.bytes, Ordering::Relaxed);
         } else {
@@ -119,7 +130,7 @@ impl Share {
     }
 
     /// Whether there is room for more replies (I2).
-    fn has_output_space(&self) -> bool {
+    pub(crate) fn has_output_space(&self) -> bool {
         let waits_for_all = self.backlog.bytes.load(Ordering::Relaxed);
         self.bytes < UNSENT_BYTES_SHARE
             || self.bytes < UNSENT_BYTES_MAX && waits_for_all < UNSENT_BYTES_MAX_ALL
@@ -156,7 +167,7 @@ impl Socket {
         // The sender is gone when the server is.
         let stopping = async move { drop(stop.wait_for(|stopping| *stopping).await) }.boxed();
         let [input, replies, unsent] = [(); 3].map(|()| BytesMut::new());
-        let share = Share { backlog, bytes: 0 };
+        let share = Share::new(backlog);
         Socket { stream, stopping, input, input_bytes: 0, replies, unsent, share }
     }
 
@@ -403,17 +414,19 @@ impl Dropped {
 }
 
 /// A time that runs from its first poll on, and anew from the first one after a restart.
-#[derive(Default)]
-struct Patience {
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
-    fn restart(&mut self) {
+    /// From the next poll on, the time runs anew.
+    pub(crate) fn restart(&mut self) {
         self.sleep = None;
     }
 
-    fn poll(&mut self, time: Duration, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready once it has run for `time`.
+    pub(crate) fn poll(&mut self, time: Duration, context: &mut Context<'_>) -> Poll<()> {
         self.sleep.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(context)
     }
 }

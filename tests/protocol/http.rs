@@ -207,3 +207,24 @@ fn requests_in_pieces_and_in_a_row_are_answered_in_order() {
     client.send(b"c");
     assert_eq!(client.response("PUT").status(), "204");
 }
+
+#[test]
+fn a_bare_line_feed_ends_a_line_and_never_makes_two_requests_of_one() {
+    let node = Node::shared();
+    let path = "/v1/slots/305";
+    let put =
+        format!("PUT {path} HTTP/1.1\nhost: localhost\ncontent-length: 2\nconnection: close\n\nab");
+    let found = node.ask(put.as_bytes());
+    assert_eq!(found.get(9..12), Some("204"), "{found}");
+    // What stands between two line feeds is a header, whatever a proxy makes of it.
+    let hidden = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\na: b\ncontent-length: 60\r\nconnection: close\r\n\r\n\
+         PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx"
+    );
+    let found = node.ask(hidden.as_bytes());
+    assert_eq!(found.matches("HTTP/1.1 ").count(), 1, "{found}");
+    let found = node
+        .ask(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\na: b\rc: d\r\n\r\n").as_bytes());
+    assert_eq!(found.get(9..12), Some("400"), "{found}");
+    assert_eq!(node.connect().http("GET", path, "", "").body, "ab");
+}

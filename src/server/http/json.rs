@@ -20,12 +20,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::entry::one;
 use super::problem::Problem;
-use super::take_body;
+use super::{BODY_BYTES_MAX, take_body};
 use crate::command::OPERATION_COUNT_MAX;
 
-/// Most bytes of a body that holds many values: those of one command, as text and escaped here and
-/// there.
-pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
 /// Bytes of what a parser says that are repeated.
 const WORDS_BYTES_MAX: usize = 200;
 

@@ -18,10 +18,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::asked::{Asked, Pair, form};
-use super::json::{BODY_BYTES_MAX, JsonKind, base64, content_type, from_base64, json, take_json};
+use super::json::{JsonKind, base64, content_type, from_base64, json, take_json};
 use super::listing::{LIST_COUNT_MAX, list};
 use super::problem::Problem;
-use super::{Route, Seat, take_body};
+use super::{BODY_BYTES_MAX, Route, Seat, take_body};
 
 /// Keys that are listed unless the client says how many.
 const LIST_COUNT: usize = 100;

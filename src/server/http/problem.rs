@@ -15,7 +15,7 @@ use crate::server::complaint::Complaint;
 
 /// Why there is no other answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// The status of the response.
     pub(super) status: StatusCode,
     /// For programs.
@@ -70,6 +70,20 @@ impl Problem {
     /// The key holds no value.
     pub(super) fn no_value() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "no_value", "the key holds no value")
+    }
+
+    /// The bytes of a response that ends its connection, for a client that is answered and not served.
+    pub(crate) fn last_words(&self) -> Vec<u8> {
+        let error = ErrorText { code: self.code, message: &self.message };
+        let body = serde_json::to_string(&ErrorBody { error });
+        let body = body.expect("invariant: strings always have a JSON form");
+        let (status, length) = (self.status, body.len());
+        let again = if self.passes() { "retry-after: 1\r\n" } else { "" };
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+             {again}connection: close\r\n\r\n{body}"
+        )
+        .into_bytes()
     }
 
     /// Whether the same request may well succeed a moment later, and certainly did nothing so far.

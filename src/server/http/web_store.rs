@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 use super::asked::{Asked, Pair};
 use super::json::{JsonKind, JsonValue, Named, json, take_json};
 use super::problem::{Problem, status_of};
-use super::{Route, Seat, first};
+use super::seat::first;
+use super::{Route, Seat};
 use crate::command::{Command, FailureClass};
 use crate::server::resp::lookup;
 

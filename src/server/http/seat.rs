@@ -1,0 +1,171 @@
+//! Whoever sits at the other end of one connection of HTTP: its requests read and write through here.
+//!
+//! Called by the handlers; calls the connection's requester and the node.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderName;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Mutex;
+
+use super::asked::Pair;
+use super::problem::Problem;
+use super::wire::Unsent;
+use crate::command::{
+    Action, Answer, Body, Command, CommandBuilder, Condition, Failure, Operation, Outcome,
+    ReadLevel, Reply,
+};
+use crate::server::Server;
+use crate::server::requester::Requester;
+use crate::server::resp::lookup;
+use crate::server::socket::Share;
+
+/// The log index of the entry that a write became.
+const INDEX: HeaderName = HeaderName::from_static("diskstore-index");
+/// The election term, as this node knew it when it answered.
+const TERM: HeaderName = HeaderName::from_static("diskstore-term");
+/// How many members other than the leader hold the entry durably, as far as is known.
+const HOLDERS: HeaderName = HeaderName::from_static("diskstore-holders");
+
+/// Ends when the node stops; many may wait for it.
+type Stopping = Shared<BoxFuture<'static, ()>>;
+
+/// Whoever sits at the other end of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    pub(super) server: Arc<Server>,
+    /// Locked by one request at a time: those of a connection come one after the other.
+    pub(super) requester: Arc<Mutex<Requester>>,
+    /// Our end of the connection.
+    pub(super) local: IpAddr,
+    /// Ends when the node stops.
+    pub(super) stopping: Stopping,
+    /// What waits for the client.
+    pub(super) unsent: Arc<Unsent>,
+}
+
+impl Seat {
+    /// A connection that has asked nothing yet.
+    pub(crate) fn new(
+        server: Arc<Server>,
+        requester: Requester,
+        stopping: BoxFuture<'static, ()>,
+    ) -> Seat {
+        let local = requester.client().local_address();
+        let local = local.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let requester = Arc::new(Mutex::new(requester));
+        let unsent = Arc::new(Unsent::new(Share::new(Arc::clone(&server.backlog))));
+        Seat { server, requester, local, stopping: stopping.shared(), unsent }
+    }
+
+    /// Proposes a command.
+    pub(super) async fn write(&self, command: Command) -> Result<Reply, Problem> {
+        let mut requester = self.requester.lock().await;
+        one(requester.write(&self.server.node, vec![command]).await)
+    }
+
+    /// Executes a command that only reads, as fresh as `level` says or as the node is set to.
+    pub(super) async fn read(
+        &self,
+        command: Command,
+        level: Option<ReadLevel>,
+    ) -> Result<Reply, Problem> {
+        let mut requester = self.requester.lock().await;
+        requester.read_at(level);
+        let commands = vec![command];
+        one(match requester.freshness().level {
+            ReadLevel::Log => requester.write(&self.server.node, commands).await,
+            ReadLevel::Linearizable | ReadLevel::Lease | ReadLevel::Local => {
+                requester.read(&self.server.node, commands).await
+            }
+        })
+    }
+}
+
+/// A value that was read.
+pub(super) struct Found {
+    /// `None` if the key holds none.
+    pub(super) value: Option<Bytes>,
+    pub(super) version: u64,
+}
+
+impl Seat {
+    /// The key that a client's bytes name.
+    pub(super) fn key(&self, name: &[u8]) -> Result<Bytes, Problem> {
+        Ok(Bytes::copy_from_slice(&self.server.keys.key(name)?))
+    }
+
+    /// Reads the key that `name` names.
+    pub(super) async fn get(
+        &self,
+        name: &[u8],
+        level: Option<ReadLevel>,
+    ) -> Result<Found, Problem> {
+        let command = Command::get(&self.key(name)?)?;
+        self.requester.lock().await.called(lookup(b"get"));
+        let outcome = first(self.read(command, level).await?)?;
+        match outcome.body {
+            Body::Value(value) => Ok(Found { value, version: outcome.version }),
+            Body::Measured(bytes) => Err(Problem::too_large(format!(
+                "the value is {bytes} bytes, too long for a response"
+            ))),
+            Body::Empty | Body::Integer(_) | Body::Refused(_) => {
+                Err(Problem::fault("the node's reply is none to a read"))
+            }
+        }
+    }
+
+    /// Sets all of these by one entry; what the response says of it.
+    pub(super) async fn set_all(&self, pairs: Vec<Pair>) -> Result<WrittenHeaders, Problem> {
+        let mut command = CommandBuilder::new();
+        for Pair { name, value } in &pairs {
+            let keys = &self.server.keys;
+            keys.check_value(u64::try_from(value.len()).unwrap_or(u64::MAX))?;
+            let (condition, answer) = (Condition::Always, Answer::Status);
+            let action = Action::Set { value, condition, answer };
+            command.push(&Operation { key: &keys.key(name)?, action })?;
+        }
+        let command = command.finish();
+        drop(pairs); // the command has them
+        self.requester.lock().await.called(lookup(b"mset"));
+        let reply = self.write(command).await?;
+        let index = reply.index;
+        reply.outcomes.into_iter().try_for_each(|outcome| done(outcome).map(drop))?;
+        Ok(self.written(index).await)
+    }
+
+    /// What the response says of an entry.
+    pub(super) async fn written(&self, index: u64) -> WrittenHeaders {
+        let node = &self.server.node;
+        let holders = node.wait_replicas(index, 0, Duration::ZERO).await;
+        let term = node.term();
+        [(TERM, term.to_string()), (INDEX, index.to_string()), (HOLDERS, holders.to_string())]
+    }
+}
+
+/// Term, index and holders of an entry.
+pub(super) type WrittenHeaders = [(HeaderName, String); 3];
+
+/// The one outcome of a reply.
+pub(super) fn first(reply: Reply) -> Result<Outcome, Problem> {
+    let outcome = reply.outcomes.into_iter().next();
+    done(outcome.ok_or_else(|| Problem::fault("the node's reply is incomplete"))?)
+}
+
+/// An outcome that is no refusal.
+fn done(outcome: Outcome) -> Result<Outcome, Problem> {
+    match outcome.body {
+        Body::Refused(refusal) => Err(refusal.into()),
+        Body::Empty | Body::Value(_) | Body::Measured(_) | Body::Integer(_) => Ok(outcome),
+    }
+}
+
+fn one(results: Vec<Result<Reply, Failure>>) -> Result<Reply, Problem> {
+    let missing =
+        || Failure::Unknown { term: 0, index: 0, reason: "the node gave no result".to_owned() };
+    Ok(results.into_iter().next().unwrap_or_else(|| Err(missing()))?)
+}

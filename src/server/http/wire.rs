@@ -1,0 +1,217 @@
+//! The stream of one connection as hyper has it: what was read before comes first, all is counted, and a
+//! client that takes nothing of what is sent to it has an end.
+//!
+//! Called by hyper, for the session.
+//!
+//! Invariants:
+//! - I1: what waits for the client is a part of the backlog of all clients, bounded as for the other
+//!   protocols: no request is carried out while there is no room for its response.
+//! - I2: a client may take nothing for a bounded time while something waits for it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use crate::server::counters::Counters;
+use crate::server::socket::{Patience, Share};
+
+/// What waits for the client of a connection, as the stream and its requests both know it.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    share: Mutex<Share>,
+    taken: Notify,
+}
+
+impl Unsent {
+    /// Nothing yet.
+    pub(super) fn new(share: Share) -> Unsent {
+        Unsent { share: Mutex::new(share), taken: Notify::new() }
+    }
+
+    /// Waits until there is room for one more response (I1).
+    pub(super) async fn wait_for_room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if self.share.lock().has_output_space() {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// Notes a response of so many bytes, its head apart.
+    pub(super) fn add(&self, bytes: usize) {
+        let mut share = self.share.lock();
+        let waiting = share.bytes().saturating_add(bytes);
+        share.note(waiting);
+    }
+
+    fn remove(&self, bytes: usize) {
+        let mut share = self.share.lock();
+        let waiting = share.bytes().saturating_sub(bytes);
+        share.note(waiting);
+        drop(share);
+        self.taken.notify_waiters();
+    }
+}
+
+/// The stream, behind what came before.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    before: Bytes,
+    stream: S,
+    counters: Arc<Counters>,
+    unsent: Arc<Unsent>,
+    patience: Patience,
+    untaken_time_max: Duration,
+}
+
+impl<S> Wire<S> {
+    /// Reads `before`, then `stream`; the client may take nothing for `untaken_time_max`.
+    pub(super) fn new(
+        before: Bytes,
+        stream: S,
+        counters: Arc<Counters>,
+        unsent: Arc<Unsent>,
+        untaken_time_max: Duration,
+    ) -> Wire<S> {
+        counters.received(before.len());
+        Wire { before, stream, counters, unsent, patience: Patience::default(), untaken_time_max }
+    }
+
+    /// The stream alone.
+    pub(super) fn into_stream(self) -> S {
+        self.stream
+    }
+
+    /// What became of sending something (I2).
+    fn sent(
+        &mut self,
+        sent: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if sent.is_pending() {
+            ready!(self.patience.poll(self.untaken_time_max, context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.patience.restart();
+        let count = ready!(sent)?;
+        self.counters.sent(count);
+        self.unsent.remove(count);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.before.is_empty() {
+            let count = self.before.len().min(buffer.remaining());
+            buffer.put_slice(self.before.get(..count).unwrap_or_default());
+            self.before.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        let filled = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.counters.received(buffer.filled().len() - filled);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.sent(sent, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.sent(sent, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::server::socket::{Backlog, UNSENT_BYTES_MAX};
+
+    /// A time that no test waits for.
+    const LONG: Duration = Duration::from_hours(1);
+
+    fn unsent() -> Arc<Unsent> {
+        Arc::new(Unsent::new(Share::new(Arc::new(Backlog::new(LONG)))))
+    }
+
+    #[tokio::test]
+    async fn what_came_before_is_read_first_and_all_is_counted() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let counters = Arc::new(Counters::default());
+        let before = Bytes::from_static(b"abc");
+        let mut wire = Wire::new(before, ours, counters.clone(), unsent(), LONG);
+        theirs.write_all(b"def").await.unwrap();
+        let mut found = [0; 6];
+        wire.read_exact(&mut found).await.unwrap();
+        assert_eq!(&found, b"abcdef");
+        wire.write_all(b"four").await.unwrap();
+        assert_eq!((counters.now().received_bytes, counters.now().sent_bytes), (6, 4));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_has_an_end() {
+        let (ours, mut theirs) = tokio::io::duplex(4);
+        let counters = Arc::default();
+        let short = Duration::from_millis(20);
+        let mut wire = Wire::new(Bytes::new(), ours, counters, unsent(), short);
+        wire.write_all(b"four").await.unwrap();
+        assert_eq!(wire.write(b"more").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let mut found = [0; 4];
+        theirs.read_exact(&mut found).await.unwrap();
+        wire.write_all(b"more").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_response_waits_until_there_is_room_for_it() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let unsent = unsent();
+        let mut wire = Wire::new(Bytes::new(), ours, Arc::default(), unsent.clone(), LONG);
+        unsent.wait_for_room().await;
+        unsent.add(UNSENT_BYTES_MAX);
+        let mut waiting = Box::pin(unsent.wait_for_room());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        wire.write_all(b"x").await.unwrap();
+        waiting.await;
+        theirs.read_u8().await.unwrap();
+    }
+}
