@@ -228,3 +228,11 @@ fn a_bare_line_feed_ends_a_line_and_never_makes_two_requests_of_one() {
     assert_eq!(found.get(9..12), Some("400"), "{found}");
     assert_eq!(node.connect().http("GET", path, "", "").body, "ab");
 }
+
+#[test]
+fn the_description_is_served() {
+    let node = Node::shared();
+    let found = node.connect().http("GET", "/openapi.json", "", "");
+    assert_eq!((found.status(), found.header("content-type")), ("200", Some("application/json")));
+    assert!(found.body.starts_with("{\n  \"openapi\": \"3.1.0\","), "{}", found.body);
+}

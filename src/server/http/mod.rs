@@ -21,6 +21,7 @@ mod entry;
 mod json;
 mod konsen;
 mod listing;
+mod openapi;
 mod operations;
 mod problem;
 mod seat;
@@ -97,6 +98,7 @@ fn routes() -> Vec<Route> {
         konsen::routes(),
         web_store::routes(),
         operations::routes(),
+        openapi::routes(),
     ];
     rooms.into_iter().flatten().collect()
 }
