@@ -14,6 +14,7 @@ mod freshness;
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
 mod health;
+mod http;
 mod introspection;
 mod kvstore;
 mod load;
