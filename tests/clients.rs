@@ -1,7 +1,8 @@
 //! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py, ioredis,
-//! node-redis and redis-rs. Where one is not installed its tests are skipped, see `clients/installed.rs`.
-//! `DISKSTORE_TEST_PYTHON` names the python that has redis-py, `DISKSTORE_TEST_NODE_MODULES` the folder
-//! with the packages of Node, `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`.
+//! node-redis, redis-rs, and the examples with curl and requests. Where one is not installed its tests
+//! are skipped, see `clients/installed.rs`. `DISKSTORE_TEST_PYTHON` names the python that has redis-py
+//! and requests, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages of Node,
+//! `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "what was skipped is for whoever reads along")]
 
@@ -296,4 +297,53 @@ fn redis_rs_finds_everything_as_its_callers_expect() {
     if has("redis-rs", Command::new(&program).arg("diskstore")) {
         Cluster::run_suite(|| Command::new(&program));
     }
+}
+
+/// Where the examples are.
+fn example(name: &str) -> String {
+    format!("{}/examples/http/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_example_with_curl_shows_what_it_says() {
+    if !has_tool("curl") {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    for place in &cluster.places {
+        let mut command = Command::new(example("curl.sh"));
+        command.arg(format!("http://{}", place.client()));
+        let text = said(&command.stdin(Stdio::null()).output().unwrap());
+        let told = text.lines().filter(|line| !line.contains(' ') || line.starts_with('{'));
+        let expected = [
+            "hello",
+            "204",
+            "412",
+            "one",
+            r#"{"found":true,"key":"42","value":"a form"}"#,
+            r#"{"keys":["42","43","44"]}"#,
+            r#"{"45":"a web store"}"#,
+            "404",
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected, "{text}");
+        assert!(text.contains("\nhello again\n"), "{text}");
+        assert_eq!(cluster.ask(0, &["del", "43", "44", "45"]), "3\n");
+    }
+    cluster.stop();
+}
+
+#[test]
+fn the_example_with_requests_counts_at_every_node() {
+    if !has("requests", python().args(["-c", "import requests"])) {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    let mut command = python();
+    command.arg(example("counter.py"));
+    command.args(cluster.places.iter().map(|place| format!("http://{}", place.client())));
+    let text = said(&command.stdin(Stdio::null()).output().unwrap());
+    assert_eq!(text, "20 step19\ncounted to 20 - ok\n");
+    cluster.stop();
 }
