@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// [`RefusalStatus::code`] of a member whose local reads wait for the end of a snapshot.
 pub const CATCHING_UP: &str = "catching_up";
 
+/// Every [`RefusalStatus::code`].
+pub const REFUSAL_CODES: [&str; 6] =
+    ["memory_budget", "full_memory", "log_space", "checkpoint_space", "slow_disk", CATCHING_UP];
+
 /// The state of a node as it sees itself and its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -27,6 +31,8 @@ pub struct Status {
     pub term: u64,
     /// Name of the leader, if one is known.
     pub leader: Option<String>,
+    /// Leaders that this node has known since the start, one after the other.
+    pub leader_changes: u64,
     /// Every member, sorted by name.
     pub members: Vec<MemberStatus>,
     /// True while a change of the voters is between its two steps, as far as this node has its log:
@@ -136,8 +142,7 @@ pub struct MemberStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RefusalStatus {
-    /// The reason as a word for programs: `memory_budget`, `full_memory`, `log_space`,
-    /// `checkpoint_space`, `slow_disk` or [`CATCHING_UP`].
+    /// The reason as a word for programs: one of [`REFUSAL_CODES`].
     pub code: String,
     /// What is refused and why, as one sentence.
     pub reason: String,

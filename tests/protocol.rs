@@ -5,6 +5,8 @@
 mod batches;
 #[path = "protocol/http.rs"]
 mod http;
+#[path = "protocol/metrics.rs"]
+mod metrics;
 #[path = "protocol/older_apis.rs"]
 mod older_apis;
 #[path = "protocol/operations.rs"]

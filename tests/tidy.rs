@@ -45,6 +45,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "openraft",
     "parking_lot",
     "percent-encoding",
+    "prometheus-client",
     "rustix",
     "rustyline",
     "sd-notify",

@@ -25,6 +25,7 @@ mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +47,7 @@ pub(crate) use upkeep::keep_bounds;
 
 use crate::command::{CommandResult, Failure};
 use crate::machine::Limits;
+use crate::metrics::WriteStages;
 use crate::peer::{Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
 
@@ -65,6 +67,8 @@ pub struct Cluster {
     cluster_id: u128,
     /// What is to be said while the cluster has another address of this member.
     moved: Mutex<Option<String>>,
+    /// Leaders that were known, one after the other.
+    leader_changes: Arc<AtomicU64>,
 }
 
 /// What became of an attempt: final results, or another member to ask.
@@ -76,7 +80,8 @@ enum Attempt {
 impl Cluster {
     /// The cluster as a member of it.
     pub fn new(consensus: Arc<Consensus>, cluster_id: u128) -> Cluster {
-        Cluster { consensus, channels: Mutex::default(), cluster_id, moved: Mutex::default() }
+        let (channels, moved) = Default::default();
+        Cluster { consensus, channels, cluster_id, moved, leader_changes: Arc::default() }
     }
 
     /// This member's id.
@@ -136,9 +141,18 @@ impl Cluster {
             tokio::spawn(giving_way::give_way_when_full(self.clone())),
             tokio::spawn(upkeep::learn_slots(consensus.replica().clone())),
             tokio::spawn(keep_membership(consensus.clone())),
-            tokio::spawn(notices::keep_told(consensus.clone(), started)),
+            tokio::spawn(notices::keep_told(
+                consensus.clone(),
+                started,
+                self.leader_changes.clone(),
+            )),
             tokio::spawn(async move { candidate.allow_elections().await }),
         ]
+    }
+
+    /// Where the time of writes goes on this member.
+    pub fn write_stages(&self) -> &WriteStages {
+        self.consensus.syncer().stages()
     }
 
     /// What it costs the cluster that this member stops now while it leads; `None` if nothing.

@@ -3,6 +3,7 @@
 //! Called by `keep`; calls `raft`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diskstore_storage::Term;
@@ -33,14 +34,21 @@ enum Notice {
     Majority,
 }
 
-/// Tells until the task is dropped.
-pub(super) async fn keep_told(consensus: Arc<Consensus>, started: Instant) {
+/// Tells until the task is dropped, and counts the leaders.
+pub(super) async fn keep_told(
+    consensus: Arc<Consensus>,
+    started: Instant,
+    leader_changes: Arc<AtomicU64>,
+) {
     let mut told = Told::default();
     loop {
         let lacks_majority = consensus.without_majority(started).is_some();
         let view = consensus.view();
         for notice in told.news(&view, consensus.member_id(), lacks_majority) {
             log(&notice);
+            if matches!(notice, Notice::Leads { .. }) {
+                leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
         }
         consensus.changed(PERIOD).await;
     }

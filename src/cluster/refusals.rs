@@ -78,3 +78,22 @@ fn doing(cause: Cause, consensus: &Consensus) -> String {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::REFUSAL_CODES;
+
+    #[test]
+    fn every_cause_has_a_code_of_the_list() {
+        let causes = [
+            Cause::MemoryBudget,
+            Cause::FullMemory,
+            Cause::LogSpace,
+            Cause::CheckpointSpace,
+            Cause::SlowDisk,
+            Cause::CatchingUp,
+        ];
+        assert_eq!(causes.map(code), REFUSAL_CODES);
+    }
+}

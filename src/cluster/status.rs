@@ -23,7 +23,7 @@ impl Cluster {
         }
         let machine = &consensus.replica().machine;
         let usage = machine.usage();
-        let times = consensus.syncer().times();
+        let times = &consensus.syncer().stages().sync;
         let limits = self.limits();
         Status {
             version: node.version,
@@ -36,6 +36,7 @@ impl Cluster {
                 .leader
                 .and_then(|id| view.members.get(&id))
                 .map(|leader| leader.member.name.clone()),
+            leader_changes: self.leader_changes.load(Ordering::Relaxed),
             members: self.members_of(&view),
             voters_changing: view.is_joint,
             moved: self.moved(),

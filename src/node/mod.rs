@@ -32,6 +32,7 @@ use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
 use crate::host::Host;
 pub use crate::machine::Limits;
+use crate::metrics::WriteStages;
 use crate::status::{NodeStatus, Status};
 
 /// How long a clean stop tries to hand leadership over.
@@ -193,6 +194,11 @@ impl Node {
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
         self.cluster.has_leader()
+    }
+
+    /// Where the time of writes goes on this node.
+    pub fn write_stages(&self) -> &WriteStages {
+        self.cluster.write_stages()
     }
 
     /// What the node says about itself.

@@ -11,9 +11,10 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
-use diskstore_storage::wal::Wal;
+use diskstore_storage::wal::{self, Wal};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use tokio::time::Instant;
 
 use super::types::{
     Entry, LogId, TypeConfig, Vote, entry_from, entry_to, log_id_from, log_id_to, vote_from,
@@ -145,9 +146,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
+        let begun = Instant::now();
         let entries: Vec<_> = entries.into_iter().map(entry_to).collect();
+        let index = |entry: &wal::Entry| entry.log_id.index;
+        let ends = entries.first().map(index).zip(entries.last().map(index));
         self.syncer.below_bound().await;
         let position = self.wal.append(entries).map_err(io::Error::other)?;
+        if let Some((first, last)) = ends {
+            self.syncer.stages().appended(first, last, begun);
+        }
         self.syncer.complete_at(position, |flushed| callback.io_completed(flushed));
         Ok(())
     }

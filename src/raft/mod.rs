@@ -230,7 +230,7 @@ impl Consensus {
         });
         let listener = Listener::new(caller.clone(), verifier, peers.clone(), faults.clone());
         let reads = ReadRounds::start(raft.clone(), replica.clone());
-        let proposals = Proposals::start(raft.clone());
+        let proposals = Proposals::start(raft.clone(), syncer.clone());
         let checkpointer = Checkpointer::new(replica.clone(), faults.clone());
         tokio::spawn(tell_checkpoints(raft.clone(), checkpointer.durable()));
         tokio::spawn(watch_fatal(raft.clone(), faults.clone()));

@@ -10,6 +10,7 @@
 //! - I3: every caller is answered by its deadline, whatever openraft and the disk do.
 //! - I4: a batch is bounded, in commands and bytes; one caller's commands stay together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::types::TypeConfig;
 use super::{ProposeError, RaftHandle};
 use crate::command::{Command, Failure, Reply};
+use crate::replica::Syncer;
 
 /// Most callers that wait to be taken into a batch.
 const QUEUE_MAX: usize = 65_536;
@@ -51,6 +53,8 @@ struct Batch {
     /// Who waits for how many of them.
     callers: Vec<(usize, oneshot::Sender<Results>)>,
     bytes: usize,
+    /// When the first of them came.
+    since: Option<Instant>,
     /// Of the first caller, which comes before those of all others.
     deadline: Option<Instant>,
 }
@@ -61,6 +65,7 @@ impl Batch {
         if results.is_closed() {
             return; // nobody wants it any more
         }
+        self.since.get_or_insert_with(Instant::now);
         self.deadline.get_or_insert(deadline);
         self.callers.push((commands.len(), results));
         self.bytes += commands.iter().map(|command| command.bytes().len()).sum::<usize>();
@@ -79,8 +84,13 @@ pub(super) struct Proposals {
 }
 
 impl Proposals {
-    pub(super) fn start(raft: RaftHandle) -> Proposals {
-        Self::start_with(HELD_MAX, move |batch| propose(raft.clone(), batch))
+    pub(super) fn start(raft: RaftHandle, syncer: Arc<Syncer>) -> Proposals {
+        Self::start_with(HELD_MAX, move |batch: Batch| {
+            if let Some(since) = batch.since {
+                syncer.stages().queue.record(since.elapsed());
+            }
+            propose(raft.clone(), batch)
+        })
     }
 
     /// `send` proposes a batch, answers its callers, and gives back how many commands it had.

@@ -16,8 +16,10 @@ use diskstore_storage::state::Membership;
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::state::Replica;
+use super::syncer::Syncer;
 use crate::command::{Command, CommandResult, DecodeError, Failure, Reply};
 use crate::fault::{Faults, chain};
 use crate::host::Threads;
@@ -92,6 +94,8 @@ pub(crate) struct Applier<A> {
     /// Held while entries are applied, on whichever thread.
     setup: Arc<Mutex<ApplierSetup>>,
     machine: Machine,
+    /// Has the times of writes.
+    syncer: Arc<Syncer>,
 }
 
 /// What the thread works with.
@@ -128,6 +132,7 @@ impl<A: Answer> Applier<A> {
     pub(crate) fn start(setup: ApplierSetup) -> io::Result<Applier<A>> {
         let (sender, receiver) = mpsc::channel::<Work<A>>();
         let (machine, threads) = (setup.replica.machine.clone(), setup.threads.clone());
+        let syncer = setup.replica.syncer.clone();
         let setup = Arc::new(Mutex::new(setup));
         let of_thread = setup.clone();
         threads.spawn("apply", move || {
@@ -137,7 +142,7 @@ impl<A: Answer> Applier<A> {
                 drop(work.done.send(result));
             }
         })?;
-        Ok(Applier { sender, setup, machine })
+        Ok(Applier { sender, setup, machine, syncer })
     }
 
     /// Applies entries in order; returns once all of them are applied and answered.
@@ -145,8 +150,13 @@ impl<A: Answer> Applier<A> {
     /// # Errors
     /// This node is sick; its faults have the reason.
     pub(crate) async fn apply(&self, jobs: Vec<Job<A>>) -> io::Result<()> {
+        let (stages, begun) = (self.syncer.stages(), Instant::now());
+        if let Some(last) = jobs.last() {
+            stages.committed(last.entry.log_id.index, begun);
+        }
         if self.is_never_waiting() {
             let applied = apply_all(&mut self.setup.lock(), jobs);
+            stages.apply.record(begun.elapsed());
             tokio::task::yield_now().await; // heartbeats and sessions share this thread
             return applied;
         }
@@ -155,7 +165,9 @@ impl<A: Answer> Applier<A> {
         self.sender
             .send(Work { jobs, done })
             .map_err(|_| io::Error::other("apply thread ended"))?;
-        receiver.await.map_err(gone)?
+        let applied = receiver.await.map_err(gone)?;
+        stages.apply.record(begun.elapsed());
+        applied
     }
 
     /// Notes in the application log, if there is one, that entries up to `index` come by snapshot.

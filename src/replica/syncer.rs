@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::pace::Pace;
 use crate::fault::{Faults, chain};
 use crate::host::Threads;
-use crate::metrics::SyncTimes;
+use crate::metrics::WriteStages;
 
 /// An idle node writes one empty batch after this time, so that the last sync is claimed too.
 const CLAIM_AFTER: Duration = Duration::from_millis(5);
@@ -93,7 +93,7 @@ struct SyncerShared {
     /// Notified whenever a batch was written or a segment is ready.
     progress: Notify,
     faults: Faults,
-    times: SyncTimes,
+    stages: WriteStages,
     written_bytes: AtomicU64,
 }
 
@@ -143,7 +143,7 @@ impl Syncer {
             segment_work: Condvar::new(),
             progress: Notify::new(),
             faults,
-            times: SyncTimes::default(),
+            stages: WriteStages::default(),
             written_bytes: AtomicU64::new(0),
         });
         let (for_sync, for_segments) = (shared.clone(), shared.clone());
@@ -270,9 +270,9 @@ impl Syncer {
         self.shared.written_bytes.load(Ordering::Relaxed)
     }
 
-    /// How long syncs took.
-    pub fn times(&self) -> &SyncTimes {
-        &self.shared.times
+    /// How long syncs took, and what is around them of a write.
+    pub fn stages(&self) -> &WriteStages {
+        &self.shared.stages
     }
 
     /// Writes what is pending, claims the last batch and ends both threads. Blocks. Whoever waits
@@ -307,7 +307,7 @@ fn run_sync(shared: &SyncerShared) {
             return;
         }
         if is_sync {
-            shared.times.record(started.elapsed());
+            shared.stages.sync.record(started.elapsed());
         }
         if shared.wal.is_prepare_due() {
             shared.segments.lock().is_kicked = true;
@@ -493,7 +493,7 @@ mod tests {
         };
         timeout(LONG, claimed).await.expect("it is claimed, and nothing else is written");
         assert_eq!(last_after_power_loss(&disk), None, "written, not synced");
-        assert_eq!(syncer.times().count(), 0);
+        assert_eq!(syncer.stages().sync.count(), 0);
         syncer.sync_every(Duration::from_millis(1));
         let synced = async {
             while last_after_power_loss(&disk) != Some(1) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::clients::Client;
+use super::detect::Protocol;
 use super::keys::Keys;
 use super::requester::Requester;
 use super::resp::{Decoder, Encoder, RespDialect, Version};
@@ -39,7 +40,7 @@ impl Served {
     /// A connection whose reads find `value`.
     pub fn new(value: Bytes) -> Served {
         let client = Arc::new(Client::new(1, SocketAddr::from(([127, 0, 0, 1], 5))));
-        let requester = Requester::new(client, ReadLevel::Linearizable);
+        let requester = Requester::new(client, ReadLevel::Linearizable, Protocol::Resp);
         let keys = Arc::new(Keys::new(0, 1 << 20, &[]));
         Served { dialect: RespDialect::new(keys, MachineKind::Memory, requester), value }
     }

@@ -1,9 +1,11 @@
-//! Counts the requests of this node's clients since its start, for INFO.
+//! Counts the requests of this node's clients since its start, for INFO and the metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::detect::Protocol;
 use super::resp::{Spec, TABLE};
-use crate::command::{Body, CommandResult};
+use crate::command::{Body, CommandResult, FailureClass};
+use crate::metrics::Times;
 
 /// Counts that only grow.
 #[derive(Debug)]
@@ -14,6 +16,20 @@ pub(crate) struct Counters {
     misses: AtomicU64,
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
+    /// In the order of [`Protocol::SERVED`].
+    served: [Operations; Protocol::SERVED.len()],
+    /// In the order of [`FailureClass::ALL`].
+    failures: [AtomicU64; FailureClass::ALL.len()],
+    replies: Times,
+}
+
+/// How long it took until the clients of one protocol had their results.
+#[derive(Debug, Default)]
+pub(crate) struct Operations {
+    /// Of commands that only read.
+    pub(crate) reads: Times,
+    /// Of commands that became entries.
+    pub(crate) writes: Times,
 }
 
 /// How often one command was asked for.
@@ -55,7 +71,16 @@ impl Default for Counters {
         commands.resize_with(TABLE.len(), Calls::default);
         let zero = AtomicU64::default;
         let (hits, misses, received_bytes, sent_bytes) = (zero(), zero(), zero(), zero());
-        Counters { commands, hits, misses, received_bytes, sent_bytes }
+        Counters {
+            commands,
+            hits,
+            misses,
+            received_bytes,
+            sent_bytes,
+            served: Default::default(),
+            failures: Default::default(),
+            replies: Times::default(),
+        }
     }
 }
 
@@ -76,15 +101,47 @@ impl Counters {
         }
     }
 
-    /// Counts the keys that a command read.
+    /// How long the operations of a protocol took.
+    pub(crate) fn served(&self, protocol: Protocol) -> &Operations {
+        let place = Protocol::SERVED.iter().position(|served| *served == protocol);
+        // Requests come in no other protocol.
+        place.and_then(|place| self.served.get(place)).unwrap_or(&self.served[0])
+    }
+
+    /// How long it took to give replies to the socket that were there.
+    pub(crate) fn replies(&self) -> &Times {
+        &self.replies
+    }
+
+    /// Operations that failed for reasons of this class.
+    pub(crate) fn failures(&self, class: FailureClass) -> u64 {
+        self.failed_as(class).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    fn failed(&self, class: FailureClass) {
+        if let Some(count) = self.failed_as(class) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn failed_as(&self, class: FailureClass) -> Option<&AtomicU64> {
+        let place = FailureClass::ALL.iter().position(|known| *known == class)?;
+        self.failures.get(place)
+    }
+
+    /// Counts what a command came to: the keys that it read, or why it failed.
     pub(crate) fn looked_up(&self, result: &CommandResult) {
         let (mut hits, mut misses) = (0, 0);
         for outcome in result.iter().flat_map(|reply| &reply.outcomes) {
             match &outcome.body {
                 Body::Value(Some(_)) | Body::Measured(_) => hits += 1,
                 Body::Value(None) => misses += 1,
-                Body::Empty | Body::Integer(_) | Body::Refused(_) => {}
+                Body::Refused(refusal) => self.failed(refusal.class()),
+                Body::Empty | Body::Integer(_) => {}
             }
+        }
+        if let Err(failure) = result {
+            self.failed(failure.class());
         }
         for (count, more) in [(&self.hits, hits), (&self.misses, misses)] {
             if more > 0 {
@@ -130,11 +187,13 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::super::resp::lookup;
     use super::*;
-    use crate::command::{Outcome, Reply};
+    use crate::command::{Failure, Outcome, Refusal, Reply};
 
     #[test]
     fn what_was_asked_is_counted_by_its_name() {
@@ -147,6 +206,14 @@ mod tests {
         let found = [Body::Value(Some(Bytes::new())), Body::Measured(3), Body::Value(None)];
         let outcomes = found.into_iter().chain([Body::Empty]).map(of).collect();
         counters.looked_up(&Ok(Reply { index: 0, outcomes }));
+        counters.looked_up(&Err(Failure::NoSpace));
+        let refused = of(Body::Refused(Refusal::Overflow));
+        counters.looked_up(&Ok(Reply { index: 0, outcomes: [refused].into_iter().collect() }));
+        let failed = [FailureClass::NoSpace, FailureClass::Wrong, FailureClass::Busy];
+        assert_eq!(failed.map(|class| counters.failures(class)), [1, 1, 0]);
+        counters.served(Protocol::Http).reads.record(Duration::from_micros(3));
+        let count = |protocol| counters.served(protocol).reads.count();
+        assert_eq!(Protocol::SERVED.map(count), [0, 1, 0, 0]);
         counters.received(5);
         counters.sent(7);
         let counts = counters.now();

@@ -28,6 +28,25 @@ pub(crate) enum Protocol {
     Garbage,
 }
 
+impl Protocol {
+    /// Those that requests come in.
+    pub(crate) const SERVED: [Protocol; 4] =
+        [Protocol::Resp, Protocol::Http, Protocol::Text, Protocol::Protobuf];
+
+    /// Its name in the metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Resp => "resp",
+            Protocol::Text => "text",
+            Protocol::Protobuf => "protobuf",
+            Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Tls => "tls",
+            Protocol::Garbage => "garbage",
+        }
+    }
+}
+
 /// What the first bytes say; `None` if more of them are needed.
 ///
 /// Empty lines before them are no part of any protocol here and are to be dropped before.

@@ -25,6 +25,7 @@ mod http;
 mod keys;
 mod late;
 mod original;
+mod process;
 mod requester;
 mod resp;
 mod session;

@@ -12,9 +12,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::clients::Client;
+use super::counters::Operations;
+use super::detect::Protocol;
 use super::resp::Spec;
 use crate::command::{Command, CommandResult, Failure, Freshness, ReadLevel};
+use crate::metrics::Times;
 use crate::node::{FreshReplica, Node};
 
 /// One client as the node serves it.
@@ -24,12 +29,16 @@ pub(crate) struct Requester {
     /// How fresh reads are unless the client asks for less.
     level: ReadLevel,
     freshness: Freshness,
+    protocol: Protocol,
+    /// When the results of the last write were there, until that is asked.
+    answered: Option<Instant>,
 }
 
 impl Requester {
     /// A client that has asked nothing yet, of a node whose reads are of `level`.
-    pub(crate) fn new(client: Arc<Client>, level: ReadLevel) -> Requester {
-        Requester { client, level, freshness: Freshness::of(level) }
+    pub(crate) fn new(client: Arc<Client>, level: ReadLevel, protocol: Protocol) -> Requester {
+        let (freshness, answered) = (Freshness::of(level), None);
+        Requester { client, level, freshness, protocol, answered }
     }
 
     /// The connection as others see it.
@@ -74,20 +83,43 @@ impl Requester {
         node: &Node,
         commands: Vec<Command>,
     ) -> Vec<CommandResult> {
+        let begun = Instant::now();
         let results = node.write(commands).await;
-        for result in &results {
-            self.note(result);
-        }
+        self.answered = Some(self.took(begun, &results, |operations| &operations.writes));
         results
     }
 
     /// Reads all of `commands` in one round, as fresh as this client needs them.
     pub(crate) async fn read(&mut self, node: &Node, commands: Vec<Command>) -> Vec<CommandResult> {
+        let begun = Instant::now();
         let results = node.read(commands, self.freshness).await;
-        for result in &results {
+        self.took(begun, &results, |operations| &operations.reads);
+        results
+    }
+
+    /// Takes in what became of commands that were begun together; their time is taken once for all,
+    /// up to the moment that is given back.
+    fn took(
+        &mut self,
+        begun: Instant,
+        results: &[CommandResult],
+        times: impl FnOnce(&Operations) -> &Times,
+    ) -> Instant {
+        let now = Instant::now();
+        let count = u64::try_from(results.len()).unwrap_or(u64::MAX);
+        let operations = self.client.counters().served(self.protocol);
+        times(operations).record_many(now.duration_since(begun), count);
+        for result in results {
             self.note(result);
         }
-        results
+        now
+    }
+
+    /// Counts how long it took to give the replies of a turn to the socket, if it wrote.
+    pub(crate) fn replied(&mut self) {
+        if let Some(answered) = self.answered.take() {
+            self.client.counters().replies().record(answered.elapsed());
+        }
     }
 
     /// What the node holds, as fresh as this client's reads have to be.

@@ -94,7 +94,7 @@ impl Session {
     async fn serve(mut self, protocol: Protocol) -> io::Result<()> {
         let keys = Arc::clone(&self.server.keys);
         let client = Arc::clone(self.entered.client());
-        let requester = Requester::new(client, self.server.node.read_level());
+        let requester = Requester::new(client, self.server.node.read_level(), protocol);
         match protocol {
             Protocol::Resp => {
                 let machine = self.server.node.config().machine;
@@ -129,6 +129,7 @@ impl Session {
             counters.received(came_bytes - self.socket.input().len());
             counters.sent(self.socket.reply_bytes());
             self.socket.end_turn().await?;
+            dialect.requester().replied();
             let wanted = match flow {
                 Flow::Close => return self.socket.finish().await,
                 Flow::Again if self.socket.has_output_space() => continue,

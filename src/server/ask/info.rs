@@ -7,10 +7,9 @@ use super::cluster::{host_and_port, is_leader, leader_of, node_id};
 use super::{REDIS_VERSION, Server};
 use crate::descriptors::Shares;
 use crate::server::counters::{CommandCount, Counts};
+use crate::server::process::Process;
 use crate::status::{MemberStatus, RefusalStatus, Status};
 
-/// Units of the times in `/proc`, the same on every machine that this runs on (`USER_HZ`).
-const TICKS_A_SECOND: u64 = 100;
 /// A member that answered its leader within this time is online: an election's longest wait.
 const HEARD_MS_MAX: u64 = 3000;
 
@@ -25,10 +24,8 @@ pub(super) struct Facts {
     connections: usize,
     connections_max: usize,
     connections_ever: u64,
-    resident_bytes: u64,
+    process: Process,
     counts: Counts,
-    /// In the system and of the program itself, in [`TICKS_A_SECOND`].
-    processor_ticks: (u64, u64),
 }
 
 impl Facts {
@@ -40,9 +37,8 @@ impl Facts {
             connections: server.clients.count(),
             connections_max: Shares::now().clients,
             connections_ever: server.clients.count_ever(),
-            resident_bytes: resident_bytes(),
+            process: Process::now(),
             counts: server.clients.counters().now(),
-            processor_ticks: processor_ticks(),
         }
     }
 
@@ -98,8 +94,8 @@ impl Facts {
     }
 
     fn memory(&self, text: &mut Text) {
-        text.line(format_args!("used_memory:{}", self.resident_bytes));
-        text.line(format_args!("used_memory_rss:{}", self.resident_bytes));
+        text.line(format_args!("used_memory:{}", self.process.resident_bytes));
+        text.line(format_args!("used_memory_rss:{}", self.process.resident_bytes));
         text.line(format_args!("maxmemory:0"));
         text.line(format_args!("maxmemory_policy:noeviction"));
     }
@@ -135,10 +131,10 @@ impl Facts {
     }
 
     fn cpu(&self, text: &mut Text) {
-        let (system, own) = self.processor_ticks;
-        for (name, ticks) in [("used_cpu_sys", system), ("used_cpu_user", own)] {
-            let (seconds, rest) = (ticks / TICKS_A_SECOND, ticks % TICKS_A_SECOND);
-            text.line(format_args!("{name}:{seconds}.{rest:02}"));
+        let Process { system, user, .. } = self.process;
+        for (name, used) in [("used_cpu_sys", system), ("used_cpu_user", user)] {
+            let (seconds, hundredths) = (used.as_secs(), used.subsec_millis() / 10);
+            text.line(format_args!("{name}:{seconds}.{hundredths:02}"));
         }
     }
 
@@ -230,34 +226,16 @@ fn is_heard(member: &MemberStatus) -> bool {
     member.heard_ms.is_some_and(|ms| ms < HEARD_MS_MAX)
 }
 
-/// Bytes of memory that this process takes; 0 where the system does not tell.
-fn resident_bytes() -> u64 {
-    const PAGE_BYTES: u64 = 4096;
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.as_deref().and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
-    pages.map_or(0, |pages: u64| pages.saturating_mul(PAGE_BYTES))
-}
-
-/// What this process has used of the processors, in the system and by itself; 0 where the system
-/// does not tell.
-///
-/// Source: proc(5), `/proc/pid/stat`, fields 14 and 15.
-fn processor_ticks() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name of the program, which may hold anything, ends with the last bracket.
-    let fields = text.rsplit_once(')').map_or("", |(_, behind)| behind);
-    let mut fields = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0));
-    let own = fields.next().unwrap_or(0);
-    (fields.next().unwrap_or(0), own)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::tests::status;
     use super::*;
 
     fn facts(role: &str) -> Facts {
         let get = CommandCount { name: "get", calls: 5, rejected: 1 };
+        let (system, user) = (Duration::from_millis(2050), Duration::from_millis(70));
         let counts = Counts { commands: vec![get], hits: 3, misses: 2, ..Counts::default() };
         Facts {
             time: Duration::from_secs(1_000_000_000),
@@ -265,9 +243,8 @@ mod tests {
             connections: 1,
             connections_max: 9,
             connections_ever: 2,
-            resident_bytes: 3,
+            process: Process { system, user, ..Process::default() },
             counts,
-            processor_ticks: (205, 7),
         }
     }
 
@@ -301,14 +278,6 @@ mod tests {
         assert!(replication.starts_with("# Replication\r\nrole:slave\r\nmaster_host:::1\r\n"));
         assert!(!replication.contains("loading"));
         assert_eq!(info("leader", &["nothing"]), "");
-    }
-
-    #[test]
-    fn this_process_has_used_its_processors() {
-        // Until a tick is full; the time is counted for the process as a whole.
-        while processor_ticks() == (0, 0) {
-            std::hint::black_box((0..10_000_u64).sum::<u64>());
-        }
     }
 
     #[test]

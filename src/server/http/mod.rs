@@ -21,6 +21,7 @@ mod entry;
 mod json;
 mod konsen;
 mod listing;
+mod metrics;
 mod openapi;
 mod operations;
 mod problem;
@@ -92,15 +93,16 @@ impl Route {
 
 /// All that is served.
 fn routes() -> Vec<Route> {
-    let rooms = [
+    let parts = [
         slots::routes(),
         batch::routes(),
         konsen::routes(),
         web_store::routes(),
         operations::routes(),
+        metrics::routes(),
         openapi::routes(),
     ];
-    rooms.into_iter().flatten().collect()
+    parts.into_iter().flatten().collect()
 }
 
 /// Serves one connection until its client leaves, breaks the protocol, or the node stops; then what

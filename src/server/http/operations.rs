@@ -73,7 +73,7 @@ async fn readiness(Extension(seat): Extension<Seat>) -> Result<Response, Problem
 
 /// Why a node does not serve what it is there for; `None` if it does. What the whole cluster refuses
 /// (a full disk of the leader, full memory) is none: its clients are served no better elsewhere.
-fn obstacle(status: &Status, holds_values: bool) -> Option<Cow<'static, str>> {
+pub(super) fn obstacle(status: &Status, holds_values: bool) -> Option<Cow<'static, str>> {
     if status.leader.is_none() {
         return Some("no leader is known".into());
     }
@@ -160,7 +160,7 @@ fn unprofiled(error: ProfileError) -> Problem {
     }
 }
 
-fn fault(message: impl Into<Cow<'static, str>>) -> Problem {
+pub(super) fn fault(message: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "fault", message)
 }
 

@@ -10,6 +10,7 @@ use crate::command::{
     Action, Body, Command, Condition, Failure, Operation, Outcome, ReadLevel, Reply,
 };
 use crate::server::clients::Client;
+use crate::server::detect::Protocol;
 use crate::server::session::Flow;
 use crate::server::turn::{gather, plan, take_commands};
 
@@ -134,7 +135,7 @@ struct Driven {
 impl Driven {
     fn new(deleted: Deleted) -> Driven {
         let client = Arc::new(Client::new(1, SocketAddr::from(([127, 0, 0, 1], 5))));
-        let requester = Requester::new(client, ReadLevel::Linearizable);
+        let requester = Requester::new(client, ReadLevel::Linearizable, Protocol::Resp);
         let dialect =
             RespDialect::new(Arc::new(Keys::new(0, 16, &[])), MachineKind::Memory, requester);
         let (input, out) = (BytesMut::new(), BytesMut::new());
