@@ -1,8 +1,9 @@
 //! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py, ioredis,
-//! node-redis, redis-rs, and the examples with curl and requests. Where one is not installed its tests
-//! are skipped, see `clients/installed.rs`. `DISKSTORE_TEST_PYTHON` names the python that has redis-py
-//! and requests, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages of Node,
-//! `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`.
+//! node-redis, redis-rs, the examples with curl and requests, and a browser that opens the console. Where
+//! one is not installed its tests are skipped, see `clients/installed.rs`. `DISKSTORE_TEST_PYTHON` names
+//! the python that has redis-py and requests, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages
+//! of Node, `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`,
+//! `DISKSTORE_TEST_CHROMIUM` the browser.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "what was skipped is for whoever reads along")]
 
@@ -15,7 +16,7 @@ mod installed;
 mod skipped;
 
 use std::env::{VarError, var};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -24,6 +25,7 @@ use installed::{has, has_tool, python};
 
 const NODE_MODULES: &str = "DISKSTORE_TEST_NODE_MODULES";
 const REDIS_RS: &str = "DISKSTORE_TEST_REDIS_RS";
+const CHROMIUM: &str = "DISKSTORE_TEST_CHROMIUM";
 const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
 const KVSTORE: &str = env!("CARGO_BIN_EXE_kvstore");
 /// What the suites are written for.
@@ -346,4 +348,45 @@ fn the_example_with_requests_counts_at_every_node() {
     let text = said(&command.stdin(Stdio::null()).output().unwrap());
     assert_eq!(text, "20 step19\ncounted to 20 - ok\n");
     cluster.stop();
+}
+
+/// Opens the console of one node, writes at another, kills the leader; see `console.mjs`.
+#[test]
+fn a_browser_shows_in_the_console_what_happens_to_the_cluster() {
+    let chromium = var(CHROMIUM).unwrap_or_else(|_| "chromium".to_owned());
+    if node_suite("puppeteer-core", "console.mjs").is_none()
+        || !has("chromium", Command::new(&chromium).arg("--version"))
+    {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for (name, program, arguments) in
+        [("diskstore", DISKSTORE, &SLOTS[..]), ("kvstore", KVSTORE, &[])]
+    {
+        let mut cluster = Cluster::of(program, arguments);
+        let mut command = node_suite("puppeteer-core", "console.mjs").unwrap();
+        command.arg(name).args(cluster.places.iter().map(Place::client)).env(CHROMIUM, &chromium);
+        let mut script = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        for line in BufReader::new(script.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some(killed) = line.strip_prefix("kill ") {
+                cluster.nodes.remove(killed.parse().unwrap()).kill();
+                script.stdin.as_mut().unwrap().write_all(b"killed\n").unwrap();
+            }
+            said.push_str(&line);
+        }
+        let output = script.wait_with_output().unwrap();
+        assert!(
+            output.status.success() && said.ends_with("ok"),
+            "{name}: {said} {}",
+            stderr(&output)
+        );
+        cluster.stop();
+    }
 }

@@ -3,6 +3,8 @@
 
 #[path = "protocol/batches.rs"]
 mod batches;
+#[path = "protocol/console.rs"]
+mod console;
 #[path = "protocol/http.rs"]
 mod http;
 #[path = "protocol/metrics.rs"]

@@ -72,6 +72,14 @@ impl Cluster {
         }
     }
 
+    /// Two bits for each of at most `count` slots from slot `from` on, as this member has them:
+    /// without a value, with one, with one in a page that changed behind log index `since`, damaged.
+    /// `None` where keys are no slots.
+    pub fn picture(&self, from: u64, count: u64, since: u64) -> Option<Vec<u8>> {
+        let paged = self.consensus.replica().machine.paged()?;
+        Some(paged.picture(from, count, since))
+    }
+
     fn members_of(&self, view: &View) -> Vec<MemberStatus> {
         let member_id = self.consensus.member_id();
         let silence = Duration::from_millis(LEASE_MS);

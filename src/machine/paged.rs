@@ -5,7 +5,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use diskstore_storage::Result;
+use diskstore_storage::{LogIndex, Result, SlotIndex};
 
 use super::{DiskMachine, Images, LogDurable};
 use crate::command::Command;
@@ -48,6 +48,15 @@ impl Paged<'_> {
         if is_worth_it && self.fits_in_memory() {
             self.disk.slots().read_ahead(is_done);
         }
+    }
+}
+
+/// What is known without reading anything.
+impl Paged<'_> {
+    /// Two bits for each of at most `count` slots from slot `from` on: see
+    /// [`diskstore_storage::slots::Slots::picture`].
+    pub fn picture(&self, from: u64, count: u64, since: u64) -> Vec<u8> {
+        self.disk.slots().picture(SlotIndex::new(from), count, LogIndex::new(since))
     }
 }
 

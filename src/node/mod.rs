@@ -196,6 +196,11 @@ impl Node {
         self.cluster.has_leader()
     }
 
+    /// A picture of its slots: see [`Cluster::picture`].
+    pub fn picture(&self, from: u64, count: u64, since: u64) -> Option<Vec<u8>> {
+        self.cluster.picture(from, count, since)
+    }
+
     /// Where the time of writes goes on this node.
     pub fn write_stages(&self) -> &WriteStages {
         self.cluster.write_stages()

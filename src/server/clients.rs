@@ -59,6 +59,11 @@ impl Client {
         self.id
     }
 
+    /// The client's end of the connection.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// What all clients have asked.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters

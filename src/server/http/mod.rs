@@ -17,6 +17,7 @@
 
 mod asked;
 mod batch;
+mod console;
 mod entry;
 mod json;
 mod konsen;
@@ -101,6 +102,7 @@ fn routes() -> Vec<Route> {
         operations::routes(),
         metrics::routes(),
         openapi::routes(),
+        console::routes(),
     ];
     parts.into_iter().flatten().collect()
 }

@@ -151,6 +151,11 @@ impl Pages {
         }
     }
 
+    /// Whether a slot holds a value, as far as its page is known.
+    pub(crate) fn is_live(&self, key: u64) -> bool {
+        self.live.contains(key)
+    }
+
     /// Whether no slot that begins in the page has an index above `index`. False if unknown.
     pub(crate) fn is_at_most(&self, page: u64, index: u64) -> bool {
         let highest = self.highest[index_of(page)].load(Relaxed);

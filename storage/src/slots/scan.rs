@@ -77,6 +77,33 @@ impl Slots {
         Ok(None)
     }
 
+    /// What memory knows of at most `count` slots from `first` on, two bits each, those of the first in
+    /// the lowest of the first byte: 0 for a slot that holds no value, 1 for one that does, 2 for one that
+    /// does and begins in a page in which an index above `since` stands, 3 for one that was found
+    /// damaged. Reads no slot and waits for nothing; of a page that was not learned since the start no
+    /// slot is known to hold a value.
+    pub fn picture(&self, first: SlotIndex, count: u64, since: LogIndex) -> Vec<u8> {
+        let geometry = self.area.geometry;
+        let end = first.get().saturating_add(count).min(geometry.slot_count());
+        let damaged = self.area.damage.all();
+        let state = |key: u64| {
+            if damaged.binary_search(&key).is_ok() {
+                return 3_u8;
+            }
+            let is_recent = || !self.area.pages.is_at_most(geometry.pages_of(key).0, since.get());
+            let is_live = self.area.pages.is_live(key);
+            u8::from(is_live) + u8::from(is_live && is_recent())
+        };
+        let mut picture = Vec::new();
+        let mut key = first.get();
+        while key < end {
+            let byte = (key..end.min(key + 4)).zip([0, 2, 4, 6]);
+            picture.push(byte.fold(0, |byte, (key, shift)| byte | state(key) << shift));
+            key += 4;
+        }
+        picture
+    }
+
     /// Has the disk read all pages in their order, until `is_done`: others then find them in memory.
     pub fn read_ahead(&self, is_done: &dyn Fn() -> bool) {
         let mut page = 0;

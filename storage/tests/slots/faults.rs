@@ -80,6 +80,23 @@ fn a_flipped_bit_in_a_cold_slot_is_an_error_that_names_it() {
     assert_eq!(slots.read(8).unwrap().value.unwrap(), "8");
 }
 
+#[test]
+fn a_picture_shows_what_is_written_what_is_new_and_what_is_damaged() {
+    let slots = damaged();
+    let picture = |since| slots.picture(SlotIndex::new(5), 6, LogIndex::new(since));
+    assert_eq!(picture(0), [0, 0], "nothing was learned since the start");
+    slots.learn_pages(0, u64::MAX);
+    let bits = |states: [u8; 6]| {
+        let byte = |of: &[u8]| of.iter().rev().fold(0, |byte, state| byte << 2 | state);
+        [byte(&states[..4]), byte(&states[4..])]
+    };
+    // Slot 7, whose index nobody knows, keeps its page among those that may have changed.
+    assert_eq!(picture(u64::MAX), bits([2, 2, 3, 1, 1, 1]));
+    assert_eq!(picture(0), bits([2, 2, 3, 2, 2, 2]));
+    assert_eq!(slots.picture(SlotIndex::new(SLOTS), 9, LogIndex::new(0)), []);
+    assert_eq!(slots.picture(SlotIndex::new(SLOTS - 1), u64::MAX, LogIndex::new(0)).len(), 1);
+}
+
 /// H24.
 #[test]
 fn a_snapshot_is_not_finished_over_a_damaged_slot() {
