@@ -5,7 +5,7 @@
 //! "FOUNDING". Invariants:
 //!
 //! - I1: a reader finds the old promises or the new ones, never a part of them.
-//! - I2: what others count on is durable when [`write`] returns.
+//! - I2: what others count on is durable when [`write()`] returns.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use std::path::Path;
