@@ -200,10 +200,9 @@ fn a_wiped_majority_that_is_alone_founds_another_cluster_and_mixes_with_nobody()
     let first = wait_one(&cluster);
     assert_eq!(cluster.nodes[0].asked(&["SET", "1", "one"]), ok());
     cluster.wait_level();
-    for node in &mut cluster.nodes {
-        node.kill();
-    }
+    cluster.nodes[2].stop(); // with a checkpoint: without a leader nothing behind one is read
     for index in 0..2 {
+        cluster.nodes[index].kill();
         cluster.wipe(index);
         cluster.nodes[index].start();
     }
