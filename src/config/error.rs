@@ -143,7 +143,7 @@ pub enum ConfigError {
     #[error("-hrecov hands out what -logfolder records: add -logfolder DIR, or leave -hrecov out")]
     NothingRecorded,
     /// A file of members that does not say what it must.
-    #[error("-cluster {}: {source}", path.display())]
+    #[error("-cluster {}", path.display())]
     Cluster {
         /// The file.
         path: PathBuf,

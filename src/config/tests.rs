@@ -14,6 +14,14 @@ fn complaint(arguments: &[&str]) -> String {
     typed(arguments).expect_err("is to be refused").to_string()
 }
 
+/// What people read: the error, and what caused it.
+fn told(error: &ConfigError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
 fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
@@ -342,12 +350,15 @@ fn a_file_of_members_that_leaves_open_who_this_is_is_refused() {
     assert!(error.ends_with("this node is `c`, and the file lists a, b only"), "{error}");
     let error = complaint(&["-id", "a", "-join", ":9"]);
     assert!(error.starts_with("-join and -cluster"), "{error}");
-    let error = with_cluster("servers:\n  a:\n", &["-id", "a"]).unwrap_err().to_string();
-    assert!(error.contains("cluster.yml: `servers.a` has no address"), "{error}");
+    let error = told(&with_cluster("servers:\n  a:\n", &["-id", "a"]).unwrap_err());
+    assert!(error.ends_with("cluster.yml: `servers.a` has no address; give HOST:PORT"), "{error}");
+    assert_eq!(error.matches("servers.a").count(), 1, "said once: {error}");
     let long = format!("# {}\n", "x".repeat(1 << 20));
-    let error = with_cluster(&long, &["-id", "a"]).unwrap_err().to_string();
+    let error = told(&with_cluster(&long, &["-id", "a"]).unwrap_err());
     assert!(error.starts_with("-cluster") && error.contains("are too long"), "{error}");
-    assert!(self::complaint(&["-cluster", "/nowhere.yml"]).contains("cannot be read"));
+    let error = told(&typed(&["-cluster", "/nowhere.yml"]).unwrap_err());
+    assert!(error.contains("cannot be read"), "{error}");
+    assert_eq!(error.matches("No such file").count(), 1, "said once: {error}");
 }
 
 #[test]
