@@ -492,13 +492,15 @@ async fn propose(
         members.sort_by(|one, other| one.member.name.cmp(&other.member.name));
         Charter { cluster_id: u128::from_le_bytes(random(host)?).max(1), members }
     };
-    let step = FoundingStep::Accept { number, charter: charter.clone() };
+    let cluster_id = charter.cluster_id;
+    let step = FoundingStep::Accept { number, charter };
     if ask_all(acceptor, caller, &step).await.len() < acceptor.majority() {
         return Ok(None);
     }
-    let id = acceptor.state.lock().founding.member_id;
+    // The others may have accepted it without this node, which promised more meanwhile, or could not
+    // write. It founds only what its directory says: started again, it would found a cluster alone.
     // Members of a charter without this node have to find out themselves, which takes this node.
-    Ok(has(&charter, id).then_some(Agreed::Found(charter, id)))
+    Ok(acceptor.charter_of(cluster_id))
 }
 
 /// Asks this node and all others; those that did it, with what they had accepted.
