@@ -75,14 +75,15 @@ pub fn write(disk: &dyn Disk, directory: &Path, founding: &Founding) -> Result<(
 /// `Corrupt`, `UnknownVersion`, `Io`.
 pub fn read(disk: &dyn Disk, directory: &Path) -> Result<Option<Founding>> {
     let path = directory.join(FOUNDING_NAME);
-    if !disk.exists(&path)? {
-        return Ok(None);
-    }
-    let file = disk.open(&path, WriteMode::ReadOnly)?;
+    if disk.exists(&path)? { read_file(disk, &path).map(Some) } else { Ok(None) }
+}
+
+pub(crate) fn read_file(disk: &dyn Disk, path: &Path) -> Result<Founding> {
+    let file = disk.open(path, WriteMode::ReadOnly)?;
     let bytes = file.len()?.min(FILE_BYTES_MAX);
     let mut content = vec![0; usize::try_from(bytes).unwrap_or_default()];
     file.read_at(&mut content, 0)?;
-    decode(&content, &path).map(Some)
+    decode(&content, path)
 }
 
 /// Removes what is of no use once the node is a member.

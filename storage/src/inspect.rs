@@ -1,6 +1,7 @@
 //! The files of a node as text, for people.
 //!
-//! Called by the `inspect` command; calls the decoders of `identity`, `wal`, `slots` and `keys`.
+//! Called by the `inspect` command; calls the decoders of `identity`, `founding`, `wal`, `slots` and
+//! `keys`.
 //! Invariants:
 //!
 //! - I1: nothing is written: files are opened for reading only.
@@ -13,7 +14,7 @@ use std::path::Path;
 
 use crate::disk::{Disk, WriteMode};
 use crate::report::Report;
-use crate::{Error, Result, identity, keys, slots, wal};
+use crate::{Error, Result, founding, identity, keys, slots, wal};
 
 /// Bytes of the magic that every file begins with.
 const MAGIC_BYTES: usize = 8;
@@ -21,7 +22,7 @@ const MAGIC_BYTES: usize = 8;
 /// What a file begins with that was prepared and not written.
 const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
 
-/// Prints what is in a file: an identity, a segment of the log, a data file, a double write file or
+/// Prints what is in a file: an identity, promises of a founding, a segment of the log, a data file, a double write file or
 /// a snapshot file, told apart by their first bytes; and what the empty lock file is for.
 ///
 /// # Errors
@@ -41,6 +42,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
             report.head(format_args!("lock: it holds nothing; a running node holds it"))
         }
         identity::IDENTITY_MAGIC => show_identity(&identity::read_file(disk, path)?, &mut report),
+        founding::FOUNDING_MAGIC => show_founding(&founding::read_file(disk, path)?, &mut report),
         wal::SEGMENT_MAGIC => wal::show_segment(file.as_ref(), &mut report),
         // A segment lies ready before its header is written: only its name says what it is.
         UNWRITTEN if wal::is_segment(path) => wal::show_segment(file.as_ref(), &mut report),
@@ -81,6 +83,20 @@ fn show_identity(identity: &identity::Identity, report: &mut Report<'_>) -> Resu
     report.head(format_args!("machine {machine:?}"))
 }
 
+fn show_founding(founding: &founding::Founding, report: &mut Report<'_>) -> Result<()> {
+    let founding::Founding { member_id, plan, promised, accepted } = founding;
+    report.head(format_args!("promises of a founding, version {}", founding::FOUNDING_VERSION))?;
+    report.head(format_args!("member id {member_id:016x}"))?;
+    report.head(format_args!("file of members: {} bytes", plan.len()))?;
+    report.head(format_args!("promised {promised}"))?;
+    match accepted {
+        None => report.head(format_args!("nothing accepted")),
+        Some(founding::Accepted { number, charter }) => {
+            report.head(format_args!("accepted {number}, a charter of {} bytes", charter.len()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +117,24 @@ mod tests {
             assert!(matches!(text_of(&disk), Err(Error::Foreign { .. })));
         }
         assert!(text_of(&SimDisk::new(1)).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn promises_of_a_founding_are_shown_as_far_as_they_can_be_read() {
+        let disk = SimDisk::new(1);
+        let accepted = Some(founding::Accepted { number: 258, charter: vec![9; 40] });
+        let promises =
+            founding::Founding { member_id: 7, plan: vec![1; 30], promised: 513, accepted };
+        drop(identity::open_directory(&disk, Path::new("/")).unwrap());
+        founding::write(&disk, Path::new("/"), &promises).unwrap();
+        let path = Path::new("/FOUNDING");
+        let mut text = String::new();
+        inspect(&disk, path, &mut text).unwrap();
+        for words in ["id 0000000000000007", "promised 513", "accepted 258, a charter of 40 bytes"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        disk.flip_bit(path, 30, 0).unwrap();
+        assert!(matches!(inspect(&disk, path, &mut text), Err(Error::Corrupt { .. })));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
+use diskstore_storage::disk::{CrashMode, Disk, OperationKind, SimDisk};
 use diskstore_storage::founding::FOUNDING_NAME;
 use diskstore_storage::identity::IDENTITY_NAME;
 use futures_util::{StreamExt, stream};
@@ -27,6 +27,11 @@ const CRASH_STEP: usize = 8;
 const CLUSTERS_AT_ONCE: usize = 3;
 /// Connections that a listed member takes until both others have looked at it twice.
 const DIAL_COUNT: usize = 12;
+
+/// What a disk says that has failed.
+const EIO: i32 = 5;
+/// The file of promises while it is written.
+const FOUNDING_NEW_NAME: &str = "FOUNDING.new";
 
 type Starting = JoinHandle<Result<Arc<Node>, StartError>>;
 
@@ -148,4 +153,23 @@ async fn a_power_loss_at_any_moment_of_a_founding_leaves_one_cluster() {
         found_with_a_crash(at, modes[usize::try_from(at / 8).unwrap() % modes.len()])
     });
     stream::iter(crashes).buffer_unordered(CLUSTERS_AT_ONCE).count().await;
+}
+
+/// The others accept what it proposes, and are a majority without it; killed before its log begins,
+/// it would come back without a word of that cluster in its directory, and found one alone.
+#[tokio::test]
+async fn a_proposer_that_could_not_write_its_own_acceptance_has_not_founded() {
+    let places = Place::three(2);
+    places[0].disk.fail_after(1, OperationKind::Sync, FOUNDING_NEW_NAME, EIO);
+    let starting: Vec<_> = places.iter().map(Place::start).collect();
+    let mut starting = starting.into_iter();
+    let first = started(starting.next().unwrap()).await.map(|_| "it has founded");
+    assert!(matches!(first, Err(StartError::Storage(_))), "{first:?}");
+    assert!(!places[0].has(IDENTITY_NAME));
+    let again = places[0].start();
+    let mut nodes = Vec::new();
+    for starting in starting.chain([again]) {
+        nodes.push(started(starting).await.unwrap());
+    }
+    together(&nodes).await;
 }

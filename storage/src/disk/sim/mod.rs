@@ -97,7 +97,18 @@ impl SimDisk {
     /// Makes the next operation of this kind on a path that ends with `path_suffix` fail with
     /// the given error number, once. Several may be armed.
     pub fn fail_next(&self, kind: OperationKind, path_suffix: &str, errno: i32) {
-        self.state.lock().fail_next(kind, path_suffix, errno);
+        self.fail_after(0, kind, path_suffix, errno);
+    }
+
+    /// As [`SimDisk::fail_next`], once `passed_count` such operations have passed.
+    pub fn fail_after(
+        &self,
+        passed_count: u32,
+        kind: OperationKind,
+        path_suffix: &str,
+        errno: i32,
+    ) {
+        self.state.lock().fail_after(passed_count, kind, path_suffix, errno);
     }
 
     /// Sets the size of the disk in bytes: what would make the sum of all files larger fails

@@ -81,6 +81,8 @@ pub(super) struct Target<'a> {
 struct Fault {
     kind: OperationKind,
     path_suffix: String,
+    /// So many operations that it would hit pass first.
+    passed_count: u32,
     errno: i32,
 }
 
@@ -157,8 +159,15 @@ impl State {
         self.power == Power::Lost
     }
 
-    pub(super) fn fail_next(&mut self, kind: OperationKind, path_suffix: &str, errno: i32) {
-        self.faults.push(Fault { kind, path_suffix: path_suffix.to_owned(), errno });
+    pub(super) fn fail_after(
+        &mut self,
+        passed_count: u32,
+        kind: OperationKind,
+        path_suffix: &str,
+        errno: i32,
+    ) {
+        let path_suffix = path_suffix.to_owned();
+        self.faults.push(Fault { kind, path_suffix, passed_count, errno });
     }
 
     pub(super) fn set_space(&mut self, bytes: u64) {
@@ -379,6 +388,10 @@ impl State {
         let name = path.to_string_lossy();
         let is_hit = |fault: &Fault| fault.kind == kind && name.ends_with(&fault.path_suffix);
         let position = self.faults.iter().position(is_hit)?;
+        if let Some(passed_count) = self.faults[position].passed_count.checked_sub(1) {
+            self.faults[position].passed_count = passed_count;
+            return None;
+        }
         let fault = self.faults.remove(position);
         Some(Error::io(kind.verb(), path, offset, io::Error::from_raw_os_error(fault.errno)))
     }

@@ -284,6 +284,17 @@ fn the_first_failed_write_poisons_the_file() {
 }
 
 #[test]
+fn an_armed_fault_lets_as_many_operations_pass_as_it_was_told() {
+    let disk = disk();
+    let file = file_with(&disk, "a", b"old");
+    disk.fail_after(2, OperationKind::Write, "/a", EIO);
+    for _ in 0..2 {
+        file.write_at(b"new", 0).unwrap();
+    }
+    file.write_at(b"new", 0).unwrap_err();
+}
+
+#[test]
 fn a_failed_sync_poisons_the_file_and_no_later_sync_covers_its_bytes() {
     let disk = disk();
     let file = file_with(&disk, "a", b"old");
