@@ -266,12 +266,39 @@ pub enum Task {
     /// Puts load on nodes, or on any Redis, and prints throughput and latencies.
     #[command(args_override_self = true)]
     Bench(Box<BenchFlags>),
+    /// Writes a folder for each member of a cluster, with its program, settings, start script and unit.
+    #[command(args_override_self = true)]
+    Bundle(Box<BundleFlags>),
     /// Prints a file of a node's directory as text.
     #[command(args_override_self = true)]
     Inspect {
-        /// The file: slots, segment, identity or double-write file.
+        /// The file: slots, segment, identity, promises of a founding or double-write file.
         file: PathBuf,
     },
+}
+
+/// The folders of a cluster's nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct BundleFlags {
+    /// Lists the members, as for -cluster of a node: cluster.yml, config.json or cluster.toml.
+    pub file: PathBuf,
+    /// Where the folders are made, each with its member's name.
+    #[arg(long = "o", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Flags that all nodes get, as in -config of a node.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The program that they run, diskstore or kvstore [default: this one].
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// Where the folders will be on their machines, for systemd.
+    #[arg(long, value_name = "DIR", default_value = "/opt/diskstore")]
+    pub at: PathBuf,
+    /// Prints JSON.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub json: bool,
 }
 
 /// A load; nothing is checked yet.

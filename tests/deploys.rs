@@ -105,18 +105,31 @@ fn systemd_takes_the_unit_and_finds_it_hardened() {
         return note_skipped("systemd is not installed: its unit is not looked at");
     }
     let directory = tempfile::tempdir().unwrap();
-    let unit = unit(directory.path());
-    let analyze = |arguments: &[&str]| {
-        let mut command = Command::new("systemd-analyze");
-        ended(command.env("SYSTEMD_COLORS", "0").args(arguments).arg(&unit))
-    };
-    let (output, said) = analyze(&["verify", "--man=no"]);
-    // It may complain of other units of this machine.
-    let complaint = said.lines().find(|line| line.contains("diskstore"));
-    assert!(output.status.success() && complaint.is_none(), "{said}");
+    for unit in [unit(directory.path()), bundled_unit(directory.path())] {
+        let analyze = |arguments: &[&str]| {
+            let mut command = Command::new("systemd-analyze");
+            ended(command.env("SYSTEMD_COLORS", "0").args(arguments).arg(&unit))
+        };
+        let (output, said) = analyze(&["verify", "--man=no"]);
+        // It may complain of other units of this machine.
+        let complaint = said.lines().find(|line| line.contains("diskstore"));
+        assert!(output.status.success() && complaint.is_none(), "{said}");
+        let (output, said) =
+            analyze(&["security", "--offline=true", &format!("--threshold={EXPOSURE_MAX}")]);
+        assert!(output.status.success(), "{said}");
+    }
+}
+
+/// The unit that a bundle has for a node, at a place with a blank in its path.
+fn bundled_unit(directory: &Path) -> PathBuf {
+    let members = directory.join("cluster.yml");
+    std::fs::write(&members, "servers:\n  a: 127.0.0.1:12000\n").unwrap();
+    let at = directory.join("put here");
+    let mut bundle = Command::new(DISKSTORE);
     let (output, said) =
-        analyze(&["security", "--offline=true", &format!("--threshold={EXPOSURE_MAX}")]);
+        ended(bundle.arg("bundle").arg(members).arg("-o").arg(&at).arg("-at").arg(&at));
     assert!(output.status.success(), "{said}");
+    at.join("a/diskstore-a.service")
 }
 
 #[test]

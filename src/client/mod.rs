@@ -6,6 +6,7 @@
 //! - I2: A value goes to stdout byte for byte; everything said about it goes to stderr.
 
 mod bench;
+mod bundle;
 mod connection;
 mod demo;
 mod health;
@@ -205,6 +206,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Status { .. } => unreachable!("it has an exit code of its own"),
         Task::Inspect { file } => inspect(file, out),
         Task::Bench(flags) => bench::run(flags, out),
+        Task::Bundle(flags) => bundle::run(flags, out),
     }
 }
 

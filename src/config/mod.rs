@@ -352,6 +352,14 @@ fn adopt_cluster(settings: &mut Settings) -> Result<Vec<Listed>, ConfigError> {
     Ok(found.file.members)
 }
 
+/// The members that a file of `-cluster` lists, in the order of their names.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn members_of(path: &Path) -> Result<Vec<Listed>, ConfigError> {
+    cluster::read(path).map(|file| file.members)
+}
+
 /// Refuses the flags that only another program has.
 fn check_program(kind: &KindRow, settings: &Settings) -> Result<(), ConfigError> {
     let is_given = |flag: &str| match flag {

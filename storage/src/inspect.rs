@@ -130,7 +130,8 @@ mod tests {
         let path = Path::new("/FOUNDING");
         let mut text = String::new();
         inspect(&disk, path, &mut text).unwrap();
-        for words in ["id 0000000000000007", "promised 513", "accepted 258, a charter of 40 bytes"] {
+        for words in ["id 0000000000000007", "promised 513", "accepted 258, a charter of 40 bytes"]
+        {
             assert!(text.contains(words), "{words}: {text}");
         }
         disk.flip_bit(path, 30, 0).unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod bench;
+mod bundle;
 mod client;
 mod descriptors;
 mod durability;
