@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use diskstore_flags::Refusal;
 use serde::{Deserialize, Deserializer};
 
@@ -263,6 +263,66 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
+    /// Lists the members, or changes them: list, add NAME, remove NAME, promote NAME, demote NAME,
+    /// replace OLD NEW.
+    #[command(args_override_self = true)]
+    Members {
+        /// What is to be done.
+        #[arg(value_name = "ACTION", default_value = "list", hide_default_value = true)]
+        action: MembersAction,
+        /// Of which members: their names, or ids as `status -json` has them.
+        #[arg(value_name = "NAME", num_args = 0..=2)]
+        names: Vec<String>,
+        /// How long to wait until a member that was promoted or demoted votes, or does not.
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = diskstore_flags::parse_duration)]
+        wait: Duration,
+        /// Prints JSON.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        servers: Servers,
+    },
+    /// Has a member lead: the one that is named, or any other than the one that leads.
+    #[command(args_override_self = true)]
+    TransferLeader {
+        /// Its name or id.
+        member: Option<String>,
+        /// Prints JSON.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        servers: Servers,
+    },
+    /// Has the node that is asked write a checkpoint now, so that its next start replays little.
+    #[command(args_override_self = true)]
+    Checkpoint {
+        /// Prints JSON.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        servers: Servers,
+    },
+    /// Prints the flags that a running node has, as they could stand in its -config file.
+    #[command(args_override_self = true)]
+    Config {
+        /// Prints JSON.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        json: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        servers: Servers,
+    },
     /// Puts load on nodes, or on any Redis, and prints throughput and latencies.
     #[command(args_override_self = true)]
     Bench(Box<BenchFlags>),
@@ -275,6 +335,23 @@ pub enum Task {
         /// The file: slots, segment, identity, promises of a founding or double-write file.
         file: PathBuf,
     },
+}
+
+/// What `members` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MembersAction {
+    /// Shows them.
+    List,
+    /// Says how a new one is started.
+    Add,
+    /// Takes one out for good.
+    Remove,
+    /// Gives one its vote back.
+    Promote,
+    /// Takes the vote of one, which follows on.
+    Demote,
+    /// Takes one out and gives its vote to another, in one change.
+    Replace,
 }
 
 /// The folders of a cluster's nodes.

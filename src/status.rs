@@ -133,6 +133,8 @@ pub struct MemberStatus {
     pub lag: Option<u64>,
     /// Milliseconds since it answered last; only the leader knows, and not of itself.
     pub heard_ms: Option<u64>,
+    /// True if it could vote and is not to: it was demoted, and follows until it is promoted.
+    pub is_standby: bool,
     /// True if it has not answered for an election timeout, false if it has; `None` where this node
     /// cannot know: only a leader hears of the others, and a new one not of all yet.
     pub silent: Option<bool>,

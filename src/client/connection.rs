@@ -9,7 +9,7 @@ use crate::config::Address;
 /// How long a node may take to accept a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a node may take to answer: an election, and then a write or a removal.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
 /// Most bytes of a value or a status.
 const VALUE_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of a line.
@@ -35,6 +35,11 @@ impl NodeConnection {
     /// Connects to `host:port`, `:port` or `port`; a name is tried at all of its addresses.
     pub(super) fn open(address: &str) -> io::Result<NodeConnection> {
         NodeConnection::open_with(address, CONNECT_TIME_MAX, ANSWER_TIME_MAX)
+    }
+
+    /// As [`NodeConnection::open`], where each answer may take `time`.
+    pub(super) fn open_for(address: &str, time: Duration) -> io::Result<NodeConnection> {
+        NodeConnection::open_with(address, CONNECT_TIME_MAX, time)
     }
 
     /// As [`NodeConnection::open`], where connecting and each answer may take `time`.

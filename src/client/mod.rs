@@ -5,6 +5,7 @@
 //!   and a lost connection is reported as an unknown outcome.
 //! - I2: A value goes to stdout byte for byte; everything said about it goes to stderr.
 
+mod administration;
 mod bench;
 mod bundle;
 mod connection;
@@ -15,6 +16,7 @@ mod table;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use diskstore_storage::disk::RealDisk;
 
@@ -22,7 +24,8 @@ use crate::cli::{Servers, Task};
 use crate::config::ConfigError;
 use crate::lines::{self, Said};
 use crate::status::Status;
-use connection::{Answer, NodeConnection};
+use administration::Members;
+use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
 use health::Health;
 
 pub use demo::follow_parent;
@@ -117,6 +120,12 @@ pub enum ClientError {
         /// The address.
         address: String,
     },
+    /// What was ordered takes longer than was to be waited for.
+    #[error("{text}")]
+    NotYet {
+        /// What has not happened.
+        text: String,
+    },
     /// The slot holds no value.
     #[error("slot {key} holds no value")]
     NoValue {
@@ -203,6 +212,15 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
                 (address, _) => Err(ClientError::Foreign { address }),
             }
         }
+        Task::Members { action, names, wait, json, servers } => {
+            let members = Members { action: *action, names, wait: *wait, json: *json, servers };
+            members.run(out)
+        }
+        Task::TransferLeader { member, json, servers } => {
+            administration::transfer_leader(member.as_deref(), *json, servers, out)
+        }
+        Task::Checkpoint { json, servers } => administration::checkpoint(*json, servers, out),
+        Task::Config { json, servers } => administration::config(*json, servers, out),
         Task::Status { .. } => unreachable!("it has an exit code of its own"),
         Task::Inspect { file } => inspect(file, out),
         Task::Bench(flags) => bench::run(flags, out),
@@ -271,9 +289,18 @@ fn read(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), Client
 
 /// Sends a write to the first node that can be reached, and to no other. // I1
 fn write(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
+    write_patiently(request, servers, ANSWER_TIME_MAX)
+}
+
+/// As [`write`], where the answer may take `time`.
+fn write_patiently(
+    request: &[&[u8]],
+    servers: &Servers,
+    time: Duration,
+) -> Result<(String, Answer), ClientError> {
     let mut tried = Vec::new();
     for address in addresses(servers)? {
-        let mut connection = match NodeConnection::open(address) {
+        let mut connection = match NodeConnection::open_for(address, time) {
             Ok(connection) => connection,
             Err(error) => {
                 tried.push(format!("{address}: {error}"));

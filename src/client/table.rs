@@ -67,6 +67,15 @@ pub(super) fn render(status: &Status, health: &Health) -> String {
     text
 }
 
+/// `diskstore members list`.
+pub(super) fn render_members(status: &Status) -> String {
+    let mut text = String::new();
+    for line in columns(&members(&status.members)) {
+        push(&mut text, &line);
+    }
+    text
+}
+
 /// What keeps the node from serving all that it could, or from promising it.
 fn push_warnings(text: &mut String, status: &Status) {
     if status.readable_from > status.applied {
@@ -121,11 +130,7 @@ fn members(members: &[MemberStatus]) -> Vec<[String; 6]> {
     let rows = members.iter().map(|member| {
         [
             member.name.clone(),
-            if member.silent == Some(true) {
-                format!("{}, silent", member.role)
-            } else {
-                member.role.clone()
-            },
+            role_words(member),
             member.client.clone(),
             member.raft.clone(),
             number(member.matched),
@@ -133,6 +138,15 @@ fn members(members: &[MemberStatus]) -> Vec<[String; 6]> {
         ]
     });
     std::iter::once(head).chain(rows).collect()
+}
+
+fn role_words(member: &MemberStatus) -> String {
+    let role = match (member.role.as_str(), member.is_standby) {
+        ("learner", true) => "standby".to_owned(),
+        (role, true) => format!("{role}, to be standby"),
+        (role, false) => role.to_owned(),
+    };
+    if member.silent == Some(true) { format!("{role}, silent") } else { role }
 }
 
 /// Pads every column to its widest cell.

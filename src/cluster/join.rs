@@ -24,7 +24,8 @@ use tokio::time::{Instant, timeout};
 use super::Cluster;
 use crate::host::Host;
 use crate::peer::{
-    CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Route, Whoever, complete,
+    CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Role, Route, Whoever,
+    complete,
 };
 use crate::raft::{Consensus, Incoming, LEASE_MS, MemberError, ProposeError, View};
 
@@ -295,11 +296,14 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
             "member {id:016x} is {name}: its addresses may change, its name and what it is to be may not"
         )); // I3
     }
+    let role = known.as_ref().map_or(request.member.role, |known| known.role);
     let record = match proven(consensus.caller(), request, known.as_ref()).await {
-        Ok(record) if known.as_ref() == Some(&record) => return accepted(cluster),
-        Ok(record) => record,
+        Ok(record) => Member { role, ..record },
         Err(reply) => return reply, // I3
     };
+    if known.as_ref() == Some(&record) {
+        return accepted(cluster);
+    }
     let _alone = consensus.alone().await;
     let View { is_leader, members, .. } = consensus.view();
     if !is_leader {
@@ -324,7 +328,10 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
 
 /// Whether two records are of one member, wherever it is to be found.
 fn is_same(known: &Member, asked: &Member) -> bool {
-    (&known.name, known.role) == (&asked.name, asked.role)
+    let is_so = known.role == asked.role;
+    // Whether one that can vote does is for an operator to say, and not for the member.
+    let may_be = known.role == Role::Standby && asked.role == Role::Voter;
+    known.name == asked.name && (is_so || may_be)
 }
 
 /// The record that a request may set, once its node answers where it says, and nowhere else (I3).

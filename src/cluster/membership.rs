@@ -1,4 +1,5 @@
-//! On the leader: makes learners voters, and removes members whose place was taken.
+//! On the leader: makes learners voters, takes the votes of those that are not to vote any more, and
+//! removes members whose place was taken.
 //!
 //! A member's record says whether it is to vote, so a new leader goes on where the old one
 //! stopped (H23). Called by `node`; calls `raft`. Invariants:
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::orders::HAND_OVER_BOUND;
+use super::steps::may_lead;
 use crate::peer::Role;
 use crate::raft::{ALIVE_MAX, Consensus, LEASE_MS, MemberView, View};
 
@@ -39,6 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 enum Change {
     Voters(BTreeSet<u64>),
     RemoveLearner(u64),
+    /// This leader is not to vote any more.
+    HandOver,
 }
 
 /// At how many looks in a row each learner was level and alive.
@@ -111,14 +116,20 @@ pub(super) async fn keep_membership(consensus: Arc<Consensus>) {
 async fn make(consensus: &Consensus, view: &View, change: &Change) -> Result<(), String> {
     let next = match change {
         Change::Voters(voters) => voters,
-        Change::RemoveLearner(_) => &view.goal_voters,
+        Change::RemoveLearner(_) | Change::HandOver => &view.goal_voters,
     };
     if let Some(reason) = lacking(view, consensus.member_id(), next) {
         return Err(reason);
     }
     let changing = async {
         match change {
-            Change::Voters(voters) => consensus.set_voters(voters.clone()).await,
+            Change::Voters(voters) => {
+                consensus.set_voters(voters.clone(), is_demotion(view, voters)).await
+            }
+            Change::HandOver => {
+                consensus.hand_over_to(&|id| may_lead(view, id), HAND_OVER_BOUND).await;
+                Ok(())
+            }
             Change::RemoveLearner(id) => consensus.remove_learner(*id).await,
         }
     };
@@ -126,6 +137,13 @@ async fn make(consensus: &Consensus, view: &View, change: &Change) -> Result<(),
         Ok(made) => made.map_err(|error| format!("{error:?}")),
         Err(_) => Err(format!("it takes longer than {} s", CHANGE_BOUND.as_secs())),
     }
+}
+
+/// Whether voters that are not among these go on as members without a vote. A change that was left
+/// half way is looked at as a whole.
+fn is_demotion(view: &View, next: &BTreeSet<u64>) -> bool {
+    let mut leaving = view.configs.iter().flatten().filter(|voter| !next.contains(voter));
+    leaving.any(|voter| !may_lead(view, *voter))
 }
 
 /// Why a change to these voters could not be committed now, if it could not: those that vote now, and
@@ -191,13 +209,14 @@ fn words(change: &Change, view: &View) -> String {
             format!("voters {}", voters.iter().map(name).collect::<Vec<_>>().join(", "))
         }
         Change::RemoveLearner(id) => format!("without {}", name(id)),
+        Change::HandOver => "another leads, for this one is not to vote any more".into(),
     }
 }
 
 /// True if a learner lacks next to nothing, and answers.
-fn is_level(view: &View, learner: &MemberView) -> bool {
+pub(super) fn is_level(view: &View, learner: &MemberView) -> bool {
     let lag_max = match learner.member.role {
-        Role::Voter => LAG_MAX,
+        Role::Voter | Role::Standby => LAG_MAX,
         Role::Learner => LEARNER_LAG_MAX,
     };
     let has_caught_up = learner
@@ -216,6 +235,14 @@ fn next_change(
         // A leader died half way: the change is completed as it was meant.
         return Some(Change::Voters(voters.clone()));
     }
+    if let Some(demoted) = voters.iter().find(|id| !may_lead(view, **id))
+        && voters.iter().any(|id| may_lead(view, *id))
+    {
+        let mut next = voters.clone();
+        next.remove(demoted);
+        let leads = view.leader == Some(*demoted);
+        return Some(if leads { Change::HandOver } else { Change::Voters(next) });
+    }
     for (id, learner) in view.members.iter().filter(|(_, member)| !member.is_voter) {
         let namesake = |other: &(u64, &MemberView)| {
             other.0 != *id && other.1.member.name == learner.member.name
@@ -224,6 +251,9 @@ fn next_change(
         let old: Vec<u64> = all().filter(namesake).map(|(id, _)| id).collect();
         if !is_level(view, learner) || !has_followed(*id) {
             continue;
+        }
+        if learner.member.role == Role::Standby {
+            continue; // I1
         }
         if learner.member.role == Role::Learner {
             // I1: it takes the place of a learner of its name, and never that of a voter.
@@ -323,6 +353,27 @@ pub(super) mod tests {
         let mut members = three();
         members[2].1.silent_for = Some(Duration::from_secs(2));
         assert_eq!(next_change(&view(members), |_| false), None, "it may be gone already");
+    }
+
+    #[test]
+    fn a_voter_that_is_not_to_vote_any_more_follows_on() {
+        let mut members = three();
+        members[1].1.member.role = Role::Standby;
+        members[2].1.matched = None;
+        let next = BTreeSet::from([1]);
+        let demoting = view(members.clone());
+        assert_eq!(next_change(&demoting, |_| false), Some(Change::Voters(next.clone())));
+        assert!(is_demotion(&demoting, &next) && !is_demotion(&view(three()), &next));
+        let mut half = demoting.clone();
+        (half.is_joint, half.goal_voters) = (true, next.clone());
+        half.configs.push(next.clone());
+        assert!(is_demotion(&half, &next), "whoever completes it keeps the member, too");
+        members[0].1.member.role = Role::Standby;
+        assert_eq!(next_change(&view(members.clone()), |_| false), None, "somebody has to vote");
+        members[1].1.member.role = Role::Voter;
+        assert_eq!(next_change(&view(members.clone()), |_| false), Some(Change::HandOver));
+        members[0].1.is_voter = false;
+        assert_eq!(next_change(&view(members), |_| false), None, "it is level, and stays so");
     }
 
     #[test]

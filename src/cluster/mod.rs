@@ -1,9 +1,9 @@
 //! The cluster as one thing, whichever member leads it: writes, reads at every level, members,
-//! removal, status, and this member's own upkeep.
+//! orders, status, and this member's own upkeep.
 //!
 //! Called by `node`; calls `raft`, and `peer` for requests between members. Each kind of request
 //! has a file with both sides, the one that asks and the one that answers: `writes`, `reads`,
-//! `holders`, `join`, `removal`, `giving_way`. Invariant:
+//! `holders`, `join`, `orders`, `standing`, `giving_way`. Invariant:
 //!
 //! - I1: a write or read that another member forwarded is answered here or refused, never forwarded
 //!   again.
@@ -16,10 +16,12 @@ mod join;
 mod membership;
 mod moved;
 mod notices;
+mod orders;
 mod reads;
 mod refusals;
-mod removal;
+mod standing;
 mod status;
+mod steps;
 mod upkeep;
 mod writes;
 
@@ -38,10 +40,11 @@ pub use bootstrap::{Contact, listen_first};
 pub use join::{JoinError, JoinSetup, Joined, PATIENCE, join_until_named, learn_cluster};
 use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};
+pub use orders::{Order, OrderError, remove_from_outside};
 pub use reads::FreshReplica;
 #[cfg(test)]
 pub(crate) use reads::read_local;
-pub use removal::{RemoveError, Standing, remove_from_outside, watch_standing};
+pub use standing::{Standing, watch_standing};
 pub use upkeep::CheckpointPolicy;
 pub(crate) use upkeep::keep_bounds;
 
@@ -238,7 +241,7 @@ impl Cluster {
             Method::Holders => self.answer_holders(body).await,
             Method::ReadIndex => Some(self.answer_read_index().await),
             Method::Join => join::answer(self, incoming).await,
-            Method::Remove => Some(self.answer_remove(incoming).await),
+            Method::Remove | Method::Order => Some(self.answer_order(incoming).await),
             Method::Standing => Some(self.answer_standing(incoming.from, body).await),
             Method::LogSpace => Some(self.answer_log_space()),
             _ => None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Cluster, refusals};
+use crate::peer::Role;
 use crate::raft::{LEASE_MS, MemberView, View};
 use crate::status::{MemberStatus, NodeStatus, Status, SyncStatus};
 
@@ -96,6 +97,7 @@ impl Cluster {
                     (false, false) => "learner",
                 }
                 .into(),
+                is_standby: known.member.role == Role::Standby,
                 client: known.member.client_address.clone(),
                 raft: known.member.raft_address.clone(),
                 matched: matched.map(|held| held.get()),

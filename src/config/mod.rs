@@ -11,6 +11,7 @@ mod cluster;
 mod error;
 mod file;
 mod kind;
+mod shown;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

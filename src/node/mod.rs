@@ -24,7 +24,7 @@ pub use error::StartError;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
 use crate::cluster::Cluster;
-pub use crate::cluster::{FreshReplica, RemoveError, Standing};
+pub use crate::cluster::{FreshReplica, Order, OrderError, Standing};
 use crate::command::{
     Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal,
 };
@@ -155,15 +155,26 @@ impl Node {
         written.unwrap_or(self.started_at).as_secs()
     }
 
-    /// Takes a member out of the cluster, by its name or its id.
+    /// Has the leader change the members, or who leads.
     ///
     /// # Errors
-    /// See [`RemoveError`].
-    pub async fn remove(&self, who: &str) -> Result<(), RemoveError> {
+    /// See [`OrderError`].
+    pub async fn carry_out(&self, order: Order) -> Result<(), OrderError> {
         if !self.config.kind().holds_values {
-            return Err(RemoveError::Failed(Failure::Refused(Refusal::Logger)));
+            return Err(OrderError::Failed(Failure::Refused(Refusal::Logger)));
         }
-        self.cluster.remove(who).await
+        self.cluster.carry_out(order).await
+    }
+
+    /// Writes a checkpoint now; gives the log index that it has reached. `None` if it takes longer than
+    /// two minutes, or the disk has no room for one.
+    pub async fn checkpoint(&self) -> Option<u64> {
+        self.cluster.checkpoint(CHECKPOINT_BOUND).await
+    }
+
+    /// The flags that this node runs with, without their dash.
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        self.config.flags()
     }
 
     /// Whether this node belongs to its cluster, as the leader has it.

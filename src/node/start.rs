@@ -24,7 +24,7 @@ use super::founding::{Agreed, Founders, agree, charter_in};
 use super::open::{WAL_NAME, open_files};
 use super::{Node, StartError};
 use crate::cluster::{
-    Cluster, JoinSetup, Joined, Own, PATIENCE, RemoveError, is_copy, join_until_named,
+    Cluster, JoinSetup, Joined, OrderError, Own, PATIENCE, is_copy, join_until_named,
     keep_registered, learn_cluster, listen_first, remove_from_outside, serve_incoming,
     watch_standing,
 };
@@ -151,12 +151,12 @@ pub async fn start(
 /// the cluster may have taken it in meanwhile.
 ///
 /// # Errors
-/// See [`RemoveError`].
-pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), RemoveError> {
+/// See [`OrderError`].
+pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), OrderError> {
     let found = identity::read(&*host.disk, &config.data_dir);
     let Ok(Some(Identity { member_id, .. })) = found else { return Ok(()) };
     let setup = join_setup(host, config, member_id);
-    let failed = |reason| RemoveError::Failed(Failure::NoLeader { reason });
+    let failed = |reason| OrderError::Failed(Failure::NoLeader { reason });
     let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
     let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
     let joined = joined.map_err(|error| failed(error.to_string()))?;
@@ -166,16 +166,16 @@ pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), Remov
 /// Asks members for the removal of the one with these settings and ids, which does not run.
 ///
 /// # Errors
-/// See [`RemoveError`].
+/// See [`OrderError`].
 pub async fn remove_departed(
     host: &Host,
     config: &Config,
     cluster_id: u128,
     member_id: u64,
     addresses: &[String],
-) -> Result<(), RemoveError> {
+) -> Result<(), OrderError> {
     let failed =
-        |error: StartError| RemoveError::Failed(Failure::NoLeader { reason: error.to_string() });
+        |error: StartError| OrderError::Failed(Failure::NoLeader { reason: error.to_string() });
     let listener = bind(host, "raft", &config.raft_address).await.map_err(failed)?;
     let process = u64::from_le_bytes(random(host).map_err(failed)?);
     let me = Whoever { cluster_id, member_id, process };

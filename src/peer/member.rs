@@ -19,6 +19,8 @@ pub enum Role {
     Voter,
     /// A member that follows for ever and never counts.
     Learner,
+    /// A member that could vote, and follows without a vote until an operator says otherwise.
+    Standby,
 }
 
 /// The record of one member in the membership.
@@ -42,6 +44,7 @@ pub(crate) fn encode_member(member: &Member, out: &mut Vec<u8>) {
     out.put_u8(match member.role {
         Role::Voter => 0,
         Role::Learner => 1,
+        Role::Standby => 2,
     });
 }
 
@@ -53,6 +56,7 @@ pub(crate) fn decode_member(cursor: &mut Cursor) -> Result<Member, DecodeError> 
     let role = match cursor.u8()? {
         0 => Role::Voter,
         1 => Role::Learner,
+        2 => Role::Standby,
         _ => return Err(cursor.error("unknown role")),
     };
     Ok(Member { name, raft_address, client_address, role })

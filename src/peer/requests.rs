@@ -43,6 +43,8 @@ pub enum Method {
     Whereabouts = 12,
     /// Do you found a cluster with me? Of a node that has none, to one that has none.
     Found = 13,
+    /// Carry out this order of an operator.
+    Order = 14,
 }
 
 impl Method {
@@ -62,6 +64,7 @@ impl Method {
             Method::ReadIndex,
             Method::Whereabouts,
             Method::Found,
+            Method::Order,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }

@@ -324,7 +324,9 @@ impl Verifier {
                 self.learn(member);
                 true
             }
-            Method::Vote | Method::PreVote | Method::TransferLeader => self.is_believed(member),
+            Method::Vote | Method::PreVote | Method::TransferLeader | Method::Order => {
+                self.is_believed(member)
+            }
             Method::Write
             | Method::Read
             | Method::Holders

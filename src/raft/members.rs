@@ -165,13 +165,18 @@ impl Consensus {
         leading.map(|(_, since)| since)
     }
 
-    /// Makes these members the voters; a voter that is not among them leaves the cluster.
+    /// Makes these members the voters; a voter that is not among them leaves the cluster, unless
+    /// `keeps_others`: then it follows on without a vote.
     ///
     /// # Errors
     /// As for commands.
-    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ProposeError> {
+    pub async fn set_voters(
+        &self,
+        voters: BTreeSet<u64>,
+        keeps_others: bool,
+    ) -> Result<(), ProposeError> {
         let change = ChangeMembers::ReplaceAllVoters(voters);
-        let changed = self.raft.change_membership(change, false).await;
+        let changed = self.raft.change_membership(change, keeps_others).await;
         self.changed_membership(changed.map(|_| ()))
     }
 

@@ -15,7 +15,7 @@ use super::{Flags, nanoseconds};
 use crate::cli::Settings;
 use crate::config::{Address, Config, ConfigError, MachineKind};
 use crate::host::Host;
-use crate::node::{self, Node, RemoveError, Standing, StartError};
+use crate::node::{self, Node, OrderError, Standing, StartError};
 use crate::program;
 
 /// How long one join may take.
@@ -65,7 +65,7 @@ pub enum CompareError {
         /// Its name.
         name: String,
         /// Why.
-        source: RemoveError,
+        source: OrderError,
     },
     /// No port, no runtime, no random numbers.
     #[error("{what} failed")]

@@ -45,11 +45,12 @@ pub(super) const ADMINISTRATION_TIME_MAX: Duration = Duration::from_secs(30);
 const WORD_TIME_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a request that are looked at: enough for its name.
 const WORD_BYTES: usize = 19;
-/// How the requests begin that are served: two or three words, the first of them `DISKSTORE`; or a path
+/// How the requests begin that are served: two to four words, the first of them `DISKSTORE`; or a path
 /// of `http::operations`.
-const WORDS: [&[u8]; 7] = [
+const WORDS: [&[u8]; 8] = [
     b"*2\r\n$9\r\nDISKSTORE\r\n",
     b"*3\r\n$9\r\nDISKSTORE\r\n",
+    b"*4\r\n$9\r\nDISKSTORE\r\n",
     b"DISKSTORE ",
     b"GET /LIVEZ ",
     b"GET /READYZ ",

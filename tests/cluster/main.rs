@@ -23,6 +23,7 @@ mod logs;
 mod members;
 mod moved;
 mod nodes;
+mod orders;
 mod records;
 mod recovery;
 mod refusals;

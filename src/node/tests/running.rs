@@ -73,7 +73,7 @@ impl Running {
                 self.consensus.set_member(other.id, other.record.clone()).await.unwrap();
             }
             let voters = others.iter().map(|other| other.id).chain([self.id]).collect();
-            self.consensus.set_voters(voters).await.unwrap();
+            self.consensus.set_voters(voters, false).await.unwrap();
         };
         tokio::time::timeout(BOUND, change).await.expect("the others are never voters");
         for other in &others {

@@ -17,7 +17,8 @@ use super::glob::matches;
 use super::requester::Requester;
 use super::value::Value;
 use crate::command::{Failure, FailureClass};
-use crate::node::RemoveError;
+pub(crate) use crate::node::Order;
+use crate::node::{Node, OrderError};
 use info::Facts;
 
 /// The version of Redis whose commands and replies are followed.
@@ -53,8 +54,12 @@ pub(crate) enum Question {
     LastSave,
     /// `RANDOMKEY`
     RandomKey,
-    /// `DISKSTORE REMOVE member`
-    Remove(String),
+    /// `DISKSTORE REMOVE member` and the like.
+    Order(Order),
+    /// `DISKSTORE CHECKPOINT`
+    Checkpoint,
+    /// `DISKSTORE CONFIG`
+    Config,
     /// `ROLE`
     Role,
     /// `SCAN`
@@ -132,13 +137,9 @@ pub(crate) async fn answer(
         Question::RandomKey => {
             random_key(server, requester).await?.map_or(Value::Null, Value::Bytes)
         }
-        Question::Remove(member) => match node.remove(member).await {
-            Ok(()) => Value::OK,
-            Err(RemoveError::Refused(reason)) => {
-                return Err(Complaint::new(FailureClass::Refused, reason));
-            }
-            Err(RemoveError::Failed(failure)) => return Err(failure.into()),
-        },
+        Question::Order(order) => ordered(node, order).await?,
+        Question::Checkpoint => checkpoint(node).await?,
+        Question::Config => config(node),
         Question::Role => cluster::role(&node.status()),
         Question::Scan { from, count, pattern, strings } => {
             let (keys, next) = requester.replica(node).await?.scan(*from, *count).await?;
@@ -172,6 +173,28 @@ pub(crate) async fn answer(
             member_count(requester.wait(node, *members, *timeout).await)
         }
     })
+}
+
+async fn ordered(node: &Node, order: &Order) -> Result<Value, Complaint> {
+    match node.carry_out(order.clone()).await {
+        Ok(()) => Ok(Value::OK),
+        Err(OrderError::Refused(reason)) => Err(Complaint::new(FailureClass::Refused, reason)),
+        Err(OrderError::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+async fn checkpoint(node: &Node) -> Result<Value, Complaint> {
+    let lacking = || {
+        let reason = "no checkpoint was written: it takes long, or the disk has no room for one";
+        Complaint::new(FailureClass::Refused, reason)
+    };
+    node.checkpoint().await.map(Value::count).ok_or_else(lacking)
+}
+
+fn config(node: &Node) -> Value {
+    let flags = node.flags().into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+    let flags: serde_json::Map<String, serde_json::Value> = flags.collect();
+    Value::Text(serde_json::Value::Object(flags).to_string())
 }
 
 fn member_count(count: usize) -> Value {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::super::connection::{Connection, Step};
 use super::super::table::{ADMIN, KEYSPACE_LISTING, KEYSPACE_READ, SLOW, Spec, TELLING};
 use super::{exactly, integer};
-use crate::server::ask::Question;
+
+use crate::server::ask::{Order, Question};
 use crate::server::complaint::Complaint;
 use crate::server::hash_slot;
 use crate::server::keys::decimal;
@@ -24,7 +25,7 @@ const WAIT_MS_MAX: u64 = 3_600_000;
 pub(super) const ROWS: &[Spec] = &[
     Spec::other("cluster", -2, cluster, "Describes the members.").of(SLOW),
     Spec::other("dbsize", 1, db_size, "Counts the keys that hold a value.").of(KEYSPACE_READ).by_stores(),
-    Spec::other("diskstore", -2, diskstore, "Answers this node's status; removes a member.").of(ADMIN),
+    Spec::other("diskstore", -2, diskstore, "Answers this node's status and flags; changes members, and who leads; writes a checkpoint.").of(ADMIN),
     Spec::other("info", -1, info, "Describes this node.").of(TELLING),
     Spec::other("lastsave", 1, last_save, "Answers when a checkpoint was last written.").of(ADMIN),
     Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).by_stores(),
@@ -66,16 +67,30 @@ fn info(_: &mut Connection, sections: &[&[u8]]) -> Result<Step, Complaint> {
     Ok(Step::Ask(Question::Info(sections.iter().map(lower).collect())))
 }
 
-/// `DISKSTORE STATUS`, `DISKSTORE REMOVE member`
+/// `DISKSTORE STATUS | CONFIG | CHECKPOINT | REMOVE m | PROMOTE m | DEMOTE m | REPLACE old new | LEAD
+/// [m]`
 fn diskstore(_: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let (sub, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
+    let name = |who: &[u8]| String::from_utf8_lossy(who).into_owned();
+    let order = |order| Ok(Step::Ask(Question::Order(order)));
     match (sub.to_ascii_uppercase().as_slice(), rest) {
         (b"STATUS", []) => Ok(Step::Ask(Question::Status)),
-        (b"REMOVE", [member]) => {
-            Ok(Step::Ask(Question::Remove(String::from_utf8_lossy(member).into_owned())))
-        }
+        (b"CONFIG", []) => Ok(Step::Ask(Question::Config)),
+        (b"CHECKPOINT", []) => Ok(Step::Ask(Question::Checkpoint)),
+        (b"REMOVE", [who]) => order(Order::Remove(name(who))),
+        (b"PROMOTE", [who]) => order(Order::Promote(name(who))),
+        (b"DEMOTE", [who]) => order(Order::Demote(name(who))),
+        (b"REPLACE", [old, new]) => order(Order::Replace { old: name(old), new: name(new) }),
+        (b"LEAD", []) => order(Order::Lead(None)),
+        (b"LEAD", [who]) => order(Order::Lead(Some(name(who)))),
         (b"STATUS", _) => Err(Complaint::arity("diskstore|status")),
+        (b"CONFIG", _) => Err(Complaint::arity("diskstore|config")),
+        (b"CHECKPOINT", _) => Err(Complaint::arity("diskstore|checkpoint")),
         (b"REMOVE", _) => Err(Complaint::arity("diskstore|remove")),
+        (b"PROMOTE", _) => Err(Complaint::arity("diskstore|promote")),
+        (b"DEMOTE", _) => Err(Complaint::arity("diskstore|demote")),
+        (b"REPLACE", _) => Err(Complaint::arity("diskstore|replace")),
+        (b"LEAD", _) => Err(Complaint::arity("diskstore|lead")),
         _ => Err(Complaint::subcommand("DISKSTORE", sub)),
     }
 }

@@ -1,0 +1,130 @@
+//! A configuration as flags, for whoever asks a running node what it runs with.
+
+use std::path::PathBuf;
+
+use super::{Address, Config, Listed, LogLevel, MIB, row};
+use crate::command::ReadLevel;
+
+impl Config {
+    /// Every flag that is set, by its name without the dash, as it could be typed; in the order of
+    /// the help. Numbers that follow from the machine or the cluster are not among them.
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        // Taken apart, so that whoever adds a field says here how it is shown.
+        let Config {
+            machine,
+            is_learner: _, // the program says so
+            id,
+            client_address,
+            has_client_port,
+            raft_address,
+            join_address,
+            join_targets,
+            listed,
+            advertise_host,
+            insecure,
+            data_dir,
+            slot_count,
+            value_bytes,
+            read_level,
+            sync,
+            checkpoint_bytes,
+            keep_bytes,
+            memory_bytes,
+            key_prefixes,
+            log_folder,
+            roll_bytes,
+            recovery_address,
+            throughput_folder,
+            cpu_profile,
+            mem_profile,
+            log_level,
+        } = self;
+        let address = |address: &Option<Address>| address.as_ref().map(Address::to_string);
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let mib = |bytes: u64| (bytes / MIB).to_string();
+        let some = |is: bool, text: String| is.then_some(text);
+        let targets: Vec<String> = join_targets.iter().map(Address::to_string).collect();
+        let members: Vec<String> =
+            listed.iter().map(|Listed { name, raft, .. }| format!("{name}={raft}")).collect();
+        let value_flag = row(*machine).value_flag.trim_start_matches('-');
+        let flags = [
+            ("id", Some(id.clone())),
+            ("port", some(*has_client_port, client_address.to_string())),
+            ("raft", Some(raft_address.to_string())),
+            ("join", some(!targets.is_empty(), targets.join(","))),
+            ("cluster", some(!members.is_empty(), members.join(","))),
+            ("hjoin", address(join_address)),
+            ("data", Some(data_dir.display().to_string())),
+            ("slots", slot_count.map(|count| count.to_string())),
+            (value_flag, value_bytes.map(|bytes| bytes.to_string())),
+            ("read", Some(read_word(*read_level).to_owned())),
+            ("sync", Some(sync.to_string())),
+            ("checkpoint-mib", checkpoint_bytes.map(mib)),
+            ("keep-mib", Some(mib(*keep_bytes))),
+            ("memory-mib", memory_bytes.map(mib)),
+            ("key-prefixes", some(!key_prefixes.is_empty(), key_prefixes.join(","))),
+            ("advertise", advertise_host.clone()),
+            ("insecure", Some(insecure.to_string())),
+            ("cpuprofile", path(cpu_profile)),
+            ("memprofile", path(mem_profile)),
+            ("logfolder", path(log_folder)),
+            ("roll-mib", Some(mib(*roll_bytes))),
+            ("hrecov", address(recovery_address)),
+            ("throughput-folder", path(throughput_folder)),
+            ("log", Some(log_word(*log_level).to_owned())),
+        ];
+        flags.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+fn read_word(level: ReadLevel) -> &'static str {
+    match level {
+        ReadLevel::Linearizable => "linearizable",
+        ReadLevel::Lease => "lease",
+        ReadLevel::Local => "local",
+        ReadLevel::Log => "log",
+    }
+}
+
+fn log_word(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Off => "off",
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MachineKind;
+    use super::*;
+    use crate::cli::{self, Settings};
+
+    fn typed(line: &str) -> Settings {
+        cli::parse(line.split(' ').map(Into::into)).expect("usage is right").settings
+    }
+
+    #[test]
+    fn what_is_shown_can_be_typed_and_means_the_same() {
+        let line = "diskstore -id b -port 127.0.0.1:1 -raft 127.0.0.1:2 -join 127.0.0.1:3,h:4 -hjoin \
+                    127.0.0.1:5 -data /d -slots 64 -value-size 32 -read lease -sync batch:5 \
+                    -checkpoint-mib 70 -keep-mib 3 -memory-mib 20 -key-prefixes key:,u -advertise \
+                    localhost -insecure -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
+                    127.0.0.1:6 -throughput-folder t -log warn";
+        let config = Config::new(MachineKind::Slots, typed(line)).unwrap();
+        let flags = config.flags();
+        let shown: Vec<String> =
+            flags.iter().map(|(name, value)| format!("-{name}={value}")).collect();
+        let again = typed(&format!("diskstore {}", shown.join(" ")));
+        assert_eq!(Config::new(MachineKind::Slots, again).unwrap(), config);
+        let names = cli::setting_names();
+        let order: Vec<_> =
+            flags.iter().map(|(name, _)| names.iter().position(|known| known == name)).collect();
+        assert!(order.is_sorted() && order.iter().all(Option::is_some), "{order:?}");
+        let missing = ["cluster", "value-max"];
+        assert_eq!(flags.len() + missing.len(), names.len(), "every flag is shown");
+    }
+}
