@@ -15,6 +15,7 @@ pub mod lines;
 pub mod load;
 pub mod logger;
 pub mod machine;
+pub mod messages;
 pub mod metrics;
 pub mod node;
 pub mod oplog;

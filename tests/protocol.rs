@@ -7,6 +7,8 @@ mod batches;
 mod console;
 #[path = "protocol/http.rs"]
 mod http;
+#[path = "protocol/messages.rs"]
+mod messages;
 #[path = "protocol/metrics.rs"]
 mod metrics;
 #[path = "protocol/older_apis.rs"]

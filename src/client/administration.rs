@@ -48,7 +48,7 @@ impl Members<'_> {
                 let done = json!({"removed": old, "votes": new});
                 self.told(
                     out,
-                    done,
+                    &done,
                     &format!("{new} votes instead of {old}, which is no member any more"),
                 )
             }

@@ -50,6 +50,7 @@ pub(crate) use upkeep::keep_bounds;
 
 use crate::command::{CommandResult, Failure};
 use crate::machine::Limits;
+use crate::messages::Messages;
 use crate::metrics::WriteStages;
 use crate::peer::{Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
@@ -95,6 +96,11 @@ impl Cluster {
     /// The limits of keys and values.
     pub fn limits(&self) -> Limits {
         self.consensus.replica().machine.limits()
+    }
+
+    /// The messages of the entries that are applied here, and who listens to them.
+    pub fn messages(&self) -> &Arc<Messages> {
+        self.consensus.replica().messages()
     }
 
     /// Highest log index that is applied here.

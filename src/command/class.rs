@@ -76,9 +76,10 @@ impl Refusal {
     /// What kind of failure it is for whoever asked.
     pub fn class(&self) -> FailureClass {
         match self {
-            Refusal::NotAnInteger | Refusal::Overflow | Refusal::OutOfRange { .. } => {
-                FailureClass::Wrong
-            }
+            Refusal::NotAnInteger
+            | Refusal::Overflow
+            | Refusal::OutOfRange { .. }
+            | Refusal::ReservedChannel => FailureClass::Wrong,
             Refusal::TooLarge { .. } => FailureClass::TooLarge,
             Refusal::Logger => FailureClass::Refused,
         }

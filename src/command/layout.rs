@@ -43,6 +43,7 @@ const KIND_INCREMENT: u8 = 4;
 const KIND_APPEND: u8 = 5;
 const KIND_SET_RANGE: u8 = 6;
 const KIND_MEASURE: u8 = 7;
+const KIND_PUBLISH: u8 = 8;
 
 const CONDITION_ALWAYS: u8 = 0;
 const CONDITION_ABSENT: u8 = 1;
@@ -69,6 +70,7 @@ pub fn slot_of(key: &[u8]) -> Option<u64> {
 pub struct Command {
     bytes: Bytes,
     operation_count: usize,
+    message_count: usize,
 }
 
 impl Command {
@@ -83,7 +85,7 @@ impl Command {
             return Err(DecodeError { what: "command longer than allowed", offset: 0 });
         }
         let mut rest = bytes.as_ref();
-        let mut operation_count = 0;
+        let (mut operation_count, mut message_count) = (0, 0);
         loop {
             let start = rest;
             let (count, mut operations) =
@@ -98,15 +100,16 @@ impl Command {
             }
             for _ in 0..count {
                 let behind = operations.len() + rest.len();
-                split_operation(&mut operations)
+                let operation = split_operation(&mut operations)
                     .map_err(|what| DecodeError { what, offset: bytes.len() - behind })?;
+                message_count += usize::from(operation.channel().is_some());
             }
             if !operations.is_empty() {
                 let offset = bytes.len() - rest.len() - operations.len();
                 return Err(DecodeError { what: "bytes behind the last operation", offset });
             }
             if rest.is_empty() {
-                return Ok(Command { bytes, operation_count });
+                return Ok(Command { bytes, operation_count, message_count });
             }
         }
     }
@@ -160,6 +163,11 @@ impl Command {
         self.operation_count
     }
 
+    /// How many of the operations send a message.
+    pub fn message_count(&self) -> usize {
+        self.message_count
+    }
+
     /// True if every operation only reads, so that no entry is needed.
     pub fn is_read(&self) -> bool {
         self.operations().all(|operation| operation.action.is_read())
@@ -169,7 +177,7 @@ impl Command {
 impl Default for Command {
     /// The command without operations.
     fn default() -> Command {
-        Command { bytes: Bytes::from_static(&EMPTY), operation_count: 0 }
+        Command { bytes: Bytes::from_static(&EMPTY), operation_count: 0, message_count: 0 }
     }
 }
 
@@ -241,6 +249,7 @@ pub enum BuildError {
 pub struct CommandBuilder {
     bytes: BytesMut,
     count: u16,
+    message_count: usize,
 }
 
 impl CommandBuilder {
@@ -283,6 +292,7 @@ impl CommandBuilder {
         self.bytes.put_slice(fields.value);
         self.bytes.put_slice(fields.compare);
         self.count += 1;
+        self.message_count += usize::from(operation.channel().is_some());
         Ok(self)
     }
 
@@ -293,13 +303,15 @@ impl CommandBuilder {
 
     /// Where the command stands, to take back what is added from here on.
     pub fn mark(&self) -> BuilderMark {
-        BuilderMark { bytes: self.bytes.len(), count: self.count }
+        let CommandBuilder { bytes, count, message_count } = self;
+        BuilderMark { bytes: bytes.len(), count: *count, message_count: *message_count }
     }
 
     /// Takes back what was added since `mark`, which is of this command.
     pub fn rewind(&mut self, mark: BuilderMark) {
         self.bytes.truncate(mark.bytes);
         self.count = mark.count;
+        self.message_count = mark.message_count;
     }
 
     /// Ends the command; the builder is empty again and may begin the next.
@@ -315,7 +327,11 @@ impl CommandBuilder {
         if let Some(header) = self.bytes.first_chunk_mut::<HEADER_BYTES>() {
             *header = [VERSION, 0, c0, c1, b0, b1, b2, b3];
         }
-        Command { bytes: self.bytes.split().freeze(), operation_count: usize::from(count) }
+        Command {
+            bytes: self.bytes.split().freeze(),
+            operation_count: usize::from(count),
+            message_count: std::mem::take(&mut self.message_count),
+        }
     }
 }
 
@@ -324,6 +340,7 @@ impl CommandBuilder {
 pub struct BuilderMark {
     bytes: usize,
     count: u16,
+    message_count: usize,
 }
 
 /// Length of one part, if a command can hold it at all.
@@ -370,6 +387,7 @@ impl<'a> Fields<'a> {
             Action::SetRange { offset, value } => {
                 Fields { kind: KIND_SET_RANGE, value, argument: offset, ..plain }
             }
+            Action::Publish { message } => Fields { kind: KIND_PUBLISH, value: message, ..plain },
         }
     }
 
@@ -401,6 +419,7 @@ impl<'a> Fields<'a> {
             KIND_INCREMENT => Action::Increment { by: argument.cast_signed() },
             KIND_APPEND => Action::Append { value },
             KIND_SET_RANGE => Action::SetRange { offset: argument, value },
+            KIND_PUBLISH => Action::Publish { message: value },
             _ => return Err("unknown kind of operation"),
         };
         if !self.same_fields(&Fields::of(&action)) {
@@ -512,6 +531,7 @@ mod tests {
             Action::Append { value: b"" },
             Action::SetRange { offset: 1 << 40, value: b"zz" },
             Action::Measure,
+            Action::Publish { message: b"hi" },
         ];
         actions.into_iter().map(|action| Operation { key, action }).collect()
     }
@@ -541,6 +561,7 @@ mod tests {
             (Action::Append { value }, [5, 0]),
             (Action::SetRange { offset: 1, value }, [6, 0]),
             (Action::Measure, [7, 0]),
+            (Action::Publish { message: value }, [8, 0]),
         ] {
             let command = built(&[Operation { key: b"k", action }]);
             assert_eq!(command.bytes()[8..10], numbers, "{action:?}");
@@ -714,7 +735,7 @@ mod tests {
         assert_eq!(Command::get(b"key\n").unwrap().to_string(), "get key\\n");
         assert_eq!(
             built(&sample()[7..]).to_string(),
-            format!("increment {} by {} and 3 more", u64::from_le_bytes(*b"12345678"), i64::MIN)
+            format!("increment {} by {} and 4 more", u64::from_le_bytes(*b"12345678"), i64::MIN)
         );
         assert_eq!(Command::default().to_string(), "nothing");
     }

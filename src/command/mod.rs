@@ -31,6 +31,13 @@ pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 pub const KEY_BYTES_MAX: usize = 65_535;
 /// Most bytes of values that the reply to one command holds of those that were only read.
 pub const REPLY_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of the name of a channel.
+pub const CHANNEL_BYTES_MAX: usize = 512;
+/// Most bytes of a message on a channel.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// How the names begin under which subscribers get each message with its index; no channel's own
+/// name does (`docs/messages.md`).
+pub const INDEXED_PREFIX: &[u8] = b"__index__:";
 /// Most bytes of a reason that travels in a [`Failure`]; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1024;
 
@@ -111,12 +118,19 @@ pub enum Action<'a> {
         /// The bytes written.
         value: &'a [u8],
     },
+    /// Sends a message to whoever listens on the channel that stands in the key's place. It changes
+    /// no key, whatever that is called.
+    Publish {
+        /// The message.
+        message: &'a [u8],
+    },
 }
 
 /// One operation of a command: an action on one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation<'a> {
-    /// The key: for slots, the slot number as 8 little-endian bytes (see [`slot_key`]).
+    /// The key: for slots, the slot number as 8 little-endian bytes (see [`slot_key`]). Of a message
+    /// its channel: see [`Operation::channel`].
     pub key: &'a [u8],
     /// What to do.
     pub action: Action<'a>,
@@ -158,6 +172,10 @@ pub enum Holder {
     Slot,
     /// A key of any bytes.
     Key,
+    /// The name of a channel.
+    Channel,
+    /// A message on a channel.
+    Message,
 }
 
 /// Why an operation was refused. The same on every replica.
@@ -183,6 +201,8 @@ pub enum Refusal {
     },
     /// This member records commands and serves none.
     Logger,
+    /// The channel's name begins with [`INDEXED_PREFIX`].
+    ReservedChannel,
 }
 
 /// The reply to a command: one outcome for each operation, in order.
@@ -297,7 +317,8 @@ impl Action<'_> {
             | Action::Delete { .. }
             | Action::Increment { .. }
             | Action::Append { .. }
-            | Action::SetRange { .. } => false,
+            | Action::SetRange { .. }
+            | Action::Publish { .. } => false,
         }
     }
 
@@ -311,7 +332,8 @@ impl Action<'_> {
             Action::Measure
             | Action::Increment { .. }
             | Action::Append { .. }
-            | Action::SetRange { .. } => false,
+            | Action::SetRange { .. }
+            | Action::Publish { .. } => false,
         }
     }
 
@@ -328,9 +350,40 @@ impl Action<'_> {
             | Action::Get
             | Action::Measure
             | Action::Delete { .. }
-            | Action::Increment { .. } => 0,
+            | Action::Increment { .. }
+            | Action::Publish { .. } => 0,
         }
     }
+}
+
+impl<'a> Operation<'a> {
+    /// The channel, if this sends a message.
+    pub fn channel(&self) -> Option<&'a [u8]> {
+        matches!(self.action, Action::Publish { .. }).then_some(self.key)
+    }
+
+    /// The key, if this is about one.
+    pub fn data_key(&self) -> Option<&'a [u8]> {
+        if self.channel().is_some() { None } else { Some(self.key) }
+    }
+}
+
+/// Checks whether `message` may be sent on `channel`.
+///
+/// # Errors
+/// Which of the two is too long, or that the name of the channel is reserved.
+pub fn check_message(channel: &[u8], message: &[u8]) -> Result<(), Refusal> {
+    let bounds = [
+        (channel, CHANNEL_BYTES_MAX, Holder::Channel),
+        (message, MESSAGE_BYTES_MAX, Holder::Message),
+    ];
+    for (part, bytes_max, holder) in bounds {
+        if part.len() > bytes_max {
+            let (bytes, bytes_max) = (part.len() as u64, bytes_max as u64);
+            return Err(Refusal::TooLarge { bytes, bytes_max, holder });
+        }
+    }
+    if channel.starts_with(INDEXED_PREFIX) { Err(Refusal::ReservedChannel) } else { Ok(()) }
 }
 
 impl fmt::Display for Operation<'_> {
@@ -343,14 +396,16 @@ impl fmt::Display for Operation<'_> {
             Action::Increment { .. } => "increment",
             Action::Append { .. } => "append",
             Action::SetRange { .. } => "set-range",
+            Action::Publish { .. } => "publish",
         };
-        match slot_of(self.key) {
+        match self.data_key().and_then(slot_of) {
             Some(slot) => write!(formatter, "{name} {slot}"),
             None => write!(formatter, "{name} {}", self.key.escape_ascii()),
         }?;
         match self.action {
             Action::Set { value, .. }
             | Action::Append { value }
+            | Action::Publish { message: value }
             | Action::SetRange { value, .. } => write!(formatter, " ({} bytes)", value.len()),
             Action::Increment { by } => write!(formatter, " by {by}"),
             Action::Get | Action::Measure | Action::Delete { .. } => Ok(()),
@@ -364,11 +419,13 @@ impl fmt::Display for Refusal {
             Refusal::NotAnInteger => formatter.write_str("value is not an integer or out of range"),
             Refusal::Overflow => formatter.write_str("increment or decrement would overflow"),
             Refusal::TooLarge { bytes, bytes_max, holder } => {
-                let holder = match holder {
-                    Holder::Slot => "slot",
-                    Holder::Key => "key",
+                let (part, holder) = match holder {
+                    Holder::Slot => ("value", "slot"),
+                    Holder::Key => ("value", "key"),
+                    Holder::Channel => ("name", "channel's name"),
+                    Holder::Message => ("value", "message"),
                 };
-                write!(formatter, "value is {bytes} bytes, a {holder} holds at most {bytes_max}")
+                write!(formatter, "{part} is {bytes} bytes, a {holder} holds at most {bytes_max}")
             }
             Refusal::OutOfRange { slot_count } => {
                 let last = slot_count.saturating_sub(1);
@@ -376,6 +433,11 @@ impl fmt::Display for Refusal {
             }
             Refusal::Logger => formatter
                 .write_str("this is a logger, which serves no commands; ask a node of its cluster"),
+            Refusal::ReservedChannel => write!(
+                formatter,
+                "names that begin with {} are for subscribers: publish on the channel's own name",
+                INDEXED_PREFIX.escape_ascii()
+            ),
         }
     }
 }

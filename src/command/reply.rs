@@ -30,6 +30,9 @@ const REFUSAL_TOO_LARGE: u8 = 3;
 const REFUSAL_OUT_OF_RANGE: u8 = 4;
 const REFUSAL_LOGGER: u8 = 5;
 const REFUSAL_TOO_LARGE_FOR_KEY: u8 = 6;
+const REFUSAL_TOO_LARGE_FOR_CHANNEL: u8 = 7;
+const REFUSAL_TOO_LARGE_FOR_MESSAGE: u8 = 8;
+const REFUSAL_RESERVED_CHANNEL: u8 = 9;
 
 const FAILURE_NO_LEADER: u8 = 1;
 const FAILURE_NOT_LEADER: u8 = 2;
@@ -236,10 +239,13 @@ fn encode_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
         Refusal::NotAnInteger => out.push(REFUSAL_NOT_AN_INTEGER),
         Refusal::Logger => out.push(REFUSAL_LOGGER),
         Refusal::Overflow => out.push(REFUSAL_OVERFLOW),
+        Refusal::ReservedChannel => out.push(REFUSAL_RESERVED_CHANNEL),
         Refusal::TooLarge { bytes, bytes_max, holder } => {
             out.push(match holder {
                 Holder::Slot => REFUSAL_TOO_LARGE,
                 Holder::Key => REFUSAL_TOO_LARGE_FOR_KEY,
+                Holder::Channel => REFUSAL_TOO_LARGE_FOR_CHANNEL,
+                Holder::Message => REFUSAL_TOO_LARGE_FOR_MESSAGE,
             });
             out.extend_from_slice(&bytes.to_le_bytes());
             out.extend_from_slice(&bytes_max.to_le_bytes());
@@ -258,6 +264,9 @@ fn decode_refusal(input: &mut Cursor) -> Result<Refusal, DecodeError> {
         REFUSAL_OVERFLOW => Ok(Refusal::Overflow),
         REFUSAL_TOO_LARGE => too_large(input, Holder::Slot),
         REFUSAL_TOO_LARGE_FOR_KEY => too_large(input, Holder::Key),
+        REFUSAL_TOO_LARGE_FOR_CHANNEL => too_large(input, Holder::Channel),
+        REFUSAL_TOO_LARGE_FOR_MESSAGE => too_large(input, Holder::Message),
+        REFUSAL_RESERVED_CHANNEL => Ok(Refusal::ReservedChannel),
         REFUSAL_OUT_OF_RANGE => Ok(Refusal::OutOfRange { slot_count: input.u64()? }),
         _ => Err(input.error("unknown refusal")),
     }
@@ -292,6 +301,9 @@ mod tests {
             Body::Refused(Refusal::Overflow),
             Body::Refused(Refusal::TooLarge { bytes: 5000, bytes_max: 1024, holder: Holder::Slot }),
             Body::Refused(Refusal::TooLarge { bytes: 5000, bytes_max: 1024, holder: Holder::Key }),
+            Body::Refused(Refusal::TooLarge { bytes: 5, bytes_max: 4, holder: Holder::Channel }),
+            Body::Refused(Refusal::TooLarge { bytes: 5, bytes_max: 4, holder: Holder::Message }),
+            Body::Refused(Refusal::ReservedChannel),
             Body::Refused(Refusal::OutOfRange { slot_count: 7 }),
             Body::Refused(Refusal::Logger),
         ]

@@ -28,7 +28,7 @@ use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
 use super::group::by_key;
 use super::reply::ReplyBudget;
-use super::{Images, Limits, LogDurable, Paged, Sending, Usage, check_value, other_kind};
+use super::{Images, Limits, LogDurable, Paged, Sending, Usage, check_operation, other_kind};
 use crate::command::{
     Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
 };
@@ -206,7 +206,7 @@ impl DiskMachine {
     }
 
     fn key_of(&self, operation: &Operation<'_>) -> Option<u64> {
-        slot_of(operation.key).filter(|slot| *slot < self.slots.geometry().slot_count())
+        slot_of(operation.data_key()?).filter(|slot| *slot < self.slots.geometry().slot_count())
     }
 }
 
@@ -229,6 +229,7 @@ impl AnyMachine for DiskMachine {
         let mut met = Met::default();
         let mut operations = command.operations();
         let outcomes = match (operations.next(), command.operation_count()) {
+            (Some(operation), 1) if operation.data_key().is_none() => smallvec![nothing(index)],
             (Some(operation), 1) => {
                 let mut outcomes = smallvec![];
                 let mut guard = self.slots.lock(self.key_of(&operation).into_iter());
@@ -285,10 +286,11 @@ impl AnyMachine for DiskMachine {
         let geometry = self.slots.geometry();
         let bytes_max = u64::from(geometry.value_bytes());
         for operation in command.operations() {
-            if self.key_of(&operation).is_none() {
+            let has_key = operation.data_key().is_none() || self.key_of(&operation).is_some();
+            if !has_key {
                 return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
             }
-            check_value(&operation.action, bytes_max, Holder::Slot)?;
+            check_operation(&operation, bytes_max, Holder::Slot)?;
         }
         Ok(())
     }
@@ -405,7 +407,8 @@ impl AnyMachine for DiskMachine {
         if let Some(slot) = self.damage_in_the_way(command, damaged) {
             return Some(Failure::Damaged { slot });
         }
-        let is_read = |operation: Operation<'_>| operation.action.is_read();
+        let is_read =
+            |operation: Operation<'_>| operation.action.is_read() || operation.channel().is_some();
         (self.slots.over_budget() && !command.operations().all(is_read)).then(|| Failure::Busy {
             reason: "changed pages take all of -memory-mib until some are written".into(),
         })

@@ -42,7 +42,8 @@ pub(super) fn is_blind(action: &Action<'_>) -> bool {
         | Action::Measure
         | Action::Increment { .. }
         | Action::Append { .. }
-        | Action::SetRange { .. } => false,
+        | Action::SetRange { .. }
+        | Action::Publish { .. } => false,
     }
 }
 
@@ -58,7 +59,8 @@ pub(super) fn replaces(action: &Action<'_>, limits: Limits) -> bool {
         | Action::Delete { .. }
         | Action::Increment { .. }
         | Action::Append { .. }
-        | Action::SetRange { .. } => false,
+        | Action::SetRange { .. }
+        | Action::Publish { .. } => false,
     }
 }
 
@@ -72,7 +74,8 @@ pub(super) fn brought<'a>(action: &Action<'a>) -> Option<&'a [u8]> {
         | Action::Delete { .. }
         | Action::Increment { .. }
         | Action::Append { .. }
-        | Action::SetRange { .. } => None,
+        | Action::SetRange { .. }
+        | Action::Publish { .. } => None,
     }
 }
 
@@ -129,6 +132,7 @@ fn body_of<'a>(draft: &mut Draft<'a>, action: &Action<'a>, limits: Limits) -> Bo
             Body::Integer(i64::try_from(length).unwrap_or(i64::MAX))
         }
         Action::SetRange { offset, value } => set_range(draft, offset, value, limits),
+        Action::Publish { .. } => Body::Empty, // it has no key, and comes to no draft
     }
 }
 

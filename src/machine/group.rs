@@ -8,6 +8,7 @@ use crate::command::{Operation, Outcome};
 
 /// Has all operations of each key applied together, keys in ascending order; returns the outcomes
 /// in the order of the operations. `apply` records one outcome for each operation that it is given.
+/// Messages are about no key, and not given to it.
 pub(super) fn by_key<E>(
     index: u64,
     operations: &[Operation<'_>],
@@ -21,12 +22,15 @@ pub(super) fn by_key<E>(
             *place = budget.fit(&operation.action, outcome);
         }
     };
-    if operations.len() == 1 {
-        apply(operations, &mut place)?;
+    if let [only] = operations {
+        if only.data_key().is_some() {
+            apply(operations, &mut place)?;
+        }
         return Ok(outcomes);
     }
-    let key_at = |position: usize| operations.get(position).map(|operation| operation.key);
-    let mut order: Vec<usize> = (0..operations.len()).collect();
+    let key_at = |position: usize| operations.get(position).and_then(Operation::data_key);
+    let mut order: Vec<usize> =
+        (0..operations.len()).filter(|position| key_at(*position).is_some()).collect();
     order.sort_by_key(|position| key_at(*position));
     for group in order.chunk_by(|a, b| key_at(*a) == key_at(*b)) {
         let members: Vec<Operation<'_>> =

@@ -26,7 +26,7 @@ use super::effect::{self, Draft, change_of, nothing, run};
 use super::group::by_key;
 use super::reply::ReplyBudget;
 use super::{
-    ApplyError, Fullness, Images, Limits, LogDurable, Sending, Usage, check_value, other_kind,
+    ApplyError, Fullness, Images, Limits, LogDurable, Sending, Usage, check_operation, other_kind,
 };
 use crate::command::{Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply};
 
@@ -89,7 +89,7 @@ impl AnyMachine for MemoryMachine {
     /// None: what is refused has a reply.
     fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
         let operations: SmallVec<[Operation<'_>; 1]> = command.operations().collect();
-        let mut guard = self.keys.lock(operations.iter().map(|operation| operation.key));
+        let mut guard = self.keys.lock(operations.iter().filter_map(Operation::data_key));
         let applied = by_key::<Infallible>(index, &operations, |members, record| {
             self.apply_locked(&mut guard, index, members, record);
             Ok(())
@@ -119,8 +119,8 @@ impl AnyMachine for MemoryMachine {
 
     fn check(&self, command: &Command) -> Result<(), Refusal> {
         let bytes_max = u64::from(self.keys.value_bytes());
-        let check = |action: &Action<'_>| check_value(action, bytes_max, Holder::Key);
-        command.operations().try_for_each(|operation| check(&operation.action))
+        let check = |operation: Operation<'_>| check_operation(&operation, bytes_max, Holder::Key);
+        command.operations().try_for_each(check)
     }
 
     fn slot(&self, key: &[u8]) -> Option<Versioned> {
@@ -214,7 +214,7 @@ impl AnyMachine for MemoryMachine {
     /// Full memory takes no new values; deletes and reads go on, also beside what is refused.
     fn refusal(&self, command: &Command, _damaged: &mut BTreeSet<u64>) -> Option<Failure> {
         let takes_memory = |operation: Operation<'_>| match operation.action {
-            Action::Get | Action::Measure | Action::Delete { .. } => false,
+            Action::Get | Action::Measure | Action::Delete { .. } | Action::Publish { .. } => false,
             Action::Set { .. }
             | Action::Increment { .. }
             | Action::Append { .. }

@@ -32,7 +32,7 @@ pub use journal::{JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 pub use paged::Paged;
 
-use crate::command::{Action, Command, Failure, Holder, Refusal, Reply};
+use crate::command::{Action, Command, Failure, Holder, Operation, Refusal, Reply, check_message};
 
 /// What is asked between the steps of a checkpoint: it may rest, and returns once everything
 /// appended to the log before it was called is durable.
@@ -306,12 +306,15 @@ fn other_kind(expected: &str, actual: &str) -> Error {
     }
 }
 
-/// Refuses a value that is longer than any may be.
-fn check_value(
-    action: &Action<'_>,
+/// Refuses a value that is longer than any may be, and a message that cannot be.
+fn check_operation(
+    operation: &Operation<'_>,
     bytes_max: u64,
     holder: Holder,
 ) -> std::result::Result<(), Refusal> {
-    let bytes = action.value_bytes_min();
+    if let Action::Publish { message } = operation.action {
+        return check_message(operation.key, message);
+    }
+    let bytes = operation.action.value_bytes_min();
     if bytes > bytes_max { Err(Refusal::TooLarge { bytes, bytes_max, holder }) } else { Ok(()) }
 }

@@ -36,7 +36,8 @@ impl ReplyBudget {
             | Action::Delete { .. }
             | Action::Increment { .. }
             | Action::Append { .. }
-            | Action::SetRange { .. } => false,
+            | Action::SetRange { .. }
+            | Action::Publish { .. } => false,
         };
         if is_left_out {
             outcome.body = Body::Measured(bytes);

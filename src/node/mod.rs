@@ -26,12 +26,13 @@ pub use start::{Progress, remove_departed, remove_unfinished, start};
 use crate::cluster::Cluster;
 pub use crate::cluster::{FreshReplica, Order, OrderError, Standing};
 use crate::command::{
-    Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal,
+    Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal, Reply,
 };
 use crate::config::{Config, SyncPolicy};
 use crate::fault::{Fault, Faults};
 use crate::host::Host;
 pub use crate::machine::Limits;
+use crate::messages::Messages;
 use crate::metrics::WriteStages;
 use crate::status::{NodeStatus, Status};
 
@@ -95,7 +96,17 @@ impl Node {
     /// Proposes all of `commands` together; the results are in their order. A command that cannot
     /// be right is refused here and becomes no log entry.
     pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
-        self.counted(self.cluster.write(commands).await)
+        let with_messages = commands.iter().enumerate();
+        let with_messages = with_messages.filter(|(_, command)| command.message_count() > 0);
+        let with_messages: Vec<_> =
+            with_messages.map(|(nth, command)| (nth, command.clone())).collect();
+        let mut results = self.cluster.write(commands).await;
+        for (nth, command) in with_messages {
+            if let Some(Ok(reply)) = results.get_mut(nth) {
+                self.count_listeners(&command, reply);
+            }
+        }
+        self.counted(results)
     }
 
     /// Reads all of `commands` in one freshness round; the results are in their order.
@@ -112,6 +123,21 @@ impl Node {
     /// The leader cannot be asked, or what it named is not applied here in time.
     pub async fn replica(&self, freshness: Freshness) -> Result<FreshReplica<'_>, Failure> {
         self.cluster.replica(freshness).await
+    }
+
+    /// Answers each message of a command with the number of subscriptions that it reaches here.
+    fn count_listeners(&self, command: &Command, reply: &mut Reply) {
+        for (operation, outcome) in command.operations().zip(&mut reply.outcomes) {
+            if let Some(channel) = operation.channel() {
+                let count = self.messages().listener_count(channel);
+                outcome.body = Body::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    /// The messages that this node hands to its clients.
+    pub(crate) fn messages(&self) -> &Arc<Messages> {
+        self.cluster.messages()
     }
 
     /// Counts those of a client's commands that succeeded.

@@ -467,6 +467,7 @@ fn serve(
     let mut tasks = vec![
         consensus.serve(listeners.raft, Zone::Peers),
         tokio::spawn(serve_incoming(cluster.clone(), incoming)),
+        tokio::spawn(cluster.messages().clone().hand_out()),
     ];
     tasks.extend(listeners.join.map(|listener| consensus.serve(listener, Zone::Joins)));
     let handed_out = listeners.recovery.zip(recorded);

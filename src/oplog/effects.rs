@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use diskstore_storage::state::Versioned;
 
 use super::record::RecordKind;
-use crate::command::{Action, Body, Command, Condition, Outcome, Reply};
+use crate::command::{Action, Body, Command, Condition, Operation, Outcome, Reply};
 
 /// One record to be.
 #[derive(Debug)]
@@ -28,7 +28,9 @@ pub(super) fn effects_of<'a>(
     reply: &Reply,
     slot_of: &mut dyn FnMut(&[u8]) -> Option<Versioned>,
 ) -> Vec<Effect<'a>> {
-    let operations = || command.operations().zip(&reply.outcomes);
+    // A message is no state, and not recorded.
+    let is_recorded = |(operation, _): &(Operation<'_>, _)| operation.data_key().is_some();
+    let operations = || command.operations().zip(&reply.outcomes).filter(is_recorded);
     let changed: BTreeSet<&[u8]> = operations()
         .filter(|(_, outcome)| outcome.changed)
         .map(|(operation, _)| operation.key)
@@ -62,7 +64,13 @@ fn effect<'a>(
         (Action::Increment { .. }, Body::Integer(result)) => {
             (RecordKind::Set, Cow::Owned(result.to_string().into_bytes()))
         }
-        (Action::Increment { .. } | Action::Append { .. } | Action::SetRange { .. }, _) => {
+        (
+            Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. }
+            | Action::Publish { .. },
+            _,
+        ) => {
             let value = slot().and_then(|slot| slot.value).unwrap_or_default();
             (RecordKind::Set, Cow::Owned(value.to_vec()))
         }
@@ -85,7 +93,8 @@ fn effect_on_slot_ahead<'a>(action: &Action<'a>, slot: Versioned, index: u64) ->
         | Action::Delete { .. }
         | Action::Increment { .. }
         | Action::Append { .. }
-        | Action::SetRange { .. } => match slot.value {
+        | Action::SetRange { .. }
+        | Action::Publish { .. } => match slot.value {
             Some(value) => (RecordKind::Set, Cow::Owned(value.to_vec())),
             None => (RecordKind::Delete, Cow::Borrowed(&[])),
         },

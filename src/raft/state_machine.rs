@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use diskstore_storage::LogIndex;
 use diskstore_storage::state::Target;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{
@@ -98,6 +99,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.applier.mark_gap(log_id.index).await?;
         let replica = self.replica.clone();
         run_blocking(move || replica.install(target)).await?;
+        self.replica.messages().skip(LogIndex::new(log_id.index));
         self.replica.set_applied(log_id, Some(membership));
         Ok(())
     }

@@ -11,9 +11,9 @@ use std::io;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
-use diskstore_storage::LogId;
 use diskstore_storage::state::Membership;
 use diskstore_storage::wal::{self, EntryKind, Wal};
+use diskstore_storage::{LogId, LogIndex};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -214,6 +214,7 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
     let replica = setup.replica.clone();
     let applying = replica.begin_apply();
     let mut last = None;
+    let mut with_messages = Vec::new();
     let mut membership = None;
     for Job { entry, answer } in jobs {
         wait_for_memory(setup)?;
@@ -222,6 +223,11 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         let mut carried_out = apply_entry(machine, &entry)?;
         if let (Some(oplog), Payload::Command(command)) = (&mut setup.oplog, &entry.payload) {
             carried_out.record(oplog, command, machine).map_err(io::Error::other)?;
+        }
+        if let Payload::Command(command) = &entry.payload
+            && command.message_count() > 0
+        {
+            with_messages.push((log_id.index, command.clone()));
         }
         let CarriedOut { membership: new_membership, .. } = &mut carried_out;
         membership = new_membership.take().or(membership);
@@ -234,6 +240,9 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         oplog.sync().map_err(io::Error::other)?; // before anyone hears that it was applied
     }
     setup.replica.machine.hand_on().map_err(io::Error::other)?;
+    for (index, command) in with_messages {
+        replica.messages().pass(LogIndex::new(index), &command);
+    }
     if let Some(log_id) = last {
         setup.replica.set_applied(log_id, membership);
         setup.wal.release(log_id.index);

@@ -24,6 +24,7 @@ use super::hold::{Hold, Holds};
 use super::pace::Pace;
 use super::syncer::Syncer;
 use crate::machine::{Images, Machine, Paged, Sending};
+use crate::messages::Messages;
 
 /// How far the log has been applied.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +81,7 @@ pub struct Replica {
     holds: Arc<Holds>,
     /// Notified whenever memory may have been freed.
     memory_freed: Notify,
+    messages: Arc<Messages>,
 }
 
 impl Replica {
@@ -102,7 +104,13 @@ impl Replica {
             slots_received: AtomicU64::new(0),
             holds: Arc::default(),
             memory_freed: Notify::new(),
+            messages: Arc::new(Messages::new(index)),
         }
+    }
+
+    /// The messages of the entries that are applied here, and who listens to them.
+    pub fn messages(&self) -> &Arc<Messages> {
+        &self.messages
     }
 
     /// How far the log has been applied.
@@ -159,6 +167,7 @@ impl Replica {
             applied.membership = membership;
         }
         drop(applied);
+        self.messages.reach(log_id.index);
         self.applied_index.send_replace(log_id.index);
     }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::counters::Counters;
+use crate::messages::{Messages, Selector, Subscriber};
 
 /// One open connection.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Client {
     since: Instant,
     counters: Arc<Counters>,
     shown: Mutex<Shown>,
+    /// From its first SUBSCRIBE on.
+    subscriber: OnceLock<Subscriber>,
 }
 
 /// What others may see of a client.
@@ -51,7 +54,8 @@ impl Client {
     pub(crate) fn new(id: u64, address: SocketAddr) -> Client {
         let counters = Arc::default();
         let (local_address, since) = (None, Instant::now());
-        Client { id, address, local_address, since, counters, shown: Mutex::default() }
+        let (shown, subscriber) = Default::default();
+        Client { id, address, local_address, since, counters, shown, subscriber }
     }
 
     /// Number of the connection, never used twice.
@@ -94,6 +98,22 @@ impl Client {
         self.shown.lock().library_version = version;
     }
 
+    /// What it listens to, from its first SUBSCRIBE on.
+    pub(crate) fn subscriber(&self) -> Option<&Subscriber> {
+        self.subscriber.get()
+    }
+
+    /// The same, which begins now if it has not yet.
+    pub(crate) fn subscriber_in(&self, messages: &Arc<Messages>) -> &Subscriber {
+        self.subscriber.get_or_init(|| messages.subscriber())
+    }
+
+    /// How many channels and patterns it listens to.
+    pub(crate) fn name_count(&self) -> usize {
+        let of = |selector| self.subscriber().map_or(0, |subscriber| subscriber.count(selector));
+        of(Selector::Channel) + of(Selector::Pattern)
+    }
+
     /// Notes what the client did last.
     pub(crate) fn note_activity(&self, activity: Activity) {
         let mut shown = self.shown.lock();
@@ -112,10 +132,17 @@ impl Client {
         let watch = activity.map_or(0, |activity| activity.watched);
         let command = activity.map_or("NULL", |activity| activity.command);
         let version = activity.map_or(2, |activity| activity.version);
-        let flags = if queued.is_some() { "x" } else { "N" };
+        let of = |selector| self.subscriber().map_or(0, |subscriber| subscriber.count(selector));
+        let (channels, patterns) = (of(Selector::Channel), of(Selector::Pattern));
+        let flags = match (channels + patterns > 0, queued.is_some()) {
+            (false, false) => "N",
+            (false, true) => "x",
+            (true, false) => "P",
+            (true, true) => "Px",
+        };
         format!(
             "id={id} addr={address} laddr={local} name={name} age={age} idle={idle} flags={flags} \
-             db=0 sub=0 psub=0 ssub=0 multi={multi} watch={watch} cmd={command} user=default \
+             db=0 sub={channels} psub={patterns} ssub=0 multi={multi} watch={watch} cmd={command} user=default \
              resp={version} lib-name={library} lib-ver={library_version}\n"
         )
     }
@@ -163,11 +190,15 @@ impl Clients {
         Arc::clone(&self.counters)
     }
 
-    /// One line for each connection; for those with one of these numbers alone, if any is given.
-    pub(crate) fn lines(&self, ids: &[u64]) -> String {
+    /// One line for each connection; for those with one of these numbers alone, if any is given, and
+    /// for those that listen to channels or do not, if that is asked.
+    pub(crate) fn lines(&self, ids: &[u64], listening: Option<bool>) -> String {
         let is_asked = |id: &u64| ids.is_empty() || ids.contains(id);
         let open = self.open.lock();
-        let asked = open.iter().filter(|(id, _)| is_asked(id));
+        let is_kind = |client: &Client| {
+            listening.is_none_or(|listening| listening == (client.name_count() > 0))
+        };
+        let asked = open.iter().filter(|(id, client)| is_asked(id) && is_kind(client));
         let open = asked.map(|(_, client)| client.clone()).collect::<Vec<_>>();
         open.iter().fold(String::new(), |mut text, client| {
             let written = text.write_str(&client.line());
@@ -210,9 +241,9 @@ mod tests {
         second.client().rename("two".to_owned());
         drop(first);
         assert_eq!((clients.count(), clients.count_ever()), (1, 2));
-        let lines = clients.lines(&[]);
+        let lines = clients.lines(&[], None);
         assert!(lines.starts_with("id=2 addr=127.0.0.1:5 laddr=127.0.0.2:6 name=two "), "{lines}");
-        assert_eq!((clients.lines(&[2]), clients.lines(&[1])), (lines, String::new()));
+        assert_eq!((clients.lines(&[2], None), clients.lines(&[1], None)), (lines, String::new()));
     }
 
     #[test]

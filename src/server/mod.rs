@@ -19,7 +19,6 @@ mod clients;
 mod complaint;
 mod counters;
 mod detect;
-mod glob;
 mod hash_slot;
 mod http;
 mod keys;

@@ -36,6 +36,7 @@ use super::resp::RespDialect;
 use super::socket::{Came, Socket, UNSENT_BYTES_MAX, Wanted, linger};
 use super::turn::{Dialect, turn};
 use crate::host::Stream;
+use crate::messages::Ended;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,15 +132,32 @@ impl Session {
             self.socket.end_turn().await?;
             dialect.requester().replied();
             let wanted = match flow {
-                Flow::Close => return self.socket.finish().await,
-                Flow::Again if self.socket.has_output_space() => continue,
+                Flow::Close => {
+                    self.leave();
+                    return self.socket.finish().await;
+                }
+                Flow::Again if self.socket.has_output_space() => {
+                    self.tell(dialect.as_ref());
+                    continue;
+                }
                 Flow::Again => Wanted::OutputSpace,
                 Flow::Read => Wanted::Bytes,
             };
-            match self.socket.wait(wanted).await? {
-                Came::Wanted => {}
-                Came::End => return self.socket.send_rest().await,
+            match self.wait(dialect.as_ref(), wanted).await? {
+                Came::Wanted | Came::Mail => {}
+                Came::Ended(why) => {
+                    tracing::info!(peer = %self.peer, ?why, "ended: a subscriber misses messages");
+                    return match why {
+                        Ended::Slow => Ok(()), // it takes nothing anyhow
+                        Ended::Gap => self.socket.finish().await,
+                    };
+                }
+                Came::End => {
+                    self.leave();
+                    return self.socket.send_rest().await;
+                }
                 Came::Stalled => {
+                    self.leave();
                     let mut words = BytesMut::new();
                     dialect.complain(&stalled(self.socket.unsent_bytes()), &mut words);
                     self.socket.append(&words);
@@ -147,6 +165,40 @@ impl Session {
                     return self.socket.finish().await;
                 }
             }
+        }
+    }
+
+    /// Waits until there is what is wanted, and tells the client meanwhile what it listens to.
+    async fn wait<D: Dialect>(&mut self, dialect: &D, wanted: Wanted) -> io::Result<Came> {
+        loop {
+            self.tell(dialect);
+            let subscriber = self.entered.client().subscriber();
+            match self.socket.wait(wanted, subscriber).await? {
+                Came::Mail => {}
+                came => return Ok(came),
+            }
+        }
+    }
+
+    /// Tells the client what it listens to, as much as it has room for.
+    fn tell<D: Dialect>(&mut self, dialect: &D) {
+        let Some(subscriber) = self.entered.client().subscriber() else { return };
+        let bytes_before = self.socket.unsent_bytes();
+        self.socket.tell(|out| {
+            let delivery = subscriber.take();
+            if let Some(delivery) = &delivery {
+                dialect.tell(delivery, out);
+            }
+            delivery.is_some()
+        });
+        let bytes = self.socket.unsent_bytes() - bytes_before;
+        self.server.clients.counters().sent(bytes);
+    }
+
+    /// The client listens to nothing any more: its connection lasts on until it has taken the rest.
+    fn leave(&self) {
+        if let Some(subscriber) = self.entered.client().subscriber() {
+            subscriber.leave_all();
         }
     }
 
@@ -176,7 +228,7 @@ impl Session {
             if let Some(protocol) = detect::detect(input) {
                 return Some(protocol);
             }
-            if !matches!(self.socket.wait(Wanted::Bytes).await, Ok(Came::Wanted)) {
+            if !matches!(self.socket.wait(Wanted::Bytes, None).await, Ok(Came::Wanted)) {
                 return None;
             }
         }

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use crate::host::Stream;
+use crate::messages::{Ended, Mail, Subscriber};
 
 /// Bytes of replies that may wait for one client. The turn that reaches it may go beyond.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
@@ -35,6 +36,9 @@ pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
 const UNSENT_BYTES_MAX_ALL: usize = 512 << 20;
 /// Bytes of replies that may wait for one client whatever waits for others.
 const UNSENT_BYTES_SHARE: usize = 256 << 10;
+/// Bytes that wait for a client above which it is told nothing unasked: what is meant for it stays
+/// where all subscribers share it.
+const TOLD_BYTES_MAX: usize = 64 << 10;
 /// How long a client that has no room and asks for more may take none of its replies.
 pub(crate) const ROOM_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a client that is to go may take none of its replies, though it goes on sending.
@@ -76,6 +80,10 @@ pub(crate) enum Came {
     End,
     /// The client asks for more than it takes.
     Stalled,
+    /// Something is to be told to the client, and it has room for that.
+    Mail,
+    /// It is to be told no more.
+    Ended(Ended),
 }
 
 /// One wait, over all its polls.
@@ -240,13 +248,33 @@ impl Socket {
         self.share.has_output_space()
     }
 
-    /// Sends what is unsent until there is what is wanted.
+    /// Writes what the client is told unasked, as long as it has room for that and `write` has more.
+    pub(crate) fn tell(&mut self, mut write: impl FnMut(&mut BytesMut) -> bool) {
+        while self.unsent.len() < TOLD_BYTES_MAX && write(&mut self.unsent) {}
+        self.share.note(self.unsent.len());
+    }
+
+    /// Sends what is unsent until there is what is wanted, or something for `subscriber`, the client
+    /// as one that listens.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) async fn wait(&mut self, wanted: Wanted) -> io::Result<Came> {
+    pub(crate) async fn wait(
+        &mut self,
+        wanted: Wanted,
+        subscriber: Option<&Subscriber>,
+    ) -> io::Result<Came> {
         let mut waiting = Waiting { wanted, asks_for_more: false, patience: Patience::default() };
-        poll_fn(|context| self.poll_wanted(&mut waiting, context)).await
+        poll_fn(|context| {
+            let mail = subscriber.map_or(Poll::Pending, |subscriber| subscriber.poll(context));
+            if let Poll::Ready(Mail::Ended(why)) = mail {
+                return Poll::Ready(Ok(Came::Ended(why)));
+            }
+            let wanted = self.poll_wanted(&mut waiting, context);
+            let has_mail = mail.is_ready() && self.unsent.len() < TOLD_BYTES_MAX;
+            if wanted.is_pending() && has_mail { Poll::Ready(Ok(Came::Mail)) } else { wanted }
+        })
+        .await
     }
 
     fn poll_wanted(
@@ -458,7 +486,7 @@ mod tests {
         socket.append(&replies);
         // The client takes nothing, and is read all the same.
         client.write_all(b"more").await.unwrap();
-        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::Wanted);
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::Wanted);
         assert_eq!(&socket.input()[..], b"more");
         assert!(socket.unsent_bytes() > 0);
         let mut found = vec![0; replies.len()];
@@ -466,7 +494,7 @@ mod tests {
             client.read_exact(&mut found).await.unwrap();
             client.write_all(b"!").await.unwrap();
         };
-        let ((), came) = tokio::join!(taking, socket.wait(Wanted::Bytes));
+        let ((), came) = tokio::join!(taking, socket.wait(Wanted::Bytes, None));
         assert_eq!(came.unwrap(), Came::Wanted);
         assert!(found == replies);
         assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
@@ -479,9 +507,9 @@ mod tests {
         socket.append(&vec![7; UNSENT_BYTES_MAX + (32 << 20)]);
         assert!(!socket.has_output_space());
         client.write_all(b"more").await.unwrap();
-        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::Stalled);
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::Stalled);
         assert_eq!(&socket.input()[..], b"m", "no more is read of one without room");
-        assert_eq!(socket.wait(Wanted::OutputSpace).await.unwrap(), Came::Stalled);
+        assert_eq!(socket.wait(Wanted::OutputSpace, None).await.unwrap(), Came::Stalled);
         assert!(socket.send_rest().await.is_err(), "it has an end");
     }
 
@@ -494,7 +522,7 @@ mod tests {
         client.write_all(b"!").await.unwrap();
         let mut found = vec![0; replies.len()];
         tokio::select! {
-            came = socket.wait(Wanted::Bytes) => assert_eq!(came.unwrap(), Came::Wanted),
+            came = socket.wait(Wanted::Bytes, None) => assert_eq!(came.unwrap(), Came::Wanted),
             taken = client.read_exact(&mut found) => panic!("the byte is not served: {taken:?}"),
         }
         assert_eq!(&socket.input()[..], b"!");
@@ -524,7 +552,7 @@ mod tests {
         let replies = vec![7; UNSENT_BYTES_MAX + (32 << 20)];
         socket.append(&replies);
         client.shutdown().await.unwrap();
-        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::End);
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::End);
         let mut found = Vec::new();
         let (sent, read) = tokio::join!(socket.finish(), client.read_to_end(&mut found));
         assert_eq!((sent.is_ok(), read.unwrap()), (true, replies.len()));
@@ -569,6 +597,6 @@ mod tests {
         let backlog = Arc::new(Backlog::new(SHORT));
         let (mut socket, _client, stop) = pair(&backlog).await;
         stop.send(true).unwrap();
-        assert_eq!(socket.wait(Wanted::Bytes).await.unwrap(), Came::End);
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::End);
     }
 }

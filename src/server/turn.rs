@@ -20,6 +20,7 @@ use super::requester::Requester;
 use super::value::Value;
 use super::{Server, session::Flow};
 use crate::command::{Command, CommandResult, Failure, ReadLevel};
+use crate::messages::Delivery;
 
 /// Most requests of one turn.
 const TURN_REQUEST_COUNT_MAX: usize = 1024;
@@ -59,6 +60,10 @@ pub(crate) trait Dialect {
         answer: Option<&Value>,
         out: &mut BytesMut,
     ) -> Option<Cow<'a, Question>>;
+
+    /// Writes what is told to the client unasked. Only those who asked for it, in this dialect, are
+    /// told anything.
+    fn tell(&self, _delivery: &Delivery, _out: &mut BytesMut) {}
 
     /// Writes a complaint that answers no request.
     fn complain(&self, complaint: &Complaint, out: &mut BytesMut);

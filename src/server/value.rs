@@ -25,6 +25,10 @@ pub(crate) enum Value {
     Array(Vec<Value>),
     /// Answers whose order means nothing.
     Set(Vec<Value>),
+    /// What is sent without being asked for, or is said in the same form.
+    Push(Vec<Value>),
+    /// Several answers to one request, one behind the other.
+    Several(Vec<Value>),
     /// Names with their answers, in order.
     Map(Vec<(&'static str, Value)>),
     /// Why there is no answer.
@@ -38,6 +42,11 @@ impl Value {
     /// A number that counts something; beyond a signed 64-bit integer it stays at the largest.
     pub(crate) fn count(number: u64) -> Value {
         Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+
+    /// The number of things that are in memory.
+    pub(crate) fn size(count: usize) -> Value {
+        Value::count(u64::try_from(count).unwrap_or(u64::MAX))
     }
 
     /// A string that is no text for people: a name, an address, an argument.
@@ -58,9 +67,10 @@ impl Value {
                 Value::Null | Value::NoArray | Value::Status(_) | Value::Integer(_) => 0,
                 Value::Bytes(bytes) => bytes.len(),
                 Value::Text(text) => text.len(),
-                Value::Array(values) | Value::Set(values) => {
-                    values.iter().map(Value::byte_count).sum()
-                }
+                Value::Array(values)
+                | Value::Set(values)
+                | Value::Push(values)
+                | Value::Several(values) => values.iter().map(Value::byte_count).sum(),
                 Value::Map(pairs) => {
                     pairs.iter().map(|(_, value)| size_of::<&str>() + value.byte_count()).sum()
                 }

@@ -45,6 +45,10 @@ impl AnyMachine for JournalMachine {
         let mut drafts: BTreeMap<&[u8], Option<Draft<'_>>> = BTreeMap::new();
         let mut effects: SmallVec<[Effect<'_>; 1]> = SmallVec::new();
         for operation in command.operations() {
+            if operation.data_key().is_none() {
+                outcomes.push(nothing(index)); // a message is no state, and not recorded
+                continue;
+            }
             if !drafts.contains_key(operation.key) {
                 drafts.insert(operation.key, state.draft(index, &operation, options)?);
             }

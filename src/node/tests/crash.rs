@@ -110,7 +110,7 @@ fn effect(old: Option<&[u8]>, action: &Action<'_>) -> (New, Option<i64>) {
             let answer = length(&new);
             if fits(&new) { (New::Value(new), Some(answer)) } else { (New::Kept, None) }
         }
-        Action::Get | Action::Measure => (New::Kept, None),
+        Action::Get | Action::Measure | Action::Publish { .. } => (New::Kept, None),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::cluster::{host_and_port, is_leader, leader_of, node_id};
 use super::{REDIS_VERSION, Server};
 use crate::descriptors::Shares;
+use crate::messages::MessageCounts;
 use crate::server::counters::{CommandCount, Counts};
 use crate::server::process::Process;
 use crate::status::{MemberStatus, RefusalStatus, Status};
@@ -26,6 +27,7 @@ pub(super) struct Facts {
     connections_ever: u64,
     process: Process,
     counts: Counts,
+    messages: MessageCounts,
 }
 
 impl Facts {
@@ -39,6 +41,7 @@ impl Facts {
             connections_ever: server.clients.count_ever(),
             process: Process::now(),
             counts: server.clients.counters().now(),
+            messages: server.node.messages().counts(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Facts {
         text.line(format_args!("connected_clients:{}", self.connections));
         text.line(format_args!("maxclients:{}", self.connections_max));
         text.line(format_args!("blocked_clients:0"));
+        text.line(format_args!("pubsub_clients:{}", self.messages.subscribers));
     }
 
     fn memory(&self, text: &mut Text) {
@@ -128,6 +132,13 @@ impl Facts {
         text.line(format_args!("evicted_keys:0"));
         text.line(format_args!("keyspace_hits:{}", counts.hits));
         text.line(format_args!("keyspace_misses:{}", counts.misses));
+        let messages = &self.messages;
+        text.line(format_args!("pubsub_channels:{}", messages.channels));
+        text.line(format_args!("pubsub_patterns:{}", messages.patterns));
+        text.line(format_args!("pubsub_delivered:{}", messages.delivered));
+        text.line(format_args!("pubsub_ended_by_gaps:{}", messages.ended_gap));
+        let slow = messages.ended_slow;
+        text.line(format_args!("client_output_buffer_limit_disconnections:{slow}"));
     }
 
     fn cpu(&self, text: &mut Text) {
@@ -245,6 +256,7 @@ mod tests {
             connections_ever: 2,
             process: Process { system, user, ..Process::default() },
             counts,
+            messages: MessageCounts::default(),
         }
     }
 

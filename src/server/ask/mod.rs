@@ -6,6 +6,7 @@
 
 mod cluster;
 mod info;
+mod listening;
 
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use bytes::Bytes;
 
 use super::Server;
 use super::complaint::Complaint;
-use super::glob::matches;
 use super::requester::Requester;
 use super::value::Value;
 use crate::command::{Failure, FailureClass};
+use crate::messages::Selector;
+use crate::messages::glob::matches;
 pub(crate) use crate::node::Order;
 use crate::node::{Node, OrderError};
 use info::Facts;
@@ -29,8 +31,13 @@ const REDIS_VERSION: &str = "7.2.0";
 pub(crate) enum Question {
     /// `CLIENT INFO`
     ClientInfo,
-    /// `CLIENT LIST`, of these connections; of all if there are none.
-    ClientList(Vec<u64>),
+    /// `CLIENT LIST`
+    ClientList {
+        /// Of these connections; of all if there are none.
+        ids: Vec<u64>,
+        /// Of those alone that listen to channels, or of those that do not.
+        listening: Option<bool>,
+    },
     /// `CLIENT LIST TYPE` of a type that no connection here has.
     NoClients,
     /// `CLUSTER INFO`
@@ -52,6 +59,29 @@ pub(crate) enum Question {
     Info(Vec<String>),
     /// `LASTSAVE`
     LastSave,
+    /// `PUBSUB CHANNELS`
+    Channels {
+        /// What the names have to match.
+        pattern: Option<Bytes>,
+    },
+    /// `SUBSCRIBE`, `PSUBSCRIBE`
+    Listen {
+        /// Whether the names are patterns.
+        selector: Selector,
+        /// What to listen to.
+        names: Vec<Bytes>,
+    },
+    /// `UNSUBSCRIBE`, `PUNSUBSCRIBE`
+    Leave {
+        /// Whether the names are patterns.
+        selector: Selector,
+        /// What not to listen to any more; everything of this kind if there are none.
+        names: Vec<Bytes>,
+    },
+    /// `PUBSUB NUMPAT`
+    PatternCount,
+    /// `PUBSUB NUMSUB`
+    SubscriberCounts(Vec<Bytes>),
     /// `RANDOMKEY`
     RandomKey,
     /// `DISKSTORE REMOVE member` and the like.
@@ -122,7 +152,9 @@ pub(crate) async fn answer(
     let node = &server.node;
     Ok(match question {
         Question::ClientInfo => Value::Text(requester.client().line()),
-        Question::ClientList(ids) => Value::Text(server.clients.lines(ids)),
+        Question::ClientList { ids, listening } => {
+            Value::Text(server.clients.lines(ids, *listening))
+        }
         Question::NoClients => Value::Text(String::new()),
         Question::ClusterInfo => Value::Text(cluster::info(&node.status())),
         Question::ClusterMyId => Value::word(&cluster::node_id(&node.status().member_id)),
@@ -134,6 +166,13 @@ pub(crate) async fn answer(
         }
         Question::Info(sections) => Value::Text(Facts::now(server).text(sections)),
         Question::LastSave => Value::count(node.last_save_s()),
+        Question::Channels { pattern } => listening::channels(node, pattern.as_deref()),
+        Question::Listen { selector, names } => {
+            listening::listen(node, requester, *selector, names).await?
+        }
+        Question::Leave { selector, names } => listening::leave(requester, *selector, names),
+        Question::PatternCount => Value::size(node.messages().counts().patterns),
+        Question::SubscriberCounts(channels) => listening::subscriber_counts(node, channels),
         Question::RandomKey => {
             random_key(server, requester).await?.map_or(Value::Null, Value::Bytes)
         }
@@ -167,10 +206,10 @@ pub(crate) async fn answer(
             let held_here = requester.wait_here(node, own_timeout);
             let held_there = requester.wait(node, *members, *timeout);
             let (here, there) = futures_util::future::join(held_here, held_there).await;
-            Value::Array(vec![Value::Integer(i64::from(here)), member_count(there)])
+            Value::Array(vec![Value::Integer(i64::from(here)), Value::size(there)])
         }
         Question::Wait { members, timeout } => {
-            member_count(requester.wait(node, *members, *timeout).await)
+            Value::size(requester.wait(node, *members, *timeout).await)
         }
     })
 }
@@ -195,10 +234,6 @@ fn config(node: &Node) -> Value {
     let flags = node.flags().into_iter().map(|(name, value)| (name.to_owned(), value.into()));
     let flags: serde_json::Map<String, serde_json::Value> = flags.collect();
     Value::Text(serde_json::Value::Object(flags).to_string())
-}
-
-fn member_count(count: usize) -> Value {
-    Value::count(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
 /// A key that holds a value: the first one from a random place on.

@@ -25,6 +25,16 @@ out at once; `but for` names a form of the command that is answered with an erro
 
 ";
 
+const MESSAGES_HEAD: &str = "\
+## Commands about messages
+
+`PUBLISH` is one entry of the log, and reaches the subscribers of all nodes. [messages.md](messages.md) tells what they may rely on.
+Its answer counts subscriptions at the node that answers, as in a cluster of Redis: those of other nodes get the message too, and are not counted.
+
+| command | arguments | keys | programs | in a transaction | does |
+| --- | --- | --- | --- | --- | --- |
+";
+
 const REFUSED_HEAD: &str = "
 ## Commands that are refused
 
@@ -79,10 +89,15 @@ fn document() -> String {
     for (title, data) in groups {
         let head = "| command | arguments | keys | programs | in a transaction | does |";
         writeln!(text, "## {title}\n\n{head}\n| --- | --- | --- | --- | --- | --- |").unwrap();
-        for spec in TABLE.iter().filter(|spec| use_of(spec) == data) {
+        let is_in = |spec: &&Spec| !spec.is_about_messages() && use_of(spec) == data;
+        for spec in TABLE.iter().filter(is_in) {
             write_row(&mut text, spec);
         }
         text.push('\n');
+    }
+    text.push_str(MESSAGES_HEAD);
+    for spec in TABLE.iter().filter(|spec| spec.is_about_messages()) {
+        write_row(&mut text, spec);
     }
     text.truncate(text.trim_end().len() + 1);
     text.push_str(REFUSED_HEAD);

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use super::form::{Form, Kind};
 use super::table::Add;
 use crate::command::{
-    Action, BuildError, BuilderMark, Command, CommandBuilder, Condition, Operation, REPLY_BYTES_MAX,
+    Action, BuildError, BuilderMark, Command, CommandBuilder, Condition, Operation,
+    REPLY_BYTES_MAX, check_message,
 };
 use crate::server::complaint::Complaint;
 use crate::server::keys::{Key, Keys};
@@ -159,11 +160,28 @@ impl Draft {
         self.push(keys, keys.key(key)?, action)
     }
 
+    /// Adds a message (I1).
+    pub(crate) fn publish(&mut self, channel: &[u8], message: &[u8]) -> Result<(), Complaint> {
+        check_message(channel, message)?;
+        let (channel, action) = (Key::Bytes(channel), Action::Publish { message });
+        self.add_action(channel, action, 0)
+    }
+
     fn push(&mut self, keys: &Keys, key: Key<'_>, action: Action<'_>) -> Result<(), Complaint> {
+        self.add_action(key, action, keys.value_bytes_max())
+    }
+
+    /// Adds an action on a key whose value takes at most `value_bytes_max`.
+    fn add_action(
+        &mut self,
+        key: Key<'_>,
+        action: Action<'_>,
+        value_bytes_max: u64,
+    ) -> Result<(), Complaint> {
         let action = if action.is_read() { action } else { self.guarded(&key, action)? };
         let answers_a_value = action.answers_a_value();
         self.has_values |= answers_a_value;
-        let bytes_max = if answers_a_value { keys.value_bytes_max() } else { 0 };
+        let bytes_max = if answers_a_value { value_bytes_max } else { 0 };
         // The reply leaves out what it has no room for, as it is read.
         self.reply_bytes_max = (self.reply_bytes_max + bytes_max).min(REPLY_BYTES_MAX);
         if !action.is_read() {
@@ -206,7 +224,8 @@ impl Draft {
             | Action::Delete { .. }
             | Action::Increment { .. }
             | Action::Append { .. }
-            | Action::SetRange { .. } => {
+            | Action::SetRange { .. }
+            | Action::Publish { .. } => {
                 self.is_refused = true;
                 return Err(Complaint::aborted(REASON));
             }

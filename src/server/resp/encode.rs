@@ -167,6 +167,19 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// The header of what comes unasked; `count` replies follow.
+    pub(crate) fn push(&mut self, count: usize) {
+        match self.version {
+            Version::Two => self.header(b'*', count),
+            Version::Three => self.header(b'>', count),
+        }
+    }
+
+    /// Bytes that are encoded already.
+    pub(crate) fn encoded(&mut self, bytes: &[u8]) {
+        self.out.put_slice(bytes);
+    }
+
     /// An answer in full.
     pub(crate) fn answer(&mut self, answer: &Value) {
         match answer {
@@ -184,6 +197,17 @@ impl<'a> Encoder<'a> {
             }
             Value::Set(answers) => {
                 self.set(answers.len());
+                for answer in answers {
+                    self.answer(answer);
+                }
+            }
+            Value::Push(answers) => {
+                self.push(answers.len());
+                for answer in answers {
+                    self.answer(answer);
+                }
+            }
+            Value::Several(answers) => {
                 for answer in answers {
                     self.answer(answer);
                 }

@@ -1,7 +1,8 @@
 //! Commands of Redis that are refused, with the reason. Pure.
 
 const EXPIRY: &str = "values do not expire";
-const CHANNELS: &str = "there is no publish and subscribe";
+const CHANNELS: &str = "every node has all channels; use SUBSCRIBE and PUBLISH";
+const SPYING: &str = "nobody is told what others ask";
 const SCRIPTS: &str = "there are no scripts; MULTI and EXEC make one entry";
 const TYPES: &str = "a key holds one string of bytes, there are no other types";
 const OTHER_KEY: &str = "a condition on another key cannot be part of an entry";
@@ -17,21 +18,8 @@ pub(super) const REFUSED: &[(&str, &[&str])] = &[
         EXPIRY,
         &["EXPIRE", "EXPIREAT", "PEXPIRE", "PEXPIREAT", "SETEX", "PSETEX", "HEXPIRE", "HPEXPIRE"],
     ),
-    (
-        CHANNELS,
-        &[
-            "SUBSCRIBE",
-            "UNSUBSCRIBE",
-            "PSUBSCRIBE",
-            "PUNSUBSCRIBE",
-            "SSUBSCRIBE",
-            "SUNSUBSCRIBE",
-            "PUBLISH",
-            "SPUBLISH",
-            "PUBSUB",
-            "MONITOR",
-        ],
-    ),
+    (CHANNELS, &["SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH"]),
+    (SPYING, &["MONITOR"]),
     (
         SCRIPTS,
         &[

@@ -42,7 +42,7 @@ pub(crate) enum Handler {
 pub(crate) enum Use {
     /// Reads keys.
     Read,
-    /// Writes keys.
+    /// Writes keys, or sends messages: it becomes an entry of the log.
     Write,
     /// Neither.
     None,
@@ -90,6 +90,7 @@ pub(super) const TRANSACTION: Categories = &["@transaction", "@fast"];
 pub(super) const ADMIN: Categories = &["@admin", "@slow", "@dangerous"];
 pub(super) const TELLING: Categories = &["@slow", "@dangerous"];
 pub(super) const SLOW: Categories = &["@slow"];
+pub(super) const MESSAGES: Categories = &["@pubsub", "@slow"];
 pub(super) const CONNECTION: Categories = &["@connection", "@fast"];
 
 /// One command by one of its names.
@@ -158,6 +159,17 @@ impl Spec {
         Spec { data: Use::Write, keys: ONE, speakers: Speakers::Stores, ..spec }
     }
 
+    /// A command that sends a message.
+    pub(super) const fn publishes(
+        name: &'static str,
+        arity: i8,
+        add: Add,
+        summary: &'static str,
+    ) -> Spec {
+        let spec = Spec::new(name, arity, Handler::Data(add), summary).of(&["@pubsub", "@fast"]);
+        Spec { data: Use::Write, speakers: Speakers::Stores, ..spec }
+    }
+
     /// A command about the connection or the node.
     pub(super) const fn other(
         name: &'static str,
@@ -212,6 +224,11 @@ impl Spec {
             Speakers::Stores if !row(machine).holds_values => Err(Refusal::Logger.into()),
             Speakers::Stores | Speakers::All => Ok(()),
         }
+    }
+
+    /// Whether it is about messages on channels.
+    pub(crate) fn is_about_messages(&self) -> bool {
+        is_about_messages(self)
     }
 
     /// Checks the number of arguments, the name included, and of keys among them.
@@ -316,10 +333,15 @@ const fn assert_whole(row: &Spec) {
     assert!(!row.summary.is_empty(), "a command says what it does");
     assert!(row.arity != 0, "the name is an argument");
     assert!(row.arity.unsigned_abs() as i16 > row.keys.first as i16, "the first key is there");
-    let is_keyed = row.keys.first > 0 || row.is_keyed_behind_subcommand;
+    let is_keyed = row.keys.first > 0 || row.is_keyed_behind_subcommand || is_about_messages(row);
     assert!(is_keyed || !matches!(row.handler, Handler::Data(_)), "data is found by keys");
     let is_queued = matches!(row.handler, Handler::Other(_));
     assert!(is_queued || row.forbidden.is_none(), "what is forbidden is forbidden when queued");
+}
+
+/// Whether messages are what it is about: these have no keys.
+const fn is_about_messages(row: &Spec) -> bool {
+    !row.categories.is_empty() && matches!(row.categories[0].as_bytes(), b"@pubsub")
 }
 
 const fn is_before(one: &str, other: &str) -> bool {

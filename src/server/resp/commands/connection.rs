@@ -30,8 +30,13 @@ pub(super) const ROWS: &[Spec] = &[
 const ANSWERED: Result<Step, Complaint> = Ok(Step::Answer(Value::OK));
 
 /// `PING [text]`
-fn ping(_: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+fn ping(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     match arguments {
+        // In RESP2 it has to look like a message.
+        [] | [_] if connection.only_listens() => {
+            let text = arguments.first().copied().unwrap_or_default();
+            Ok(Step::Answer(Value::Array(vec![Value::known("pong"), Value::word(text)])))
+        }
         [] => Ok(Step::Answer(Value::Status("PONG"))),
         [text] => Ok(Step::Answer(Value::word(text))),
         _ => Err(Complaint::arity("ping")),
@@ -157,17 +162,20 @@ fn hello_version(arguments: &[&[u8]]) -> Option<&'static str> {
 }
 
 /// `CLIENT LIST [TYPE normal | master | replica | pubsub] [ID number...]`: every connection of this
-/// port is a normal client's.
+/// port is a normal client's, or that of one who listens to channels.
 fn client_list(filter: &[&[u8]]) -> Result<Question, Complaint> {
-    let (mut ids, mut has_normal, mut rest) = (Vec::new(), true, filter);
+    let (mut ids, mut has_normal, mut has_listening, mut rest) = (Vec::new(), true, true, filter);
     while let [option, behind @ ..] = rest {
         match (option.to_ascii_uppercase().as_slice(), behind) {
             (b"TYPE", [kind, behind @ ..]) => {
-                has_normal &= match kind.to_ascii_lowercase().as_slice() {
-                    b"normal" => true,
-                    b"master" | b"replica" | b"slave" | b"pubsub" => false,
+                let (normal, listening) = match kind.to_ascii_lowercase().as_slice() {
+                    b"normal" => (true, false),
+                    b"pubsub" => (false, true),
+                    b"master" | b"replica" | b"slave" => (false, false),
                     _ => return Err(Complaint::unknown_client_type(kind)),
                 };
+                has_normal &= normal;
+                has_listening &= listening;
                 rest = behind;
             }
             (b"ID", [_, ..]) => {
@@ -183,7 +191,12 @@ fn client_list(filter: &[&[u8]]) -> Result<Question, Complaint> {
             _ => return Err(Complaint::SYNTAX),
         }
     }
-    Ok(if has_normal { Question::ClientList(ids) } else { Question::NoClients })
+    let listening = match (has_normal, has_listening) {
+        (true, true) => None,
+        (false, false) => return Ok(Question::NoClients),
+        (_, listening) => Some(listening),
+    };
+    Ok(Question::ClientList { ids, listening })
 }
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`: nothing counts unless all is right.

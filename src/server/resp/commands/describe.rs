@@ -4,8 +4,8 @@
 
 use super::super::connection::Step;
 use super::super::table::{ADMIN, KeyPlaces, SLOW, Spec, TABLE, Use, lookup};
+use crate::messages::glob::matches;
 use crate::server::complaint::Complaint;
-use crate::server::glob::matches;
 use crate::server::value::Value;
 
 #[rustfmt::skip]
@@ -86,6 +86,7 @@ fn keys_of(request: &[&[u8]]) -> Result<Value, Complaint> {
 fn described(spec: &Spec) -> Value {
     let KeyPlaces { first, last, step } = spec.keys;
     let flags: &[&str] = match spec.data {
+        _ if spec.is_about_messages() => &["pubsub"],
         Use::Read => &["readonly", "fast"],
         Use::Write => &["write"],
         Use::None => &[],
@@ -102,7 +103,11 @@ fn described(spec: &Spec) -> Value {
 }
 
 fn documented(spec: &Spec) -> (&'static str, Value) {
-    let group = if spec.data == Use::None { "connection" } else { "string" };
+    let group = match spec.data {
+        _ if spec.is_about_messages() => "pubsub",
+        Use::None => "connection",
+        Use::Read | Use::Write => "string",
+    };
     let fields =
         [("summary", spec.summary), ("since", "1.0.0"), ("group", group), ("complexity", "O(N)")];
     (spec.name, Value::Map(fields.map(|(name, text)| (name, Value::known(text))).to_vec()))

@@ -8,6 +8,7 @@
 
 mod connection;
 mod describe;
+mod messages;
 mod node;
 mod read;
 mod transaction;
@@ -18,8 +19,15 @@ use super::table::Spec;
 use crate::server::complaint::Complaint;
 
 /// All rows, in no order.
-pub(super) const GROUPS: [&[Spec]; 6] =
-    [read::ROWS, write::ROWS, connection::ROWS, transaction::ROWS, node::ROWS, describe::ROWS];
+pub(super) const GROUPS: [&[Spec]; 7] = [
+    read::ROWS,
+    write::ROWS,
+    messages::ROWS,
+    connection::ROWS,
+    transaction::ROWS,
+    node::ROWS,
+    describe::ROWS,
+];
 
 /// As many arguments as are expected.
 fn exactly<'a, const COUNT: usize>(arguments: &[&'a [u8]]) -> Result<[&'a [u8]; COUNT], Complaint> {

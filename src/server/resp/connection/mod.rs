@@ -10,20 +10,24 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod delivery;
 mod reply;
 mod transaction;
 mod watch;
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use super::decode::Request;
 use super::draft::Draft;
-use super::encode::Version;
+use super::encode::{Encoder, Version};
 use super::form::{Form, Item, Kind, Transaction};
 use super::refused;
 use super::table::{Handler, Spec, lookup};
 use crate::command::Command;
 use crate::config::MachineKind;
+use crate::messages::{Delivery, Subscriber};
 use crate::server::ask::Question;
 use crate::server::clients::{Activity, Client};
 use crate::server::complaint::Complaint;
@@ -34,6 +38,16 @@ use transaction::Queue;
 use watch::{Positions, Watch};
 
 pub(crate) use reply::Unfinished;
+
+/// What a client of RESP2 may ask while it listens to channels.
+const MAY_LISTENERS_ASK: [&str; 7] =
+    ["subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ping", "quit", "reset"];
+/// Commands whose sub-commands Redis names in an error.
+const HAS_SUBCOMMANDS: [&str; 9] =
+    ["client", "cluster", "command", "config", "latency", "memory", "object", "pubsub", "slowlog"];
+
+/// Most bytes of a sub-command's name that are repeated.
+const SUBCOMMAND_BYTES_MAX: usize = 32;
 
 /// What is to be done for one request.
 #[derive(Debug, Clone)]
@@ -177,6 +191,18 @@ impl Connection {
         });
     }
 
+    /// Writes what is told to the client unasked, in the version that it speaks now.
+    pub(crate) fn tell(&self, delivery: &Delivery, out: &mut BytesMut) {
+        delivery::encode(&mut Encoder::new(out, self.version), delivery);
+    }
+
+    /// Writes everything that waits for the client.
+    pub(crate) fn tell_all(&self, out: &mut BytesMut) {
+        while let Some(delivery) = self.client().subscriber().and_then(Subscriber::take) {
+            self.tell(&delivery, out);
+        }
+    }
+
     /// Turns one request into its step.
     pub(crate) fn take(&mut self, request: &Request) -> Planned {
         let arguments = request.arguments();
@@ -204,6 +230,9 @@ impl Connection {
             Replies::On => silent_before && !turns_replies_on(&arguments),
             Replies::Off | Replies::SkipNext => true,
         };
+        // Whether a subscription is there is told in any case, as by Redis.
+        let is_told = matches!(step, Step::Ask(Question::Listen { .. } | Question::Leave { .. }));
+        let silent = silent && !is_told;
         let effect = std::mem::replace(&mut self.effect, Effect::Nothing);
         let reply_bytes_max = self.reply_bytes_max;
         Planned { step, effect, version: self.version, silent, reply_bytes_max }
@@ -228,6 +257,9 @@ impl Connection {
         };
         spec.check(arguments.len())?;
         spec.check_speaker(self.machine)?;
+        if self.only_listens() && !MAY_LISTENERS_ASK.contains(&spec.name) {
+            return Err(only_listens(spec, rest));
+        }
         match (spec.handler, self.queue.take()) {
             (Handler::AtOnce(run), queue) => {
                 self.queue = queue;
@@ -256,8 +288,16 @@ impl Connection {
         self.note(&effect, None);
     }
 
+    /// True if it may only listen: in RESP2 a client could not tell answers from messages.
+    pub(super) fn only_listens(&self) -> bool {
+        self.version == Version::Two && self.client().name_count() > 0
+    }
+
     /// `RESET`
     pub(super) fn reset(&mut self) {
+        if let Some(subscriber) = self.client().subscriber() {
+            subscriber.leave_all();
+        }
         self.requester.read_locally(false);
         self.client().rename(String::new());
         self.version = Version::default();
@@ -265,6 +305,19 @@ impl Connection {
         self.queue = None;
         self.watch = Watch::Nothing;
     }
+}
+
+/// What a client hears that asks something while it only listens.
+fn only_listens(spec: &Spec, rest: &[&[u8]]) -> Complaint {
+    let sub = rest.first().filter(|_| HAS_SUBCOMMANDS.contains(&spec.name));
+    let sub = sub.map(|sub| sub.get(..sub.len().min(SUBCOMMAND_BYTES_MAX)).unwrap_or_default());
+    let sub = sub.map(|sub| format!("|{}", String::from_utf8_lossy(sub).to_ascii_lowercase()));
+    Complaint::wrong(format!(
+        "Can't execute '{}{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
+         allowed in this context",
+        spec.name,
+        sub.unwrap_or_default()
+    ))
 }
 
 /// What a client hears of a command that is not in the table.

@@ -163,8 +163,11 @@ fn questions_reach_the_node_as_they_were_asked() {
     let wait = Question::WaitAof { own: true, members: 2, timeout: Duration::from_millis(50) };
     assert!(asks(&mut connection, "WAITAOF 1 2 50", &wait));
     for (line, question) in [
-        ("CLIENT LIST", Question::ClientList(Vec::new())),
-        ("CLIENT LIST TYPE normal ID 3 7", Question::ClientList(vec![3, 7])),
+        ("CLIENT LIST", Question::ClientList { ids: Vec::new(), listening: None }),
+        (
+            "CLIENT LIST TYPE normal ID 3 7",
+            Question::ClientList { ids: vec![3, 7], listening: Some(false) },
+        ),
         ("CLIENT LIST ID 3 TYPE replica", Question::NoClients),
         ("CLUSTER SHARDS", Question::ClusterShards),
         ("LASTSAVE", Question::LastSave),
@@ -212,7 +215,7 @@ fn a_transaction_of_reads_is_a_read() {
 
 #[test]
 fn a_wrong_name_or_number_of_arguments_aborts_a_transaction() {
-    for line in ["FOO", "GET", "SUBSCRIBE a", "MSET 1", "EXPIRE 1 2"] {
+    for line in ["FOO", "GET", "SSUBSCRIBE a", "MSET 1", "EXPIRE 1 2"] {
         let mut connection = connection();
         said(&mut connection, "MULTI");
         assert_eq!(said(&mut connection, "SET 1 a"), "+QUEUED\r\n");

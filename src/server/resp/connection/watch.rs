@@ -102,7 +102,10 @@ impl Watch {
             return Positions::new();
         };
         let operations = command.operations().enumerate();
-        operations.filter(|(_, operation)| operation.key == &**key).map(|(at, _)| at).collect()
+        operations
+            .filter(|(_, operation)| operation.data_key() == Some(key))
+            .map(|(at, _)| at)
+            .collect()
     }
 
     /// What became of operations on the key (I2).

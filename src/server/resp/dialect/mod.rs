@@ -14,6 +14,7 @@ use super::encode::{Encoder, Version};
 use super::form::Kind;
 use crate::command::CommandResult;
 use crate::config::MachineKind;
+use crate::messages::Delivery;
 use crate::server::ask::Question;
 use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
@@ -73,9 +74,18 @@ impl Dialect for RespDialect {
     ) -> Option<Cow<'a, Question>> {
         let mut to = Encoder::new(out, reply.version());
         if let Some(answer) = answer {
+            if matches!(answer, Value::Several(_)) {
+                // What waits belongs to subscriptions as they were before.
+                self.connection.tell_all(out);
+                to = Encoder::new(out, reply.version());
+            }
             to.answer(answer);
         }
         reply.next_question(&mut self.connection, &mut to)
+    }
+
+    fn tell(&self, delivery: &Delivery, out: &mut BytesMut) {
+        self.connection.tell(delivery, out);
     }
 
     fn complain(&self, complaint: &Complaint, out: &mut BytesMut) {
