@@ -157,6 +157,9 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = parse_boolean)]
     pub insecure: Option<bool>,
+    /// Takes no client without a token of FILE, which `diskstore token` writes; read anew at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
     /// Writes a CPU profile (pprof) at a clean stop; SIGUSR1 ends and begins profiles too.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
@@ -322,6 +325,21 @@ pub enum Task {
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
+    },
+    /// Makes a token for a client, prints it, and adds its hash to a file of -tokens.
+    #[command(args_override_self = true)]
+    Token {
+        /// Whose token it is: letters, digits, `-`, `_` and `.`.
+        name: String,
+        /// What it allows: read; write, which reads too; or admin, everything.
+        #[arg(long, value_name = "ROLE")]
+        role: String,
+        /// The file, made if it is not there; its owner's alone.
+        #[arg(long, value_name = "FILE")]
+        tokens: PathBuf,
+        /// How long it counts: 720h, 15m [default: until it is taken out of the file].
+        #[arg(long, value_name = "TIME", value_parser = diskstore_flags::parse_duration)]
+        expires: Option<Duration>,
     },
     /// Puts load on nodes, or on any Redis, and prints throughput and latencies.
     #[command(args_override_self = true)]

@@ -22,7 +22,7 @@ use crate::fault::EXIT_REMOVED;
 use crate::host::Host;
 use crate::node::{self, Node};
 use crate::profile::Profiles;
-use crate::program::{self, EXIT_USAGE, Failed, Signals, failed, introduce, say, tell};
+use crate::program::{self, EXIT_USAGE, Failed, Reloads, Signals, failed, introduce, say, tell};
 use crate::server::Server;
 
 /// Most loggers of one process.
@@ -82,6 +82,9 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub insecure: Option<bool>,
+    /// Answers no client without a token of FILE, which `diskstore token` writes; read anew at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
     /// Writes a CPU profile (pprof) at a clean stop.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
@@ -160,6 +163,7 @@ pub fn configs(flags: &Flags) -> Result<Vec<Config>, UsageError> {
             keep_mib: flags.keep_mib.clone(),
             advertise: flags.advertise.clone(),
             insecure: flags.insecure,
+            tokens: flags.tokens.clone(),
             log: flags.log.clone(),
             ..Settings::default()
         };
@@ -258,6 +262,9 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let words = |error: &dyn std::error::Error| (1, crate::fault::chain(error));
     say(&banner::head(&config));
     let host = Host::real();
+    let access = program::access(&config, &host)
+        .map_err(|(code, error)| (code, crate::fault::chain(error.as_ref())))?;
+    let mut reloads = Reloads::new().map_err(|error| words(&error))?;
     let listener = if config.has_client_port {
         let listener = program::listen(&host, &config.client_address).await;
         Some(listener.map_err(|error| words(&error))?)
@@ -272,7 +279,7 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
         _ = stopping.wait_for(|stop| *stop) => return Ok(()),
     };
     node.lock_until_exit();
-    let server = Server::new(Arc::clone(&node), &[]);
+    let server = Server::new(Arc::clone(&node), &[], Arc::clone(&access));
     let sessions = async {
         match listener {
             Some(listener) => server.run(listener, stopped.clone()).await,
@@ -288,6 +295,7 @@ async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(
             return Err((fault.exit_code, fault.reason));
         }
         never = introduce(&node) => match never {},
+        never = reloads.reload(&access) => match never {},
         () = &mut sessions => {}
     }
     stop(&node).await

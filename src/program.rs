@@ -31,7 +31,7 @@ use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
 use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGETS;
-use crate::server::{START_PATIENCE, Server, tell_starting};
+use crate::server::{Access, START_PATIENCE, Server, tell_starting};
 use crate::throughput::ThroughputFile;
 
 /// Exit code of wrong usage.
@@ -115,6 +115,8 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     // recovery.
     let mut signals = Signals::new().map_err(failed)?;
     let host = Host::real();
+    let access = access(&config, &host)?;
+    let mut reloads = Reloads::new().map_err(failed)?;
     let listener = listen(&host, &config.client_address).await.map_err(failed)?;
     let throughput = config.throughput_folder.as_deref();
     let throughput = throughput.map(|folder| ThroughputFile::open(folder, &config.id));
@@ -132,12 +134,13 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     let recording = throughput.map(|file| file.record(node.successes()));
     let _recording = recording.transpose().map_err(failed)?;
     let (stop, stopping) = watch::channel(false);
-    let server = Server::new(Arc::clone(&node), &config.key_prefixes);
+    let server = Server::new(Arc::clone(&node), &config.key_prefixes, Arc::clone(&access));
     let mut sessions = std::pin::pin!(server.run(listener, stopping));
     notify(NotifyState::Ready);
     tokio::select! {
         fault = node.wait_fault() => return Ok(told(program, &fault)),
         never = introduce(&node) => match never {},
+        never = reloads.reload(&access) => match never {},
         () = signals.next() => stop_at_second(program, signals),
         () = &mut sessions => unreachable!("sessions end only when they are told to"),
     }
@@ -151,6 +154,46 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     tokio::select! {
         fault = node.wait_fault() => Ok(told(program, &fault)),
         () = stopped => Ok(0),
+    }
+}
+
+/// Who may do what at the client port of a node.
+///
+/// # Errors
+/// The file of `-tokens` is wrong.
+pub(crate) fn access(config: &Config, host: &Host) -> Result<Arc<Access>, Failed> {
+    let access = Access::open(config.tokens.as_deref(), host.clock);
+    access.map(Arc::new).map_err(|error| (EXIT_USAGE, error.into()))
+}
+
+/// What is read anew at each SIGHUP.
+#[derive(Debug)]
+pub(crate) struct Reloads(Signal);
+
+impl Reloads {
+    /// From here on no SIGHUP is missed.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn new() -> io::Result<Reloads> {
+        Ok(Reloads(signal(SignalKind::hangup())?))
+    }
+
+    /// Has it read anew, for ever. What is wrong is logged, and stays as it was.
+    pub(crate) async fn reload(&mut self, access: &Access) -> Infallible {
+        loop {
+            if self.0.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+            match access.reload() {
+                Ok(None) => {}
+                Ok(Some(tokens)) => tracing::info!(tokens, "-tokens was read anew"),
+                Err(error) => {
+                    let error = fault::chain(&error);
+                    tracing::error!(error, "the tokens stay as they were: their file is wrong");
+                }
+            }
+        }
     }
 }
 
@@ -211,8 +254,8 @@ fn told(program: &str, fault: &Fault) -> u8 {
     fault.exit_code
 }
 
-/// What asks a program to stop: SIGINT, SIGTERM or SIGQUIT. SIGHUP asks for nothing: there is no file
-/// to be opened anew, and a terminal that has gone is no reason to stop.
+/// What asks a program to stop: SIGINT, SIGTERM or SIGQUIT. SIGHUP asks a node to read its files anew
+/// ([`Reloads`]), and others for nothing: a terminal that has gone is no reason to stop.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,

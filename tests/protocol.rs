@@ -1,6 +1,8 @@
 //! Every protocol of the client port over real sockets, against a real node of one member.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+#[path = "protocol/access.rs"]
+mod access;
 #[path = "protocol/batches.rs"]
 mod batches;
 #[path = "protocol/console.rs"]
@@ -49,6 +51,11 @@ impl Node {
     }
 
     fn start() -> Node {
+        Node::start_with(&[], Stdio::null(), "")
+    }
+
+    /// With more flags, and what a client has to send first.
+    fn start_with(more: &[&str], stderr: Stdio, first: &str) -> Node {
         let directory = TempDir::new().unwrap();
         let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, raft, join] = free.map(|listener| listener.local_addr().unwrap().port());
@@ -57,10 +64,11 @@ impl Node {
             .args(["-id", "protocol", "-slots", "1000", "-value-size", "1500"])
             .args(["-port", &address(port), "-raft", &address(raft), "-hjoin", &address(join)])
             .args(["-key-prefixes", "key:"])
+            .args(more)
             .arg("-data")
             .arg(directory.path().join("data"))
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut banner = BufReader::new(process.stdout.take().unwrap());
@@ -70,17 +78,17 @@ impl Node {
             assert_ne!(banner.read_line(&mut line).unwrap(), 0, "the node ended at its start");
         }
         let node = Node { process, _banner: banner, port, _directory: directory };
-        node.wait_for_a_leader();
+        node.wait_for_a_leader(first);
         node
     }
 
-    fn wait_for_a_leader(&self) {
+    fn wait_for_a_leader(&self, first: &str) {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
                 let mut client = Client { stream };
-                client.send(b"SET 0 ready\r\nQUIT\r\n");
-                if client.rest().starts_with(b"+OK\r\n") {
+                client.send(format!("{first}SET 0 ready\r\nQUIT\r\n").as_bytes());
+                if !client.rest().contains(&b'-') {
                     return;
                 }
             }

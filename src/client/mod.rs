@@ -13,6 +13,7 @@ mod demo;
 mod health;
 mod original;
 mod table;
+mod token;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -223,6 +224,10 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Config { json, servers } => administration::config(*json, servers, out),
         Task::Status { .. } => unreachable!("it has an exit code of its own"),
         Task::Inspect { file } => inspect(file, out),
+        Task::Token { name, role, tokens, expires } => {
+            let secret = token::make(name, role, tokens, *expires)?;
+            print(out, format!("{secret}\n").as_bytes())
+        }
         Task::Bench(flags) => bench::run(flags, out),
         Task::Bundle(flags) => bundle::run(flags, out),
     }

@@ -15,8 +15,12 @@ pub enum FailureClass {
     TooLarge,
     /// The request is understood, and not served here.
     Refused,
+    /// The client is to present a token first.
+    NoToken,
     /// The client is not whom it says it is.
     Unauthenticated,
+    /// The client's token does not allow this.
+    Forbidden,
     /// The version of the protocol is not spoken here.
     ProtocolVersion,
     /// A transaction was given up before it was proposed.
@@ -39,11 +43,13 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, those first that a client meets first.
-    pub const ALL: [FailureClass; 13] = [
+    pub const ALL: [FailureClass; 15] = [
         FailureClass::Wrong,
         FailureClass::TooLarge,
         FailureClass::Refused,
+        FailureClass::NoToken,
         FailureClass::Unauthenticated,
+        FailureClass::Forbidden,
         FailureClass::ProtocolVersion,
         FailureClass::Aborted,
         FailureClass::Unavailable,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Address, ClusterFileError};
+use super::{Address, ClusterFileError, TokenFileError};
 
 /// A configuration that cannot be run. The program exits with code 2.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,16 @@ pub enum ConfigError {
         /// Where it would listen.
         address: Address,
     },
+    /// Tokens that whoever is on the way may read.
+    #[error(
+        "-port {address} is reachable from other machines, and -tokens alone does not protect it: \
+         without TLS the tokens cross the network in the clear, and whoever reads one may use it; \
+         use 127.0.0.1:{}, or add -insecure if the network is trusted", address.port
+    )]
+    ClearTokens {
+        /// Where it would listen.
+        address: Address,
+    },
     /// Listening on every address tells nobody which one to use.
     #[error(
         "-{flag} {address} listens on every address of this machine, but the other members must \
@@ -173,6 +183,24 @@ pub enum ConfigError {
         "-join and -cluster: a node whose file lists the members finds them there; leave -join out"
     )]
     JoinAndCluster,
+    /// A file of tokens that is none, or that others may use.
+    #[error("-tokens {}", path.display())]
+    Tokens {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenFileError,
+    },
+    /// A file cannot be written.
+    #[error("-{flag} {}: the file cannot be written", path.display())]
+    Unwritable {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
     /// The configuration file, or that of the members, cannot be read.
     #[error("-{flag} {}: the file cannot be read", path.display())]
     Unreadable {

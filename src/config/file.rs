@@ -30,7 +30,16 @@ pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
 /// The text of the file that a flag names.
 pub(super) fn read_text(flag: &'static str, path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { flag, path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    read_open(flag, path, File::open(path).map_err(unreadable)?)
+}
+
+/// The text of such a file that is open.
+pub(super) fn read_open(
+    flag: &'static str,
+    path: &Path,
+    file: File,
+) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { flag, path: path.to_owned(), source };
     let mut text = String::new();
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
     let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
@@ -68,6 +77,7 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         roll_mib: first.roll_mib.or(second.roll_mib),
         hrecov: first.hrecov.or(second.hrecov),
         throughput_folder: first.throughput_folder.or(second.throughput_folder),
+        tokens: first.tokens.or(second.tokens),
         log: first.log.or(second.log),
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod file;
 mod kind;
 mod shown;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub use diskstore_storage::identity::MachineKind;
 pub use error::ConfigError;
 use kind::ForeignFlag;
 pub use kind::{KindRow, kind_of, row};
+pub use tokens::{
+    ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, Token, TokenFileError, TokenHash, Tokens,
+    add_token,
+};
 
 /// One mebibyte.
 const MIB: u64 = 1 << 20;
@@ -123,6 +128,8 @@ pub struct Config {
     pub advertise_host: Option<String>,
     /// True if addresses beyond this machine are allowed.
     pub insecure: bool,
+    /// The file of tokens, without one of which no client is served.
+    pub tokens: Option<PathBuf>,
     /// Directory of the node's files.
     pub data_dir: PathBuf,
     /// Number of slots, if asked for.
@@ -198,6 +205,7 @@ impl Config {
             listed,
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
+            tokens: settings.tokens,
             data_dir: settings.data.unwrap_or_else(|| default_directory(kind).join(&id)),
             slot_count: optional(settings.slots, |n| number("slots", n, 1, SLOT_COUNT_MAX))?,
             // The one of the two that this program does not have was refused.
@@ -305,6 +313,9 @@ impl Config {
                 return Err(ConfigError::SamePort { first, second, port });
             }
             if !address.is_loopback() && !self.insecure {
+                if flag == "port" && self.tokens.is_some() {
+                    return Err(ConfigError::ClearTokens { address: address.clone() });
+                }
                 return Err(ConfigError::Exposed { flag, address: address.clone() });
             }
             let is_listed = flag == "raft" && !self.listed.is_empty();

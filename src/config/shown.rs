@@ -22,6 +22,7 @@ impl Config {
             listed,
             advertise_host,
             insecure,
+            tokens,
             data_dir,
             slot_count,
             value_bytes,
@@ -65,6 +66,7 @@ impl Config {
             ("key-prefixes", some(!key_prefixes.is_empty(), key_prefixes.join(","))),
             ("advertise", advertise_host.clone()),
             ("insecure", Some(insecure.to_string())),
+            ("tokens", path(tokens)),
             ("cpuprofile", path(cpu_profile)),
             ("memprofile", path(mem_profile)),
             ("logfolder", path(log_folder)),
@@ -112,7 +114,7 @@ mod tests {
         let line = "diskstore -id b -port 127.0.0.1:1 -raft 127.0.0.1:2 -join 127.0.0.1:3,h:4 -hjoin \
                     127.0.0.1:5 -data /d -slots 64 -value-size 32 -read lease -sync batch:5 \
                     -checkpoint-mib 70 -keep-mib 3 -memory-mib 20 -key-prefixes key:,u -advertise \
-                    localhost -insecure -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
+                    localhost -insecure -tokens s -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
                     127.0.0.1:6 -throughput-folder t -log warn";
         let config = Config::new(MachineKind::Slots, typed(line)).unwrap();
         let flags = config.flags();

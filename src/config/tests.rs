@@ -71,6 +71,7 @@ fn every_flag_arrives_in_the_configuration() {
         listed: Vec::new(),
         advertise_host: Some("h.example".to_owned()),
         insecure: false,
+        tokens: None,
         data_dir: PathBuf::from("/d"),
         slot_count: Some(7),
         value_bytes: Some(8),
@@ -199,6 +200,10 @@ fn an_address_beyond_this_machine_needs_leave() {
         assert!(text.starts_with(&format!("{flag} {value} is reachable")), "{text}");
         assert!(text.contains("use 127.0.0.1:1, or add -insecure"), "{text}");
         assert!(typed(&[flag, value, "-insecure", "-advertise", "db"]).is_ok());
+        let text = complaint(&[flag, value, "-tokens", "tokens.toml"]);
+        let reason =
+            if flag == "-port" { "cross the network in the clear" } else { "add -insecure" };
+        assert!(text.contains(reason), "{text}");
     }
     for loopback in ["127.0.0.2:1", "localhost:1", "[::1]:1", "1"] {
         assert!(typed(&["-port", loopback]).is_ok(), "{loopback}");

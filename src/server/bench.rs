@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::access::Access;
 use super::clients::Client;
 use super::detect::Protocol;
 use super::keys::Keys;
@@ -40,7 +41,12 @@ impl Served {
     /// A connection whose reads find `value`.
     pub fn new(value: Bytes) -> Served {
         let client = Arc::new(Client::new(1, SocketAddr::from(([127, 0, 0, 1], 5))));
-        let requester = Requester::new(client, ReadLevel::Linearizable, Protocol::Resp);
+        let requester = Requester::new(
+            client,
+            ReadLevel::Linearizable,
+            Protocol::Resp,
+            Arc::new(Access::free()),
+        );
         let keys = Arc::new(Keys::new(0, 1 << 20, &[]));
         Served { dialect: RespDialect::new(keys, MachineKind::Memory, requester), value }
     }

@@ -31,6 +31,8 @@ struct Shown {
     name: String,
     library: String,
     library_version: String,
+    /// The name of its token.
+    user: Option<String>,
     activity: Option<Activity>,
     /// When that was.
     active_at: Option<Instant>,
@@ -114,6 +116,11 @@ impl Client {
         of(Selector::Channel) + of(Selector::Pattern)
     }
 
+    /// Notes whose token it presented.
+    pub(crate) fn note_user(&self, user: Option<String>) {
+        self.shown.lock().user = user;
+    }
+
     /// Notes what the client did last.
     pub(crate) fn note_activity(&self, activity: Activity) {
         let mut shown = self.shown.lock();
@@ -122,7 +129,7 @@ impl Client {
 
     /// One line as CLIENT LIST has it: the fields of Redis that mean something here.
     pub(crate) fn line(&self) -> String {
-        let Shown { name, library, library_version, activity, active_at } =
+        let Shown { name, library, library_version, user, activity, active_at } =
             self.shown.lock().clone();
         let (id, address, age) = (self.id, self.address, self.since.elapsed().as_secs());
         let local = self.local_address.map_or_else(String::new, |local| local.to_string());
@@ -132,6 +139,7 @@ impl Client {
         let watch = activity.map_or(0, |activity| activity.watched);
         let command = activity.map_or("NULL", |activity| activity.command);
         let version = activity.map_or(2, |activity| activity.version);
+        let user = user.as_deref().unwrap_or("default");
         let of = |selector| self.subscriber().map_or(0, |subscriber| subscriber.count(selector));
         let (channels, patterns) = (of(Selector::Channel), of(Selector::Pattern));
         let flags = match (channels + patterns > 0, queued.is_some()) {
@@ -142,7 +150,7 @@ impl Client {
         };
         format!(
             "id={id} addr={address} laddr={local} name={name} age={age} idle={idle} flags={flags} \
-             db=0 sub={channels} psub={patterns} ssub=0 multi={multi} watch={watch} cmd={command} user=default \
+             db=0 sub={channels} psub={patterns} ssub=0 multi={multi} watch={watch} cmd={command} user={user} \
              resp={version} lib-name={library} lib-ver={library_version}\n"
         )
     }

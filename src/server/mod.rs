@@ -3,7 +3,7 @@
 //! Called by the node's program; calls the node. `session` has the one session loop and `detect`
 //! recognises the protocol. An *errand* is one request with the work that it asks of the node. The
 //! dialects, `resp` and `original`, turn bytes into errands and their results into bytes, and touch
-//! no socket. `turn` has the errands carried out on behalf of the connection's `requester`; `ask`
+//! no socket. `access` says who may do what. `turn` has the errands carried out on behalf of the connection's `requester`; `ask`
 //! answers questions about the node, each by a `value`; a `complaint` says why a request is not
 //! carried out.
 //!
@@ -12,6 +12,7 @@
 //!   their shares (`descriptors`). Beyond these, only questions about the node itself are served.
 //! - I2: a session that fails ends alone.
 
+mod access;
 mod ask;
 #[doc(hidden)]
 pub mod bench;
@@ -47,6 +48,7 @@ use tokio::time::{sleep, timeout};
 use crate::descriptors::{Place, Places, Shares};
 use crate::host::{Listener, Stream};
 use crate::node::Node;
+pub use access::Access;
 use clients::Clients;
 use keys::Keys;
 use late::{ADMINISTRATION_TIME_MAX, FULL, NotServed, STARTING, asks_about_the_node, first_word};
@@ -67,6 +69,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Server {
     node: Arc<Node>,
+    access: Arc<Access>,
     keys: Arc<Keys>,
     clients: Arc<Clients>,
     late: Places,
@@ -77,12 +80,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for `node`. Each of `key_prefixes` is dropped from the keys that begin with it.
-    pub fn new(node: Arc<Node>, key_prefixes: &[String]) -> Arc<Server> {
+    /// A server for `node`, whose clients may do what `access` says. Each of `key_prefixes` is dropped from the keys that begin with it.
+    pub fn new(node: Arc<Node>, key_prefixes: &[String], access: Arc<Access>) -> Arc<Server> {
         let limits = node.limits();
         let keys = Keys::new(limits.slot_count, limits.value_bytes_max, key_prefixes);
         Arc::new(Server {
             node,
+            access,
             keys: Arc::new(keys),
             clients: Arc::default(),
             late: Places::default(),

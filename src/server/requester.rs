@@ -12,15 +12,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use super::access::{
+    Access, ClientRole, Credentials, Denial, RequestKind, TokenHolder, WRONG_TOKEN_PAUSE,
+};
 use super::clients::Client;
+use super::complaint::Complaint;
 use super::counters::Operations;
 use super::detect::Protocol;
 use super::resp::Spec;
-use crate::command::{Command, CommandResult, Failure, Freshness, ReadLevel};
+use crate::command::{Command, CommandResult, Failure, FailureClass, Freshness, ReadLevel};
 use crate::metrics::Times;
 use crate::node::{FreshReplica, Node};
+
+/// What a client hears that has presented no token, in the words of Redis.
+const NO_TOKEN: &str = "Authentication required.";
+/// The same for HELLO.
+const NO_TOKEN_FOR_HELLO: &str = "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+     <user> <pass> option can be used to authenticate the client and select the RESP protocol \
+     version at the same time";
 
 /// One client as the node serves it.
 #[derive(Debug)]
@@ -32,13 +43,117 @@ pub(crate) struct Requester {
     protocol: Protocol,
     /// When the results of the last write were there, until that is asked.
     answered: Option<Instant>,
+    access: Arc<Access>,
+    /// Whose token it presented, if it has.
+    holder: Option<TokenHolder>,
+    /// What it may do, as of the last look.
+    granted: Option<ClientRole>,
+    /// Whether its answer is to wait, since it presented a wrong token.
+    is_held: bool,
 }
 
 impl Requester {
     /// A client that has asked nothing yet, of a node whose reads are of `level`.
-    pub(crate) fn new(client: Arc<Client>, level: ReadLevel, protocol: Protocol) -> Requester {
-        let (freshness, answered) = (Freshness::of(level), None);
-        Requester { client, level, freshness, protocol, answered }
+    pub(crate) fn new(
+        client: Arc<Client>,
+        level: ReadLevel,
+        protocol: Protocol,
+        access: Arc<Access>,
+    ) -> Requester {
+        Requester {
+            client,
+            level,
+            freshness: Freshness::of(level),
+            protocol,
+            answered: None,
+            granted: access.granted(None),
+            access,
+            holder: None,
+            is_held: false,
+        }
+    }
+
+    /// Looks anew at what the client may do: its token may have been removed, or have expired.
+    pub(crate) fn renew(&mut self) {
+        if let Some(holder) = &mut self.holder {
+            self.granted = self.access.granted(Some(holder));
+        }
+    }
+
+    /// Whether the client may do what is of this kind.
+    pub(crate) fn may(&self, kind: RequestKind) -> bool {
+        kind.needs() <= self.granted
+    }
+
+    /// What the client may do, as of the last look; `None`: only what needs no token.
+    pub(crate) fn granted(&self) -> Option<ClientRole> {
+        self.granted
+    }
+
+    /// The name of the client's token; `default` if it has none.
+    pub(crate) fn user(&self) -> &str {
+        self.holder.as_ref().map_or("default", TokenHolder::name)
+    }
+
+    /// Counts that the client may not do `what`; what it is told.
+    pub(crate) fn denied(&self, what: &str) -> Complaint {
+        let denial = if self.granted.is_none() { Denial::NoToken } else { Denial::Role };
+        self.access.count(denial, self.client.address());
+        if denial == Denial::NoToken {
+            return Complaint::new(FailureClass::NoToken, NO_TOKEN);
+        }
+        let user = self.user();
+        let text = format!("User {user} has no permissions to run the '{what}' command");
+        Complaint::new(FailureClass::Forbidden, text)
+    }
+
+    /// As [`Requester::denied`], of HELLO.
+    pub(crate) fn denied_hello(&self) -> Complaint {
+        Complaint { text: NO_TOKEN_FOR_HELLO.into(), ..self.denied("hello") }
+    }
+
+    /// Takes a token that the client presents. A wrong one leaves it what it may do already, and makes
+    /// its answer wait; where no tokens are needed, none is wrong.
+    ///
+    /// # Errors
+    /// It is wrong.
+    pub(crate) fn authenticate(&mut self, presented: Credentials<'_>) -> Result<(), Complaint> {
+        if !self.access.is_guarded() {
+            return Ok(());
+        }
+        match self.access.identify(presented) {
+            Ok(holder) => {
+                self.client.note_user(Some(holder.name().to_owned()));
+                self.holder = Some(holder);
+                self.renew();
+                Ok(())
+            }
+            Err(complaint) => {
+                self.access.count(Denial::WrongToken, self.client.address());
+                self.is_held = true;
+                Err(complaint)
+            }
+        }
+    }
+
+    /// Forgets the token that the client presented.
+    pub(crate) fn forget_token(&mut self) {
+        if self.holder.take().is_some() {
+            self.client.note_user(None);
+            self.granted = self.access.granted(None);
+        }
+    }
+
+    /// Whether a token is needed at all.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.access.is_guarded()
+    }
+
+    /// Waits, if the answer is to wait.
+    pub(crate) async fn wait_if_held(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            sleep(WRONG_TOKEN_PAUSE).await;
+        }
     }
 
     /// The connection as others see it.

@@ -41,6 +41,10 @@ use crate::messages::Ended;
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a client of the original hears from a node with `-tokens`.
+const NO_ROOM_FOR_A_TOKEN: &[u8] =
+    b"ERR this node asks for a token, which this protocol cannot carry: use RESP or HTTP\n";
+
 /// What follows a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
@@ -95,11 +99,18 @@ impl Session {
     async fn serve(mut self, protocol: Protocol) -> io::Result<()> {
         let keys = Arc::clone(&self.server.keys);
         let client = Arc::clone(self.entered.client());
-        let requester = Requester::new(client, self.server.node.read_level(), protocol);
+        let access = Arc::clone(&self.server.access);
+        let is_guarded = access.is_guarded();
+        let requester = Requester::new(client, self.server.node.read_level(), protocol, access);
         match protocol {
             Protocol::Resp => {
                 let machine = self.server.node.config().machine;
                 self.talk(Box::new(RespDialect::new(keys, machine, requester))).await
+            }
+            Protocol::Text | Protocol::Protobuf if is_guarded => {
+                tracing::debug!(peer = %self.peer, "refused: its protocol carries no token");
+                self.socket.append(NO_ROOM_FOR_A_TOKEN);
+                self.socket.finish().await
             }
             Protocol::Text => {
                 let dialect = OriginalDialect::text(self.peer.ip(), keys, requester);

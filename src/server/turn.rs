@@ -156,7 +156,9 @@ pub(crate) async fn turn<D: Dialect>(
     input: &mut BytesMut,
     out: &mut BytesMut,
 ) -> Flow {
+    dialect.requester().renew();
     let (mut errands, flow) = gather(dialect, input);
+    dialect.requester().wait_if_held().await;
     let is_for_leader = |errand: &Errand<_>| matches!(errand.destination, Destination::Datagram(_));
     if errands.iter().any(is_for_leader) && !server.node.is_leader() {
         errands.retain(|errand| !is_for_leader(errand)); // I2

@@ -14,7 +14,7 @@ use crate::command::{Body, Command, Freshness, ReadLevel, slot_key};
 use crate::config::{Config, MachineKind};
 use crate::host::{Clock, Host, LocalNet, Net, Threads};
 use crate::node::{self, Node, StartError};
-use crate::server::Server;
+use crate::server::{Access, Server};
 
 /// Nothing that must come takes longer.
 const LONG: Duration = Duration::from_mins(1);
@@ -104,7 +104,7 @@ async fn clients_reach_whole_nodes_through_pipes() {
         let node = start(&net, disk, nth).await;
         let address = node.config().client_address.to_string();
         let listener = Net::Local(net.clone()).listen(&address).await.unwrap();
-        let server = Server::new(node.clone(), &[]);
+        let server = Server::new(node.clone(), &[], Arc::new(Access::free()));
         servers.push(tokio::spawn(server.run(listener, stopping.clone())));
         nodes.push(node);
     }
@@ -126,7 +126,9 @@ async fn clients_are_told_the_time_of_the_host() {
     let node = start_on(&Host { clock, ..host(&net, &SimDisk::new(7)) }, 0).await.unwrap();
     let (stop, stopping) = watch::channel(false);
     let listener = node.host().net.listen("127.0.0.1:11000").await.unwrap();
-    let server = tokio::spawn(Server::new(node.clone(), &[]).run(listener, stopping));
+    let server = tokio::spawn(
+        Server::new(node.clone(), &[], Arc::new(Access::free())).run(listener, stopping),
+    );
     let mut stream = node.host().net.dial("127.0.0.1:11000").await.unwrap();
     stream
         .write_all(b"*1\r\n$4\r\nTIME\r\n*1\r\n$8\r\nLASTSAVE\r\n*1\r\n$4\r\nQUIT\r\n")

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Server;
+use super::access::RequestKind;
 use super::complaint::Complaint;
 use super::requester::Requester;
 use super::value::Value;
@@ -128,6 +129,39 @@ pub(crate) enum Question {
 }
 
 impl Question {
+    /// What it does, as far as rights go.
+    pub(crate) fn kind(&self) -> RequestKind {
+        match self {
+            Question::Order(_)
+            | Question::Checkpoint
+            | Question::Config
+            | Question::ClientList { .. } => RequestKind::Administer,
+            Question::RandomKey
+            | Question::Scan { .. }
+            | Question::Size
+            | Question::Listen { .. } => RequestKind::Read,
+            Question::ClientInfo
+            | Question::NoClients
+            | Question::ClusterInfo
+            | Question::ClusterMyId
+            | Question::ClusterNodes
+            | Question::ClusterShards
+            | Question::ClusterSlots
+            | Question::Hello { .. }
+            | Question::Info(_)
+            | Question::LastSave
+            | Question::Channels { .. }
+            | Question::Leave { .. }
+            | Question::PatternCount
+            | Question::SubscriberCounts(_)
+            | Question::Role
+            | Question::Status
+            | Question::Time
+            | Question::WaitAof { .. }
+            | Question::Wait { .. } => RequestKind::Look,
+        }
+    }
+
     /// The same as it stands in a transaction, which waits for nobody: WAIT tells how things are.
     pub(crate) fn at_once(self) -> Question {
         match self {

@@ -18,6 +18,7 @@ use super::{Route, Seat};
 use crate::command::{
     Action, Answer, Body, Command, CommandBuilder, Condition, Operation, Outcome, Reply,
 };
+use crate::server::access::RequestKind;
 use crate::server::keys::Keys;
 use crate::server::resp::lookup;
 
@@ -84,7 +85,8 @@ enum StepResult {
 
 /// The route of batches.
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route::new("/v1/batch", post(carry_out))]
+    // One that writes is asked for the role where it does.
+    vec![Route::new("/v1/batch", RequestKind::Read, post(carry_out))]
 }
 
 async fn carry_out(

@@ -28,14 +28,20 @@ use super::listing::{LIST_COUNT_MAX, list};
 use super::operations::fault;
 use super::problem::Problem;
 use super::{Route, Seat};
+use crate::server::access::RequestKind;
 use crate::server::keys::decimal;
 
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const PAGE: &str = include_str!("console/console.html");
 const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
 /// What the page says of itself where it may write: a client on this machine.
 static WRITING_PAGE: LazyLock<String> =
     LazyLock::new(|| PAGE.replace("data-writes=\"no\"", "data-writes=\"yes\""));
+/// What it says of itself where a token decides that: it asks for one.
+static GUARDED_PAGE: LazyLock<String> =
+    LazyLock::new(|| PAGE.replace("data-writes=\"no\"", "data-writes=\"token\""));
 /// I1
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -52,18 +58,25 @@ struct Found {
 /// The page, and what it asks for.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::new("/", get(page)),
-        Route::new("/console.css", get(async || part("text/css; charset=utf-8", STYLE))),
-        Route::new("/console.js", get(async || part("text/javascript; charset=utf-8", SCRIPT))),
-        Route::new("/v1/map", get(picture)),
-        Route::new("/v1/keys", get(keys)),
+        Route::new("/", RequestKind::Open, get(page)),
+        Route::new("/console.css", RequestKind::Open, get(async || part(CSS, STYLE))),
+        Route::new("/console.js", RequestKind::Open, get(async || part(JAVASCRIPT, SCRIPT))),
+        Route::new("/v1/map", RequestKind::Read, get(picture)),
+        Route::new("/v1/keys", RequestKind::Read, get(keys)),
     ]
 }
 
 async fn page(Extension(seat): Extension<Seat>) -> Response {
     let client = seat.requester.lock().await.client().address().ip();
     let may_write = client.to_canonical().is_loopback();
-    part("text/html; charset=utf-8", if may_write { &WRITING_PAGE } else { PAGE })
+    let page = if seat.server.access.is_guarded() {
+        &GUARDED_PAGE
+    } else if may_write {
+        &WRITING_PAGE
+    } else {
+        PAGE
+    };
+    part("text/html; charset=utf-8", page)
 }
 
 fn part(kind: &'static str, text: &'static str) -> Response {

@@ -6,11 +6,12 @@
 use std::net::IpAddr;
 
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::HEAD_BYTES_MAX;
-use super::problem::Problem;
+use super::problem::{Problem, status_of};
+use crate::command::FailureClass;
 
 /// Ends the connection behind a response.
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -76,6 +77,24 @@ fn check_site(method: &Method, headers: &HeaderMap, host: &str) -> Result<(), Pr
     let Some(origin) = one(headers, &ORIGIN)? else { return Ok(()) };
     let is_ours = origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
     if is_ours { Ok(()) } else { Err(forbidden("a page of another origin may not write here")) }
+}
+
+/// What a request presents in `Authorization`; nothing where that is not there.
+///
+/// # Errors
+/// It is there twice, or in another scheme than `Bearer`.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = one(headers, &AUTHORIZATION)? else { return Ok(None) };
+    // Source: RFC 6750, section 2.1, and RFC 9110, section 11.4: one space or more.
+    let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let token = token.map(|(_, token)| token.trim_start_matches(' '));
+    let is_one =
+        |token: &&str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let token = token.filter(is_one).ok_or_else(|| {
+        let (status, code) = status_of(FailureClass::NoToken);
+        Problem::new(status, code, "Authorization is Bearer and a token here")
+    })?;
+    Ok(Some(token))
 }
 
 /// Whether a host is an address or `localhost`, with or without a port.

@@ -22,6 +22,7 @@ use super::json::{JsonKind, base64, content_type, from_base64, json, take_json};
 use super::listing::{LIST_COUNT_MAX, list};
 use super::problem::Problem;
 use super::{BODY_BYTES_MAX, Route, Seat, take_body};
+use crate::server::access::RequestKind;
 
 /// Keys that are listed unless the client says how many.
 const LIST_COUNT: usize = 100;
@@ -48,12 +49,12 @@ struct KeyValue {
 /// The routes of konsen.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::new("/api/kv", get(get_json).post(set_json)),
-        Route::new("/api/keys", get(list_json)),
-        Route::new("/api/status", get(status)),
-        Route::new("/konsen", get(get_text).post(set_text)),
-        Route::new("/health", get(health)),
-        Route::new("/ready", get(ready)),
+        Route::of_values("/api/kv", get(get_json).post(set_json)),
+        Route::new("/api/keys", RequestKind::Read, get(list_json)),
+        Route::new("/api/status", RequestKind::Look, get(status)),
+        Route::of_values("/konsen", get(get_text).post(set_text)),
+        Route::new("/health", RequestKind::Look, get(health)),
+        Route::new("/ready", RequestKind::Look, get(ready)),
     ]
 }
 

@@ -23,6 +23,7 @@ use crate::command::FailureClass;
 use crate::descriptors::Shares;
 use crate::metrics::{Spread, Times};
 use crate::server::Server;
+use crate::server::access::{Denial, RequestKind};
 use crate::server::counters::Counts;
 use crate::server::detect::Protocol;
 use crate::server::process::{Process, open_count, open_count_max};
@@ -43,7 +44,7 @@ type Timed<'a> = (Vec<Label<'a>>, Spread);
 
 /// The route.
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route::new("/metrics", get(metrics))]
+    vec![Route::new("/metrics", RequestKind::Look, get(metrics))]
 }
 
 async fn metrics(Extension(seat): Extension<Seat>) -> Result<Response, Problem> {
@@ -74,6 +75,7 @@ struct Scrape {
     stages: Vec<(&'static str, Spread)>,
     syncs: Spread,
     failures: Vec<(FailureClass, u64)>,
+    denials: [Labelled<'static>; Denial::NAMED.len()],
     connections: u64,
     connections_max: u64,
     connections_ever: u64,
@@ -117,6 +119,7 @@ impl Scrape {
             ],
             syncs: stages.sync.spread(),
             failures: FailureClass::ALL.map(|class| (class, counters.failures(class))).into(),
+            denials: Denial::NAMED.map(|(denial, name)| (name, server.access.denials(denial))),
             connections: count(server.clients.count()),
             connections_max: count(Shares::now().clients),
             connections_ever: server.clients.count_ever(),
@@ -241,6 +244,8 @@ impl Scrape {
             self.failures.iter().map(|(class, count)| (status_of(*class).1, *count)).collect();
         let help = "Operations that were refused or failed after they were taken";
         page.counters("diskstore_operations_failed", help, "code", &failures)?;
+        let help = "Requests and tokens that were refused by -tokens";
+        page.counters("diskstore_access_denied", help, "reason", &self.denials)?;
         let commands = &self.counts.commands;
         let calls: Vec<_> = commands.iter().map(|count| (count.name, count.calls)).collect();
         page.counters("diskstore_commands", "Commands executed or queued", "command", &calls)?;

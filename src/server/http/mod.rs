@@ -12,7 +12,8 @@
 //! - I1: a refused request has changed nothing.
 //! - I2: the length of a body is known before a byte of it is kept, and bounded, alone and together with
 //!   all other bodies; and the body has to arrive within a bounded time.
-//! - I3: the response to a write tells the outcome of its log entry, which decides the condition
+//! - I3: a request whose client may not make it reaches no handler, and none of its body is read.
+//! - I4: the response to a write tells the outcome of its log entry, which decides the condition
 //!   too.
 
 mod asked;
@@ -42,6 +43,7 @@ use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use bytes::Bytes;
@@ -54,6 +56,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::access::RequestKind;
 use super::socket::UNTAKEN_TIME_MAX;
 use crate::command::Failure;
 pub(crate) use problem::Problem;
@@ -76,19 +79,54 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 static ROUTER: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| {
     let router = routes()
         .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.methods));
+        .fold(Router::new(), |router, route| router.route(route.path, route.guarded()));
     TowerToHyperService::new(router.fallback(async || Problem::no_such_path()))
 });
 
 /// A path, and who answers there.
+#[derive(Clone)]
 struct Route {
     path: &'static str,
+    /// What GET and HEAD do, as far as rights go.
+    asked: RequestKind,
+    /// What the other methods do.
+    done: RequestKind,
     methods: MethodRouter,
 }
 
 impl Route {
-    fn new(path: &'static str, methods: MethodRouter) -> Route {
-        Route { path, methods }
+    /// Where all requests are of one kind.
+    fn new(path: &'static str, kind: RequestKind, methods: MethodRouter) -> Route {
+        Route { path, asked: kind, done: kind, methods }
+    }
+
+    /// Where GET reads, and all other methods write.
+    fn of_values(path: &'static str, methods: MethodRouter) -> Route {
+        Route { path, asked: RequestKind::Read, done: RequestKind::Write, methods }
+    }
+
+    /// What a request of this method does.
+    fn kind(&self, method: &Method) -> RequestKind {
+        if matches!(*method, Method::GET | Method::HEAD) { self.asked } else { self.done }
+    }
+
+    /// The same for those alone who may do that (I3).
+    fn guarded(self) -> MethodRouter {
+        let methods = self.methods.clone();
+        methods.route_layer(from_fn(move |request: Request, next: Next| {
+            let kind = self.kind(request.method());
+            async move {
+                let seat = request.extensions().get::<Seat>();
+                // Behind `answer`, which puts it there.
+                let Some(seat) = seat.cloned() else {
+                    return Problem::fault("nobody asks").into_response();
+                };
+                match seat.check(kind).await {
+                    Ok(()) => next.run(request).await,
+                    Err(problem) => problem.into_response(),
+                }
+            }
+        }))
     }
 }
 
@@ -165,6 +203,9 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
     seat.unsent.wait_for_room().await;
     let method = request.method().clone();
     if let Err(problem) = entry::check(&request, seat.local) {
+        return closing(problem);
+    }
+    if let Err(problem) = seat.authenticate(request.headers()).await {
         return closing(problem);
     }
     let bodies = Arc::clone(&seat.server.bodies);

@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Route;
+use crate::server::access::RequestKind;
 
 const DESCRIPTION: &str = include_str!("openapi.json");
 
 /// The route of the description.
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route::new("/openapi.json", get(async || description()))]
+    vec![Route::new("/openapi.json", RequestKind::Open, get(async || description()))]
 }
 
 fn description() -> Response {
@@ -28,10 +29,11 @@ mod tests {
     use axum::Router;
     use axum::body::Body;
     use axum::extract::Request;
+    use axum::http::Method;
     use axum::http::header::ALLOW;
     use hyper::service::Service;
     use hyper_util::service::TowerToHyperService;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::super::routes;
     use super::DESCRIPTION;
@@ -62,6 +64,25 @@ mod tests {
             routed.insert(path, allowed.map(str::to_owned).collect());
         }
         assert_eq!(described(&description["paths"]), routed);
+    }
+
+    #[test]
+    fn each_operation_is_described_with_the_role_that_its_route_asks_for() {
+        let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        for route in routes() {
+            let item = &description["paths"][route.path.replace("{*", "{")];
+            for (method, operation) in item.as_object().unwrap() {
+                if method == "parameters" {
+                    continue;
+                }
+                let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
+                let expected = match route.kind(&method).needs() {
+                    None => json!([]),
+                    Some(role) => json!([{ "token": [role.name()] }, {}]),
+                };
+                assert_eq!(operation["security"], expected, "{method} {}", route.path);
+            }
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::asked::Asked;
 use super::json::json;
 use super::problem::Problem;
 use super::{Route, Seat};
+use crate::server::access::{ClientRole, RequestKind};
 use crate::server::keys::decimal;
 use crate::status::{CATCHING_UP, MemberStatus, Status};
 
@@ -50,16 +51,26 @@ struct Version {
     version: &'static str,
 }
 
+/// Whose token was presented; `default` and `admin` where none is needed.
+#[derive(Serialize)]
+struct WhoAmI {
+    name: String,
+    role: &'static str,
+}
+
 /// The routes of operations.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::new("/livez", get(async || text("ok\n"))),
-        Route::new("/readyz", get(readiness)),
-        Route::new("/status", get(status)),
-        Route::new("/nodes", get(nodes)),
-        Route::new("/version", get(version)),
-        Route::new("/debug/pprof/profile", get(cpu_profile)),
-        Route::new("/debug/pprof/heap", get(heap)),
+        // Who supervises a node has to know whether it lives, and can often present nothing.
+        Route::new("/livez", RequestKind::Open, get(async || text("ok\n"))),
+        Route::new("/readyz", RequestKind::Open, get(readiness)),
+        Route::new("/status", RequestKind::Look, get(status)),
+        Route::new("/nodes", RequestKind::Look, get(nodes)),
+        Route::new("/version", RequestKind::Look, get(version)),
+        Route::new("/v1/whoami", RequestKind::Look, get(who_am_i)),
+        // A profile takes time from all clients, and shows what is done for them.
+        Route::new("/debug/pprof/profile", RequestKind::Administer, get(cpu_profile)),
+        Route::new("/debug/pprof/heap", RequestKind::Administer, get(heap)),
     ]
 }
 
@@ -97,6 +108,12 @@ async fn nodes(Extension(seat): Extension<Seat>) -> Response {
 async fn version(Extension(seat): Extension<Seat>) -> Response {
     let program = seat.server.node.config().kind().program;
     fresh(json(StatusCode::OK, &Version { program, version: env!("CARGO_PKG_VERSION") }))
+}
+
+async fn who_am_i(Extension(seat): Extension<Seat>) -> Response {
+    let requester = seat.requester.lock().await;
+    let role = requester.granted().map_or("none", ClientRole::name);
+    fresh(json(StatusCode::OK, &WhoAmI { name: requester.user().to_owned(), role }))
 }
 
 /// Samples this process for a while. It ends early when the client leaves or the node stops.

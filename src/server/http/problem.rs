@@ -13,6 +13,9 @@ use super::json::json;
 use crate::command::{BuildError, Failure, FailureClass, Refusal};
 use crate::server::complaint::Complaint;
 
+/// The code of a token that does not count.
+const WRONG_TOKEN: &str = "unauthenticated";
+
 /// Why there is no other answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -98,7 +101,9 @@ pub(super) fn status_of(class: FailureClass) -> (StatusCode, &'static str) {
         FailureClass::Wrong => (StatusCode::BAD_REQUEST, "wrong"),
         FailureClass::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
         FailureClass::Refused => (StatusCode::NOT_IMPLEMENTED, "refused"),
-        FailureClass::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        FailureClass::NoToken => (StatusCode::UNAUTHORIZED, "no_token"),
+        FailureClass::Unauthenticated => (StatusCode::UNAUTHORIZED, WRONG_TOKEN),
+        FailureClass::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
         FailureClass::ProtocolVersion => {
             (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "protocol_version")
         }
@@ -143,6 +148,15 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let error = ErrorText { code: self.code, message: &self.message };
         let mut response = json(self.status, &ErrorBody { error });
+        if self.status == StatusCode::UNAUTHORIZED {
+            // Source: RFC 6750, section 3.
+            let challenge = if self.code == WRONG_TOKEN {
+                HeaderValue::from_static("Bearer realm=\"diskstore\", error=\"invalid_token\"")
+            } else {
+                HeaderValue::from_static("Bearer realm=\"diskstore\"")
+            };
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if self.passes() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

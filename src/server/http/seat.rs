@@ -6,20 +6,24 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderName;
+use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use super::asked::Pair;
+use super::entry::bearer;
 use super::problem::Problem;
 use super::wire::Unsent;
 use crate::command::{
-    Action, Answer, Body, Command, CommandBuilder, Condition, Failure, Operation, Outcome,
-    ReadLevel, Reply,
+    Action, Answer, Body, Command, CommandBuilder, Condition, Failure, FailureClass, Operation,
+    Outcome, ReadLevel, Reply,
 };
 use crate::server::Server;
+use crate::server::access::{Credentials, RequestKind, WRONG_TOKEN_PAUSE};
+use crate::server::complaint::Complaint;
 use crate::server::requester::Requester;
 use crate::server::resp::lookup;
 use crate::server::socket::Share;
@@ -62,8 +66,43 @@ impl Seat {
         Seat { server, requester, local, stopping: stopping.shared(), unsent }
     }
 
-    /// Proposes a command.
+    /// Takes the token that a request presents, and forgets that of the request before it. A wrong one is
+    /// answered late.
+    pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if !self.server.access.is_guarded() {
+            return Ok(());
+        }
+        let presented = {
+            let mut requester = self.requester.lock().await;
+            requester.forget_token();
+            let Some(token) = bearer(headers)? else { return Ok(()) };
+            requester.authenticate(Credentials { name: None, token: token.as_bytes() })
+        };
+        if presented.is_err() {
+            sleep(WRONG_TOKEN_PAUSE).await;
+        }
+        Ok(presented?)
+    }
+
+    /// Checks that the request's client may do what is of this kind.
+    pub(super) async fn check(&self, kind: RequestKind) -> Result<(), Problem> {
+        let requester = self.requester.lock().await;
+        if requester.may(kind) {
+            return Ok(());
+        }
+        let complaint = requester.denied("");
+        let text = match kind.needs().filter(|_| complaint.class == FailureClass::Forbidden) {
+            Some(role) => {
+                format!("the token of {} may not: this needs the role {role}", requester.user())
+            }
+            None => "a token is needed: Authorization: Bearer TOKEN".to_owned(),
+        };
+        Err(Complaint { text: text.into(), ..complaint }.into())
+    }
+
+    /// Proposes a command, if the client may write.
     pub(super) async fn write(&self, command: Command) -> Result<Reply, Problem> {
+        self.check(RequestKind::Write).await?;
         let mut requester = self.requester.lock().await;
         one(requester.write(&self.server.node, vec![command]).await)
     }

@@ -1,7 +1,7 @@
 //! Our own API of single keys: `/v1/slots/{n}` and `/v1/keys/{key}`; a body is a value.
 //!
 //! The ETag is the version. `If-Match` and `If-None-Match` of a write become the condition of its
-//! operation in the log (I3 of `mod.rs`).
+//! operation in the log (I4 of `mod.rs`).
 
 use axum::extract::{Extension, Request};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -28,7 +28,10 @@ const BODY_SPARE_BYTES: usize = 64 << 10;
 /// The routes of single keys.
 pub(super) fn routes() -> Vec<Route> {
     let of_key = || get(read).put(write).delete(delete);
-    vec![Route::new("/v1/slots/{slot}", of_key()), Route::new("/v1/keys/{*key}", of_key())]
+    vec![
+        Route::of_values("/v1/slots/{slot}", of_key()),
+        Route::of_values("/v1/keys/{*key}", of_key()),
+    ]
 }
 
 /// The key that a path names, as its client wrote it.

@@ -19,6 +19,7 @@ use super::problem::{Problem, status_of};
 use super::seat::first;
 use super::{Route, Seat};
 use crate::command::{Command, FailureClass};
+use crate::server::access::RequestKind;
 use crate::server::resp::lookup;
 
 const KEY: &str = "/key/";
@@ -34,10 +35,10 @@ struct Join {
 /// The routes of the web store.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::new("/key", get(no_key).post(set).delete(no_key)),
-        Route::new("/key/", get(no_key).delete(no_key)),
-        Route::new("/key/{key}", get(read).delete(delete)),
-        Route::new("/join", post(join)),
+        Route::of_values("/key", get(no_key).post(set).delete(no_key)),
+        Route::of_values("/key/", get(no_key).delete(no_key)),
+        Route::of_values("/key/{key}", get(read).delete(delete)),
+        Route::new("/join", RequestKind::Administer, post(join)),
     ]
 }
 

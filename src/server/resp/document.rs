@@ -8,6 +8,7 @@ use super::encode::code_of;
 use super::refused::REFUSED;
 use super::table::{Handler, Speakers, Spec, TABLE, Use};
 use crate::command::FailureClass;
+use crate::server::access::ClientRole;
 
 const PATH: &str = "docs/commands.md";
 
@@ -18,7 +19,8 @@ Written by the test `the_document_of_commands_is_what_the_table_says` from the t
 (`src/server/resp/commands/`); `UPDATE=1` before its command rewrites it.
 
 *Arguments* are counted with the name; `2+` means two or more. *Keys* are the positions of the keys among the arguments.
-*Programs* are those that answer the command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are
+*Role* is what the client's token has to have at least where the node runs with `-tokens`; `write` may do what `read` may, and `admin`
+everything. *Programs* are those that answer the command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are
 any bytes; `all` includes `logger`, which holds no keys. In a *transaction* (`MULTI`) a command is queued for `EXEC`, or is carried
 out at once; `but for` names a form of the command that is answered with an error there. Reads have the level of the node's
 `-read`, or are local after `READONLY`. A command that writes is one entry of the log.
@@ -31,8 +33,8 @@ const MESSAGES_HEAD: &str = "\
 `PUBLISH` is one entry of the log, and reaches the subscribers of all nodes. [messages.md](messages.md) tells what they may rely on.
 Its answer counts subscriptions at the node that answers, as in a cluster of Redis: those of other nodes get the message too, and are not counted.
 
-| command | arguments | keys | programs | in a transaction | does |
-| --- | --- | --- | --- | --- | --- |
+| command | arguments | keys | role | programs | in a transaction | does |
+| --- | --- | --- | --- | --- | --- | --- |
 ";
 
 const REFUSED_HEAD: &str = "
@@ -87,8 +89,9 @@ fn document() -> String {
         ("Commands about connections and nodes", Use::None),
     ];
     for (title, data) in groups {
-        let head = "| command | arguments | keys | programs | in a transaction | does |";
-        writeln!(text, "## {title}\n\n{head}\n| --- | --- | --- | --- | --- | --- |").unwrap();
+        let head = "| command | arguments | keys | role | programs | in a transaction | does |";
+        writeln!(text, "## {title}\n\n{head}\n| --- | --- | --- | --- | --- | --- | --- |")
+            .unwrap();
         let is_in = |spec: &&Spec| !spec.is_about_messages() && use_of(spec) == data;
         for spec in TABLE.iter().filter(is_in) {
             write_row(&mut text, spec);
@@ -128,6 +131,7 @@ fn write_row(text: &mut String, spec: &Spec) {
         (first, _, 1) => format!("{first} to the last"),
         (first, _, step) => format!("{first} to the last, every {step}nd"),
     };
+    let role = spec.kind.needs().map_or("none", ClientRole::name);
     let programs = match spec.speakers {
         Speakers::Stores => "stores",
         Speakers::All => "all",
@@ -136,14 +140,15 @@ fn write_row(text: &mut String, spec: &Spec) {
         (Handler::AtOnce(_), _) => "at once".to_owned(),
         (_, None) => "queued".to_owned(),
         (_, Some(forbidden)) => {
-            let example = forbidden(&[b"reply"]).unwrap();
+            let example = [&b"reply"[..], b"auth"].iter().find_map(|word| forbidden(&[word]));
+            let example = example.unwrap();
             format!("queued, but for `{example}`")
         }
     };
     let (name, summary) = (spec.name.to_ascii_uppercase(), spec.summary);
     writeln!(
         text,
-        "| `{name}` | {arguments}{more} | {keys} | {programs} | {in_transaction} | {summary} |"
+        "| `{name}` | {arguments}{more} | {keys} | {role} | {programs} | {in_transaction} | {summary} |"
     )
     .unwrap();
 }
@@ -156,7 +161,14 @@ fn meaning(class: FailureClass) -> (&'static str, &'static str) {
             ("the request, its value or its reply is longer than its limit", "no, ask for less")
         }
         FailureClass::Refused => ("understood, and not served here; the reason follows", "no"),
-        FailureClass::Unauthenticated => ("the user is not known", "no"),
+        FailureClass::NoToken => (
+            "the node runs with `-tokens`, and the connection has presented no token that counts",
+            "yes, behind `AUTH`",
+        ),
+        FailureClass::Unauthenticated => {
+            ("what was presented is no token, has expired, or is not that of this name", "no")
+        }
+        FailureClass::Forbidden => ("the token's role does not allow it", "with another token"),
         FailureClass::ProtocolVersion => {
             ("the node does not speak this version of RESP", "yes, in another version")
         }

@@ -38,7 +38,9 @@ pub(crate) fn code_of(class: FailureClass) -> &'static str {
         | FailureClass::TooLarge
         | FailureClass::Refused
         | FailureClass::Fault => "ERR",
+        FailureClass::NoToken => "NOAUTH",
         FailureClass::Unauthenticated => "WRONGPASS",
+        FailureClass::Forbidden => "NOPERM",
         FailureClass::ProtocolVersion => "NOPROTO",
         FailureClass::Aborted => "EXECABORT",
         FailureClass::Unavailable => "CLUSTERDOWN",

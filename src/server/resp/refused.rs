@@ -164,7 +164,6 @@ pub(super) const REFUSED: &[(&str, &[&str])] = &[
             "BGSAVE",
             "BGREWRITEAOF",
             "DEBUG",
-            "ACL",
             "PSYNC",
             "SYNC",
             "REPLCONF",

@@ -15,6 +15,7 @@ use super::draft::Draft;
 use super::form::Form;
 use crate::command::{OPERATION_COUNT_MAX, Refusal};
 use crate::config::{MachineKind, row};
+use crate::server::access::RequestKind;
 use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
 
@@ -102,6 +103,10 @@ pub(crate) struct Spec {
     pub(crate) arity: i8,
     /// What it does to data.
     pub(crate) data: Use,
+    /// What it does, as far as rights go; a sub-command may need more ([`Question::kind`]).
+    ///
+    /// [`Question::kind`]: crate::server::ask::Question::kind
+    pub(crate) kind: RequestKind,
     /// Where COMMAND says that its keys are.
     pub(crate) keys: KeyPlaces,
     /// Whether its one key stands behind the name of a sub-command, of which COMMAND says nothing.
@@ -126,6 +131,7 @@ impl Spec {
             name,
             arity,
             data: Use::None,
+            kind: RequestKind::Look,
             keys: NO_KEY,
             is_keyed_behind_subcommand: false,
             categories: CONNECTION,
@@ -145,7 +151,8 @@ impl Spec {
         summary: &'static str,
     ) -> Spec {
         let spec = Spec::new(name, arity, Handler::Data(add), summary).of(STRING_READ);
-        Spec { data: Use::Read, keys: ONE, speakers: Speakers::Stores, ..spec }
+        let kind = RequestKind::Read;
+        Spec { data: Use::Read, kind, keys: ONE, speakers: Speakers::Stores, ..spec }
     }
 
     /// A command that writes the key that is its first argument.
@@ -156,7 +163,8 @@ impl Spec {
         summary: &'static str,
     ) -> Spec {
         let spec = Spec::new(name, arity, Handler::Data(add), summary).of(STRING_WRITE);
-        Spec { data: Use::Write, keys: ONE, speakers: Speakers::Stores, ..spec }
+        let kind = RequestKind::Write;
+        Spec { data: Use::Write, kind, keys: ONE, speakers: Speakers::Stores, ..spec }
     }
 
     /// A command that sends a message.
@@ -167,7 +175,7 @@ impl Spec {
         summary: &'static str,
     ) -> Spec {
         let spec = Spec::new(name, arity, Handler::Data(add), summary).of(&["@pubsub", "@fast"]);
-        Spec { data: Use::Write, speakers: Speakers::Stores, ..spec }
+        Spec { data: Use::Write, kind: RequestKind::Write, speakers: Speakers::Stores, ..spec }
     }
 
     /// A command about the connection or the node.
@@ -198,6 +206,11 @@ impl Spec {
     /// About data whose one key stands behind the name of a sub-command.
     pub(super) const fn keyed_behind_subcommand(self) -> Spec {
         Spec { data: Use::None, keys: NO_KEY, is_keyed_behind_subcommand: true, ..self }
+    }
+
+    /// Of another kind, as far as rights go.
+    pub(super) const fn kind(self, kind: RequestKind) -> Spec {
+        Spec { kind, ..self }
     }
 
     /// In other categories.
@@ -332,6 +345,8 @@ const fn assert_whole(row: &Spec) {
     }
     assert!(!row.summary.is_empty(), "a command says what it does");
     assert!(row.arity != 0, "the name is an argument");
+    let writes = matches!(row.data, Use::Write);
+    assert!(writes == matches!(row.kind, RequestKind::Write), "who writes needs the role for it");
     assert!(row.arity.unsigned_abs() as i16 > row.keys.first as i16, "the first key is there");
     let is_keyed = row.keys.first > 0 || row.is_keyed_behind_subcommand || is_about_messages(row);
     assert!(is_keyed || !matches!(row.handler, Handler::Data(_)), "data is found by keys");

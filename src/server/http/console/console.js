@@ -9,7 +9,12 @@ const MAP_SLOTS = 1 << 20;
 const KEYS_SHOWN = 200;
 
 const $ = (id) => document.getElementById(id);
-const mayWrite = document.body.dataset.writes === "yes";
+// Whether this page may write: yes, no, or as the token says that is entered here. It is kept until the
+// tab is closed, for this node alone, and goes into the header of requests, never into an address.
+const writes = document.body.dataset.writes;
+const TOKEN = "diskstore-token";
+let token = writes === "token" ? sessionStorage.getItem(TOKEN) : null;
+let mayWrite = writes === "yes";
 const samples = [];
 let status = null;
 let map = { from: 0, states: new Uint8Array(0), side: 1, cursor: 0 };
@@ -22,7 +27,9 @@ function element(name, text, parts = []) {
 }
 
 async function ask(path, more = {}) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000), ...more });
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000), headers, ...more });
+  if (response.status === 401 && token) forgetToken("this token counts no longer, or never did");
   return response;
 }
 
@@ -34,6 +41,42 @@ async function complaint(response) {
     return `${response.status} ${response.statusText}`;
   }
 }
+
+function showRights(words) {
+  $("token-form").hidden = writes !== "token" || token !== null;
+  $("token-known").hidden = token === null;
+  $("token-words").textContent = words;
+  $("read-only").hidden = mayWrite;
+  $("read-only").textContent = writes === "token"
+    ? "Read-only: the token of this page does not allow writes."
+    : "Read-only: this page writes only where it is opened on the node's own machine.";
+  for (const option of document.querySelectorAll("option.writes")) option.disabled = !mayWrite;
+}
+
+function forgetToken(words) {
+  sessionStorage.removeItem(TOKEN);
+  token = null;
+  mayWrite = false;
+  showRights(words);
+}
+
+async function lookAtRights() {
+  const response = await ask("/v1/whoami");
+  if (!response.ok) return;
+  const { name, role } = await response.json();
+  mayWrite = role === "write" || role === "admin";
+  $("token-of").textContent = `${name}, role ${role}`;
+  showRights("");
+}
+
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value.trim();
+  $("token").value = "";
+  sessionStorage.setItem(TOKEN, token);
+  look();
+});
+$("token-forget").addEventListener("click", () => { forgetToken(""); look(); });
 
 // Numbers for people.
 const count = (number) => number.toLocaleString("en-US", { maximumFractionDigits: number < 10 ? 1 : 0 });
@@ -376,8 +419,10 @@ function showCommands() {
   const value = verb === "set" ? ` ${quoted(text)}` : "";
   const curl = { get: "", set: ` -X PUT --data-binary ${quoted(text)}`, delete: " -X DELETE" }[verb];
   $("text-label").hidden = verb !== "set";
-  $("as-redis").textContent = `redis-cli -h ${host} -p ${port} ${verb === "delete" ? "del" : verb} ${quoted(key)}${value}`;
-  $("as-curl").textContent = `curl -i${curl} ${quoted(url)}`;
+  const [auth, bearer] = writes === "token"
+    ? ['REDISCLI_AUTH="$DISKSTORE_TOKEN" ', ' -H "Authorization: Bearer $DISKSTORE_TOKEN"'] : ["", ""];
+  $("as-redis").textContent = `${auth}redis-cli -h ${host} -p ${port} ${verb === "delete" ? "del" : verb} ${quoted(key)}${value}`;
+  $("as-curl").textContent = `curl -i${bearer}${curl} ${quoted(url)}`;
   $("as-diskstore").textContent = `diskstore ${verb} -addr ${host}:${port} ${quoted(key)}${value}`;
 }
 async function send() {
@@ -399,6 +444,12 @@ $("try-form").addEventListener("submit", (event) => {
 
 async function look() {
   try {
+    if (token) await lookAtRights();
+    if (writes === "token" && !token) {
+      $("health").textContent = "this node asks for a token";
+      $("health").className = "";
+      return;
+    }
     const response = await ask("/status");
     if (!response.ok) throw new Error(await complaint(response));
     status = await response.json();
@@ -424,8 +475,7 @@ async function keepLooking() {
   }
 }
 
-$("read-only").hidden = mayWrite;
-for (const option of document.querySelectorAll("option.writes")) option.disabled = !mayWrite;
+showRights("");
 window.addEventListener("resize", drawCharts);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCharts(); drawMap(); });
 showCommands();

@@ -5,6 +5,7 @@ use super::super::encode::Version;
 use super::super::table::Spec;
 use super::{exactly, integer};
 use crate::command::FailureClass;
+use crate::server::access::{Credentials, RequestKind, WRONG_CREDENTIALS};
 use crate::server::ask::Question;
 use crate::server::complaint::Complaint;
 use crate::server::keys::decimal;
@@ -15,15 +16,16 @@ const CLIENT_TEXT_BYTES_MAX: usize = 256;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
-    Spec::other("auth", -2, auth, "Authenticates; no password is configured."),
-    Spec::other("client", -2, client, "Names and lists connections.").forbidding(client_reply),
+    Spec::other("acl", -2, acl, "Answers the name of the token that was presented (WHOAMI)."),
+    Spec::at_once("auth", -2, auth, "Presents a token, with its name or without.").kind(RequestKind::Open),
+    Spec::other("client", -2, client, "Names connections, and lists them (role `admin`).").forbidding(client_reply),
     Spec::other("echo", 2, echo, "Answers its argument."),
-    Spec::other("hello", -1, hello, "Agrees on the version of the protocol.").forbidding(hello_version),
+    Spec::other("hello", -1, hello, "Agrees on the version of the protocol; presents a token.").kind(RequestKind::Open).forbidding(hello_version),
     Spec::other("ping", -1, ping, "Answers PONG, or its argument."),
-    Spec::at_once("quit", -1, quit, "Closes the connection."),
+    Spec::at_once("quit", -1, quit, "Closes the connection.").kind(RequestKind::Open),
     Spec::other("readonly", 1, read_only, "Reads this replica from now on."),
     Spec::other("readwrite", 1, read_write, "Reads as the node is set to again."),
-    Spec::at_once("reset", 1, reset, "Puts the connection back to its beginning."),
+    Spec::at_once("reset", 1, reset, "Puts the connection back to its beginning.").kind(RequestKind::Open),
     Spec::other("select", 2, select, "Selects database 0, the only one."),
 ];
 
@@ -59,10 +61,21 @@ fn select(_: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     Err(Complaint::wrong("DB index is out of range"))
 }
 
-/// `AUTH [user] password`
-fn auth(_: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
-    authenticate(arguments)?;
+/// `AUTH [name] token`
+fn auth(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+    authenticate(connection, arguments)?;
     ANSWERED
+}
+
+/// `ACL WHOAMI`; all else that Redis has there is done in the file of `-tokens`.
+fn acl(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+    match arguments {
+        [sub] if sub.eq_ignore_ascii_case(b"whoami") => {
+            Ok(Step::Answer(Value::word(connection.requester().user())))
+        }
+        [sub, ..] if sub.eq_ignore_ascii_case(b"whoami") => Err(Complaint::arity("acl|whoami")),
+        _ => Err(Complaint::refused("ACL", "who may do what is in the file of -tokens")),
+    }
 }
 
 /// `READONLY`
@@ -203,6 +216,9 @@ fn client_list(filter: &[&[u8]]) -> Result<Question, Complaint> {
 fn hello(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let asked = |version: Version| Ok(Step::Ask(Question::Hello { version: version.number() }));
     let Some((version, mut options)) = arguments.split_first() else {
+        if !connection.requester().may(RequestKind::Look) {
+            return Err(connection.requester().denied_hello());
+        }
         return asked(connection.version);
     };
     let version = match super::parse_integer(version) {
@@ -217,11 +233,11 @@ fn hello(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Compl
             return Err(Complaint::wrong(text));
         }
     };
-    let mut name = None;
+    let (mut name, mut credentials) = (None, None);
     while let [option, rest @ ..] = options {
         options = match (option.to_ascii_uppercase().as_slice(), rest) {
             (b"AUTH", [user, password, rest @ ..]) => {
-                authenticate(&[user, password])?;
+                credentials = Some([*user, *password]);
                 rest
             }
             (b"SETNAME", [text, rest @ ..]) => {
@@ -231,6 +247,12 @@ fn hello(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Compl
             _ => return Err(Complaint::wrong("Syntax error in HELLO option")),
         };
     }
+    if let Some(credentials) = credentials {
+        authenticate(connection, &credentials)?;
+    }
+    if !connection.requester().may(RequestKind::Look) {
+        return Err(connection.requester().denied_hello());
+    }
     if let Some(name) = name {
         connection.client().rename(name);
     }
@@ -238,20 +260,34 @@ fn hello(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Compl
     asked(version)
 }
 
-/// There is no password: the default user is let in with any, as by Redis.
-fn authenticate(credentials: &[&[u8]]) -> Result<(), Complaint> {
+/// Where no tokens are needed, the default user is let in with any password, as by Redis.
+fn authenticate(connection: &mut Connection, credentials: &[&[u8]]) -> Result<(), Complaint> {
+    let is_guarded = connection.requester().is_guarded();
     match credentials {
-        [_] => Err(Complaint::wrong(
+        [_] if !is_guarded => Err(Complaint::wrong(
             "AUTH <password> called without any password configured for the default user. \
              Are you sure your configuration is correct?",
         )),
-        [b"default", _] => Ok(()),
-        [_, _] => {
-            let text = "invalid username-password pair or user is disabled.";
-            Err(Complaint::new(FailureClass::Unauthenticated, text))
+        [b"default", _] if !is_guarded => Ok(()),
+        [_, _] if !is_guarded => {
+            Err(Complaint::new(FailureClass::Unauthenticated, WRONG_CREDENTIALS))
         }
+        [token] => present(connection, Credentials { name: None, token }),
+        [name, token] => present(connection, Credentials { name: Some(name), token }),
         _ => Err(Complaint::SYNTAX),
     }
+}
+
+/// Presents a token; a wrong one is answered alone and late, so that nobody tries many at once.
+pub(super) fn present(
+    connection: &mut Connection,
+    credentials: Credentials<'_>,
+) -> Result<(), Complaint> {
+    let presented = connection.requester().authenticate(credentials);
+    if presented.is_err() {
+        connection.effect = Effect::Held;
+    }
+    presented
 }
 
 /// A word that a client says of itself: printable, without spaces, and short.

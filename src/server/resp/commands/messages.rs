@@ -10,6 +10,7 @@ use super::super::form::Form;
 use super::super::table::{MESSAGES, Spec};
 use super::exactly;
 use crate::messages::Selector;
+use crate::server::access::RequestKind;
 use crate::server::ask::Question;
 use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
@@ -17,10 +18,10 @@ use crate::server::keys::Keys;
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
     Spec::publishes("publish", 3, publish, "Sends a message to all subscribers of a channel, on all nodes."),
-    Spec::other("psubscribe", -2, p_subscribe, "Listens to channels whose names match patterns.").of(MESSAGES).by_stores().forbidding(p_subscribe_queued),
+    Spec::other("psubscribe", -2, p_subscribe, "Listens to channels whose names match patterns.").of(MESSAGES).kind(RequestKind::Read).by_stores().forbidding(p_subscribe_queued),
     Spec::other("pubsub", -2, pub_sub, "Tells of the channels that this node's clients listen to.").of(MESSAGES).by_stores(),
     Spec::other("punsubscribe", -1, p_unsubscribe, "Ends subscriptions to patterns.").of(MESSAGES).by_stores().forbidding(p_unsubscribe_queued),
-    Spec::other("subscribe", -2, subscribe, "Listens to channels.").of(MESSAGES).by_stores().forbidding(subscribe_queued),
+    Spec::other("subscribe", -2, subscribe, "Listens to channels.").of(MESSAGES).kind(RequestKind::Read).by_stores().forbidding(subscribe_queued),
     Spec::other("unsubscribe", -1, unsubscribe, "Ends subscriptions to channels.").of(MESSAGES).by_stores().forbidding(unsubscribe_queued),
 ];
 

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::super::connection::{Connection, Step};
 use super::super::table::{ADMIN, KEYSPACE_LISTING, KEYSPACE_READ, SLOW, Spec, TELLING};
+use super::connection::present;
 use super::{exactly, integer};
-
+use crate::server::access::{Credentials, RequestKind};
 use crate::server::ask::{Order, Question};
 use crate::server::complaint::Complaint;
 use crate::server::hash_slot;
@@ -24,13 +25,13 @@ const WAIT_MS_MAX: u64 = 3_600_000;
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
     Spec::other("cluster", -2, cluster, "Describes the members.").of(SLOW),
-    Spec::other("dbsize", 1, db_size, "Counts the keys that hold a value.").of(KEYSPACE_READ).by_stores(),
-    Spec::other("diskstore", -2, diskstore, "Answers this node's status and flags; changes members, and who leads; writes a checkpoint.").of(ADMIN),
+    Spec::other("dbsize", 1, db_size, "Counts the keys that hold a value.").of(KEYSPACE_READ).kind(RequestKind::Read).by_stores(),
+    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); tells its flags, changes members and who leads, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_auth),
     Spec::other("info", -1, info, "Describes this node.").of(TELLING),
     Spec::other("lastsave", 1, last_save, "Answers when a checkpoint was last written.").of(ADMIN),
-    Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).by_stores(),
+    Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).kind(RequestKind::Read).by_stores(),
     Spec::other("role", 1, role, "Answers the role of this node.").of(TELLING),
-    Spec::other("scan", -2, scan, "Lists keys that hold a value, step by step.").of(KEYSPACE_LISTING).by_stores(),
+    Spec::other("scan", -2, scan, "Lists keys that hold a value, step by step.").of(KEYSPACE_LISTING).kind(RequestKind::Read).by_stores(),
     Spec::other("time", 1, time, "Answers the time of this node.").of(SLOW),
     Spec::other("wait", 3, wait, "Waits until other members hold the last write durably.").of(SLOW),
     Spec::other("waitaof", 4, wait_aof, "Waits as WAIT does, for this node's disk too.").of(SLOW),
@@ -68,12 +69,18 @@ fn info(_: &mut Connection, sections: &[&[u8]]) -> Result<Step, Complaint> {
 }
 
 /// `DISKSTORE STATUS | CONFIG | CHECKPOINT | REMOVE m | PROMOTE m | DEMOTE m | REPLACE old new | LEAD
-/// [m]`
-fn diskstore(_: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
+/// [m]`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
+/// serves those who begin with the name of this command.
+fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let (sub, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
     let name = |who: &[u8]| String::from_utf8_lossy(who).into_owned();
     let order = |order| Ok(Step::Ask(Question::Order(order)));
     match (sub.to_ascii_uppercase().as_slice(), rest) {
+        (b"AUTH", [token]) => {
+            present(connection, Credentials { name: None, token })?;
+            Ok(Step::Answer(Value::OK))
+        }
+        (b"AUTH", _) => Err(Complaint::arity("diskstore|auth")),
         (b"STATUS", []) => Ok(Step::Ask(Question::Status)),
         (b"CONFIG", []) => Ok(Step::Ask(Question::Config)),
         (b"CHECKPOINT", []) => Ok(Step::Ask(Question::Checkpoint)),
@@ -93,6 +100,11 @@ fn diskstore(_: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint>
         (b"LEAD", _) => Err(Complaint::arity("diskstore|lead")),
         _ => Err(Complaint::subcommand("DISKSTORE", sub)),
     }
+}
+
+fn diskstore_auth(arguments: &[&[u8]]) -> Option<&'static str> {
+    let is_auth = arguments.first().is_some_and(|sub| sub.eq_ignore_ascii_case(b"auth"));
+    is_auth.then_some("DISKSTORE AUTH")
 }
 
 /// `CLUSTER INFO | MYID | NODES | SHARDS | SLOTS | KEYSLOT key`

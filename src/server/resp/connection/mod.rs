@@ -24,7 +24,7 @@ use super::draft::Draft;
 use super::encode::{Encoder, Version};
 use super::form::{Form, Item, Kind, Transaction};
 use super::refused;
-use super::table::{Handler, Spec, lookup};
+use super::table::{Handler, Run, Spec, lookup};
 use crate::command::Command;
 use crate::config::MachineKind;
 use crate::messages::{Delivery, Subscriber};
@@ -89,6 +89,8 @@ pub(crate) enum Effect {
     Sees(Positions),
     /// Whether it reads this replica.
     LocalReads(bool),
+    /// It presented a wrong token, and waits for the answer.
+    Held,
 }
 
 /// A step with what its reply needs.
@@ -256,6 +258,9 @@ impl Connection {
             return Err(not_served(arguments));
         };
         spec.check(arguments.len())?;
+        if !self.requester.may(spec.kind) {
+            return Err(self.requester.denied(spec.name));
+        }
         spec.check_speaker(self.machine)?;
         if self.only_listens() && !MAY_LISTENERS_ASK.contains(&spec.name) {
             return Err(only_listens(spec, rest));
@@ -263,10 +268,10 @@ impl Connection {
         match (spec.handler, self.queue.take()) {
             (Handler::AtOnce(run), queue) => {
                 self.queue = queue;
-                run(self, rest)
+                self.permitted(run, spec, rest)
             }
             (_, Some(queue)) => self.enqueue(queue, spec, request),
-            (Handler::Other(run), None) => run(self, rest),
+            (Handler::Other(run), None) => self.permitted(run, spec, rest),
             (Handler::Data(add), None) => {
                 let mut draft = Draft::new(None);
                 let form = draft.add(add, rest, &self.keys)?;
@@ -279,6 +284,19 @@ impl Connection {
                 }
                 Ok(Step::Execute { command, form, kind })
             }
+        }
+    }
+
+    /// What a request about the connection or the node comes to, if it may ask that: a sub-command may
+    /// need more than its command.
+    fn permitted(&mut self, run: Run, spec: &Spec, rest: &[&[u8]]) -> Result<Step, Complaint> {
+        let step = run(self, rest)?;
+        match &step {
+            Step::Ask(question) if !self.requester.may(question.kind()) => {
+                let sub = String::from_utf8_lossy(rest.first().copied().unwrap_or_default());
+                Err(self.requester.denied(&format!("{}|{}", spec.name, sub.to_ascii_lowercase())))
+            }
+            _ => Ok(step),
         }
     }
 
@@ -299,6 +317,7 @@ impl Connection {
             subscriber.leave_all();
         }
         self.requester.read_locally(false);
+        self.requester.forget_token();
         self.client().rename(String::new());
         self.version = Version::default();
         self.replies = Replies::On;

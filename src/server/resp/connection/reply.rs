@@ -66,7 +66,7 @@ impl Connection {
             (Effect::LocalReads(local_reads), _) => self.requester.read_locally(*local_reads),
             (Effect::Watch, Some(result)) => self.watch.granted(result),
             (Effect::Sees(positions), Some(result)) => self.watch.saw(positions, result),
-            (Effect::Nothing | Effect::Watch | Effect::Sees(_), _) => {}
+            (Effect::Nothing | Effect::Watch | Effect::Sees(_) | Effect::Held, _) => {}
         }
     }
 
@@ -79,7 +79,7 @@ impl Connection {
             return Err(Complaint::wrong(format!("{what} inside MULTI is not allowed")));
         }
         match spec.handler {
-            Handler::Other(run) => run(self, rest),
+            Handler::Other(run) => self.permitted(run, spec, rest),
             Handler::Data(_) | Handler::AtOnce(_) => {
                 Err(Complaint::wrong("a request inside of a transaction cannot do this"))
             }

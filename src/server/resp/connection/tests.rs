@@ -9,12 +9,14 @@ use super::*;
 use crate::command::{
     Body, CommandResult, Failure, OPERATION_COUNT_MAX, Outcome, ReadLevel, Reply,
 };
+use crate::server::access::Access;
 use crate::server::detect::Protocol;
 
 fn connection_to(machine: MachineKind, value_bytes_max: u32) -> Connection {
     let address = SocketAddr::from(([127, 0, 0, 1], 5));
     let client = Arc::new(Client::new(3, address));
-    let requester = Requester::new(client, ReadLevel::Linearizable, Protocol::Resp);
+    let requester =
+        Requester::new(client, ReadLevel::Linearizable, Protocol::Resp, Arc::new(Access::free()));
     Connection::new(Arc::new(Keys::new(100, value_bytes_max, &[])), machine, requester)
 }
 

@@ -16,6 +16,7 @@ use super::super::table::{Handler, Spec};
 use super::watch::{WIDER, Watch};
 use super::{Connection, Effect, Step};
 use crate::command::{Command, OPERATION_COUNT_MAX};
+use crate::server::access::ClientRole;
 use crate::server::complaint::Complaint;
 use crate::server::keys::Keys;
 use crate::server::value::Value;
@@ -28,6 +29,8 @@ pub(super) struct Queue {
     /// Bytes of what is kept beside the command (I2).
     kept_bytes: usize,
     aborted: bool,
+    /// The role that the request needs which needs most.
+    needs: Option<ClientRole>,
 }
 
 impl Queue {
@@ -81,7 +84,8 @@ impl Connection {
             return Step::Answer(Value::Complaint(complaint)); // and the transaction goes on
         }
         let draft = Draft::new(self.watch.condition().cloned());
-        self.queue = Some(Queue { draft, items: Vec::new(), kept_bytes: 0, aborted: false });
+        let (items, needs) = (Vec::new(), None);
+        self.queue = Some(Queue { draft, items, kept_bytes: 0, aborted: false, needs });
         Step::Answer(Value::OK)
     }
 
@@ -93,6 +97,7 @@ impl Connection {
         request: &Request,
     ) -> Result<Step, Complaint> {
         let queue = self.queue.insert(queue);
+        queue.needs = queue.needs.max(spec.kind.needs());
         if !queue.aborted {
             if queue.items.len() >= OPERATION_COUNT_MAX {
                 let text = format!("a transaction takes at most {OPERATION_COUNT_MAX} requests");
@@ -106,13 +111,16 @@ impl Connection {
 
     /// `EXEC`
     pub(in super::super) fn execute(&mut self) -> Result<Step, Complaint> {
-        let Some(Queue { draft, items, aborted, .. }) = self.queue.take() else {
+        let Some(Queue { draft, items, aborted, needs, .. }) = self.queue.take() else {
             return Err(Complaint::wrong("EXEC without MULTI"));
         };
         let watch = std::mem::take(&mut self.watch);
         if aborted {
             let text = "Transaction discarded because of previous errors.";
             return Err(Complaint::aborted(text));
+        }
+        if needs > self.requester.granted() {
+            return Err(self.requester.denied("exec")); // the token counts no longer, or another one does
         }
         match watch {
             Watch::Nothing | Watch::Held(_) => {}

@@ -9,6 +9,7 @@ use super::*;
 use crate::command::{
     Action, Body, Command, Condition, Failure, Operation, Outcome, ReadLevel, Reply,
 };
+use crate::server::access::Access;
 use crate::server::clients::Client;
 use crate::server::detect::Protocol;
 use crate::server::session::Flow;
@@ -135,7 +136,12 @@ struct Driven {
 impl Driven {
     fn new(deleted: Deleted) -> Driven {
         let client = Arc::new(Client::new(1, SocketAddr::from(([127, 0, 0, 1], 5))));
-        let requester = Requester::new(client, ReadLevel::Linearizable, Protocol::Resp);
+        let requester = Requester::new(
+            client,
+            ReadLevel::Linearizable,
+            Protocol::Resp,
+            Arc::new(Access::free()),
+        );
         let dialect =
             RespDialect::new(Arc::new(Keys::new(0, 16, &[])), MachineKind::Memory, requester);
         let (input, out) = (BytesMut::new(), BytesMut::new());
