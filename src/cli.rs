@@ -347,10 +347,17 @@ pub enum Task {
     /// Writes a folder for each member of a cluster, with its program, settings, start script and unit.
     #[command(args_override_self = true)]
     Bundle(Box<BundleFlags>),
+    /// Writes what a running cluster holds to a file, of one exact index; verify FILE... checks such
+    /// files instead.
+    #[command(args_override_self = true)]
+    Backup(Box<BackupFlags>),
+    /// Makes the directory of a new node, a cluster of its own, of a backup.
+    #[command(args_override_self = true)]
+    Restore(Box<RestoreFlags>),
     /// Prints a file of a node's directory as text.
     #[command(args_override_self = true)]
     Inspect {
-        /// The file: slots, segment, identity, promises of a founding or double-write file.
+        /// The file: slots, segment, identity, promises of a founding, double-write file or backup.
         file: PathBuf,
     },
 }
@@ -389,6 +396,62 @@ pub struct BundleFlags {
     /// Where the folders will be on their machines, for systemd.
     #[arg(long, value_name = "DIR", default_value = "/opt/diskstore")]
     pub at: PathBuf,
+    /// Prints JSON.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub json: bool,
+}
+
+/// A backup; nothing is checked yet.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct BackupFlags {
+    /// verify FILE...: reads these files and says what is in them.
+    #[arg(value_name = "verify FILE")]
+    pub words: Vec<OsString>,
+    /// The file to write, which is not there yet; - for the standard output.
+    #[arg(long = "o", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Only what changed after the backup in FILE, or after a log index.
+    #[arg(long, value_name = "FILE|INDEX")]
+    pub since: Option<OsString>,
+    /// Prints JSON.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub json: bool,
+    /// Where to ask; a follower serves as well.
+    #[command(flatten)]
+    pub servers: Servers,
+}
+
+/// A restore; nothing is checked yet.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RestoreFlags {
+    /// A full backup, and those that continue it, in their order.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Directory of the new node; new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Name of the new node.
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// Log index whose state is wanted [default: the last].
+    #[arg(long, value_name = "INDEX")]
+    pub to: Option<Number>,
+    /// Number of slots, at least as many as the backup has [default: as many].
+    #[arg(long, value_name = "N")]
+    pub slots: Option<Number>,
+    /// The program whose backup it is: diskstore or kvstore.
+    #[arg(long, value_name = "NAME", default_value = "diskstore",
+          value_parser = ["diskstore", "kvstore"])]
+    pub program: String,
+    /// Reads and checks the files, and restores nothing.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub check: bool,
     /// Prints JSON.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",

@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` is the map of the code.
 
+pub mod backup;
 pub mod banner;
 pub mod cli;
 pub mod client;

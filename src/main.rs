@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use diskstore::config::{Config, MachineKind};
 use diskstore::program::{self, EXIT_USAGE, Failed};
-use diskstore::{cli, client};
+use diskstore::{backup, cli, client};
 
 /// Returns memory to the system, does not fragment under long runs, and can write heap profiles.
 #[global_allocator]
@@ -21,6 +21,10 @@ fn run() -> Result<ExitCode, Failed> {
         Ok(invocation) => invocation,
         Err(refusal) => return Ok(refusal.tell()),
     };
+    if let Some(done) = task.as_ref().and_then(|task| backup::run(task, &mut io::stdout().lock())) {
+        let failed = |error: backup::ArchiveError| (error.exit_code(), error.into());
+        return done.map(|()| ExitCode::SUCCESS).map_err(failed);
+    }
     if let Some(task) = &task {
         let done = client::run(task, &mut io::stdout().lock());
         return done.map(ExitCode::from).map_err(|error| (error.exit_code(), error.into()));

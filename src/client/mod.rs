@@ -223,6 +223,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Checkpoint { json, servers } => administration::checkpoint(*json, servers, out),
         Task::Config { json, servers } => administration::config(*json, servers, out),
         Task::Status { .. } => unreachable!("it has an exit code of its own"),
+        Task::Backup(_) | Task::Restore(_) => unreachable!("`backup` runs them"),
         Task::Inspect { file } => inspect(file, out),
         Task::Token { name, role, tokens, expires } => {
             let secret = token::make(name, role, tokens, *expires)?;

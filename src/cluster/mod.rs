@@ -1,5 +1,5 @@
 //! The cluster as one thing, whichever member leads it: writes, reads at every level, members,
-//! orders, status, and this member's own upkeep.
+//! orders, status, backups, and this member's own upkeep.
 //!
 //! Called by `node`; calls `raft`, and `peer` for requests between members. Each kind of request
 //! has a file with both sides, the one that asks and the one that answers: `writes`, `reads`,
@@ -8,6 +8,7 @@
 //! - I1: a write or read that another member forwarded is answered here or refused, never forwarded
 //!   again.
 
+mod backup;
 mod bootstrap;
 mod bounded;
 mod giving_way;
@@ -32,10 +33,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub use backup::BackupError;
 pub use bootstrap::{Contact, listen_first};
 pub use join::{JoinError, JoinSetup, Joined, PATIENCE, join_until_named, learn_cluster};
 use membership::{cost_of_stopping, keep_membership};
@@ -73,6 +75,8 @@ pub struct Cluster {
     moved: Mutex<Option<String>>,
     /// Leaders that were known, one after the other.
     leader_changes: Arc<AtomicU64>,
+    /// The right to write a backup (I2 of `backup.rs`).
+    backups: Arc<Semaphore>,
 }
 
 /// What became of an attempt: final results, or another member to ask.
@@ -85,7 +89,8 @@ impl Cluster {
     /// The cluster as a member of it.
     pub fn new(consensus: Arc<Consensus>, cluster_id: u128) -> Cluster {
         let (channels, moved) = Default::default();
-        Cluster { consensus, channels, cluster_id, moved, leader_changes: Arc::default() }
+        let (leader_changes, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
+        Cluster { consensus, channels, cluster_id, moved, leader_changes, backups }
     }
 
     /// This member's id.

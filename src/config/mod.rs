@@ -405,7 +405,7 @@ fn optional<T, U>(
 }
 
 /// A name becomes a directory, a file name and a line of the log.
-fn check_name(id: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_name(id: &str) -> Result<(), ConfigError> {
     if is_name(id) { Ok(()) } else { Err(ConfigError::Name { value: id.to_owned() }) }
 }
 

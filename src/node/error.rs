@@ -90,6 +90,15 @@ pub enum StartError {
         /// The file that was found.
         found: String,
     },
+    /// A restore did not come to its end.
+    #[error(
+        "{directory}: a restore was not finished here; repeat it (diskstore restore), or delete the \
+         directory"
+    )]
+    Restoring {
+        /// The directory.
+        directory: String,
+    },
     /// The node never finished joining and was started without `-join`.
     #[error(
         "{directory} belongs to a node that has not finished joining; start it with -join ADDRESS, \

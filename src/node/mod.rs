@@ -15,16 +15,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use diskstore_storage::LogIndex;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use disk_use::DiskUse;
 pub use error::StartError;
+pub(crate) use open::WAL_NAME;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
 use crate::cluster::Cluster;
-pub use crate::cluster::{FreshReplica, Order, OrderError, Standing};
+pub use crate::cluster::{BackupError, FreshReplica, Order, OrderError, Standing};
 use crate::command::{
     Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal, Reply,
 };
@@ -34,6 +36,8 @@ use crate::host::Host;
 pub use crate::machine::Limits;
 use crate::messages::Messages;
 use crate::metrics::WriteStages;
+use crate::replica::BackupOrder;
+pub use crate::replica::BackupStream;
 use crate::status::{NodeStatus, Status};
 
 /// How long a clean stop tries to hand leadership over.
@@ -42,6 +46,17 @@ const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
 const CHECKPOINT_BOUND: Duration = Duration::from_mins(2);
 /// How long a clean stop waits until the log behind that is purged.
 const PURGE_BOUND: Duration = Duration::from_secs(1);
+
+/// What an incremental backup continues; all 0 for a full one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackupBase {
+    /// Only what changed after this index is wanted.
+    pub since: LogIndex,
+    /// The backup that reached it, 0 if that is not known.
+    pub id: u128,
+    /// The cluster that it was taken of, 0 if that is not known.
+    pub cluster_id: u128,
+}
 
 /// One running node.
 #[derive(Debug)]
@@ -138,6 +153,28 @@ impl Node {
     /// The messages that this node hands to its clients.
     pub(crate) fn messages(&self) -> &Arc<Messages> {
         self.cluster.messages()
+    }
+
+    /// Begins a backup of what the cluster holds, or of what of it changed after another backup.
+    ///
+    /// # Errors
+    /// See [`BackupError`].
+    pub async fn backup(&self, base: BackupBase) -> Result<BackupStream, BackupError> {
+        if !self.config.kind().holds_values {
+            return Err(Failure::Refused(Refusal::Logger).into());
+        }
+        let id = self.host.random.bytes().map(u128::from_le_bytes);
+        let id = id.map_err(|error| BackupError::Refused(error.to_string()))?.max(1);
+        let begun = self.host.clock.wall();
+        let order = BackupOrder {
+            id,
+            cluster_id: self.cluster.cluster_id(),
+            node: self.config.id.clone(),
+            begun_ms: u64::try_from(begun.as_millis()).unwrap_or(u64::MAX),
+            since: base.since,
+            base: base.id,
+        };
+        self.cluster.backup(order, base.cluster_id).await
     }
 
     /// Counts those of a client's commands that succeeded.

@@ -26,7 +26,7 @@ use crate::raft;
 use crate::replica::{Applied, Bounds, ReplayAhead};
 
 /// Directory of the log's segments in a node's directory.
-pub(super) const WAL_NAME: &str = "wal";
+pub(crate) const WAL_NAME: &str = "wal";
 
 /// What a node works on.
 pub(super) struct Opened {

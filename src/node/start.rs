@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::disk_use::{DiskUse, keep_measured};
 use super::founding::{Agreed, Founders, agree, charter_in};
-use super::open::{WAL_NAME, open_files};
+use super::open::{Opened, WAL_NAME, open_files};
 use super::{Node, StartError};
 use crate::cluster::{
     Cluster, JoinSetup, Joined, OrderError, Own, PATIENCE, is_copy, join_until_named,
@@ -92,7 +92,7 @@ pub async fn start(
     }
     let opened = opened?;
     let is_restart = opened.wal.state().vote.is_some();
-    raft::begin_log(&opened.wal, place.charter.iter().flat_map(founders_of).collect())?;
+    begin_log(&config, &place, &opened)?;
     let recorded = parts_of(&config, disk.clone());
     let own = own_of(&config);
     let setup = raft::Setup {
@@ -201,6 +201,9 @@ fn check_identity(
     disk: &dyn Disk,
 ) -> Result<(), StartError> {
     let directory = config.data_dir.display().to_string();
+    if disk.exists(&config.data_dir.join(identity::RESTORING_NAME))? {
+        return Err(StartError::Restoring { directory });
+    }
     let Some(identity) = found else {
         return match data_in(config, disk)? {
             Some(name) => Err(StartError::NoIdentity { directory, found: name.into() }),
@@ -303,6 +306,18 @@ fn plan_of(config: &Config) -> Plan {
 fn new_slot_count(config: &Config) -> u64 {
     let default = config.kind().slot_count_default;
     default.map_or(0, |default| config.slot_count.unwrap_or(default))
+}
+
+/// Writes the first members to a log that names nobody yet, if they are known already.
+fn begin_log(config: &Config, place: &Place, opened: &Opened) -> Result<(), StartError> {
+    raft::begin_log(&opened.wal, place.charter.iter().flat_map(founders_of).collect())?;
+    if place.identity.standing == Standing::Founding
+        && let Some(restored) = opened.machine.durable()
+    {
+        let member_id = place.identity.member_id;
+        raft::begin_restored_log(&opened.wal, &restored, member_id, member_of(config))?;
+    }
+    Ok(())
 }
 
 fn founders_of(charter: &Charter) -> impl Iterator<Item = (u64, Member)> {

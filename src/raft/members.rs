@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use diskstore_storage::state::MEMBERSHIP_BYTES_MAX;
+use diskstore_storage::state::{MEMBERSHIP_BYTES_MAX, Target};
 use diskstore_storage::wal::Wal;
 use diskstore_storage::{LogId as StoredLogId, Term};
 use openraft::EntryPayload;
@@ -63,9 +63,38 @@ pub fn begin_log(wal: &Wal, founders: BTreeMap<u64, Member>) -> diskstore_storag
     if founders.is_empty() || state.last.is_some() || state.vote.is_some() {
         return Ok(());
     }
-    let first = StoredLogId { term: Term::new(0), index: 0 };
-    let payload = EntryPayload::Membership(Membership::from(founders));
-    wal.append([entry_to(Entry::new(log_id_from(first), payload))])?;
+    append_members(wal, StoredLogId { term: Term::new(0), index: 0 }, founders)
+}
+
+/// Begins the log of a cluster whose state was restored of a backup: its first entry, behind the
+/// checkpoint that the restore has made, names the one member. Does nothing once any member is named.
+/// The entry survives power loss then.
+///
+/// # Errors
+/// Of the log.
+pub fn begin_restored_log(
+    wal: &Wal,
+    restored: &Target,
+    member_id: u64,
+    member: Member,
+) -> diskstore_storage::Result<()> {
+    let Target { log_id, membership } = restored;
+    let is_begun = membership.log_id.is_some() || wal.state().last != Some(*log_id);
+    if is_begun || wal.state().vote.is_none() {
+        return Ok(());
+    }
+    let next = StoredLogId { term: log_id.term, index: log_id.index + 1 };
+    append_members(wal, next, BTreeMap::from([(member_id, member)]))
+}
+
+/// Appends an entry with members; it survives power loss then.
+fn append_members(
+    wal: &Wal,
+    log_id: StoredLogId,
+    members: BTreeMap<u64, Member>,
+) -> diskstore_storage::Result<()> {
+    let payload = EntryPayload::Membership(Membership::from(members));
+    wal.append([entry_to(Entry::new(log_id_from(log_id), payload))])?;
     while let Some(batch) = wal.seal() {
         wal.write(batch)?;
     }

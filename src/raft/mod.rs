@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use crate::peer::Zone;
-pub use members::{MemberError, begin_log};
+pub use members::{MemberError, begin_log, begin_restored_log};
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
 pub use view::{MemberView, View};

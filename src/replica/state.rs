@@ -403,4 +403,9 @@ impl SlotsSnapshot {
     pub(crate) fn horizon(&self) -> Option<u64> {
         self.sending.as_ref().map(|sending| sending.horizon)
     }
+
+    /// Positions of a scan are below this.
+    pub(crate) fn end(&self) -> u64 {
+        self.sending.as_ref().map_or(0, |sending| sending.end)
+    }
 }

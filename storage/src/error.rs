@@ -32,7 +32,7 @@ pub enum Error {
     /// A file that none of this crate's writers made.
     #[error(
         "{} is none of diskstore's files (slots.dat, double.dat, snapshot.dat, IDENTITY, segments in \
-         wal)",
+         wal, backups)",
         path.display()
     )]
     Foreign {

@@ -19,6 +19,8 @@ pub const LOCK_NAME: &str = "LOCK";
 pub const IDENTITY_NAME: &str = "IDENTITY";
 /// Name of the directory for what may be thrown away, swept at start.
 pub const TMP_NAME: &str = "tmp";
+/// Name of the empty file that stands in a node's directory while it is being restored of a backup.
+pub const RESTORING_NAME: &str = "RESTORING";
 /// Prefix of files in `tmp/` that hold bytes cut from a log.
 pub const CUT_PREFIX: &str = "cut-";
 
@@ -56,7 +58,7 @@ impl MachineKind {
     /// Every kind: one that is missing here is not read back from IDENTITY either.
     pub const ALL: [Self; 3] = [Self::Slots, Self::Memory, Self::Journal];
 
-    fn to_byte(self) -> u8 {
+    pub(crate) fn to_byte(self) -> u8 {
         match self {
             Self::Slots => 1,
             Self::Memory => 2,
@@ -64,7 +66,7 @@ impl MachineKind {
         }
     }
 
-    fn of_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn of_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.to_byte() == byte)
     }
 }

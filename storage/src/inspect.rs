@@ -1,7 +1,7 @@
 //! The files of a node as text, for people.
 //!
-//! Called by the `inspect` command; calls the decoders of `identity`, `founding`, `wal`, `slots` and
-//! `keys`.
+//! Called by the `inspect` command; calls the decoders of `identity`, `founding`, `wal`, `slots`,
+//! `keys` and `backup`.
 //! Invariants:
 //!
 //! - I1: nothing is written: files are opened for reading only.
@@ -14,7 +14,7 @@ use std::path::Path;
 
 use crate::disk::{Disk, WriteMode};
 use crate::report::Report;
-use crate::{Error, Result, founding, identity, keys, slots, wal};
+use crate::{Error, Result, backup, founding, identity, keys, slots, wal};
 
 /// Bytes of the magic that every file begins with.
 const MAGIC_BYTES: usize = 8;
@@ -22,8 +22,9 @@ const MAGIC_BYTES: usize = 8;
 /// What a file begins with that was prepared and not written.
 const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
 
-/// Prints what is in a file: an identity, promises of a founding, a segment of the log, a data file, a double write file or
-/// a snapshot file, told apart by their first bytes; and what the empty lock file is for.
+/// Prints what is in a file: an identity, promises of a founding, a segment of the log, a data file,
+/// a double write file, a snapshot file or a backup, told apart by their first bytes; and what the empty
+/// lock file is for.
 ///
 /// # Errors
 /// `Io` if the file cannot be read or the text not be written; `Foreign` if it is none of these;
@@ -52,6 +53,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
         slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
         slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
         keys::MAGIC => keys::show_snapshot(file, &mut report),
+        backup::BACKUP_MAGIC => backup::show_backup(file, &mut report),
         _ => Err(Error::Foreign { path: path.to_owned() }),
     }?;
     report.end()

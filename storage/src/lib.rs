@@ -5,6 +5,7 @@
 //! that can survive a crash passes through [`disk::File::write_at`] and [`disk::File::sync`], so
 //! that a simulated disk can lose, tear or refuse it. `docs/format.md` defines the bytes.
 
+pub mod backup;
 pub mod disk;
 mod error;
 pub mod founding;

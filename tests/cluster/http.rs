@@ -13,32 +13,53 @@ const WRITES_MIN: usize = 50;
 const WRITER_SLOTS: usize = 2000;
 
 /// One connection that stays open.
-struct Http {
+pub(crate) struct Http {
     stream: BufReader<TcpStream>,
 }
 
 /// A response, its head in small letters.
 #[derive(Debug)]
-struct Response {
-    status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Http {
-    fn connect(node: &Node) -> io::Result<Http> {
+    pub(crate) fn connect(node: &Node) -> io::Result<Http> {
         let stream = TcpStream::connect(node.client_address())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Http { stream: BufReader::new(stream) })
     }
 
-    fn ask(&mut self, method: &str, path: &str, kind: &str, body: &str) -> io::Result<Response> {
-        let length = body.len();
+    pub(crate) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: &str,
+    ) -> io::Result<Response> {
         let kind =
             if kind.is_empty() { String::new() } else { format!("content-type: {kind}\r\n") };
+        self.send(method, path, &kind, body)
+    }
+
+    /// Asks for a change of what has a version.
+    pub(crate) fn ask_if(
+        &mut self,
+        method: &str,
+        path: &str,
+        version: &str,
+        body: &str,
+    ) -> io::Result<Response> {
+        self.send(method, path, &format!("if-match: {version}\r\n"), body)
+    }
+
+    fn send(&mut self, method: &str, path: &str, more: &str, body: &str) -> io::Result<Response> {
+        let length = body.len();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{kind}\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{more}\r\n{body}"
         );
         self.stream.get_mut().write_all(head.as_bytes())?;
         let mut head = String::new();
@@ -57,14 +78,14 @@ impl Http {
 }
 
 impl Response {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
 /// Asks one thing over a connection of its own.
 #[track_caller]
-fn ask(node: &Node, method: &str, path: &str, kind: &str, body: &str) -> Response {
+pub(crate) fn ask(node: &Node, method: &str, path: &str, kind: &str, body: &str) -> Response {
     Http::connect(node).unwrap().ask(method, path, kind, body).unwrap()
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "times and skips are for whoever reads along")]
 
+mod backup;
 mod catch_up;
 mod client;
 mod crashes;

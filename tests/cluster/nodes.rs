@@ -21,7 +21,7 @@ const CLUSTERS_MAX: usize = 2;
 /// Small enough to be made at once and to be read back as a whole.
 const GEOMETRY: [&str; 4] = ["-slots", "4096", "-value-size", "256"];
 /// The programs that a node may be.
-const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
+pub(crate) const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
 pub(crate) const KVSTORE: &str = env!("CARGO_BIN_EXE_kvstore");
 /// What is shown of the words of each node when a test fails.
 const SHOWN_LINES: usize = 25;

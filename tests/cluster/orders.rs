@@ -140,7 +140,7 @@ fn one_member_takes_the_place_of_another_in_one_change() {
     assert_eq!(cluster.nodes[leader].wait_exit().code(), Some(REMOVED));
     cluster.wait_voters(3);
     load.wait_more(WRITES);
-    assert_eq!(role(&cluster, 3).1, false);
+    assert!(!role(&cluster, 3).1);
     load.stop();
     history.check(&cluster);
 }

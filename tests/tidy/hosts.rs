@@ -21,6 +21,7 @@ const WORDS: &[&str] = &[
 /// Where some of them stand all the same, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("src/bin/", "programs that are no node"),
+    ("src/backup/", "a program that is no node"),
     ("src/client/", "programs that are no node"),
     ("src/load/", "a program that is no node: threads and sockets are what it measures with"),
     ("src/recovery/", "a program that is no node"),

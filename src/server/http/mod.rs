@@ -4,7 +4,7 @@
 //! Called by the session, which hands the connection over; calls the requester and the node. `entry`
 //! refuses dangerous requests before any handler sees them. `slots` and `batch` are our own API of one
 //! key and of many, `konsen` and `web_store` those of two older stores, for their clients; `operations`
-//! serves the people and programs that run the node. `asked` reads what stands behind the question
+//! serves the people and programs that run the node, `backup` streams a backup to them. `asked` reads what stands behind the question
 //! mark, `json` what is JSON; `seat` reads and writes for all of them, and a `Problem` says why a request is not
 //! carried out. `wire` is the stream below hyper.
 //!
@@ -17,6 +17,7 @@
 //!   too.
 
 mod asked;
+mod backup;
 mod batch;
 mod console;
 mod entry;
@@ -138,6 +139,7 @@ fn routes() -> Vec<Route> {
         konsen::routes(),
         web_store::routes(),
         operations::routes(),
+        backup::routes(),
         metrics::routes(),
         openapi::routes(),
         console::routes(),

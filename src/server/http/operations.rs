@@ -191,7 +191,7 @@ fn file(kind: &'static str, name: &'static str, bytes: Vec<u8>) -> Response {
     fresh((headers, bytes).into_response())
 }
 
-fn fresh(mut response: Response) -> Response {
+pub(super) fn fresh(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     response
 }
