@@ -332,11 +332,12 @@ fn methods_keep_their_numbers() {
         Method::ReadIndex,
         Method::Whereabouts,
         Method::Found,
+        Method::Order,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 14, 255] {
+    for byte in [0, 15, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }
