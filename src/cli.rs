@@ -543,6 +543,9 @@ pub struct Servers {
     /// Client address of a node; of several with commas the next is tried when one is silent.
     #[arg(long = "addr", value_name = "HOST:PORT[,...]", default_value = "127.0.0.1:11000")]
     pub list: String,
+    /// Presents the token in FILE to nodes with -tokens [default: that of DISKSTORE_TOKEN, if it is set].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Reads a command line, the program's own name first.
@@ -599,7 +602,7 @@ mod tests {
     }
 
     fn servers(list: &str) -> Servers {
-        Servers { list: list.to_owned() }
+        Servers { list: list.to_owned(), token_file: None }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! A connection to one node: a RESP2 request, its answer. Blocking, bounded in time and memory.
+//!
+//! - I1: a node that refuses the client's token is asked nothing; that refusal is its answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use super::token::ClientToken;
 use crate::config::Address;
 
 /// How long a node may take to accept a connection.
@@ -29,22 +32,46 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) struct NodeConnection {
     stream: BufReader<TcpStream>,
+    /// The words in which the token was refused, if it was (I1).
+    refused: Option<String>,
 }
 
 impl NodeConnection {
     /// Connects to `host:port`, `:port` or `port`; a name is tried at all of its addresses.
-    pub(super) fn open(address: &str) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, CONNECT_TIME_MAX, ANSWER_TIME_MAX)
+    /// Presents the token, if there is one.
+    pub(super) fn open(address: &str, token: &ClientToken) -> io::Result<NodeConnection> {
+        NodeConnection::open_for(address, token, ANSWER_TIME_MAX)
     }
 
     /// As [`NodeConnection::open`], where each answer may take `time`.
-    pub(super) fn open_for(address: &str, time: Duration) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, CONNECT_TIME_MAX, time)
+    pub(super) fn open_for(
+        address: &str,
+        token: &ClientToken,
+        time: Duration,
+    ) -> io::Result<NodeConnection> {
+        NodeConnection::open_with(address, CONNECT_TIME_MAX, time)?.authenticated(token)
     }
 
     /// As [`NodeConnection::open`], where connecting and each answer may take `time`.
-    pub(super) fn open_within(address: &str, time: Duration) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, time, time)
+    pub(super) fn open_within(
+        address: &str,
+        token: &ClientToken,
+        time: Duration,
+    ) -> io::Result<NodeConnection> {
+        NodeConnection::open_with(address, time, time)?.authenticated(token)
+    }
+
+    fn authenticated(mut self, token: &ClientToken) -> io::Result<NodeConnection> {
+        let Some(token) = token.text().map(str::as_bytes) else { return Ok(self) };
+        // A node that is full serves those who begin so.
+        let mut answer = self.call(&[b"DISKSTORE", b"AUTH", token])?;
+        if matches!(&answer, Answer::Error(words) if words.starts_with("ERR unknown ")) {
+            answer = self.call(&[b"AUTH", token])?; // no node of ours
+        }
+        if let Answer::Error(words) = answer {
+            self.refused = Some(words);
+        }
+        Ok(self)
     }
 
     fn open_with(
@@ -61,7 +88,7 @@ impl NodeConnection {
                     stream.set_read_timeout(Some(answer_time))?;
                     stream.set_write_timeout(Some(answer_time))?;
                     stream.set_nodelay(true)?;
-                    return Ok(NodeConnection { stream: BufReader::new(stream) });
+                    return Ok(NodeConnection { stream: BufReader::new(stream), refused: None });
                 }
                 Err(error) => last = error,
             }
@@ -74,6 +101,9 @@ impl NodeConnection {
     /// # Errors
     /// The connection's, or `InvalidData` for bytes that are no answer.
     pub(super) fn call(&mut self, request: &[&[u8]]) -> io::Result<Answer> {
+        if let Some(words) = &self.refused {
+            return Ok(Answer::Error(words.clone()));
+        }
         let mut bytes = format!("*{}\r\n", request.len()).into_bytes();
         for argument in request {
             bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());

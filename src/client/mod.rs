@@ -28,6 +28,7 @@ use crate::status::Status;
 use administration::Members;
 use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
 use health::Health;
+use token::ClientToken;
 
 pub use demo::follow_parent;
 pub use original::{ClientFlags, run as run_client};
@@ -68,6 +69,14 @@ pub enum ClientError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A variable of the environment with something wrong in it; exit code 2.
+    #[error("the variable {variable}: {reason}")]
+    Environment {
+        /// Its name.
+        variable: &'static str,
+        /// What is wrong.
+        reason: &'static str,
     },
     /// Not every command of a pipe succeeded.
     #[error("{count} of the commands failed")]
@@ -170,6 +179,7 @@ impl ClientError {
             ClientError::Usage { .. }
             | ClientError::Config(_)
             | ClientError::File { .. }
+            | ClientError::Environment { .. }
             | ClientError::Flag { .. } => 2,
             _ => 1,
         }
@@ -249,7 +259,7 @@ fn status(as_json: bool, servers: &Servers, out: &mut dyn Write) -> Result<u8, C
     let (address, answer) = read(&[b"DISKSTORE", b"STATUS"], servers)?;
     let Answer::Value(json) = answer else { return Err(ClientError::Foreign { address }) };
     let Ok(status) = Status::from_json(&json) else { return Err(ClientError::Foreign { address }) };
-    let health = Health::of(&health::ask_all(&status));
+    let health = Health::of(&health::ask_all(&status, &token_of(servers)?));
     if as_json {
         // What a node of another version says goes through as it is.
         let mut value: serde_json::Value =
@@ -280,9 +290,10 @@ fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<(), ClientError> {
 
 /// Asks the nodes in turn until one answers.
 fn read(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
-    let mut tried = Vec::new();
+    let (token, mut tried) = (token_of(servers)?, Vec::new());
     for address in addresses(servers)? {
-        match NodeConnection::open(address).and_then(|mut connection| connection.call(request)) {
+        let open = NodeConnection::open(address, &token);
+        match open.and_then(|mut connection| connection.call(request)) {
             Ok(answer) => return accepted(address, answer),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(ClientError::Foreign { address: address.to_owned() });
@@ -304,9 +315,9 @@ fn write_patiently(
     servers: &Servers,
     time: Duration,
 ) -> Result<(String, Answer), ClientError> {
-    let mut tried = Vec::new();
+    let (token, mut tried) = (token_of(servers)?, Vec::new());
     for address in addresses(servers)? {
-        let mut connection = match NodeConnection::open_for(address, time) {
+        let mut connection = match NodeConnection::open_for(address, &token, time) {
             Ok(connection) => connection,
             Err(error) => {
                 tried.push(format!("{address}: {error}"));
@@ -324,6 +335,10 @@ fn write_patiently(
     Err(ClientError::NoNode { tried })
 }
 
+fn token_of(servers: &Servers) -> Result<ClientToken, ClientError> {
+    ClientToken::of(servers.token_file.as_deref())
+}
+
 fn accepted(address: &str, answer: Answer) -> Result<(String, Answer), ClientError> {
     let address = address.to_owned();
     match answer {
@@ -333,10 +348,14 @@ fn accepted(address: &str, answer: Answer) -> Result<(String, Answer), ClientErr
 }
 
 fn addresses(servers: &Servers) -> Result<Vec<&str>, ClientError> {
-    let list: Vec<&str> = servers.list.split(',').collect();
+    addresses_in(&servers.list)
+}
+
+fn addresses_in(text: &str) -> Result<Vec<&str>, ClientError> {
+    let list: Vec<&str> = text.split(',').collect();
     let usage = |value: &str, reason| ClientError::Usage { value: value.to_owned(), reason };
     if list.len() > ADDRESS_COUNT_MAX {
-        return Err(usage(&servers.list, "too many addresses"));
+        return Err(usage(text, "too many addresses"));
     }
     for address in &list {
         crate::config::Address::parse(address).map_err(|reason| usage(address, reason))?;

@@ -1,10 +1,69 @@
-//! Tokens as a client has them: `diskstore token` makes one.
+//! Tokens as a client has them: `diskstore token` makes one, and the other sub-commands present theirs.
+//!
+//! - I1: a token comes from the environment or a file, never from an argument, which everybody on the
+//!   machine may see; and it is in no message.
 
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::ClientError;
-use crate::config::{ClientRole, TOKEN_RANDOM_BYTES, add_token};
+use crate::config::{ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, add_token};
+
+/// The variable that a token is in.
+const VARIABLE: &str = "DISKSTORE_TOKEN";
+/// Most bytes of a file with a token: some white space may stand around it.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// The token that a client presents, if it has one.
+#[derive(Clone, Default)]
+pub(super) struct ClientToken(Option<String>);
+
+/// I1
+impl fmt::Debug for ClientToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.0.is_some() { "ClientToken(..)" } else { "no token" })
+    }
+}
+
+impl ClientToken {
+    /// The token in `file`, or the one of the environment.
+    pub(super) fn of(file: Option<&Path>) -> Result<ClientToken, ClientError> {
+        let Some(path) = file else {
+            let found = std::env::var_os(VARIABLE).filter(|token| !token.is_empty());
+            let Some(found) = found else { return Ok(ClientToken::default()) };
+            let token = found
+                .to_str()
+                .and_then(one)
+                .ok_or(ClientError::Environment { variable: VARIABLE, reason: NO_TOKEN })?;
+            return Ok(ClientToken(Some(token)));
+        };
+        let wrong = |reason: String| ClientError::File { path: path.to_owned(), reason };
+        let mut text = String::new();
+        let read =
+            File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+        read.map_err(|error| wrong(error.to_string()))?;
+        one(&text).map(|token| ClientToken(Some(token))).ok_or_else(|| wrong(NO_TOKEN.to_owned()))
+    }
+
+    /// Its text.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+/// What is in no message says what is wrong with it (I1).
+const NO_TOKEN: &str = "this is no token: one word, of letters, digits, `-` and `_`";
+
+fn one(text: &str) -> Option<String> {
+    let token = text.trim();
+    let is_one = !token.is_empty()
+        && token.len() <= SECRET_BYTES_MAX
+        && token.bytes().all(|byte| byte.is_ascii_graphic());
+    is_one.then(|| token.to_owned())
+}
 
 /// Makes a token, adds its hash to `file`, and returns its text, which stands nowhere else.
 pub(super) fn make(
@@ -22,9 +81,35 @@ pub(super) fn make(
     let mut random = [0; TOKEN_RANDOM_BYTES];
     getrandom::fill(&mut random).map_err(|error| ClientError::Local {
         what: "asking the system for randomness".to_owned(),
-        source: std::io::Error::other(error),
+        source: io::Error::other(error),
     })?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let expires = valid_for.map(|time| now.saturating_add(time));
     Ok(add_token(file, name, role, expires, random)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_holds_one_token_and_what_is_none_is_not_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let of = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            ClientToken::of(Some(&path))
+        };
+        let token = of(" dst_abc\n").unwrap();
+        assert_eq!(
+            (token.text(), format!("{token:?}").as_str()),
+            (Some("dst_abc"), "ClientToken(..)")
+        );
+        for text in ["", "\n", "two words", "secr\u{e9}t", &"x".repeat(SECRET_BYTES_MAX + 1)] {
+            let error = of(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().ends_with(NO_TOKEN), "{error}");
+        }
+        assert_eq!(ClientToken::of(Some(&folder.path().join("none"))).unwrap_err().exit_code(), 2);
+    }
 }

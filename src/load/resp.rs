@@ -67,6 +67,58 @@ impl Codec for Resp {
     }
 }
 
+/// The same for a server that asks for a password or a token first.
+pub struct AuthenticatedResp {
+    token: String,
+    is_open: bool,
+}
+
+impl AuthenticatedResp {
+    /// A connection that presents this.
+    pub fn new(token: String) -> AuthenticatedResp {
+        AuthenticatedResp { token, is_open: false }
+    }
+}
+
+impl std::fmt::Debug for AuthenticatedResp {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("AuthenticatedResp").finish_non_exhaustive()
+    }
+}
+
+impl Codec for AuthenticatedResp {
+    /// With a name, so that a server without passwords takes it too.
+    fn open(&mut self, output: &mut Vec<u8>) {
+        output.extend_from_slice(b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n");
+        append_length(self.token.len(), output);
+        output.extend_from_slice(self.token.as_bytes());
+        output.extend_from_slice(b"\r\n");
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    fn request(&mut self, operation: &Operation<'_>, output: &mut Vec<u8>) {
+        Resp.request(operation, output);
+    }
+
+    fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> Result<CodecStep<'a>, Foreign> {
+        let step = Resp.next(input, output)?;
+        match step {
+            CodecStep::Reply(bytes, CodecReply::Done) if !self.is_open => {
+                self.is_open = true;
+                Ok(CodecStep::Passed(bytes))
+            }
+            CodecStep::More | CodecStep::Passed(_) | CodecStep::Reply(..) => Ok(step),
+        }
+    }
+}
+
 /// The first line without its end, and its length with it; `None` if its end is not there yet.
 fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Foreign> {
     let Some(end) = input.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') else {
@@ -143,6 +195,21 @@ mod tests {
 
     fn next(input: &[u8]) -> Result<CodecStep<'_>, Foreign> {
         Resp.next(input, &mut Vec::new())
+    }
+
+    #[test]
+    fn a_token_is_presented_before_anything_is_asked() {
+        let (mut codec, mut output) = (AuthenticatedResp::new("dst_a".to_owned()), Vec::new());
+        codec.open(&mut output);
+        let expected = b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$5\r\ndst_a\r\n";
+        assert_eq!((output.as_slice(), codec.is_open()), (&expected[..], false));
+        let refused = codec.next(b"-WRONGPASS no\r\n", &mut output);
+        assert_eq!(refused, Ok(CodecStep::Reply(15, CodecReply::Refused(b"WRONGPASS no"))));
+        assert!(!codec.is_open());
+        assert_eq!(codec.next(b"+OK\r\n+OK\r\n", &mut output), Ok(CodecStep::Passed(5)));
+        assert!(codec.is_open());
+        let done = codec.next(b"+OK\r\n", &mut output);
+        assert_eq!(done, Ok(CodecStep::Reply(5, CodecReply::Done)));
     }
 
     #[test]

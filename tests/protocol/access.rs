@@ -541,3 +541,43 @@ fn a_file_of_tokens_is_its_owners_alone_and_whole() {
     let said = start(&file);
     assert!(said.contains("line 2: ") && !said.contains(&secret), "{said}");
 }
+
+#[test]
+fn our_own_clients_present_a_token_out_of_the_environment_or_a_file() {
+    let guarded = Guarded::start();
+    let Tokens { file, read, write, admin, .. } = &guarded.tokens;
+    let kept = file.with_file_name("writer.token");
+    std::fs::write(&kept, format!("{write}\n")).unwrap();
+    let address = format!("127.0.0.1:{}", guarded.node.port);
+    let run = |line: &str, token: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diskstore"));
+        command.args(line.split(' ')).args(["-addr", &address]).env("DISKSTORE_TOKEN", token);
+        let done = command.output().unwrap();
+        let words = [done.stdout, done.stderr].concat();
+        (done.status.code().unwrap(), String::from_utf8(words).unwrap())
+    };
+    let denied = |line: &str, token: &str, words: &str| {
+        let (code, said) = run(line, token);
+        assert!(code == 1 && said.contains(words), "{line}: {code} {said}");
+        assert!(token.is_empty() || !said.contains(token), "{said}");
+    };
+    denied("get 7", "", "NOAUTH Authentication required.");
+    denied("status", "", "NOAUTH");
+    denied("set 7 x", "dst_wrong", "WRONGPASS");
+    denied("set 7 x", read, "NOPERM");
+    denied("remove protocol", write, "NOPERM");
+    denied("remove nobody", admin, "nobody");
+    assert_eq!(run("set 7 hello", write), (0, "OK\n".to_owned()));
+    assert_eq!(run("get 7", read), (0, "hello\n".to_owned()));
+    let with_file = format!("set 7 there -token-file {}", kept.display());
+    assert_eq!(run(&with_file, "dst_wrong"), (0, "OK\n".to_owned()), "the flag wins");
+    let (code, status) = run("status", read);
+    assert!(code == 0 && status.starts_with("health   1 of 1 voters answers"), "{status}");
+    let load = "bench -clients 4 -requests 200 -keys 50 -value-bytes 100 -warm-up 0s";
+    let (code, said) = run(&format!("{load} -yes"), write);
+    assert_eq!(code, 0, "{said}");
+    denied(&format!("{load} -yes"), "dst_wrong", "WRONGPASS");
+    denied(load, write, "holds"); // it was told how many values there are
+    let (code, said) = run("get 7", "two words");
+    assert!(code == 2 && said.contains("the variable DISKSTORE_TOKEN: this is no token"), "{said}");
+}

@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use super::connection::{Answer, NodeConnection};
+use super::token::ClientToken;
 use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};
 use crate::load::{
-    self, Codec, Distribution, Load, MakeCodec, Pace, Progress, Report, Resp, Workload,
+    self, AuthenticatedResp, Codec, Distribution, Load, MakeCodec, Pace, Progress, Report, Resp,
+    Workload,
 };
 use crate::status::Status;
 
@@ -46,25 +48,34 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 const PROCESSORS_PER_THREAD: usize = 4;
 
 pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientError> {
-    let statuses = statuses(&flags.servers.list);
+    let token = super::token_of(&flags.servers)?;
+    let statuses = statuses(&flags.servers.list, &token);
     let slot_count = statuses.iter().map(|status| status.slots).filter(|slots| *slots > 0).min();
     let mut load = checked(flags, slot_count)?;
     load.unsafe_flags = unsafe_flags_of(&statuses);
     if load.workload.writes() && !flags.yes {
-        consent::ask(&flags.servers.list)?;
+        consent::ask(&flags.servers.list, &token)?;
     }
     // Before anything is measured: a folder that is not there should not cost a run.
     let folder = flags.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
     if let Some(folder) = folder {
         std::fs::read_dir(folder).map_err(|source| local(folder, source))?;
     }
-    let make_codec = || -> Box<dyn Codec> { Box::new(Resp) };
+    let make_codec = || resp(&token);
     let report = measure(&load, &make_codec, &Progress::default(), &mut || {})?;
     print_report(&report, flags.json, out)?;
     if let Some(path) = &flags.hgrm {
         write_quantiles(&report, path)?;
     }
     judge(&report, &flags.faults)
+}
+
+/// A connection's side of RESP, which presents the token first if there is one.
+pub(super) fn resp(token: &ClientToken) -> Box<dyn Codec> {
+    match token.text() {
+        None => Box::new(Resp),
+        Some(token) => Box::new(AuthenticatedResp::new(token.to_owned())),
+    }
 }
 
 /// Whether a run is one that succeeded: something did, and what failed was expected.
@@ -263,9 +274,10 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
 }
 
 /// What the nodes at `list` say of themselves; nothing of what is no node of ours.
-fn statuses(list: &str) -> Vec<Status> {
+fn statuses(list: &str, token: &ClientToken) -> Vec<Status> {
     let ask = |address: &str| {
-        let answer = NodeConnection::open(address).ok()?.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
+        let mut connection = NodeConnection::open(address, token).ok()?;
+        let answer = connection.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
         let Answer::Value(json) = answer else { return None };
         Status::from_json(&json).ok()
     };
@@ -273,8 +285,8 @@ fn statuses(list: &str) -> Vec<Status> {
 }
 
 /// Flags of the nodes at `list` that weaken a promise.
-pub(super) fn unsafe_flags(list: &str) -> Vec<String> {
-    unsafe_flags_of(&statuses(list))
+pub(super) fn unsafe_flags(list: &str, token: &ClientToken) -> Vec<String> {
+    unsafe_flags_of(&statuses(list, token))
 }
 
 fn unsafe_flags_of(statuses: &[Status]) -> Vec<String> {
@@ -306,7 +318,7 @@ fn value_bytes(text: &str) -> Result<std::ops::RangeInclusive<usize>, ClientErro
 /// Every address must take a connection now: a mistyped one would be half of all errors.
 pub(super) fn targets(list: &str) -> Result<Vec<SocketAddr>, ClientError> {
     let mut targets = Vec::new();
-    for address in super::addresses(&crate::cli::Servers { list: list.to_owned() })? {
+    for address in super::addresses_in(list)? {
         let connected = resolve(address).and_then(|target| {
             TcpStream::connect_timeout(&target, CONNECT_TIME_MAX).map(|_| target)
         });

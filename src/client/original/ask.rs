@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::super::connection::Answer;
@@ -47,9 +48,13 @@ struct Replica {
 
 impl Asker {
     /// Connects as the protocol wants it.
-    pub(super) fn new(config: &ClientConfig, protocol: Protocol) -> Result<Asker, ClientError> {
+    pub(super) fn new(
+        config: &ClientConfig,
+        protocol: Protocol,
+        token_file: Option<PathBuf>,
+    ) -> Result<Asker, ClientError> {
         if protocol == Protocol::Resp {
-            return Ok(Asker::Resp(Servers { list: config.replicas.join(",") }));
+            return Ok(Asker::Resp(Servers { list: config.replicas.join(","), token_file }));
         }
         let local = SocketAddr::new(config.local, config.udp_port);
         let bound = UdpSocket::bind(local).and_then(|socket| {
@@ -73,7 +78,7 @@ impl Asker {
             Asker::Original(broadcast) => broadcast.ask(line),
             Asker::Resp(servers) => Ok(match over_resp(servers, line) {
                 Ok(value) => format!("OK: {value}\n"),
-                Err(error @ ClientError::Usage { .. }) => return Err(error),
+                Err(error) if error.exit_code() == 2 => return Err(error),
                 Err(ClientError::Refused { message, .. }) => {
                     format!("ERR {}\n", message.strip_prefix("ERR ").unwrap_or(&message))
                 }

@@ -16,11 +16,12 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::bench::{self, refuse};
+use super::token::ClientToken;
 use super::{ClientError, print};
 use crate::cli::{Number, parse_boolean};
 use crate::config::number;
 use crate::load::{
-    self, Answers, CLIENT_COUNT_MAX, Codec, Load, Original, Pace, Progress, Resp, Workload,
+    self, Answers, CLIENT_COUNT_MAX, Codec, Load, Original, Pace, Progress, Workload,
 };
 use ask::Asker;
 use config::ClientConfig;
@@ -82,6 +83,9 @@ pub struct ClientFlags {
           default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_parser = parse_boolean)]
     pub json: bool,
+    /// Presents the token in FILE to nodes with -tokens [default: that of DISKSTORE_TOKEN, if it is set].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Writes a CPU profile (pprof) at the end; SIGUSR1 ends and begins profiles too.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
@@ -109,6 +113,9 @@ pub fn run(flags: &ClientFlags, out: &mut dyn Write) -> Result<(), ClientError> 
         "proto" => Protocol::Protobuf,
         other => return Err(refuse("protocol", other, "give one of resp, text, proto")),
     };
+    if flags.token_file.is_some() && protocol != Protocol::Resp {
+        return Err(refuse("token-file", "", "text and proto carry no token; leave -protocol out"));
+    }
     let is_load = flags.time.is_some()
         || [&flags.clients, &flags.req, &flags.key, &flags.data].iter().any(|flag| flag.is_some()); // I1
     let shape = is_load.then(|| Shape::new(flags, protocol)).transpose()?;
@@ -116,7 +123,7 @@ pub fn run(flags: &ClientFlags, out: &mut dyn Write) -> Result<(), ClientError> 
     if let Some(shape) = shape {
         return put_load(flags, &shape, &config, out);
     }
-    let mut asker = Asker::new(&config, protocol)?;
+    let mut asker = Asker::new(&config, protocol, flags.token_file.clone())?;
     if std::io::stdin().is_terminal() {
         let ClientConfig { replicas, udp_port, .. } = &config;
         let (rep, list) = (replicas.len(), replicas.join(" "));
@@ -197,6 +204,7 @@ fn put_load(
 ) -> Result<(), ClientError> {
     let answers = shape.answers(config)?;
     let list = config.replicas.join(",");
+    let token = ClientToken::of(flags.token_file.as_deref())?;
     let load = Load {
         answers,
         clients: shape.clients,
@@ -214,11 +222,11 @@ fn put_load(
         verify: false,
         timeout: flags.timeout.max(Duration::from_millis(1)),
         targets: bench::targets(&list)?,
-        unsafe_flags: bench::unsafe_flags(&list),
+        unsafe_flags: bench::unsafe_flags(&list, &token),
     };
     let make_codec = || -> Box<dyn Codec> {
         match shape.protocol {
-            Protocol::Resp => Box::new(Resp),
+            Protocol::Resp => bench::resp(&token),
             Protocol::Text => Box::new(Original::text()),
             Protocol::Protobuf => Box::new(Original::protobuf()),
         }
