@@ -239,7 +239,7 @@ impl Tokens {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             // The words alone: what the parser shows beside them is the file's text.
-            TokenFileError::Syntax { line, reason: error.message().replace('\n', ": ") }
+            TokenFileError::Syntax { line, reason: without_quotes(error.message()) }
         })?;
         let count = form.token.len();
         if count > TOKEN_COUNT_MAX {
@@ -287,6 +287,14 @@ impl Tokens {
     pub fn count(&self) -> usize {
         self.list.len()
     }
+}
+
+/// What a parser says, without what it repeats of the file: somebody may have put a token there (I1).
+fn without_quotes(words: &str) -> String {
+    let kind = words.split(['`', '"', '\n']).next().unwrap_or_default().trim();
+    let expected = words.rfind(", expected ").and_then(|at| words.get(at + 2..));
+    let expected = expected.map_or_else(String::new, |expected| format!(", {expected}"));
+    format!("{kind}{expected}").replace('\n', " ")
 }
 
 /// The text of the file, if nobody else may use it (I1).
@@ -402,4 +410,70 @@ fn is_token_name(name: &str) -> bool {
 /// A time since 1970, up to seconds.
 fn parse_time(text: &str) -> Option<Duration> {
     humantime::parse_rfc3339(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str, secret: &str, more: &str) -> String {
+        let hash = TokenHash::of(secret.as_bytes());
+        format!("[[token]]\nname = \"{name}\"\nrole = \"read\"\nsha256 = \"{hash}\"\n{more}\n")
+    }
+
+    #[test]
+    fn what_is_no_file_of_tokens_is_refused_with_its_reason() {
+        let one = table("one", "a", "");
+        for (text, reason) in [
+            ("token = 7".to_owned(), "line 1: "),
+            (format!("{one}more = 1"), "line 6: unknown field, expected one of `name`, "),
+            (
+                one.replace("read", "root"),
+                "line 3: unknown variant, expected one of `read`, `write`, `admin`",
+            ),
+            (one.replace("sha256 = \"", "sha256 = \"0"), "`one`: sha256 has 64"),
+            (one.replace("sha256 = \"", "sha256 = \"\u{e9}"), "`one`: sha256 has 64"),
+            (one.replace("\"one\"", "\"\""), "token 1: a name has 1 to 64"),
+            (one.replace("\"one\"", "\"default\""), "token 1: a name has"),
+            (one.clone() + &table("one", "b", ""), "`one` is there twice"),
+            (one.clone() + &table("two", "a", ""), "`one` and `two` have the same hash"),
+            (table("one", "a", "expires = \"tomorrow\""), "`one`: expires is a time such as"),
+            (table("one", "a", "expires = \"1969-01-01T00:00:00Z\""), "`one`: expires is"),
+            (
+                (0..=TOKEN_COUNT_MAX)
+                    .map(|n| table(&format!("n{n}"), &n.to_string(), ""))
+                    .collect(),
+                "257 tokens; 256 are taken",
+            ),
+        ] {
+            let found = Tokens::parse(&text).unwrap_err().to_string();
+            assert!(found.starts_with(reason), "{found}");
+        }
+        assert_eq!(Tokens::parse("").unwrap().count(), 0);
+        for text in
+            ["token = \"dst_s\"", "[[token]]\nrole = \"dst_s\"", "[[token]]\ndst_s = 7", "dst_s"]
+        {
+            let found = Tokens::parse(text).unwrap_err().to_string();
+            assert!(!found.contains("dst_s"), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_found_by_its_text_and_comes_back_as_it_was_written() {
+        let text = table("one", "a", "") + &table("two", "b", "expires = \"2030-01-02T03:04:05Z\"");
+        let tokens = Tokens::parse(&text).unwrap();
+        assert_eq!(tokens.find(&TokenHash::of(b"c")), None);
+        let two = tokens.find(&TokenHash::of(b"b")).unwrap();
+        assert_eq!(
+            (two.name.as_str(), two.role, two.expires),
+            ("two", ClientRole::Read, Some(Duration::from_secs(1_893_553_445)))
+        );
+        assert!(two.is_valid_at(Duration::from_secs(1_893_553_444)));
+        assert!(!two.is_valid_at(Duration::from_secs(1_893_553_445)));
+        assert!(two.is_named(b"two") && two.is_named(b"default") && !two.is_named(b"one"));
+        assert_eq!(Tokens::parse(&two.to_string()).unwrap().find(&two.hash), Some(two));
+        // The known answer of SHA-256 to "abc", so that others can make the hash as well.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(TokenHash::of(b"abc").to_string(), abc);
+    }
 }

@@ -242,3 +242,80 @@ impl Access {
         self.denials.get(place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const SECRET: &[u8] = b"dst_of_a_test";
+    const PRESENTED: Credentials<'static> = Credentials { name: None, token: SECRET };
+
+    fn file(folder: &Path, role: &str, more: &str) -> PathBuf {
+        let (path, hash) = (folder.join("tokens.toml"), TokenHash::of(SECRET));
+        let text =
+            format!("[[token]]\nname = \"one\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n{more}");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_kind_of_request_needs_a_role_and_those_above_it_suffice() {
+        let may = |kind: RequestKind, role: Option<ClientRole>| kind.needs() <= role;
+        for (kind, least) in [
+            (RequestKind::Open, None),
+            (RequestKind::Look, Some(ClientRole::Read)),
+            (RequestKind::Read, Some(ClientRole::Read)),
+            (RequestKind::Write, Some(ClientRole::Write)),
+            (RequestKind::Administer, Some(ClientRole::Admin)),
+        ] {
+            for role in [None].into_iter().chain(ClientRole::ALL.map(Some)) {
+                assert_eq!(may(kind, role), role >= least, "{kind:?} {role:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_expires_ends_what_it_gave() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), "write", "expires = \"2001-09-09T01:46:50Z\"\n");
+        let mut access = Access::open(Some(&path), Clock::System).unwrap();
+        let set = |access: &mut Access, seconds| {
+            let clock = Clock::Set(Duration::from_secs(seconds), Instant::now());
+            access.file.as_mut().unwrap().clock = clock;
+        };
+        set(&mut access, 1_000_000_000); // ten seconds before
+        let mut holder = access.identify(PRESENTED).unwrap();
+        assert_eq!(access.granted(Some(&mut holder)), Some(ClientRole::Write));
+        set(&mut access, 1_000_000_010);
+        assert_eq!(access.granted(Some(&mut holder)), None);
+        assert!(access.identify(PRESENTED).is_err());
+        // Given more time, it counts again.
+        file(folder.path(), "write", "");
+        assert_eq!(access.reload().unwrap(), Some(1));
+        assert_eq!(access.granted(Some(&mut holder)), Some(ClientRole::Write));
+    }
+
+    #[test]
+    fn who_is_refused_is_counted_and_told_once_a_minute() {
+        let access = Access::free();
+        let client = SocketAddr::from(([127, 0, 0, 1], 5));
+        for _ in 0..1000 {
+            access.count(Denial::Role, client);
+        }
+        assert_eq!((access.denials(Denial::Role), access.denials(Denial::NoToken)), (1000, 0));
+        assert_eq!(access.told.lock().untold, 999);
+        access.told.lock().at = Instant::now().checked_sub(TOLD_EVERY);
+        access.count(Denial::NoToken, client);
+        assert_eq!((access.told.lock().untold, access.denials(Denial::NoToken)), (0, 1));
+    }
+
+    #[test]
+    fn where_no_tokens_are_needed_everybody_may_do_everything() {
+        let access = Access::open(None, Clock::System).unwrap();
+        assert_eq!(access.granted(None), Some(ClientRole::Admin));
+        assert_eq!((access.is_guarded(), access.reload().unwrap()), (false, None));
+    }
+}

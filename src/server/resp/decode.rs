@@ -25,6 +25,10 @@ use crate::command::{COMMAND_BYTES_MAX, OPERATION_COUNT_MAX};
 pub(crate) const ARGUMENT_COUNT_MAX: usize = 2 * OPERATION_COUNT_MAX + 1;
 /// Most bytes of one request.
 pub(crate) const REQUEST_BYTES_MAX: usize = COMMAND_BYTES_MAX;
+/// Most arguments of a request of a client that has no token yet: as many as HELLO takes, and more.
+const STRANGER_ARGUMENT_COUNT_MAX: usize = 16;
+/// Most bytes of such a request.
+const STRANGER_REQUEST_BYTES_MAX: usize = 16 << 10;
 /// Most arguments of a request that is passed over: Redis' own limit of old.
 const PASSED_ARGUMENT_COUNT_MAX: usize = 1 << 20;
 /// Most bytes of an argument that is passed over: Redis' own limit.
@@ -128,8 +132,10 @@ struct Passing {
 }
 
 /// Reads requests off the front of a connection's buffer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Decoder {
+    /// Whether the client has no token yet, so that little is kept of what it sends.
+    is_strangers: bool,
     /// Bytes of the unfinished request that are parsed.
     position: usize,
     /// Arguments that are still to come; `None` between requests.
@@ -138,7 +144,28 @@ pub(crate) struct Decoder {
     passing: Option<Passing>,
 }
 
+impl Default for Decoder {
+    fn default() -> Decoder {
+        let (ranges, passing) = (Ranges::default(), None);
+        Decoder { is_strangers: false, position: 0, remaining: None, ranges, passing }
+    }
+}
+
 impl Decoder {
+    /// From the next request on: whether the client has no token yet. Its requests are passed over (I4) if
+    /// they are longer than any that it may make.
+    pub(crate) fn of_stranger(&mut self, is_strangers: bool) {
+        self.is_strangers = is_strangers;
+    }
+
+    fn argument_count_max(&self) -> usize {
+        if self.is_strangers { STRANGER_ARGUMENT_COUNT_MAX } else { ARGUMENT_COUNT_MAX }
+    }
+
+    fn request_bytes_max(&self) -> usize {
+        if self.is_strangers { STRANGER_REQUEST_BYTES_MAX } else { REQUEST_BYTES_MAX }
+    }
+
     /// Takes the next request off `input`; `None` if it is not there as a whole.
     ///
     /// # Errors
@@ -202,7 +229,7 @@ impl Decoder {
         }
         self.position = end;
         self.remaining = Some(count);
-        if count > ARGUMENT_COUNT_MAX {
+        if count > self.argument_count_max() {
             self.begin_passing(Excess::Arguments(count), input);
         }
         Ok(true)
@@ -212,7 +239,7 @@ impl Decoder {
     fn take_bulk(&mut self, input: &mut BytesMut) -> Result<bool, ProtocolError> {
         let Some((length, start)) = bulk_length(input, self.position)? else { return Ok(false) };
         let end = start + length;
-        if end > REQUEST_BYTES_MAX {
+        if end > self.request_bytes_max() {
             self.begin_passing(Excess::Bytes, input);
             return Ok(true);
         }
@@ -405,6 +432,30 @@ mod tests {
             let bytes = array(&[b"SET", b"1", &value]);
             assert_eq!(decode(&[&bytes]).0, [vec![b"SET".to_vec(), b"1".to_vec(), value]]);
         }
+    }
+
+    #[test]
+    fn little_is_kept_of_a_client_without_a_token() {
+        let mut decoder = Decoder::default();
+        decoder.of_stranger(true);
+        let mut input = BytesMut::from(&b"*2\r\n$3\r\nGET\r\n$20000\r\n"[..]);
+        for _ in 0..20_000 {
+            assert_eq!(decoder.next(&mut input), Ok(None));
+            assert!(input.is_empty(), "it is kept: {}", input.len());
+            input.extend_from_slice(b"x");
+        }
+        input.extend_from_slice(b"\r\n*17\r\n");
+        let request = decoder.next(&mut input).unwrap().unwrap();
+        assert_eq!(
+            (&request.arguments()[..], request.excess()),
+            (&[&b"GET"[..]][..], Some(Excess::Bytes))
+        );
+        input.extend_from_slice(&b"$1\r\nx\r\n".repeat(17));
+        let request = decoder.next(&mut input).unwrap().unwrap();
+        assert_eq!(request.excess(), Some(Excess::Arguments(17)));
+        decoder.of_stranger(false);
+        input.extend_from_slice(&array(&[&b"x"[..]; 17]));
+        assert_eq!(decoder.next(&mut input).unwrap().unwrap().excess(), None);
     }
 
     #[test]

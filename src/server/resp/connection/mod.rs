@@ -220,6 +220,9 @@ impl Connection {
         self.last = lookup(arguments.first().copied().unwrap_or_default());
         let taken = match request.excess() {
             None => self.interpret(request, &arguments),
+            Some(_) if self.requester.granted().is_none() => {
+                Err(self.requester.denied(self.last.map_or("", |spec| spec.name)))
+            }
             Some(excess) => Err(Complaint::too_large(excess.to_string())),
         };
         match &taken {

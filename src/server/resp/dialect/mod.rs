@@ -46,6 +46,8 @@ impl Dialect for RespDialect {
     }
 
     fn take(&mut self, input: &mut BytesMut) -> Option<Errand<Planned>> {
+        let is_strangers = self.connection.requester().granted().is_none();
+        self.decoder.of_stranger(is_strangers);
         let planned = match self.decoder.next(input) {
             Ok(request) => self.connection.take(&request?),
             Err(error) => Planned::farewell(Complaint::wrong(format!("Protocol error: {error}"))),
