@@ -195,6 +195,11 @@ fn pieces_cannot_be_left_out_doubled_or_exchanged() {
     let mut mixed = whole.clone();
     mixed[1] = other.slots(&[slot(0, 5, Some("zero")), slot(3, 22, None)]).unwrap();
     assert_eq!(what_is_wrong(&mixed.concat()), "CRC-32 of a piece", "another backup's");
+    // Keys are in no order: only the numbers of their pieces tell.
+    let (mut writer, head) = BackupWriter::begin(&header_of_keys());
+    let [one, two] = ["one", "two"].map(|name| writer.keys(&[key(name, 1, None)]).unwrap());
+    let swapped = [head, two, one, writer.end().1].concat();
+    assert_eq!(what_is_wrong(&swapped), "a piece in the place of another");
     let longer = [whole.concat(), vec![0]].concat();
     assert_eq!(what_is_wrong(&longer), "something stands behind the end");
 }
@@ -264,6 +269,12 @@ fn lengths_that_lie_are_refused() {
     assert_eq!(with(&forged(SLOTS, 0, &image)), "content of a piece");
     (image[16], image[19]) = (1, 0); // bytes of a value that was deleted
     assert_eq!(with(&forged(SLOTS, 0, &[&image[..], b"x"].concat())), "content of a piece");
+    let long_values = BackupWriter::begin(&BackupHeader { value_bytes: 32, ..header() }).1;
+    let mut next = image;
+    (next[0], next[16]) = (1, 0);
+    image[16] = 20; // as many as the next slot takes
+    let hidden = [&long_values[..], &forged(SLOTS, 0, &[image, next].concat())].concat();
+    assert_eq!(what_is_wrong(&hidden), "content of a piece");
     assert_eq!(with(&forged(SLOTS, 0, &image[..19])), "content of a piece");
     assert_eq!(with(&forged(SLOTS, 0, &[])), "content of a piece");
     let mut entry = [0; 21];
@@ -272,6 +283,17 @@ fn lengths_that_lie_are_refused() {
     assert_eq!(with(&forged(END, 0, &[0; END_BYTES - 1])), "length of the end");
     assert_eq!(with(&forged(END, 0, &[0; END_BYTES])), "counts of the end");
     assert_eq!(with(&forged(BROKEN + 1, 0, &[])), "kind of a piece");
+    // An end that counts right, and has the checksum of other pieces.
+    let mut end = BackupWriter::begin(&header()).0.end().1.split_off(PIECE_HEADER_BYTES).to_vec();
+    let whole = [&head[..], &forged(END, 0, &end)].concat();
+    read(&whole).unwrap();
+    *end.last_mut().unwrap() ^= 1;
+    assert_eq!(with(&forged(END, 0, &end)), "counts of the end");
+    let mut reserved = forged(BROKEN, 0, b"why");
+    reserved[1] = 1;
+    let crc = piece_crc(&seed_of(&header()), &reserved[..PIECE_COVERED_BYTES], b"why");
+    reserved[PIECE_COVERED_BYTES..PIECE_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(with(&reserved), "a piece in the place of another");
     let mut long_head = head.to_vec();
     long_head[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(what_is_wrong(&long_head), "length of the header");
