@@ -177,7 +177,6 @@ fn taken_slowly(address: &str, file: &str, wait: impl FnOnce()) -> Json {
 /// other follower. Every state between is compared with what was acknowledged up to its index.
 fn backups_are_states_that_were(mut cluster: Cluster, path: &str) {
     let (leader, follower, other) = cluster.roles();
-    let program = cluster.nodes[leader].program;
     let files = ["full", "first", "second"].map(|name| file_in(&cluster, name));
     let is_over = AtomicBool::new(false);
     fill(&cluster.nodes[leader]);
@@ -225,30 +224,41 @@ fn backups_are_states_that_were(mut cluster: Cluster, path: &str) {
     for node in &mut cluster.nodes {
         node.stop();
     }
-    for count in 1..=3 {
-        let about = &taken[count - 1];
-        let index = about["index"].as_u64().unwrap();
-        let mut words: Vec<&str> = files[..count].iter().map(String::as_str).collect();
-        words.extend(["-program", if program == KVSTORE { "kvstore" } else { "diskstore" }]);
-        let restored = started(&mut cluster, program, &words);
-        let node = &cluster.nodes[restored];
-        let state = content(node, path);
-        assert_eq!(state, state_at(&history, index), "{about}");
-        assert_ne!(state, now, "the backup is older than the end");
-        let first = ask(node, "PUT", &format!("{path}/0"), "", "new");
-        let first: u64 = first.header("diskstore-index").unwrap().parse().unwrap();
-        assert!(first > index + (1 << 40), "no version of the old cluster is met again");
-        if count == 1 {
-            // Earlier states than the last one are there as well.
-            let exact_from = about["exact_from"].as_u64().unwrap();
-            let to = exact_from.midpoint(index);
-            words.extend(["-to"]);
-            let to_text = to.to_string();
-            words.push(&to_text);
-            let earlier = started(&mut cluster, program, &words);
-            assert_eq!(content(&cluster.nodes[earlier], path), state_at(&history, to), "at {to}");
-        }
+    for (count, about) in (1..).zip(&taken) {
+        let restored = check_restored(&mut cluster, &files[..count], about, &history, path);
+        assert_ne!(restored, now, "the backup is older than the end");
     }
+}
+
+/// Restores a backup, and those that it continues, and compares what a node serves of it.
+#[track_caller]
+fn check_restored(
+    cluster: &mut Cluster,
+    files: &[String],
+    about: &Json,
+    history: &[Written],
+    path: &str,
+) -> BTreeMap<String, (u64, String)> {
+    let program = cluster.nodes[0].program;
+    let index = about["index"].as_u64().unwrap();
+    let mut words: Vec<&str> = files.iter().map(String::as_str).collect();
+    words.extend(["-program", if program == KVSTORE { "kvstore" } else { "diskstore" }]);
+    let restored = started(cluster, program, &words);
+    let node = &cluster.nodes[restored];
+    let state = content(node, path);
+    assert_eq!(state, state_at(history, index), "{about}");
+    let first = ask(node, "PUT", &format!("{path}/0"), "", "new");
+    let first: u64 = first.header("diskstore-index").unwrap().parse().unwrap();
+    assert!(first > index + (1 << 40), "no version of the old cluster is met again");
+    if files.len() == 1 {
+        // Earlier states than the last one are there as well.
+        let to = about["exact_from"].as_u64().unwrap().midpoint(index);
+        let text = to.to_string();
+        words.extend(["-to", &text]);
+        let earlier = started(cluster, program, &words);
+        assert_eq!(content(&cluster.nodes[earlier], path), state_at(history, to), "at {to}");
+    }
+    state
 }
 
 #[test]
@@ -503,4 +513,41 @@ fn a_member_writes_one_backup_at_a_time_and_only_as_fast_as_it_is_taken() {
         assert!(refused.body.contains(words), "{query}: {refused:?}");
     }
     assert_eq!(ask(node, "POST", "/v1/backup", "", "").status, 405);
+}
+
+#[test]
+fn a_damaged_slot_ends_a_backup_and_is_named() {
+    let mut cluster = of_one(crate::nodes::DISKSTORE, &SMALL);
+    assert_eq!(ask(&cluster.nodes[0], "PUT", "/v1/slots/1", "", "value").status, 204);
+    cluster.nodes[0].stop();
+    for name in ["slots.dat", "double.dat"] {
+        let path = cluster.nodes[0].directory.join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(5).position(|some| some == b"value").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    cluster.nodes[0].start();
+    cluster.wait_voters(1);
+    let (address, file) = (cluster.nodes[0].client_address(), file_in(&cluster, "backup"));
+    let words = refused(1, &["backup", "-addr", &address, "-o", &file]);
+    assert!(words.contains("cannot finish the backup") && words.contains("slots.dat"), "{words}");
+    assert!(!Path::new(&file).exists());
+    assert_eq!(ask(&cluster.nodes[0], "PUT", "/v1/slots/1", "", "whole").status, 204);
+    done(&["backup", "-addr", &address, "-o", &file]);
+}
+
+#[test]
+fn a_full_disk_is_told_by_whoever_takes_the_backup() {
+    let cluster = of_one(crate::nodes::DISKSTORE, &SMALL);
+    let address = cluster.nodes[0].client_address();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let backup = Command::new(PROGRAM)
+        .args(["backup", "-addr", &address, "-o", "-"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let words = String::from_utf8(backup.stderr).unwrap();
+    assert_eq!(backup.status.code(), Some(1), "{words}");
+    assert!(words.contains("No space left on device"), "{words}");
 }

@@ -117,6 +117,7 @@ pub(crate) fn begin(
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
         backup.write(&header, &runtime);
+        drop(backup); // whoever gets the permit next finds nothing held
         drop(permit);
     });
     Ok(stream)
@@ -257,3 +258,6 @@ impl Backup {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
