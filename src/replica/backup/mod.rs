@@ -35,6 +35,8 @@ use crate::machine::Images;
 const WAITING_PIECES_MAX: usize = 2;
 /// The log may grow by this, and twice the size of the data, before a backup is given up (I3).
 const HELD_LOG_BYTES_MIN: u64 = 1 << 30;
+/// How long the reason for which a backup breaks off may take on its way.
+const REASON_TIME: Duration = Duration::from_millis(500);
 /// How long the entries that wrote the newest slots may take to be applied as a whole.
 const APPLY_BOUND: Duration = Duration::from_secs(10);
 
@@ -187,6 +189,8 @@ impl Backup {
                 tracing::warn!(reason, "a backup cannot be finished");
                 // The other end is gone if nobody wants to know.
                 drop(self.send(Some(writer.broken(&reason))));
+                // Behind an error hyper sends nothing more, of what it was given before either.
+                std::thread::sleep(REASON_TIME);
                 drop(self.sender.blocking_send(Err(io::Error::other(reason)))); // I2
             }
         }
