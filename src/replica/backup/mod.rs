@@ -118,9 +118,14 @@ pub(crate) fn begin(
     let backup = Backup { replica, wal, held, readable_from, log_bytes, sender };
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
-        backup.write(&header, &runtime);
+        let (broken, sender) = (backup.write(&header, &runtime), backup.sender.clone());
         drop(backup); // whoever gets the permit next finds nothing held
         drop(permit);
+        if let Some(reason) = broken {
+            // Behind an error hyper sends nothing more, of what it was given before either.
+            std::thread::sleep(REASON_TIME);
+            drop(sender.blocking_send(Err(io::Error::other(reason)))); // I2
+        }
     });
     Ok(stream)
 }
@@ -170,7 +175,8 @@ impl From<diskstore_storage::Error> for Stop {
 }
 
 impl Backup {
-    fn write(&self, header: &BackupHeader, runtime: &Handle) {
+    /// Writes all of it, or why that is not possible, which it gives then.
+    fn write(&self, header: &BackupHeader, runtime: &Handle) -> Option<String> {
         let (started, since) = (Instant::now(), header.since.get());
         let (mut writer, head) = BackupWriter::begin(header);
         let written = self.send(Some(head)).and_then(|()| {
@@ -183,15 +189,17 @@ impl Backup {
             Ok(BackupEnd { last, image_count, entry_count, .. }) => {
                 let (index, elapsed) = (last.index, started.elapsed());
                 tracing::info!(index, since, image_count, entry_count, ?elapsed, "backup");
+                None
             }
-            Err(Stop::Untaken) => tracing::warn!("nobody takes the backup that was begun"),
+            Err(Stop::Untaken) => {
+                tracing::warn!("nobody takes the backup that was begun");
+                None
+            }
             Err(Stop::Broken(reason)) => {
                 tracing::warn!(reason, "a backup cannot be finished");
                 // The other end is gone if nobody wants to know.
                 drop(self.send(Some(writer.broken(&reason))));
-                // Behind an error hyper sends nothing more, of what it was given before either.
-                std::thread::sleep(REASON_TIME);
-                drop(self.sender.blocking_send(Err(io::Error::other(reason)))); // I2
+                Some(reason)
             }
         }
     }
