@@ -23,6 +23,8 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::{ArchiveError, local};
+use crate::cli::Servers;
+use crate::client::ClientToken;
 use crate::config::{Address, ConfigError};
 
 /// Most addresses that `-addr` may name.
@@ -66,7 +68,7 @@ pub(super) struct Fetched {
 
 /// Takes a backup off the first node of a list that can be reached; all of it goes to `out`.
 pub(super) fn fetch(
-    servers: &str,
+    servers: &Servers,
     base: Base,
     out: &mut dyn Write,
 ) -> Result<Fetched, ArchiveError> {
@@ -82,10 +84,11 @@ pub(super) fn fetch(
 }
 
 /// Asks the nodes in turn until one answers; gives its stream.
-async fn begin(servers: &str, base: Base) -> Result<(String, Incoming), ArchiveError> {
-    let list: Vec<&str> = servers.split(',').collect();
+async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), ArchiveError> {
+    let token = ClientToken::of(servers.token_file.as_deref())?;
+    let list: Vec<&str> = servers.list.split(',').collect();
     if list.len() > ADDRESS_COUNT_MAX {
-        let (flag, value) = ("addr", servers.to_owned());
+        let (flag, value) = ("addr", servers.list.clone());
         return Err(ConfigError::List { flag, value, max: ADDRESS_COUNT_MAX }.into());
     }
     let parsed: Vec<Address> = list
@@ -100,7 +103,7 @@ async fn begin(servers: &str, base: Base) -> Result<(String, Incoming), ArchiveE
     for address in &parsed {
         let connecting = TcpStream::connect((address.host.as_str(), address.port));
         match timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(Ok(stream)) => return ask(address.to_string(), stream, base).await,
+            Ok(Ok(stream)) => return ask(address.to_string(), stream, base, &token).await,
             Ok(Err(error)) => tried.push(format!("{address}: {error}")),
             Err(_) => tried.push(format!("{address}: no answer")),
         }
@@ -112,12 +115,15 @@ async fn ask(
     address: String,
     stream: TcpStream,
     base: Base,
+    token: &ClientToken,
 ) -> Result<(String, Incoming), ArchiveError> {
     let foreign = || ArchiveError::Foreign { address: address.clone() };
-    let request = Request::get(format!("/v1/backup{}", base.query()))
-        .header(header::HOST, &address)
-        .body(Body::empty())
-        .map_err(|_| foreign())?;
+    let mut request =
+        Request::get(format!("/v1/backup{}", base.query())).header(header::HOST, &address);
+    if let Some(token) = token.text() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Body::empty()).map_err(|_| foreign())?;
     let asked = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection); // ends with the response, or with the runtime

@@ -24,6 +24,7 @@ use diskstore_storage::identity::MachineKind;
 use serde::Serialize;
 
 use crate::cli::{BackupFlags, Number, RestoreFlags, Task};
+use crate::client::ClientError;
 use crate::config::{ConfigError, row};
 use fetch::Fetched;
 pub use restore::{Order, Restored, restore};
@@ -44,6 +45,9 @@ pub enum ArchiveError {
     /// A flag out of bounds; exit code 2.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The token that was to be presented.
+    #[error(transparent)]
+    Token(#[from] ClientError),
     /// What is to be made is there already; exit code 2.
     #[error("{} is there already; {what}", path.display())]
     Taken {
@@ -145,6 +149,7 @@ impl ArchiveError {
             | ArchiveError::Chain { .. }
             | ArchiveError::OtherProgram { .. }
             | ArchiveError::NotWithin { .. } => 2,
+            ArchiveError::Token(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -271,10 +276,10 @@ fn run_backup(flags: &BackupFlags, out: &mut dyn Write) -> Result<(), ArchiveErr
     };
     let base = flags.since.as_deref().map(files::base).transpose()?.unwrap_or_default();
     if output == Path::new(STDOUT) {
-        let fetched = fetch::fetch(&flags.servers.list, base, out)?;
+        let fetched = fetch::fetch(&flags.servers, base, out)?;
         return print(&mut io::stderr(), &told(flags.json, "", &fetched));
     }
-    let fetched = write_file(output, |file| fetch::fetch(&flags.servers.list, base, file))?;
+    let fetched = write_file(output, |file| fetch::fetch(&flags.servers, base, file))?;
     print(out, &told(flags.json, &output.display().to_string(), &fetched))
 }
 

@@ -28,7 +28,7 @@ use crate::status::Status;
 use administration::Members;
 use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
 use health::Health;
-use token::ClientToken;
+pub(crate) use token::ClientToken;
 
 pub use demo::follow_parent;
 pub use original::{ClientFlags, run as run_client};

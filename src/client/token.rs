@@ -19,7 +19,7 @@ const FILE_BYTES_MAX: u64 = 4096;
 
 /// The token that a client presents, if it has one.
 #[derive(Clone, Default)]
-pub(super) struct ClientToken(Option<String>);
+pub(crate) struct ClientToken(Option<String>);
 
 /// I1
 impl fmt::Debug for ClientToken {
@@ -30,7 +30,7 @@ impl fmt::Debug for ClientToken {
 
 impl ClientToken {
     /// The token in `file`, or the one of the environment.
-    pub(super) fn of(file: Option<&Path>) -> Result<ClientToken, ClientError> {
+    pub(crate) fn of(file: Option<&Path>) -> Result<ClientToken, ClientError> {
         let Some(path) = file else {
             let found = std::env::var_os(VARIABLE).filter(|token| !token.is_empty());
             let Some(found) = found else { return Ok(ClientToken::default()) };
@@ -49,7 +49,7 @@ impl ClientToken {
     }
 
     /// Its text.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         self.0.as_deref()
     }
 }

@@ -551,3 +551,31 @@ fn a_full_disk_is_told_by_whoever_takes_the_backup() {
     assert_eq!(backup.status.code(), Some(1), "{words}");
     assert!(words.contains("No space left on device"), "{words}");
 }
+
+#[test]
+fn a_backup_takes_the_token_of_an_administrator() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [tokens, file] = ["tokens.toml", "backup"].map(path);
+    let of_role = |role: &str| {
+        let token = done(&["token", role, "-role", role, "-tokens", &tokens]);
+        std::fs::write(path(role), token).unwrap();
+        path(role)
+    };
+    let [reader, administrator] = ["read", "admin"].map(of_role);
+    let mut cluster = Cluster::empty();
+    let more = [&SMALL[..], &["-tokens", &tokens]].concat();
+    cluster.add("node0", &more).start();
+    let address = cluster.nodes[0].client_address();
+    let words = |token: &str| {
+        let run = run(&["backup", "-addr", &address, "-token-file", token, "-o", &file]);
+        (run.status.code(), String::from_utf8(run.stderr).unwrap())
+    };
+    wait_until("a backup", || words(&administrator).0 == Some(0));
+    std::fs::remove_file(&file).unwrap();
+    let (exit_code, refusal) = words(&reader);
+    assert_eq!((exit_code, refusal.contains("says: ")), (Some(1), true), "{refusal}");
+    let refusal = refused(1, &["backup", "-addr", &address, "-o", &file]);
+    assert!(refusal.contains("says: "), "{refusal}");
+    assert!(!Path::new(&file).exists());
+}
