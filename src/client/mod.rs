@@ -8,6 +8,7 @@
 mod administration;
 mod bench;
 mod bundle;
+mod chat;
 mod connection;
 mod demo;
 mod health;
@@ -30,6 +31,7 @@ use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
 use health::Health;
 pub(crate) use token::ClientToken;
 
+pub use chat::{ChatFlags, run as run_chatroom};
 pub use demo::follow_parent;
 pub use original::{ClientFlags, run as run_client};
 

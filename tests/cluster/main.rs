@@ -22,6 +22,7 @@ mod load;
 mod logger;
 mod logs;
 mod members;
+mod messages;
 mod moved;
 mod nodes;
 mod orders;

@@ -23,19 +23,19 @@ const THINK_MS_MAX: u64 = 3_600_000;
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ClientConfig {
+pub(in crate::client) struct ClientConfig {
     /// Client addresses of the replicas: `svrIps`, as many as `rep` says.
-    pub(super) replicas: Vec<String>,
+    pub(in crate::client) replicas: Vec<String>,
     /// Where answers are to come by UDP.
-    pub(super) local: IpAddr,
+    pub(in crate::client) local: IpAddr,
     /// The port for them, of the first client; 0: any.
-    pub(super) udp_port: u16,
+    pub(in crate::client) udp_port: u16,
     /// The longest rest between an answer and the next command.
-    pub(super) think_max: Duration,
+    pub(in crate::client) think_max: Duration,
 }
 
 /// Reads the file.
-pub(super) fn read(path: &Path) -> Result<ClientConfig, ClientError> {
+pub(in crate::client) fn read(path: &Path) -> Result<ClientConfig, ClientError> {
     let bytes = std::fs::metadata(path).map(|metadata| metadata.len());
     let text = match bytes {
         Ok(bytes) if bytes > FILE_BYTES_MAX => Err("it is longer than 1 MiB".to_owned()),

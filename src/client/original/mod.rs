@@ -5,7 +5,7 @@
 //!   reads commands.
 
 mod ask;
-mod config;
+pub(super) mod config;
 mod latency;
 mod shell;
 

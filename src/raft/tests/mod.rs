@@ -1,12 +1,13 @@
 //! Tests of this folder as a whole: what openraft asks of its storage, over real and simulated
 //! disks. `suite` runs openraft's own tests, `contract` those of the rules that it leaves out,
 //! `frames` holds every frame to its bytes, `peers` has a member meet others, `transfer` sends
-//! snapshots over sockets, `late` too late.
+//! snapshots over sockets, `late` too late, `messages` reach subscribers.
 
 mod contract;
 mod damage;
 mod frames;
 mod late;
+mod messages;
 mod oplog;
 mod peers;
 mod reading;
