@@ -126,6 +126,39 @@ function errors_say_what_was_wrong(first) {
   });
 }
 
+function messages_reach_subscribers_of_every_node(first, other) {
+  return withClients([first, other, other], async (here, there, publisher) => {
+    const told = [];
+    const next = async (count) => {
+      while (told.length < count) await new Promise((resolve) => setTimeout(resolve, 5));
+      return told.splice(0, count);
+    };
+    here.on("message", (...words) => told.push(["here", ...words]));
+    equal(await here.subscribe("news", "more"), 2);
+    equal(await publisher.publish("news", "one"), 0); // it counts its own node alone
+    equal(await next(1), [["here", "news", "one"]]);
+    equal(await here.unsubscribe("more"), 1);
+    equal(await here.get(key(1)), null); // it speaks RESP3, which tells messages from replies
+
+    there.on("message", (...words) => told.push(["there", ...words]));
+    there.on("pmessage", (...words) => told.push(["there by", ...words]));
+    equal(await there.subscribe("__index__:news"), 1);
+    equal(await there.psubscribe("n*s"), 2);
+    const begin = Number((await next(1))[0][2]);
+    equal(await publisher.multi().set(key(1), "x").publish("news", "two").exec(), [[null, "OK"], [null, 2]]);
+    const words = await next(3);
+    equal(words.filter(([who]) => who !== "there").sort(), [
+      ["here", "news", "two"], ["there by", "n*s", "news", "two"],
+    ]);
+    const [, channel, text] = words.find(([who]) => who === "there");
+    const [, index, position] = /^(\d+)-(\d+) two$/.exec(text);
+    equal([channel, Number(index) > begin, position], ["__index__:news", true, "1"]);
+    equal(await publisher.pubsub("NUMSUB", "news"), ["news", 1]);
+    equal(await here.unsubscribe(), 0);
+    equal(await here.del(key(1)), 1);
+  });
+}
+
 await run([
   values_come_back_byte_for_byte,
   a_long_pipeline_is_answered_in_order,
@@ -133,5 +166,6 @@ await run([
   a_transaction_is_answered_as_one,
   concurrent_increments_under_watch_are_all_kept,
   errors_say_what_was_wrong,
+  messages_reach_subscribers_of_every_node,
 ], program, nodes);
 console.log(`ioredis ${require("ioredis/package.json").version} ok`);

@@ -192,6 +192,44 @@ def a_pool_serves_many_threads(first, other):
     expect(other.get(30), b"%d" % (THREADS * ROUNDS))
 
 
+def messages_reach_subscribers_of_every_node(first, other):
+    def told(listener, kind, channel, data, pattern=None):
+        message = listener.get_message(timeout=60)
+        expect([message[name] for name in ["type", "pattern", "channel", "data"]],
+               [kind, pattern, channel, data])
+
+    with first.pubsub() as here, other.pubsub() as there:
+        here.subscribe("news")
+        told(here, "subscribe", b"news", 1)
+        there.psubscribe("ne*")
+        told(there, "psubscribe", b"ne*", 1)
+        there.subscribe("__index__:news")
+        told(there, "subscribe", b"__index__:news", 2)
+        begin = int(there.get_message(timeout=60)["data"])
+        expect(first.publish("news", b"one\r\n\0"), 1)
+        expect(other.publish("news", ""), 2)
+        with first.pipeline() as pipe:
+            pipe.set(40, "x").publish("news", "two").publish("other", "three")
+            expect(pipe.execute(), [True, 1, 0])
+        last = (begin, 0)
+        for data in [b"one\r\n\0", b"", b"two"]:
+            told(here, "message", b"news", data)
+            message = there.get_message(timeout=60)
+            place, text = message["data"].split(b" ", 1)
+            expect([message["channel"], text], [b"__index__:news", data])
+            place = tuple(int(number) for number in place.split(b"-"))
+            assert place > last, f"{place} behind {last}"
+            last = place
+            told(there, "pmessage", b"news", data, pattern=b"ne*")
+        expect(first.pubsub_channels(), [b"news"])
+        expect(first.pubsub_numsub("news", "none"), [(b"news", 1), (b"none", 0)])
+        expect(other.pubsub_numpat(), 1)
+        here.unsubscribe()
+        told(here, "unsubscribe", b"news", 0)
+    refused(redis.ResponseError, "a message holds at most 1048576",
+            lambda: first.publish("news", b"x" * ((1 << 20) + 1)))
+
+
 def in_threads(work, count):
     failures = []
 
@@ -223,6 +261,7 @@ def main():
         errors_are_of_the_class_that_callers_catch,
         a_pool_serves_many_threads,
         a_scan_finds_every_slot_once,
+        messages_reach_subscribers_of_every_node,
     ]:
         # Whichever node is asked, whichever looks.
         for first, other in zip(clients, clients[1:] + clients[:1]):
