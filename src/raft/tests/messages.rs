@@ -2,10 +2,12 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use diskstore_storage::disk::SimDisk;
 use openraft::storage::{RaftStateMachine, SnapshotMeta};
+use tokio::time::timeout;
 
 use super::super::types::StoredMembership;
 use super::{Place, Stores, blank, increment, log_id, normal};
@@ -13,6 +15,9 @@ use crate::command::{Action, Answer, CommandBuilder, Condition, Operation, slot_
 use crate::messages::{Delivered, Delivery, Ended, Mail, Selector, Subscriber};
 use crate::raft::types::Entry;
 use crate::replica::SlotsSnapshot;
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sets slot 3 and sends this on a channel that is called as the slot is.
 fn set_and_publish(index: u64, text: &str) -> Entry {
@@ -37,7 +42,8 @@ fn listener(stores: &Stores) -> Subscriber {
 
 /// The next message, by index, position and text; or why there is none.
 async fn next(listener: &Subscriber) -> Result<String, Ended> {
-    match poll_fn(|context| listener.poll(context)).await {
+    let mail = timeout(PATIENCE, poll_fn(|context| listener.poll(context))).await;
+    match mail.expect("nothing comes") {
         Mail::Ended(why) => Err(why),
         Mail::Waits => match listener.take().unwrap() {
             Delivery::Message(Delivered { message, .. }) => {
