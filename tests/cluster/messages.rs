@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::process::Signal;
 
 use crate::harness::{stderr, stdout};
 use crate::nodes::{Cluster, Node, PATIENCE, wait_for, wait_until};
@@ -201,6 +202,24 @@ fn nothing_old_is_told_after_a_restart() {
     for listener in &mut listeners {
         assert_eq!(next_text(listener), "new");
     }
+}
+
+/// A subscription begins as a read does.
+#[test]
+fn a_node_that_lags_tells_a_new_subscriber_nothing_old() {
+    let cluster = Cluster::of_three(&[]);
+    let (leader, follower, _) = cluster.roles();
+    cluster.nodes[follower].signal(Signal::STOP);
+    for _ in 0..MESSAGES {
+        cluster.nodes[leader].asked(&["PUBLISH", "a", "old"]);
+    }
+    // The system takes the connection and the request meanwhile.
+    let mut listener = cluster.nodes[follower].client().unwrap();
+    listener.send(&["SUBSCRIBE", "a"]).unwrap();
+    cluster.nodes[follower].signal(Signal::CONT);
+    assert_eq!(texts(listener.receive().unwrap()), ["subscribe", "a", "1"]);
+    cluster.nodes[leader].asked(&["PUBLISH", "a", "new"]);
+    assert_eq!(next_text(&mut listener), "new");
 }
 
 /// Somebody in a room, whose words go in and out by pipes.
