@@ -45,6 +45,8 @@ pub(crate) enum Ended {
     Slow,
     /// Messages are missing here, behind those that wait for it.
     Gap,
+    /// Its client may not listen any more.
+    Denied,
 }
 
 /// Something for a subscriber.

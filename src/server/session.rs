@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Server;
+use super::access::RequestKind;
 use super::clients::Entered;
 use super::complaint::Complaint;
 use super::detect::{self, Protocol};
@@ -148,19 +149,29 @@ impl Session {
                     return self.socket.finish().await;
                 }
                 Flow::Again if self.socket.has_output_space() => {
-                    self.tell(dialect.as_ref());
+                    if self.may_listen(dialect.as_mut()) {
+                        self.tell(dialect.as_ref());
+                    }
                     continue;
                 }
                 Flow::Again => Wanted::OutputSpace,
                 Flow::Read => Wanted::Bytes,
             };
-            match self.wait(dialect.as_ref(), wanted).await? {
+            match self.wait(dialect.as_mut(), wanted).await? {
                 Came::Wanted | Came::Mail => {}
+                Came::Ended(Ended::Denied) => {
+                    self.leave();
+                    let mut words = BytesMut::new();
+                    let complaint = dialect.requester().denied("subscribe");
+                    dialect.complain(&complaint, &mut words);
+                    self.socket.append(&words);
+                    return self.socket.finish().await;
+                }
                 Came::Ended(why) => {
                     tracing::info!(peer = %self.peer, ?why, "ended: a subscriber misses messages");
                     return match why {
                         Ended::Slow => Ok(()), // it takes nothing anyhow
-                        Ended::Gap => self.socket.finish().await,
+                        Ended::Gap | Ended::Denied => self.socket.finish().await,
                     };
                 }
                 Came::End => {
@@ -180,8 +191,11 @@ impl Session {
     }
 
     /// Waits until there is what is wanted, and tells the client meanwhile what it listens to.
-    async fn wait<D: Dialect>(&mut self, dialect: &D, wanted: Wanted) -> io::Result<Came> {
+    async fn wait<D: Dialect>(&mut self, dialect: &mut D, wanted: Wanted) -> io::Result<Came> {
         loop {
+            if !self.may_listen(dialect) {
+                return Ok(Came::Ended(Ended::Denied));
+            }
             self.tell(dialect);
             let subscriber = self.entered.client().subscriber();
             match self.socket.wait(wanted, subscriber).await? {
@@ -189,6 +203,16 @@ impl Session {
                 came => return Ok(came),
             }
         }
+    }
+
+    /// Whether the client may be told what it listens to, if it listens: its token may count no longer.
+    fn may_listen<D: Dialect>(&self, dialect: &mut D) -> bool {
+        if self.entered.client().name_count() == 0 {
+            return true;
+        }
+        let requester = dialect.requester();
+        requester.renew();
+        requester.may(RequestKind::Read)
     }
 
     /// Tells the client what it listens to, as much as it has room for.

@@ -167,6 +167,7 @@ fn without_a_token_nothing_is_answered_over_resp() {
     let lines = "SET 7 x|GET 7|DEL 7|UNLINK 7|MSET 7 x 8 y|INCR 7|APPEND 7 x|GETDEL 7|SETRANGE 7 0 x|EXISTS 7|\
                  MGET 7 8|SCAN 0|DBSIZE|RANDOMKEY|PING|ECHO x|INFO|ROLE|CLUSTER NODES|CLIENT LIST|CLIENT ID|\
                  CLIENT REPLY OFF|COMMAND|DISKSTORE STATUS|DISKSTORE REMOVE protocol|ACL WHOAMI|WATCH 7|MULTI|EXEC|\
+                 PUBLISH news x|SUBSCRIBE news|PSUBSCRIBE n*|UNSUBSCRIBE|PUBSUB CHANNELS|DISKSTORE CHECKPOINT|\
                  DISCARD|READONLY|SELECT 0|TIME|WAIT 0 1|LASTSAVE|MEMORY USAGE 7|OBJECT ENCODING 7";
     nobody_gets_in(|guarded| {
         for line in lines.split('|') {
@@ -243,9 +244,12 @@ fn a_role_allows_nothing_beyond_it_over_resp() {
             let expected = format!("+OK\r\n{}", noperm("reader", &name));
             guarded.answers(&[&as_reader, line], &expected);
         }
-        for (line, name) in
-            [("DISKSTORE REMOVE protocol", "diskstore|remove"), ("CLIENT LIST", "client|list")]
-        {
+        for (line, name) in [
+            ("DISKSTORE REMOVE protocol", "diskstore|remove"),
+            ("DISKSTORE CHECKPOINT", "diskstore|checkpoint"),
+            ("DISKSTORE CONFIG", "diskstore|config"),
+            ("CLIENT LIST", "client|list"),
+        ] {
             let denied = noperm("writer", name);
             guarded.answers(&[&as_writer, line], &format!("+OK\r\n{denied}"));
             let expected = format!("+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n{denied}");
@@ -296,6 +300,7 @@ const GUARDED: &[Asked] = &[
     ("GET", "/metrics", "", ""),
     ("GET", "/debug/pprof/profile?seconds=1", "", ""),
     ("GET", "/debug/pprof/heap", "", ""),
+    ("GET", "/v1/backup", "", ""),
 ];
 
 #[test]
@@ -309,7 +314,7 @@ fn each_path_asks_for_a_token_and_its_role() {
             if matches!(*method, "PUT" | "POST" | "DELETE") {
                 guarded.denies(&with(read), "403", "forbidden");
             }
-            if path.starts_with("/debug") || *path == "/join" {
+            if path.starts_with("/debug") || ["/join", "/v1/backup"].contains(path) {
                 guarded.denies(&with(write), "403", "forbidden");
             }
         }
@@ -485,6 +490,27 @@ fn put(file: &Path, text: &str, mode: u32) {
 }
 
 #[test]
+fn a_subscriber_whose_token_is_removed_hears_nothing_more() {
+    let guarded = Guarded::start();
+    let Tokens { file, write, read, .. } = &guarded.tokens;
+    let mut subscriber = guarded.node.connect();
+    subscriber
+        .send(&[array(&[b"AUTH", read.as_bytes()]), array(&[b"SUBSCRIBE", b"news"])].concat());
+    subscriber.expect(b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    let publish = |word: &str| {
+        guarded.node.ask(&resp(&[&format!("AUTH {write}"), &format!("PUBLISH news {word}")]))
+    };
+    assert_eq!(publish("first"), "+OK\r\n:1\r\n+OK\r\n");
+    let message = b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nfirst\r\n";
+    subscriber.expect(message);
+    let text = std::fs::read_to_string(file).unwrap();
+    put(file, &text.replace("name = \"reader\"", "name = \"other\""), 0o600);
+    guarded.reload("-tokens was read anew");
+    publish("second");
+    assert_eq!(String::from_utf8_lossy(&subscriber.rest()), NOAUTH);
+}
+
+#[test]
 fn many_wrong_tokens_are_answered_one_by_one_and_logged_once() {
     let guarded = Guarded::start();
     let mut client = guarded.node.connect();
@@ -578,6 +604,15 @@ fn our_own_clients_present_a_token_out_of_the_environment_or_a_file() {
     assert_eq!(run(&with_file, "dst_wrong"), (0, "OK\n".to_owned()), "the flag wins");
     let (code, status) = run("status", read);
     assert!(code == 0 && status.starts_with("health   1 of 1 voters answers"), "{status}");
+    let backup = |name: &str, token: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diskstore"));
+        command.args(["backup", "-addr", &address, "-o"]).arg(file.with_file_name(name));
+        command.env("DISKSTORE_TOKEN", token).output().unwrap()
+    };
+    let refused = backup("no", read);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("needs the role admin"));
+    let taken = backup("yes", admin);
+    assert!(taken.status.success(), "{taken:?}");
     let load = "bench -clients 4 -requests 200 -keys 50 -value-bytes 100 -warm-up 0s";
     let (code, said) = run(&format!("{load} -yes"), write);
     assert_eq!(code, 0, "{said}");
