@@ -29,5 +29,6 @@ pub mod replica;
 pub mod server;
 pub mod status;
 pub mod throughput;
+pub mod tls;
 
 pub use diskstore_profile as profile;

@@ -19,10 +19,12 @@ use crate::banner;
 use crate::cli::{Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};
 use crate::fault::EXIT_REMOVED;
-use crate::host::Host;
 use crate::node::{self, Node};
 use crate::profile::Profiles;
-use crate::program::{self, EXIT_USAGE, Failed, Reloads, Signals, failed, introduce, say, tell};
+use crate::program::{
+    self, EXIT_USAGE, Failed, Reloads, Signals, failed, host_of, introduce, keep_certificates, say,
+    tell,
+};
 use crate::server::Server;
 
 /// Most loggers of one process.
@@ -85,6 +87,13 @@ pub struct Flags {
     /// Answers no client without a token of FILE, which `diskstore token` writes; read anew at SIGHUP.
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// Speaks TLS with the certificates in each DIR: ca.crt, tls.crt and tls.key, as `diskstore certs`
+    /// makes them; one for each logger.
+    #[arg(long, value_name = "DIRS")]
+    pub tls: Option<String>,
+    /// Who is taken with -tls: require, mutual or prefer, as for a node [default: require].
+    #[arg(long, value_name = "MODE")]
+    pub tls_mode: Option<String>,
     /// Writes a CPU profile (pprof) at a clean stop.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
@@ -131,6 +140,7 @@ pub fn configs(flags: &Flags) -> Result<Vec<Config>, UsageError> {
         ("-join", Some(&flags.join)),
         ("-hrecov", flags.hrecov.as_ref()),
         ("-port", flags.port.as_ref()),
+        ("-tls", flags.tls.as_ref()),
     ];
     let given = given.map(|(flag, text)| (flag, text.map(|text| list(text))));
     let lengths = given.iter().filter_map(|(flag, list)| Some((flag, list.as_ref()?.len())));
@@ -146,7 +156,7 @@ pub fn configs(flags: &Flags) -> Result<Vec<Config>, UsageError> {
     if let Some(id) = ids.iter().find(twice) {
         return Err(UsageError::Twice(id.clone()));
     }
-    let [_, raft, join, hrecov, port] = given.map(|(_, list)| list);
+    let [_, raft, join, hrecov, port, tls] = given.map(|(_, list)| list);
     let item = |list: &Option<Vec<String>>, nth: usize| list.as_ref()?.get(nth).cloned();
     let one = |(nth, id): (usize, &String)| {
         let settings = Settings {
@@ -164,6 +174,8 @@ pub fn configs(flags: &Flags) -> Result<Vec<Config>, UsageError> {
             advertise: flags.advertise.clone(),
             insecure: flags.insecure,
             tokens: flags.tokens.clone(),
+            tls: item(&tls, nth).map(PathBuf::from),
+            tls_mode: flags.tls_mode.clone(),
             log: flags.log.clone(),
             ..Settings::default()
         };
@@ -261,7 +273,8 @@ async fn follow_all(configs: Vec<Config>) -> Result<u8, Failed> {
 async fn follow(config: Config, mut stopping: watch::Receiver<bool>) -> Result<(), (u8, String)> {
     let words = |error: &dyn std::error::Error| (1, crate::fault::chain(error));
     say(&banner::head(&config));
-    let host = Host::real();
+    let host = host_of(&config).map_err(|error| words(&error))?;
+    let _certificates = keep_certificates(&host);
     let access = program::access(&config, &host)
         .map_err(|(code, error)| (code, crate::fault::chain(error.as_ref())))?;
     let mut reloads = Reloads::new().map_err(|error| words(&error))?;

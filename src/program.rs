@@ -15,6 +15,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -33,6 +34,7 @@ use crate::progress::Progress;
 use crate::raft::CLEAN_STOP_TARGETS;
 use crate::server::{Access, START_PATIENCE, Server, tell_starting};
 use crate::throughput::ThroughputFile;
+use crate::tls::{self, Tls, TlsError};
 
 /// Exit code of wrong usage.
 pub const EXIT_USAGE: u8 = 2;
@@ -47,6 +49,10 @@ const ROLE_POLLS_MAX: u32 = 250;
 /// Most processors on which one thread runs all sessions: the log and the slots have threads of
 /// their own, and on few processors a second one for sessions costs more than it brings.
 const SINGLE_THREAD_PROCESSORS_MAX: usize = 4;
+/// How often new certificates are looked for.
+const CERTIFICATES_PAUSE: Duration = Duration::from_secs(10);
+/// From so few days on an operator is told when a certificate ends.
+const CERTIFICATE_DAYS_FEW: i64 = 14;
 
 /// A failure, with what the program exits with.
 pub type Failed = (u8, Box<dyn Error>);
@@ -114,7 +120,8 @@ async fn serve(config: Config) -> Result<u8, Failed> {
     // Before the node opens its files, so that neither a taken port nor an early Ctrl-C costs a
     // recovery.
     let mut signals = Signals::new().map_err(failed)?;
-    let host = Host::real();
+    let host = host_of(&config).map_err(failed)?;
+    let _certificates = keep_certificates(&host);
     let access = access(&config, &host)?;
     let mut reloads = Reloads::new().map_err(failed)?;
     let listener = listen(&host, &config.client_address).await.map_err(failed)?;
@@ -128,7 +135,7 @@ async fn serve(config: Config) -> Result<u8, Failed> {
             started.map_err(|error| (error.exit_code(), error.into()))?
         }
         () = signals.next() => return Ok(0),
-        never = tell_starting(&listener, START_PATIENCE) => match never {},
+        never = tell_starting(&listener, host.net.tls(), START_PATIENCE) => match never {},
     };
     node.lock_until_exit();
     let recording = throughput.map(|file| file.record(node.successes()));
@@ -255,7 +262,8 @@ fn told(program: &str, fault: &Fault) -> u8 {
 }
 
 /// What asks a program to stop: SIGINT, SIGTERM or SIGQUIT. SIGHUP asks a node to read its files anew
-/// ([`Reloads`]), and others for nothing: a terminal that has gone is no reason to stop.
+/// ([`Reloads`], [`keep_certificates`]), and others for nothing: a terminal that has gone is no reason
+/// to stop.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -295,10 +303,93 @@ impl Signals {
     }
 }
 
+/// What a node with this configuration stands on.
+///
+/// # Errors
+/// Its certificates, by the name of the file that is wrong.
+pub(crate) fn host_of(config: &Config) -> Result<Host, TlsError> {
+    Ok(match &config.tls {
+        Some(files) => {
+            Host::real().under(Tls::of_member(&files.directory, files.mode, &config.id)?)
+        }
+        None => Host::real(),
+    })
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(crate) struct Kept(Option<JoinHandle<()>>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Uses new certificates once they are there, until it is dropped: looks for them now and then, for
+/// whoever replaces files does not always know the process; and at SIGHUP.
+pub(crate) fn keep_certificates(host: &Host) -> Kept {
+    let tls = host.net.tls().cloned();
+    Kept(tls.map(|tls| tokio::spawn(follow_certificates(tls))))
+}
+
+async fn follow_certificates(tls: Arc<Tls>) {
+    let mut hang_up = match signal(SignalKind::hangup()) {
+        Ok(hang_up) => Some(hang_up),
+        Err(error) => {
+            tracing::warn!(%error, "SIGHUP replaces no certificates");
+            None
+        }
+    };
+    let (mut told, mut warned) = (String::new(), None);
+    loop {
+        warned = warn_of_end(&tls, warned);
+        let is_asked = tokio::select! {
+            Some(()) = async { hang_up.as_mut()?.recv().await } => true,
+            () = tokio::time::sleep(CERTIFICATES_PAUSE) => false,
+        };
+        let reading = tls.clone();
+        let read = tokio::task::spawn_blocking(move || reading.reload()).await;
+        match read {
+            Ok(Ok(true)) => {
+                tracing::info!("certificates were replaced; the own one ends on {}", end_of(&tls));
+            }
+            Ok(Ok(false)) if is_asked => tracing::info!("the certificates are the same"),
+            Ok(Ok(false)) | Err(_) => {}
+            Ok(Err(error)) => {
+                let words = error.to_string();
+                if is_asked || words != told {
+                    tracing::warn!("certificates stay as they are: {words}");
+                }
+                told = words;
+                continue;
+            }
+        }
+        told.clear();
+    }
+}
+
+fn end_of(tls: &Tls) -> String {
+    tls.current().own().map_or_else(String::new, |own| tls::date(own.not_after))
+}
+
+/// Warns once a day of a certificate that ends soon; gives the days left that were told last.
+fn warn_of_end(tls: &Tls, told: Option<i64>) -> Option<i64> {
+    let days = tls.current().days_left()?;
+    if days < CERTIFICATE_DAYS_FEW && told != Some(days) {
+        let end = end_of(tls);
+        tracing::warn!("the certificate of this node ends on {end}: nobody takes it from then on");
+    }
+    Some(days)
+}
+
 /// Listens for clients.
 pub(crate) async fn listen(host: &Host, address: &Address) -> Result<Listener, StartError> {
     let address = address.to_string();
-    let bound = host.net.listen(&address).await;
+    // What a client speaks is found out from its first bytes.
+    let bound = host.net.bare().listen(&address).await;
     bound.map_err(|source| StartError::Listen { flag: "port", address, source })
 }
 

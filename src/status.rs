@@ -89,6 +89,23 @@ pub struct Status {
     pub refusals: Vec<RefusalStatus>,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// How TLS is spoken; `None` where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
+}
+
+/// How a node speaks TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TlsStatus {
+    /// `prefer`, `require` or `mutual`.
+    pub mode: String,
+    /// When the node's certificate ends, in seconds since 1970.
+    pub certificate_not_after_s: i64,
+    /// When the first of the authorities that it trusts ends, in seconds since 1970.
+    pub authority_not_after_s: i64,
+    /// Connections that were refused since the start.
+    pub refused: u64,
 }
 
 /// What the node itself adds to a [`Status`]; each field means the one of its name. All others are
@@ -111,6 +128,8 @@ pub struct NodeStatus {
     pub unsafe_flags: Vec<String>,
     /// [`Status::uptime_s`].
     pub uptime_s: u64,
+    /// [`Status::tls`].
+    pub tls: Option<TlsStatus>,
 }
 
 /// A member of the cluster.

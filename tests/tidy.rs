@@ -47,7 +47,9 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "parking_lot",
     "percent-encoding",
     "prometheus-client",
+    "rcgen",
     "rustix",
+    "rustls",
     "rustyline",
     "sd-notify",
     "serde",
@@ -59,9 +61,11 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "thiserror",
     "tikv-jemallocator",
     "tokio",
+    "tokio-rustls",
     "toml",
     "tracing",
     "tracing-subscriber",
+    "x509-parser",
 ];
 const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];

@@ -18,14 +18,19 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{ArchiveError, local};
 use crate::cli::Servers;
 use crate::client::ClientToken;
 use crate::config::{Address, ConfigError};
+use crate::tls::{Credentials, Mode};
 
 /// Most addresses that `-addr` may name.
 const ADDRESS_COUNT_MAX: usize = 64;
@@ -86,6 +91,8 @@ pub(super) fn fetch(
 /// Asks the nodes in turn until one answers; gives its stream.
 async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), ArchiveError> {
     let token = ClientToken::of(servers.token_file.as_deref())?;
+    let tls = servers.tls.as_deref().map(|files| Credentials::read(files, Mode::Require));
+    let tls = tls.transpose().map_err(|error| local("-tls")(io::Error::other(error)))?;
     let list: Vec<&str> = servers.list.split(',').collect();
     if list.len() > ADDRESS_COUNT_MAX {
         let (flag, value) = ("addr", servers.list.clone());
@@ -103,7 +110,16 @@ async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), Arch
     for address in &parsed {
         let connecting = TcpStream::connect((address.host.as_str(), address.port));
         match timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(Ok(stream)) => return ask(address.to_string(), stream, base, &token).await,
+            Ok(Ok(stream)) => match &tls {
+                Some(tls) => {
+                    match timeout(CONNECT_TIME_MAX, shake_hands(tls, address, stream)).await {
+                        Ok(Ok(stream)) => return ask(address.to_string(), stream, base, &token).await,
+                        Ok(Err(error)) => tried.push(format!("{address}: {error}")),
+                        Err(_) => tried.push(format!("{address}: no answer")),
+                    }
+                }
+                None => return ask(address.to_string(), stream, base, &token).await,
+            },
             Ok(Err(error)) => tried.push(format!("{address}: {error}")),
             Err(_) => tried.push(format!("{address}: no answer")),
         }
@@ -111,9 +127,19 @@ async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), Arch
     Err(ArchiveError::NoNode { tried })
 }
 
+async fn shake_hands(
+    tls: &Credentials,
+    address: &Address,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
+    let host = address.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    TlsConnector::from(tls.client_dial()).connect(name, stream).await
+}
+
 async fn ask(
     address: String,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     base: Base,
     token: &ClientToken,
 ) -> Result<(String, Incoming), ArchiveError> {

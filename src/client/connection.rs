@@ -4,10 +4,14 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
+
+use rustls::{ClientConnection, StreamOwned};
 
 use super::token::ClientToken;
 use crate::config::Address;
+use crate::tls::{Credentials, Mode, TlsError};
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -28,12 +32,45 @@ pub(super) enum Answer {
     Nothing,
 }
 
+/// What nodes are dialled with: certificates, where TLS is spoken.
+pub(super) type Dialling<'a> = Option<&'a Credentials>;
+
 /// An open connection.
-#[derive(Debug)]
 pub(super) struct NodeConnection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Wire>,
     /// The words in which the token was refused, if it was (I1).
     refused: Option<String>,
+}
+
+/// A socket, plain or under TLS.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(buffer),
+            Wire::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.write(bytes),
+            Wire::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.flush(),
+            Wire::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 impl NodeConnection {
@@ -49,7 +86,8 @@ impl NodeConnection {
         token: &ClientToken,
         time: Duration,
     ) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, CONNECT_TIME_MAX, time)?.authenticated(token)
+        NodeConnection::open_with(address, token.tls(), CONNECT_TIME_MAX, time)?
+            .authenticated(token)
     }
 
     /// As [`NodeConnection::open`], where connecting and each answer may take `time`.
@@ -58,7 +96,7 @@ impl NodeConnection {
         token: &ClientToken,
         time: Duration,
     ) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, time, time)?.authenticated(token)
+        NodeConnection::open_with(address, token.tls(), time, time)?.authenticated(token)
     }
 
     fn authenticated(mut self, token: &ClientToken) -> io::Result<NodeConnection> {
@@ -76,6 +114,7 @@ impl NodeConnection {
 
     fn open_with(
         address: &str,
+        tls: Dialling<'_>,
         connect_time: Duration,
         answer_time: Duration,
     ) -> io::Result<NodeConnection> {
@@ -88,7 +127,14 @@ impl NodeConnection {
                     stream.set_read_timeout(Some(answer_time))?;
                     stream.set_write_timeout(Some(answer_time))?;
                     stream.set_nodelay(true)?;
-                    return Ok(NodeConnection { stream: BufReader::new(stream), refused: None });
+                    let wire = match tls {
+                        Some(tls) => {
+                            let shaken = tls.dial_over(&parsed.host, stream);
+                            Wire::Tls(Box::new(shaken.map_err(in_plain_words)?))
+                        }
+                        None => Wire::Plain(stream),
+                    };
+                    return Ok(NodeConnection { stream: BufReader::new(wire), refused: None });
                 }
                 Err(error) => last = error,
             }
@@ -110,10 +156,19 @@ impl NodeConnection {
             bytes.extend_from_slice(argument);
             bytes.extend_from_slice(b"\r\n");
         }
-        let answer =
-            self.stream.get_mut().write_all(&bytes).and_then(|()| decode(&mut self.stream));
+        let stream = self.stream.get_mut();
+        let sent = stream.write_all(&bytes).and_then(|()| stream.flush());
+        let answer = sent.and_then(|()| decode(&mut self.stream));
         answer.map_err(in_plain_words)
     }
+}
+
+/// What `-tls` names, read.
+///
+/// # Errors
+/// Its word, by the name of the file.
+pub(super) fn credentials(directory: Option<&Path>) -> Result<Option<Credentials>, TlsError> {
+    directory.map(|directory| Credentials::read(directory, Mode::Require)).transpose()
 }
 
 /// What became of a connection; the operating system calls a passed deadline "temporarily

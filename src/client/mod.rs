@@ -8,6 +8,7 @@
 mod administration;
 mod bench;
 mod bundle;
+mod certs;
 mod chat;
 mod connection;
 mod demo;
@@ -26,8 +27,9 @@ use crate::cli::{Servers, Task};
 use crate::config::ConfigError;
 use crate::lines::{self, Said};
 use crate::status::Status;
+use crate::tls::TlsError;
 use administration::Members;
-use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
+use connection::{ANSWER_TIME_MAX, Answer, NodeConnection, credentials};
 use health::Health;
 pub(crate) use token::ClientToken;
 
@@ -100,6 +102,9 @@ pub enum ClientError {
     /// A load would write over what somebody has stored.
     #[error("{0}")]
     NoConsent(String),
+    /// Certificates that cannot be used; exit code 2.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No node could be reached.
     #[error("no node answers ({}); is one running? Start one with: diskstore, or name another: \
              -addr HOST:PORT, for program client svrIps in -config", tried.join("; "))]
@@ -182,6 +187,7 @@ impl ClientError {
             | ClientError::Config(_)
             | ClientError::File { .. }
             | ClientError::Environment { .. }
+            | ClientError::Tls(_)
             | ClientError::Flag { .. } => 2,
             _ => 1,
         }
@@ -243,6 +249,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         }
         Task::Bench(flags) => bench::run(flags, out),
         Task::Bundle(flags) => bundle::run(flags, out),
+        Task::Certs(flags) => certs::run(flags, out),
     }
 }
 
@@ -338,7 +345,8 @@ fn write_patiently(
 }
 
 fn token_of(servers: &Servers) -> Result<ClientToken, ClientError> {
-    ClientToken::of(servers.token_file.as_deref())
+    let tls = credentials(servers.tls.as_deref())?;
+    Ok(ClientToken::of(servers.token_file.as_deref())?.under(tls))
 }
 
 fn accepted(address: &str, answer: Answer) -> Result<(String, Answer), ClientError> {

@@ -56,6 +56,12 @@ pub(super) fn render(status: &Status, health: &Health) -> String {
     for (name, value) in lines {
         push(&mut text, &format!("{name:<8} {value}"));
     }
+    if let Some(tls) = &status.tls {
+        let end = crate::tls::date(tls.certificate_not_after_s);
+        let refused = digits(tls.refused);
+        let mode = &tls.mode;
+        push(&mut text, &format!("tls      {mode}, certificate until {end}, {refused} refused"));
+    }
     push_warnings(&mut text, status);
     push(&mut text, "");
     for line in columns(&members(&status.members)) {

@@ -26,7 +26,7 @@ fn nowhere() -> String {
 }
 
 fn servers(list: &str) -> Servers {
-    Servers { list: list.to_owned(), token_file: None }
+    Servers { list: list.to_owned(), token_file: None, tls: None }
 }
 
 fn outcome(task: &Task) -> Result<String, ClientError> {

@@ -7,19 +7,21 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::ClientError;
 use crate::config::{ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, add_token};
+use crate::tls::Credentials;
 
 /// The variable that a token is in.
 const VARIABLE: &str = "DISKSTORE_TOKEN";
 /// Most bytes of a file with a token: some white space may stand around it.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// The token that a client presents, if it has one.
+/// The token that a client presents, if it has one; and what it speaks TLS with, if it does.
 #[derive(Clone, Default)]
-pub(crate) struct ClientToken(Option<String>);
+pub(crate) struct ClientToken(Option<String>, Option<Arc<Credentials>>);
 
 /// I1
 impl fmt::Debug for ClientToken {
@@ -38,14 +40,26 @@ impl ClientToken {
                 .to_str()
                 .and_then(one)
                 .ok_or(ClientError::Environment { variable: VARIABLE, reason: NO_TOKEN })?;
-            return Ok(ClientToken(Some(token)));
+            return Ok(ClientToken(Some(token), None));
         };
         let wrong = |reason: String| ClientError::File { path: path.to_owned(), reason };
         let mut text = String::new();
         let read =
             File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
         read.map_err(|error| wrong(error.to_string()))?;
-        one(&text).map(|token| ClientToken(Some(token))).ok_or_else(|| wrong(NO_TOKEN.to_owned()))
+        one(&text)
+            .map(|token| ClientToken(Some(token), None))
+            .ok_or_else(|| wrong(NO_TOKEN.to_owned()))
+    }
+
+    /// The same, presented under TLS.
+    pub(crate) fn under(self, tls: Option<Credentials>) -> ClientToken {
+        ClientToken(self.0, tls.map(Arc::new))
+    }
+
+    /// What TLS is spoken with, if it is.
+    pub(crate) fn tls(&self) -> Option<&Credentials> {
+        self.1.as_deref()
     }
 
     /// Its text.

@@ -91,12 +91,13 @@ async fn pause_after(error: &io::Error) {
 
 /// Hears one caller out, in a bounded time.
 async fn hear(net: Net, stream: Stream, from: IpAddr, process: u64) -> io::Result<Option<Contact>> {
-    let (hello, mut writer) = timeout(HELLO_TIMEOUT, take_hello(stream)).await??;
+    let (hello, certified, mut writer) = timeout(HELLO_TIMEOUT, take_hello(stream)).await??;
     let is_member = hello.cluster_id != 0 && hello.purpose != Purpose::Confirm;
-    let is_contact = is_member
-        && is_own_hello(&net, &claimed_address(&hello, from), &hello, process)
-            .await
-            .is_ok_and(|asked| asked.confirmed);
+    let is_contact = is_member && {
+        let claimed = claimed_address(&hello, from);
+        let asked = is_own_hello(&net, &claimed, &hello, process, certified.as_deref()).await;
+        asked.is_ok_and(|asked| asked.confirmed)
+    };
     let answer = Greeting::Refused("this node is only just starting; ask again".into());
     let from = Whoever { cluster_id: 0, member_id: 0, process };
     Welcome { from, answer }.put(&mut writer.buffer);
@@ -105,10 +106,12 @@ async fn hear(net: Net, stream: Stream, from: IpAddr, process: u64) -> io::Resul
     Ok(is_contact.then_some(Contact { cluster_id: hello.cluster_id }))
 }
 
-async fn take_hello(stream: Stream) -> io::Result<(Hello, FrameWriter)> {
+/// A hello, the member that the certificate with it names, and where the answer goes.
+async fn take_hello(stream: Stream) -> io::Result<(Hello, Option<String>, FrameWriter)> {
     let (mut reader, writer) = split(stream)?;
     let body = reader.expect(FrameKind::Hello).await?;
-    Ok((Hello::decode(body).map_err(bad_frame)?, writer))
+    let certified = reader.certified().map(str::to_owned);
+    Ok((Hello::decode(body).map_err(bad_frame)?, certified, writer))
 }
 
 /// Confirms the connections of a process that serves no peers, until it is dropped.
@@ -124,7 +127,7 @@ async fn confirm_all<F: Future<Output = Accepted>>(accept: impl Fn() -> F, calle
                 Ok((stream, _)) => {
                     let caller = caller.clone();
                     hellos.spawn(timeout(2 * HELLO_TIMEOUT, async move {
-                        let (hello, mut writer) = take_hello(stream).await?;
+                        let (hello, _, mut writer) = take_hello(stream).await?;
                         caller.answer_to(&hello).put(&mut writer.buffer);
                         writer.send().await
                     }));
@@ -208,7 +211,7 @@ mod tests {
         let confirming =
             tokio::spawn(async move { confirm_all(|| failing.accept(), confirming).await });
         let asked = async {
-            while caller.who_is_at(&address, 8).await.ok() != Some(me) {
+            while caller.who_is_at(&address, 8, "node8").await.ok() != Some(me) {
                 assert!(!confirming.is_finished(), "it has ended");
             }
         };

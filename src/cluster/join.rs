@@ -343,7 +343,7 @@ async fn proven(
     let JoinRequest { member_id: id, member, is_own, .. } = request;
     let address = &member.raft_address;
     let is_it = |who: &Whoever| who.member_id == *id && who.cluster_id == caller.me().cluster_id;
-    let found = match caller.who_is_at(address, *id).await {
+    let found = match caller.who_is_at(address, *id, &member.name).await {
         Ok(who) if is_it(&who) => who,
         Ok(_) => {
             let reason = format!("another node answers at {address}; check -raft and -advertise");
@@ -360,7 +360,7 @@ async fn proven(
     let at_known = if known.raft_address == *address {
         Some(found)
     } else {
-        caller.who_is_at(&known.raft_address, *id).await.ok().filter(is_it)
+        caller.who_is_at(&known.raft_address, *id, &known.name).await.ok().filter(is_it)
     };
     match at_known {
         Some(who) if who.process != found.process => Err(JoinReply::Refused(format!(

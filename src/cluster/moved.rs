@@ -77,7 +77,7 @@ pub async fn is_copy(consensus: &Consensus, own: &Own) -> Option<String> {
     let me = caller.me();
     let logged = consensus.view().members.get(&me.member_id)?.member.clone();
     own.wanted(&logged)?;
-    let who = caller.who_is_at(&logged.raft_address, me.member_id).await.ok()?;
+    let who = caller.who_is_at(&logged.raft_address, me.member_id, &logged.name).await.ok()?;
     let is_another = (who.cluster_id, who.member_id) == (me.cluster_id, me.member_id) && who != me;
     is_another.then(|| {
         format!(

@@ -293,9 +293,10 @@ impl Cluster {
     async fn no_majority(&self, view: &View) -> Option<String> {
         let (caller, me) = (self.consensus.caller(), self.consensus.member_id());
         let asked = view.goal_voters.iter().filter(|id| **id != me).filter_map(|id| {
-            let address = self.consensus.address_of(*id, &view.members.get(id)?.member);
+            let member = &view.members.get(id)?.member;
+            let address = self.consensus.address_of(*id, member);
             Some(async move {
-                let who = caller.who_is_at(&address, *id).await;
+                let who = caller.who_is_at(&address, *id, &member.name).await;
                 who.is_ok_and(|who| who.member_id == *id)
             })
         });

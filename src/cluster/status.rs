@@ -70,6 +70,7 @@ impl Cluster {
             unsafe_flags: node.unsafe_flags,
             refusals: refusals::of(consensus),
             uptime_s: node.uptime_s,
+            tls: node.tls,
         }
     }
 

@@ -81,8 +81,9 @@ pub enum ConfigError {
     /// An address that others reach, without leave.
     #[error(
         "-{flag} {address} is reachable from other machines, and whoever reaches it may read and \
-         write everything; use 127.0.0.1:{}, or add -insecure if the network is trusted",
-        address.port
+         write everything; use 127.0.0.1:{}, or {}, or add -insecure if the network is trusted",
+        address.port,
+        if *flag == "port" { "-tls with -tls-mode mutual" } else { "-tls" }
     )]
     Exposed {
         /// The flag, without dashes.
@@ -100,6 +101,9 @@ pub enum ConfigError {
         /// Where it would listen.
         address: Address,
     },
+    /// A mode of TLS without certificates.
+    #[error("-tls-mode says how TLS is spoken, which takes -tls DIR with certificates")]
+    ModeWithoutTls,
     /// Listening on every address tells nobody which one to use.
     #[error(
         "-{flag} {address} listens on every address of this machine, but the other members must \

@@ -71,6 +71,8 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         key_prefixes: first.key_prefixes.or(second.key_prefixes),
         advertise: first.advertise.or(second.advertise),
         insecure: first.insecure.or(second.insecure),
+        tls: first.tls.or(second.tls),
+        tls_mode: first.tls_mode.or(second.tls_mode),
         cpuprofile: first.cpuprofile.or(second.cpuprofile),
         memprofile: first.memprofile.or(second.memprofile),
         logfolder: first.logfolder.or(second.logfolder),

@@ -3,7 +3,8 @@
 //!
 //! - I1: A [`Config`] that exists is valid: every bound, address and name was checked here.
 //! - I2: A flag on the command line wins over the same name in the file.
-//! - I3: Closed by default: an address beyond this machine needs `-insecure`.
+//! - I3: Closed by default: an address beyond this machine needs certificates of those that connect, or
+//!   `-insecure`.
 //! - I4: What a joining node must adopt from its cluster is `None` unless it was asked for.
 
 mod address;
@@ -21,6 +22,7 @@ use diskstore_storage::slots::Geometry;
 
 use crate::cli::{Number, Settings};
 use crate::command::ReadLevel;
+use crate::tls::Mode;
 
 pub use address::Address;
 use cluster::Found;
@@ -63,6 +65,15 @@ const SYNC_MS_MAX: u64 = 60_000;
 const NAME_BYTES_MAX: usize = 64;
 /// Most members to ask when joining, and most key prefixes.
 const LIST_COUNT_MAX: usize = 64;
+
+/// What TLS is spoken with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Where the certificates are.
+    pub directory: PathBuf,
+    /// Who is taken.
+    pub mode: Mode,
+}
 
 /// When the log is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +141,8 @@ pub struct Config {
     pub insecure: bool,
     /// The file of tokens, without one of which no client is served.
     pub tokens: Option<PathBuf>,
+    /// What TLS is spoken with, if it is.
+    pub tls: Option<TlsFiles>,
     /// Directory of the node's files.
     pub data_dir: PathBuf,
     /// Number of slots, if asked for.
@@ -206,6 +219,7 @@ impl Config {
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
             tokens: settings.tokens,
+            tls: tls_files(settings.tls, settings.tls_mode.as_deref())?,
             data_dir: settings.data.unwrap_or_else(|| default_directory(kind).join(&id)),
             slot_count: optional(settings.slots, |n| number("slots", n, 1, SLOT_COUNT_MAX))?,
             // The one of the two that this program does not have was refused.
@@ -312,7 +326,14 @@ impl Config {
                 let (second, port) = (flag, address.port);
                 return Err(ConfigError::SamePort { first, second, port });
             }
-            if !address.is_loopback() && !self.insecure {
+            let tls = self.tls.as_ref().map(|tls| tls.mode);
+            let is_encrypted = tls >= Some(Mode::Require);
+            let has_leave = self.insecure
+                || match flag {
+                    "port" => tls >= Some(Mode::Mutual) || is_encrypted && self.tokens.is_some(),
+                    _ => is_encrypted,
+                };
+            if !address.is_loopback() && !has_leave {
                 if flag == "port" && self.tokens.is_some() {
                     return Err(ConfigError::ClearTokens { address: address.clone() });
                 }
@@ -409,7 +430,8 @@ pub(crate) fn check_name(id: &str) -> Result<(), ConfigError> {
     if is_name(id) { Ok(()) } else { Err(ConfigError::Name { value: id.to_owned() }) }
 }
 
-fn is_name(id: &str) -> bool {
+/// Whether a node may be called so.
+pub(crate) fn is_name(id: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=NAME_BYTES_MAX).contains(&id.len())
         && id.bytes().all(allowed)
@@ -478,6 +500,21 @@ pub(crate) fn number(
     given.ok_or(ConfigError::Number { flag, value, min, max })
 }
 
+fn tls_files(
+    directory: Option<PathBuf>,
+    mode: Option<&str>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let modes = [Mode::Require, Mode::Mutual, Mode::Prefer].map(|mode| (mode.name(), mode));
+    let mode = mode.map(|text| word("tls-mode", text, &modes)).transpose()?;
+    match (directory, mode) {
+        (Some(directory), mode) => {
+            Ok(Some(TlsFiles { directory, mode: mode.unwrap_or(Mode::Require) }))
+        }
+        (None, Some(_)) => Err(ConfigError::ModeWithoutTls),
+        (None, None) => Ok(None),
+    }
+}
+
 fn read_level(text: &str) -> Result<ReadLevel, ConfigError> {
     let words = &[
         ("linearizable", ReadLevel::Linearizable),
@@ -518,7 +555,7 @@ fn log_level(text: &str) -> Result<LogLevel, ConfigError> {
 fn word<T: Copy>(
     flag: &'static str,
     text: &str,
-    words: &'static [(&'static str, T)],
+    words: &[(&'static str, T)],
 ) -> Result<T, ConfigError> {
     words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         ConfigError::Word {

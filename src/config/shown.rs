@@ -22,6 +22,7 @@ impl Config {
             listed,
             advertise_host,
             insecure,
+            tls,
             tokens,
             data_dir,
             slot_count,
@@ -47,6 +48,7 @@ impl Config {
         let targets: Vec<String> = join_targets.iter().map(Address::to_string).collect();
         let members: Vec<String> =
             listed.iter().map(|Listed { name, raft, .. }| format!("{name}={raft}")).collect();
+        let tls = tls.as_ref();
         let value_flag = row(*machine).value_flag.trim_start_matches('-');
         let flags = [
             ("id", Some(id.clone())),
@@ -66,6 +68,8 @@ impl Config {
             ("key-prefixes", some(!key_prefixes.is_empty(), key_prefixes.join(","))),
             ("advertise", advertise_host.clone()),
             ("insecure", Some(insecure.to_string())),
+            ("tls", tls.map(|tls| tls.directory.display().to_string())),
+            ("tls-mode", tls.map(|tls| tls.mode.name().to_owned())),
             ("tokens", path(tokens)),
             ("cpuprofile", path(cpu_profile)),
             ("memprofile", path(mem_profile)),
@@ -114,7 +118,7 @@ mod tests {
         let line = "diskstore -id b -port 127.0.0.1:1 -raft 127.0.0.1:2 -join 127.0.0.1:3,h:4 -hjoin \
                     127.0.0.1:5 -data /d -slots 64 -value-size 32 -read lease -sync batch:5 \
                     -checkpoint-mib 70 -keep-mib 3 -memory-mib 20 -key-prefixes key:,u -advertise \
-                    localhost -insecure -tokens s -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
+                    localhost -insecure -tls t -tls-mode mutual -tokens s -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
                     127.0.0.1:6 -throughput-folder t -log warn";
         let config = Config::new(MachineKind::Slots, typed(line)).unwrap();
         let flags = config.flags();

@@ -72,6 +72,7 @@ fn every_flag_arrives_in_the_configuration() {
         advertise_host: Some("h.example".to_owned()),
         insecure: false,
         tokens: None,
+        tls: None,
         data_dir: PathBuf::from("/d"),
         slot_count: Some(7),
         value_bytes: Some(8),

@@ -5,6 +5,7 @@
 //! by the runtime, with `tokio::time`, on the threads of a host as well; a test may pause that time.
 
 mod net;
+mod secured;
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use diskstore_storage::disk::{Disk, RealDisk};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::tls::Tls;
 pub use net::{Listener, LocalNet, Net, ReadHalf, Stream, WriteHalf};
+pub use secured::{Secured, Standing};
 
 /// What a node stands on. Clones stand on the same.
 #[derive(Debug, Clone)]
@@ -43,6 +46,12 @@ impl Host {
             random: Random::System,
             threads: Threads::System,
         }
+    }
+
+    /// This one, where members show each other certificates.
+    #[must_use]
+    pub fn under(self, tls: Arc<Tls>) -> Host {
+        Host { net: Net::Tls(tls, Box::new(self.net)), ..self }
     }
 }
 

@@ -1,10 +1,11 @@
-//! Byte streams of members and clients: TCP, or pipes within one process.
+//! Byte streams of members and clients: TCP, or pipes within one process; and TLS over either.
 //!
-//! Called by `peer`, `cluster`, `node` and `server`; calls tokio. An address is `HOST:PORT` in
-//! both. When one half of a stream ends, the other side stops waiting. Bytes cannot be looked at
+//! Called by `peer`, `cluster`, `node` and `server`; calls tokio and `secured`. An address is `HOST:PORT`
+//! in all. When one half of a stream ends, the other side stops waiting. Bytes cannot be looked at
 //! without taking them (peeked): neither a pipe nor an encrypted stream could do that.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -19,6 +20,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+
+use super::secured::{Secured, Standing};
+use crate::tls::{Mode, Side, Tls};
 
 /// A TCP connection ends when nothing that the kernel sent was answered for this time: packets that
 /// are dropped without a reset would otherwise take it a quarter of an hour. It counts a receiver
@@ -40,9 +44,27 @@ pub enum Net {
     Tcp,
     /// Pipes within this process.
     Local(LocalNet),
+    /// Another one, over which members show each other certificates.
+    Tls(Arc<Tls>, Box<Net>),
 }
 
 impl Net {
+    /// The network below TLS, if there is any: what clients speak is found out for each of them.
+    pub fn bare(&self) -> &Net {
+        match self {
+            Net::Tcp | Net::Local(_) => self,
+            Net::Tls(_, net) => net.bare(),
+        }
+    }
+
+    /// What members speak TLS with, if they do.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        match self {
+            Net::Tcp | Net::Local(_) => None,
+            Net::Tls(tls, _) => Some(tls),
+        }
+    }
+
     /// Listens at an address.
     ///
     /// # Errors
@@ -51,19 +73,52 @@ impl Net {
         match self {
             Net::Tcp => Ok(Listener::Tcp(TcpListener::bind(address).await?)),
             Net::Local(net) => net.listen(address),
+            Net::Tls(tls, net) => {
+                let listener = Box::pin(net.listen(address)).await?;
+                Ok(Listener::Tls(tls.clone(), Box::new(listener)))
+            }
         }
     }
 
     /// Connects to whoever listens at an address.
     ///
     /// # Errors
-    /// Nobody does.
+    /// Nobody does; under TLS, `InvalidData` if it is no member of this cluster's authority.
     pub async fn dial(&self, address: &str) -> io::Result<Stream> {
         match self {
             Net::Tcp => Ok(Stream::Tcp(TcpStream::connect(address).await?)),
             Net::Local(net) => net.dial(address).await,
+            Net::Tls(tls, net) => {
+                let stream = Box::pin(net.dial(address)).await?;
+                stream.watch()?;
+                match Secured::dialled(tls, stream).await {
+                    Ok(secured) => Ok(Stream::Tls(Box::new(secured))),
+                    Err(error) if tls.mode() == Mode::Prefer && speaks_no_tls(&error) => {
+                        Box::pin(net.dial(address)).await
+                    }
+                    Err(error) if is_foreign(&error) => {
+                        let words = format!("no TLS is spoken there ({error}); see -tls");
+                        Err(io::Error::new(io::ErrorKind::InvalidData, words))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         }
     }
+}
+
+/// True if the other side answered something else than TLS.
+fn is_foreign(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// True if the other side may be a node that speaks plain TCP alone: those answer in plain bytes, or
+/// not at all.
+fn speaks_no_tls(error: &io::Error) -> bool {
+    let is_end =
+        matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+    is_end || is_foreign(error)
 }
 
 /// Takes connections.
@@ -73,6 +128,8 @@ pub enum Listener {
     Tcp(TcpListener),
     /// Of this process; and the address that is free again once it is dropped.
     Local(tokio::sync::Mutex<mpsc::Receiver<DuplexStream>>, LocalNet, String),
+    /// Of another one, for members that show certificates.
+    Tls(Arc<Tls>, Box<Listener>),
 }
 
 impl Listener {
@@ -90,6 +147,13 @@ impl Listener {
                 let pipe = queue.lock().await.recv().await;
                 let pipe = pipe.ok_or(io::ErrorKind::NotConnected)?;
                 Ok((Stream::Local(pipe), LOCAL_CALLER))
+            }
+            Listener::Tls(tls, listener) => {
+                let (stream, from) = Box::pin(listener.accept()).await?;
+                stream.watch()?;
+                let (side, came) = (Side::DiallingMember, BytesMut::new());
+                let secured = Secured::accepted(tls, side, Some(from), stream, came);
+                Ok((Stream::Tls(Box::new(secured)), from))
             }
         }
     }
@@ -119,6 +183,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Within this process.
     Local(DuplexStream),
+    /// Under TLS, over another.
+    Tls(Box<Secured>),
 }
 
 impl From<TcpStream> for Stream {
@@ -135,7 +201,43 @@ impl Stream {
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.set_nodelay(true),
-            Stream::Local(_) => Ok(()),
+            Stream::Local(_) | Stream::Tls(_) => Ok(()), // set before TLS began
+        }
+    }
+
+    /// Has small writes leave at once, and the kernel end the connection when the other side is gone,
+    /// whether anything is sent or not.
+    fn watch(&self) -> io::Result<()> {
+        self.set_nodelay()?;
+        match self {
+            Stream::Tcp(stream) => notice_loss(stream),
+            Stream::Local(_) | Stream::Tls(_) => Ok(()),
+        }
+    }
+
+    /// The same connection, accepted from a client, whose handshake is due; `came` was read of it already.
+    #[must_use]
+    pub fn under(self, tls: &Arc<Tls>, from: SocketAddr, came: BytesMut) -> Stream {
+        let secured = Secured::accepted(tls, Side::Client, Some(from), self, came);
+        Stream::Tls(Box::new(secured))
+    }
+
+    /// Brings the handshake to its end, where there is to be one.
+    ///
+    /// # Errors
+    /// Of the stream; the other side shows no certificate that is good here.
+    pub async fn open(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(_) | Stream::Local(_) => Ok(()),
+            Stream::Tls(secured) => poll_fn(|context| secured.poll_open(context)).await,
+        }
+    }
+
+    /// What the other side shows under TLS; `None` on a plain connection.
+    pub fn standing(&self) -> Option<&Arc<Standing>> {
+        match self {
+            Stream::Tcp(_) | Stream::Local(_) => None,
+            Stream::Tls(secured) => Some(secured.standing()),
         }
     }
 
@@ -143,7 +245,7 @@ impl Stream {
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Stream::Tcp(stream) => stream.local_addr().ok(),
-            Stream::Local(_) => None,
+            Stream::Local(_) | Stream::Tls(_) => None,
         }
     }
 
@@ -153,16 +255,20 @@ impl Stream {
     /// # Errors
     /// Of the socket.
     pub fn into_halves(self) -> io::Result<(ReadHalf, WriteHalf)> {
+        self.watch()?;
         match self {
             Stream::Tcp(stream) => {
-                stream.set_nodelay(true)?;
-                notice_loss(&stream)?;
                 let (read, write) = stream.into_split();
                 Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write)))
             }
             Stream::Local(pipe) => {
                 let (read, write) = tokio::io::split(pipe);
                 Ok((ReadHalf::Local(read), WriteHalf::Local(write)))
+            }
+            Stream::Tls(secured) => {
+                let standing = secured.standing().clone();
+                let (read, write) = tokio::io::split(*secured);
+                Ok((ReadHalf::Tls(read, standing), WriteHalf::Tls(write)))
             }
         }
     }
@@ -177,6 +283,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Local(pipe) => Pin::new(pipe).poll_read(context, buffer),
+            Stream::Tls(secured) => Pin::new(secured.as_mut()).poll_read(context, buffer),
         }
     }
 }
@@ -190,6 +297,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Local(pipe) => Pin::new(pipe).poll_write(context, bytes),
+            Stream::Tls(secured) => Pin::new(secured.as_mut()).poll_write(context, bytes),
         }
     }
 
@@ -201,6 +309,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
             Stream::Local(pipe) => Pin::new(pipe).poll_write_vectored(context, pieces),
+            Stream::Tls(secured) => Pin::new(secured.as_mut()).poll_write_vectored(context, pieces),
         }
     }
 
@@ -208,6 +317,7 @@ impl AsyncWrite for Stream {
         match self {
             Stream::Tcp(stream) => stream.is_write_vectored(),
             Stream::Local(pipe) => pipe.is_write_vectored(),
+            Stream::Tls(secured) => secured.is_write_vectored(),
         }
     }
 
@@ -215,6 +325,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Stream::Local(pipe) => Pin::new(pipe).poll_flush(context),
+            Stream::Tls(secured) => Pin::new(secured.as_mut()).poll_flush(context),
         }
     }
 
@@ -222,6 +333,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Local(pipe) => Pin::new(pipe).poll_shutdown(context),
+            Stream::Tls(secured) => Pin::new(secured.as_mut()).poll_shutdown(context),
         }
     }
 }
@@ -245,6 +357,8 @@ pub enum ReadHalf {
     Tcp(OwnedReadHalf),
     /// Within this process.
     Local(tokio::io::ReadHalf<DuplexStream>),
+    /// Under TLS, and what the other side shows.
+    Tls(tokio::io::ReadHalf<Secured>, Arc<Standing>),
 }
 
 impl ReadHalf {
@@ -256,6 +370,15 @@ impl ReadHalf {
         match self {
             ReadHalf::Tcp(half) => half.read_buf(buffer).await,
             ReadHalf::Local(half) => half.read_buf(buffer).await,
+            ReadHalf::Tls(half, _) => half.read_buf(buffer).await,
+        }
+    }
+
+    /// What the other side shows under TLS; `None` on a plain connection.
+    pub fn standing(&self) -> Option<&Arc<Standing>> {
+        match self {
+            ReadHalf::Tcp(_) | ReadHalf::Local(_) => None,
+            ReadHalf::Tls(_, standing) => Some(standing),
         }
     }
 }
@@ -267,10 +390,13 @@ pub enum WriteHalf {
     Tcp(OwnedWriteHalf),
     /// Within this process.
     Local(tokio::io::WriteHalf<DuplexStream>),
+    /// Under TLS.
+    Tls(tokio::io::WriteHalf<Secured>),
 }
 
 impl WriteHalf {
-    /// Writes as much as is taken now. Cancelling it loses no bytes.
+    /// Writes as much as is taken now. Cancelling it loses no bytes, where the next write begins with the
+    /// same ones.
     ///
     /// # Errors
     /// Of the socket.
@@ -278,6 +404,7 @@ impl WriteHalf {
         match self {
             WriteHalf::Tcp(half) => half.write(bytes).await,
             WriteHalf::Local(half) => half.write(bytes).await,
+            WriteHalf::Tls(half) => half.write(bytes).await,
         }
     }
 }

@@ -5,17 +5,42 @@
 //!   outcomes are unknown.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use super::codec::{Codec, CodecReply, CodecStep, Foreign};
 use super::copies::{Copies, Watch};
 use super::tally::Tallied;
+
+/// Bytes of an input buffer that is kept.
+const INPUT_BYTES_KEPT: usize = 64 << 10;
+
+/// A socket, for whoever reads and writes by the traits.
+struct Descriptor<'a>(&'a OwnedFd);
+
+impl Read for Descriptor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self.0, buffer)?)
+    }
+}
+
+impl Write for Descriptor<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(self.0, bytes, rustix::net::SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// An operation on its way.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +80,8 @@ pub(super) struct LoadConnection {
     /// How many times it was tried to make it.
     pub(super) attempts: u64,
     socket: Option<OwnedFd>,
+    /// What encrypts, where TLS is spoken.
+    tls: Option<Box<ClientConnection>>,
     /// Instead of the socket where answers come by UDP.
     copies: Option<Copies>,
     codec: Box<dyn Codec>,
@@ -75,6 +102,7 @@ impl LoadConnection {
             rests_until: 0,
             attempts: 0,
             socket: None,
+            tls: None,
             copies: None,
             codec,
             input: Vec::new(),
@@ -107,6 +135,19 @@ impl LoadConnection {
         Ok(())
     }
 
+    /// Speaks TLS over the connection that was just begun.
+    pub(super) fn encrypt(
+        &mut self,
+        config: &Arc<ClientConfig>,
+        target: SocketAddr,
+    ) -> io::Result<()> {
+        let name = ServerName::from(target.ip());
+        let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        tls.set_buffer_limit(None); // bounded by the operations on their way
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
     /// Begins to connect to all of `targets`; answers are to come to `local`.
     pub(super) fn connect_all(
         &mut self,
@@ -124,7 +165,7 @@ impl LoadConnection {
 
     /// Drops the socket with everything that was on its way; says what waited for a reply.
     pub(super) fn drop_socket(&mut self, until: u64) -> VecDeque<Sent> {
-        (self.socket, self.copies) = (None, None);
+        (self.socket, self.tls, self.copies) = (None, None, None);
         self.state = ConnectionState::Down { until };
         self.input.clear();
         self.output.clear();
@@ -142,12 +183,13 @@ impl LoadConnection {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.codec.is_open() && self.copies.as_ref().is_none_or(Copies::is_settled)
+        let is_shaking = self.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
+        !is_shaking && self.codec.is_open() && self.copies.as_ref().is_none_or(Copies::is_settled)
     }
 
     /// True if nothing is left to be written.
     pub(super) fn is_flushed(&self) -> bool {
-        self.output.is_empty()
+        self.output.is_empty() && !self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
     /// True if the socket takes no more for now.
@@ -168,6 +210,17 @@ impl LoadConnection {
             return sent;
         }
         let Some(socket) = &self.socket else { return Ok(()) };
+        if let Some(tls) = &mut self.tls {
+            tls.writer().write_all(&self.output)?;
+            self.output.clear();
+            while tls.wants_write() {
+                match tls.write_tls(&mut Descriptor(socket)) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         while self.written < self.output.len() {
             let left = &self.output[self.written..];
             match rustix::net::send(socket, left, rustix::net::SendFlags::NOSIGNAL) {
@@ -206,22 +259,49 @@ impl LoadConnection {
             return Ok(());
         }
         let Some(socket) = &self.socket else { return Ok(()) };
-        let count = match rustix::io::read(socket, &mut *scratch) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => count,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        if let Some(tls) = &mut self.tls {
+            match tls.read_tls(&mut Descriptor(socket)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if is_for_later(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+        loop {
+            let Some(socket) = &self.socket else { return Ok(()) };
+            let read = match &mut self.tls {
+                Some(tls) => tls.reader().read(&mut *scratch),
+                None => Descriptor(socket).read(&mut *scratch),
+            };
+            let count = match read {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(error) if is_for_later(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            self.take_in(&scratch[..count], &mut answered)?;
+            if self.tls.is_none() || count < scratch.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        came: &[u8],
+        mut answered: &mut impl FnMut(Sent, CodecReply<'_>),
+    ) -> io::Result<()> {
         if self.input.is_empty() {
-            let passed = self.decode(&scratch[..count], &mut answered)?;
-            self.input.extend_from_slice(&scratch[passed..count]);
+            let passed = self.decode(came, &mut answered)?;
+            self.input.extend_from_slice(&came[passed..]);
             return Ok(());
         }
         let mut input = std::mem::take(&mut self.input);
-        input.extend_from_slice(&scratch[..count]);
+        input.extend_from_slice(came);
         let passed = self.decode(&input, &mut answered)?;
         input.drain(..passed);
-        if !input.is_empty() || input.capacity() <= scratch.len() {
+        if !input.is_empty() || input.capacity() <= INPUT_BYTES_KEPT {
             self.input = input;
         }
         Ok(())
@@ -247,6 +327,11 @@ impl LoadConnection {
             }
         }
     }
+}
+
+/// Whether a socket has nothing now, and may have something later.
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// A server may say why it takes no connection before anything was asked.

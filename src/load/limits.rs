@@ -107,6 +107,7 @@ mod tests {
             verify: false,
             timeout: Duration::from_secs(1),
             unsafe_flags: Vec::new(),
+            tls: None,
         }
     }
 

@@ -28,8 +28,8 @@ mod workload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 pub use codec::{Codec, CodecReply, CodecStep, Foreign, Operation};
@@ -43,6 +43,7 @@ pub use workload::{WORKLOADS, Workload};
 
 use keys::Keys;
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 use tally::Tally;
 use worker::Worker;
 
@@ -127,6 +128,8 @@ pub struct Load {
     pub timeout: Duration,
     /// Flags of the servers that weaken a promise, for the report.
     pub unsafe_flags: Vec<String>,
+    /// What TLS is spoken with, if it is: not where answers come by UDP.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// How far a run is; for a line that shows it.

@@ -98,6 +98,7 @@ fn load(target: SocketAddr, requests: u64) -> Load {
         verify: true,
         timeout: Duration::from_mins(1),
         unsafe_flags: Vec::new(),
+        tls: None,
     }
 }
 

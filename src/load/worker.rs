@@ -454,7 +454,13 @@ impl<'a> Worker<'a> {
         let connection = &mut self.connections[index];
         connection.attempts += 1;
         let begun = match self.shared.load.answers {
-            None => connection.connect(target, codec, &self.epoll, index as u64),
+            None => {
+                let connected = connection.connect(target, codec, &self.epoll, index as u64);
+                match &self.shared.load.tls {
+                    Some(tls) => connected.and_then(|()| connection.encrypt(tls, target)),
+                    None => connected,
+                }
+            }
             Some(answers) => {
                 let local = answers.of(connection.client);
                 let targets = &self.shared.load.targets;

@@ -410,7 +410,7 @@ async fn look_at(
         Ok(FoundingAnswer::Other(reason)) => return Seen::Unclear(reason),
         Err(error) => error,
     };
-    match cluster_at(host, acceptor, raft_address).await {
+    match cluster_at(host, acceptor, planned).await {
         Ok(Some(cluster_id)) => Seen::Member(cluster_id),
         Ok(None) => Seen::Unclear(format!("{at} gives no clear answer")),
         Err(error) => match error.kind() {
@@ -436,7 +436,7 @@ async fn ask(
     step: FoundingStep,
 ) -> io::Result<FoundingAnswer> {
     let question = FoundingQuestion { plan: acceptor.plan.clone(), step }.encode();
-    let route = Route::to_address(planned.raft_address.clone());
+    let route = Route::to_address(planned.raft_address.clone()).named(Some(planned.name.clone()));
     let answer = timeout(ANSWER_BOUND, caller.ask(&route, Method::Found, &question)).await??;
     let answer = FoundingAnswer::decode(answer).map_err(bad_frame)?;
     if let FoundingAnswer::Blank { founder: Founder { member, .. }, .. } = &answer {
@@ -451,13 +451,13 @@ async fn ask(
 }
 
 /// The cluster of the member that listens at an address; `None` if it does not say.
-async fn cluster_at(host: &Host, acceptor: &Acceptor, address: &str) -> io::Result<Option<u128>> {
+async fn cluster_at(host: &Host, acceptor: &Acceptor, at: &Planned) -> io::Result<Option<u128>> {
     let member = acceptor.own.clone();
     let request =
         JoinRequest { is_final: false, is_own: false, member_id: 0, member, cluster_id: 0 };
     let mut body = Vec::new();
     request.put(&mut body);
-    let route = Route::to_address(address.to_owned());
+    let route = Route::to_address(at.raft_address.clone()).named(Some(at.name.clone()));
     let stranger = Caller::stranger(host);
     let answer = timeout(ANSWER_BOUND, stranger.ask(&route, Method::Join, &body)).await??;
     match JoinReply::decode(answer).map_err(bad_frame)? {
@@ -558,8 +558,10 @@ impl Hearing {
     async fn hear(&self, stream: Stream, claimed: impl Fn(&Hello) -> String) -> io::Result<()> {
         let (mut reader, mut writer) = split(stream)?;
         let hello = Hello::decode(reader.expect(FrameKind::Hello).await?).map_err(bad_frame)?;
+        let certified = reader.certified();
         let is_own = async |address: &str| {
-            let asked = is_own_hello(&self.net, address, &hello, self.caller.me().process).await;
+            let process = self.caller.me().process;
+            let asked = is_own_hello(&self.net, address, &hello, process, certified).await;
             asked.is_ok_and(|asked| asked.confirmed)
         };
         let welcome = if hello.purpose == Purpose::Confirm {
@@ -567,7 +569,10 @@ impl Hearing {
         } else {
             let is_listed = hello.cluster_id == 0
                 && hello.purpose == Purpose::Requests
-                && self.acceptor.others().any(|planned| planned.raft_address == hello.address);
+                && self.acceptor.others().any(|planned| {
+                    planned.raft_address == hello.address
+                        && certified.is_none_or(|certified| certified == planned.name)
+                });
             let answer = if is_listed && is_own(&hello.address).await {
                 Greeting::Accepted
             } else {

@@ -38,7 +38,8 @@ use crate::messages::Messages;
 use crate::metrics::WriteStages;
 use crate::replica::BackupOrder;
 pub use crate::replica::BackupStream;
-use crate::status::{NodeStatus, Status};
+use crate::status::{NodeStatus, Status, TlsStatus};
+use crate::tls::{Mode, Tls};
 
 /// How long a clean stop tries to hand leadership over.
 const HAND_OVER_BOUND: Duration = Duration::from_secs(5);
@@ -74,6 +75,16 @@ pub struct Node {
     successes: Arc<AtomicU64>,
     /// Held as long as the node lives: no second process in its directory.
     lock: Arc<dyn diskstore_storage::disk::Lock>,
+}
+
+fn tls_status(tls: &Tls) -> TlsStatus {
+    let current = tls.current();
+    TlsStatus {
+        mode: tls.mode().name().to_owned(),
+        certificate_not_after_s: current.own().map_or(0, |own| own.not_after),
+        authority_not_after_s: current.authority_not_after(),
+        refused: tls.refused_count(),
+    }
 }
 
 impl Node {
@@ -292,6 +303,7 @@ impl Node {
             dropped_lines: crate::lines::stderr().dropped(),
             unsafe_flags: self.unsafe_flags(),
             uptime_s: self.started.elapsed().as_secs(),
+            tls: self.host.net.tls().map(|tls| tls_status(tls)),
         };
         self.cluster.status(self.started, node)
     }
@@ -302,6 +314,8 @@ impl Node {
             (config.sync != SyncPolicy::Always).then(|| format!("-sync {}", config.sync)),
             (config.read_level == ReadLevel::Local).then(|| "-read local".to_owned()),
             config.insecure.then(|| "-insecure".to_owned()),
+            (config.tls.as_ref().map(|tls| tls.mode) == Some(Mode::Prefer))
+                .then(|| "-tls-mode prefer".to_owned()),
         ];
         flags.into_iter().flatten().collect()
     }

@@ -107,7 +107,12 @@ impl Caller {
             acknowledged,
         };
         let address = route.address();
-        let dialled = dial(&self.host.net, &address, &hello).await;
+        let dialled = dial(&self.host.net, &address, &hello, route.name().as_deref()).await;
+        if let Ok((reader, _)) = &dialled
+            && purpose == Purpose::Snapshot
+        {
+            reader.allow_long();
+        }
         if let Err(error) = &dialled {
             route.note_failure();
             if let Some(HelloRefused(Greeting::Copy(reason))) = refusal(error)
@@ -166,11 +171,11 @@ impl Caller {
         Ok(answer)
     }
 
-    /// Asks which member, or future member, listens at an address.
+    /// Asks which member, or future member, listens at an address; it is to be one of this name.
     ///
     /// # Errors
-    /// Of the socket; bytes that are no answer.
-    pub async fn who_is_at(&self, address: &str, to: u64) -> io::Result<Whoever> {
+    /// Of the socket; bytes that are no answer, or a certificate of another name.
+    pub async fn who_is_at(&self, address: &str, to: u64, name: &str) -> io::Result<Whoever> {
         let me = self.me;
         let hello = Hello {
             cluster_id: me.cluster_id,
@@ -182,20 +187,23 @@ impl Caller {
             address: String::new(),
             acknowledged: None,
         };
-        Ok(in_time(shake_hands(&self.host.net, address, &hello), ASK_BACK_BOUND).await?.2.from)
+        let shaken = shake_hands(&self.host.net, address, &hello, Some(name));
+        Ok(in_time(shaken, ASK_BACK_BOUND).await?.2.from)
     }
 }
 
 /// Asks the process at an address whether it sent a hello. True only if the process and the member
-/// that the hello names both match, and it says yes.
+/// that the hello names both match, and it says yes. `name` is that of the certificate that was shown
+/// with the hello, if there was one: the process must show one of the same name.
 ///
 /// # Errors
-/// Of the socket; bytes that are no answer.
+/// Of the socket; bytes that are no answer, or a certificate of another name.
 pub async fn is_own_hello(
     net: &Net,
     address: &str,
     hello: &Hello,
     process: u64,
+    name: Option<&str>,
 ) -> io::Result<Asked> {
     let question = Hello {
         cluster_id: hello.cluster_id,
@@ -208,7 +216,7 @@ pub async fn is_own_hello(
         acknowledged: None,
     };
     let Welcome { from, answer } =
-        in_time(shake_hands(net, address, &question), ASK_BACK_BOUND).await?.2;
+        in_time(shake_hands(net, address, &question, name), ASK_BACK_BOUND).await?.2;
     let named =
         Whoever { cluster_id: hello.cluster_id, member_id: hello.from, process: hello.process };
     Ok(Asked { confirmed: answer == Greeting::Accepted && from == named, who: from })

@@ -6,7 +6,7 @@
 //! - I1: a call ends by its deadline, connecting included.
 //! - I2: one dial at a time; all calls that wait for it share its result.
 //! - I3: a connection on which a call got no answer, and nothing else arrived either, is replaced;
-//!   so is a connection to an address where the member no longer is.
+//!   so is a connection to an address where the member no longer is, and under TLS one that is old.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,6 +25,7 @@ use super::frames::FrameKind;
 use super::hello::Purpose;
 use super::requests::{Method, put_request, read_response};
 use super::route::Route;
+use crate::host::Standing;
 
 /// Most calls that wait to be written.
 const QUEUE_MAX: usize = 1024;
@@ -75,6 +76,8 @@ type Pending = Arc<Mutex<Option<Waiting>>>;
 struct Live {
     /// The address that was dialled.
     address: String,
+    /// What the other side shows under TLS.
+    standing: Option<Arc<Standing>>,
     queue: mpsc::Sender<Call>,
     pending: Pending,
     end: Arc<Notify>,
@@ -89,6 +92,7 @@ impl std::fmt::Debug for Waiting {
 impl Live {
     fn start(dialled: Dialled) -> Live {
         let (address, (reader, writer)) = dialled;
+        let standing = reader.standing().cloned();
         let (queue, calls) = mpsc::channel(QUEUE_MAX);
         let pending: Pending = Arc::new(Mutex::new(Some(Waiting::default())));
         let end = Arc::new(Notify::new());
@@ -101,7 +105,12 @@ impl Live {
             }
             waiting.lock().take(); // whoever waits is told that the answer is lost
         });
-        Live { address, queue, pending, end }
+        Live { address, standing, queue, pending, end }
+    }
+
+    /// True if its certificates are to be verified anew. Calls that are under way keep it.
+    fn is_old(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_old())
     }
 
     fn is_gone(&self) -> bool {
@@ -263,7 +272,7 @@ impl Channel {
 fn is_of_use(dial: &watch::Receiver<Outcome>, route: &Route) -> bool {
     match &*dial.borrow() {
         None => dial.has_changed().is_ok(), // it runs
-        Some(Ok(live)) => !live.is_gone() && route.leads_to(&live.address), // I3
+        Some(Ok(live)) => !live.is_gone() && !live.is_old() && route.leads_to(&live.address), // I3
         Some(Err(failed)) => failed.at.elapsed() < FAILURE_SHARED,
     }
 }

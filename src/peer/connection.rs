@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::frames::{BODY_BYTES_MAX, Frame, FrameKind, HEADER_BYTES, HELLO_BYTES_MAX, Header};
 use super::hello::{Greeting, Hello, Welcome, Whoever};
-use crate::host::{Net, ReadHalf, Stream, WriteHalf};
+use crate::host::{Net, ReadHalf, Standing, Stream, WriteHalf};
 
 /// How long connecting and shaking hands may take.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -124,6 +124,28 @@ impl FrameReader {
         header.with_body(frame.freeze()).map(Some).map_err(bad_frame)
     }
 
+    /// What the other side shows under TLS; `None` on a plain connection.
+    pub(crate) fn standing(&self) -> Option<&Arc<Standing>> {
+        self.half.standing()
+    }
+
+    /// The member that the other side's certificate names; `None` on a plain connection.
+    pub fn certified(&self) -> Option<&str> {
+        Some(self.standing()?.bearer()?.name())
+    }
+
+    /// True if whoever dialled is to make the connection anew.
+    pub(crate) fn is_old(&self) -> bool {
+        self.standing().is_some_and(|standing| standing.is_old())
+    }
+
+    /// The connection may be older than others from now on.
+    pub(crate) fn allow_long(&self) {
+        if let Some(standing) = self.standing() {
+            standing.allow_long();
+        }
+    }
+
     /// Bytes that have arrived and do not make a whole frame, or are no frame at all.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.buffer
@@ -202,13 +224,19 @@ impl FrameWriter {
 })]
 pub(crate) struct HelloRefused(pub(crate) Greeting);
 
-/// Connects and shakes hands with the member that a hello is meant for.
+/// Connects and shakes hands with the member that a hello is meant for, and whose certificate has this
+/// name, if it has one and the name is known.
 ///
 /// # Errors
 /// `PermissionDenied` with a [`HelloRefused`] if the peer refuses, `InvalidData` if the answer comes
 /// from another member or from something that is no member; otherwise of the socket.
-pub(crate) async fn dial(net: &Net, address: &str, hello: &Hello) -> io::Result<Connection> {
-    let shaken = in_time(shake_hands(net, address, hello), HANDSHAKE_TIMEOUT).await;
+pub(crate) async fn dial(
+    net: &Net,
+    address: &str,
+    hello: &Hello,
+    name: Option<&str>,
+) -> io::Result<Connection> {
+    let shaken = in_time(shake_hands(net, address, hello, name), HANDSHAKE_TIMEOUT).await;
     let (mut reader, writer, Welcome { from, answer }) = shaken?;
     if !matches!(answer, Greeting::Refused(_)) {
         check_who(hello, from)?;
@@ -233,13 +261,21 @@ fn check_who(hello: &Hello, from: Whoever) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
-/// Connects, says hello, and waits for the answer, whatever it is.
+/// Connects, says hello, and waits for the answer, whatever it is. Nothing is said to a member whose
+/// certificate has another name than this.
 pub(crate) async fn shake_hands(
     net: &Net,
     address: &str,
     hello: &Hello,
+    name: Option<&str>,
 ) -> io::Result<(FrameReader, FrameWriter, Welcome)> {
     let (mut reader, mut writer) = split(net.dial(address).await?)?;
+    if let (Some(shown), Some(name)) = (reader.certified(), name)
+        && shown != name
+    {
+        let reason = format!("the certificate there is that of member {shown}, and not of {name}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
     hello.put(&mut writer.buffer);
     writer.send().await?;
     let body = match reader.expect(FrameKind::Welcome).await {

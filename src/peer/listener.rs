@@ -32,9 +32,10 @@ use super::connection::{
 };
 use super::frames::FrameKind;
 use super::hello::{Greeting, Hello, Purpose, Welcome};
+use super::join::{JoinReply, JoinRequest};
 use super::requests::{Method, decode_commands, encode_results};
 use super::serving::{Allowance, serve};
-use super::verify::{Origin, Verified, Verifier};
+use super::verify::{Dialler, Origin, Verified, Verifier};
 use crate::command::Failure;
 use crate::descriptors::{Place, Places, Shares};
 use crate::fault::Faults;
@@ -82,8 +83,8 @@ impl Zone {
 pub(crate) struct Asker<'a> {
     /// The calling member; `None` for a node that wants to join.
     pub(crate) member: Option<&'a Verified>,
-    /// The address that the connection comes from.
-    pub(crate) address: IpAddr,
+    /// Where the connection comes from.
+    pub(crate) from: &'a Dialler,
 }
 
 /// What a member does with connections that were let in, and with what they ask.
@@ -224,7 +225,8 @@ impl<S: Service> Listener<S> {
         let is_meant = |member: &&Arc<Self>| member.caller.me().cluster_id == hello.cluster_id;
         let listener = members.iter().find(is_meant).unwrap_or(first).clone(); // I4
         reader.count_in(listener.received_bytes.clone());
-        let (_place, member) = match listener.receive(&hello, address, zone).await {
+        let from = Dialler { address, certified: reader.certified().map(str::to_owned) };
+        let (_place, member) = match listener.receive(&hello, &from, zone).await {
             Ok(received) => received,
             Err(welcome) => {
                 welcome.put(&mut writer.buffer);
@@ -236,15 +238,16 @@ impl<S: Service> Listener<S> {
         drop(handshake);
         // Whoever has not named the cluster may ask to join, and where others are, and nothing else.
         let Some(member) = member else {
-            return listener.serve_requests(reader, writer, None, address).await;
+            return listener.serve_requests(reader, writer, None, from).await;
         };
         reader.allow_large(); // a request to join is short
         match hello.purpose {
-            Purpose::Requests => {
-                listener.serve_requests(reader, writer, Some(member), address).await
-            }
+            Purpose::Requests => listener.serve_requests(reader, writer, Some(member), from).await,
             Purpose::Append => listener.service.clone().serve_appends(reader, writer, member).await,
-            Purpose::Snapshot => listener.service.serve_snapshot(reader, writer, member).await,
+            Purpose::Snapshot => {
+                reader.allow_long();
+                listener.service.serve_snapshot(reader, writer, member).await
+            }
             Purpose::Confirm => unreachable!("the welcome was the answer"),
         }
     }
@@ -258,7 +261,7 @@ impl<S: Service> Listener<S> {
     async fn receive(
         &self,
         hello: &Hello,
-        from: IpAddr,
+        from: &Dialler,
         zone: Zone,
     ) -> Result<(Place, Option<Verified>), Welcome> {
         if hello.purpose == Purpose::Confirm && zone == Zone::Peers {
@@ -323,7 +326,7 @@ impl<S: Service> Listener<S> {
     /// If a member of another cluster dials this address, its cluster has a member here: then this
     /// node was wiped, and has founded a cluster of its own. Since anybody can write such a hello, the
     /// member is asked back.
-    async fn note_other_cluster(&self, hello: &Hello, from: IpAddr, zone: Zone) {
+    async fn note_other_cluster(&self, hello: &Hello, from: &Dialler, zone: Zone) {
         let me = self.caller.me();
         if zone == Zone::Joins || hello.cluster_id == 0 || hello.cluster_id == me.cluster_id {
             return;
@@ -342,14 +345,14 @@ impl<S: Service> Listener<S> {
         reader: FrameReader,
         writer: FrameWriter,
         member: Option<Verified>,
-        address: IpAddr,
+        from: Dialler,
     ) -> io::Result<()> {
         let allowance = if member.is_none() { JOINER } else { MEMBER };
-        let member = member.map(Arc::new);
+        let (member, from) = (member.map(Arc::new), Arc::new(from));
         serve((reader, writer), allowance, |method, body| {
-            let (listener, member) = (self.clone(), member.clone());
+            let (listener, member, from) = (self.clone(), member.clone(), from.clone());
             async move {
-                let asker = Asker { member: member.as_deref(), address };
+                let asker = Asker { member: member.as_deref(), from: &from };
                 listener.answer(method, body, asker).await
             }
         })
@@ -363,12 +366,26 @@ impl<S: Service> Listener<S> {
             None => return None,
         };
         match method {
+            Method::Join if asker.member.is_none() && !is_joiner(&body, asker.from) => {
+                let reason =
+                    "the certificate is that of another member than the one that wants to join";
+                let mut out = Vec::new();
+                JoinReply::Refused(reason.into()).put(&mut out);
+                Some(out)
+            }
             Method::Write | Method::Read if !is_allowed => refuse_commands(body),
             _ if !is_allowed => None,
             Method::Whereabouts => self.verifier.answer_whereabouts(body),
             _ => self.service.answer(method, body, asker).await,
         }
     }
+}
+
+/// True if a request to join comes from the member that it names, as far as certificates tell.
+fn is_joiner(body: &Bytes, from: &Dialler) -> bool {
+    let Some(certified) = &from.certified else { return true };
+    // What cannot be read is answered by whoever reads it.
+    JoinRequest::decode(body.clone()).map_or(true, |request| request.member.name == *certified)
 }
 
 /// The answer to commands of a member that may not forward any. It says that they were certainly not

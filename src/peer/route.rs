@@ -20,6 +20,9 @@ pub(crate) trait Roster: std::fmt::Debug + Send + Sync {
     /// Calls `look` once, with the address that the log has for a member.
     fn look_up(&self, id: u64, look: &mut dyn FnMut(Option<&str>));
 
+    /// The name that the log has for a member.
+    fn name(&self, id: u64) -> Option<String>;
+
     /// All members that the log names, with their addresses there.
     fn members(&self) -> Vec<(u64, String)>;
 
@@ -59,6 +62,11 @@ impl Book {
         let (mut look, mut seen) = (Some(look), None);
         roster.look_up(id, &mut |address| seen = look.take().map(|look| look(address)));
         seen.expect("invariant: a roster calls once")
+    }
+
+    /// The name that the log has for a member.
+    pub(crate) fn name(&self, id: u64) -> Option<String> {
+        self.roster.get()?.name(id)
     }
 
     /// All members that the log names, with their addresses there.
@@ -107,6 +115,8 @@ impl Book {
 pub struct Route {
     to: u64,
     given: String,
+    /// The member's name, if it is known.
+    name: Option<String>,
     book: Option<Arc<Book>>,
     failure_count: AtomicUsize,
 }
@@ -119,7 +129,20 @@ impl Route {
 
     /// To a member whose record has this address, unless a book knows better.
     pub(crate) fn to_member(to: u64, given: String, book: Option<Arc<Book>>) -> Route {
-        Route { to, given, book, failure_count: AtomicUsize::new(0) }
+        Route { to, given, name: None, book, failure_count: AtomicUsize::new(0) }
+    }
+
+    /// The route to a member of this name: whoever shows a certificate of another is not it.
+    #[must_use]
+    pub fn named(mut self, name: Option<String>) -> Route {
+        self.name = name;
+        self
+    }
+
+    /// The name of the member, if it is known.
+    pub(crate) fn name(&self) -> Option<String> {
+        let logged = || self.book.as_ref()?.name(self.to);
+        self.name.clone().or_else(logged)
     }
 
     /// The member; 0 for any process that listens there.

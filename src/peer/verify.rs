@@ -23,6 +23,8 @@
 //! - I4: if two processes claim to be the same member, and neither is at the address in the log,
 //!   nothing tells which is the copy. The one that was found first keeps the connections. The other
 //!   may have its address written to the log, which decides.
+//! - I5: under TLS a member is believed only with a certificate of the name that the log has for it,
+//!   and a process that is asked back only with the same name as the one that dialled.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -74,11 +76,22 @@ pub(crate) enum Origin {
     Unknown,
 }
 
+/// Who dialled, as far as its connection tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialler {
+    /// The address that it dials from.
+    pub address: IpAddr,
+    /// The member that its certificate names; `None` on a plain connection.
+    pub certified: Option<String>,
+}
+
 /// A member whose hello was confirmed.
 #[derive(Debug, Clone)]
 pub(crate) struct Verified {
     pub id: u64,
     pub origin: Origin,
+    /// The name in its certificate, if it showed one (I5).
+    certified: Option<String>,
     /// The address at which it confirmed the hello.
     address: String,
     /// The address that this member's own log had for it then.
@@ -139,6 +152,13 @@ impl Drop for Running<'_> {
     }
 }
 
+/// A hello, and the name in the certificate that was shown with it.
+#[derive(Debug, Clone, Copy)]
+struct Shown<'a> {
+    hello: &'a Hello,
+    name: Option<&'a str>,
+}
+
 /// What asking about a hello has found out.
 #[derive(Debug, Clone, Copy)]
 struct Found<'a> {
@@ -172,17 +192,20 @@ impl Verifier {
     ///
     /// # Errors
     /// The answer that refuses it, if it is not what it seems to be.
-    pub(crate) async fn verify(&self, hello: &Hello, from: IpAddr) -> Result<Verified, Greeting> {
+    pub(crate) async fn verify(&self, hello: &Hello, from: &Dialler) -> Result<Verified, Greeting> {
         let deadline = Instant::now() + VERIFY_BOUND;
         let id = hello.from;
+        self.check_name(id, from.certified.as_deref()).map_err(Greeting::Refused)?;
+        let shown = Shown { hello, name: from.certified.as_deref() };
+        let certified = from.certified.clone();
         let logged = self.book.logged(id);
-        let claimed = claimed_address(hello, from);
+        let claimed = claimed_address(shown.hello, from.address);
         let learned = self.book.learned(id).filter(|learned| *learned != claimed);
         // One that was found elsewhere before is asked there meanwhile, which takes a place (I3).
         let early = learned.as_ref().map(|_| self.place_for(id));
         let learned = learned.filter(|_| early.as_ref().is_some_and(Option::is_some));
-        let asking = pin!(self.ask(learned.as_ref(), hello));
-        let (at_logged, at_learned) = match select(pin!(self.ask(logged.as_ref(), hello)), asking)
+        let asking = pin!(self.ask(learned.as_ref(), shown));
+        let (at_logged, at_learned) = match select(pin!(self.ask(logged.as_ref(), shown)), asking)
             .await
         {
             Either::Left((at_logged, asking)) => (at_logged, Either::Left(asking)),
@@ -190,9 +213,9 @@ impl Verifier {
         };
         if let Some(address) = logged.clone().filter(|_| is_confirmed(at_logged)) {
             self.book.forget(id);
-            return Ok(Verified { id, origin: Origin::Logged, address, logged });
+            return Ok(Verified { id, origin: Origin::Logged, certified, address, logged });
         }
-        if let Some(address) = logged.as_ref().filter(|_| self.is_another(at_logged, hello)) {
+        if let Some(address) = logged.as_ref().filter(|_| self.is_another(at_logged, shown.hello)) {
             return Err(Greeting::Copy(format!(
                 "member {id:016x} runs already, at {address}: this is a copy of its directory; stop \
                  one of the two"
@@ -204,7 +227,7 @@ impl Verifier {
             return Err(Greeting::Refused(reason.into()));
         };
         let (at_claimed, at_learned) = tokio::join!(
-            timeout_at(deadline, self.ask(Some(&claimed), hello)),
+            timeout_at(deadline, self.ask(Some(&claimed), shown)),
             timeout_at(deadline, at_learned)
         );
         if !is_confirmed(at_claimed.ok().flatten()) {
@@ -213,27 +236,27 @@ impl Verifier {
                 logged.unwrap_or(claimed),
             )));
         }
-        let is_twice = self.is_another(at_learned.ok().flatten(), hello);
+        let is_twice = self.is_another(at_learned.ok().flatten(), shown.hello);
         let found = Found { claimed: &claimed, is_logged: logged.is_some(), is_twice };
-        let origin = self.origin(hello, found, deadline).await;
-        let member = Verified { id, origin, address: claimed, logged };
+        let origin = self.origin(shown, found, deadline).await;
+        let member = Verified { id, origin, certified, address: claimed, logged };
         self.learn(&member);
         Ok(member)
     }
 
     /// How far a hello is believed that was confirmed at the address that it names itself (I2).
-    async fn origin(&self, hello: &Hello, found: Found<'_>, deadline: Instant) -> Origin {
+    async fn origin(&self, shown: Shown<'_>, found: Found<'_>, deadline: Instant) -> Origin {
         let Found { claimed, is_logged, is_twice } = found;
-        if is_logged && !is_twice && !self.book.another_leads(hello.from) {
+        if is_logged && !is_twice && !self.book.another_leads(shown.hello.from) {
             return Origin::Moved;
         }
         // Whoever moved needs no more to be registered.
-        let is_asked = !is_logged || hello.purpose != Purpose::Requests;
+        let is_asked = !is_logged || shown.hello.purpose != Purpose::Requests;
         if self.book.members().is_empty() {
             return Origin::First;
         }
         let deadline = deadline.min(Instant::now() + VOUCH_BOUND);
-        let vouched = timeout_at(deadline, self.is_vouched(hello, claimed));
+        let vouched = timeout_at(deadline, self.is_vouched(shown, claimed));
         if is_asked && vouched.await.unwrap_or_default() {
             return Origin::Vouched;
         }
@@ -246,16 +269,18 @@ impl Verifier {
 
     /// True if a known member has the hello's member at the address where the hello was confirmed. The
     /// known members are asked a few at a time, in another order for each hello.
-    async fn is_vouched(&self, hello: &Hello, claimed: &str) -> bool {
-        let (me, id) = (self.caller.me(), hello.from);
+    async fn is_vouched(&self, shown: Shown<'_>, claimed: &str) -> bool {
+        let (me, id) = (self.caller.me(), shown.hello.from);
         let known =
             self.book.members().into_iter().filter(|(known, address)| {
                 ![id, me.member_id].contains(known) && !address.is_empty()
             });
-        let known = known.map(|(known, address)| Route::to_member(known, address, None));
+        let known = known.map(|(known, address)| {
+            Route::to_member(known, address, None).named(self.book.name(known))
+        });
         let told = self.targets.iter().cloned().map(Route::to_address);
         let mut routes: Vec<Route> = known.chain(told).collect();
-        let Some(first) = (hello.token % 1024).checked_rem(routes.len() as u128) else {
+        let Some(first) = (shown.hello.token % 1024).checked_rem(routes.len() as u128) else {
             return false;
         };
         routes.rotate_left(usize::try_from(first).unwrap_or_default());
@@ -263,7 +288,7 @@ impl Verifier {
             let asked =
                 Caller::stranger(self.caller.host()).whereabouts(&route, me.cluster_id, id).await;
             let Ok(address) = asked else { return false };
-            address == claimed || is_confirmed(self.ask(Some(&address), hello).await)
+            address == claimed || is_confirmed(self.ask(Some(&address), shown).await)
         });
         let answers = stream::iter(asking).buffer_unordered(CHECK_CONNECTION_COUNT);
         let mut yes = pin!(answers.filter(|yes| ready(*yes)));
@@ -303,9 +328,30 @@ impl Verifier {
         }
     }
 
-    async fn ask(&self, address: Option<&String>, hello: &Hello) -> Option<Asked> {
+    async fn ask(&self, address: Option<&String>, shown: Shown<'_>) -> Option<Asked> {
         let address = address.filter(|address| !address.is_empty())?;
-        is_own_hello(&self.caller.host().net, address, hello, self.caller.me().process).await.ok()
+        let (net, process) = (&self.caller.host().net, self.caller.me().process);
+        is_own_hello(net, address, shown.hello, process, shown.name).await.ok()
+    }
+
+    /// The reason to refuse a member for the name in its certificate, if there is one (I5).
+    ///
+    /// # Errors
+    /// The log has another name for it.
+    fn check_name(&self, id: u64, certified: Option<&str>) -> Result<(), String> {
+        let Some(shown) = certified else { return Ok(()) };
+        match self.book.name(id) {
+            Some(name) if name != shown => Err(format!(
+                "the certificate is that of member {shown}, and member {id:016x} is {name}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// True unless the log has another name for a member than its certificate. The log may have learned
+    /// of the member since (I5).
+    fn is_named(&self, member: &Verified) -> bool {
+        self.check_name(member.id, member.certified.as_deref()).is_ok()
     }
 
     /// True if the member that a hello names answered as another process than that of the hello.
@@ -320,6 +366,7 @@ impl Verifier {
     /// True if a member may make this request, judging by the address at which it was found.
     pub(crate) fn may_ask(&self, member: &Verified, method: Method) -> bool {
         match method {
+            _ if !self.is_named(member) => false,
             Method::Join | Method::Standing | Method::Remove | Method::Whereabouts => {
                 self.learn(member);
                 true
@@ -340,7 +387,9 @@ impl Verifier {
     /// member may lead by now, or the log may have the member's new address.
     pub(crate) fn is_believed(&self, member: &Verified) -> bool {
         match member.origin {
-            Origin::Logged | Origin::Vouched => true,
+            Origin::Logged => true, // its name was compared with that in the log
+            _ if !self.is_named(member) => false,
+            Origin::Vouched => true,
             Origin::Moved if !self.book.another_leads(member.id) => true,
             Origin::First if self.book.members().is_empty() => true,
             Origin::Moved | Origin::First | Origin::Twice | Origin::Unknown => {
@@ -351,10 +400,11 @@ impl Verifier {
 
     /// True if a hello of another cluster comes from a member of that cluster, whose log then has this
     /// address for one of its members: no other process would confirm that it dialled here.
-    pub(crate) async fn is_other_cluster(&self, hello: &Hello, from: IpAddr) -> bool {
+    pub(crate) async fn is_other_cluster(&self, hello: &Hello, from: &Dialler) -> bool {
         let Some(_running) = self.place_for(0) else { return false };
-        let claimed = claimed_address(hello, from);
-        self.ask(Some(&claimed), hello).await.is_some_and(|asked| asked.confirmed)
+        let claimed = claimed_address(hello, from.address);
+        let shown = Shown { hello, name: from.certified.as_deref() };
+        self.ask(Some(&claimed), shown).await.is_some_and(|asked| asked.confirmed)
     }
 }
 

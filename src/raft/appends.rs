@@ -29,6 +29,8 @@
 //!   is committed it is sent them as fast as possible: either nobody writes, or writes wait for
 //!   this very member.
 //! - I6: nothing more is sent to an address once the member is known to be elsewhere.
+//! - I7: a connection whose certificates are to be verified anew takes no more requests, and ends the
+//!   stream once those on their way are answered; the next stream has a new one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,8 +39,9 @@ use std::time::Duration;
 
 use diskstore_storage::LogId as StoredLogId;
 use diskstore_storage::wal::{State, Wal};
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::AppendEntriesRequest;
@@ -129,6 +132,8 @@ struct Appends<S> {
     catching_up: Option<CatchingUp>,
     /// When something was last answered or sent, or the first of them taken.
     progress: Instant,
+    /// Ends when the connection is to be made anew (I7).
+    grown_old: BoxFuture<'static, ()>,
     target: Target,
 }
 
@@ -147,6 +152,7 @@ enum Event {
     Sent(io::Result<()>),
     Taken(Option<Append>),
     HeldLong,
+    GrownOld,
 }
 
 async fn next_answer<S>(appends: Option<Appends<S>>) -> Option<(AppendResult, Option<Appends<S>>)>
@@ -175,6 +181,10 @@ where
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     fn new(dialled: Dialled, target: Target, input: S) -> Self {
         let (address, (reader, writer)) = dialled;
+        let grown_old = match reader.standing() {
+            Some(standing) => standing.clone().grown_old().boxed(),
+            None => std::future::pending().boxed(),
+        };
         Appends {
             address,
             reader,
@@ -185,6 +195,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             rest_until: None,
             catching_up: None,
             progress: Instant::now(),
+            grown_old,
             target,
         }
     }
@@ -202,6 +213,10 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
                     self.send_held();
                 }
                 Event::HeldLong => self.send_held(),
+                Event::GrownOld => {
+                    self.input = None; // I7
+                    self.send_held();
+                }
                 Event::Sent(result) => {
                     result?;
                     self.progress = Instant::now();
@@ -233,7 +248,8 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let is_taking = !is_sending && self.on_way.len() < WINDOW;
         let deadline = self.progress + IDLE_MAX;
         let held_until = self.held.as_ref().map(|(_, until)| *until);
-        let Appends { reader, writer, input, rest_until, .. } = self;
+        let has_input = self.input.is_some();
+        let Appends { reader, writer, input, rest_until, grown_old, .. } = self;
         let answer = async {
             let body = timeout_at(deadline, reader.expect(FrameKind::AppendReply))
                 .await
@@ -256,6 +272,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             sent = writer.send_some(), if is_sending => Event::Sent(sent),
             request = request, if is_taking => Event::Taken(request),
             () = held, if held_until.is_some() => Event::HeldLong,
+            () = grown_old, if has_input => Event::GrownOld,
         }
     }
 

@@ -91,7 +91,8 @@ impl Network {
 
     /// The way to another member.
     pub(super) fn route(&self, to: u64, member: &Member) -> Route {
-        Route::to_member(to, member.raft_address.clone(), Some(self.book.clone()))
+        let route = Route::to_member(to, member.raft_address.clone(), Some(self.book.clone()));
+        route.named(Some(member.name.clone()))
     }
 
     /// A channel for requests to another member.
@@ -136,7 +137,9 @@ impl Peer {
     /// An idle append connection, or a new one.
     async fn append_connection(&self, vote: Vote) -> io::Result<Dialled> {
         let idle = self.append.lock().take();
-        if let Some(idle) = idle.filter(|(address, _)| self.route.leads_to(address)) {
+        let is_of_use =
+            |(address, (reader, _)): &Dialled| self.route.leads_to(address) && !reader.is_old();
+        if let Some(idle) = idle.filter(is_of_use) {
             return Ok(idle);
         }
         let acknowledged = self

@@ -266,7 +266,8 @@ impl Service for Peers {
     }
 
     async fn answer(&self, method: Method, body: Bytes, asker: Asker<'_>) -> Option<Vec<u8>> {
-        let Asker { member, address } = asker;
+        let Asker { member, from } = asker;
+        let address = from.address;
         match method {
             Method::Vote | Method::PreVote => self.answer_vote(method, body, member?).await,
             Method::TransferLeader => {

@@ -44,6 +44,13 @@ impl Roster for LogRoster {
         look(member.map(|member| member.raft_address.as_str()));
     }
 
+    fn name(&self, id: u64) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let member = metrics.membership_config.membership().get_node(&id);
+        member.map(|member| member.name.clone())
+    }
+
     fn members(&self) -> Vec<(u64, String)> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

@@ -17,6 +17,7 @@ use crate::config::{Address, Config, ConfigError, MachineKind};
 use crate::host::Host;
 use crate::node::{self, Node, OrderError, Standing, StartError};
 use crate::program;
+use crate::tls::{Credentials, Mode, TlsError};
 
 /// How long one join may take.
 const JOIN_TIME_MAX: Duration = Duration::from_mins(10);
@@ -75,6 +76,9 @@ pub enum CompareError {
         /// The operating system's word.
         source: std::io::Error,
     },
+    /// Certificates that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Whoever started this wants it to end.
     #[error("interrupted")]
     Interrupted,
@@ -130,8 +134,16 @@ impl Plan {
             Some(raft) => raft.clone(),
             None => format!("127.0.0.1:{}", free_port()?),
         };
+        let tls = flags.tls.as_deref().map(|directory| Credentials::read(directory, Mode::Require));
+        let tls = tls.transpose()?;
+        let own = tls.as_ref().and_then(|tls| tls.own().map(|own| own.bearer.name().to_owned()));
+        let id = match own {
+            Some(name) => name,
+            None => format!("recovery-{:08x}", random()?),
+        };
         let settings = Settings {
-            id: Some(format!("recovery-{:08x}", random()?)),
+            id: Some(id),
+            tls: flags.tls.clone(),
             raft: Some(raft),
             join: flags.join.clone(),
             insecure: Some(flags.insecure),
@@ -157,8 +169,8 @@ impl Plan {
         directory: &Path,
         stop: &AtomicBool,
     ) -> Result<Compared, CompareError> {
-        let mut member =
-            Member { host: Host::real(), config: self.config(directory)?, known: None };
+        let config = self.config(directory)?;
+        let mut member = Member { host: program::host_of(&config)?, config, known: None };
         let compared = member.join_twice(self.pause, stop);
         let left = member.leave(); // I1
         let compared = compared?;

@@ -5,12 +5,13 @@
 //! - I2: every wait and the number of attempts are bounded.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::oplog::{END_PREFIX, Mark, ReadError, Records, ends_entry};
+use crate::tls::Credentials;
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -60,12 +61,25 @@ pub struct Fetched {
     pub resumed: u32,
 }
 
+/// Where records are fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// Addresses, asked in turn.
+    pub addresses: &'a [String],
+    /// What TLS is spoken with, if it is.
+    pub tls: Option<&'a Credentials>,
+}
+
+/// Both directions of a connection, plain or under TLS.
+trait Duplex: Read + Write {}
+impl<S: Read + Write> Duplex for S {}
+
 /// Fetches all entries from `first` on into an empty file; `progress` hears how many bytes came.
 ///
 /// # Errors
 /// See [`FetchError`].
 pub fn fetch(
-    sources: &[String],
+    sources: Sources<'_>,
     first: u64,
     spool: &mut File,
     stop: &AtomicBool,
@@ -73,11 +87,16 @@ pub fn fetch(
 ) -> Result<Fetched, FetchError> {
     let mut good = Fetched { last_index: first.saturating_sub(1), ..Fetched::default() };
     let mut idle_count = 0;
-    let mut sources = sources.iter().cycle();
+    let mut addresses = sources.addresses.iter().cycle();
     loop {
-        let source = sources.next().map_or("", String::as_str);
+        let source = addresses.next().map_or("", String::as_str);
         let before = good.bytes;
-        let reason = match fetch_once(source, &mut good, spool, stop, progress) {
+        let connected = connect(source, sources.tls);
+        let connected = connected.map_err(|error| format!("cannot be reached ({error})"));
+        let fetched = connected.map_err(Broken::Source).and_then(|stream| {
+            fetch_once(Asked { source, stream }, &mut good, spool, stop, progress)
+        });
+        let reason = match fetched {
             Ok(()) => return Ok(good),
             Err(Broken::Spool(error)) => return Err(FetchError::Spool(error)),
             Err(Broken::Interrupted) => return Err(FetchError::Interrupted),
@@ -105,7 +124,18 @@ enum Broken {
     Interrupted,
 }
 
-fn connect(source: &str) -> io::Result<TcpStream> {
+fn connect(source: &str, tls: Option<&Credentials>) -> io::Result<Box<dyn Duplex>> {
+    let stream = connect_plain(source)?;
+    stream.set_read_timeout(Some(READ_TIME_MAX))?;
+    stream.set_write_timeout(Some(READ_TIME_MAX))?;
+    let host = source.rsplit_once(':').map_or(source, |(host, _)| host);
+    Ok(match tls {
+        Some(tls) => Box::new(tls.dial_over(host, stream)?),
+        None => Box::new(stream),
+    })
+}
+
+fn connect_plain(source: &str) -> io::Result<TcpStream> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for address in source.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
@@ -116,19 +146,25 @@ fn connect(source: &str) -> io::Result<TcpStream> {
     Err(failure)
 }
 
+/// A source, and the connection to it.
+struct Asked<'a> {
+    source: &'a str,
+    stream: Box<dyn Duplex>,
+}
+
 /// Asks one source for what is missing, and moves `good` on with every whole entry.
 fn fetch_once(
-    source: &str,
+    asked: Asked<'_>,
     good: &mut Fetched,
     spool: &mut File,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Broken> {
     let unreachable = |error| Broken::Source(format!("cannot be reached ({error})"));
-    let mut stream = connect(source).map_err(unreachable)?;
-    stream.set_read_timeout(Some(READ_TIME_MAX)).map_err(unreachable)?;
+    let Asked { source, mut stream } = asked;
     let request = format!("{END_PREFIX}{source}-{}\n", good.last_index + 1);
-    stream.write_all(request.as_bytes()).map_err(unreachable)?;
+    let sent = stream.write_all(request.as_bytes()).and_then(|()| stream.flush());
+    sent.map_err(unreachable)?;
     let mut records = Records::new(stream);
     let mut taken = *good;
     let mut out = Vec::with_capacity(WRITE_BYTES * 2);
@@ -166,7 +202,7 @@ fn fetch_once(
 }
 
 /// What a source did that sent no records: a refusal begins as no record can.
-fn words(error: &ReadError, records: &Records<TcpStream>) -> String {
+fn words(error: &ReadError, records: &Records<Box<dyn Duplex>>) -> String {
     let rest = String::from_utf8_lossy(records.rest());
     match (error, rest.strip_prefix("ERR ")) {
         (ReadError::Malformed { .. }, Some(reason)) => {

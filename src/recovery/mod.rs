@@ -30,8 +30,9 @@ use crate::config::{
     number,
 };
 use crate::oplog::Parts;
+use crate::tls::{Credentials, Mode, TlsError};
 pub use compare::{CompareError, Compared, Join};
-pub use fetch::{FetchError, Fetched, fetch};
+pub use fetch::{FetchError, Fetched, Sources, fetch};
 pub use install::{InstallError, Installed, install};
 use store::Content;
 pub use store::Store;
@@ -99,6 +100,10 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", hide_default_value = true)]
     pub insecure: bool,
+    /// Speaks TLS with the certificates in DIR: ca.crt, and a member's tls.crt and tls.key, whose name the
+    /// member of -compare takes.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// Prints a line of JSON too.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", hide_default_value = true)]
@@ -131,6 +136,9 @@ pub enum RecoveryError {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Certificates that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The source.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -160,6 +168,7 @@ impl RecoveryError {
             RecoveryError::Usage(_)
             | RecoveryError::Compare(CompareError::Config(_) | CompareError::Unreachable)
             | RecoveryError::After
+            | RecoveryError::Tls(_)
             | RecoveryError::Taken(_) => 2,
             RecoveryError::Fetch(FetchError::Interrupted)
             | RecoveryError::Install(InstallError::Interrupted)
@@ -285,6 +294,7 @@ fn local(what: &str) -> impl FnOnce(io::Error) -> RecoveryError {
 /// Flags that were checked.
 struct Wanted {
     sources: Vec<String>,
+    tls: Option<Credentials>,
     first: u64,
     content: Content,
 }
@@ -328,7 +338,9 @@ impl Wanted {
             }
         };
         let sources = sources.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Wanted { sources, first, content })
+        let tls = flags.tls.as_deref().map(|directory| Credentials::read(directory, Mode::Require));
+        let tls = tls.transpose()?;
+        Ok(Wanted { sources, tls, first, content })
     }
 }
 
@@ -343,7 +355,8 @@ fn fetch_all(
             .expect("invariant: the template is a constant"),
     );
     let begun = Instant::now();
-    let fetched = fetch(&wanted.sources, wanted.first, &mut file, stop, &mut |bytes| {
+    let sources = Sources { addresses: &wanted.sources, tls: wanted.tls.as_ref() };
+    let fetched = fetch(sources, wanted.first, &mut file, stop, &mut |bytes| {
         bar.set_position(bytes);
     })?;
     bar.finish_and_clear();

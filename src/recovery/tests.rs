@@ -89,7 +89,13 @@ fn fetched_from(answers: Vec<Vec<u8>>) -> (Result<Fetched, FetchError>, Vec<u8>,
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spool");
     let mut spool = File::create_new(&path).unwrap();
-    let outcome = fetch(&[source], 1, &mut spool, &AtomicBool::new(false), &mut |_| {});
+    let outcome = fetch(
+        Sources { addresses: &[source], tls: None },
+        1,
+        &mut spool,
+        &AtomicBool::new(false),
+        &mut |_| {},
+    );
     (outcome, fs::read(&path).unwrap(), asked.join().unwrap())
 }
 

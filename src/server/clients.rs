@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::counters::Counters;
 use crate::messages::{Messages, Selector, Subscriber};
+use crate::tls::Bearer;
 
 /// One open connection.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Client {
     local_address: Option<SocketAddr>,
     since: Instant,
     counters: Arc<Counters>,
+    /// Set under TLS: whom the client's certificate names, if it showed one.
+    certified: OnceLock<Option<Bearer>>,
     shown: Mutex<Shown>,
     /// From its first SUBSCRIBE on.
     subscriber: OnceLock<Subscriber>,
@@ -55,9 +58,24 @@ impl Client {
     /// A connection that is in no registry.
     pub(crate) fn new(id: u64, address: SocketAddr) -> Client {
         let counters = Arc::default();
-        let (local_address, since) = (None, Instant::now());
+        let (local_address, since, certified) = (None, Instant::now(), OnceLock::new());
         let (shown, subscriber) = Default::default();
-        Client { id, address, local_address, since, counters, shown, subscriber }
+        Client { id, address, local_address, since, counters, certified, shown, subscriber }
+    }
+
+    /// The connection is under TLS, and this was shown on it.
+    pub(crate) fn note_tls(&self, certified: Option<Bearer>) {
+        drop(self.certified.set(certified)); // a connection begins once
+    }
+
+    /// True if the connection is under TLS.
+    pub(crate) fn is_under_tls(&self) -> bool {
+        self.certified.get().is_some()
+    }
+
+    /// Whom the client's certificate names: it was verified. `None` if it showed none.
+    pub(crate) fn certified(&self) -> Option<&Bearer> {
+        self.certified.get()?.as_ref()
     }
 
     /// Number of the connection, never used twice.
@@ -139,6 +157,8 @@ impl Client {
         let watch = activity.map_or(0, |activity| activity.watched);
         let command = activity.map_or("NULL", |activity| activity.command);
         let version = activity.map_or(2, |activity| activity.version);
+        let certified = self.certified().map(|bearer| format!(" certificate={}", bearer.uri()));
+        let certified = certified.unwrap_or_default();
         let user = user.as_deref().unwrap_or("default");
         let of = |selector| self.subscriber().map_or(0, |subscriber| subscriber.count(selector));
         let (channels, patterns) = (of(Selector::Channel), of(Selector::Pattern));
@@ -151,7 +171,7 @@ impl Client {
         format!(
             "id={id} addr={address} laddr={local} name={name} age={age} idle={idle} flags={flags} \
              db=0 sub={channels} psub={patterns} ssub=0 multi={multi} watch={watch} cmd={command} user={user} \
-             resp={version} lib-name={library} lib-ver={library_version}\n"
+             resp={version} lib-name={library} lib-ver={library_version}{certified}\n"
         )
     }
 }

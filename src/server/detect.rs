@@ -1,8 +1,11 @@
 //! Recognises the protocol of a connection at the client port by its first bytes. Pure.
 //!
-//! Called by the session once per connection; calls nothing.
+//! Called by the session once per connection, and once more under TLS; of `http` it takes what an error
+//! looks like there.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+use super::http::Problem;
 
 /// Most first bytes that are looked at: a UDP port, a dash and the longest word.
 pub(crate) const PROBE_BYTES_MAX: usize = 24;
@@ -125,6 +128,20 @@ pub(crate) fn refusal(protocol: Protocol) -> &'static [u8] {
             b"-ERR Protocol error: unknown protocol; this is a client port (-port) of diskstore and \
               serves RESP, HTTP, text and protobuf\r\n"
         }
+    }
+}
+
+/// The answer, in the protocol's own terms, to a client that speaks plain where TLS alone is taken.
+pub(crate) fn plain_refusal(protocol: Protocol) -> Vec<u8> {
+    const WORDS: &str = "TLS is spoken here, and this connection is plain: connect with TLS";
+    match protocol {
+        Protocol::Http => Problem::wrong(WORDS).last_words(),
+        Protocol::Http2 => refusal(protocol).to_vec(),
+        Protocol::Resp
+        | Protocol::Text
+        | Protocol::Protobuf
+        | Protocol::Tls
+        | Protocol::Garbage => format!("-ERR {WORDS}\r\n").into_bytes(),
     }
 }
 

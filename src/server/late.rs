@@ -9,8 +9,11 @@
 //! - I1: none of them is kept for longer than a bounded time.
 //! - I2: no more is read of their requests than tells the protocol.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -18,6 +21,7 @@ use super::detect::{Protocol, detect};
 use super::http::Problem;
 use crate::command::Failure;
 use crate::host::Stream;
+use crate::tls::Tls;
 
 /// Why a connection is not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +62,30 @@ const WORDS: [&[u8]; 8] = [
     b"GET /METRICS ",
 ];
 
-/// How the first request of a connection begins (I2); empty if nothing comes in time (I1).
-pub(super) async fn first_word(stream: &mut Stream) -> Vec<u8> {
+/// A connection, and how its first request begins.
+pub(super) struct Heard {
+    pub(super) stream: Stream,
+    pub(super) first: Vec<u8>,
+}
+
+/// How the first request of a connection begins, after a handshake of TLS if one comes (I2); empty if
+/// nothing comes in time (I1). `None` if the handshake comes to nothing.
+pub(super) async fn first_word(
+    mut stream: Stream,
+    tls: Option<&Arc<Tls>>,
+    peer: SocketAddr,
+) -> Option<Heard> {
+    let first = read_word(&mut stream).await;
+    let Some(tls) = tls.filter(|_| detect(&first) == Some(Protocol::Tls)) else {
+        return Some(Heard { stream, first });
+    };
+    let mut stream = stream.under(tls, peer, BytesMut::from(first.as_slice()));
+    timeout(WORD_TIME_MAX, stream.open()).await.ok()?.ok()?;
+    let first = read_word(&mut stream).await;
+    Some(Heard { stream, first })
+}
+
+async fn read_word(stream: &mut Stream) -> Vec<u8> {
     let mut first = vec![0; WORD_BYTES];
     let read = timeout(WORD_TIME_MAX, stream.read(&mut first)).await;
     first.truncate(read.map_or(0, Result::unwrap_or_default));

@@ -48,10 +48,11 @@ use tokio::time::{sleep, timeout};
 use crate::descriptors::{Place, Places, Shares};
 use crate::host::{Listener, Stream};
 use crate::node::Node;
+use crate::tls::Tls;
 pub use access::Access;
 use clients::Clients;
 use keys::Keys;
-use late::{ADMINISTRATION_TIME_MAX, FULL, NotServed, STARTING, asks_about_the_node, first_word};
+use late::{ADMINISTRATION_TIME_MAX, FULL, Heard, STARTING, asks_about_the_node, first_word};
 use original::Datagrams;
 use session::{Session, refuse};
 use socket::{Backlog, ROOM_TIME_MAX};
@@ -62,6 +63,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Most clients that are being told so at once.
 const TOLD_COUNT_MAX: usize = 256;
+/// Most handshakes of TLS under way at once; others wait for their turn.
+const SHAKING_COUNT_MAX: usize = 1024;
 /// How long the sessions may take to answer what they have taken once the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,8 @@ pub struct Server {
     backlog: Arc<Backlog>,
     /// Bytes that bodies of HTTP may still take.
     bodies: Arc<Semaphore>,
+    /// Places for handshakes of TLS.
+    shaking: Semaphore,
     datagrams: Datagrams,
 }
 
@@ -92,6 +97,7 @@ impl Server {
             late: Places::default(),
             backlog: Arc::new(Backlog::new(ROOM_TIME_MAX)),
             bodies: Arc::new(Semaphore::new(http::BODY_BYTES_MAX_ALL)),
+            shaking: Semaphore::new(SHAKING_COUNT_MAX),
             datagrams: Datagrams::default(),
         })
     }
@@ -153,12 +159,13 @@ impl Server {
     /// Serves who comes beyond the clients' share (I1).
     async fn serve_late(
         self: Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         peer: SocketAddr,
         stop: watch::Receiver<bool>,
         _place: Place,
     ) {
-        let first = first_word(&mut stream).await;
+        let tls = self.node.host().net.tls();
+        let Some(Heard { stream, first }) = first_word(stream, tls, peer).await else { return };
         if asks_about_the_node(&first) {
             let session = self.session(stream, peer, &stop).after(&first);
             drop(timeout(ADMINISTRATION_TIME_MAX, session.run()).await);
@@ -183,13 +190,20 @@ impl Server {
 
 /// Answers whoever comes while the node starts, once that takes longer than `patience`. When it is dropped, those who
 /// have not heard their answer yet are cut off.
-pub async fn tell_starting(listener: &Listener, patience: Duration) -> Infallible {
+pub async fn tell_starting(
+    listener: &Listener,
+    tls: Option<&Arc<Tls>>,
+    patience: Duration,
+) -> Infallible {
     sleep(patience).await;
     let mut told = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if told.len() < Shares::now().clients.min(TOLD_COUNT_MAX) => match accepted {
-                Ok((stream, _)) => drop(told.spawn(tell(stream, STARTING))),
+                Ok((stream, peer)) => {
+                    let tls = tls.cloned();
+                    told.spawn(async move { tell(stream, tls.as_ref(), peer).await });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -201,10 +215,12 @@ pub async fn tell_starting(listener: &Listener, patience: Duration) -> Infallibl
     }
 }
 
-/// Tells a client, in its protocol, why it is not served.
-async fn tell(mut stream: Stream, why: NotServed) -> io::Result<()> {
-    let first = first_word(&mut stream).await;
-    refuse(stream, &why.told(&first)).await
+/// Tells a client, in its protocol, that it is not served yet.
+async fn tell(stream: Stream, tls: Option<&Arc<Tls>>, peer: SocketAddr) -> io::Result<()> {
+    match first_word(stream, tls, peer).await {
+        Some(Heard { stream, first }) => refuse(stream, &STARTING.told(&first)).await,
+        None => Ok(()),
+    }
 }
 
 /// A session that panicked is a bug of ours, and no reason to end the others.
@@ -242,7 +258,7 @@ mod tests {
             }
         };
         tokio::select! {
-            never = tell_starting(&listener, Duration::ZERO) => match never {},
+            never = tell_starting(&listener, None, Duration::ZERO) => match never {},
             () = ask => {}
         }
     }

@@ -8,7 +8,7 @@
 //! - I2: a run is awaited before the next one begins, so a read sees the writes before it.
 //! - I3: memory of a session is bounded: by the longest request, by the replies that may wait for
 //!   its client (`socket`), and by the replies of one turn. A session that waits for its client
-//!   keeps almost none.
+//!   keeps almost none. Handshakes of TLS, each of which may take 64 KiB, are bounded in number.
 //! - I4: bytes from a client end at worst its own session. A client that sends more and more
 //!   requests and takes no reply gets an error after its last reply, and its session ends.
 
@@ -38,6 +38,7 @@ use super::socket::{Came, Socket, UNSENT_BYTES_MAX, Wanted, linger};
 use super::turn::{Dialect, turn};
 use crate::host::Stream;
 use crate::messages::Ended;
+use crate::tls::Mode;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +56,12 @@ pub(crate) enum Flow {
     Again,
     /// The connection is to be closed.
     Close,
+}
+
+/// A session, and what its client speaks.
+struct Begun {
+    session: Session,
+    protocol: Protocol,
 }
 
 /// One open connection.
@@ -85,16 +92,49 @@ impl Session {
     }
 
     /// Serves the client until it leaves, breaks the protocol, or the node stops.
-    pub(crate) async fn run(mut self) {
-        let Ok(Some(protocol)) = timeout(FIRST_BYTES_TIMEOUT, self.detect()).await else {
-            return;
-        };
-        let peer = self.peer;
+    pub(crate) async fn run(self) {
+        let begun = timeout(FIRST_BYTES_TIMEOUT, Box::pin(self.begin())).await;
+        let Ok(Some(Begun { session, protocol })) = begun else { return };
+        let peer = session.peer;
         // An error here is a client that is gone: there is nobody to tell.
-        match self.serve(protocol).await {
+        match session.serve(protocol).await {
             Ok(()) => tracing::trace!(%peer, "session ended"),
             Err(error) => tracing::debug!(%peer, %error, "session broke off"),
         }
+    }
+
+    /// Finds out what the client speaks, and whether under TLS; `None` if it is not served.
+    async fn begin(mut self) -> Option<Begun> {
+        let protocol = self.detect().await?;
+        let server = Arc::clone(&self.server);
+        let Some(tls) = server.node.host().net.tls() else {
+            return Some(Begun { session: self, protocol });
+        };
+        let mut place = None;
+        if protocol == Protocol::Tls {
+            place = Some(server.shaking.acquire().await.ok()?); // I3
+            self.socket = self.socket.under(tls, self.peer);
+        }
+        let standing = match self.socket.open().await {
+            Ok(standing) => standing.cloned(),
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "no handshake");
+                return None;
+            }
+        };
+        drop(place);
+        match standing {
+            Some(standing) => self.entered.client().note_tls(standing.bearer().cloned()),
+            None if tls.mode() == Mode::Prefer => return Some(Begun { session: self, protocol }),
+            None => {
+                tls.note_refused();
+                self.socket.append(&detect::plain_refusal(protocol));
+                drop(self.socket.finish().await); // it may have gone
+                return None;
+            }
+        }
+        let protocol = self.detect().await?;
+        Some(Begun { session: self, protocol })
     }
 
     async fn serve(mut self, protocol: Protocol) -> io::Result<()> {

@@ -14,6 +14,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,8 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
-use crate::host::Stream;
+use crate::host::{Standing, Stream};
 use crate::messages::{Ended, Mail, Subscriber};
+use crate::tls::Tls;
 
 /// Bytes of replies that may wait for one client. The turn that reaches it may go beyond.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
@@ -177,6 +179,21 @@ impl Socket {
         let [input, replies, unsent] = [(); 3].map(|()| BytesMut::new());
         let share = Share::new(backlog);
         Socket { stream, stopping, input, input_bytes: 0, replies, unsent, share }
+    }
+
+    /// The same, where what came begins a handshake of TLS.
+    pub(crate) fn under(self, tls: &Arc<Tls>, from: SocketAddr) -> Socket {
+        let Socket { stream, input, .. } = self;
+        Socket { stream: stream.under(tls, from, input), input: BytesMut::new(), ..self }
+    }
+
+    /// What the client shows under TLS, once the handshake is done; `None` on a plain connection.
+    ///
+    /// # Errors
+    /// The client is gone, or not let in.
+    pub(crate) async fn open(&mut self) -> io::Result<Option<&Arc<Standing>>> {
+        self.stream.open().await?;
+        Ok(self.stream.standing())
     }
 
     /// The bare stream, what came and is not yet taken, and the end that comes when the node stops: for

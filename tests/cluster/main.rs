@@ -34,4 +34,5 @@ mod resp;
 mod skipped;
 mod stalls;
 mod strace;
+mod tls;
 mod transactions;

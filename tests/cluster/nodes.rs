@@ -93,6 +93,11 @@ impl Node {
         }
     }
 
+    /// The address that all its ports share.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     pub(crate) fn client_address(&self) -> String {
         format!("{}:11000", self.host)
     }

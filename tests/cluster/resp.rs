@@ -1,10 +1,14 @@
 //! A small blocking client, RESP2 over one connection, that says what became of a request.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diskstore::status::Status;
+use diskstore::tls::{Credentials, Mode};
+use parking_lot::Mutex;
 
 /// How long an answer may take: longer than a node waits for a leader or a majority.
 const ANSWER_BOUND: Duration = Duration::from_secs(15);
@@ -50,9 +54,26 @@ pub(crate) enum Failure {
     Unknown(String),
 }
 
+/// Both directions of a connection, plain or under TLS.
+trait Duplex: Read + Write + Send {}
+impl<S: Read + Write + Send> Duplex for S {}
+
+/// What is dialled under TLS: hosts, and the folders with the certificates for that.
+static UNDER_TLS: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// From now on this host is dialled under TLS, with the certificates in a folder.
+pub(crate) fn dial_under_tls(host: &str, folder: &Path) {
+    UNDER_TLS.lock().insert(host.to_owned(), folder.to_owned());
+}
+
+/// From now on this host is dialled plain.
+pub(crate) fn dial_plain(host: &str) {
+    UNDER_TLS.lock().remove(host);
+}
+
 /// One connection to one node. After [`Failure::Unknown`] it is of no more use.
 pub(crate) struct Client {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Duplex>>,
 }
 
 impl Client {
@@ -68,6 +89,15 @@ impl Client {
         stream.set_nodelay(true).map_err(refused)?;
         stream.set_read_timeout(Some(bound)).map_err(refused)?;
         stream.set_write_timeout(Some(bound)).map_err(refused)?;
+        let host = socket.ip().to_string();
+        let folder = UNDER_TLS.lock().get(&host).cloned();
+        let stream: Box<dyn Duplex> = match folder {
+            Some(folder) => {
+                let credentials = Credentials::read(&folder, Mode::Require).unwrap();
+                Box::new(credentials.dial_over(&host, stream).map_err(refused)?)
+            }
+            None => Box::new(stream),
+        };
         Ok(Client { reader: BufReader::new(stream) })
     }
 

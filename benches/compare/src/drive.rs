@@ -41,6 +41,7 @@ pub(crate) fn load_of(target: SocketAddr, work: Work, duration: Duration) -> Loa
         verify: true,
         timeout: TIMEOUT,
         unsafe_flags: Vec::new(),
+        tls: None,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::load::{
     Workload,
 };
 use crate::status::Status;
+use crate::tls::Credentials;
 
 /// How long an address may take to accept the first connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientE
     let slot_count = statuses.iter().map(|status| status.slots).filter(|slots| *slots > 0).min();
     let mut load = checked(flags, slot_count)?;
     load.unsafe_flags = unsafe_flags_of(&statuses);
+    load.tls = token.tls().map(Credentials::client_dial);
     if load.workload.writes() && !flags.yes {
         consent::ask(&flags.servers.list, &token)?;
     }
@@ -222,6 +224,7 @@ fn checked(flags: &BenchFlags, slot_count: Option<u64>) -> Result<Load, ClientEr
         verify: flags.verify,
         timeout: flags.timeout.max(Duration::from_millis(1)),
         unsafe_flags: Vec::new(),
+        tls: None,
         targets: targets(&flags.servers.list)?, // last: it asks the network
     })
 }

@@ -54,7 +54,11 @@ impl Asker {
         token_file: Option<PathBuf>,
     ) -> Result<Asker, ClientError> {
         if protocol == Protocol::Resp {
-            return Ok(Asker::Resp(Servers { list: config.replicas.join(","), token_file }));
+            return Ok(Asker::Resp(Servers {
+                list: config.replicas.join(","),
+                token_file,
+                tls: None,
+            }));
         }
         let local = SocketAddr::new(config.local, config.udp_port);
         let bound = UdpSocket::bind(local).and_then(|socket| {

@@ -223,6 +223,7 @@ fn put_load(
         timeout: flags.timeout.max(Duration::from_millis(1)),
         targets: bench::targets(&list)?,
         unsafe_flags: bench::unsafe_flags(&list, &token),
+        tls: None,
     };
     let make_codec = || -> Box<dyn Codec> {
         match shape.protocol {

@@ -78,7 +78,7 @@ impl Asked {
         }
         let status = node.status();
         let leader = status.members.into_iter().find(|member| member.role == "leader")?;
-        let location = format!("http://{}{}", leader.client, uri);
+        let location = format!("{}://{}{}", seat.scheme, leader.client, uri);
         Some((StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response())
     }
 }

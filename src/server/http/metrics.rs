@@ -27,7 +27,7 @@ use crate::server::access::{Denial, RequestKind};
 use crate::server::counters::Counts;
 use crate::server::detect::Protocol;
 use crate::server::process::{Process, open_count, open_count_max};
-use crate::status::{MemberStatus, REFUSAL_CODES, Status};
+use crate::status::{MemberStatus, REFUSAL_CODES, Status, TlsStatus};
 
 /// The form of the text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -147,7 +147,21 @@ impl Scrape {
             &flags,
         )?;
         let help = "Lines on stderr that nobody took";
-        page.counter("diskstore_dropped_log_lines", help, status.dropped_lines)
+        page.counter("diskstore_dropped_log_lines", help, status.dropped_lines)?;
+        self.tls(page)
+    }
+
+    fn tls(&self, page: &mut Page<'_>) -> Written {
+        let tls = self.status.tls.as_ref();
+        let seconds = |of: fn(&TlsStatus) -> i64| tls.and_then(|tls| u64::try_from(of(tls)).ok());
+        let help = "When the node's certificate ends, since 1970; absent without TLS";
+        let end = seconds(|tls| tls.certificate_not_after_s);
+        page.known("diskstore_tls_certificate_not_after_seconds", help, end)?;
+        let help = "When the first authority that is trusted ends, since 1970; absent without TLS";
+        let end = seconds(|tls| tls.authority_not_after_s);
+        page.known("diskstore_tls_authority_not_after_seconds", help, end)?;
+        let help = "Connections that were refused for TLS: plain, or without the right certificate";
+        page.counter("diskstore_tls_refused", help, tls.map_or(0, |tls| tls.refused))
     }
 
     fn raft(&self, page: &mut Page<'_>) -> Written {

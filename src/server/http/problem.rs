@@ -50,7 +50,7 @@ impl Problem {
     }
 
     /// The request is wrong.
-    pub(super) fn wrong(message: impl Into<Cow<'static, str>>) -> Problem {
+    pub(crate) fn wrong(message: impl Into<Cow<'static, str>>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "wrong", message)
     }
 

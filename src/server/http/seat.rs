@@ -46,6 +46,8 @@ pub(crate) struct Seat {
     pub(super) requester: Arc<Mutex<Requester>>,
     /// Our end of the connection.
     pub(super) local: IpAddr,
+    /// How a URL begins that leads to another member as this connection led here.
+    pub(super) scheme: &'static str,
     /// Ends when the node stops.
     pub(super) stopping: Stopping,
     /// What waits for the client.
@@ -61,9 +63,10 @@ impl Seat {
     ) -> Seat {
         let local = requester.client().local_address();
         let local = local.map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let scheme = if requester.client().is_under_tls() { "https" } else { "http" };
         let requester = Arc::new(Mutex::new(requester));
         let unsent = Arc::new(Unsent::new(Share::new(Arc::clone(&server.backlog))));
-        Seat { server, requester, local, stopping: stopping.shared(), unsent }
+        Seat { server, requester, local, scheme, stopping: stopping.shared(), unsent }
     }
 
     /// Takes the token that a request presents, and forgets that of the request before it. A wrong one is

@@ -32,7 +32,7 @@ async fn only_members_of_the_cluster_that_mean_this_member_are_let_in() {
         (Hello { cluster_id: 0, ..forged }, "only requests to join"),
     ];
     for (hello, reason) in refused {
-        let error = dial(&Net::Tcp, &started.address, &hello).await.unwrap_err();
+        let error = dial(&Net::Tcp, &started.address, &hello, None).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         assert!(error.to_string().contains(reason), "{error}");
     }
@@ -59,7 +59,7 @@ async fn members_of_several_clusters_share_a_listener() {
     ];
     for (cluster_id, answer) in answers {
         let hello = Hello { cluster_id, ..hello.clone() };
-        let error = dial(&Net::Tcp, &address, &hello).await.unwrap_err();
+        let error = dial(&Net::Tcp, &address, &hello, None).await.unwrap_err();
         assert!(error.to_string().contains(&answer), "{error}");
     }
     let route = Route::to_member(MEMBER, address, None);
@@ -81,7 +81,7 @@ async fn a_hello_that_its_member_does_not_confirm_is_refused_and_ends_nobody() {
         for process in [0x66, stolen] {
             let forged = forged(purpose, &nobody().await);
             let hello = Hello { process, acknowledged: beyond, ..forged };
-            let error = dial(&Net::Tcp, &started.address, &hello).await.unwrap_err();
+            let error = dial(&Net::Tcp, &started.address, &hello, None).await.unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}");
         }
     }
@@ -161,7 +161,7 @@ async fn slow_claims_in_the_name_of_a_member_do_not_keep_it_out() {
     let (mut forging, mut asked) = (JoinSet::new(), Vec::new());
     for _ in 0..16 {
         let (to, hello) = (started.address.clone(), forged(Purpose::Append, &address));
-        forging.spawn(async move { dial(&Net::Tcp, &to, &hello).await.map(drop) });
+        forging.spawn(async move { dial(&Net::Tcp, &to, &hello, None).await.map(drop) });
     }
     let mut ended = 0;
     while asked.len() + ended < 16 {
@@ -187,7 +187,7 @@ async fn a_hello_that_was_passed_on_is_not_confirmed() {
     let passing_on = async {
         let (mut reader, _writer) = split(listener.accept().await.unwrap().0).unwrap();
         let hello = Hello::decode(reader.expect(FrameKind::Hello).await.unwrap()).unwrap();
-        dial(&Net::Tcp, &started.address, &Hello { to: MEMBER, ..hello }).await.unwrap_err()
+        dial(&Net::Tcp, &started.address, &Hello { to: MEMBER, ..hello }, None).await.unwrap_err()
     };
     let error = tokio::select! {
         error = passing_on => error,
@@ -206,7 +206,7 @@ async fn a_lone_member_stops_only_for_a_member_of_another_cluster_that_is_one() 
     for address in [nobody().await, address, started.address.clone()] {
         let hello =
             Hello { cluster_id: OTHER_CLUSTER, from: 7, ..forged(Purpose::Append, &address) };
-        let error = dial(&Net::Tcp, &started.address, &hello).await.unwrap_err();
+        let error = dial(&Net::Tcp, &started.address, &hello, None).await.unwrap_err();
         assert!(error.to_string().contains("this is a member of cluster"), "{error}");
     }
     assert_eq!(started.faults.current(), None);

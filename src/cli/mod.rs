@@ -8,6 +8,9 @@
 //!   ends the flags; of a flag given twice the last counts. In a sub-command flags may also follow
 //!   the arguments, and `-5` is an argument, for no flag begins with a digit.
 
+mod certs;
+mod restore;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +18,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diskstore_flags::Refusal;
 use serde::{Deserialize, Deserializer};
+
+pub use certs::CertsFlags;
+pub use restore::RestoreFlags;
 
 /// What the program was asked to be.
 #[derive(Debug, Parser)]
@@ -157,6 +163,14 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = parse_boolean)]
     pub insecure: Option<bool>,
+    /// Speaks TLS with the certificates in DIR: ca.crt, tls.crt and tls.key, as `diskstore certs` makes
+    /// them; members show theirs to each other.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
+    /// Who is taken with -tls: require, TLS alone; mutual, clients show certificates too; prefer, plain
+    /// connections too, while a cluster moves to TLS [default: require].
+    #[arg(long, value_name = "MODE")]
+    pub tls_mode: Option<String>,
     /// Takes no client without a token of FILE, which `diskstore token` writes; read anew at SIGHUP.
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
@@ -354,6 +368,16 @@ pub enum Task {
     /// Makes the directory of a new node, a cluster of its own, of a backup.
     #[command(args_override_self = true)]
     Restore(Box<RestoreFlags>),
+    /// Makes certificates for -tls: an authority (CA) of the cluster's own, and what that signs for
+    /// members and clients. Nothing that is there is replaced without -renew.
+    #[command(
+        args_override_self = true,
+        after_help = "diskstore certs node0=10.0.0.1 node1=10.0.0.2 node2=10.0.0.3 -client alice\n\
+                      writes ./certs/ca.crt and ca.key, and a folder for each of them, which is what -tls\n\
+                      takes. Keep ca.key where no node is: whoever has it can make members. docs/operations.md\n\
+                      has the steps by which certificates and authorities are replaced while nodes run."
+    )]
+    Certs(Box<CertsFlags>),
     /// Prints a file of a node's directory as text.
     #[command(args_override_self = true)]
     Inspect {
@@ -423,40 +447,6 @@ pub struct BackupFlags {
     /// Where to ask; a follower serves as well.
     #[command(flatten)]
     pub servers: Servers,
-}
-
-/// A restore; nothing is checked yet.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct RestoreFlags {
-    /// A full backup, and those that continue it, in their order.
-    #[arg(value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
-    /// Directory of the new node; new or empty.
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// Name of the new node.
-    #[arg(long, value_name = "NAME")]
-    pub id: Option<String>,
-    /// Log index whose state is wanted [default: the last].
-    #[arg(long, value_name = "INDEX")]
-    pub to: Option<Number>,
-    /// Number of slots, at least as many as the backup has [default: as many].
-    #[arg(long, value_name = "N")]
-    pub slots: Option<Number>,
-    /// The program whose backup it is: diskstore or kvstore.
-    #[arg(long, value_name = "NAME", default_value = "diskstore",
-          value_parser = ["diskstore", "kvstore"])]
-    pub program: String,
-    /// Reads and checks the files, and restores nothing.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          hide_default_value = true, value_parser = parse_boolean)]
-    pub check: bool,
-    /// Prints JSON.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          hide_default_value = true, value_parser = parse_boolean)]
-    pub json: bool,
 }
 
 /// A load; nothing is checked yet.
@@ -546,6 +536,9 @@ pub struct Servers {
     /// Presents the token in FILE to nodes with -tokens [default: that of DISKSTORE_TOKEN, if it is set].
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Speaks TLS: DIR has ca.crt, and tls.crt with tls.key where nodes ask for a client's certificate.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
 }
 
 /// Reads a command line, the program's own name first.
@@ -602,7 +595,7 @@ mod tests {
     }
 
     fn servers(list: &str) -> Servers {
-        Servers { list: list.to_owned(), token_file: None }
+        Servers { list: list.to_owned(), token_file: None, tls: None }
     }
 
     #[test]
