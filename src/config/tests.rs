@@ -199,13 +199,25 @@ fn an_address_beyond_this_machine_needs_leave() {
     for (flag, value) in [("-port", "0.0.0.0:1"), ("-raft", "10.0.0.1:1"), ("-hjoin", "db:1")] {
         let text = complaint(&[flag, value]);
         assert!(text.starts_with(&format!("{flag} {value} is reachable")), "{text}");
-        assert!(text.contains("use 127.0.0.1:1, or add -insecure"), "{text}");
+        assert!(text.contains("use 127.0.0.1:1, or -tls"), "{text}");
+        assert!(text.contains("or add -insecure"), "{text}");
         assert!(typed(&[flag, value, "-insecure", "-advertise", "db"]).is_ok());
         let text = complaint(&[flag, value, "-tokens", "tokens.toml"]);
         let reason =
             if flag == "-port" { "cross the network in the clear" } else { "add -insecure" };
         assert!(text.contains(reason), "{text}");
+        // Whoever connects has to show a certificate: members always, clients where that is asked for.
+        let under =
+            |mode| typed(&[flag, value, "-tls", "d", "-tls-mode", mode, "-advertise", "db"]);
+        assert!(under("mutual").is_ok());
+        assert_eq!(under("require").is_ok(), flag != "-port");
+        assert!(under("prefer").is_err());
+        // Under TLS nobody on the way reads tokens.
+        let tokens = ["-tls", "d", "-tokens", "t", "-advertise", "db"];
+        assert!(typed(&[&[flag, value], &tokens[..]].concat()).is_ok());
     }
+    assert!(complaint(&["-tls-mode", "mutual"]).contains("takes -tls DIR"));
+    assert!(complaint(&["-tls", "d", "-tls-mode", "off"]).contains("require, mutual, prefer"));
     for loopback in ["127.0.0.2:1", "localhost:1", "[::1]:1", "1"] {
         assert!(typed(&["-port", loopback]).is_ok(), "{loopback}");
     }

@@ -32,8 +32,9 @@ use crate::tls::{Bearer, Certificate, Mode, Side, Tls};
 
 /// Bytes that are encrypted at once: others of the thread come in between.
 const WRITE_BYTES_MAX: usize = 64 << 10;
-/// The first byte of a connection that begins with a handshake.
-const HANDSHAKE: u8 = 0x16;
+/// The first bytes of a connection that begins with a handshake: the kind of a record, and the version
+/// that all of them are said to be of. A frame of members may begin with the first of the two.
+const HANDSHAKE: [u8; 2] = [0x16, 3];
 /// Bytes that are read before it is known what they are.
 const FIRST_BYTES: usize = 512;
 
@@ -45,16 +46,20 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// The first byte, which stays in front.
-    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<u8>> {
-        if self.bytes.is_empty() {
+    /// The first two bytes, which stay in front.
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<[u8; 2]>> {
+        loop {
+            if let Some(first) = self.bytes.first_chunk() {
+                return Poll::Ready(Ok(*first));
+            }
             let mut bytes = [0; FIRST_BYTES];
             let mut read = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
             self.bytes.extend_from_slice(read.filled());
         }
-        let first = self.bytes.first().copied();
-        Poll::Ready(first.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
     }
 }
 
@@ -273,7 +278,7 @@ impl Secured {
         }
     }
 
-    fn begin(&self, first: u8, ahead: Ahead) -> Stage {
+    fn begin(&self, first: [u8; 2], ahead: Ahead) -> Stage {
         let Standing { tls, side, .. } = &*self.standing;
         match tls.current().port(*side) {
             Some(config) if first == HANDSHAKE => {

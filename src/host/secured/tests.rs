@@ -197,7 +197,11 @@ async fn a_client_or_a_stranger_is_no_member() {
     let listener = two.listen().await;
     let client = signer.pem(&Bearer::Client("two".into()));
     let client = Tls::new(Credentials::new(client, Mode::Require).unwrap(), Mode::Require);
-    let stranger = Signer::new("CA").tls("two", Mode::Require);
+    // The stranger takes the node for what it is.
+    let other = Signer::new("CA");
+    let authorities = [&other.certificate[..], &signer.certificate].concat();
+    let stranger = Pem { authorities, ..other.pem(&Bearer::Member("two".into())) };
+    let stranger = Tls::new(Credentials::new(stranger, Mode::Require).unwrap(), Mode::Require);
     for tls in [client, stranger] {
         let net = two.net(&tls);
         let accepting = async {
