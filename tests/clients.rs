@@ -1,7 +1,7 @@
 //! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py, ioredis,
-//! node-redis, redis-rs, the examples with curl and requests, and a browser that opens the console. Where
+//! node-redis, redis-rs, grpcio, the examples with curl, requests and grpcio, and a browser that opens the console. Where
 //! one is not installed its tests are skipped, see `clients/installed.rs`. `DISKSTORE_TEST_PYTHON` names
-//! the python that has redis-py and requests, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages
+//! the python that has redis-py, requests and grpcio, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages
 //! of Node, `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`,
 //! `DISKSTORE_TEST_CHROMIUM` the browser.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
@@ -347,6 +347,42 @@ fn the_example_with_requests_counts_at_every_node() {
     command.args(cluster.places.iter().map(|place| format!("http://{}", place.client())));
     let text = said(&command.stdin(Stdio::null()).output().unwrap());
     assert_eq!(text, "20 step19\ncounted to 20 - ok\n");
+    cluster.stop();
+}
+
+/// Python with grpcio and what it needs beside, if that is there.
+fn grpcio(script: &str) -> Option<Command> {
+    let modules = "import grpc, grpc_health, grpc_reflection, grpc_status";
+    if !has("grpcio", python().args(["-c", modules])) {
+        return None;
+    }
+    let mut command = python();
+    command.arg(format!("{}/{script}", env!("CARGO_MANIFEST_DIR")));
+    Some(command)
+}
+
+#[test]
+fn grpcio_finds_everything_by_reflection() {
+    if grpcio("tests/clients/grpcio.py").is_some() {
+        Cluster::run_suite(|| grpcio("tests/clients/grpcio.py").unwrap());
+    }
+}
+
+#[test]
+fn the_example_with_grpcio_shows_what_it_says() {
+    let Some(mut command) = grpcio("examples/grpc/first_steps.py") else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    command.args(cluster.places.iter().map(Place::client));
+    let text = said(&command.stdin(Stdio::null()).output().unwrap());
+    let expected = "FAILED_PRECONDITION CONDITION not_applied\n\
+                    ['changed', 'changed', 'value'] b'hello again'\n\
+                    {60: b'hello again', 61: b'one', 62: b'\\xff\\x00'}\n\
+                    True b'b'\n\
+                    {60: 'APPLIED'}\n{60: 'APPLIED'}\n{60: 'NONE'}\n\
+                    {61: 'APPLIED', 62: 'UNKNOWN'}\n{62: 'APPLIED', 63: 'APPLIED'}\n\
+                    NOT_FOUND NO_VALUE not_applied\n";
+    assert_eq!(text, expected);
     cluster.stop();
 }
 

@@ -7,6 +7,8 @@ mod access;
 mod batches;
 #[path = "protocol/console.rs"]
 mod console;
+#[path = "protocol/grpc.rs"]
+mod grpc;
 #[path = "protocol/http.rs"]
 mod http;
 #[path = "protocol/messages.rs"]
@@ -469,7 +471,6 @@ fn garbage_ends_its_own_connection_and_no_other() {
 #[test]
 fn protocols_that_are_not_served_are_told_so_in_their_own_terms() {
     let node = Node::shared();
-    assert!(node.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").contains("no gRPC on this port"));
     let mut client = node.connect();
     client.send(&[0x16, 0x03, 0x01, 0x00]);
     assert_eq!(client.rest(), [0x15, 0x03, 0x03, 0, 2, 2, 0x28]);

@@ -35,6 +35,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "crc32fast",
     "diskstore-flags",
     "diskstore-profile",
+    "diskstore-proto",
     "diskstore-storage",
     "futures-util",
     "getrandom",
@@ -63,6 +64,10 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "tokio",
     "tokio-rustls",
     "toml",
+    "tonic",
+    "tonic-health",
+    "tonic-reflection",
+    "tonic-types",
     "tracing",
     "tracing-subscriber",
     "x509-parser",
@@ -70,6 +75,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
 const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
+const PROTO_DEPENDENCIES: &[&str] = &["prost", "tonic", "tonic-prost"];
 const FLAGS_DEPENDENCIES: &[&str] = &["clap"];
 const PROFILE_DEPENDENCIES: &[&str] =
     &["futures-util", "jemalloc_pprof", "parking_lot", "pprof", "thiserror", "tokio"];
@@ -224,6 +230,7 @@ fn dependencies_are_the_ones_written_here() {
     };
     assert_eq!(listed("Cargo.toml"), NODE_DEPENDENCIES);
     assert_eq!(listed("storage/Cargo.toml"), STORAGE_DEPENDENCIES);
+    assert_eq!(listed("proto/Cargo.toml"), PROTO_DEPENDENCIES);
     assert_eq!(listed("src/flags/Cargo.toml"), FLAGS_DEPENDENCIES);
     assert_eq!(listed("src/profile/Cargo.toml"), PROFILE_DEPENDENCIES);
     assert_eq!(listed("monit/Cargo.toml"), MONIT_DEPENDENCIES);

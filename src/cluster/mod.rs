@@ -11,6 +11,7 @@
 mod backup;
 mod bootstrap;
 mod bounded;
+mod changes;
 mod giving_way;
 mod holders;
 mod join;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 
 pub use backup::BackupError;
 pub use bootstrap::{Contact, listen_first};
+pub use changes::{Became, Change, Effect, FollowError, Following};
 pub use join::{JoinError, JoinSetup, Joined, PATIENCE, join_until_named, learn_cluster};
 use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};

@@ -26,7 +26,10 @@ pub(crate) use open::WAL_NAME;
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
 use crate::cluster::Cluster;
-pub use crate::cluster::{BackupError, FreshReplica, Order, OrderError, Standing};
+pub use crate::cluster::{
+    BackupError, Became, Change, Effect, FollowError, Following, FreshReplica, Order, OrderError,
+    Standing,
+};
 use crate::command::{
     Body, Command, CommandResult, Failure, Freshness, Outcome, ReadLevel, Refusal, Reply,
 };
@@ -264,6 +267,24 @@ impl Node {
     /// Highest log index that this replica has applied.
     pub fn applied_index(&self) -> u64 {
         self.cluster.applied_index()
+    }
+
+    /// What the log has behind index `after`, once this replica has applied any of it.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn following(&self, after: u64) -> Result<Following, FollowError> {
+        self.cluster.following(after).await
+    }
+
+    /// What became of each operation of the command of entry `index`, which is applied here.
+    pub fn became(&self, index: u64, command: &Command) -> Vec<Became> {
+        self.cluster.became(index, command)
+    }
+
+    /// The first index whose entry is in this replica's log.
+    pub fn first_change(&self) -> u64 {
+        self.cluster.first_change()
     }
 
     /// The election term, as far as this node knows.

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(failed.map(|class| counters.failures(class)), [1, 1, 0]);
         counters.served(Protocol::Http).reads.record(Duration::from_micros(3));
         let count = |protocol| counters.served(protocol).reads.count();
-        assert_eq!(Protocol::SERVED.map(count), [0, 1, 0, 0]);
+        assert_eq!(Protocol::SERVED.map(count), [0, 1, 0, 0, 0]);
         counters.received(5);
         counters.sent(7);
         let counts = counters.now();

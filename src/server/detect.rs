@@ -33,8 +33,8 @@ pub(crate) enum Protocol {
 
 impl Protocol {
     /// Those that requests come in.
-    pub(crate) const SERVED: [Protocol; 4] =
-        [Protocol::Resp, Protocol::Http, Protocol::Text, Protocol::Protobuf];
+    pub(crate) const SERVED: [Protocol; 5] =
+        [Protocol::Resp, Protocol::Http, Protocol::Http2, Protocol::Text, Protocol::Protobuf];
 
     /// Its name in the metrics.
     pub(crate) fn name(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Protocol {
             Protocol::Text => "text",
             Protocol::Protobuf => "protobuf",
             Protocol::Http => "http",
-            Protocol::Http2 => "http2",
+            Protocol::Http2 => "grpc",
             Protocol::Tls => "tls",
             Protocol::Garbage => "garbage",
         }
@@ -113,20 +113,16 @@ fn detect_word(first: &[u8]) -> Option<Protocol> {
 /// The answer, in the protocol's own terms, to a client that speaks what is not served here.
 pub(crate) fn refusal(protocol: Protocol) -> &'static [u8] {
     match protocol {
-        // An empty SETTINGS frame, then GOAWAY (last stream 0, HTTP_1_1_REQUIRED) with a reason.
-        Protocol::Http2 => {
-            b"\0\0\0\x04\0\0\0\0\0\0\0\x47\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d\
-              diskstore: no gRPC on this port yet; use a Redis client instead"
-        }
         // A fatal alert: handshake_failure.
         Protocol::Tls => b"\x15\x03\x03\0\x02\x02\x28",
         Protocol::Garbage
         | Protocol::Resp
         | Protocol::Text
         | Protocol::Protobuf
-        | Protocol::Http => {
+        | Protocol::Http
+        | Protocol::Http2 => {
             b"-ERR Protocol error: unknown protocol; this is a client port (-port) of diskstore and \
-              serves RESP, HTTP, text and protobuf\r\n"
+              serves RESP, HTTP, gRPC, text and protobuf\r\n"
         }
     }
 }
@@ -194,11 +190,5 @@ mod tests {
                 assert!(detect(&first).is_some(), "{head} {fill}");
             }
         }
-    }
-
-    #[test]
-    fn refusals_announce_their_true_length() {
-        let http2 = refusal(Protocol::Http2);
-        assert_eq!(usize::from(http2[11]), http2.len() - 18);
     }
 }

@@ -1,6 +1,6 @@
 //! Connections that are answered and not served: those that arrive when the clients' share of descriptors
-//! is used up, and those that arrive while the node starts. They are told why, in HTTP if they speak
-//! it, and in RESP otherwise. A connection that asks about the node itself (`DISKSTORE STATUS`,
+//! is used up, and those that arrive while the node starts. They are told why, in HTTP or gRPC if they
+//! speak that, and in RESP otherwise. A connection that asks about the node itself (`DISKSTORE STATUS`,
 //! `DISKSTORE REMOVE`, `GET /livez` and the like) is served for a while all the same where there are
 //! too many: an administrator wants to look at a node full of clients, and a supervisor must not take
 //! it for dead and start it anew.
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -101,17 +101,43 @@ pub(super) fn asks_about_the_node(first: &[u8]) -> bool {
 impl NotServed {
     /// What a client is told whose request begins so.
     pub(super) fn told(&self, first: &[u8]) -> Vec<u8> {
-        if detect(first) != Some(Protocol::Http) {
-            return self.line.to_vec();
+        let reason = || self.reason.to_owned();
+        match detect(first) {
+            Some(Protocol::Http) => {
+                Problem::from(Failure::NoLeader { reason: reason() }).last_words()
+            }
+            Some(Protocol::Http2) => go_away(self.reason),
+            _ => self.line.to_vec(),
         }
-        let reason = self.reason.to_owned();
-        Problem::from(Failure::NoLeader { reason }).last_words()
     }
+}
+
+/// What HTTP/2 has for a client that is not served: empty SETTINGS, then GOAWAY (no stream was looked at,
+/// NO_ERROR) with a reason. gRPC tells its caller UNAVAILABLE.
+fn go_away(reason: &str) -> Vec<u8> {
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    const GOAWAY: &[u8] = b"\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let length = u32::try_from(8 + reason.len()).unwrap_or_default();
+    let mut frames = SETTINGS.to_vec();
+    frames.put_uint(length.into(), 3);
+    frames.extend_from_slice(GOAWAY);
+    frames.extend_from_slice(reason.as_bytes());
+    frames
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_of_grpc_hears_why_it_is_to_go() {
+        let told = FULL.told(b"PRI * HTTP/2.0\r\n\r\n");
+        let (settings, rest) = told.split_at(9);
+        assert_eq!(settings, b"\0\0\0\x04\0\0\0\0\0");
+        let (length, goaway) = rest.split_at(3);
+        assert_eq!(usize::from(length[1]) * 256 + usize::from(length[2]), goaway.len() - 6);
+        assert_eq!(goaway[6 + 8..], *FULL.reason.as_bytes());
+    }
 
     #[test]
     fn each_is_told_in_its_protocol_why_it_is_not_served() {

@@ -20,6 +20,7 @@ mod clients;
 mod complaint;
 mod counters;
 mod detect;
+mod grpc;
 mod hash_slot;
 mod http;
 mod keys;
@@ -32,6 +33,7 @@ mod session;
 mod socket;
 mod turn;
 mod value;
+mod wire;
 
 use std::convert::Infallible;
 use std::io;
@@ -77,10 +79,12 @@ pub struct Server {
     clients: Arc<Clients>,
     late: Places,
     backlog: Arc<Backlog>,
-    /// Bytes that bodies of HTTP may still take.
+    /// Bytes that bodies of HTTP and messages of gRPC may still take.
     bodies: Arc<Semaphore>,
     /// Places for handshakes of TLS.
     shaking: Semaphore,
+    /// Streams of gRPC that may still be begun.
+    streams: Arc<Semaphore>,
     datagrams: Datagrams,
 }
 
@@ -98,6 +102,7 @@ impl Server {
             backlog: Arc::new(Backlog::new(ROOM_TIME_MAX)),
             bodies: Arc::new(Semaphore::new(http::BODY_BYTES_MAX_ALL)),
             shaking: Semaphore::new(SHAKING_COUNT_MAX),
+            streams: Arc::new(Semaphore::new(grpc::STREAM_COUNT_MAX_ALL)),
             datagrams: Datagrams::default(),
         })
     }

@@ -34,7 +34,7 @@ const NO_TOKEN_FOR_HELLO: &str = "HELLO must be called with the client already a
      version at the same time";
 
 /// One client as the node serves it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Requester {
     client: Arc<Client>,
     /// How fresh reads are unless the client asks for less.
@@ -107,6 +107,24 @@ impl Requester {
         Complaint::new(FailureClass::Forbidden, text)
     }
 
+    /// Checks that the client may do what is of this kind, where a token comes in a header.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn check(&self, kind: RequestKind) -> Result<(), Complaint> {
+        if self.may(kind) {
+            return Ok(());
+        }
+        let complaint = self.denied("");
+        let text = match kind.needs().filter(|_| complaint.class == FailureClass::Forbidden) {
+            Some(role) => {
+                format!("the token of {} may not: this needs the role {role}", self.user())
+            }
+            None => "a token is needed: Authorization: Bearer TOKEN".to_owned(),
+        };
+        Err(Complaint { text: text.into(), ..complaint })
+    }
+
     /// As [`Requester::denied`], of HELLO.
     pub(crate) fn denied_hello(&self) -> Complaint {
         Complaint { text: NO_TOKEN_FOR_HELLO.into(), ..self.denied("hello") }
@@ -154,6 +172,12 @@ impl Requester {
         if std::mem::take(&mut self.is_held) {
             sleep(WRONG_TOKEN_PAUSE).await;
         }
+    }
+
+    /// The same, which wrote up to `index` before.
+    pub(crate) fn after(mut self, index: u64) -> Requester {
+        self.freshness.written_index = index;
+        self
     }
 
     /// The connection as others see it.
@@ -212,6 +236,28 @@ impl Requester {
         results
     }
 
+    /// Proposes one command.
+    pub(crate) async fn write_one(&mut self, node: &Node, command: Command) -> CommandResult {
+        the_one(self.write(node, vec![command]).await)
+    }
+
+    /// Executes one command that only reads, as fresh as `level` says or as the node is set to.
+    pub(crate) async fn read_one(
+        &mut self,
+        node: &Node,
+        command: Command,
+        level: Option<ReadLevel>,
+    ) -> CommandResult {
+        self.read_at(level);
+        let commands = vec![command];
+        the_one(match self.freshness.level {
+            ReadLevel::Log => self.write(node, commands).await,
+            ReadLevel::Linearizable | ReadLevel::Lease | ReadLevel::Local => {
+                self.read(node, commands).await
+            }
+        })
+    }
+
     /// Takes in what became of commands that were begun together; their time is taken once for all,
     /// up to the moment that is given back.
     fn took(
@@ -254,4 +300,11 @@ impl Requester {
     pub(crate) async fn wait_here(&self, node: &Node, timeout: Duration) -> bool {
         node.wait_durable(self.freshness.written_index, timeout).await
     }
+}
+
+/// The result of the only command.
+fn the_one(results: Vec<CommandResult>) -> CommandResult {
+    let missing =
+        || Failure::Unknown { term: 0, index: 0, reason: "the node gave no result".to_owned() };
+    results.into_iter().next().unwrap_or_else(|| Err(missing()))
 }

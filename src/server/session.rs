@@ -30,6 +30,7 @@ use super::access::RequestKind;
 use super::clients::Entered;
 use super::complaint::Complaint;
 use super::detect::{self, Protocol};
+use super::grpc;
 use super::http::{self, Seat};
 use super::original::OriginalDialect;
 use super::requester::Requester;
@@ -167,7 +168,13 @@ impl Session {
                 let served = http::serve(seat, stream, came.freeze());
                 linger(&mut Box::pin(served).await?).await
             }
-            Protocol::Http2 | Protocol::Tls | Protocol::Garbage => {
+            Protocol::Http2 => {
+                let (stream, came, stopping) = self.socket.into_parts();
+                let client = Arc::clone(self.entered.client());
+                let caller = grpc::Caller::new(Arc::clone(&self.server), client, stopping);
+                Box::pin(grpc::serve(caller, stream, came.freeze())).await
+            }
+            Protocol::Tls | Protocol::Garbage => {
                 self.socket.append(detect::refusal(protocol));
                 self.socket.finish().await
             }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use diskstore_proto::diskstore::ChangesRequest;
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 
@@ -620,4 +621,83 @@ fn our_own_clients_present_a_token_out_of_the_environment_or_a_file() {
     denied(load, write, "holds"); // it was told how many values there are
     let (code, said) = run("get 7", "two words");
     assert!(code == 2 && said.contains("the variable DISKSTORE_TOKEN: this is no token"), "{said}");
+}
+
+/// A call of gRPC: its path, and its message with what stands before it.
+const CALLS: [(&str, &[u8]); 9] = [
+    ("/diskstore.v1.Store/Status", b"\0\0\0\0\0"),
+    ("/diskstore.v1.Store/Get", b"\0\0\0\0\x04\x0a\x02\x08\x07"),
+    ("/diskstore.v1.Store/Batch", b"\0\0\0\0\x08\x0a\x06\x0a\x02\x08\x07\x12\0"), // a get
+    ("/diskstore.v1.Store/Scan", b"\0\0\0\0\0"),
+    ("/konsen.KVService/Get", b"\0\0\0\0\x03\x0a\x017"),
+    ("/diskstore.v1.Store/Set", b"\0\0\0\0\x04\x0a\x02\x08\x07"),
+    ("/diskstore.v1.Store/Delete", b"\0\0\0\0\x04\x0a\x02\x08\x07"),
+    ("/diskstore.v1.Store/Batch", b"\0\0\0\0\x08\x0a\x06\x0a\x02\x08\x07\x1a\0"), // a set
+    ("/konsen.KVService/Put", b"\0\0\0\0\x07\x0a\x05\x0a\x03\x0a\x017"),
+];
+/// So many of them only read.
+const READING_CALLS: usize = 5;
+
+fn called(guarded: &Guarded, (path, body): (&str, &[u8]), header: Option<&str>) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut headers = vec![("content-type", "application/grpc")];
+    headers.extend(header.map(|header| ("authorization", header)));
+    runtime.block_on(grpc::asked(&guarded.node, "POST", path, &headers, body.to_vec()))
+}
+
+#[test]
+fn calls_of_grpc_are_made_by_those_alone_who_may_do_what_they_do() {
+    let (forbidden, unauthenticated) = ("200 7", "200 16");
+    nobody_gets_in(|guarded| {
+        let Tokens { read, expired, .. } = &guarded.tokens;
+        let (wrong, other) = (format!("Bearer {read}x"), format!("Basic {read}"));
+        let expired = format!("Bearer {expired}");
+        for header in [None, Some("Bearer "), Some(&*wrong), Some(&*other), Some(&*expired)] {
+            for call in CALLS {
+                assert_eq!(called(guarded, call, header), unauthenticated, "{} {header:?}", call.0);
+            }
+            let changes = ("/diskstore.v1.Store/Changes", &b"\0\0\0\0\0"[..]);
+            assert_eq!(called(guarded, changes, header), unauthenticated);
+        }
+        let header = format!("Bearer {read}");
+        for call in &CALLS[READING_CALLS..] {
+            assert_eq!(called(guarded, *call, Some(&header)), forbidden, "{}", call.0);
+        }
+        let unknown = ("/diskstore.v1.Store/Drop", &b"\0\0\0\0\0"[..]);
+        assert_eq!(called(guarded, unknown, Some(&header)), forbidden);
+    });
+    let guarded = Guarded::start();
+    let Tokens { read, write, .. } = &guarded.tokens;
+    let (read, write) = (format!("Bearer {read}"), format!("bearer {write}"));
+    let health = ("/grpc.health.v1.Health/Check", &b"\0\0\0\0\0"[..]);
+    assert_eq!(called(&guarded, health, None), "200 0", "a supervisor has no token");
+    for (place, call) in CALLS.into_iter().enumerate() {
+        let header = if place < READING_CALLS { &read } else { &write };
+        let is_get = call.0.ends_with("/Get");
+        let expected = if is_get { "200 5" } else { "200 0" }; // no value yet
+        assert_eq!(called(&guarded, call, Some(header)), expected, "{}", call.0);
+    }
+}
+
+#[test]
+fn changes_end_with_the_token_of_who_follows_them() {
+    let guarded = Guarded::start();
+    let Tokens { file, read, write, .. } = &guarded.tokens;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut store = guarded.node.store().await;
+        let mut request = tonic::Request::new(ChangesRequest::default());
+        let token = format!("Bearer {read}").parse().unwrap();
+        request.metadata_mut().insert("authorization", token);
+        let mut changes = store.changes(request).await.unwrap().into_inner();
+        assert!(changes.message().await.unwrap().is_some(), "where it begins");
+        let text = std::fs::read_to_string(file).unwrap();
+        let without = text.split("[[token]]").filter(|table| !table.contains("reader"));
+        put(file, &without.collect::<Vec<_>>().join("[[token]]"), 0o600);
+        guarded.reload("-tokens was read anew");
+        let mut web = guarded.node.connect();
+        assert_eq!(web.http("PUT", "/v1/slots/7", &bearer(write), "x").status(), "204");
+        let ended = changes.message().await.unwrap_err();
+        assert_eq!(ended.code(), tonic::Code::Unauthenticated, "{ended:?}");
+    });
 }

@@ -105,7 +105,8 @@ fn what_clients_did_is_counted_by_protocol_and_kind() {
         let labels = format!("{{protocol=\"{protocol}\",kind=\"{kind}\"}}");
         scrape.value::<u64>(&format!("diskstore_operation_duration_seconds_count{labels}"))
     };
-    let kinds = [("resp", "read"), ("resp", "write"), ("http", "read"), ("http", "write")];
+    let kinds = ["resp", "http", "grpc"].map(|protocol| [(protocol, "read"), (protocol, "write")]);
+    let kinds = kinds.as_flattened();
     let mut before = Scrape::of(&mut http);
     while !before.0.contains("diskstore_live_keys ") {
         before = Scrape::of(&mut http); // they are being counted
@@ -120,21 +121,23 @@ fn what_clients_did_is_counted_by_protocol_and_kind() {
     assert!(resp.line().starts_with("-ERR"));
     assert_eq!(http.http("PUT", "/v1/slots/9", "", "y").status(), "204");
     assert_eq!(http.http("GET", "/v1/slots/9", "", "").status(), "200");
+    grpc::set_and_get(&node, 10);
     let after = Scrape::of(&mut http);
     let more = kinds
+        .iter()
         .map(|(protocol, kind)| count(&after, protocol, kind) - count(&before, protocol, kind));
-    assert_eq!(more, [2, 4, 1, 1]);
+    assert_eq!(more.collect::<Vec<_>>(), [2, 4, 1, 1, 1, 1]);
     let more = |sample: &str| after.value::<u64>(sample) - before.value::<u64>(sample);
     assert_eq!(more("diskstore_operations_failed_total{code=\"wrong\"}"), 1);
     assert_eq!(more("diskstore_lookups_total{result=\"miss\"}"), 1);
-    // Replies over HTTP are not timed.
+    // Replies over HTTP and gRPC are not timed.
     for (stage, least) in [("queue", 5), ("append", 5), ("commit", 5), ("apply", 5), ("reply", 4)] {
         let sample = format!("diskstore_write_stage_duration_seconds_count{{stage=\"{stage}\"}}");
         assert!(more(&sample) >= least, "{stage}: {}", more(&sample));
     }
     assert!(more("diskstore_log_sync_duration_seconds_count") >= 5);
     assert!(after.value::<f64>("diskstore_log_sync_duration_seconds_sum") > 0.0);
-    assert_eq!(more("diskstore_commands_total{command=\"set\"}"), 4);
+    assert_eq!(more("diskstore_commands_total{command=\"set\"}"), 5);
     assert!(after.value::<u64>("diskstore_connections") >= 2);
     assert!(after.value::<u64>("diskstore_raft_leader_changes_total") >= 1);
     assert_eq!(after.value::<u64>("diskstore_raft_is_leader"), 1);

@@ -12,6 +12,7 @@ const PACKAGES: &[&str] = &[
     "storage/src/",
     "src/flags/src/",
     "src/profile/src/",
+    "proto/src/",
     "monit/src/",
     "benches/compare/src/",
     "benches/experiment/src/",
@@ -26,6 +27,7 @@ const CRATES: &[(&str, &str)] = &[
     ("diskstore_storage", "storage"),
     ("diskstore_flags", "flags"),
     ("diskstore_profile", "profile"),
+    ("diskstore_proto", "proto"),
     ("diskstore_process", "process"),
 ];
 
@@ -164,6 +166,7 @@ fn row_named(rows: &[Row], package: &str, name: &str) -> Option<usize> {
         format!("{package}{name}/"),
         format!("{package}{name}.rs"),
         format!("src/{name}/src/"),
+        format!("{name}/src/"),
         format!("benches/{name}/src/"),
     ];
     let found = rows.iter().position(|row| row.places.iter().any(|place| places.contains(place)));

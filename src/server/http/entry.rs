@@ -83,7 +83,7 @@ fn check_site(method: &Method, headers: &HeaderMap, host: &str) -> Result<(), Pr
 ///
 /// # Errors
 /// It is there twice, or in another scheme than `Bearer`.
-pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(value) = one(headers, &AUTHORIZATION)? else { return Ok(None) };
     // Source: RFC 6750, section 2.1, and RFC 9110, section 11.4: one space or more.
     let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

@@ -6,7 +6,7 @@
 //! key and of many, `konsen` and `web_store` those of two older stores, for their clients; `operations`
 //! serves the people and programs that run the node, `backup` streams a backup to them. `asked` reads what stands behind the question
 //! mark, `json` what is JSON; `seat` reads and writes for all of them, and a `Problem` says why a request is not
-//! carried out. `wire` is the stream below hyper.
+//! carried out. `server/wire` is the stream below hyper.
 //!
 //! Invariants:
 //! - I1: a refused request has changed nothing.
@@ -31,7 +31,6 @@ mod problem;
 mod seat;
 mod slots;
 mod web_store;
-mod wire;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -59,23 +58,25 @@ use tokio::time::timeout;
 
 use super::access::RequestKind;
 use super::socket::UNTAKEN_TIME_MAX;
+use super::wire::Wire;
 use crate::command::Failure;
-pub(crate) use problem::Problem;
+pub(crate) use entry::bearer;
+pub(crate) use operations::obstacle;
+pub(crate) use problem::{Problem, status_of};
 pub(crate) use seat::Seat;
-use wire::Wire;
 
 /// Most bytes of a request line and its headers.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most headers of a request.
 const HEADER_COUNT_MAX: usize = 64;
 /// Most bytes of any body: the values of one command, as text and escaped here and there.
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
 /// Bytes of the bodies of all requests together.
 pub(crate) const BODY_BYTES_MAX_ALL: usize = 256 << 20;
 /// How long a request line and its headers may take, from the response before it on.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a body may take.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
 static ROUTER: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| {
     let router = routes()

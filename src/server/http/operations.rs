@@ -84,7 +84,7 @@ async fn readiness(Extension(seat): Extension<Seat>) -> Result<Response, Problem
 
 /// Why a node does not serve what it is there for; `None` if it does. What the whole cluster refuses
 /// (a full disk of the leader, full memory) is none: its clients are served no better elsewhere.
-pub(super) fn obstacle(status: &Status, holds_values: bool) -> Option<Cow<'static, str>> {
+pub(crate) fn obstacle(status: &Status, holds_values: bool) -> Option<Cow<'static, str>> {
     if status.leader.is_none() {
         return Some("no leader is known".into());
     }

@@ -96,7 +96,7 @@ impl Problem {
 }
 
 /// The status and the code of a class of failures.
-pub(super) fn status_of(class: FailureClass) -> (StatusCode, &'static str) {
+pub(crate) fn status_of(class: FailureClass) -> (StatusCode, &'static str) {
     match class {
         FailureClass::Wrong => (StatusCode::BAD_REQUEST, "wrong"),
         FailureClass::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),

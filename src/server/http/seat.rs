@@ -16,17 +16,15 @@ use tokio::time::sleep;
 use super::asked::Pair;
 use super::entry::bearer;
 use super::problem::Problem;
-use super::wire::Unsent;
 use crate::command::{
-    Action, Answer, Body, Command, CommandBuilder, Condition, Failure, FailureClass, Operation,
-    Outcome, ReadLevel, Reply,
+    Action, Answer, Body, Command, CommandBuilder, Condition, Operation, Outcome, ReadLevel, Reply,
 };
 use crate::server::Server;
 use crate::server::access::{Credentials, RequestKind, WRONG_TOKEN_PAUSE};
-use crate::server::complaint::Complaint;
 use crate::server::requester::Requester;
 use crate::server::resp::lookup;
 use crate::server::socket::Share;
+use crate::server::wire::Unsent;
 
 /// The log index of the entry that a write became.
 const INDEX: HeaderName = HeaderName::from_static("diskstore-index");
@@ -89,25 +87,14 @@ impl Seat {
 
     /// Checks that the request's client may do what is of this kind.
     pub(super) async fn check(&self, kind: RequestKind) -> Result<(), Problem> {
-        let requester = self.requester.lock().await;
-        if requester.may(kind) {
-            return Ok(());
-        }
-        let complaint = requester.denied("");
-        let text = match kind.needs().filter(|_| complaint.class == FailureClass::Forbidden) {
-            Some(role) => {
-                format!("the token of {} may not: this needs the role {role}", requester.user())
-            }
-            None => "a token is needed: Authorization: Bearer TOKEN".to_owned(),
-        };
-        Err(Complaint { text: text.into(), ..complaint }.into())
+        Ok(self.requester.lock().await.check(kind)?)
     }
 
     /// Proposes a command, if the client may write.
     pub(super) async fn write(&self, command: Command) -> Result<Reply, Problem> {
         self.check(RequestKind::Write).await?;
         let mut requester = self.requester.lock().await;
-        one(requester.write(&self.server.node, vec![command]).await)
+        Ok(requester.write_one(&self.server.node, command).await?)
     }
 
     /// Executes a command that only reads, as fresh as `level` says or as the node is set to.
@@ -117,14 +104,7 @@ impl Seat {
         level: Option<ReadLevel>,
     ) -> Result<Reply, Problem> {
         let mut requester = self.requester.lock().await;
-        requester.read_at(level);
-        let commands = vec![command];
-        one(match requester.freshness().level {
-            ReadLevel::Log => requester.write(&self.server.node, commands).await,
-            ReadLevel::Linearizable | ReadLevel::Lease | ReadLevel::Local => {
-                requester.read(&self.server.node, commands).await
-            }
-        })
+        Ok(requester.read_one(&self.server.node, command, level).await?)
     }
 }
 
@@ -204,10 +184,4 @@ fn done(outcome: Outcome) -> Result<Outcome, Problem> {
         Body::Refused(refusal) => Err(refusal.into()),
         Body::Empty | Body::Value(_) | Body::Measured(_) | Body::Integer(_) => Ok(outcome),
     }
-}
-
-fn one(results: Vec<Result<Reply, Failure>>) -> Result<Reply, Problem> {
-    let missing =
-        || Failure::Unknown { term: 0, index: 0, reason: "the node gave no result".to_owned() };
-    Ok(results.into_iter().next().unwrap_or_else(|| Err(missing()))?)
 }

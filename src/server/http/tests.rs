@@ -5,10 +5,10 @@ use std::future::pending;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 
-use super::wire::Unsent;
 use super::*;
 use crate::server::counters::Counters;
 use crate::server::socket::{Backlog, Share};
+use crate::server::wire::Unsent;
 
 const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! The stream of one connection as hyper has it: what was read before comes first, all is counted, and a
 //! client that takes nothing of what is sent to it has an end.
 //!
-//! Called by hyper, for the session.
+//! Called by hyper, for the session: below HTTP and gRPC.
 //!
 //! Invariants:
 //! - I1: what waits for the client is a part of the backlog of all clients, bounded as for the other
@@ -19,24 +19,25 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use crate::server::counters::Counters;
-use crate::server::socket::{Patience, Share};
+use super::Server;
+use super::counters::Counters;
+use super::socket::{Patience, Share, UNTAKEN_TIME_MAX};
 
 /// What waits for the client of a connection, as the stream and its requests both know it.
 #[derive(Debug)]
-pub(super) struct Unsent {
+pub(crate) struct Unsent {
     share: Mutex<Share>,
     taken: Notify,
 }
 
 impl Unsent {
     /// Nothing yet.
-    pub(super) fn new(share: Share) -> Unsent {
+    pub(crate) fn new(share: Share) -> Unsent {
         Unsent { share: Mutex::new(share), taken: Notify::new() }
     }
 
     /// Waits until there is room for one more response (I1).
-    pub(super) async fn wait_for_room(&self) {
+    pub(crate) async fn wait_for_room(&self) {
         loop {
             let taken = self.taken.notified();
             if self.share.lock().has_output_space() {
@@ -47,10 +48,38 @@ impl Unsent {
     }
 
     /// Notes a response of so many bytes, its head apart.
-    pub(super) fn add(&self, bytes: usize) {
+    pub(crate) fn add(&self, bytes: usize) {
         let mut share = self.share.lock();
         let waiting = share.bytes().saturating_add(bytes);
         share.note(waiting);
+    }
+
+    /// Waits until there is room, and takes so many bytes of it before anybody else looks (I1).
+    pub(crate) async fn reserve(self: &Arc<Self>, bytes: usize) -> Reserved {
+        loop {
+            let taken = self.taken.notified();
+            if let Some(reserved) = self.reserve_now(bytes) {
+                return reserved;
+            }
+            taken.await;
+        }
+    }
+
+    fn reserve_now(self: &Arc<Self>, bytes: usize) -> Option<Reserved> {
+        let mut share = self.share.lock();
+        if !share.has_output_space() {
+            return None;
+        }
+        let waiting = share.bytes().saturating_add(bytes);
+        share.note(waiting);
+        Some(Reserved { unsent: Arc::clone(self), bytes })
+    }
+
+    /// The same bytes, which wait until they are dropped: by whoever writes them, or gives them up.
+    pub(crate) fn counted(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.add(bytes.len());
+        let reserved = Reserved { unsent: Arc::clone(self), bytes: bytes.len() };
+        Bytes::from_owner(Counted { bytes, reserved })
     }
 
     fn remove(&self, bytes: usize) {
@@ -62,9 +91,35 @@ impl Unsent {
     }
 }
 
+/// Room in the backlog, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    unsent: Arc<Unsent>,
+    bytes: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.unsent.remove(self.bytes);
+    }
+}
+
+/// Bytes with their room.
+struct Counted {
+    bytes: Bytes,
+    #[expect(dead_code, reason = "it ends with the bytes")]
+    reserved: Reserved,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// The stream, behind what came before.
 #[derive(Debug)]
-pub(super) struct Wire<S> {
+pub(crate) struct Wire<S> {
     before: Bytes,
     stream: S,
     counters: Arc<Counters>,
@@ -75,7 +130,7 @@ pub(super) struct Wire<S> {
 
 impl<S> Wire<S> {
     /// Reads `before`, then `stream`; the client may take nothing for `untaken_time_max`.
-    pub(super) fn new(
+    pub(crate) fn new(
         before: Bytes,
         stream: S,
         counters: Arc<Counters>,
@@ -86,8 +141,14 @@ impl<S> Wire<S> {
         Wire { before, stream, counters, unsent, patience: Patience::default(), untaken_time_max }
     }
 
+    /// The same, over which no bytes go but those that are [counted](Unsent::counted).
+    pub(crate) fn of_counted(before: Bytes, stream: S, server: &Server) -> Wire<S> {
+        let unsent = Arc::new(Unsent::new(Share::new(Arc::clone(&server.backlog))));
+        Wire::new(before, stream, server.clients.counters_shared(), unsent, UNTAKEN_TIME_MAX)
+    }
+
     /// The stream alone.
-    pub(super) fn into_stream(self) -> S {
+    pub(crate) fn into_stream(self) -> S {
         self.stream
     }
 
@@ -162,6 +223,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -172,6 +234,27 @@ mod tests {
 
     fn unsent() -> Arc<Unsent> {
         Arc::new(Unsent::new(Share::new(Arc::new(Backlog::new(LONG)))))
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_counted_wait_until_they_are_dropped() {
+        let unsent = unsent();
+        let answered = unsent.counted(vec![7; UNSENT_BYTES_MAX].into());
+        let (taken, rest) = (answered.slice(..1), answered.slice(1..));
+        drop((answered, taken));
+        let waits = || unsent.reserve(5).now_or_never();
+        assert!(waits().is_none(), "the rest is not written");
+        let room = tokio::spawn({
+            let unsent = Arc::clone(&unsent);
+            async move { unsent.reserve(UNSENT_BYTES_MAX).await }
+        });
+        tokio::task::yield_now().await;
+        drop(rest);
+        let room = room.await.unwrap();
+        assert!(waits().is_none(), "what is reserved counts before it is there");
+        drop(room);
+        assert!(waits().is_some());
+        assert_eq!(unsent.share.lock().bytes(), 0);
     }
 
     #[tokio::test]
