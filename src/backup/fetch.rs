@@ -113,7 +113,9 @@ async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), Arch
             Ok(Ok(stream)) => match &tls {
                 Some(tls) => {
                     match timeout(CONNECT_TIME_MAX, shake_hands(tls, address, stream)).await {
-                        Ok(Ok(stream)) => return ask(address.to_string(), stream, base, &token).await,
+                        Ok(Ok(stream)) => {
+                            return ask(address.to_string(), stream, base, &token).await;
+                        }
                         Ok(Err(error)) => tried.push(format!("{address}: {error}")),
                         Err(_) => tried.push(format!("{address}: no answer")),
                     }

@@ -43,7 +43,7 @@ pub(super) struct NodeConnection {
 }
 
 /// A socket, plain or under TLS.
-enum Wire {
+pub(super) enum Wire {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
@@ -110,6 +110,23 @@ impl NodeConnection {
             self.refused = Some(words);
         }
         Ok(self)
+    }
+
+    /// What is below, where a read gives up after `read_time`.
+    ///
+    /// # Errors
+    /// The token was refused.
+    pub(super) fn into_stream(self, read_time: Duration) -> io::Result<Wire> {
+        if let Some(words) = self.refused {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+        }
+        let wire = self.stream.into_inner(); // nothing was sent that is not read yet
+        let socket = match &wire {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => stream.get_ref(),
+        };
+        socket.set_read_timeout(Some(read_time))?;
+        Ok(wire)
     }
 
     fn open_with(

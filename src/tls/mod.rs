@@ -41,6 +41,8 @@ use verifier::{DialledMembers, DiallingMembers};
 
 /// What HTTP is called in a handshake.
 const ALPN_HTTP: &[u8] = b"http/1.1";
+/// For gRPC; behind the other, so that browsers, which offer both, stay with that.
+const ALPN_HTTP2: &[u8] = b"h2";
 /// Shortest time between two log lines about connections that were refused.
 const TOLD_PAUSE_SECS: u64 = 10;
 /// Seconds of a day.
@@ -178,7 +180,7 @@ impl Credentials {
         let hosts = hosts.map_err(|error| authority(error.to_string()))?;
         Ok(Credentials {
             member_port: port(&dialling_members, &[])?,
-            client_port: port(&clients, &[ALPN_HTTP])?,
+            client_port: port(&clients, &[ALPN_HTTP, ALPN_HTTP2])?,
             member_dial: dial(&pem, own.as_ref(), dialled_members.clone())?,
             client_dial: dial(&pem, own.as_ref(), hosts)?,
             own: own.map(|own| own.certificate),

@@ -4,16 +4,14 @@
 //! is alive.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use super::super::connection::NodeConnection;
+use super::super::token::ClientToken;
 use super::Event;
 use super::room::{MessagePlace, Post};
-use crate::config::Address;
 
-/// How long a node may take to accept a connection.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a node may take to answer: longer than it looks for a leader.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a node is asked how far it is.
@@ -37,6 +35,8 @@ pub(super) struct Link {
     pub(super) number: usize,
     /// Where it is.
     pub(super) address: String,
+    /// What is presented there.
+    pub(super) token: ClientToken,
     /// What is subscribed to.
     pub(super) name: Vec<u8>,
 }
@@ -55,9 +55,8 @@ impl Link {
     }
 
     fn listen(&self, events: &Sender<Event>) -> io::Result<std::convert::Infallible> {
-        let mut stream = connect(&self.address)?;
-        stream.set_read_timeout(Some(READ_TIME))?;
-        stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+        let connection = NodeConnection::open_for(&self.address, &self.token, ANSWER_TIME_MAX)?;
+        let mut stream = connection.into_stream(READ_TIME)?;
         let mut input = Vec::new();
         let mut asked: Option<Instant> = None;
         let (mut next_ask, mut period) = (Instant::now(), FIRST_PERIOD);
@@ -71,6 +70,7 @@ impl Link {
                 let length = self.name.len();
                 stream.write_all(format!("*2\r\n$9\r\nSUBSCRIBE\r\n${length}\r\n").as_bytes())?;
                 stream.write_all(&[&self.name[..], b"\r\n"].concat())?;
+                stream.flush()?;
                 asked = Some(Instant::now());
             }
             match stream.read(&mut bytes) {
@@ -108,19 +108,6 @@ impl Link {
 fn is_silence(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
-}
-
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let parsed = Address::parse(address)
-        .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for candidate in (parsed.host.as_str(), parsed.port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&candidate, CONNECT_TIME_MAX) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// What a node says.

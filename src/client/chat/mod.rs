@@ -21,8 +21,9 @@ use clap::Parser;
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 
-use super::connection::{Answer, NodeConnection};
+use super::connection::{Answer, NodeConnection, credentials};
 use super::original::config;
+use super::token::ClientToken;
 use super::{ClientError, print};
 use crate::cli::parse_boolean;
 use crate::command::{CHANNEL_BYTES_MAX, INDEXED_PREFIX, MESSAGE_BYTES_MAX};
@@ -62,6 +63,12 @@ pub struct ChatFlags {
     /// Who you are: stands before what you say.
     #[arg(long, value_name = "NAME", default_value = "")]
     pub name: String,
+    /// Presents the token in FILE to nodes with -tokens [default: that of DISKSTORE_TOKEN, if it is set].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Speaks TLS: DIR has ca.crt, and tls.crt with tls.key where nodes ask for a client's certificate.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// Whether it goes on listening at the end of what is piped into it.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true",
@@ -94,17 +101,20 @@ pub fn run(flags: &ChatFlags, out: &mut dyn Write) -> Result<(), ClientError> {
         let reason = format!("give a name of up to {CHANNEL_BYTES_MAX} bytes, without __index__:");
         return Err(super::bench::refuse("channel", &flags.channel, &reason));
     }
+    let tls = credentials(flags.tls.as_deref())?;
+    let token = ClientToken::of(flags.token_file.as_deref())?.under(tls);
     let replicas = config::read(&flags.config)?.replicas;
     let (events, heard) = mpsc::channel();
     let name = [INDEXED_PREFIX, flags.channel.as_bytes()].concat();
     for (number, address) in replicas.iter().enumerate() {
-        let link = Link { number, address: address.clone(), name: name.clone() };
+        let link =
+            Link { number, address: address.clone(), token: token.clone(), name: name.clone() };
         let events = events.clone();
         start_thread("listen", move || link.run(&events))?;
     }
     let mut chat = Chat::new(&replicas);
     let first = chat.enter(&heard)?;
-    let sender = Speaker::new(replicas.clone(), flags);
+    let sender = Speaker::new(replicas.clone(), token, flags);
     let mut screen = Screen::Pipe(out);
     if io::stdin().is_terminal() {
         let mut editor = DefaultEditor::new().map_err(terminal)?;
@@ -313,6 +323,7 @@ fn in_one_line(text: &[u8]) -> String {
 /// Sends lines, at one node after the other.
 struct Speaker {
     replicas: Vec<String>,
+    token: ClientToken,
     /// The node that is tried next.
     next: usize,
     connection: Option<NodeConnection>,
@@ -322,13 +333,14 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn new(replicas: Vec<String>, flags: &ChatFlags) -> Speaker {
+    fn new(replicas: Vec<String>, token: ClientToken, flags: &ChatFlags) -> Speaker {
         let prefix = match flags.name.as_str() {
             "" => String::new(),
             name => format!("{name}: "),
         };
         let channel = flags.channel.clone().into_bytes();
-        Speaker { replicas, next: 0, connection: None, used: Instant::now(), channel, prefix }
+        let used = Instant::now();
+        Speaker { replicas, token, next: 0, connection: None, used, channel, prefix }
     }
 
     /// Sends one line.
@@ -387,10 +399,11 @@ impl Speaker {
             let is_alive = !is_old || matches!(open.call(&[b"PING"]), Ok(Answer::Status(_)));
             is_alive.then_some(open)
         });
-        match open {
-            Some(connection) => Ok(connection),
-            None => NodeConnection::open(self.replicas.get(self.next).map_or("", String::as_str)),
+        if let Some(connection) = open {
+            return Ok(connection);
         }
+        let address = self.replicas.get(self.next).map_or("", String::as_str);
+        NodeConnection::open(address, &self.token)
     }
 
     fn give_up(&mut self) {

@@ -52,13 +52,10 @@ impl Asker {
         config: &ClientConfig,
         protocol: Protocol,
         token_file: Option<PathBuf>,
+        tls: Option<PathBuf>,
     ) -> Result<Asker, ClientError> {
         if protocol == Protocol::Resp {
-            return Ok(Asker::Resp(Servers {
-                list: config.replicas.join(","),
-                token_file,
-                tls: None,
-            }));
+            return Ok(Asker::Resp(Servers { list: config.replicas.join(","), token_file, tls }));
         }
         let local = SocketAddr::new(config.local, config.udp_port);
         let bound = UdpSocket::bind(local).and_then(|socket| {

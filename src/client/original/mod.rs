@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::bench::{self, refuse};
+use super::connection::credentials;
 use super::token::ClientToken;
 use super::{ClientError, print};
 use crate::cli::{Number, parse_boolean};
@@ -23,6 +24,7 @@ use crate::config::number;
 use crate::load::{
     self, Answers, CLIENT_COUNT_MAX, Codec, Load, Original, Pace, Progress, Workload,
 };
+use crate::tls::Credentials;
 use ask::Asker;
 use config::ClientConfig;
 use latency::LatencyFile;
@@ -86,6 +88,10 @@ pub struct ClientFlags {
     /// Presents the token in FILE to nodes with -tokens [default: that of DISKSTORE_TOKEN, if it is set].
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Speaks TLS, over RESP: DIR has ca.crt, and tls.crt with tls.key where nodes ask for a client's
+    /// certificate.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// Writes a CPU profile (pprof) at the end; SIGUSR1 ends and begins profiles too.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
@@ -116,6 +122,9 @@ pub fn run(flags: &ClientFlags, out: &mut dyn Write) -> Result<(), ClientError> 
     if flags.token_file.is_some() && protocol != Protocol::Resp {
         return Err(refuse("token-file", "", "text and proto carry no token; leave -protocol out"));
     }
+    if flags.tls.is_some() && protocol != Protocol::Resp {
+        return Err(refuse("tls", "", "text and proto are answered by UDP; leave -protocol out"));
+    }
     let is_load = flags.time.is_some()
         || [&flags.clients, &flags.req, &flags.key, &flags.data].iter().any(|flag| flag.is_some()); // I1
     let shape = is_load.then(|| Shape::new(flags, protocol)).transpose()?;
@@ -123,7 +132,7 @@ pub fn run(flags: &ClientFlags, out: &mut dyn Write) -> Result<(), ClientError> 
     if let Some(shape) = shape {
         return put_load(flags, &shape, &config, out);
     }
-    let mut asker = Asker::new(&config, protocol, flags.token_file.clone())?;
+    let mut asker = Asker::new(&config, protocol, flags.token_file.clone(), flags.tls.clone())?;
     if std::io::stdin().is_terminal() {
         let ClientConfig { replicas, udp_port, .. } = &config;
         let (rep, list) = (replicas.len(), replicas.join(" "));
@@ -204,7 +213,8 @@ fn put_load(
 ) -> Result<(), ClientError> {
     let answers = shape.answers(config)?;
     let list = config.replicas.join(",");
-    let token = ClientToken::of(flags.token_file.as_deref())?;
+    let tls = credentials(flags.tls.as_deref())?;
+    let token = ClientToken::of(flags.token_file.as_deref())?.under(tls);
     let load = Load {
         answers,
         clients: shape.clients,
@@ -223,7 +233,7 @@ fn put_load(
         timeout: flags.timeout.max(Duration::from_millis(1)),
         targets: bench::targets(&list)?,
         unsafe_flags: bench::unsafe_flags(&list, &token),
-        tls: None,
+        tls: token.tls().map(Credentials::client_dial),
     };
     let make_codec = || -> Box<dyn Codec> {
         match shape.protocol {
