@@ -18,7 +18,7 @@ pub struct CertsFlags {
     #[arg(long, value_name = "NAMES")]
     pub client: Option<String>,
     /// Where the authority is, or is made, and where folders go.
-    #[arg(long, value_name = "DIR", default_value = "./certs")]
+    #[arg(long, value_name = "DIR", default_value = "./certs", alias = "o")]
     pub out: PathBuf,
     /// How long a certificate is valid, in days.
     #[arg(long, value_name = "N", default_value = "365")]

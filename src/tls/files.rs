@@ -60,7 +60,7 @@ impl Pem {
         let authorities = read(&directory.join(AUTHORITY_FILE))?;
         let [certificate, key] =
             [CERTIFICATE_FILE, KEY_FILE].map(|name| match read(&directory.join(name)) {
-                Err(TlsError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(TlsError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                     Ok(None)
                 }
                 read => read.map(Some),
@@ -71,7 +71,7 @@ impl Pem {
             (certificate, _) => {
                 let name = if certificate.is_none() { CERTIFICATE_FILE } else { KEY_FILE };
                 let file = directory.join(name);
-                return Err(TlsError::Read { file, source: io::ErrorKind::NotFound.into() });
+                return Err(TlsError::Read { file, cause: io::ErrorKind::NotFound.into() });
             }
         };
         Ok(Pem { directory: directory.to_owned(), authorities, own })
@@ -84,7 +84,7 @@ impl Pem {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let wrong = |source| TlsError::Read { file: file.to_owned(), source };
+    let wrong = |cause| TlsError::Read { file: file.to_owned(), cause };
     let opened = File::open(file).map_err(wrong)?;
     let mut bytes = Vec::new();
     opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;

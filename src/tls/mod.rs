@@ -54,12 +54,12 @@ const CERTIFICATE_COUNT_MAX: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file that cannot be read.
-    #[error("{} cannot be read: {source}", file.display())]
+    #[error("{} cannot be read: {cause}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
         /// The system's word.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file with something wrong in it.
     #[error("{}: {reason}", file.display())]
@@ -431,7 +431,7 @@ impl Tls {
                 return Err(TlsError::Wrong { file, reason });
             }
             None => {
-                return Err(TlsError::Read { file, source: io::ErrorKind::NotFound.into() });
+                return Err(TlsError::Read { file, cause: io::ErrorKind::NotFound.into() });
             }
         }
         Ok(Tls::new(credentials, mode))
