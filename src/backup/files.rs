@@ -26,9 +26,10 @@ pub(super) fn open(path: &Path) -> Result<Arc<dyn File>, ArchiveError> {
     Ok(RealDisk::new().open(path, WriteMode::ReadOnly)?)
 }
 
-/// What `-since` names: an index, or a file whose end is the index.
+/// What `-since` names: a file whose end is the index, or an index if there is no such file.
 pub(super) fn base(text: &OsStr) -> Result<Base, ArchiveError> {
     let digits = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = digits.filter(|_| !Path::new(text).exists());
     if let Some(since) = digits.and_then(|digits| digits.parse().ok()).filter(|since| *since > 0) {
         return Ok(Base { since: LogIndex::new(since), ..Base::default() });
     }

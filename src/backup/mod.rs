@@ -307,8 +307,17 @@ fn write_file(
     let mut part = path.as_os_str().to_owned();
     part.push(PART_SUFFIX);
     let part = PathBuf::from(part);
-    let opened = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part);
-    let mut file = opened.map_err(local(format!("making {}", part.display())))?;
+    let making = || local(format!("making {}", part.display()));
+    let opened =
+        OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&part);
+    let mut file = opened.map_err(making())?;
+    if file.try_lock().is_err() {
+        let what = "another backup is being written there";
+        return Err(ArchiveError::Taken { path: part, what });
+    }
+    if file.metadata().is_ok_and(|about| about.is_file()) {
+        file.set_len(0).map_err(making())?; // an interrupted one has left it
+    }
     let written = write(&mut file).and_then(|fetched| {
         keep(&file, &part, path)?;
         Ok(fetched)

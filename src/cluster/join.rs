@@ -305,9 +305,14 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
         return accepted(cluster);
     }
     let _alone = consensus.alone().await;
-    let View { is_leader, members, .. } = consensus.view();
+    let View { is_leader, is_joint, members, .. } = consensus.view();
     if !is_leader {
         return JoinReply::Later("the leader has changed".into());
+    }
+    // What was read before may be an operator's no more, and a half change would be ended otherwise
+    // than it was meant.
+    if is_joint || members.get(&request.member_id).map(|view| &view.member) != known.as_ref() {
+        return JoinReply::Later("the membership was just changed".into());
     }
     let name = &request.member.name;
     let namesakes = members

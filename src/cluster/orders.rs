@@ -78,8 +78,16 @@ impl Order {
         })
     }
 
-    fn takes_a_member_out(&self) -> bool {
-        matches!(self, Order::Remove(_) | Order::Replace { .. })
+    /// Whether the order was carried out, if nobody has the name of one that it names.
+    fn is_done_without(&self, view: &View) -> bool {
+        match self {
+            Order::Remove(_) => true,
+            Order::Replace { old, new } => {
+                let votes = find(view, new).is_ok_and(|id| view.goal_voters.contains(&id));
+                matches!(find(view, old), Err(OrderReply::Absent(_))) && votes
+            }
+            Order::Promote(_) | Order::Demote(_) | Order::Lead(_) => false,
+        }
     }
 
     /// As one member sends it to another. A removal has a request of its own, which is older.
@@ -168,7 +176,7 @@ impl Cluster {
             let known = view.leader.and_then(|_| order.by_ids(&view));
             match self.ask_leader(&view, &order, deadline).await {
                 OrderReply::Done => return Ok(()),
-                OrderReply::Absent(_) if is_begun && order.takes_a_member_out() => return Ok(()), // I1
+                OrderReply::Absent(_) if is_begun && order.is_done_without(&view) => return Ok(()), // I1
                 OrderReply::Refused(reason) | OrderReply::Absent(reason) => return refused(reason),
                 OrderReply::Unknown(reason) => return failed(self.unknown(&reason)),
                 OrderReply::Silent(reason) if begun.elapsed() >= SILENCE_BOUND => {
@@ -263,7 +271,9 @@ impl Cluster {
     async fn hand_over_for_good(&self, may_lead: &(dyn Fn(u64) -> bool + Sync)) -> OrderReply {
         self.consensus.hand_over_to(may_lead, HAND_OVER_BOUND).await;
         match self.consensus.view().leader {
-            Some(leader) if may_lead(leader) => OrderReply::Done,
+            Some(leader) if leader != self.consensus.member_id() && may_lead(leader) => {
+                OrderReply::Done
+            }
             _ => OrderReply::Later("leadership was not taken over yet".into()),
         }
     }

@@ -175,14 +175,16 @@ impl Mailbox {
         Put::Waits
     }
 
-    /// Ends the subscriber; whether it was not ended before.
+    /// Ends the subscriber; whether it was not ended before, or keeps less now.
     pub(super) fn end(&self, why: Ended) -> bool {
         let mut waiting = self.waiting.lock();
-        let is_first = waiting.ended.is_none();
-        if is_first {
+        // One that was ended for a gap and does not take what came before it is slow, too.
+        let keeps = waiting.ended == Some(Ended::Gap) && why == Ended::Slow && waiting.bytes > 0;
+        let is_new = waiting.ended.is_none() || keeps;
+        if is_new {
             waiting.end(why);
         }
-        is_first
+        is_new
     }
 
     /// Bytes that wait.

@@ -268,8 +268,13 @@ impl Messages {
     /// The messages of `command`, which entry `index` holds and which was applied just now. Copies
     /// them if anybody listens: they are parts of a large frame, which would stay in memory else.
     pub(crate) fn pass(&self, index: LogIndex, command: &Command) {
-        if self.passing.lock().subscriber_count == 0 {
-            return;
+        {
+            let mut passing = self.passing.lock();
+            if passing.subscriber_count == 0 {
+                // Whoever begins to listen now begins behind this one. // I3
+                passing.through = passing.through.max(index.get());
+                return;
+            }
         }
         let mut messages = Vec::with_capacity(command.message_count());
         for (position, operation) in command.operations().enumerate() {
@@ -318,9 +323,19 @@ impl Messages {
             while let Some(passed) = self.next_passed() {
                 for one in passed {
                     self.hand_out_one(one);
-                    tokio::task::consume_budget().await;
+                    self.rest().await;
                 }
             }
+        }
+    }
+
+    /// Lets others have the thread after a message that patterns were compared with: they may be long.
+    pub(crate) async fn rest(&self) {
+        let has_patterns = !self.names.lock().patterns.is_empty();
+        if has_patterns {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::task::consume_budget().await;
         }
     }
 

@@ -132,7 +132,7 @@ impl Node {
         let mut results = self.cluster.write(commands).await;
         for (nth, command) in with_messages {
             if let Some(Ok(reply)) = results.get_mut(nth) {
-                self.count_listeners(&command, reply);
+                self.count_listeners(&command, reply).await;
             }
         }
         self.counted(results)
@@ -155,11 +155,12 @@ impl Node {
     }
 
     /// Answers each message of a command with the number of subscriptions that it reaches here.
-    fn count_listeners(&self, command: &Command, reply: &mut Reply) {
+    async fn count_listeners(&self, command: &Command, reply: &mut Reply) {
         for (operation, outcome) in command.operations().zip(&mut reply.outcomes) {
             if let Some(channel) = operation.channel() {
                 let count = self.messages().listener_count(channel);
                 outcome.body = Body::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+                self.messages().rest().await;
             }
         }
     }

@@ -147,7 +147,9 @@ async fn answer(source: Arc<Source>, mut stream: Stream) -> io::Result<Option<u6
     // A thread that panicked has sent no end, and passes for a source that died.
     while let Some(piece) = ready.recv().await {
         let Some(piece) = piece? else {
-            stream.shutdown().await?;
+            timeout(LINGER_TIME_MAX, stream.shutdown())
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
             return Ok(Some(bytes));
         };
         send(&mut stream, &piece).await?;
@@ -173,7 +175,7 @@ async fn send(stream: &mut Stream, mut piece: &[u8]) -> io::Result<()> {
 /// system would take the answer back.
 async fn refuse(mut stream: Stream, reason: &str) -> io::Result<()> {
     send(&mut stream, refusal(reason).as_bytes()).await?;
-    stream.shutdown().await?;
+    timeout(LINGER_TIME_MAX, stream.shutdown()).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let mut rest = stream.take(LINGER_BYTES_MAX);
     // Whatever becomes of the rest, the answer has left.
     drop(timeout(LINGER_TIME_MAX, copy(&mut rest, &mut sink())).await);

@@ -210,6 +210,9 @@ impl<S: Service> Listener<S> {
         let body = in_time(reader.expect(FrameKind::Hello), HANDSHAKE_TIMEOUT).await;
         let hello = match body.and_then(|body| Hello::decode(body).map_err(bad_frame)) {
             Ok(hello) => hello,
+            // Whoever says nothing is told nothing: under TLS that would wait for the rest of a handshake,
+            // in a place that others need.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
             Err(error) => {
                 if reader.unread().is_empty() {
                     let reason = format!("this port speaks diskstore's peer protocol: {error}");

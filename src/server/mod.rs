@@ -83,8 +83,9 @@ pub struct Server {
     bodies: Arc<Semaphore>,
     /// Places for handshakes of TLS.
     shaking: Semaphore,
-    /// Streams of gRPC that may still be begun.
+    /// Streams of gRPC that may still be begun, and those of its health.
     streams: Arc<Semaphore>,
+    watching: Arc<Semaphore>,
     datagrams: Datagrams,
 }
 
@@ -103,6 +104,7 @@ impl Server {
             bodies: Arc::new(Semaphore::new(http::BODY_BYTES_MAX_ALL)),
             shaking: Semaphore::new(SHAKING_COUNT_MAX),
             streams: Arc::new(Semaphore::new(grpc::STREAM_COUNT_MAX_ALL)),
+            watching: Arc::new(Semaphore::new(grpc::WATCH_COUNT_MAX_ALL)),
             datagrams: Datagrams::default(),
         })
     }

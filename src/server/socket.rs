@@ -26,7 +26,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::host::{Standing, Stream};
 use crate::messages::{Ended, Mail, Subscriber};
@@ -390,7 +390,8 @@ impl Socket {
 /// # Errors
 /// The client is gone.
 pub(crate) async fn linger(stream: &mut Stream) -> io::Result<()> {
-    stream.shutdown().await?;
+    // Under TLS a farewell has to be sent, to somebody who may take nothing.
+    timeout(LINGER_TIMEOUT, stream.shutdown()).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let mut dropped = Dropped::default();
     let (mut silent, mut whole) = (Patience::default(), Patience::default());
     poll_fn(|context| {

@@ -206,7 +206,9 @@ impl Backup {
 
     /// Waits until there is room for a piece (I3).
     fn send(&self, piece: Option<Bytes>) -> Result<(), Stop> {
-        let Some(piece) = piece else { return Ok(()) };
+        let Some(piece) = piece else {
+            return if self.sender.is_closed() { Err(Stop::Untaken) } else { Ok(()) };
+        };
         self.sender.blocking_send(Ok(piece)).map_err(|_| Stop::Untaken)
     }
 

@@ -135,6 +135,14 @@ impl Caller {
         })
     }
 
+    /// A place among those who watch the health, which nobody needs a token for.
+    pub(super) fn watching_place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.server.watching).try_acquire_owned().map_err(|_| {
+            let reason = "as many watch this node's health as may".to_owned();
+            Failure::Busy { reason }.into()
+        })
+    }
+
     /// Proposes a command, if the client may write.
     pub(super) async fn write(&self, call: &mut Call, command: Command) -> Result<Reply, Status> {
         call.requester.check(RequestKind::Write)?;

@@ -42,7 +42,7 @@ impl Health for Standing {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let is_known = SERVICES.contains(&request.get_ref().service.as_str());
-        let place = Arc::new(self.0.place()?);
+        let place = Arc::new(self.0.watching_place()?);
         let told = stream::unfold((Arc::clone(&self.0), None), move |(caller, before)| {
             let _place = Arc::clone(&place);
             async move {

@@ -46,6 +46,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic_health::pb::health_server::HealthServer;
@@ -75,6 +76,11 @@ const PING_PAUSE: Duration = Duration::from_mins(1);
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
 /// Bytes that a request of one key may be longer than its value: the key, and what stands around.
 const REQUEST_SPARE_BYTES: usize = 128 << 10;
+
+/// Most bytes of a request that nobody needs a token for: a name.
+const OPEN_BYTES_MAX: usize = 4 << 10;
+/// Streams in which anybody may watch the health.
+pub(crate) const WATCH_COUNT_MAX_ALL: usize = 256;
 
 /// The methods whose requests hold many values.
 const LARGE: [&str; 2] = ["/diskstore.v1.Store/Batch", "/konsen.KVService/Put"];
@@ -157,7 +163,14 @@ async fn answer(
     let path = request.uri().path();
     let spare = REQUEST_SPARE_BYTES.saturating_add(caller.value_bytes_max());
     let bytes_max = if LARGE.contains(&path) { BODY_BYTES_MAX } else { spare.min(BODY_BYTES_MAX) };
-    let bodies = Arc::clone(&caller.server.bodies);
+    // What anybody may call takes nothing of the room that the others share.
+    let is_open = kind_of(path) == RequestKind::Open;
+    let bytes_max = if is_open { OPEN_BYTES_MAX } else { bytes_max };
+    let bodies = if is_open {
+        Arc::new(Semaphore::new(OPEN_BYTES_MAX))
+    } else {
+        Arc::clone(&caller.server.bodies)
+    };
     let (mut parts, incoming) = request.into_parts();
     let (body, _held) = RequestBody::new(incoming, bytes_max, bodies);
     let mut response = match check(&parts.method, &parts.headers) {

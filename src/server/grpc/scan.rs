@@ -17,6 +17,7 @@ use super::caller::{Call, Caller};
 use super::status::{late, wrong};
 use super::store::{level_of, shown};
 use crate::command::{Body, Command, Failure, Freshness, ReadLevel};
+use crate::server::access::RequestKind;
 use crate::server::requester::Requester;
 use crate::server::resp::lookup;
 
@@ -49,13 +50,13 @@ pub(super) fn begin(
     let wanted = Wanted::new(caller, request)?;
     let place = caller.place()?;
     let caller = Arc::clone(caller);
-    let Call { mut requester, by } = call;
+    let Call { mut requester, by } = call; // asked anew at each step
     requester.called(lookup(b"scan"));
     requester.read_at(level);
     let (told, heard) = mpsc::channel(1);
     tokio::spawn(async move {
         let ended = tokio::select! {
-            ended = by.wait(walk(&caller, &requester, &wanted, &told)) => {
+            ended = by.wait(walk(&caller, &mut requester, &wanted, &told)) => {
                 ended.unwrap_or_else(|| Err(late("the time of this call is over")))
             }
             () = caller.stopping.clone().fuse() => {
@@ -104,7 +105,7 @@ impl Wanted {
 
 async fn walk(
     caller: &Caller,
-    requester: &Requester,
+    requester: &mut Requester,
     wanted: &Wanted,
     told: &mpsc::Sender<Result<ScanResponse, Status>>,
 ) -> Result<(), Status> {
@@ -116,6 +117,8 @@ async fn walk(
     while let Some(from) = place {
         caller.unsent.wait_for_room().await;
         let Ok(permit) = told.reserve().await else { return Ok(()) };
+        requester.renew(); // its token may have been removed, or have expired
+        requester.check(RequestKind::Read)?;
         let (found, next) = replica.scan(from, wanted.step_count).await?;
         place = next.filter(|next| *next <= wanted.last);
         let is_wanted = |key: &Bytes| {
