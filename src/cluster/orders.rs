@@ -435,6 +435,7 @@ fn decode_reply(body: Bytes) -> Result<OrderReply, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::membership::tests::{member, view};
     use super::*;
 
     #[test]
@@ -452,6 +453,22 @@ mod tests {
             assert_eq!(decode_reply(encode_reply(&reply).into()).unwrap(), reply);
         }
         assert!(decode_reply(Bytes::from_static(&[9, 0, 0])).is_err());
+    }
+
+    /// Somebody else may have taken out the one that was to vote instead.
+    #[test]
+    fn a_replacement_is_done_once_the_old_one_is_gone_and_the_new_one_votes() {
+        let order = Order::Replace { old: "b".into(), new: "c".into() };
+        let of = |members: &[(u64, &str, bool)]| {
+            view(
+                members.iter().map(|(id, name, votes)| (*id, member(name, *votes, None))).collect(),
+            )
+        };
+        assert!(order.is_done_without(&of(&[(1, "a", true), (3, "c", true)])));
+        assert!(!order.is_done_without(&of(&[(1, "a", true), (2, "b", true)])), "c is gone");
+        assert!(!order.is_done_without(&of(&[(1, "a", true), (3, "c", false)])));
+        assert!(Order::Remove("b".into()).is_done_without(&of(&[(1, "a", true)])));
+        assert!(!Order::Demote("b".into()).is_done_without(&of(&[(1, "a", true)])));
     }
 
     #[test]

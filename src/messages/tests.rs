@@ -96,6 +96,19 @@ fn a_subscription_begins_behind_what_is_applied_whenever_that_is_handed_out() {
     assert_eq!(taken(&late), ["10-0 a more", "__index__:a at 10"]);
 }
 
+/// I3 of `mod.rs`: an entry's messages pass before the entries of its batch count as applied.
+#[test]
+fn a_message_that_passed_while_nobody_listened_is_before_all_that_a_subscription_has() {
+    let messages = at(7);
+    messages.pass(LogIndex::new(8), &sends(&[("a", "unheard")]));
+    let begun = messages.subscriber();
+    begun.listen(Selector::Channel, &names(&["__index__:a"])).unwrap();
+    messages.pass(LogIndex::new(9), &sends(&[("a", "heard")]));
+    messages.reach(9);
+    hand_out(&messages);
+    assert_eq!(taken(&begun), ["__index__:a at 8", "9-0 a heard"]);
+}
+
 #[test]
 fn whoever_leaves_is_told_nothing_more() {
     let messages = at(0);
@@ -205,6 +218,29 @@ fn what_waits_to_be_handed_out_is_bounded_and_then_everyone_has_a_gap() {
     apply(&messages, 81, &[("a", "x")]);
     hand_out(&messages);
     assert_eq!(taken(&later), ["81-0 a x"]);
+}
+
+/// I4 of `mod.rs`
+#[test]
+fn whoever_was_ended_for_a_gap_and_takes_nothing_makes_room_like_the_others() {
+    let wide = MailBounds { bytes_max: usize::MAX, lasting_bytes_max: usize::MAX, ..SMALL };
+    let messages = Arc::new(Messages::with(0, wide));
+    let [stays, reads] = [(); 2].map(|()| messages.subscriber());
+    stays.listen(Selector::Channel, &names(&["a"])).unwrap();
+    let long = "m".repeat(1 << 20);
+    let send = |index| {
+        apply(&messages, index, &[("a", &long)]);
+        hand_out(&messages);
+    };
+    (1..=200).for_each(send);
+    messages.skip(LogIndex::new(300));
+    messages.reach(300);
+    hand_out(&messages);
+    assert_eq!(mail(&stays), Poll::Ready(Mail::Waits), "it still gets what came before");
+    reads.listen(Selector::Channel, &names(&["a"])).unwrap();
+    (301..=400).for_each(send);
+    assert_eq!(mail(&stays), Poll::Ready(Mail::Ended(Ended::Slow)));
+    assert_eq!(taken(&reads).len(), 100);
 }
 
 /// I4 of `mod.rs`
