@@ -110,10 +110,13 @@ impl Cluster {
     async fn following_now(&self, after: u64) -> Result<Following, FollowError> {
         let next = after.saturating_add(1);
         self.consensus.replica().wait_applied(next).await;
-        let applied = self.consensus.replica().applied().log_id;
-        let end = self.applied_index().min(after.saturating_add(PIECE_COUNT_MAX));
+        let (applied, log) = (self.consensus.replica().applied().log_id, self.consensus.wal());
+        // While a snapshot is being installed the log may still hold entries that were never committed, up to
+        // indexes that count as applied. One that holds what is applied holds no other entry before it.
+        let applied = applied.filter(|applied| log.log_id_at(applied.index) == Some(*applied));
+        let Some(applied) = applied else { return Err(Error::LogChanges { index: next }.into()) };
+        let end = applied.index.min(after.saturating_add(PIECE_COUNT_MAX));
         let range = next..end.saturating_add(1);
-        let log = self.consensus.wal();
         let in_memory = log.read_tail(range.clone(), PIECE_BYTES_MAX);
         let entries = if let Some(entries) = in_memory {
             entries
@@ -123,14 +126,6 @@ impl Cluster {
             let stopping = |_| Error::LogChanges { index: next };
             tokio::task::spawn_blocking(reading).await.map_err(stopping)??
         };
-        // While a snapshot is being installed the log may still hold entries that were never committed, up to
-        // indexes that count as applied. One that holds what was applied last holds no other entry before it.
-        if applied.is_some_and(|applied| log.log_id_at(applied.index) != Some(applied)) {
-            let purged = log.state().purged.map_or(0, |log_id| log_id.index);
-            if purged < next {
-                return Err(Error::LogChanges { index: next }.into());
-            }
-        }
         match entries.first().map(|entry| entry.log_id.index) {
             Some(first) if first == next => in_a_row(entries, next).map(Following::Changes),
             Some(first) => Ok(Following::Purged { up_to: first - 1 }),
