@@ -28,9 +28,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::{ArchiveError, local};
 use crate::cli::Servers;
-use crate::client::ClientToken;
+use crate::client::Dialling;
 use crate::config::{Address, ConfigError};
-use crate::tls::{Credentials, Mode};
+use crate::tls::Credentials;
 
 /// Most addresses that `-addr` may name.
 const ADDRESS_COUNT_MAX: usize = 64;
@@ -90,9 +90,7 @@ pub(super) fn fetch(
 
 /// Asks the nodes in turn until one answers; gives its stream.
 async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), ArchiveError> {
-    let token = ClientToken::of(servers.token_file.as_deref())?;
-    let tls = servers.tls.as_deref().map(|files| Credentials::read(files, Mode::Require));
-    let tls = tls.transpose().map_err(|error| local("-tls")(io::Error::other(error)))?;
+    let dialling = Dialling::of(servers)?;
     let list: Vec<&str> = servers.list.split(',').collect();
     if list.len() > ADDRESS_COUNT_MAX {
         let (flag, value) = ("addr", servers.list.clone());
@@ -110,17 +108,17 @@ async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), Arch
     for address in &parsed {
         let connecting = TcpStream::connect((address.host.as_str(), address.port));
         match timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(Ok(stream)) => match &tls {
+            Ok(Ok(stream)) => match dialling.tls() {
                 Some(tls) => {
                     match timeout(CONNECT_TIME_MAX, shake_hands(tls, address, stream)).await {
                         Ok(Ok(stream)) => {
-                            return ask(address.to_string(), stream, base, &token).await;
+                            return ask(address.to_string(), stream, base, &dialling).await;
                         }
                         Ok(Err(error)) => tried.push(format!("{address}: {error}")),
                         Err(_) => tried.push(format!("{address}: no answer")),
                     }
                 }
-                None => return ask(address.to_string(), stream, base, &token).await,
+                None => return ask(address.to_string(), stream, base, &dialling).await,
             },
             Ok(Err(error)) => tried.push(format!("{address}: {error}")),
             Err(_) => tried.push(format!("{address}: no answer")),
@@ -143,12 +141,12 @@ async fn ask(
     address: String,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     base: Base,
-    token: &ClientToken,
+    dialling: &Dialling,
 ) -> Result<(String, Incoming), ArchiveError> {
     let foreign = || ArchiveError::Foreign { address: address.clone() };
     let mut request =
         Request::get(format!("/v1/backup{}", base.query())).header(header::HOST, &address);
-    if let Some(token) = token.text() {
+    if let Some(token) = dialling.token() {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
     let request = request.body(Body::empty()).map_err(|_| foreign())?;

@@ -268,7 +268,7 @@ fn run_backup(flags: &BackupFlags, out: &mut dyn Write) -> Result<(), ArchiveErr
                 "diskstore backup -o FILE [-since FILE], or: diskstore backup verify FILE...";
             return Err(ArchiveError::Usage(format!("write {usage}")));
         }
-        return verify(&paths, flags.json, out);
+        return verify(&paths, flags.form.json, out);
     }
     let Some(output) = &flags.output else {
         let what = "give -o FILE, where the backup is to be written (- for the standard output)";
@@ -277,10 +277,10 @@ fn run_backup(flags: &BackupFlags, out: &mut dyn Write) -> Result<(), ArchiveErr
     let base = flags.since.as_deref().map(files::base).transpose()?.unwrap_or_default();
     if output == Path::new(STDOUT) {
         let fetched = fetch::fetch(&flags.servers, base, out)?;
-        return print(&mut io::stderr(), &told(flags.json, "", &fetched));
+        return print(&mut io::stderr(), &told(flags.form.json, "", &fetched));
     }
     let fetched = write_file(output, |file| fetch::fetch(&flags.servers, base, file))?;
-    print(out, &told(flags.json, &output.display().to_string(), &fetched))
+    print(out, &told(flags.form.json, &output.display().to_string(), &fetched))
 }
 
 /// What is said of a backup that was taken.
@@ -366,7 +366,7 @@ fn run_restore(flags: &RestoreFlags, out: &mut dyn Write) -> Result<(), ArchiveE
     if flags.check {
         for (path, files::Checked { summary, bytes }) in flags.files.iter().zip(&checked) {
             let shown = path.display().to_string();
-            let text = if flags.json {
+            let text = if flags.form.json {
                 About::new(&shown, *bytes, summary).json()
             } else {
                 format!("{shown}: {}\n", words(summary, *bytes))
@@ -381,7 +381,7 @@ fn run_restore(flags: &RestoreFlags, out: &mut dyn Write) -> Result<(), ArchiveE
     };
     restore::check_directory(directory)?;
     let restored = restore(&wanted.order(directory, &flags.files, &checked))?;
-    let text = if flags.json {
+    let text = if flags.form.json {
         serde_json::to_string(&restored).expect("invariant: it has a JSON form") + "\n"
     } else {
         let Restored { directory, id, cluster_id, index, live, program, .. } = &restored;

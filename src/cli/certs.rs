@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Number, parse_boolean};
+use super::{Form, Number, parse_boolean};
 
 /// Certificates to make; nothing is checked yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "flags as typed")]
 pub struct CertsFlags {
     /// A member's -id; behind it host names and addresses under which clients reach it, beside its name
     /// and this machine.
@@ -39,9 +38,7 @@ pub struct CertsFlags {
           default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_parser = parse_boolean)]
     pub drop_old_ca: bool,
-    /// Prints JSON.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          hide_default_value = true, value_parser = parse_boolean)]
-    pub json: bool,
+    /// What is printed.
+    #[command(flatten)]
+    pub form: Form,
 }

@@ -262,11 +262,9 @@ pub enum Task {
     /// Prints members, roles, positions and sync times.
     #[command(args_override_self = true)]
     Status {
-        /// Prints JSON.
-        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-              default_value = "false", default_missing_value = "true",
-              hide_default_value = true, value_parser = parse_boolean)]
-        json: bool,
+        /// What is printed.
+        #[command(flatten)]
+        form: Form,
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
@@ -293,11 +291,9 @@ pub enum Task {
         /// How long to wait until a member that was promoted or demoted votes, or does not.
         #[arg(long, value_name = "TIME", default_value = "1m", value_parser = diskstore_flags::parse_duration)]
         wait: Duration,
-        /// Prints JSON.
-        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-              default_value = "false", default_missing_value = "true",
-              hide_default_value = true, value_parser = parse_boolean)]
-        json: bool,
+        /// What is printed.
+        #[command(flatten)]
+        form: Form,
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
@@ -307,11 +303,9 @@ pub enum Task {
     TransferLeader {
         /// Its name or id.
         member: Option<String>,
-        /// Prints JSON.
-        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-              default_value = "false", default_missing_value = "true",
-              hide_default_value = true, value_parser = parse_boolean)]
-        json: bool,
+        /// What is printed.
+        #[command(flatten)]
+        form: Form,
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
@@ -319,11 +313,9 @@ pub enum Task {
     /// Has the node that is asked write a checkpoint now, so that its next start replays little.
     #[command(args_override_self = true)]
     Checkpoint {
-        /// Prints JSON.
-        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-              default_value = "false", default_missing_value = "true",
-              hide_default_value = true, value_parser = parse_boolean)]
-        json: bool,
+        /// What is printed.
+        #[command(flatten)]
+        form: Form,
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
@@ -331,11 +323,9 @@ pub enum Task {
     /// Prints the flags that a running node has, as they could stand in its -config file.
     #[command(args_override_self = true)]
     Config {
-        /// Prints JSON.
-        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-              default_value = "false", default_missing_value = "true",
-              hide_default_value = true, value_parser = parse_boolean)]
-        json: bool,
+        /// What is printed.
+        #[command(flatten)]
+        form: Form,
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
@@ -420,11 +410,9 @@ pub struct BundleFlags {
     /// Where the folders will be on their machines, for systemd.
     #[arg(long, value_name = "DIR", default_value = "/opt/diskstore")]
     pub at: PathBuf,
-    /// Prints JSON.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          hide_default_value = true, value_parser = parse_boolean)]
-    pub json: bool,
+    /// What is printed.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// A backup; nothing is checked yet.
@@ -439,11 +427,9 @@ pub struct BackupFlags {
     /// Only what changed after the backup in FILE, or after a log index.
     #[arg(long, value_name = "FILE|INDEX")]
     pub since: Option<OsString>,
-    /// Prints JSON.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          hide_default_value = true, value_parser = parse_boolean)]
-    pub json: bool,
+    /// What is printed.
+    #[command(flatten)]
+    pub form: Form,
     /// Where to ask; a follower serves as well.
     #[command(flatten)]
     pub servers: Servers,
@@ -525,6 +511,16 @@ pub struct BenchFlags {
     /// Where connections go, in turn.
     #[command(flatten)]
     pub servers: Servers,
+}
+
+/// What a sub-command prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub struct Form {
+    /// Prints JSON.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_parser = parse_boolean)]
+    pub json: bool,
 }
 
 /// The nodes that a sub-command talks to.
@@ -698,7 +694,8 @@ mod tests {
             let expected = Task::Get { key: "42".to_owned(), servers: servers("h:1") };
             assert_eq!(task(line), expected, "{line}");
         }
-        let expected = Task::Status { json: true, servers: servers("127.0.0.1:11000") };
+        let expected =
+            Task::Status { form: Form { json: true }, servers: servers("127.0.0.1:11000") };
         assert_eq!(task("status -json"), expected);
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Number, parse_boolean};
+use super::{Form, Number, parse_boolean};
 
 /// A restore; nothing is checked yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -33,9 +33,7 @@ pub struct RestoreFlags {
           default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_parser = parse_boolean)]
     pub check: bool,
-    /// Prints JSON.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true",
-          hide_default_value = true, value_parser = parse_boolean)]
-    pub json: bool,
+    /// What is printed.
+    #[command(flatten)]
+    pub form: Form,
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::connection::Answer;
-use super::{ClientError, print, read, table, write, write_patiently};
+use super::{ClientError, ask_status, print, read, table, write, write_patiently};
 use crate::cli::{MembersAction, Servers};
-use crate::status::{MemberStatus, Status};
+use crate::status::MemberStatus;
 
 /// Pause before the members are looked at again.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
@@ -62,17 +62,16 @@ impl Members<'_> {
                 self.wait_for(who, false)?;
                 self.told(out, &json!({"follows": who}), &format!("{who} follows without a vote"))
             }
-            (action, names) => Err(ClientError::Flag {
-                flag: "members".to_owned(),
-                value: names.join(" "),
-                reason: match action {
-                    MembersAction::List => "list takes no names".to_owned(),
+            (action, names) => {
+                let reason = match action {
+                    MembersAction::List => "list takes no names",
                     MembersAction::Replace => {
-                        "replace takes two names: who leaves, and who votes instead".to_owned()
+                        "replace takes two names: who leaves, and who votes instead"
                     }
-                    _ => "name one member".to_owned(),
-                },
-            }),
+                    _ => "name one member",
+                };
+                Err(ClientError::flag("members", &names.join(" "), reason))
+            }
         }
     }
 
@@ -82,7 +81,7 @@ impl Members<'_> {
     }
 
     fn list(&self, out: &mut dyn Write) -> Result<(), ClientError> {
-        let status = status(self.servers)?;
+        let status = ask_status(self.servers)?.0;
         if self.json {
             let members = json!({"members": status.members});
             return print(out, format!("{members}\n").as_bytes());
@@ -92,17 +91,14 @@ impl Members<'_> {
 
     /// A member adds itself: says how.
     fn add(&self, name: &str, out: &mut dyn Write) -> Result<(), ClientError> {
-        let status = status(self.servers)?;
+        let status = ask_status(self.servers)?.0;
         if let Some(known) = status.members.iter().find(|member| member.name == name) {
-            return Err(ClientError::Flag {
-                flag: "members".to_owned(),
-                value: name.to_owned(),
-                reason: format!(
-                    "there is a member of this name, at {}; a new node under its name takes its place \
-                     once that one is silent",
-                    known.raft
-                ),
-            });
+            let reason = format!(
+                "there is a member of this name, at {}; a new node under its name takes its place once \
+                 that one is silent",
+                known.raft
+            );
+            return Err(ClientError::flag("members", name, reason));
         }
         let voters = status.members.iter().filter(|member| member.role != "learner").count() + 1;
         let targets: Vec<&str> = status.members.iter().map(|member| member.raft.as_str()).collect();
@@ -125,7 +121,7 @@ impl Members<'_> {
     fn wait_for(&self, who: &str, votes: bool) -> Result<(), ClientError> {
         let deadline = Instant::now() + self.wait;
         loop {
-            let status = status(self.servers)?;
+            let status = ask_status(self.servers)?.0;
             let is_it = |member: &&MemberStatus| member.name == who || member.id == who;
             let Some(member) = status.members.iter().find(is_it) else {
                 return Ok(()); // it was removed meanwhile
@@ -155,7 +151,7 @@ pub(super) fn transfer_leader(
 ) -> Result<(), ClientError> {
     let words: Vec<&str> = ["LEAD"].into_iter().chain(member).collect();
     order(&words, servers)?;
-    let status = status(servers)?;
+    let status = ask_status(servers)?.0;
     let leader = match (&status.leader, status.role.as_str()) {
         (_, "leader") => Some(&status.name),
         (leader, _) => leader.as_ref(),
@@ -210,16 +206,10 @@ pub(super) fn config(
 }
 
 /// Gives an order to the first node that can be reached. // I1
-fn order(words: &[&str], servers: &Servers) -> Result<(), ClientError> {
+pub(super) fn order(words: &[&str], servers: &Servers) -> Result<(), ClientError> {
     let words: Vec<&[u8]> = ["DISKSTORE"].iter().chain(words).map(|word| word.as_bytes()).collect();
     match write(&words, servers)? {
         (_, Answer::Status(_)) => Ok(()),
         (address, _) => Err(ClientError::Foreign { address }),
     }
-}
-
-fn status(servers: &Servers) -> Result<Status, ClientError> {
-    let (address, answer) = read(&[b"DISKSTORE", b"STATUS"], servers)?;
-    let Answer::Value(json) = answer else { return Err(ClientError::Foreign { address }) };
-    Status::from_json(&json).map_err(|_| ClientError::Foreign { address })
 }

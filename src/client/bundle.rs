@@ -49,12 +49,15 @@ struct Folder<'a> {
 /// # Errors
 /// A file that is wrong, members that could not start, a folder that is there already, a failed write.
 pub(super) fn run(flags: &BundleFlags, out: &mut dyn Write) -> Result<(), ClientError> {
-    let BundleFlags { file, output, config, program, at, json } = flags;
+    let BundleFlags { file, output, config, program, at, form } = flags;
     let (parts, members) = parts(file, config.as_deref(), program.as_deref(), at)?;
     for member in &members {
         let folder = output.join(&member.name);
         if folder.symlink_metadata().is_ok() {
-            return Err(wrong(&folder, "is there already; give another -o, or move it away"));
+            return Err(ClientError::file(
+                &folder,
+                "is there already; give another -o, or move it away",
+            ));
         }
     }
     let part_of = |member: &Listed| output.join(format!(".{}.part", member.name));
@@ -72,7 +75,7 @@ pub(super) fn run(flags: &BundleFlags, out: &mut dyn Write) -> Result<(), Client
         return Err(error);
     }
     let folders: Vec<_> = members.iter().map(|member| parts.folder(member, output)).collect();
-    if *json {
+    if form.json {
         let value = serde_json::json!({ "nodes": folders });
         return print(out, format!("{value}\n").as_bytes());
     }
@@ -96,19 +99,26 @@ fn parts<'a>(
     at: &'a Path,
 ) -> Result<(Parts<'a>, Vec<Listed>), ClientError> {
     if !at.is_absolute() {
-        return Err(wrong(at, "-at: give the whole path that the folders will have, from /"));
+        return Err(ClientError::file(
+            at,
+            "-at: give the whole path that the folders will have, from /",
+        ));
     }
-    let program = match program {
-        Some(program) => program.to_owned(),
-        None => std::env::current_exe().map_err(local("finding this program".to_owned()))?,
+    let program = if let Some(program) = program {
+        program.to_owned()
+    } else {
+        let found = std::env::current_exe();
+        found.map_err(|source| ClientError::local("finding this program", source))?
     };
     let kinds = [MachineKind::Slots, MachineKind::Memory];
     let machine = kinds.into_iter().find(|kind| program.ends_with(row(*kind).program));
-    let machine =
-        machine.ok_or_else(|| wrong(&program, "-program: it is called diskstore or kvstore"))?;
-    let about = fs::metadata(&program).map_err(|error| wrong(&program, &error.to_string()))?;
+    let machine = machine.ok_or_else(|| {
+        ClientError::file(&program, "-program: it is called diskstore or kvstore")
+    })?;
+    let about =
+        fs::metadata(&program).map_err(|error| ClientError::file(&program, error.to_string()))?;
     if !about.is_file() || about.permissions().mode() & 0o111 == 0 {
-        return Err(wrong(&program, "-program: that is no program"));
+        return Err(ClientError::file(&program, "-program: that is no program"));
     }
     let settings =
         |id: Option<String>| Settings { id, cluster: Some(file.into()), ..Settings::default() };
@@ -122,7 +132,7 @@ fn parts<'a>(
     };
     let members_name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     if [SETTINGS, START, row(machine).program].contains(&members_name.as_str()) {
-        return Err(wrong(
+        return Err(ClientError::file(
             file,
             "a folder has another file of this name; call it cluster.yml or so",
         ));
@@ -133,13 +143,16 @@ fn parts<'a>(
 
 /// The text of settings for all nodes, none of which is for one of them alone.
 fn shared_settings(path: &Path) -> Result<String, ClientError> {
-    let text = fs::read_to_string(path).map_err(|error| wrong(path, &error.to_string()))?;
-    let table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| wrong(path, error.to_string().trim_end()))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| ClientError::file(path, error.to_string()))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ClientError::file(path, error.to_string().trim_end()))?;
     match NOT_FOR_ALL.into_iter().find(|name| table.contains_key(*name)) {
-        Some(name) => {
-            Err(wrong(path, &format!("`{name}` differs between nodes: a bundle sets it itself")))
-        }
+        Some(name) => Err(ClientError::file(
+            path,
+            format!("`{name}` differs between nodes: a bundle sets it itself"),
+        )),
         None => Ok(text),
     }
 }
@@ -232,14 +245,7 @@ impl Parts<'_> {
     }
 }
 
-fn wrong(path: &Path, reason: &str) -> ClientError {
-    ClientError::File { path: path.to_owned(), reason: reason.to_owned() }
-}
-
-fn failed(path: &Path) -> impl Fn(io::Error) -> ClientError {
-    local(format!("writing {}", path.display()))
-}
-
-fn local(what: String) -> impl Fn(io::Error) -> ClientError {
-    move |source| ClientError::Local { what: what.clone(), source }
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> ClientError {
+    let what = format!("writing {}", path.display());
+    move |source| ClientError::local(what, source)
 }

@@ -72,9 +72,9 @@ pub(super) fn run(flags: &CertsFlags, out: &mut dyn Write) -> Result<(), ClientE
     for wanted in std::mem::take(&mut work.wanted) {
         work.issue(&wanted)?;
     }
-    if flags.json {
+    if flags.form.json {
         let json = serde_json::to_string(&work.written).map_err(io::Error::from);
-        let json = json.map_err(|source| local("writing JSON", source))?;
+        let json = json.map_err(|source| ClientError::local("writing JSON", source))?;
         return print(out, format!("{json}\n").as_bytes());
     }
     let mut lines = Vec::new();
@@ -84,19 +84,6 @@ pub(super) fn run(flags: &CertsFlags, out: &mut dyn Write) -> Result<(), ClientE
         lines.push(format!("{}: {what}{hosts}{end}\n", file.display()));
     }
     print(out, lines.concat().as_bytes())
-}
-
-fn usage(flag: &str, value: &str, reason: &str) -> ClientError {
-    let (flag, value, reason) = (flag.to_owned(), value.to_owned(), reason.to_owned());
-    ClientError::Flag { flag, value, reason }
-}
-
-fn wrong(path: &Path, reason: impl Into<String>) -> ClientError {
-    ClientError::File { path: path.to_owned(), reason: reason.into() }
-}
-
-fn local(what: impl Into<String>, source: io::Error) -> ClientError {
-    ClientError::Local { what: what.into(), source }
 }
 
 /// One call.
@@ -121,12 +108,12 @@ impl Work {
         if is_empty {
             let reason =
                 "name members, or clients with -client, such as: diskstore certs node0 node1 node2";
-            return Err(usage("out", "", reason));
+            return Err(ClientError::flag("out", "", reason));
         }
         if flags.new_ca && flags.drop_old_ca {
             let reason = "one follows the other: members have to have certificates of the new authority, \
                           and run with them, before the old one goes";
-            return Err(usage("drop-old-ca", "", reason));
+            return Err(ClientError::flag("drop-old-ca", "", reason));
         }
         let may_replace = flags.renew;
         if may_replace && wanted.is_empty() {
@@ -142,12 +129,16 @@ impl Work {
         let (authorities, signer) = match found {
             (Some(certificates), Some(key)) => {
                 let split = authority::split(certificates.as_bytes());
-                let authorities = split.map_err(|reason| wrong(&certificate_file, reason))?;
+                let authorities =
+                    split.map_err(|reason| ClientError::file(&certificate_file, reason))?;
                 let signer = Authority::load(&certificates, &key);
-                (authorities, signer.map_err(|error| wrong(&key_file, error.to_string()))?)
+                (
+                    authorities,
+                    signer.map_err(|error| ClientError::file(&key_file, error.to_string()))?,
+                )
             }
             (None, None) if flags.new_ca || flags.drop_old_ca => {
-                return Err(wrong(&certificate_file, "there is no authority yet"));
+                return Err(ClientError::file(&certificate_file, "there is no authority yet"));
             }
             (None, None) => {
                 make_folder(&out)?;
@@ -159,12 +150,12 @@ impl Work {
                 (vec![String::from_utf8_lossy(&pair.certificate).into_owned()], signer)
             }
             (None, Some(_)) => {
-                return Err(wrong(&certificate_file, "it is not there, and ca.key is"));
+                return Err(ClientError::file(&certificate_file, "it is not there, and ca.key is"));
             }
             (Some(_), None) => {
                 let reason =
                     "it is not there: without the key of the authority nothing can be signed";
-                return Err(wrong(&key_file, reason));
+                return Err(ClientError::file(&key_file, reason));
             }
         };
         Ok(Work { out, days, now, authorities, signer, wanted, written })
@@ -177,7 +168,7 @@ impl Work {
         if self.authorities.len() > 1 {
             let reason = "it holds two authorities already: renew what the older one signed (-renew), \
                           and take that out with -drop-old-ca";
-            return Err(wrong(certificate_file, reason));
+            return Err(ClientError::file(certificate_file, reason));
         }
         let (signer, pair) = generate(self.now)?;
         // The key first under its new name: one that was lost could sign nothing any more.
@@ -195,7 +186,7 @@ impl Work {
     fn drop_authority(&mut self) -> Result<(), ClientError> {
         let certificate_file = self.out.join(AUTHORITY_FILE);
         if self.authorities.len() < 2 {
-            return Err(wrong(&certificate_file, "it holds one authority alone"));
+            return Err(ClientError::file(&certificate_file, "it holds one authority alone"));
         }
         for folder in folders(&self.out)? {
             let file = folder.directory.join(CERTIFICATE_FILE);
@@ -203,7 +194,7 @@ impl Work {
             let signer = self.authorities.first().map_or("", String::as_str);
             if !authority::has_signed(signer, certificate.as_bytes()) {
                 let reason = "the older authority signed it: renew it first, with -renew";
-                return Err(wrong(&file, reason));
+                return Err(ClientError::file(&file, reason));
             }
         }
         self.authorities.truncate(1);
@@ -211,7 +202,7 @@ impl Work {
         let old_key = self.out.join(OLD_KEY_FILE);
         match fs::remove_file(&old_key) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(local(format!("removing {}", old_key.display()), error));
+                return Err(ClientError::local(format!("removing {}", old_key.display()), error));
             }
             Ok(()) | Err(_) => {}
         }
@@ -235,22 +226,22 @@ impl Work {
         let Wanted { bearer, hosts, directory } = wanted;
         let validity = validity(self.now, self.days);
         let signer = self.authorities.first().map_or("", String::as_str);
-        let end = authority::end(signer).map_err(|reason| wrong(&self.out, reason))?;
+        let end = authority::end(signer).map_err(|reason| ClientError::file(&self.out, reason))?;
         if i64::try_from(validity.not_after).unwrap_or(i64::MAX) > end {
             let reason = format!(
                 "the authority ends on {}, before that: choose fewer -days, or make another with -new-ca",
                 tls::date(end)
             );
-            return Err(usage("days", &self.days.to_string(), &reason));
+            return Err(ClientError::flag("days", &self.days.to_string(), &reason));
         }
         let pair = self.signer.issue(bearer, hosts, validity);
-        let pair = pair.map_err(|error| wrong(directory, error.to_string()))?;
+        let pair = pair.map_err(|error| ClientError::file(directory, error.to_string()))?;
         make_folder(directory)?;
         put(&directory.join(AUTHORITY_FILE), self.authorities.concat().as_bytes())?;
         put(&directory.join(KEY_FILE), &pair.key)?;
         put(&directory.join(CERTIFICATE_FILE), &pair.certificate)?;
         let read = Certificate::read_pem(&pair.certificate);
-        let read = read.map_err(|reason| wrong(directory, reason))?;
+        let read = read.map_err(|reason| ClientError::file(directory, reason))?;
         self.written.push(Written {
             file: directory.join(CERTIFICATE_FILE),
             what: bearer.to_string(),
@@ -272,11 +263,12 @@ fn validity(now: u64, days: u64) -> Validity {
 
 /// A new authority. Two of a cluster differ in name.
 fn generate(now: u64) -> Result<(Authority, Pair), ClientError> {
-    let number = getrandom::u32().map_err(|error| local("drawing a name", error.into()))?;
+    let number =
+        getrandom::u32().map_err(|error| ClientError::local("drawing a name", error.into()))?;
     let name = format!("diskstore CA {number:08x}");
     // A day more, so that a certificate of as many days fits in.
     let made = Authority::generate(&name, validity(now, AUTHORITY_DAYS + 1));
-    made.map_err(|error| local("making an authority", io::Error::other(error)))
+    made.map_err(|error| ClientError::local("making an authority", io::Error::other(error)))
 }
 
 fn authority_lines(files: [&PathBuf; 2], pair: &Pair) -> [Written; 2] {
@@ -318,21 +310,21 @@ fn wanted(flags: &CertsFlags) -> Result<Vec<Wanted>, ClientError> {
         let flag = if matches!(bearer, Bearer::Member(_)) { "out NAME" } else { "client" };
         if !is_name(bearer.name()) {
             let reason = "a name has up to 64 letters, digits and -_. and begins with none of -.";
-            return Err(usage(flag, text, reason));
+            return Err(ClientError::flag(flag, text, reason));
         }
         let is_host = |host: &String| {
             let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._*:".contains(&byte);
             host.len() <= HOST_BYTES_MAX && host.bytes().all(is_part)
         };
         if !hosts.iter().flatten().all(is_host) {
-            return Err(usage(
+            return Err(ClientError::flag(
                 flag,
                 text,
                 "hosts are names or addresses, with commas, without ports",
             ));
         }
         if wanted.iter().any(|other| other.bearer == bearer) || wanted.len() >= NAME_COUNT_MAX {
-            return Err(usage(flag, text, "it is named twice, or too many are named"));
+            return Err(ClientError::flag(flag, text, "it is named twice, or too many are named"));
         }
         let directory = flags.out.join(folder_name(&bearer));
         wanted.push(Wanted { bearer, hosts: hosts.unwrap_or_default(), directory });
@@ -355,14 +347,20 @@ fn check_folder(wanted: &mut Wanted, may_replace: bool) -> Result<(), ClientErro
     let found = read(&file)?;
     let has_key = wanted.directory.join(KEY_FILE).exists();
     if !may_replace && (found.is_some() || has_key) {
-        return Err(wrong(&file, "it is there already; -renew replaces it, and its key"));
+        return Err(ClientError::file(
+            &file,
+            "it is there already; -renew replaces it, and its key",
+        ));
     }
     let is_member = matches!(wanted.bearer, Bearer::Member(_));
     if let Some(found) = found {
-        let read =
-            Certificate::read_pem(found.as_bytes()).map_err(|reason| wrong(&file, reason))?;
+        let read = Certificate::read_pem(found.as_bytes())
+            .map_err(|reason| ClientError::file(&file, reason))?;
         if read.bearer != wanted.bearer {
-            return Err(wrong(&file, format!("it is the certificate of {}", read.bearer)));
+            return Err(ClientError::file(
+                &file,
+                format!("it is the certificate of {}", read.bearer),
+            ));
         }
         if wanted.hosts.is_empty() {
             wanted.hosts = read.hosts;
@@ -378,19 +376,20 @@ fn check_folder(wanted: &mut Wanted, may_replace: bool) -> Result<(), ClientErro
 fn folders(out: &Path) -> Result<Vec<Wanted>, ClientError> {
     let entries = match fs::read_dir(out) {
         Ok(entries) => entries,
-        Err(error) => return Err(local(format!("reading {}", out.display()), error)),
+        Err(error) => return Err(ClientError::local(format!("reading {}", out.display()), error)),
     };
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|error| local(format!("reading {}", out.display()), error))?;
+        let entry = entry
+            .map_err(|error| ClientError::local(format!("reading {}", out.display()), error))?;
         let directory = entry.path();
         let file = directory.join(CERTIFICATE_FILE);
         if !directory.is_dir() {
             continue;
         }
         if let Some(pem) = read(&file)? {
-            let read =
-                Certificate::read_pem(pem.as_bytes()).map_err(|reason| wrong(&file, reason))?;
+            let read = Certificate::read_pem(pem.as_bytes())
+                .map_err(|reason| ClientError::file(&file, reason))?;
             found.push(Wanted { bearer: read.bearer, hosts: read.hosts, directory });
         }
     }
@@ -408,13 +407,13 @@ fn read(path: &Path) -> Result<Option<String>, ClientError> {
     match read {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(local(format!("reading {}", path.display()), error)),
+        Err(error) => Err(ClientError::local(format!("reading {}", path.display()), error)),
     }
 }
 
 fn make_folder(path: &Path) -> Result<(), ClientError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| local(format!("making {}", path.display()), error))
+    made.map_err(|error| ClientError::local(format!("making {}", path.display()), error))
 }
 
 /// Writes a file as a whole, for its owner alone (I1).
@@ -435,5 +434,5 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().map_err(|error| local(format!("writing {}", path.display()), error))
+    write().map_err(|error| ClientError::local(format!("writing {}", path.display()), error))
 }

@@ -4,14 +4,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
 use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
 
-use super::token::ClientToken;
+use super::token::Dialling;
 use crate::config::Address;
-use crate::tls::{Credentials, Mode, TlsError};
+use crate::tls::Credentials;
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -31,9 +30,6 @@ pub(super) enum Answer {
     Value(Vec<u8>),
     Nothing,
 }
-
-/// What nodes are dialled with: certificates, where TLS is spoken.
-pub(super) type Dialling<'a> = Option<&'a Credentials>;
 
 /// An open connection.
 pub(super) struct NodeConnection {
@@ -76,31 +72,31 @@ impl Write for Wire {
 impl NodeConnection {
     /// Connects to `host:port`, `:port` or `port`; a name is tried at all of its addresses.
     /// Presents the token, if there is one.
-    pub(super) fn open(address: &str, token: &ClientToken) -> io::Result<NodeConnection> {
-        NodeConnection::open_for(address, token, ANSWER_TIME_MAX)
+    pub(super) fn open(address: &str, dialling: &Dialling) -> io::Result<NodeConnection> {
+        NodeConnection::open_for(address, dialling, ANSWER_TIME_MAX)
     }
 
     /// As [`NodeConnection::open`], where each answer may take `time`.
     pub(super) fn open_for(
         address: &str,
-        token: &ClientToken,
+        dialling: &Dialling,
         time: Duration,
     ) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, token.tls(), CONNECT_TIME_MAX, time)?
-            .authenticated(token)
+        NodeConnection::open_with(address, dialling.tls(), CONNECT_TIME_MAX, time)?
+            .authenticated(dialling)
     }
 
     /// As [`NodeConnection::open`], where connecting and each answer may take `time`.
     pub(super) fn open_within(
         address: &str,
-        token: &ClientToken,
+        dialling: &Dialling,
         time: Duration,
     ) -> io::Result<NodeConnection> {
-        NodeConnection::open_with(address, token.tls(), time, time)?.authenticated(token)
+        NodeConnection::open_with(address, dialling.tls(), time, time)?.authenticated(dialling)
     }
 
-    fn authenticated(mut self, token: &ClientToken) -> io::Result<NodeConnection> {
-        let Some(token) = token.text().map(str::as_bytes) else { return Ok(self) };
+    fn authenticated(mut self, dialling: &Dialling) -> io::Result<NodeConnection> {
+        let Some(token) = dialling.token().map(str::as_bytes) else { return Ok(self) };
         // A node that is full serves those who begin so.
         let mut answer = self.call(&[b"DISKSTORE", b"AUTH", token])?;
         if matches!(&answer, Answer::Error(words) if words.starts_with("ERR unknown ")) {
@@ -131,7 +127,7 @@ impl NodeConnection {
 
     fn open_with(
         address: &str,
-        tls: Dialling<'_>,
+        tls: Option<&Credentials>,
         connect_time: Duration,
         answer_time: Duration,
     ) -> io::Result<NodeConnection> {
@@ -178,14 +174,6 @@ impl NodeConnection {
         let answer = sent.and_then(|()| decode(&mut self.stream));
         answer.map_err(in_plain_words)
     }
-}
-
-/// What `-tls` names, read.
-///
-/// # Errors
-/// Its word, by the name of the file.
-pub(super) fn credentials(directory: Option<&Path>) -> Result<Option<Credentials>, TlsError> {
-    directory.map(|directory| Credentials::read(directory, Mode::Require)).transpose()
 }
 
 /// What became of a connection; the operating system calls a passed deadline "temporarily

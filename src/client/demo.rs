@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use super::connection::{Answer, NodeConnection};
-use super::token::ClientToken;
+use super::token::Dialling;
 use super::{ClientError, print};
 use crate::cli::{Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};
@@ -350,7 +350,7 @@ fn listens(port: u16) -> bool {
 
 /// True once a leader is known and every node votes.
 fn is_complete(client_port: u16) -> bool {
-    let answer = NodeConnection::open(&format!("127.0.0.1:{client_port}"), &ClientToken::default())
+    let answer = NodeConnection::open(&format!("127.0.0.1:{client_port}"), &Dialling::default())
         .and_then(|mut connection| connection.call(&[b"DISKSTORE", b"STATUS"]));
     let Ok(Answer::Value(json)) = answer else { return false };
     let Ok(status) = Status::from_json(&json) else { return false };

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::connection::{Answer, NodeConnection};
-use super::token::ClientToken;
+use super::token::Dialling;
 use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// How long all members together may take to answer.
@@ -39,15 +39,15 @@ pub(super) struct Health {
 }
 
 /// Asks every member that `status` names for its own; that one has answered already.
-pub(super) fn ask_all(status: &Status, token: &ClientToken) -> BTreeMap<String, Status> {
+pub(super) fn ask_all(status: &Status, dialling: &Dialling) -> BTreeMap<String, Status> {
     let mut answers = BTreeMap::from([(status.member_id.clone(), status.clone())]);
     let (answered, asked) = channel();
     let others = status.members.iter().filter(|member| member.id != status.member_id);
     for member in others.filter(|member| !member.client.is_empty()).take(ASKED_COUNT_MAX) {
         let (answered, address) = (answered.clone(), member.client.clone());
-        let token = token.clone();
+        let dialling = dialling.clone();
         let ask = move || {
-            if let Some(status) = ask(&address, &token) {
+            if let Some(status) = ask(&address, &dialling) {
                 drop(answered.send(status));
             }
         };
@@ -65,8 +65,8 @@ pub(super) fn ask_all(status: &Status, token: &ClientToken) -> BTreeMap<String, 
     answers
 }
 
-fn ask(address: &str, token: &ClientToken) -> Option<Status> {
-    let mut connection = NodeConnection::open_within(address, token, ASK_TIME_MAX).ok()?;
+fn ask(address: &str, dialling: &Dialling) -> Option<Status> {
+    let mut connection = NodeConnection::open_within(address, dialling, ASK_TIME_MAX).ok()?;
     let Answer::Value(json) = connection.call(&[b"DISKSTORE", b"STATUS"]).ok()? else {
         return None;
     };

@@ -29,9 +29,9 @@ use crate::lines::{self, Said};
 use crate::status::Status;
 use crate::tls::TlsError;
 use administration::Members;
-use connection::{ANSWER_TIME_MAX, Answer, NodeConnection, credentials};
+use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
 use health::Health;
-pub(crate) use token::ClientToken;
+pub(crate) use token::Dialling;
 
 pub use chat::{ChatFlags, run as run_chatroom};
 pub use demo::follow_parent;
@@ -180,6 +180,22 @@ fn given(value: &str) -> String {
 }
 
 impl ClientError {
+    /// A flag out of bounds.
+    fn flag(flag: &str, value: &str, reason: impl Into<String>) -> ClientError {
+        let (flag, value) = (flag.to_owned(), value.to_owned());
+        ClientError::Flag { flag, value, reason: reason.into() }
+    }
+
+    /// A file with something wrong in it.
+    fn file(path: &Path, reason: impl Into<String>) -> ClientError {
+        ClientError::File { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// Something on this machine failed.
+    fn local(what: impl Into<String>, source: io::Error) -> ClientError {
+        ClientError::Local { what: what.into(), source }
+    }
+
     /// What the program exits with.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -199,8 +215,8 @@ impl ClientError {
 /// # Errors
 /// Everything that kept it from doing what it was asked.
 pub fn run(task: &Task, out: &mut dyn Write) -> Result<u8, ClientError> {
-    if let Task::Status { json, servers } = task {
-        return status(*json, servers, out);
+    if let Task::Status { form, servers } = task {
+        return status(form.json, servers, out);
     }
     run_simple(task, out).map(|()| 0)
 }
@@ -226,20 +242,19 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
             (address, _) => Err(ClientError::Foreign { address }),
         },
         Task::Remove { member, servers } => {
-            match write(&[b"DISKSTORE", b"REMOVE", member.as_bytes()], servers)? {
-                (_, Answer::Status(_)) => print(out, b"OK\n"),
-                (address, _) => Err(ClientError::Foreign { address }),
-            }
+            administration::order(&["REMOVE", member], servers)?;
+            print(out, b"OK\n")
         }
-        Task::Members { action, names, wait, json, servers } => {
-            let members = Members { action: *action, names, wait: *wait, json: *json, servers };
+        Task::Members { action, names, wait, form, servers } => {
+            let (action, wait, json) = (*action, *wait, form.json);
+            let members = Members { action, names, wait, json, servers };
             members.run(out)
         }
-        Task::TransferLeader { member, json, servers } => {
-            administration::transfer_leader(member.as_deref(), *json, servers, out)
+        Task::TransferLeader { member, form, servers } => {
+            administration::transfer_leader(member.as_deref(), form.json, servers, out)
         }
-        Task::Checkpoint { json, servers } => administration::checkpoint(*json, servers, out),
-        Task::Config { json, servers } => administration::config(*json, servers, out),
+        Task::Checkpoint { form, servers } => administration::checkpoint(form.json, servers, out),
+        Task::Config { form, servers } => administration::config(form.json, servers, out),
         Task::Status { .. } => unreachable!("it has an exit code of its own"),
         Task::Backup(_) | Task::Restore(_) => unreachable!("`backup` runs them"),
         Task::Inspect { file } => inspect(file, out),
@@ -265,10 +280,8 @@ fn get(key: &str, servers: &Servers, out: &mut dyn Write) -> Result<(), ClientEr
 }
 
 fn status(as_json: bool, servers: &Servers, out: &mut dyn Write) -> Result<u8, ClientError> {
-    let (address, answer) = read(&[b"DISKSTORE", b"STATUS"], servers)?;
-    let Answer::Value(json) = answer else { return Err(ClientError::Foreign { address }) };
-    let Ok(status) = Status::from_json(&json) else { return Err(ClientError::Foreign { address }) };
-    let health = Health::of(&health::ask_all(&status, &token_of(servers)?));
+    let (status, json) = ask_status(servers)?;
+    let health = Health::of(&health::ask_all(&status, &Dialling::of(servers)?));
     if as_json {
         // What a node of another version says goes through as it is.
         let mut value: serde_json::Value =
@@ -282,6 +295,14 @@ fn status(as_json: bool, servers: &Servers, out: &mut dyn Write) -> Result<u8, C
         print(out, table::render(&status, &health).as_bytes())?;
     }
     Ok(if health.is_healthy { 0 } else { EXIT_DEGRADED })
+}
+
+/// A node's status, and the JSON that it sent.
+fn ask_status(servers: &Servers) -> Result<(Status, Vec<u8>), ClientError> {
+    let (address, answer) = read(&[b"DISKSTORE", b"STATUS"], servers)?;
+    let Answer::Value(json) = answer else { return Err(ClientError::Foreign { address }) };
+    let Ok(status) = Status::from_json(&json) else { return Err(ClientError::Foreign { address }) };
+    Ok((status, json))
 }
 
 fn inspect(file: &Path, out: &mut dyn Write) -> Result<(), ClientError> {
@@ -299,9 +320,9 @@ fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<(), ClientError> {
 
 /// Asks the nodes in turn until one answers.
 fn read(request: &[&[u8]], servers: &Servers) -> Result<(String, Answer), ClientError> {
-    let (token, mut tried) = (token_of(servers)?, Vec::new());
+    let (dialling, mut tried) = (Dialling::of(servers)?, Vec::new());
     for address in addresses(servers)? {
-        let open = NodeConnection::open(address, &token);
+        let open = NodeConnection::open(address, &dialling);
         match open.and_then(|mut connection| connection.call(request)) {
             Ok(answer) => return accepted(address, answer),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -324,9 +345,9 @@ fn write_patiently(
     servers: &Servers,
     time: Duration,
 ) -> Result<(String, Answer), ClientError> {
-    let (token, mut tried) = (token_of(servers)?, Vec::new());
+    let (dialling, mut tried) = (Dialling::of(servers)?, Vec::new());
     for address in addresses(servers)? {
-        let mut connection = match NodeConnection::open_for(address, &token, time) {
+        let mut connection = match NodeConnection::open_for(address, &dialling, time) {
             Ok(connection) => connection,
             Err(error) => {
                 tried.push(format!("{address}: {error}"));
@@ -342,11 +363,6 @@ fn write_patiently(
         };
     }
     Err(ClientError::NoNode { tried })
-}
-
-fn token_of(servers: &Servers) -> Result<ClientToken, ClientError> {
-    let tls = credentials(servers.tls.as_deref())?;
-    Ok(ClientToken::of(servers.token_file.as_deref())?.under(tls))
 }
 
 fn accepted(address: &str, answer: Answer) -> Result<(String, Answer), ClientError> {

@@ -4,6 +4,7 @@ use std::thread::JoinHandle;
 
 use super::connection::decode;
 use super::*;
+use crate::cli::Form;
 
 /// A node that answers each of its connections with fixed bytes; gives back what it was sent.
 fn node(answers: &'static [&'static [u8]]) -> (String, JoinHandle<Vec<Vec<u8>>>) {
@@ -105,14 +106,17 @@ fn what_a_node_refuses_is_told_in_its_words() {
 fn another_server_is_told_from_a_node() {
     let (address, _node) = node(&[b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n"]);
     assert!(matches!(get_from(&address), Err(ClientError::Foreign { .. })));
-    let status = Task::Status { json: false, servers: servers(&address) };
+    let status = Task::Status { form: Form::default(), servers: servers(&address) };
     assert!(matches!(outcome(&status), Err(ClientError::Foreign { .. })));
 }
 
 #[test]
 fn a_status_is_printed_as_text_or_as_the_nodes_own_json() {
     let (address, _node) = node(&[b"$12\r\n{\"name\":\"n\"}\r\n", b"$12\r\n{\"name\":\"n\"}\r\n"]);
-    let status = |json| outcome(&Task::Status { json, servers: servers(&address) }).unwrap();
+    let status = |json| {
+        let form = Form { json };
+        outcome(&Task::Status { form, servers: servers(&address) }).unwrap()
+    };
     let json: serde_json::Value = serde_json::from_str(&status(true)).unwrap();
     assert_eq!((&json["name"], &json["health"]["is_healthy"]), (&"n".into(), &false.into()));
     let text = status(false);

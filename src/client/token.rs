@@ -11,61 +11,74 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::ClientError;
+use crate::cli::Servers;
 use crate::config::{ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, add_token};
-use crate::tls::Credentials;
+use crate::tls::{Credentials, Mode};
 
 /// The variable that a token is in.
 const VARIABLE: &str = "DISKSTORE_TOKEN";
 /// Most bytes of a file with a token: some white space may stand around it.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// The token that a client presents, if it has one; and what it speaks TLS with, if it does.
+/// What nodes are dialled with: the token that is presented, and what TLS is spoken with, if any.
 #[derive(Clone, Default)]
-pub(crate) struct ClientToken(Option<String>, Option<Arc<Credentials>>);
+pub(crate) struct Dialling {
+    token: Option<String>,
+    tls: Option<Arc<Credentials>>,
+}
 
 /// I1
-impl fmt::Debug for ClientToken {
+impl fmt::Debug for Dialling {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(if self.0.is_some() { "ClientToken(..)" } else { "no token" })
+        formatter.write_str(if self.token.is_some() { "Dialling(..)" } else { "no token" })
     }
 }
 
-impl ClientToken {
-    /// The token in `file`, or the one of the environment.
-    pub(crate) fn of(file: Option<&Path>) -> Result<ClientToken, ClientError> {
-        let Some(path) = file else {
-            let found = std::env::var_os(VARIABLE).filter(|token| !token.is_empty());
-            let Some(found) = found else { return Ok(ClientToken::default()) };
-            let token = found
-                .to_str()
-                .and_then(one)
-                .ok_or(ClientError::Environment { variable: VARIABLE, reason: NO_TOKEN })?;
-            return Ok(ClientToken(Some(token), None));
-        };
-        let wrong = |reason: String| ClientError::File { path: path.to_owned(), reason };
-        let mut text = String::new();
-        let read =
-            File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
-        read.map_err(|error| wrong(error.to_string()))?;
-        one(&text)
-            .map(|token| ClientToken(Some(token), None))
-            .ok_or_else(|| wrong(NO_TOKEN.to_owned()))
+impl Dialling {
+    /// What the flags for `servers` say.
+    ///
+    /// # Errors
+    /// As [`Dialling::read`].
+    pub(crate) fn of(servers: &Servers) -> Result<Dialling, ClientError> {
+        Dialling::read(servers.token_file.as_deref(), servers.tls.as_deref())
     }
 
-    /// The same, presented under TLS.
-    pub(crate) fn under(self, tls: Option<Credentials>) -> ClientToken {
-        ClientToken(self.0, tls.map(Arc::new))
+    /// The token in a file, or the one of the environment, and the certificates of a directory.
+    ///
+    /// # Errors
+    /// What is wrong with a file, by its name.
+    pub(super) fn read(
+        token_file: Option<&Path>,
+        tls: Option<&Path>,
+    ) -> Result<Dialling, ClientError> {
+        let tls = tls.map(|directory| Credentials::read(directory, Mode::Require)).transpose()?;
+        Ok(Dialling { token: token(token_file)?, tls: tls.map(Arc::new) })
     }
 
     /// What TLS is spoken with, if it is.
     pub(crate) fn tls(&self) -> Option<&Credentials> {
-        self.1.as_deref()
+        self.tls.as_deref()
     }
 
-    /// Its text.
-    pub(crate) fn text(&self) -> Option<&str> {
-        self.0.as_deref()
+    /// The token's text.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
+}
+
+/// The token in `file`, or the one of the environment.
+fn token(file: Option<&Path>) -> Result<Option<String>, ClientError> {
+    let Some(path) = file else {
+        let found = std::env::var_os(VARIABLE).filter(|token| !token.is_empty());
+        let Some(found) = found else { return Ok(None) };
+        let wrong = ClientError::Environment { variable: VARIABLE, reason: NO_TOKEN };
+        return found.to_str().and_then(one).map(Some).ok_or(wrong);
+    };
+    let mut text = String::new();
+    let read =
+        File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|error| ClientError::file(path, error.to_string()))?;
+    one(&text).map(Some).ok_or_else(|| ClientError::file(path, NO_TOKEN))
 }
 
 /// What is in no message says what is wrong with it (I1).
@@ -112,18 +125,21 @@ mod tests {
         let path = folder.path().join("token");
         let of = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            ClientToken::of(Some(&path))
+            Dialling::read(Some(&path), None)
         };
         let token = of(" dst_abc\n").unwrap();
         assert_eq!(
-            (token.text(), format!("{token:?}").as_str()),
-            (Some("dst_abc"), "ClientToken(..)")
+            (token.token(), format!("{token:?}").as_str()),
+            (Some("dst_abc"), "Dialling(..)")
         );
         for text in ["", "\n", "two words", "secr\u{e9}t", &"x".repeat(SECRET_BYTES_MAX + 1)] {
             let error = of(text).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().ends_with(NO_TOKEN), "{error}");
         }
-        assert_eq!(ClientToken::of(Some(&folder.path().join("none"))).unwrap_err().exit_code(), 2);
+        assert_eq!(
+            Dialling::read(Some(&folder.path().join("none")), None).unwrap_err().exit_code(),
+            2
+        );
     }
 }

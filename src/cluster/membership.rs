@@ -162,11 +162,14 @@ pub(super) fn lacking(view: &View, me: u64, next: &BTreeSet<u64>) -> Option<Stri
 }
 
 /// Those of these voters that the leader hears.
-fn answering(view: &View, me: u64, voters: &BTreeSet<u64>) -> impl Iterator<Item = u64> {
-    voters.iter().copied().filter(move |voter| {
-        let silent_for = view.members.get(voter).and_then(|member| member.silent_for);
-        *voter == me || silent_for.is_some_and(|silent| silent < ALIVE_MAX)
-    })
+pub(super) fn answering(view: &View, me: u64, voters: &BTreeSet<u64>) -> impl Iterator<Item = u64> {
+    voters.iter().copied().filter(move |voter| answers(view, me, *voter))
+}
+
+/// Whether the leader, which is `me`, hears a member.
+pub(super) fn answers(view: &View, me: u64, id: u64) -> bool {
+    let silent_for = view.members.get(&id).and_then(|member| member.silent_for);
+    id == me || silent_for.is_some_and(|silent| silent < ALIVE_MAX)
 }
 
 /// What it costs that the leader stops now, if a member is half replaced or a change half way.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Cluster;
 use super::bootstrap::confirm_only;
+use super::membership::answers;
 use super::steps::{LeaderStep, find, may_lead, step};
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
@@ -293,8 +294,7 @@ impl Cluster {
     fn are_gone(&self, view: &View) -> bool {
         let consensus = &self.consensus;
         view.goal_voters.iter().filter(|id| **id != consensus.member_id()).all(|id| {
-            let is_alive = view.members.get(id).and_then(|member| member.silent_for);
-            is_alive.is_some_and(|silent| silent < ALIVE_MAX)
+            answers(view, consensus.member_id(), *id)
                 || consensus.is_silent(*id, SILENCE_BOUND) == Some(true)
         })
     }

@@ -7,10 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use super::membership::{is_level, lacking};
+use super::membership::{answering, answers, is_level, lacking};
 use super::orders::{Order, OrderReply};
 use crate::peer::Role;
-use crate::raft::{ALIVE_MAX, MemberView, View};
+use crate::raft::{MemberView, View};
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,11 +138,6 @@ fn role(view: &View, id: u64) -> Role {
     view.members.get(&id).map_or(Role::Voter, |known| known.member.role)
 }
 
-fn answers(view: &View, me: u64, id: u64) -> bool {
-    let silent_for = view.members.get(&id).and_then(|member| member.silent_for);
-    id == me || silent_for.is_some_and(|silent| silent < ALIVE_MAX)
-}
-
 /// Whether a change to these voters could be committed. // I1
 fn can_change(view: &View, me: u64, voters: &BTreeSet<u64>) -> Result<(), OrderReply> {
     lacking(view, me, voters).map_or(Ok(()), |reason| Err(OrderReply::Silent(reason)))
@@ -159,7 +154,7 @@ fn can_do_without(
         let reason = format!("{who} is the last voter: without it there is no cluster");
         return Err(OrderReply::Refused(reason));
     }
-    let (alive, count) = (voters.iter().filter(|id| answers(view, me, **id)).count(), voters.len());
+    let (alive, count) = (answering(view, me, voters).count(), voters.len());
     if alive <= count / 2 {
         return Err(OrderReply::Silent(format!(
             "without {who} {alive} of {count} voters would answer, which is no majority: start the \

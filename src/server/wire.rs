@@ -8,6 +8,7 @@
 //!   protocols: no request is carried out while there is no room for its response.
 //! - I2: a client may take nothing for a bounded time while something waits for it.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -219,6 +221,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+}
+
+/// Drives a connection of hyper to its end by `poll`; once the node stops, `stop` has it take nothing
+/// new.
+pub(super) async fn until_ended<C: Unpin, R>(
+    connection: &mut C,
+    stopping: impl Future<Output = ()>,
+    poll: impl Fn(&mut C, &mut Context<'_>) -> Poll<R>,
+    stop: impl Fn(Pin<&mut C>),
+) -> R {
+    let mut stopping = std::pin::pin!(stopping.fuse());
+    let mut is_stopping = false;
+    poll_fn(|context| {
+        if !is_stopping && stopping.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            stop(Pin::new(connection));
+        }
+        poll(connection, context)
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use super::super::ClientError;
 use super::super::connection::{Answer, NodeConnection};
-use super::super::token::ClientToken;
+use super::super::token::Dialling;
 
 /// Asks whoever started the load, if the servers hold values.
-pub(super) fn ask(list: &str, token: &ClientToken) -> Result<(), ClientError> {
-    let Some(found) = found(list, token) else { return Ok(()) };
+pub(super) fn ask(list: &str, dialling: &Dialling) -> Result<(), ClientError> {
+    let Some(found) = found(list, dialling) else { return Ok(()) };
     let (input, output) = (std::io::stdin(), std::io::stderr());
     if !input.is_terminal() || !output.is_terminal() {
         return Err(refused(&found)); // I1
@@ -36,9 +36,9 @@ fn refused(found: &str) -> ClientError {
 }
 
 /// What the servers hold, in words; `None` if that is nothing.
-fn found(list: &str, token: &ClientToken) -> Option<String> {
+fn found(list: &str, dialling: &Dialling) -> Option<String> {
     list.split(',').take(super::super::ADDRESS_COUNT_MAX).find_map(|address| {
-        let size = NodeConnection::open(address, token)
+        let size = NodeConnection::open(address, dialling)
             .and_then(|mut connection| connection.call(&[b"DBSIZE"]));
         match size {
             Ok(Answer::Integer(0)) => None,
@@ -65,7 +65,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        assert!(found(&address, &ClientToken::default()).unwrap().contains("may hold values"));
+        assert!(found(&address, &Dialling::default()).unwrap().contains("may hold values"));
         assert!(refused("x").to_string().contains("give -yes"));
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use super::connection::{Answer, NodeConnection};
-use super::token::ClientToken;
+use super::token::Dialling;
 use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};
@@ -49,21 +49,21 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 const PROCESSORS_PER_THREAD: usize = 4;
 
 pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientError> {
-    let token = super::token_of(&flags.servers)?;
-    let statuses = statuses(&flags.servers.list, &token);
+    let dialling = Dialling::of(&flags.servers)?;
+    let statuses = statuses(&flags.servers.list, &dialling);
     let slot_count = statuses.iter().map(|status| status.slots).filter(|slots| *slots > 0).min();
     let mut load = checked(flags, slot_count)?;
     load.unsafe_flags = unsafe_flags_of(&statuses);
-    load.tls = token.tls().map(Credentials::client_dial);
+    load.tls = dialling.tls().map(Credentials::client_dial);
     if load.workload.writes() && !flags.yes {
-        consent::ask(&flags.servers.list, &token)?;
+        consent::ask(&flags.servers.list, &dialling)?;
     }
     // Before anything is measured: a folder that is not there should not cost a run.
     let folder = flags.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
     if let Some(folder) = folder {
         std::fs::read_dir(folder).map_err(|source| local(folder, source))?;
     }
-    let make_codec = || resp(&token);
+    let make_codec = || resp(&dialling);
     let report = measure(&load, &make_codec, &Progress::default(), &mut || {})?;
     print_report(&report, flags.json, out)?;
     if let Some(path) = &flags.hgrm {
@@ -73,8 +73,8 @@ pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientE
 }
 
 /// A connection's side of RESP, which presents the token first if there is one.
-pub(super) fn resp(token: &ClientToken) -> Box<dyn Codec> {
-    match token.text() {
+pub(super) fn resp(dialling: &Dialling) -> Box<dyn Codec> {
+    match dialling.token() {
         None => Box::new(Resp),
         Some(token) => Box::new(AuthenticatedResp::new(token.to_owned())),
     }
@@ -277,9 +277,9 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
 }
 
 /// What the nodes at `list` say of themselves; nothing of what is no node of ours.
-fn statuses(list: &str, token: &ClientToken) -> Vec<Status> {
+fn statuses(list: &str, dialling: &Dialling) -> Vec<Status> {
     let ask = |address: &str| {
-        let mut connection = NodeConnection::open(address, token).ok()?;
+        let mut connection = NodeConnection::open(address, dialling).ok()?;
         let answer = connection.call(&[b"DISKSTORE", b"STATUS"]).ok()?;
         let Answer::Value(json) = answer else { return None };
         Status::from_json(&json).ok()
@@ -288,8 +288,8 @@ fn statuses(list: &str, token: &ClientToken) -> Vec<Status> {
 }
 
 /// Flags of the nodes at `list` that weaken a promise.
-pub(super) fn unsafe_flags(list: &str, token: &ClientToken) -> Vec<String> {
-    unsafe_flags_of(&statuses(list, token))
+pub(super) fn unsafe_flags(list: &str, dialling: &Dialling) -> Vec<String> {
+    unsafe_flags_of(&statuses(list, dialling))
 }
 
 fn unsafe_flags_of(statuses: &[Status]) -> Vec<String> {
@@ -342,12 +342,11 @@ fn resolve(address: &str) -> io::Result<SocketAddr> {
 }
 
 pub(super) fn refuse(flag: &str, value: &str, reason: &str) -> ClientError {
-    let (flag, value, reason) = (flag.to_owned(), value.to_owned(), reason.to_owned());
-    ClientError::Flag { flag, value, reason }
+    ClientError::flag(flag, value, reason)
 }
 
 fn local(path: &Path, source: io::Error) -> ClientError {
-    ClientError::Local { what: format!("-hgrm {}", path.display()), source }
+    ClientError::local(format!("-hgrm {}", path.display()), source)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::super::connection::NodeConnection;
-use super::super::token::ClientToken;
+use super::super::token::Dialling;
 use super::Event;
 use super::room::{MessagePlace, Post};
 
@@ -36,7 +36,7 @@ pub(super) struct Link {
     /// Where it is.
     pub(super) address: String,
     /// What is presented there.
-    pub(super) token: ClientToken,
+    pub(super) dialling: Dialling,
     /// What is subscribed to.
     pub(super) name: Vec<u8>,
 }
@@ -55,7 +55,7 @@ impl Link {
     }
 
     fn listen(&self, events: &Sender<Event>) -> io::Result<std::convert::Infallible> {
-        let connection = NodeConnection::open_for(&self.address, &self.token, ANSWER_TIME_MAX)?;
+        let connection = NodeConnection::open_for(&self.address, &self.dialling, ANSWER_TIME_MAX)?;
         let mut stream = connection.into_stream(READ_TIME)?;
         let mut input = Vec::new();
         let mut asked: Option<Instant> = None;

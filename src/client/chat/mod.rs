@@ -21,9 +21,9 @@ use clap::Parser;
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 
-use super::connection::{Answer, NodeConnection, credentials};
+use super::connection::{Answer, NodeConnection};
 use super::original::config;
-use super::token::ClientToken;
+use super::token::Dialling;
 use super::{ClientError, print};
 use crate::cli::parse_boolean;
 use crate::command::{CHANNEL_BYTES_MAX, INDEXED_PREFIX, MESSAGE_BYTES_MAX};
@@ -101,20 +101,23 @@ pub fn run(flags: &ChatFlags, out: &mut dyn Write) -> Result<(), ClientError> {
         let reason = format!("give a name of up to {CHANNEL_BYTES_MAX} bytes, without __index__:");
         return Err(super::bench::refuse("channel", &flags.channel, &reason));
     }
-    let tls = credentials(flags.tls.as_deref())?;
-    let token = ClientToken::of(flags.token_file.as_deref())?.under(tls);
+    let dialling = Dialling::read(flags.token_file.as_deref(), flags.tls.as_deref())?;
     let replicas = config::read(&flags.config)?.replicas;
     let (events, heard) = mpsc::channel();
     let name = [INDEXED_PREFIX, flags.channel.as_bytes()].concat();
     for (number, address) in replicas.iter().enumerate() {
-        let link =
-            Link { number, address: address.clone(), token: token.clone(), name: name.clone() };
+        let link = Link {
+            number,
+            address: address.clone(),
+            dialling: dialling.clone(),
+            name: name.clone(),
+        };
         let events = events.clone();
         start_thread("listen", move || link.run(&events))?;
     }
     let mut chat = Chat::new(&replicas);
     let first = chat.enter(&heard)?;
-    let sender = Speaker::new(replicas.clone(), token, flags);
+    let sender = Speaker::new(replicas.clone(), dialling, flags);
     let mut screen = Screen::Pipe(out);
     if io::stdin().is_terminal() {
         let mut editor = DefaultEditor::new().map_err(terminal)?;
@@ -130,7 +133,7 @@ pub fn run(flags: &ChatFlags, out: &mut dyn Write) -> Result<(), ClientError> {
 
 fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ClientError> {
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-    started.map(drop).map_err(|source| local("starting a thread", source))
+    started.map(drop).map_err(|source| ClientError::local("starting a thread", source))
 }
 
 /// Where messages and notices go (I2).
@@ -323,7 +326,7 @@ fn in_one_line(text: &[u8]) -> String {
 /// Sends lines, at one node after the other.
 struct Speaker {
     replicas: Vec<String>,
-    token: ClientToken,
+    dialling: Dialling,
     /// The node that is tried next.
     next: usize,
     connection: Option<NodeConnection>,
@@ -333,14 +336,14 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn new(replicas: Vec<String>, token: ClientToken, flags: &ChatFlags) -> Speaker {
+    fn new(replicas: Vec<String>, dialling: Dialling, flags: &ChatFlags) -> Speaker {
         let prefix = match flags.name.as_str() {
             "" => String::new(),
             name => format!("{name}: "),
         };
         let channel = flags.channel.clone().into_bytes();
         let used = Instant::now();
-        Speaker { replicas, token, next: 0, connection: None, used, channel, prefix }
+        Speaker { replicas, dialling, next: 0, connection: None, used, channel, prefix }
     }
 
     /// Sends one line.
@@ -403,7 +406,7 @@ impl Speaker {
             return Ok(connection);
         }
         let address = self.replicas.get(self.next).map_or("", String::as_str);
-        NodeConnection::open(address, &self.token)
+        NodeConnection::open(address, &self.dialling)
     }
 
     fn give_up(&mut self) {
@@ -439,7 +442,7 @@ fn read_lines(mut speaker: Speaker, events: &Sender<Event>) {
             Ok(0) => break Ok(()),
             Ok(_) if say(&mut speaker, &String::from_utf8_lossy(&line), events) => {}
             Ok(_) => return,
-            Err(source) => break Err(local("reading a line", source)),
+            Err(source) => break Err(ClientError::local("reading a line", source)),
         }
     };
     drop(events.send(Event::End(ended))); // nobody listens once the room is left
@@ -459,9 +462,5 @@ fn talk(mut editor: DefaultEditor, mut speaker: Speaker, events: &Sender<Event>)
 }
 
 fn terminal(error: ReadlineError) -> ClientError {
-    local("the terminal", io::Error::other(error))
-}
-
-fn local(what: &str, source: io::Error) -> ClientError {
-    ClientError::Local { what: what.to_owned(), source }
+    ClientError::local("the terminal", io::Error::other(error))
 }

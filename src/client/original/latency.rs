@@ -46,5 +46,5 @@ impl LatencyFile {
 }
 
 fn failed(path: &Path, source: io::Error) -> ClientError {
-    ClientError::Local { what: format!("writing {}", path.display()), source }
+    ClientError::local(format!("writing {}", path.display()), source)
 }

@@ -16,8 +16,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::bench::{self, refuse};
-use super::connection::credentials;
-use super::token::ClientToken;
+use super::token::Dialling;
 use super::{ClientError, print};
 use crate::cli::{Number, parse_boolean};
 use crate::config::number;
@@ -213,8 +212,7 @@ fn put_load(
 ) -> Result<(), ClientError> {
     let answers = shape.answers(config)?;
     let list = config.replicas.join(",");
-    let tls = credentials(flags.tls.as_deref())?;
-    let token = ClientToken::of(flags.token_file.as_deref())?.under(tls);
+    let dialling = Dialling::read(flags.token_file.as_deref(), flags.tls.as_deref())?;
     let load = Load {
         answers,
         clients: shape.clients,
@@ -232,12 +230,12 @@ fn put_load(
         verify: false,
         timeout: flags.timeout.max(Duration::from_millis(1)),
         targets: bench::targets(&list)?,
-        unsafe_flags: bench::unsafe_flags(&list, &token),
-        tls: token.tls().map(Credentials::client_dial),
+        unsafe_flags: bench::unsafe_flags(&list, &dialling),
+        tls: dialling.tls().map(Credentials::client_dial),
     };
     let make_codec = || -> Box<dyn Codec> {
         match shape.protocol {
-            Protocol::Resp => bench::resp(&token),
+            Protocol::Resp => bench::resp(&dialling),
             Protocol::Text => Box::new(Original::text()),
             Protocol::Protobuf => Box::new(Original::protobuf()),
         }

@@ -25,7 +25,6 @@ mod status;
 mod store;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
@@ -54,7 +53,7 @@ use tonic_reflection::server::Builder;
 
 use super::access::RequestKind;
 use super::http::BODY_BYTES_MAX;
-use super::wire::{Reserved, Wire};
+use super::wire::{Reserved, Wire, until_ended};
 use body::{RequestBody, ResponseBody};
 pub(crate) use caller::Caller;
 use konsen::Konsen;
@@ -141,15 +140,12 @@ where
         .keep_alive_timeout(PING_TIME_MAX)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(wire), answered);
-    let mut stopping = std::pin::pin!(stopping.fuse());
-    let mut is_stopping = false;
-    let ended = poll_fn(|context| {
-        if !is_stopping && stopping.as_mut().poll(context).is_ready() {
-            is_stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        Pin::new(&mut connection).poll(context)
-    });
+    let ended = until_ended(
+        &mut connection,
+        stopping,
+        |connection, context| Pin::new(connection).poll(context),
+        |connection| connection.graceful_shutdown(),
+    );
     ended.await.map_err(io::Error::other)
 }
 

@@ -33,9 +33,7 @@ mod slots;
 mod web_store;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -58,7 +56,7 @@ use tokio::time::timeout;
 
 use super::access::RequestKind;
 use super::socket::UNTAKEN_TIME_MAX;
-use super::wire::Wire;
+use super::wire::{Wire, until_ended};
 use crate::command::Failure;
 pub(crate) use entry::bearer;
 pub(crate) use operations::obstacle;
@@ -185,15 +183,12 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADER_COUNT_MAX)
         .serve_connection(TokioIo::new(wire), answered);
-    let mut stopping = std::pin::pin!(stopping.fuse());
-    let mut is_stopping = false;
-    let ended = poll_fn(|context| {
-        if !is_stopping && stopping.as_mut().poll(context).is_ready() {
-            is_stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        connection.poll_without_shutdown(context)
-    });
+    let ended = until_ended(
+        &mut connection,
+        stopping,
+        |connection, context| connection.poll_without_shutdown(context),
+        |connection| connection.graceful_shutdown(),
+    );
     if let Err(error) = ended.await {
         // hyper has answered what it could not read; the client is to hear that.
         tracing::debug!(%error, "a connection of HTTP broke off");
