@@ -299,11 +299,7 @@ fn write_file(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<Fetched, ArchiveError>,
 ) -> Result<Fetched, ArchiveError> {
-    let disk = RealDisk::new();
-    let what = "give a name that is free";
-    if disk.exists(path)? {
-        return Err(ArchiveError::Taken { path: path.to_owned(), what });
-    }
+    check_free(path)?;
     let mut part = path.as_os_str().to_owned();
     part.push(PART_SUFFIX);
     let part = PathBuf::from(part);
@@ -315,6 +311,7 @@ fn write_file(
         let what = "another backup is being written there";
         return Err(ArchiveError::Taken { path: part, what });
     }
+    check_free(path)?; // what was opened is that file, if another backup was finished meanwhile
     if file.metadata().is_ok_and(|about| about.is_file()) {
         file.set_len(0).map_err(making())?; // an interrupted one has left it
     }
@@ -327,6 +324,14 @@ fn write_file(
         drop(std::fs::remove_file(&part));
     }
     written
+}
+
+fn check_free(path: &Path) -> Result<(), ArchiveError> {
+    let what = "give a name that is free";
+    if RealDisk::new().exists(path)? {
+        return Err(ArchiveError::Taken { path: path.to_owned(), what });
+    }
+    Ok(())
 }
 
 fn keep(file: &File, part: &Path, path: &Path) -> Result<(), ArchiveError> {

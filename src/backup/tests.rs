@@ -204,3 +204,25 @@ fn an_index_without_room_above_it_is_refused() {
     assert!(error.to_string().contains("out of range"), "{error}");
     assert!(!has(&disk, "slots.dat"));
 }
+
+/// Whoever comes second leaves what the first writes alone, and what it has finished, too.
+#[test]
+fn two_backups_to_one_file_do_not_mix() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, part) = (folder.path().join("f"), folder.path().join("f.part"));
+    let is_taken = || {
+        let second = write_file(&path, |_| unreachable!("it must not write"));
+        assert!(matches!(second, Err(ArchiveError::Taken { .. })), "{second:?}");
+    };
+    std::fs::write(&part, "left by one that was interrupted").unwrap();
+    let first = write_file(&path, |file| {
+        file.write_all(b"first").unwrap();
+        is_taken();
+        assert_eq!(std::fs::read(&part).unwrap(), b"first");
+        std::fs::rename(&part, &path).unwrap(); // as it does in the end
+        is_taken();
+        Err(ArchiveError::Usage("over".to_owned()))
+    });
+    assert!(matches!(first, Err(ArchiveError::Usage(_))), "{first:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"first");
+}
