@@ -143,6 +143,13 @@ pub struct Settings {
     /// acknowledged writes [default: always].
     #[arg(long, value_name = "WHEN")]
     pub sync: Option<String>,
+    /// Time between two heartbeats of a leader, ms [default: 200].
+    #[arg(long, value_name = "MS")]
+    pub heartbeat_ms: Option<Number>,
+    /// How long a leader may be silent before another is elected, ms; five heartbeats at least, and the
+    /// same on all members [default: 1500].
+    #[arg(long, value_name = "MS")]
+    pub election_ms: Option<Number>,
     /// Log between two checkpoints, MiB [default: size of the data, 64 to 1024].
     #[arg(long, value_name = "N")]
     pub checkpoint_mib: Option<Number>,

@@ -27,7 +27,7 @@ use crate::peer::{
     CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Role, Route, Whoever,
     complete,
 };
-use crate::raft::{Consensus, Incoming, LEASE_MS, MemberError, ProposeError, View};
+use crate::raft::{Consensus, Incoming, MemberError, ProposeError, View};
 
 /// How long one member may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
@@ -320,7 +320,7 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
         .filter(|(id, other)| **id != request.member_id && other.member.name == *name);
     for (id, other) in namesakes {
         let is_self = *id == consensus.member_id();
-        let silence = Duration::from_millis(LEASE_MS);
+        let silence = consensus.timing().silence();
         if is_self || consensus.is_silent(*id, silence) != Some(true) {
             return JoinReply::Later(format!(
                 "the name {name} is in use by the member at {}; stop that one or choose another -id",

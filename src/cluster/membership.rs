@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::orders::HAND_OVER_BOUND;
 use super::steps::may_lead;
 use crate::peer::Role;
-use crate::raft::{ALIVE_MAX, Consensus, LEASE_MS, MemberView, View};
+use crate::raft::{Consensus, MemberView, View};
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -87,7 +87,7 @@ pub(super) async fn keep_membership(consensus: Arc<Consensus>) {
             continue;
         }
         followed.look(&view);
-        let silence = Duration::from_millis(LEASE_MS);
+        let silence = consensus.timing().silence();
         let is_silent = |id| consensus.is_silent(id, silence) == Some(true);
         let change = next_change(&view, is_silent, |id| followed.is_long_enough(id));
         let Some(change) = change else {
@@ -169,7 +169,7 @@ pub(super) fn answering(view: &View, me: u64, voters: &BTreeSet<u64>) -> impl It
 /// Whether the leader, which is `me`, hears a member.
 pub(super) fn answers(view: &View, me: u64, id: u64) -> bool {
     let silent_for = view.members.get(&id).and_then(|member| member.silent_for);
-    id == me || silent_for.is_some_and(|silent| silent < ALIVE_MAX)
+    id == me || silent_for.is_some_and(|silent| silent < view.alive)
 }
 
 /// What it costs that the leader stops now, if a member is half replaced or a change half way.
@@ -225,7 +225,7 @@ pub(super) fn is_level(view: &View, learner: &MemberView) -> bool {
     let has_caught_up = learner
         .matched
         .is_some_and(|held| view.last_log.unwrap_or_default().entries_since(held) <= lag_max);
-    has_caught_up && learner.silent_for.is_some_and(|silent| silent < ALIVE_MAX)
+    has_caught_up && learner.silent_for.is_some_and(|silent| silent < view.alive)
 }
 
 fn next_change(
@@ -295,6 +295,8 @@ pub(super) mod tests {
     use super::*;
     use crate::peer::Member;
 
+    const ALIVE: Duration = Duration::from_secs(1);
+
     pub(in super::super) fn member(name: &str, is_voter: bool, matched: Option<u64>) -> MemberView {
         let matched = matched.map(LogIndex::new);
         let member = Member { name: name.into(), ..Member::default() };
@@ -317,6 +319,7 @@ pub(super) mod tests {
             committed: Some(LogIndex::new(10_000)),
             checkpoint: None,
             purged: None,
+            alive: ALIVE,
         }
     }
 
@@ -383,7 +386,7 @@ pub(super) mod tests {
     fn a_learner_counts_only_when_it_has_followed_for_a_while() {
         let view = view(three());
         let mut gone = view.clone();
-        gone.members.get_mut(&3).unwrap().silent_for = Some(ALIVE_MAX);
+        gone.members.get_mut(&3).unwrap().silent_for = Some(ALIVE);
         let mut followed = Followed::default();
         let change = |followed: &Followed| {
             super::next_change(&view, |_| false, |id| followed.is_long_enough(id))
@@ -406,7 +409,7 @@ pub(super) mod tests {
         let both = BTreeSet::from([1, 2]);
         let mut view = view(three());
         assert_eq!(lacking(&view, 1, &BTreeSet::from([1, 2, 3])), None);
-        view.members.get_mut(&2).unwrap().silent_for = Some(ALIVE_MAX);
+        view.members.get_mut(&2).unwrap().silent_for = Some(ALIVE);
         let alone = BTreeSet::from([1]);
         for next in [&both, &alone, &BTreeSet::from([1, 2, 3])] {
             assert!(lacking(&view, 1, next).unwrap().starts_with("1 of 2 voters answers"));

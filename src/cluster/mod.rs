@@ -48,7 +48,7 @@ pub use orders::{Order, OrderError, remove_from_outside};
 pub use reads::FreshReplica;
 #[cfg(test)]
 pub(crate) use reads::read_local;
-pub use standing::{Standing, watch_standing};
+pub use standing::{Standing, listening, watch_standing};
 pub use upkeep::CheckpointPolicy;
 pub(crate) use upkeep::keep_bounds;
 
@@ -59,9 +59,6 @@ use crate::metrics::WriteStages;
 use crate::peer::{Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
 
-/// How long a command waits for a leader before it is refused: about what an election takes at most,
-/// counted from the last sign of the old leader.
-pub(super) const LEADER_BOUND: Duration = Duration::from_secs(6);
 /// Pause before the next attempt while no leader is known.
 const LEADER_PAUSE: Duration = Duration::from_millis(50);
 /// What forwarding adds to the time that the leader may take.
@@ -223,6 +220,15 @@ impl Cluster {
         channel.clone()
     }
 
+    /// Until when a command that comes now waits for a leader before it is refused: three elections.
+    pub(super) fn leader_deadline(&self) -> Instant {
+        Instant::now() + self.leader_bound()
+    }
+
+    fn leader_bound(&self) -> Duration {
+        3 * self.consensus.timing().silence()
+    }
+
     /// Waits a little for a leader; says why if the time is up.
     pub(super) async fn wait_for_leader(&self, deadline: Instant) -> Option<Failure> {
         if Instant::now() >= deadline {
@@ -230,7 +236,7 @@ impl Cluster {
             let voters = view.members.values().filter(|member| member.is_voter).count();
             let reason = format!(
                 "no leader was found within {} s; a majority of {voters} voters must run",
-                LEADER_BOUND.as_secs()
+                self.leader_bound().as_secs()
             );
             return Some(Failure::NoLeader { reason });
         }

@@ -128,6 +128,7 @@ mod tests {
             committed: None,
             checkpoint: None,
             purged: None,
+            alive: Duration::ZERO,
         }
     }
 

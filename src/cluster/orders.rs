@@ -22,7 +22,7 @@ use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
 use crate::host::Listener;
 use crate::peer::{CallError, Caller, Channel, Member, Method, Role, Route};
-use crate::raft::{ALIVE_MAX, Incoming, MemberError, ProposeError, View};
+use crate::raft::{Incoming, MemberError, ProposeError, View};
 
 /// How long a change of the membership may take.
 const CHANGE_BOUND: Duration = Duration::from_secs(10);
@@ -229,7 +229,7 @@ impl Cluster {
         }
         let step = match step(&view, consensus.member_id(), order) {
             Ok(step) => step,
-            Err(_) if !consensus.has_led_for(ALIVE_MAX) => {
+            Err(_) if !consensus.has_led_for(view.alive) => {
                 return OrderReply::Later(
                     "the leader is new and has not heard of all members".into(),
                 );

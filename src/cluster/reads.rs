@@ -15,10 +15,10 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::bounded::lacks_values;
-use super::{Answered, Attempt, Cluster, LEADER_BOUND, WIRE_BOUND, results_of};
+use super::{Answered, Attempt, Cluster, WIRE_BOUND, results_of};
 use crate::command::{Command, CommandResult, Failure, Freshness, Outcome, ReadLevel};
 use crate::machine::Machine;
 use crate::peer::{Method, decode_commands, encode_commands};
@@ -74,7 +74,7 @@ impl Cluster {
 
     /// Reads commands at a level that needs the leader; answers in order.
     async fn read_of_leader(&self, commands: Vec<Command>, level: ReadLevel) -> Vec<CommandResult> {
-        let deadline = Instant::now() + LEADER_BOUND;
+        let deadline = self.leader_deadline();
         loop {
             let leader = match self.read_here(&commands, level).await {
                 Attempt::Done(results) => return results,
@@ -124,7 +124,7 @@ impl Cluster {
     /// # Errors
     /// There is no leader, it cannot confirm itself in time, or its log is not applied here in time.
     async fn catch_up(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + LEADER_BOUND;
+        let deadline = self.leader_deadline();
         loop {
             let leader = match self.consensus.read_index(READ_BOUND).await {
                 Ok(()) => return Ok(()),

@@ -15,12 +15,18 @@ use crate::command::DecodeError;
 use crate::command::cursor::Cursor;
 use crate::fault::{EXIT_REMOVED, Faults};
 use crate::peer::Method;
-use crate::raft::ELECTION_MS_MIN;
+use crate::raft::Timing;
 
 /// How long one member may take to say who belongs to the cluster.
 const STANDING_BOUND: Duration = Duration::from_secs(2);
 /// How often a member without a leader asks whether it still belongs to the cluster.
 const STANDING_PERIOD: Duration = Duration::from_millis(500);
+
+/// For so long whoever would found a cluster listens first: a leader dials at once, and members
+/// without one dial each other once they miss it ([`watch_standing`]).
+pub fn listening(timing: Timing) -> Duration {
+    timing.election() + 2 * STANDING_PERIOD
+}
 
 /// What the leader knows of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +93,7 @@ impl Cluster {
 
 /// Stops this member, by a fault, once its cluster has gone on without it.
 pub async fn watch_standing(cluster: Arc<Cluster>, faults: Faults, directory: String) {
-    let silence = Duration::from_millis(ELECTION_MS_MIN);
+    let silence = cluster.consensus.timing().election();
     loop {
         tokio::time::sleep(STANDING_PERIOD).await;
         let consensus = &cluster.consensus;

@@ -3,13 +3,12 @@
 //! Called by `node`; calls `raft`.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Cluster, refusals};
 use crate::peer::Role;
-use crate::raft::{LEASE_MS, MemberView, View};
+use crate::raft::{MemberView, View};
 use crate::status::{MemberStatus, NodeStatus, Status, SyncStatus};
 
 impl Cluster {
@@ -18,7 +17,7 @@ impl Cluster {
     pub fn status(&self, started: Instant, node: NodeStatus) -> Status {
         let consensus = &self.consensus;
         let mut view = consensus.view();
-        let silence = Duration::from_millis(LEASE_MS);
+        let silence = consensus.timing().silence();
         if !view.is_leader && !consensus.heard_within(silence) {
             view.leader = None; // what is refused for want of a leader says the same
         }
@@ -84,7 +83,7 @@ impl Cluster {
 
     fn members_of(&self, view: &View) -> Vec<MemberStatus> {
         let member_id = self.consensus.member_id();
-        let silence = Duration::from_millis(LEASE_MS);
+        let silence = self.consensus.timing().silence();
         let last_log = view.last_log.unwrap_or_default();
         let status = |(id, known): (&u64, &MemberView)| {
             let matched =

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::bounded::{TOO_LONG, encode_bounded};
-use super::{Answered, Attempt, Cluster, LEADER_BOUND, WIRE_BOUND, results_of};
+use super::{Answered, Attempt, Cluster, WIRE_BOUND, results_of};
 use crate::command::{Command, CommandResult, Failure, ReadLevel, Refusal, Reply};
 use crate::peer::{CallError, Method, decode_commands, encode_commands, encode_results};
 use crate::raft::{ProposeError, RESPONSE_BYTES_MAX};
@@ -46,7 +46,7 @@ impl Cluster {
 
     /// Proposes commands together, here or at the leader; answers in order.
     async fn propose(&self, commands: Vec<Command>) -> Vec<CommandResult> {
-        let deadline = Instant::now() + LEADER_BOUND;
+        let deadline = self.leader_deadline();
         loop {
             let leader = match self.write_here(commands.clone()).await {
                 Attempt::Done(results) => return results,

@@ -153,6 +153,17 @@ pub enum ConfigError {
         /// The port.
         port: u16,
     },
+    /// A leader would be given up for a few late heartbeats.
+    #[error(
+        "-heartbeat-ms {heartbeat_ms} is too long for -election-ms {election_ms}: five heartbeats have \
+         to fit in an election"
+    )]
+    Timing {
+        /// Between two heartbeats, in ms.
+        heartbeat_ms: u64,
+        /// How long a leader may be silent, in ms.
+        election_ms: u64,
+    },
     /// State is to be handed out that nobody records.
     #[error("-hrecov hands out what -logfolder records: add -logfolder DIR, or leave -hrecov out")]
     NothingRecorded,

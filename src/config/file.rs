@@ -65,6 +65,8 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         value_max: first.value_max.or(second.value_max),
         read: first.read.or(second.read),
         sync: first.sync.or(second.sync),
+        heartbeat_ms: first.heartbeat_ms.or(second.heartbeat_ms),
+        election_ms: first.election_ms.or(second.election_ms),
         checkpoint_mib: first.checkpoint_mib.or(second.checkpoint_mib),
         keep_mib: first.keep_mib.or(second.keep_mib),
         memory_mib: first.memory_mib.or(second.memory_mib),

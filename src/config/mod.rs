@@ -50,6 +50,13 @@ pub const VALUE_BYTES_MAX: u32 = 1 << 20;
 pub const KEY_VALUE_BYTES_DEFAULT: u32 = VALUE_BYTES_MAX;
 /// Log kept behind a checkpoint unless told otherwise.
 const KEEP_MIB_DEFAULT: u64 = 64;
+const HEARTBEAT_MS_DEFAULT: u64 = 200;
+const ELECTION_MS_DEFAULT: u64 = 1500;
+/// Leases rest on it: `src/raft/timing.rs` has the same.
+const ELECTION_MS_MIN: u64 = 1200;
+const ELECTION_MS_MAX: u64 = 120_000;
+/// So many heartbeats at least have to be missed before a leader is given up.
+const HEARTBEATS_MIN: u64 = 5;
 /// Most MiB that a flag may ask for: 16 TiB.
 const MIB_MAX: u64 = 1 << 24;
 /// Size of a file of the application log unless told otherwise.
@@ -153,6 +160,10 @@ pub struct Config {
     pub read_level: ReadLevel,
     /// When the log is synced.
     pub sync: SyncPolicy,
+    /// Milliseconds between two heartbeats of a leader.
+    pub heartbeat_ms: u64,
+    /// Milliseconds for which a leader may be silent before another is elected.
+    pub election_ms: u64,
     /// Bytes of log between two checkpoints, if asked for; see [`checkpoint_bytes`].
     pub checkpoint_bytes: Option<u64>,
     /// Bytes of log kept behind a checkpoint.
@@ -228,6 +239,14 @@ impl Config {
             })?,
             read_level: read_level(settings.read.as_deref().unwrap_or("linearizable"))?,
             sync: sync_policy(settings.sync.as_deref().unwrap_or("always"))?,
+            heartbeat_ms: optional(settings.heartbeat_ms, |n| {
+                number("heartbeat-ms", n, 10, ELECTION_MS_MAX / HEARTBEATS_MIN)
+            })?
+            .unwrap_or(HEARTBEAT_MS_DEFAULT),
+            election_ms: optional(settings.election_ms, |n| {
+                number("election-ms", n, ELECTION_MS_MIN, ELECTION_MS_MAX)
+            })?
+            .unwrap_or(ELECTION_MS_DEFAULT),
             checkpoint_bytes: optional(settings.checkpoint_mib, |n| mib("checkpoint-mib", n, 1))?,
             keep_bytes: optional(settings.keep_mib, |n| mib("keep-mib", n, 0))?
                 .unwrap_or(KEEP_MIB_DEFAULT * MIB),
@@ -248,6 +267,7 @@ impl Config {
         };
         config.check_geometry()?;
         config.check_addresses()?;
+        config.check_timing()?;
         if config.recovery_address.is_some() && config.log_folder.is_none() {
             return Err(ConfigError::NothingRecorded);
         }
@@ -310,6 +330,15 @@ impl Config {
             value_bytes,
             source,
         })
+    }
+
+    /// A leader whose heartbeats are late, or lost, is not given up at once.
+    fn check_timing(&self) -> Result<(), ConfigError> {
+        let Config { heartbeat_ms, election_ms, .. } = *self;
+        if heartbeat_ms * HEARTBEATS_MIN > election_ms {
+            return Err(ConfigError::Timing { heartbeat_ms, election_ms });
+        }
+        Ok(())
     }
 
     /// What must hold between addresses: no port twice, none exposed or unreachable unawares.

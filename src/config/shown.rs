@@ -5,6 +5,18 @@ use std::path::PathBuf;
 use super::{Address, Config, Listed, LogLevel, MIB, row};
 use crate::command::ReadLevel;
 
+/// Parts with commas between them; `None` if there are none.
+fn joined(parts: impl Iterator<Item = String>) -> Option<String> {
+    let parts: Vec<String> = parts.collect();
+    (!parts.is_empty()).then(|| parts.join(","))
+}
+
+impl Listed {
+    fn shown(&self) -> String {
+        format!("{}={}", self.name, self.raft)
+    }
+}
+
 impl Config {
     /// Every flag that is set, by its name without the dash, as it could be typed; in the order of
     /// the help. Numbers that follow from the machine or the cluster are not among them.
@@ -29,6 +41,8 @@ impl Config {
             value_bytes,
             read_level,
             sync,
+            heartbeat_ms,
+            election_ms,
             checkpoint_bytes,
             keep_bytes,
             memory_bytes,
@@ -45,31 +59,29 @@ impl Config {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let mib = |bytes: u64| (bytes / MIB).to_string();
         let some = |is: bool, text: String| is.then_some(text);
-        let targets: Vec<String> = join_targets.iter().map(Address::to_string).collect();
-        let members: Vec<String> =
-            listed.iter().map(|Listed { name, raft, .. }| format!("{name}={raft}")).collect();
-        let tls = tls.as_ref();
         let value_flag = row(*machine).value_flag.trim_start_matches('-');
         let flags = [
             ("id", Some(id.clone())),
             ("port", some(*has_client_port, client_address.to_string())),
             ("raft", Some(raft_address.to_string())),
-            ("join", some(!targets.is_empty(), targets.join(","))),
-            ("cluster", some(!members.is_empty(), members.join(","))),
+            ("join", joined(join_targets.iter().map(Address::to_string))),
+            ("cluster", joined(listed.iter().map(Listed::shown))),
             ("hjoin", address(join_address)),
             ("data", Some(data_dir.display().to_string())),
             ("slots", slot_count.map(|count| count.to_string())),
             (value_flag, value_bytes.map(|bytes| bytes.to_string())),
             ("read", Some(read_word(*read_level).to_owned())),
             ("sync", Some(sync.to_string())),
+            ("heartbeat-ms", Some(heartbeat_ms.to_string())),
+            ("election-ms", Some(election_ms.to_string())),
             ("checkpoint-mib", checkpoint_bytes.map(mib)),
             ("keep-mib", Some(mib(*keep_bytes))),
             ("memory-mib", memory_bytes.map(mib)),
-            ("key-prefixes", some(!key_prefixes.is_empty(), key_prefixes.join(","))),
+            ("key-prefixes", joined(key_prefixes.iter().cloned())),
             ("advertise", advertise_host.clone()),
             ("insecure", Some(insecure.to_string())),
-            ("tls", tls.map(|tls| tls.directory.display().to_string())),
-            ("tls-mode", tls.map(|tls| tls.mode.name().to_owned())),
+            ("tls", tls.as_ref().map(|tls| tls.directory.display().to_string())),
+            ("tls-mode", tls.as_ref().map(|tls| tls.mode.name().to_owned())),
             ("tokens", path(tokens)),
             ("cpuprofile", path(cpu_profile)),
             ("memprofile", path(mem_profile)),
@@ -117,6 +129,7 @@ mod tests {
     fn what_is_shown_can_be_typed_and_means_the_same() {
         let line = "diskstore -id b -port 127.0.0.1:1 -raft 127.0.0.1:2 -join 127.0.0.1:3,h:4 -hjoin \
                     127.0.0.1:5 -data /d -slots 64 -value-size 32 -read lease -sync batch:5 \
+                    -heartbeat-ms 120 -election-ms 3000 \
                     -checkpoint-mib 70 -keep-mib 3 -memory-mib 20 -key-prefixes key:,u -advertise \
                     localhost -insecure -tls t -tls-mode mutual -tokens s -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
                     127.0.0.1:6 -throughput-folder t -log warn";

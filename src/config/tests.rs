@@ -55,7 +55,7 @@ fn nothing_typed_gives_the_documented_defaults() {
 #[test]
 fn every_flag_arrives_in_the_configuration() {
     let line = "-id a -port :1 -raft 2 -hjoin localhost:3 -join :4,b.example:5 -data /d -slots 7 \
-                -value-size 8 -read lease -sync never -checkpoint-mib 9 -keep-mib 10 \
+                -value-size 8 -read lease -sync never -heartbeat-ms 300 -election-ms 2500 -checkpoint-mib 9 -keep-mib 10 \
                 -memory-mib 16 -key-prefixes key:,user -advertise h.example -cpuprofile c \
                 -memprofile m -throughput-folder t -logfolder l -roll-mib 17 -hrecov :6 -log warn";
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -78,6 +78,8 @@ fn every_flag_arrives_in_the_configuration() {
         value_bytes: Some(8),
         read_level: ReadLevel::Lease,
         sync: SyncPolicy::Never,
+        heartbeat_ms: 300,
+        election_ms: 2500,
         checkpoint_bytes: Some(9 << 20),
         keep_bytes: 10 << 20,
         memory_bytes: Some(16 << 20),
@@ -145,10 +147,22 @@ fn numbers_out_of_bounds_are_refused_with_the_bounds() {
         ("-checkpoint-mib", "0", "1 to 16777216"),
         ("-memory-mib", "15", "16 to 16777216"),
         ("-keep-mib", "99999999", "0 to 16777216"),
+        ("-heartbeat-ms", "9", "10 to 24000"),
+        ("-election-ms", "1199", "1200 to 120000"),
+        ("-election-ms", "120001", "1200 to 120000"),
     ] {
         let expected = format!("{flag} `{value}`: give a whole number from {bounds}");
         assert_eq!(complaint(&[flag, value]), expected);
     }
+}
+
+#[test]
+fn a_leader_is_not_given_up_for_a_few_heartbeats() {
+    let expected = "-heartbeat-ms 301 is too long for -election-ms 1500: five heartbeats have to fit in \
+                    an election";
+    assert_eq!(complaint(&["-heartbeat-ms", "301"]), expected);
+    assert!(typed(&["-heartbeat-ms", "300"]).is_ok());
+    assert!(typed(&["-heartbeat-ms", "301", "-election-ms", "1505"]).is_ok());
 }
 
 #[test]

@@ -36,7 +36,6 @@ use crate::peer::{
     Greeting, Hello, JoinReply, JoinRequest, Member, Method, Plan, Planned, Purpose, Role, Route,
     Welcome, Whoever, bad_frame, claimed_address, is_own_hello, serve, split,
 };
-use crate::raft::{HEARTBEAT_MS, LEASE_MS};
 
 /// How long a listed member may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(3);
@@ -48,9 +47,6 @@ const LOOK_PAUSE: Duration = Duration::from_millis(200);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Most callers that are heard at a time.
 const CALLER_COUNT_MAX: usize = 64;
-/// With a majority only, the others are waited for this long: a leader among them dials at once, and
-/// members without one dial each other after the shortest election timeout.
-const ABSENT_BOUND: Duration = Duration::from_millis(LEASE_MS + HEARTBEAT_MS);
 /// Whoever is not the first of those that are there proposes after so many looks all the same: the
 /// first may reach fewer.
 const LOOK_COUNT_MAX: u32 = 25;
@@ -69,6 +65,8 @@ pub(super) struct Founders<'a> {
     pub(super) host: &'a Host,
     pub(super) directory: PathBuf,
     pub(super) plan: Plan,
+    /// With a majority only, the others are waited for this long.
+    pub(super) listening: Duration,
     /// This node, as a member.
     pub(super) own: Member,
     /// Drawn for this start; an older one in the directory counts.
@@ -92,6 +90,7 @@ struct Acceptor {
     directory: PathBuf,
     own: Member,
     plan: Plan,
+    listening: Duration,
     state: Mutex<State>,
 }
 
@@ -189,6 +188,7 @@ impl Acceptor {
             directory: founders.directory.clone(),
             own: founders.own.clone(),
             plan: founders.plan.clone(),
+            listening: founders.listening,
             state: Mutex::new(State {
                 founding,
                 accepted,
@@ -372,7 +372,7 @@ fn waits_for(acceptor: &Acceptor, look: &Look, heard_since: Instant) -> Option<S
             absent()
         ));
     }
-    let is_waited_for = here < listed && heard_since.elapsed() < ABSENT_BOUND;
+    let is_waited_for = here < listed && heard_since.elapsed() < acceptor.listening;
     is_waited_for.then(|| format!("the others are waited for a moment: {}", absent()))
 }
 

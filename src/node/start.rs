@@ -25,7 +25,7 @@ use super::open::{Opened, WAL_NAME, open_files};
 use super::{Node, StartError};
 use crate::cluster::{
     Cluster, JoinSetup, Joined, OrderError, Own, PATIENCE, is_copy, join_until_named,
-    keep_registered, learn_cluster, listen_first, remove_from_outside, serve_incoming,
+    keep_registered, learn_cluster, listen_first, listening, remove_from_outside, serve_incoming,
     watch_standing,
 };
 use crate::command::Failure;
@@ -35,7 +35,7 @@ use crate::host::{Host, Listener};
 use crate::machine::Machine;
 use crate::oplog::{OpLog, Parts, serve_recovery};
 use crate::peer::{Caller, Charter, Member, Plan, Planned, Role, Whoever};
-use crate::raft::{self, Consensus, HEARTBEAT_MS, Incoming, LEADS_FOR, LEASE_MS, Zone};
+use crate::raft::{self, Consensus, Incoming, Timing, Zone};
 use crate::replica::Bounds;
 
 /// How long a cluster may take to say which one it is, before a member leaves it.
@@ -109,7 +109,8 @@ pub async fn start(
         faults: faults.clone(),
         is_restart,
         join_targets: own.targets.clone(),
-        leads_for: LEADS_FOR,
+        timing: timing_of(&config),
+        leads_for: timing_of(&config).election(),
         bounds: Bounds::default(),
     };
     let (consensus, incoming) = Consensus::start(setup).await?;
@@ -125,8 +126,7 @@ pub async fn start(
     if let Some(reason) = is_copy(&consensus, &own).await {
         return Err(StartError::Copy(reason));
     }
-    let registering = keep_registered(cluster.clone(), own, faults.clone());
-    tasks.push(tokio::spawn(registering));
+    tasks.push(tokio::spawn(keep_registered(cluster.clone(), own, faults.clone())));
     let (started, disk_use) = (Instant::now(), Arc::<DiskUse>::default());
     tasks.extend(cluster.keep(opened.policy, started));
     tasks.push(tokio::spawn(keep_measured(config.data_dir.clone(), disk_use.clone())));
@@ -302,6 +302,10 @@ fn plan_of(config: &Config) -> Plan {
     }
 }
 
+fn timing_of(config: &Config) -> Timing {
+    Timing::new(config.heartbeat_ms, config.election_ms)
+}
+
 /// Slots of a new cluster; 0 where there are none.
 fn new_slot_count(config: &Config) -> u64 {
     let default = config.kind().slot_count_default;
@@ -352,9 +356,7 @@ async fn find_place(
             Err(StartError::Pledged { directory })
         }
         None => {
-            // A leader dials at once, and members without one dial each other after the shortest
-            // election timeout (`watch_standing`).
-            let time = Duration::from_millis(LEASE_MS + HEARTBEAT_MS);
+            let time = listening(timing_of(config));
             tracing::info!(
                 "there is nothing in {directory} and no -join: this node listens for {:.0?} whether a \
                  cluster knows its address, and founds one if none does",
@@ -404,6 +406,7 @@ async fn found_together(
         host,
         directory: config.data_dir.clone(),
         plan: plan_of(config),
+        listening: listening(timing_of(config)),
         own: member_of(config),
         member_id: draw_member_id(host)?,
         listener,

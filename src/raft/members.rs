@@ -28,7 +28,7 @@ use super::types::{
     Entry, Member, Membership, StoredMembership, TypeConfig, encode_membership, entry_to,
     log_id_from, membership_from,
 };
-use super::{Consensus, ELECTION_MS_MIN, LEASE_MS, ProposeError};
+use super::{Consensus, ProposeError};
 use crate::command::Failure;
 use crate::peer::MEMBER_COUNT_MAX;
 
@@ -170,11 +170,11 @@ impl Consensus {
             let since = acknowledged.map(|instant| instant.elapsed());
             let led = self.leading_since().map(|since| since.elapsed());
             let silent = since.or(led)?;
-            return (silent >= Duration::from_millis(ELECTION_MS_MIN)).then_some(silent);
+            return (silent >= self.timing.election()).then_some(silent);
         }
         let heard = self.peers.heard.lock().map_or(started, |(_, heard)| heard.max(started));
         let silent = heard.elapsed();
-        (silent >= Duration::from_millis(LEASE_MS)).then_some(silent)
+        (silent >= self.timing.silence()).then_some(silent)
     }
 
     /// True if this member has led for `time`.

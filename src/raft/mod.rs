@@ -16,6 +16,7 @@ mod refusals;
 mod state_machine;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod types;
 mod view;
 
@@ -39,6 +40,7 @@ pub use crate::peer::Zone;
 pub use members::{MemberError, begin_log, begin_restored_log};
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
+pub use timing::Timing;
 pub use view::{MemberView, View};
 
 use crate::command::{Command, Failure, Reply};
@@ -63,21 +65,8 @@ use view::{Heard, LogRoster, view_of, wait_for_change};
 /// why it ends otherwise is a fault, and reported as one.
 pub const CLEAN_STOP_TARGETS: [&str; 2] =
     ["openraft::raft::stream_append", "openraft::raft::raft_inner"];
-/// Heartbeats of a leader come this often, in ms.
-pub const HEARTBEAT_MS: u64 = 250;
-/// A member campaigns once the lease that it granted its leader, of [`LEASE_MS`], has run out,
-/// and then a time has passed that is drawn at its start: at least this, in ms.
-pub const ELECTION_MS_MIN: u64 = 1500;
-/// The lease that a member grants its leader, and the most of the time that is drawn, in ms: so an
-/// election begins 4.5 to 6 s after the leader was heard last.
-pub const LEASE_MS: u64 = 3000;
 /// Entries that one append frame holds at most.
 const APPEND_ENTRIES_MAX: u64 = 1024;
-/// A member that was heard within this time is taken to be alive: a few heartbeats.
-pub const ALIVE_MAX: Duration = Duration::from_millis(4 * HEARTBEAT_MS);
-/// A leader that was heard, or a majority that answered it, within this time leads: nobody is elected
-/// before it has passed.
-pub const LEADS_FOR: Duration = Duration::from_millis(ELECTION_MS_MIN);
 /// Most bytes of a response: a frame's body without its id.
 pub const RESPONSE_BYTES_MAX: usize = BODY_BYTES_MAX - 64;
 /// After this time openraft is told again of a checkpoint that it does not seem to know of.
@@ -121,7 +110,10 @@ pub struct Setup {
     /// Addresses of members that `-join` names: they are asked about members that the log does not
     /// know, beside those that it names.
     pub join_targets: Vec<String>,
-    /// How long a leader that was heard is taken to lead: [`LEADS_FOR`], unless heartbeats may be late.
+    /// When a leader counts as gone.
+    pub timing: Timing,
+    /// How long a leader that was heard is taken to lead: [`Timing::election`], unless heartbeats may
+    /// be late.
     pub leads_for: Duration,
     /// What replays and snapshots work with at once.
     pub bounds: replica::Bounds,
@@ -144,6 +136,7 @@ pub struct Consensus {
     reads: ReadRounds,
     proposals: Proposals,
     member_id: u64,
+    timing: Timing,
     /// The last term in which this member tried to hand over, 0 if it never did; nobody takes it back
     /// in that term, for an attempt that failed may still reach the heir.
     handing_over_in: AtomicU64,
@@ -167,12 +160,13 @@ pub enum ProposeError {
     Failed(Failure),
 }
 
-fn config() -> Result<Arc<Config>, openraft::ConfigError> {
+fn config(timing: Timing) -> Result<Arc<Config>, openraft::ConfigError> {
+    let (election_timeout_min, election_timeout_max) = timing.drawn_ms(); // the latter is the lease
     let config = Config {
         cluster_name: "diskstore".into(),
-        heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS_MIN,
-        election_timeout_max: LEASE_MS,
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min,
+        election_timeout_max,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         max_payload_entries: APPEND_ENTRIES_MAX,
@@ -196,7 +190,7 @@ impl Consensus {
         mut setup: Setup,
     ) -> Result<(Arc<Consensus>, mpsc::Receiver<Incoming>), StartError> {
         let (replica, applier) = open_replica(&mut setup).await?;
-        let Setup { caller, wal, faults, is_restart, join_targets, leads_for, .. } = setup;
+        let Setup { caller, wal, faults, is_restart, join_targets, timing, leads_for, .. } = setup;
         let member_id = caller.me().member_id;
         let syncer = replica.syncer.clone();
         let has_started = Arc::new(AtomicBool::new(false));
@@ -205,16 +199,17 @@ impl Consensus {
         let book = Arc::new(Book::default());
         let network = Network::new(caller.clone(), book.clone(), sender.clone());
         let log_store = LogStore::new(wal.clone(), syncer.clone());
-        let raft = RaftHandle::new(member_id, config()?, network.clone(), log_store, state_machine)
-            .await
-            .map_err(StartError::Storage)?;
+        let raft =
+            RaftHandle::new(member_id, config(timing)?, network.clone(), log_store, state_machine)
+                .await
+                .map_err(StartError::Storage)?;
         // What it knows is asked for at once: before it runs it seems to know no members.
         raft.with_raft_state(|_| ()).await.map_err(StartError::Storage)?;
         has_started.store(true, Ordering::Release);
         let heard = Heard::default();
         book.follow(LogRoster { raft: raft.clone(), heard: heard.clone(), leads_for });
         let (incoming, requests) = mpsc::channel(INCOMING_MAX);
-        let silence = Duration::from_millis(if is_restart { LEASE_MS } else { 0 });
+        let silence = if is_restart { timing.lease() } else { Duration::ZERO };
         let verifier = Arc::new(Verifier::new(caller.clone(), book, join_targets));
         let peers = Arc::new(Peers {
             verifier: verifier.clone(),
@@ -229,7 +224,7 @@ impl Consensus {
             heard,
         });
         let listener = Listener::new(caller.clone(), verifier, peers.clone(), faults.clone());
-        let reads = ReadRounds::start(raft.clone(), replica.clone());
+        let reads = ReadRounds::start(raft.clone(), replica.clone(), timing);
         let proposals = Proposals::start(raft.clone(), syncer.clone());
         let checkpointer = Checkpointer::new(replica.clone(), faults.clone());
         tokio::spawn(tell_checkpoints(raft.clone(), checkpointer.durable()));
@@ -249,6 +244,7 @@ impl Consensus {
             reads,
             proposals,
             member_id,
+            timing,
             handing_over_in: AtomicU64::new(0),
             leading: Mutex::default(),
             refusals: Refusals::default(),
@@ -296,6 +292,11 @@ impl Consensus {
         if is_sole_voter && let Err(error) = self.raft.trigger().elect(false).await {
             tracing::warn!(%error, "cannot ask for an election");
         }
+    }
+
+    /// When a leader counts as gone.
+    pub fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// This member's id.
@@ -355,7 +356,7 @@ impl Consensus {
 
     /// What this member knows of the cluster now.
     pub fn view(&self) -> View {
-        view_of(&self.raft.metrics().borrow_watched(), self.member_id)
+        view_of(&self.raft.metrics().borrow_watched(), self.member_id, self.timing.alive())
     }
 
     /// Waits until what [`Consensus::view`] gives has changed, or `bound` has passed.
@@ -488,7 +489,7 @@ impl Consensus {
                 break;
             }
             let others = view.members.iter().filter(|(id, member)| {
-                let is_alive = member.silent_for.is_some_and(|silent| silent < ALIVE_MAX);
+                let is_alive = member.silent_for.is_some_and(|silent| silent < view.alive);
                 **id != self.member_id && member.is_voter && is_alive && may_lead(**id)
             });
             let Some((heir, _)) = others.max_by_key(|(_, member)| member.matched) else { break };

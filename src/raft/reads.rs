@@ -5,7 +5,7 @@
 //!
 //! - I1: a read joins only a round that begins after the read arrived (H13). Reads that arrive
 //!   during a round share the next one.
-//! - I2: a round ends within [`ROUND_MAX`], and delays the next one by [`ROUND_STEP`] at most.
+//! - I2: a round ends within [`ROUND_MAX`], and delays the next one by [`step`] at most.
 //! - I3: a read under the lease counts only if this member, after the read, is a leader that has
 //!   applied an entry of its own term, that has not begun to hand over (an heir is elected in spite
 //!   of the lease), and that a majority acknowledged within [`LEASE_SURE`], half of what the voters
@@ -20,25 +20,14 @@ use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::timing::LEASE_SURE;
 use super::types::TypeConfig;
-use super::{ProposeError, RaftHandle};
+use super::{ProposeError, RaftHandle, Timing};
 use crate::command::Failure;
 use crate::replica::Replica;
 
 /// Most reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
-/// How long a round may take: the lease that voters grant, after which a leader that still cannot
-/// confirm itself is none.
-const ROUND_MAX: Duration = Duration::from_millis(super::LEASE_MS);
-/// The next round begins when one ends, or after this time without waiting for it: a heartbeat. So
-/// no more than `ROUND_MAX / ROUND_STEP` rounds run at a time.
-const ROUND_STEP: Duration = Duration::from_millis(super::HEARTBEAT_MS);
-
-/// How long after a majority's acknowledgement a leader takes its lease for granted. Voters give none
-/// to another for twice this time, so two members hold a lease only if a voter's clock runs more than
-/// twice as fast as the leader's.
-const LEASE_SURE: Duration = Duration::from_millis(super::LEASE_MS / 2);
-
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
 
 /// The task that begins one round after the other.
@@ -48,14 +37,16 @@ pub(super) struct ReadRounds {
 }
 
 impl ReadRounds {
-    pub(super) fn start(raft: RaftHandle, replica: Arc<Replica>) -> ReadRounds {
-        Self::start_with(move || {
+    pub(super) fn start(raft: RaftHandle, replica: Arc<Replica>, timing: Timing) -> ReadRounds {
+        Self::start_with(timing.heartbeat(), move || {
             let (raft, replica) = (raft.clone(), replica.clone());
-            async move { confirm(&raft, &replica).await }
+            async move { confirm(&raft, &replica, timing.silence()).await }
         })
     }
 
-    fn start_with<F>(round: impl Fn() -> F + Send + 'static) -> ReadRounds
+    /// The next round begins when one ends, or after `step` without waiting for it: so no more rounds
+    /// run at a time than fit in the time of one.
+    fn start_with<F>(step: Duration, round: impl Fn() -> F + Send + 'static) -> ReadRounds
     where
         F: Future<Output = Result<(), ProposeError>> + Send + 'static,
     {
@@ -71,7 +62,7 @@ impl ReadRounds {
                         drop(waiter.send(result.clone()));
                     }
                 });
-                if timeout(ROUND_STEP, &mut running).await.is_err() {
+                if timeout(step, &mut running).await.is_err() {
                     tokio::spawn(running); // I2: a late one goes on by itself
                 }
             }
@@ -102,8 +93,13 @@ pub(super) fn is_lease_sure(metrics: &RaftMetrics<TypeConfig>, applied_term: Opt
         && metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE_SURE)
 }
 
-async fn confirm(raft: &RaftHandle, replica: &Arc<Replica>) -> Result<(), ProposeError> {
-    let deadline = Instant::now() + ROUND_MAX;
+/// A leader that cannot confirm itself within `bound`, after which another leads, is none.
+async fn confirm(
+    raft: &RaftHandle,
+    replica: &Arc<Replica>,
+    bound: Duration,
+) -> Result<(), ProposeError> {
+    let deadline = Instant::now() + bound;
     let linearizer = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex));
     let index = match linearizer.await.map_err(|_| unconfirmed())? {
         Ok(linearizer) => linearizer.read_log_id().index(),
@@ -169,12 +165,13 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(10);
+    const STEP: Duration = Duration::from_millis(200);
 
     #[tokio::test]
     async fn stuck_round_holds_up_no_later_one() {
         let count = AtomicUsize::new(0);
         let (begun, mut first) = mpsc::channel(1);
-        let rounds = ReadRounds::start_with(move || {
+        let rounds = ReadRounds::start_with(STEP, move || {
             let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
             let begun = begun.clone();
             async move {
@@ -198,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn reads_that_come_during_a_round_share_the_next() {
         let (begun, mut running) = mpsc::unbounded_channel();
-        let rounds = ReadRounds::start_with(move || {
+        let rounds = ReadRounds::start_with(STEP, move || {
             let (finish, finished) = oneshot::channel::<()>();
             begun.send(finish).unwrap();
             async move { finished.await.map_err(|_| unconfirmed()) }

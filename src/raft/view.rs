@@ -97,6 +97,8 @@ pub struct View {
     pub checkpoint: Option<LogIndex>,
     /// The log is purged up to here.
     pub purged: Option<LogIndex>,
+    /// A member that the leader heard within this time is taken to be alive.
+    pub alive: Duration,
 }
 
 /// What is known of one member.
@@ -124,7 +126,7 @@ where
     drop(tokio::time::timeout(bound, metrics.changed()).await);
 }
 
-pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View {
+pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64, alive: Duration) -> View {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let index = |log_id: &Option<LogId>| {
@@ -154,5 +156,6 @@ pub(super) fn view_of(metrics: &RaftMetrics<TypeConfig>, member_id: u64) -> View
         committed: index(&metrics.local_committed),
         checkpoint: index(&metrics.snapshot),
         purged: index(&metrics.purged),
+        alive,
     }
 }

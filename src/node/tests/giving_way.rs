@@ -3,7 +3,7 @@
 use super::running::Running;
 use crate::cluster::Cluster;
 use crate::peer::Method;
-use crate::raft::ALIVE_MAX;
+use crate::raft::Timing;
 
 /// What never began must not count as the one time in a term (I2 of `cluster/giving_way.rs`).
 #[tokio::test]
@@ -21,7 +21,9 @@ async fn a_leader_has_given_way_only_if_there_was_somebody_to_lead() {
         });
         other.consensus.stop().await;
     }
-    let is_gone = |silent: Option<std::time::Duration>| silent.is_none_or(|time| time >= ALIVE_MAX);
+    let is_gone = |silent: Option<std::time::Duration>| {
+        silent.is_none_or(|time| time >= Timing::default().alive())
+    };
     leader
         .until("nobody is alive", |leader| {
             let members = leader.view().members;

@@ -28,7 +28,7 @@ use crate::fault::Faults;
 use crate::host::{Host, Threads};
 use crate::machine::{DiskMachine, Machine};
 use crate::peer::{Caller, Whoever};
-use crate::raft::{Consensus, Incoming, Setup};
+use crate::raft::{Consensus, Incoming, Setup, Timing};
 use crate::replica::{Bounds, ReplayAhead};
 
 /// So small that a dozen batches fill several.
@@ -81,6 +81,7 @@ async fn start_member(
         faults: Faults::new(),
         is_restart: false,
         join_targets: Vec::new(),
+        timing: Timing::default(),
         leads_for: Duration::from_mins(1),
         bounds: Bounds::default(),
     };

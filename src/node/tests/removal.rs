@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use super::{create_slots, disk, start};
 use crate::cluster::{Cluster, Order, OrderError};
 use crate::peer::Member;
-use crate::raft::ALIVE_MAX;
+use crate::raft::Timing;
 
 /// No test waits longer than this for what must come.
 const BOUND: Duration = Duration::from_secs(20);
@@ -20,8 +20,8 @@ async fn a_removal_looks_for_its_member_once_a_change_under_way_is_over() {
     consensus.found(Member::default()).await.unwrap();
     consensus.allow_elections().await;
     let leading = async {
-        while !consensus.has_led_for(ALIVE_MAX) {
-            consensus.changed(ALIVE_MAX).await;
+        while !consensus.has_led_for(Timing::default().alive()) {
+            consensus.changed(Timing::default().alive()).await;
         }
     };
     tokio::time::timeout(BOUND, leading).await.expect("it leads");

@@ -31,7 +31,7 @@ use crate::peer::{
     Whoever, split,
 };
 use crate::raft::types::{Entry, Membership, TypeConfig, ballot_to, entry_to, vote_from};
-use crate::raft::{Consensus, Setup, Zone};
+use crate::raft::{Consensus, Setup, Timing, Zone};
 
 /// The member under test.
 const MEMBER: u64 = 2;
@@ -168,6 +168,7 @@ async fn start_as(
         faults: faults.clone(),
         is_restart,
         join_targets: targets.to_vec(),
+        timing: Timing::default(),
         leads_for: Duration::from_mins(1),
         bounds: BOUNDS,
     };
