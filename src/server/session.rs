@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Server;
 use super::access::RequestKind;
@@ -43,6 +43,9 @@ use crate::tls::Mode;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may stay without the token that it needs.
+const STRANGE_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// What a client of the original hears from a node with `-tokens`.
 const NO_ROOM_FOR_A_TOKEN: &[u8] =
@@ -182,9 +185,15 @@ impl Session {
     }
 
     async fn talk<D: Dialect>(mut self, mut dialect: Box<D>) -> io::Result<()> {
+        let mut known = Instant::now();
         loop {
             let came_bytes = self.socket.input().len();
             let flow = self.turn(dialect.as_mut()).await;
+            let is_strange = dialect.requester().granted().is_none();
+            if !is_strange && dialect.requester().is_guarded() {
+                known = Instant::now();
+            }
+            self.socket.note_strange(is_strange.then(|| known + STRANGE_TIME_MAX));
             let counters = self.server.clients.counters();
             counters.received(came_bytes - self.socket.input().len());
             counters.sent(self.socket.reply_bytes());
@@ -206,6 +215,10 @@ impl Session {
             };
             match self.wait(dialect.as_mut(), wanted).await? {
                 Came::Wanted | Came::Mail => {}
+                Came::Strange => {
+                    tracing::debug!(peer = %self.peer, "ended: it presents no token");
+                    return self.socket.finish().await;
+                }
                 Came::Ended(Ended::Denied) => {
                     self.leave();
                     let mut words = BytesMut::new();

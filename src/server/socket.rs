@@ -7,7 +7,8 @@
 //! Invariants:
 //! - I1: bytes leave in the order in which they were appended.
 //! - I2: a client has room for replies while less than [`UNSENT_BYTES_MAX`] wait for it, and less
-//!   than [`UNSENT_BYTES_SHARE`] once [`UNSENT_BYTES_MAX_ALL`] wait for all clients together.
+//!   than [`UNSENT_BYTES_SHARE`] once [`UNSENT_BYTES_MAX_ALL`] wait for all clients together; without
+//!   the token that it needs, while less than [`STRANGE_BYTES_MAX`] wait.
 //!   From a client without room only one byte is read, which shows that it sends more.
 //! - I3: a socket that waits for its client keeps almost no memory.
 
@@ -26,7 +27,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use crate::host::{Standing, Stream};
 use crate::messages::{Ended, Mail, Subscriber};
@@ -38,6 +39,8 @@ pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 20;
 const UNSENT_BYTES_MAX_ALL: usize = 512 << 20;
 /// Bytes of replies that may wait for one client whatever waits for others.
 const UNSENT_BYTES_SHARE: usize = 256 << 10;
+/// Bytes of replies that may wait for one that has yet to present a token, where one is needed.
+const STRANGE_BYTES_MAX: usize = 64 << 10;
 /// Bytes that wait for a client above which it is told nothing unasked: what is meant for it stays
 /// where all subscribers share it.
 const TOLD_BYTES_MAX: usize = 64 << 10;
@@ -82,6 +85,8 @@ pub(crate) enum Came {
     End,
     /// The client asks for more than it takes.
     Stalled,
+    /// The client presents no token, for too long.
+    Strange,
     /// Something is to be told to the client, and it has room for that.
     Mail,
     /// It is to be told no more.
@@ -116,12 +121,13 @@ impl Backlog {
 pub(crate) struct Share {
     backlog: Arc<Backlog>,
     bytes: usize,
+    is_strange: bool,
 }
 
 impl Share {
     /// Nothing waits for this client yet.
     pub(crate) fn new(backlog: Arc<Backlog>) -> Share {
-        Share { backlog, bytes: 0 }
+        Share { backlog, bytes: 0, is_strange: false }
     }
 
     /// Bytes that wait for the client.
@@ -141,6 +147,9 @@ impl Share {
 
     /// Whether there is room for more replies (I2).
     pub(crate) fn has_output_space(&self) -> bool {
+        if self.is_strange {
+            return self.bytes < STRANGE_BYTES_MAX;
+        }
         let waits_for_all = self.backlog.bytes.load(Ordering::Relaxed);
         self.bytes < UNSENT_BYTES_SHARE
             || self.bytes < UNSENT_BYTES_MAX && waits_for_all < UNSENT_BYTES_MAX_ALL
@@ -165,6 +174,7 @@ pub(crate) struct Socket {
     replies: BytesMut,
     unsent: BytesMut,
     share: Share,
+    strange_until: Option<Instant>,
 }
 
 impl Socket {
@@ -178,7 +188,16 @@ impl Socket {
         let stopping = async move { drop(stop.wait_for(|stopping| *stopping).await) }.boxed();
         let [input, replies, unsent] = [(); 3].map(|()| BytesMut::new());
         let share = Share::new(backlog);
-        Socket { stream, stopping, input, input_bytes: 0, replies, unsent, share }
+        Socket {
+            stream,
+            stopping,
+            input,
+            input_bytes: 0,
+            replies,
+            unsent,
+            share,
+            strange_until: None,
+        }
     }
 
     /// The same, where what came begins a handshake of TLS.
@@ -260,6 +279,13 @@ impl Socket {
         Outgoing { stream, unsent, share }
     }
 
+    /// Until when the client is waited for if it has yet to present a token: then it has little room
+    /// for replies, too. `None` for all others.
+    pub(crate) fn note_strange(&mut self, until: Option<Instant>) {
+        self.strange_until = until;
+        self.share.is_strange = until.is_some();
+    }
+
     /// Whether there is room for the replies of one more turn (I2).
     pub(crate) fn has_output_space(&self) -> bool {
         self.share.has_output_space()
@@ -281,8 +307,9 @@ impl Socket {
         wanted: Wanted,
         subscriber: Option<&Subscriber>,
     ) -> io::Result<Came> {
+        let until = self.strange_until;
         let mut waiting = Waiting { wanted, asks_for_more: false, patience: Patience::default() };
-        poll_fn(|context| {
+        let waited = poll_fn(|context| {
             let mail = subscriber.map_or(Poll::Pending, |subscriber| subscriber.poll(context));
             if let Poll::Ready(Mail::Ended(why)) = mail {
                 return Poll::Ready(Ok(Came::Ended(why)));
@@ -290,8 +317,12 @@ impl Socket {
             let wanted = self.poll_wanted(&mut waiting, context);
             let has_mail = mail.is_ready() && self.unsent.len() < TOLD_BYTES_MAX;
             if wanted.is_pending() && has_mail { Poll::Ready(Ok(Came::Mail)) } else { wanted }
-        })
-        .await
+        });
+        match until {
+            None => waited.await,
+            Some(until) if until <= Instant::now() => Ok(Came::Strange), // it may send without a pause
+            Some(until) => timeout_at(until, waited).await.unwrap_or(Ok(Came::Strange)),
+        }
     }
 
     fn poll_wanted(
@@ -486,6 +517,7 @@ mod tests {
 
     /// As [`ROOM_TIME_MAX`], for those that are slow on purpose.
     const SHORT: Duration = Duration::from_millis(200);
+    const LONG: Duration = Duration::from_mins(1);
 
     /// A socket of ours and the client at its other end.
     async fn pair(backlog: &Arc<Backlog>) -> (Socket, TcpStream, watch::Sender<bool>) {
@@ -494,6 +526,29 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         let (stop, stopping) = watch::channel(false);
         (Socket::new(stream.into(), Arc::clone(backlog), stopping), client, stop)
+    }
+
+    #[tokio::test]
+    async fn one_without_the_token_that_it_needs_has_little_room_and_little_time() {
+        let backlog = Arc::new(Backlog::new(LONG));
+        let (mut socket, mut client, _stop) = pair(&backlog).await;
+        let until = Instant::now() + SHORT;
+        socket.note_strange(Some(until));
+        assert!(socket.has_output_space());
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::Strange);
+        assert!(Instant::now() >= until);
+        client.write_all(b"more").await.unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(
+            socket.wait(Wanted::Bytes, None).await.unwrap(),
+            Came::Strange,
+            "it goes on sending"
+        );
+        socket.append(&vec![7; STRANGE_BYTES_MAX]);
+        assert!(!socket.has_output_space());
+        socket.note_strange(None); // it has presented one
+        assert!(socket.has_output_space());
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::Wanted);
     }
 
     #[tokio::test]
@@ -594,7 +649,7 @@ mod tests {
     fn a_full_backlog_leaves_each_client_its_share() {
         let backlog = Arc::new(Backlog::new(SHORT));
         let share = |bytes| {
-            let mut share = Share { backlog: Arc::clone(&backlog), bytes: 0 };
+            let mut share = Share::new(Arc::clone(&backlog));
             share.note(bytes);
             share
         };
