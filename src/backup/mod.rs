@@ -1,8 +1,10 @@
-//! The sub-commands `backup` and `restore`: a backup is taken off a running node, read and checked, and
-//! put into a new directory. `main.rs` calls [`run`].
+//! The sub-commands `backup`, `restore` and `recover`: a backup is taken off a running node, read and
+//! checked, and put into a new directory; or a new directory is made of that of a member whose cluster has
+//! lost its majority. `main.rs` calls [`run`].
 //!
 //! `fetch` takes a backup off a node, `files` reads those on the disk and checks that they belong
-//! together, `restore` makes a node's directory of them. Invariants:
+//! together, `restore` makes a node's directory of them, and `recover` of a member's; what both have in
+//! common is in `fresh`. Invariants:
 //!
 //! - I1: a file gets its name only when it is whole, checked and durable.
 //! - I2: nothing is written to a directory before all files were read to their ends and found good.
@@ -10,7 +12,10 @@
 
 mod fetch;
 mod files;
+mod fresh;
+mod recover;
 mod restore;
+mod survey;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -23,11 +28,14 @@ use diskstore_storage::disk::{Disk, RealDisk};
 use diskstore_storage::identity::MachineKind;
 use serde::Serialize;
 
-use crate::cli::{BackupFlags, Number, RestoreFlags, Task};
+use crate::cli::{BackupFlags, Number, RecoverFlags, RestoreFlags, Task};
 use crate::client::ClientError;
 use crate::config::{ConfigError, row};
+use crate::host::Host;
 use fetch::Fetched;
+use recover::Upto;
 pub use restore::{Order, Restored, restore};
+use survey::Told;
 
 /// What the file is called until it is whole.
 const PART_SUFFIX: &str = ".part";
@@ -67,11 +75,13 @@ pub enum ArchiveError {
         /// Why not.
         source: ChainError,
     },
-    /// Another program's backup; exit code 2.
-    #[error("{} is a backup of {actual}; give -program {program} to restore it", path.display())]
+    /// Another program's backup or directory; exit code 2.
+    #[error("{} is {form} of {actual}; give -program {program}", path.display())]
     OtherProgram {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
+        /// What kind of thing it is.
+        form: &'static str,
         /// What it holds.
         actual: &'static str,
         /// Whose it is.
@@ -131,6 +141,14 @@ pub enum ArchiveError {
         /// The operating system's word.
         source: io::Error,
     },
+    /// A directory of which no new cluster can be made.
+    #[error("{}: {reason}", path.display())]
+    Unfit {
+        /// The directory.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Some of the files are bad.
     #[error("{count} of the files are no whole backup")]
     Bad {
@@ -160,11 +178,12 @@ fn local(what: impl Into<String>) -> impl FnOnce(io::Error) -> ArchiveError {
     move |source| ArchiveError::Local { what, source }
 }
 
-/// Runs `backup` or `restore`; `None` for any other task.
+/// Runs `backup`, `restore` or `recover`; `None` for any other task.
 pub fn run(task: &Task, out: &mut dyn Write) -> Option<Result<(), ArchiveError>> {
     match task {
         Task::Backup(flags) => Some(run_backup(flags, out)),
         Task::Restore(flags) => Some(run_restore(flags, out)),
+        Task::Recover(flags) => Some(run_recover(flags, out)),
         _ => None,
     }
 }
@@ -384,7 +403,7 @@ fn run_restore(flags: &RestoreFlags, out: &mut dyn Write) -> Result<(), ArchiveE
         let what = "give -data DIR and -id NAME, the directory and the name of the new node";
         return Err(ArchiveError::Usage(what.to_owned()));
     };
-    restore::check_directory(directory)?;
+    fresh::check_directory(directory)?;
     let restored = restore(&wanted.order(directory, &flags.files, &checked))?;
     let text = if flags.form.json {
         serde_json::to_string(&restored).expect("invariant: it has a JSON form") + "\n"
@@ -397,6 +416,44 @@ fn run_restore(flags: &RestoreFlags, out: &mut dyn Write) -> Result<(), ArchiveE
         )
     };
     print(out, &text)
+}
+
+fn run_recover(flags: &RecoverFlags, out: &mut dyn Write) -> Result<(), ArchiveError> {
+    let target = match (flags.is_unsafe, &flags.out) {
+        (false, None) if !flags.committed => None,
+        (true, Some(directory)) => Some(directory),
+        (true, None) => {
+            let what = "-unsafe needs -out DIR, a new or empty directory for the new node; what is in \
+                        -data stays as it is";
+            return Err(ArchiveError::Usage(what.to_owned()));
+        }
+        (false, _) => {
+            let what = "-out and -committed say what -unsafe makes; without it nothing is made";
+            return Err(ArchiveError::Usage(what.to_owned()));
+        }
+    };
+    target.map_or(Ok(()), |directory| fresh::check_directory(directory))?;
+    let written = recover::last_written(&flags.data);
+    let survivor = recover::Survivor::open(&Host::real(), flags)?;
+    let survey = survivor.survey(written);
+    if !flags.form.json {
+        print(out, &survey.words())?;
+    }
+    let upto = if flags.committed { Upto::Committed } else { Upto::Last };
+    let made = target.map(|directory| survivor.remake(directory, upto)).transpose()?;
+    if flags.form.json {
+        let told = Told { survey: &survey, made: made.as_ref() };
+        let text = serde_json::to_string(&told).expect("invariant: it has a JSON form");
+        return print(out, &(text + "\n"));
+    }
+    made.map_or(Ok(()), |made| print(out, &made.words(&survey)))
+}
+
+/// The kind of machine that a program of this name has.
+fn kind_named(program: &str) -> MachineKind {
+    let kinds = [MachineKind::Slots, MachineKind::Memory];
+    let kind = kinds.into_iter().find(|kind| row(*kind).program == program);
+    kind.unwrap_or(MachineKind::Slots)
 }
 
 /// A number of a flag, if it was given.

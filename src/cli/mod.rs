@@ -9,6 +9,7 @@
 //!   the arguments, and `-5` is an argument, for no flag begins with a digit.
 
 mod certs;
+mod recover;
 mod restore;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use diskstore_flags::Refusal;
 use serde::{Deserialize, Deserializer};
 
 pub use certs::CertsFlags;
+pub use recover::RecoverFlags;
 pub use restore::RestoreFlags;
 
 /// What the program was asked to be.
@@ -365,6 +367,10 @@ pub enum Task {
     /// Makes the directory of a new node, a cluster of its own, of a backup.
     #[command(args_override_self = true)]
     Restore(Box<RestoreFlags>),
+    /// Where a majority of the members is lost for good: says what the directory of one that is left holds,
+    /// and what would be lost with the others; with -unsafe makes a new cluster of it.
+    #[command(args_override_self = true)]
+    Recover(Box<RecoverFlags>),
     /// Makes certificates for -tls: an authority (CA) of the cluster's own, and what that signs for
     /// members and clients. Nothing that is there is replaced without -renew.
     #[command(

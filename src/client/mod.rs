@@ -256,7 +256,9 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Checkpoint { form, servers } => administration::checkpoint(form.json, servers, out),
         Task::Config { form, servers } => administration::config(form.json, servers, out),
         Task::Status { .. } => unreachable!("it has an exit code of its own"),
-        Task::Backup(_) | Task::Restore(_) => unreachable!("`backup` runs them"),
+        Task::Backup(_) | Task::Restore(_) | Task::Recover(_) => {
+            unreachable!("`backup` runs them")
+        }
         Task::Inspect { file } => inspect(file, out),
         Task::Token { name, role, tokens, expires } => {
             let secret = token::make(name, role, tokens, *expires)?;

@@ -11,7 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use diskstore_storage::state::{MEMBERSHIP_BYTES_MAX, Target};
+use bytes::Bytes;
+use diskstore_storage::state::{self, MEMBERSHIP_BYTES_MAX, Target};
 use diskstore_storage::wal::Wal;
 use diskstore_storage::{LogId as StoredLogId, Term};
 use openraft::EntryPayload;
@@ -25,11 +26,11 @@ use tokio::time::Instant;
 
 use super::proposals::propose_error;
 use super::types::{
-    Entry, Member, Membership, StoredMembership, TypeConfig, encode_membership, entry_to,
+    Entry, Member, Membership, Role, StoredMembership, TypeConfig, encode_membership, entry_to,
     log_id_from, membership_from,
 };
 use super::{Consensus, ProposeError};
-use crate::command::Failure;
+use crate::command::{DecodeError, Failure};
 use crate::peer::MEMBER_COUNT_MAX;
 
 /// Why a member was not taken in, or its record not changed.
@@ -50,6 +51,45 @@ pub enum MemberError {
     /// The change was not made, or it is not known whether.
     #[error("the membership was not changed: {0:?}")]
     NotChanged(ProposeError),
+}
+
+/// A member as a membership that was stored names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogMember {
+    /// Its id.
+    pub id: u64,
+    /// Its record.
+    pub member: Member,
+    /// True if it counts in majorities: in those of the old or of the new voters, while they change.
+    pub votes: bool,
+}
+
+impl LogMember {
+    /// `voter`, `standby` or `learner`: what it is at this moment, whatever it is to be.
+    pub fn role(&self) -> &'static str {
+        match (self.votes, self.member.role) {
+            (true, _) => "voter",
+            (false, Role::Standby) => "standby",
+            (false, Role::Voter | Role::Learner) => "learner",
+        }
+    }
+}
+
+/// The members that the bytes of a stored membership name, sorted by id.
+///
+/// # Errors
+/// The bytes are not what they should be.
+pub fn members_in(body: &Bytes) -> Result<Vec<LogMember>, DecodeError> {
+    let stored = state::Membership { log_id: None, body: body.clone() };
+    let stored = membership_from(&stored)?;
+    let membership = stored.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let named = membership.nodes().map(|(id, member)| LogMember {
+        id: *id,
+        member: member.clone(),
+        votes: voters.contains(id),
+    });
+    Ok(named.collect())
 }
 
 /// Begins the log of a cluster that several members found together: every one of them writes the same

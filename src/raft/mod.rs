@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use crate::peer::Zone;
-pub use members::{MemberError, begin_log, begin_restored_log};
+pub use members::{LogMember, MemberError, begin_log, begin_restored_log, members_in};
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
 pub use timing::Timing;

@@ -37,7 +37,7 @@ fn run(words: &[&str]) -> Output {
 
 /// Runs it; it must succeed, and prints this.
 #[track_caller]
-fn done(words: &[&str]) -> String {
+pub(crate) fn done(words: &[&str]) -> String {
     let Output { status, stdout, stderr } = run(words);
     assert_eq!(status.code(), Some(0), "{words:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
@@ -45,14 +45,14 @@ fn done(words: &[&str]) -> String {
 
 /// Runs it; it must refuse, and says this.
 #[track_caller]
-fn refused(exit_code: i32, words: &[&str]) -> String {
+pub(crate) fn refused(exit_code: i32, words: &[&str]) -> String {
     let Output { status, stderr, .. } = run(words);
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(exit_code), "{words:?}: {stderr}");
     stderr
 }
 
-fn json(text: &str) -> Json {
+pub(crate) fn json(text: &str) -> Json {
     serde_json::from_str(text).unwrap()
 }
 

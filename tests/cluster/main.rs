@@ -22,6 +22,7 @@ mod kvstore;
 mod load;
 mod logger;
 mod logs;
+mod lost_majority;
 mod members;
 mod messages;
 mod moved;

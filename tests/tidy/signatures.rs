@@ -31,9 +31,10 @@ const NUMBERS: &[&[&str]] = &[
 
 /// Types in which bare numbers of two kinds stay.
 const BARE: &[(&str, &str)] = &[
-    ("src/backup/mod.rs", "About"),    // JSON for programs of any version
-    ("src/command/mod.rs", "Failure"), // `command` names no other part, `storage` neither
-    ("src/status.rs", "Status"),       // JSON for programs of any version; depends on nothing
+    ("src/backup/mod.rs", "About"),     // JSON for programs of any version
+    ("src/backup/survey.rs", "Survey"), // the same
+    ("src/command/mod.rs", "Failure"),  // `command` names no other part, `storage` neither
+    ("src/status.rs", "Status"),        // JSON for programs of any version; depends on nothing
 ];
 
 /// Where the bracket that `text` begins with is closed. Arrows are no brackets.

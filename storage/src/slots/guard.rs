@@ -100,6 +100,18 @@ impl Slots {
         self.area.store(image.slot, image.index, image.value.as_deref());
         Ok(true)
     }
+
+    /// Makes a slot one that reads as damaged, on the disk too with the next checkpoint, until it is
+    /// written: its content is lost, and nobody shall take that for a slot without a value.
+    ///
+    /// # Errors
+    /// `OutOfRange` for a key beyond the last slot.
+    pub fn give_up(&self, slot: SlotIndex) -> Result<()> {
+        self.area.geometry.check_key(slot.get())?;
+        let _lock = self.locks.lock_one(slot.get());
+        self.area.give_up(slot.get());
+        Ok(())
+    }
 }
 
 impl Guard<'_> {

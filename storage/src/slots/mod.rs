@@ -6,8 +6,8 @@
 //! nothing* (the slot rule). Commands work on a private map of the file; bytes reach the disk only
 //! in checkpoint rounds. Invariants:
 //!
-//! - I1: a slot changes only under its lock, through [`Guard::apply`], [`Slots::merge`] or
-//!   [`Slots::lower_indexes_above`].
+//! - I1: a slot changes only under its lock, through [`Guard::apply`], [`Slots::merge`],
+//!   [`Slots::give_up`] or [`Slots::lower_indexes_above`].
 //! - I2: no page is written to the disk before all log entries that existed when it was copied are
 //!   durable (log before data).
 //! - I3: no crash tears a slot: rounds hold whole slots, and go through `double.dat`.

@@ -18,7 +18,8 @@ pub struct Cut {
     pub sequence: u64,
     /// Bytes that were cut.
     pub bytes: u64,
-    /// The file that holds them now; `None` if the disk was too full to keep them.
+    /// The file that holds them now; `None` if the disk was too full to keep them, or if the log was only
+    /// read and they are where they were.
     pub kept_in: Option<PathBuf>,
 }
 
@@ -33,6 +34,14 @@ pub(super) struct Torn<'a> {
     pub(super) bytes: u64,
     /// Sequence number of the batch that was torn.
     pub(super) sequence: u64,
+}
+
+impl Torn<'_> {
+    /// As it is told where it is left in its place.
+    pub(super) fn left(&self) -> Cut {
+        let Torn { file, offset, bytes, sequence, .. } = *self;
+        Cut { path: file.path(), offset, sequence, bytes, kept_in: None }
+    }
 }
 
 /// Copies the torn end to a file of its own, durably, before anything else changes. Nobody was ever

@@ -8,11 +8,12 @@
 
 use std::collections::VecDeque;
 
-use super::Bounds;
 use super::batch::{OpenBatch, RECORDS_START, SealedBatch};
 use super::index::{Index, clamp};
 use super::record::{self, Entry, RECORD_BYTES};
+use super::segment::Carried;
 use super::tail::Tail;
+use super::{Bounds, State};
 use crate::disk::AlignedBuffer;
 use crate::{LogId, Vote};
 
@@ -69,6 +70,13 @@ impl Log {
             released: None,
             is_failed: false,
         }
+    }
+
+    /// What the log says now.
+    pub(super) fn state(&self) -> State {
+        let Carried { vote, purged, last, .. } = self.index.carried;
+        let first_index = self.index.live().start;
+        State { vote, committed: self.committed(), purged, last, first_index }
     }
 
     /// The last batch that holds anything appended so far.

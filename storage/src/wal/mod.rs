@@ -27,6 +27,7 @@ mod record;
 mod recover;
 mod scan;
 mod segment;
+mod stopped;
 mod store;
 mod tail;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use options::{Nonces, Options, SyncMode};
 pub use record::{Entry, EntryKind};
 pub use recover::{Recovery, Seen};
 pub use segment::{SEGMENT_MAGIC, SEGMENT_VERSION};
+pub use stopped::StoppedWal;
 
 use crate::disk::{BLOCK_BYTES, Disk};
 use crate::{Error, LogId, Result, Vote};
@@ -227,15 +229,7 @@ impl Wal {
 
     /// What the log says now.
     pub fn state(&self) -> State {
-        let log = self.log.lock();
-        let Carried { vote, purged, last, .. } = log.index.carried;
-        State {
-            vote,
-            committed: log.committed(),
-            purged,
-            last,
-            first_index: log.index.live().start,
-        }
+        self.log.lock().state()
     }
 
     /// Appends entries. They are readable when this returns, and durable once [`Wal::durable`]

@@ -1,6 +1,6 @@
 //! Recovery: reads the files of the log, builds its state in memory, and cuts off a torn end.
 //!
-//! Called by `Wal::open` alone. Invariants:
+//! Called by `Wal::open`, and by `StoppedWal`, which only reads. Invariants:
 //!
 //! - I1: nothing on the disk changes before all of the log was read and found sound.
 //! - I2: a bad batch that no later batch claims durable ends the log; one that a later batch claims
@@ -134,6 +134,39 @@ struct Replay {
     claimed: u64,
 }
 
+/// What the segments say, once all of them were read and found sound.
+struct Sound {
+    replay: Replay,
+    end: End,
+    dead_end: Option<u64>,
+}
+
+/// Reads the chain of the segments that were found. Changes nothing (I1).
+fn read_chain(
+    found: &[Found],
+    chain: &[(&Found, SegmentHeader)],
+    directory: &Path,
+    follow: Follow<'_, '_>,
+) -> Result<Sound> {
+    let mut replay = Replay::new(chain);
+    tell(follow, || Seen::Bytes(chain.iter().map(|(found, _)| found.bytes).sum()));
+    let end = replay.run(chain, follow)?;
+    replay.check_base(chain, directory)?;
+    let dead_end = look_behind(found, end, &replay, directory)?;
+    Ok(Sound { replay, end, dead_end })
+}
+
+/// Reads the log in `directory` and changes nothing: places of its entries, its last batch, a report.
+pub(super) fn read_only(disk: &dyn Disk, directory: &Path) -> Result<(Index, u64, Recovery)> {
+    let found = scan(disk, directory)?;
+    let chain = chain_of(&found, directory)?;
+    let Sound { replay, end, dead_end } = read_chain(&found, &chain, directory, &mut None)?;
+    let Replay { index, mut report, last, .. } = replay;
+    report.segments = index.segments.len() as u64;
+    report.cut = find_cut(&found, end, dead_end)?.map(|torn| torn.left());
+    Ok((index, last.sequence, report))
+}
+
 /// Reads the log in `directory`; the bytes of a torn end go to a file in `aside`.
 pub(super) fn recover(
     disk: &dyn Disk,
@@ -143,11 +176,7 @@ pub(super) fn recover(
 ) -> Result<Recovered> {
     let found = scan(disk, directory)?;
     let chain = chain_of(&found, directory)?;
-    let mut replay = Replay::new(&chain);
-    tell(follow, || Seen::Bytes(chain.iter().map(|(found, _)| found.bytes).sum()));
-    let end = replay.run(&chain, follow)?;
-    replay.check_base(&chain, directory)?;
-    let dead_end = look_behind(&found, end, &replay, directory)?;
+    let Sound { replay, end, dead_end } = read_chain(&found, &chain, directory, follow)?;
     let torn = find_cut(&found, end, dead_end)?;
     let spares = spares_in(disk, directory)?;
     let ids = found.iter().map(|found| found.id);

@@ -13,7 +13,7 @@ use super::record::{self, Record};
 use super::segment::{Begun, Carried, Follows, Life, Nonce, SegmentHeader, id_of, name_of};
 use super::store::Store;
 use super::tail::Tail;
-use super::{Entry, EntryKind, Nonces, Options, Position, Seen, Wal};
+use super::{Entry, EntryKind, Nonces, Options, Position, Seen, StoppedWal, Wal};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
 use crate::{Error, LogId, MemberId, Term, Vote};
 
@@ -428,4 +428,51 @@ fn a_segment_is_filled_piece_by_piece_with_rests_between() {
     assert!(store.prepare(&mut rest).unwrap());
     assert!(!store.prepare(&mut rest).unwrap(), "it is there");
     assert_eq!(rests, [(1, 3), (2, 3), (3, 3)]);
+}
+
+/// What it reads is what a start would recover, in many segments and with a torn end, and the disk is as
+/// it was.
+#[test]
+fn a_log_that_is_only_read_says_what_a_start_would_find_and_stays() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk, &small());
+    wal.save_vote(Vote { term: Term::new(2), node_id: MemberId::new(3), committed: true });
+    for index in 0..40 {
+        wal.append([entry(index, 6000)]).unwrap();
+        sync(&wal);
+    }
+    wal.purge(log_id(1, 3));
+    wal.truncate_after(Some(log_id(1, 36)));
+    wal.save_committed(log_id(1, 30));
+    wal.barrier();
+    sync(&wal);
+    let payload = Bytes::from(vec![0xee; 6000]);
+    wal.append([Entry { payload, ..entry(37, 0) }]).unwrap();
+    sync(&wal);
+    drop(wal);
+    let mut newest =
+        disk.paths().into_iter().filter(|path| path.extension() == Some("segment".as_ref()));
+    let is_in = |path: &Path| {
+        let bytes = disk.read_file(path).unwrap();
+        bytes.windows(6000).position(|some| some == vec![0xee; 6000])
+    };
+    let (path, at) = newest.find_map(|path| Some((path.clone(), is_in(&path)?))).unwrap();
+    disk.flip_bit(&path, at as u64 + 7, 2).unwrap();
+    let (before, paths) = (disk.operation_count(), disk.paths());
+    let (stopped, report) = StoppedWal::open(&disk, Path::new("/wal")).unwrap();
+    let read = stopped.read(0..100, usize::MAX).unwrap();
+    let (state, cut) = (stopped.state(), report.cut.clone().unwrap());
+    assert_eq!(stopped.log_id_at(20), Some(log_id(1, 20)));
+    assert_eq!((disk.operation_count(), disk.paths()), (before, paths));
+    assert_eq!((cut.path, cut.kept_in), (path, None));
+    let (wal, recovery) =
+        Wal::open(Arc::new(disk.clone()), Path::new("/wal"), Path::new("/tmp"), &small()).unwrap();
+    assert_eq!(state, wal.state());
+    assert_eq!((state.last, state.committed), (Some(log_id(1, 36)), Some(log_id(1, 30))));
+    assert_eq!(read, wal.read(0..100, usize::MAX).unwrap());
+    assert_eq!(read.len(), 33);
+    assert_eq!(
+        (report.entries, report.batches, report.segments),
+        (recovery.entries, recovery.batches, recovery.segments)
+    );
 }
