@@ -12,6 +12,7 @@ pub mod config;
 pub mod descriptors;
 pub mod fault;
 pub mod host;
+pub mod leaderless;
 pub mod lines;
 pub mod load;
 pub mod logger;

@@ -57,6 +57,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "serde-saphyr",
     "serde_json",
     "sha2",
+    "siphasher",
     "smallvec",
     "subtle",
     "thiserror",

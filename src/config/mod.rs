@@ -554,7 +554,8 @@ fn read_level(text: &str) -> Result<ReadLevel, ConfigError> {
     word("read", text, words)
 }
 
-fn sync_policy(text: &str) -> Result<SyncPolicy, ConfigError> {
+/// Reads what `-sync` takes: `always`, `batch:MS` or `never`.
+pub(crate) fn sync_policy(text: &str) -> Result<SyncPolicy, ConfigError> {
     let milliseconds = text.strip_prefix("batch:").and_then(|text| text.parse().ok());
     match (text, milliseconds) {
         ("always", _) => Ok(SyncPolicy::Always),

@@ -1,0 +1,436 @@
+//! A replica: one node's copy of the keys that are its own, as a machine without disk, clock or
+//! network. What it is told are events; what it wants done are effects.
+//!
+//! The records are not in here. Whoever calls gives what the store holds of the key, and carries out
+//! [`ReplicaEffect::Write`] before the next call: it puts the record into the store and at the
+//! end of the log. The store only ever takes a record over one that yields to it, so that the log may
+//! be replayed from any point. What is written gets a position in the log, counted from the start of
+//! the node; [`Replica::synced`] says up to where the log is on the disk, and lets the answers go that
+//! waited for it. Called by the node; calls `clock`, `message`, `rules`. Invariants:
+//!
+//! - V2: the version of a key only grows, except that deletes at or below the floor are forgotten.
+//! - V3: an answer, to an ask as to a store, speaks of what is synced.
+//! - V5: fence, floor and what is confirmed only grow, and are synced before they are spoken of.
+//! - V6: nothing at or below the floor is made anew.
+//! - V7: a replica that has to copy first answers no ask.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::clock::{Moment, NodeNumber, is_admitted};
+use super::message::{Answer, Asker, Content, Held, Losses, Origin, Refusal, Response, Store};
+use super::repair::PullResponse;
+use super::rules::{Rule, Rules};
+
+/// The numbers of a node that survive a restart. Each only grows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Numbers {
+    /// Versions up to here may have been given by this node.
+    pub ceiling: Moment,
+    /// New stores up to here are refused.
+    pub fence: Moment,
+    /// Up to here every record is at all its replicas. A delete that old is forgotten, and nothing
+    /// that old is stored any more.
+    pub floor: Moment,
+    /// With each other node: up to here both hold the same, and took nothing new since.
+    pub confirmed_with: BTreeMap<NodeNumber, Moment>,
+    /// With all others.
+    pub confirmed: Moment,
+    /// How often the directory was found without the copies that it should hold, and how often they
+    /// were copied since: if the first is higher, it has to be done. A new directory begins with 1 and 0.
+    pub lost: Lost,
+    /// How often others did, as far as this node was copied by them.
+    pub others_lost: BTreeMap<NodeNumber, u64>,
+}
+
+/// See [`Numbers::lost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// How often the copies were lost.
+    pub count: u64,
+    /// How many of these times they were copied anew.
+    pub copied: u64,
+}
+
+/// What is written to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Logged {
+    /// What a key holds.
+    Record {
+        /// The key.
+        key: Bytes,
+        /// What it holds.
+        held: Held,
+    },
+    /// All numbers.
+    Numbers(Numbers),
+}
+
+/// What a replica wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaEffect {
+    /// Put this at the end of the log, and a record into the store.
+    Write(Logged),
+    /// Send this to who asked.
+    Respond {
+        /// Who asked.
+        to: Asker,
+        /// The answer.
+        response: Response,
+    },
+    /// The ceiling of the node's clock is synced.
+    CeilingIsDurable(Moment),
+    /// Forget every delete up to here.
+    Forget(Moment),
+}
+
+/// Whether a replica answers asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    Ready,
+    /// It was away while deletes were forgotten, and has to copy from all other replicas.
+    Behind,
+    /// It lost its copies, and has to copy from enough others.
+    Lost,
+}
+
+/// An effect that waits for the log.
+#[derive(Debug)]
+struct Waiting {
+    position: u64,
+    effect: ReplicaEffect,
+}
+
+/// One node's copy.
+#[derive(Debug)]
+pub struct Replica {
+    rules: Rules,
+    /// All other nodes of the layout.
+    others: Vec<NodeNumber>,
+    latest: Numbers,
+    /// The numbers as they are on the disk.
+    durable: Numbers,
+    /// Positions of numbers that are not synced yet, ascending.
+    unsynced_numbers: VecDeque<(u64, Numbers)>,
+    /// Keys whose newest record is not synced yet, with its position.
+    unsynced_keys: BTreeMap<Bytes, u64>,
+    /// Effects that wait, ascending by position.
+    waiting: VecDeque<Waiting>,
+    /// Position of what was written last.
+    written: u64,
+    /// Up to here it is synced.
+    synced: u64,
+    /// How often two values of one version met.
+    clashes: u64,
+    /// Versions too far ahead that were refused, by sender.
+    ahead: BTreeMap<NodeNumber, u64>,
+}
+
+impl Replica {
+    /// The replica of a node that starts with the numbers of its disk. `others` are all other nodes of
+    /// the layout.
+    pub fn open(others: Vec<NodeNumber>, numbers: Numbers, rules: Rules) -> Self {
+        Self {
+            rules,
+            others,
+            durable: numbers.clone(),
+            latest: numbers,
+            unsynced_numbers: VecDeque::new(),
+            unsynced_keys: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            written: 0,
+            synced: 0,
+            clashes: 0,
+            ahead: BTreeMap::new(),
+        }
+    }
+
+    /// The numbers as they are on the disk: those that may be spoken of (V5).
+    pub fn numbers(&self) -> &Numbers {
+        &self.durable
+    }
+
+    /// Whether it answers asks.
+    pub fn standing(&self) -> Standing {
+        let Numbers { floor, confirmed, lost, .. } = &self.latest;
+        if lost.copied < lost.count && self.rules.keep(Rule::LostDisk) {
+            Standing::Lost
+        } else if floor > confirmed && self.rules.keep(Rule::BehindIsSilent) {
+            Standing::Behind
+        } else {
+            Standing::Ready
+        }
+    }
+
+    /// How often two values of one version met. More than 0 says that a node gave a version twice.
+    pub fn clashes(&self) -> u64 {
+        self.clashes
+    }
+
+    /// How many versions of each sender were refused because they were too far ahead.
+    pub fn ahead(&self) -> &BTreeMap<NodeNumber, u64> {
+        &self.ahead
+    }
+
+    /// Everything that was written is synced.
+    pub fn is_synced(&self) -> bool {
+        self.written == self.synced
+    }
+
+    fn losses(&self) -> Losses {
+        let Numbers { lost, others_lost, .. } = &self.durable;
+        Losses { own: lost.count, others: others_lost.clone() }
+    }
+
+    /// Somebody asks what is held of a key.
+    pub fn ask(
+        &mut self,
+        to: Asker,
+        key: &Bytes,
+        held: &Held,
+        wants_value: bool,
+    ) -> Vec<ReplicaEffect> {
+        if self.standing() != Standing::Ready {
+            let response = Response::Refused(Refusal::Copying); // V7
+            return vec![ReplicaEffect::Respond { to, response }];
+        }
+        let content = match &held.value {
+            None => Content::Nothing,
+            Some(value) if wants_value => Content::Value(value.clone()),
+            Some(_) => Content::Withheld,
+        };
+        let response = Response::Answer(Answer {
+            version: held.version,
+            content,
+            floor: self.durable.floor,
+            confirmed: self.durable.confirmed,
+            losses: self.losses(),
+        });
+        self.once_durable(key, ReplicaEffect::Respond { to, response })
+    }
+
+    /// Somebody wants a record stored. `now` is this node's time of day.
+    pub fn store(
+        &mut self,
+        to: Asker,
+        store: &Store,
+        held: &Held,
+        now: Moment,
+    ) -> Vec<ReplicaEffect> {
+        match self.decide(store, held, now) {
+            Err(refusal) => {
+                if refusal == Refusal::Ahead {
+                    *self.ahead.entry(to.node).or_default() += 1;
+                }
+                vec![ReplicaEffect::Respond { to, response: Response::Refused(refusal) }]
+            }
+            Ok(takes) => {
+                let mut effects = Vec::new();
+                if takes {
+                    effects.push(self.write_record(store.key.clone(), store.held.clone()));
+                }
+                let losses = self.losses();
+                let response = Response::Stored { version: store.held.version, losses };
+                let respond = ReplicaEffect::Respond { to, response };
+                effects.extend(self.once_durable(&store.key, respond));
+                effects
+            }
+        }
+    }
+
+    /// A record of another replica came by an exchange: it is taken by the same rules as a store of a
+    /// copy, and nobody waits for an answer.
+    pub fn copy(&mut self, key: &Bytes, copied: &Held, held: &Held) -> Vec<ReplicaEffect> {
+        let floor = self.latest.floor;
+        let is_forgotten = copied.version.moment() <= floor && self.rules.keep(Rule::FloorRefuses);
+        // Who has to copy takes what others hold, however old.
+        if is_forgotten && self.standing() == Standing::Ready || !held.yields_to(copied) {
+            return Vec::new();
+        }
+        vec![self.write_record(key.clone(), copied.clone())]
+    }
+
+    /// Whether a record is to be written (or this one or a higher is there already), by the rules.
+    fn decide(&mut self, store: &Store, held: &Held, now: Moment) -> Result<bool, Refusal> {
+        let version = store.held.version;
+        let moment = version.moment();
+        if version.get() == 0 {
+            return Err(Refusal::NoVersion);
+        }
+        if held.version == version {
+            if held.value == store.held.value {
+                return Ok(false);
+            }
+            self.clashes += 1;
+            return Ok(self.rules.keep(Rule::TieBreak) && held.yields_to(&store.held));
+        }
+        if held.version > version && self.rules.keep(Rule::NewerWins) {
+            return Ok(false);
+        }
+        if let Origin::New { base } = store.origin {
+            if moment <= self.latest.fence && self.rules.keep(Rule::Fence) {
+                return Err(Refusal::Fenced);
+            }
+            let is_near = is_admitted(now, version, [held.version, base]);
+            if !is_near && self.rules.keep(Rule::SkewBound) {
+                return Err(Refusal::Ahead);
+            }
+        }
+        if moment <= self.latest.floor && self.rules.keep(Rule::FloorRefuses) {
+            return Err(Refusal::Forgotten);
+        }
+        Ok(true)
+    }
+
+    fn write_record(&mut self, key: Bytes, held: Held) -> ReplicaEffect {
+        self.written += 1;
+        self.unsynced_keys.insert(key.clone(), self.written);
+        ReplicaEffect::Write(Logged::Record { key, held })
+    }
+
+    /// The effect, now if what is held of the key is synced, else as soon as it is (V3).
+    fn once_durable(&mut self, key: &Bytes, effect: ReplicaEffect) -> Vec<ReplicaEffect> {
+        match self.unsynced_keys.get(key) {
+            Some(position) if self.rules.keep(Rule::DurableAnswers) => {
+                self.wait(*position, effect);
+                Vec::new()
+            }
+            _ => vec![effect],
+        }
+    }
+
+    fn wait(&mut self, position: u64, effect: ReplicaEffect) {
+        let at = self.waiting.partition_point(|waiting| waiting.position <= position);
+        self.waiting.insert(at, Waiting { position, effect });
+    }
+
+    /// What was written up to now is on the disk as far as `count` more writes (records and numbers).
+    pub fn synced(&mut self, count: u64) -> Vec<ReplicaEffect> {
+        self.synced = self.written.min(self.synced + count);
+        let synced = self.synced;
+        self.unsynced_keys.retain(|_, position| *position > synced);
+        let mut effects = Vec::new();
+        while let Some((_, numbers)) = self.unsynced_numbers.pop_front_if(|(at, _)| *at <= synced) {
+            if numbers.ceiling > self.durable.ceiling {
+                effects.push(ReplicaEffect::CeilingIsDurable(numbers.ceiling));
+            }
+            if numbers.floor > self.durable.floor {
+                effects.push(ReplicaEffect::Forget(numbers.floor));
+            }
+            self.durable = numbers;
+        }
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.position <= synced) {
+            effects.push(waiting.effect);
+        }
+        effects
+    }
+
+    /// The clock needs a higher ceiling.
+    pub fn raise_ceiling(&mut self, ceiling: Moment) -> Vec<ReplicaEffect> {
+        let ceiling = self.latest.ceiling.max(ceiling);
+        self.write_numbers(Numbers { ceiling, ..self.latest.clone() })
+    }
+
+    /// Promises to refuse new stores up to here, once that is synced.
+    pub fn raise_fence(&mut self, fence: Moment) -> Vec<ReplicaEffect> {
+        let fence = self.latest.fence.max(fence);
+        self.write_numbers(Numbers { fence, ..self.latest.clone() })
+    }
+
+    /// Another node begins to pull from this one. It is answered once the fence is synced; from then on
+    /// this replica takes nothing new up to there.
+    pub fn begin_pull(&mut self, to: Asker, floor: Moment, fence: Moment) -> Vec<ReplicaEffect> {
+        let mut effects = self.hear_floor(floor);
+        if self.standing() != Standing::Ready {
+            let response = Response::Refused(Refusal::Copying);
+            effects.push(ReplicaEffect::Respond { to, response });
+            return effects;
+        }
+        effects.extend(self.raise_fence(fence));
+        let floor = self.latest.floor;
+        let response = Response::Pulled(PullResponse::Begun { floor });
+        let respond = ReplicaEffect::Respond { to, response };
+        match self.unsynced_numbers.back() {
+            Some((position, _)) => self.wait(*position, respond), // V5
+            None => effects.push(respond),
+        }
+        effects
+    }
+
+    /// Another node knows of this floor. If it is above what this one has confirmed, this one was
+    /// away while deletes were forgotten, and is behind from now on.
+    pub fn hear_floor(&mut self, floor: Moment) -> Vec<ReplicaEffect> {
+        let floor = self.latest.floor.max(floor);
+        self.write_numbers(Numbers { floor, ..self.latest.clone() })
+    }
+
+    /// All nodes have confirmed up to here, this one among them; some may be left out because they
+    /// have been away for too long. What is older and deleted is forgotten once that is synced.
+    pub fn reach_floor(&mut self, floor: Moment) -> Vec<ReplicaEffect> {
+        let floor = self.latest.floor.max(floor);
+        let confirmed = self.latest.confirmed.max(floor);
+        self.write_numbers(Numbers { floor, confirmed, ..self.latest.clone() })
+    }
+
+    /// Everything up to `moment` was exchanged with another node since both had put their fences there,
+    /// and what came is written.
+    pub fn confirm_with(&mut self, other: NodeNumber, moment: Moment) -> Vec<ReplicaEffect> {
+        let mut numbers = self.latest.clone();
+        let with = numbers.confirmed_with.entry(other).or_default();
+        *with = moment.max(*with);
+        let of =
+            |other: &NodeNumber| numbers.confirmed_with.get(other).copied().unwrap_or_default();
+        let least = self.others.iter().map(of).min().unwrap_or(numbers.fence);
+        numbers.confirmed = numbers.confirmed.max(least);
+        self.write_numbers(numbers)
+    }
+
+    /// This node lost its disk, and begins to copy. The others know of `known` losses of it before.
+    /// Once the higher count is synced they are told ([`Replica::hear_loss`]), and then copied.
+    pub fn begin_copying(&mut self, known: u64) -> Vec<ReplicaEffect> {
+        let mut numbers = self.latest.clone();
+        if numbers.lost.copied < numbers.lost.count {
+            numbers.lost.count = numbers.lost.count.max(known + 1);
+        }
+        self.write_numbers(numbers)
+    }
+
+    /// Another node lost its disk for the `count`th time. Once that is synced it may copy from this one.
+    pub fn hear_loss(&mut self, other: NodeNumber, count: u64) -> Vec<ReplicaEffect> {
+        let mut numbers = self.latest.clone();
+        let lost = numbers.others_lost.entry(other).or_default();
+        *lost = count.max(*lost);
+        self.write_numbers(numbers)
+    }
+
+    /// Copied what `sources` hold, which had these numbers when they were read: takes over what they
+    /// promised, and answers asks again once that is synced. What it held at or below the floor and
+    /// none of them named is dropped by the caller before.
+    pub fn copied(&mut self, sources: &[Numbers]) -> Vec<ReplicaEffect> {
+        let mut numbers = self.latest.clone();
+        for source in sources {
+            numbers.floor = numbers.floor.max(source.floor);
+            numbers.fence = numbers.fence.max(source.fence);
+        }
+        numbers.confirmed = numbers.confirmed.max(numbers.floor);
+        let floor = numbers.floor;
+        for other in &self.others {
+            let with = numbers.confirmed_with.entry(*other).or_default();
+            *with = floor.max(*with);
+        }
+        numbers.lost.copied = numbers.lost.count;
+        self.write_numbers(numbers)
+    }
+
+    fn write_numbers(&mut self, numbers: Numbers) -> Vec<ReplicaEffect> {
+        if numbers == self.latest {
+            return Vec::new();
+        }
+        self.latest = numbers.clone();
+        self.written += 1;
+        self.unsynced_numbers.push_back((self.written, numbers.clone()));
+        vec![ReplicaEffect::Write(Logged::Numbers(numbers))]
+    }
+}

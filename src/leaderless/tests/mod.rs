@@ -1,0 +1,4 @@
+//! The machines one by one.
+
+mod operations;
+mod replicas;
