@@ -2,9 +2,11 @@
 //! and writes of it. `docs/leaderless.md` has the idea and what is promised.
 //!
 //! Everything in here is a function, or a machine that is told events and gives back effects: no
-//! disk, no socket, no clock and no thread. `layout` and `file` say which nodes there are,
+//! disk, no socket, no clock and no thread. So a simulation runs whole clusters of it through
+//! random schedules, the same for the same seed. `layout` and `file` say which nodes there are,
 //! `place` which of them hold a key, `clock` makes versions, `operation` is a coordinator's side of
-//! a read or write, and `replica` the other side; `repair` finds what two replicas do not share. `rules` names what each promise rests on.
+//! a read or write, and `replica` the other side; `repair` finds what two replicas do not share.
+//! `rules` names what each promise rests on.
 
 pub mod clock;
 pub mod file;

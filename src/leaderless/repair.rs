@@ -22,6 +22,7 @@ use siphasher::sip::SipHasher13;
 
 use super::clock::{Moment, Version};
 use super::message::Held;
+use super::replica::Floor;
 use super::rules::{Rule, Rules};
 
 /// Buckets of keys: by the top 12 bits of the hash that the store orders its keys by, so that a
@@ -120,7 +121,7 @@ pub enum PullRequest {
     /// Put up this fence. `floor` is the asker's.
     Begin {
         /// The asker's floor.
-        floor: Moment,
+        floor: Floor,
         /// The fence.
         fence: Moment,
     },
@@ -140,7 +141,7 @@ pub enum PullResponse {
     /// The fence is synced, or a higher one.
     Begun {
         /// The floor of who answers, synced.
-        floor: Moment,
+        floor: Floor,
     },
     /// See [`Sums::tops`].
     Tops(Vec<u64>),
@@ -173,7 +174,7 @@ pub enum PullEffect {
     /// Send this to the node that is pulled from.
     Send(PullRequest),
     /// The other node has this floor: hear it, and if this node is behind then, drop the pull.
-    HearFloor(Moment),
+    HearFloor(Floor),
     /// Take these records, as copies.
     Copy(Vec<Found>),
     /// Call [`Pull::look_again`] after [`LOOK_MS`].
@@ -214,7 +215,7 @@ type Effects = Vec<PullEffect>;
 
 impl Pull {
     /// Begins a pull of a node whose floor is `floor`, to confirm what is up to `fence`.
-    pub fn begin(floor: Moment, fence: Moment, rules: Rules) -> (Self, Effects) {
+    pub fn begin(floor: Floor, fence: Moment, rules: Rules) -> (Self, Effects) {
         let pull = Self {
             fence,
             rules,
@@ -224,7 +225,7 @@ impl Pull {
             differing: VecDeque::new(),
             lacking: VecDeque::new(),
         };
-        let floor = if rules.keep(Rule::FloorsFirst) { floor } else { Moment::default() };
+        let floor = if rules.keep(Rule::FloorsFirst) { floor } else { Floor::default() };
         (pull, vec![PullEffect::Send(PullRequest::Begin { floor, fence })])
     }
 
@@ -345,6 +346,31 @@ impl Pull {
     }
 }
 
+/// What another replica holds of a key that is copied.
+#[derive(Debug, Clone)]
+pub struct Sourced {
+    /// What it holds.
+    pub held: Held,
+    /// Whether it answers asks. One that is behind may hold what was deleted and forgotten.
+    pub is_ready: bool,
+}
+
+/// What a node holds of a key once it has copied, if anything. `floor` is the highest of its own and of
+/// all sources. What is above the floor is taken from everybody, the node itself among them; what is at
+/// or below it from who is ready alone, for such a replica holds everything up to the floor. Deletes
+/// that old are forgotten.
+///
+/// A node that is behind needs one source that is ready, for each key. One that lost its disk needs N-W+1
+/// that did not, one of them ready.
+pub fn after_copy(own: &Held, sources: &[Sourced], floor: Moment) -> Option<Held> {
+    let own = Sourced { held: own.clone(), is_ready: false };
+    let is_taken = |source: &&Sourced| source.is_ready || source.held.version.moment() > floor;
+    let taken = sources.iter().chain([&own]).filter(is_taken).map(|source| &source.held);
+    let best = taken.reduce(|one, other| if one.yields_to(other) { other } else { one })?;
+    let is_forgotten = best.value.is_none() && best.version.moment() <= floor;
+    (!is_forgotten).then(|| best.clone())
+}
+
 /// Hashes of what `theirs` has newer than `own`. Where keys share a hash, they are told apart by their
 /// versions, for a version belongs to one write of one key.
 fn lacking(theirs: &[Entry], own: &[Entry]) -> Vec<u64> {
@@ -392,6 +418,10 @@ mod tests {
         keys.iter().map(entry).collect()
     }
 
+    fn floor(ms: u64) -> Floor {
+        Floor { moment: Moment::new(ms), ..Floor::default() }
+    }
+
     const FAR: u64 = 0xfff << 52;
 
     /// V8
@@ -425,6 +455,30 @@ mod tests {
         assert_eq!(of(&[(1, 5)], &[(1, 6), (1, 3)]), [1], "it may be newer than the 3");
     }
 
+    #[test]
+    fn a_copy_takes_what_is_old_from_those_who_are_ready_alone() {
+        let at = |ms: u64, value: &'static str| Held {
+            version: Version::from_number(ms << 22 | 1),
+            value: (!value.is_empty()).then(|| Bytes::from_static(value.as_bytes())),
+        };
+        let ready = |held| Sourced { held, is_ready: true };
+        let behind = |held| Sourced { held, is_ready: false };
+        let nothing = Held::default;
+        let copied = |own, sources: &[Sourced]| after_copy(&own, sources, Moment::new(10));
+        let is = |ms, value| Some(at(ms, value));
+        assert_eq!(copied(at(9, "deleted since"), &[ready(nothing())]), None);
+        assert_eq!(copied(at(9, "old"), &[ready(at(8, "kept"))]), is(8, "kept"));
+        assert_eq!(copied(at(11, "own"), &[ready(at(8, "kept"))]), is(11, "own"));
+        assert_eq!(copied(nothing(), &[ready(nothing()), behind(at(9, "deleted"))]), None);
+        assert_eq!(copied(nothing(), &[ready(nothing()), behind(at(11, "new"))]), is(11, "new"));
+        assert_eq!(
+            copied(at(11, "own"), &[ready(at(12, ""))]),
+            is(12, ""),
+            "a delete, not forgotten"
+        );
+        assert_eq!(copied(nothing(), &[ready(at(9, ""))]), None, "forgotten here too");
+    }
+
     /// One who is pulled from, and how its answers are asked for.
     struct Source {
         keys: Vec<(u64, u64)>,
@@ -437,7 +491,7 @@ mod tests {
             let name = format!("{request:?}");
             self.requests.push(name.split(['(', ' ']).next().unwrap().to_owned());
             match request {
-                PullRequest::Begin { .. } => PullResponse::Begun { floor: Moment::new(3) },
+                PullRequest::Begin { .. } => PullResponse::Begun { floor: floor(3) },
                 PullRequest::Tops => PullResponse::Tops(sums.tops().to_vec()),
                 PullRequest::Group(top) => {
                     PullResponse::Group { top: *top, sums: sums.of_group(*top).to_vec() }
@@ -463,7 +517,7 @@ mod tests {
         /// Pulls until it is over; `own` is what the puller holds, and `between` what it holds at the
         /// second look. Returns what was copied.
         fn pull(&mut self, own: &[(u64, u64)], between: &[(u64, u64)]) -> Vec<u64> {
-            let (mut pull, effects) = Pull::begin(Moment::new(2), Moment::new(9), Rules::default());
+            let (mut pull, effects) = Pull::begin(floor(2), Moment::new(9), Rules::default());
             let mut todo = VecDeque::from(effects);
             let (mut held, mut copied) = (own, Vec::new());
             while let Some(effect) = todo.pop_front() {
@@ -477,7 +531,7 @@ mod tests {
                         let twice = pull.response(response.clone(), &sums(1, held), listed);
                         todo.extend(twice);
                     }
-                    PullEffect::HearFloor(floor) => assert_eq!(floor, Moment::new(3)),
+                    PullEffect::HearFloor(heard) => assert_eq!(heard, floor(3)),
                     PullEffect::Copy(records) => {
                         copied.extend(records.iter().map(|found| found.held.version.get()));
                     }
@@ -524,12 +578,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_does_not_fit_ends_a_pull_or_is_passed_over() {
-        let (mut pull, _) = Pull::begin(Moment::default(), Moment::new(9), Rules::default());
+        let (mut pull, _) = Pull::begin(floor(0), Moment::new(9), Rules::default());
         let own = sums(1, &[(1, 5)]);
         let mut tell = |response| pull.response(response, &own, |_| Vec::new());
         let records = |count| PullResponse::Records { count, records: Vec::new() };
         assert!(tell(records(1)).is_empty() && tell(PullResponse::Tops(Vec::new())).is_empty());
-        assert_eq!(tell(PullResponse::Begun { floor: Moment::default() }).len(), 2);
+        assert_eq!(tell(PullResponse::Begun { floor: floor(0) }).len(), 2);
         assert!(tell(PullResponse::Tops(vec![0; TOP_COUNT + 1])).is_empty());
         assert!(pull.is_over(), "no sums are of another number");
         assert!(pull.look_again().is_empty());

@@ -14,7 +14,7 @@
 //! - V6: nothing at or below the floor is made anew.
 //! - V7: a replica that has to copy first answers no ask.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -30,9 +30,8 @@ pub struct Numbers {
     pub ceiling: Moment,
     /// New stores up to here are refused.
     pub fence: Moment,
-    /// Up to here every record is at all its replicas. A delete that old is forgotten, and nothing
-    /// that old is stored any more.
-    pub floor: Moment,
+    /// The highest floor that it knows.
+    pub floor: Floor,
     /// With each other node: up to here both hold the same, and took nothing new since.
     pub confirmed_with: BTreeMap<NodeNumber, Moment>,
     /// With all others.
@@ -42,6 +41,16 @@ pub struct Numbers {
     pub lost: Lost,
     /// How often others did, as far as this node was copied by them.
     pub others_lost: BTreeMap<NodeNumber, u64>,
+}
+
+/// A moment up to which every record is at all its replicas. A delete that old is forgotten, and nothing
+/// that old is stored any more.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Floor {
+    /// The moment.
+    pub moment: Moment,
+    /// Nodes that have been away for too long to be waited for. They have to copy when they come back.
+    pub left_out: BTreeSet<NodeNumber>,
 }
 
 /// See [`Numbers::lost`].
@@ -90,9 +99,10 @@ pub enum ReplicaEffect {
 pub enum Standing {
     /// It does.
     Ready,
-    /// It was away while deletes were forgotten, and has to copy from all other replicas.
+    /// It was away while deletes were forgotten, and has to copy from replicas that were not.
     Behind,
-    /// It lost its copies, and has to copy from enough others.
+    /// It lost its copies, and has to copy from enough others
+    /// ([`after_copy`](super::repair::after_copy)).
     Lost,
 }
 
@@ -106,6 +116,7 @@ struct Waiting {
 /// One node's copy.
 #[derive(Debug)]
 pub struct Replica {
+    own: NodeNumber,
     rules: Rules,
     /// All other nodes of the layout.
     others: Vec<NodeNumber>,
@@ -129,10 +140,12 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// The replica of a node that starts with the numbers of its disk. `others` are all other nodes of
-    /// the layout.
-    pub fn open(others: Vec<NodeNumber>, numbers: Numbers, rules: Rules) -> Self {
+    /// The replica of the node `own` that starts with the numbers of its disk. `nodes` are those of the
+    /// layout.
+    pub fn open(own: NodeNumber, nodes: &[NodeNumber], numbers: Numbers, rules: Rules) -> Self {
+        let others = nodes.iter().copied().filter(|node| *node != own).collect();
         Self {
+            own,
             rules,
             others,
             durable: numbers.clone(),
@@ -157,7 +170,7 @@ impl Replica {
         let Numbers { floor, confirmed, lost, .. } = &self.latest;
         if lost.copied < lost.count && self.rules.keep(Rule::LostDisk) {
             Standing::Lost
-        } else if floor > confirmed && self.rules.keep(Rule::BehindIsSilent) {
+        } else if floor.moment > *confirmed && self.rules.keep(Rule::BehindIsSilent) {
             Standing::Behind
         } else {
             Standing::Ready
@@ -204,7 +217,7 @@ impl Replica {
         let response = Response::Answer(Answer {
             version: held.version,
             content,
-            floor: self.durable.floor,
+            floor: self.durable.floor.moment,
             confirmed: self.durable.confirmed,
             losses: self.losses(),
         });
@@ -243,7 +256,7 @@ impl Replica {
     /// A record of another replica came by an exchange: it is taken by the same rules as a store of a
     /// copy, and nobody waits for an answer.
     pub fn copy(&mut self, key: &Bytes, copied: &Held, held: &Held) -> Vec<ReplicaEffect> {
-        let floor = self.latest.floor;
+        let floor = self.latest.floor.moment;
         let is_forgotten = copied.version.moment() <= floor && self.rules.keep(Rule::FloorRefuses);
         // Who has to copy takes what others hold, however old.
         if is_forgotten && self.standing() == Standing::Ready || !held.yields_to(copied) {
@@ -278,7 +291,7 @@ impl Replica {
                 return Err(Refusal::Ahead);
             }
         }
-        if moment <= self.latest.floor && self.rules.keep(Rule::FloorRefuses) {
+        if moment <= self.latest.floor.moment && self.rules.keep(Rule::FloorRefuses) {
             return Err(Refusal::Forgotten);
         }
         Ok(true)
@@ -316,8 +329,8 @@ impl Replica {
             if numbers.ceiling > self.durable.ceiling {
                 effects.push(ReplicaEffect::CeilingIsDurable(numbers.ceiling));
             }
-            if numbers.floor > self.durable.floor {
-                effects.push(ReplicaEffect::Forget(numbers.floor));
+            if numbers.floor.moment > self.durable.floor.moment {
+                effects.push(ReplicaEffect::Forget(numbers.floor.moment));
             }
             self.durable = numbers;
         }
@@ -341,7 +354,7 @@ impl Replica {
 
     /// Another node begins to pull from this one. It is answered once the fence is synced; from then on
     /// this replica takes nothing new up to there.
-    pub fn begin_pull(&mut self, to: Asker, floor: Moment, fence: Moment) -> Vec<ReplicaEffect> {
+    pub fn begin_pull(&mut self, to: Asker, floor: &Floor, fence: Moment) -> Vec<ReplicaEffect> {
         let mut effects = self.hear_floor(floor);
         if self.standing() != Standing::Ready {
             let response = Response::Refused(Refusal::Copying);
@@ -349,7 +362,7 @@ impl Replica {
             return effects;
         }
         effects.extend(self.raise_fence(fence));
-        let floor = self.latest.floor;
+        let floor = self.latest.floor.clone();
         let response = Response::Pulled(PullResponse::Begun { floor });
         let respond = ReplicaEffect::Respond { to, response };
         match self.unsynced_numbers.back() {
@@ -359,19 +372,43 @@ impl Replica {
         effects
     }
 
-    /// Another node knows of this floor. If it is above what this one has confirmed, this one was
-    /// away while deletes were forgotten, and is behind from now on.
-    pub fn hear_floor(&mut self, floor: Moment) -> Vec<ReplicaEffect> {
-        let floor = self.latest.floor.max(floor);
-        self.write_numbers(Numbers { floor, ..self.latest.clone() })
+    /// Another node knows of this floor. If it is above what this one has confirmed, with all that were
+    /// not left out, this one was away while deletes were forgotten, and is behind from now on.
+    pub fn hear_floor(&mut self, heard: &Floor) -> Vec<ReplicaEffect> {
+        if heard.moment <= self.latest.floor.moment {
+            return Vec::new();
+        }
+        let mut numbers = self.latest.clone();
+        if confirmed_without(self.own, &numbers, &self.others, &heard.left_out) >= heard.moment {
+            numbers.confirmed = numbers.confirmed.max(heard.moment);
+        }
+        numbers.floor = heard.clone();
+        self.write_numbers(numbers)
     }
 
-    /// All nodes have confirmed up to here, this one among them; some may be left out because they
-    /// have been away for too long. What is older and deleted is forgotten once that is synced.
-    pub fn reach_floor(&mut self, floor: Moment) -> Vec<ReplicaEffect> {
-        let floor = self.latest.floor.max(floor);
-        let confirmed = self.latest.confirmed.max(floor);
-        self.write_numbers(Numbers { floor, confirmed, ..self.latest.clone() })
+    /// Finds the floor: the least that all nodes have confirmed, by what was `heard` of the others. What
+    /// is older and deleted is forgotten once that is synced. Who has been away for too long is
+    /// `left_out`, but never so many as a majority of the `replica_count` replicas of a key needs:
+    /// then the floor rests.
+    pub fn find_floor(
+        &mut self,
+        heard: &BTreeMap<NodeNumber, Numbers>,
+        left_out: &BTreeSet<NodeNumber>,
+        replica_count: usize,
+    ) -> Vec<ReplicaEffect> {
+        let is_possible =
+            left_out.len() <= (replica_count - 1) / 2 && !left_out.contains(&self.own);
+        if !is_possible || self.standing() != Standing::Ready {
+            return Vec::new();
+        }
+        let mut nodes = self.others.clone();
+        nodes.push(self.own);
+        let mut least = confirmed_without(self.own, &self.durable, &nodes, left_out);
+        for other in self.others.iter().filter(|other| !left_out.contains(other)) {
+            let Some(numbers) = heard.get(other) else { return Vec::new() };
+            least = least.min(confirmed_without(*other, numbers, &nodes, left_out));
+        }
+        self.hear_floor(&Floor { moment: least, left_out: left_out.clone() })
     }
 
     /// Everything up to `moment` was exchanged with another node since both had put their fences there,
@@ -405,17 +442,19 @@ impl Replica {
         self.write_numbers(numbers)
     }
 
-    /// Copied what `sources` hold, which had these numbers when they were read: takes over what they
-    /// promised, and answers asks again once that is synced. What it held at or below the floor and
-    /// none of them named is dropped by the caller before.
+    /// Holds what [`after_copy`](super::repair::after_copy) says of every key, and that is synced. `sources`
+    /// are the numbers of those it copied from, as they were before that: their promises are taken over.
+    /// It answers asks again.
     pub fn copied(&mut self, sources: &[Numbers]) -> Vec<ReplicaEffect> {
         let mut numbers = self.latest.clone();
         for source in sources {
-            numbers.floor = numbers.floor.max(source.floor);
+            if source.floor.moment > numbers.floor.moment {
+                numbers.floor = source.floor.clone();
+            }
             numbers.fence = numbers.fence.max(source.fence);
         }
-        numbers.confirmed = numbers.confirmed.max(numbers.floor);
-        let floor = numbers.floor;
+        let floor = numbers.floor.moment;
+        numbers.confirmed = numbers.confirmed.max(floor);
         for other in &self.others {
             let with = numbers.confirmed_with.entry(*other).or_default();
             *with = floor.max(*with);
@@ -433,4 +472,20 @@ impl Replica {
         self.unsynced_numbers.push_back((self.written, numbers.clone()));
         vec![ReplicaEffect::Write(Logged::Numbers(numbers))]
     }
+}
+
+/// Up to where a node with these numbers has confirmed with all nodes that are not left out.
+fn confirmed_without(
+    node: NodeNumber,
+    numbers: &Numbers,
+    nodes: &[NodeNumber],
+    left_out: &BTreeSet<NodeNumber>,
+) -> Moment {
+    if left_out.contains(&node) {
+        return Moment::default();
+    }
+    let with = |other: &NodeNumber| numbers.confirmed_with.get(other).copied().unwrap_or_default();
+    let others = nodes.iter().filter(|other| **other != node && !left_out.contains(other));
+    let least = others.map(with).min().unwrap_or(numbers.fence);
+    least.max(numbers.confirmed)
 }

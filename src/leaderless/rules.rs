@@ -1,7 +1,8 @@
 //! The rules that the promises of leaderless mode rest on, each with a name. Calls nothing.
 //!
 //! A program keeps all of them, and has no way to do otherwise. Tests of this module switch single
-//! ones off, to show what the rule prevents.
+//! ones off, to show that the simulation finds what the rule prevents: a rule whose absence no
+//! schedule shows would be a rule that nobody needs, or a simulation that proves little.
 
 /// One of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

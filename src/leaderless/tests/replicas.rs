@@ -1,10 +1,12 @@
 //! One replica at a time, told what to store by hand.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 
 use super::super::clock::{Moment, NodeNumber, SKEW_MS_MAX, Version};
 use super::super::message::{Answer, Asker, Content, Held, OperationId, Origin, Response, Store};
-use super::super::replica::{Logged, Lost, Numbers, Replica, ReplicaEffect, Standing};
+use super::super::replica::{Floor, Logged, Lost, Numbers, Replica, ReplicaEffect, Standing};
 use super::super::rules::{Rule, Rules};
 
 const NOW: Moment = Moment::new(200_000_000_000);
@@ -15,7 +17,7 @@ fn node(number: u16) -> NodeNumber {
 }
 
 fn open(numbers: Numbers) -> Replica {
-    Replica::open(vec![node(2), node(3)], numbers, Rules::default())
+    Replica::open(node(1), &[node(1), node(2), node(3)], numbers, Rules::default())
 }
 
 fn asker(operation: u64) -> Asker {
@@ -53,6 +55,17 @@ fn letters(effects: &[ReplicaEffect]) -> String {
         ReplicaEffect::Forget(_) => "f".to_owned(),
     };
     effects.iter().map(letter).collect::<Vec<_>>().join(" ")
+}
+
+fn bare(moment: Moment) -> Floor {
+    Floor { moment, ..Floor::default() }
+}
+
+/// Confirms with both others.
+fn confirm(replica: &mut Replica, moment: Moment) {
+    replica.confirm_with(node(2), moment);
+    replica.confirm_with(node(3), moment);
+    replica.synced(2);
 }
 
 fn new() -> Origin {
@@ -122,7 +135,8 @@ fn of_two_values_of_one_version_every_replica_keeps_the_same() {
         all.iter().all(|held| held.value.is_none() || all[3].yields_to(held)),
         "deletes are lowest"
     );
-    let mut careless = Replica::open(vec![], Numbers::default(), Rules::without(Rule::TieBreak));
+    let mut careless =
+        Replica::open(node(1), &[], Numbers::default(), Rules::without(Rule::TieBreak));
     let lower = all.iter().find(|one| one.yields_to(&all[0])).unwrap();
     assert_eq!(store(&mut careless, lower, all[0].clone(), new()), "s", "the rule is needed");
 }
@@ -155,7 +169,8 @@ fn a_fence_refuses_what_is_new_and_takes_copies() {
 fn the_floor_refuses_everything_and_forgets_deletes() {
     let mut replica = open(Numbers::default());
     let floor = NOW.earlier(10);
-    assert_eq!(letters(&replica.reach_floor(floor)), "n");
+    confirm(&mut replica, floor);
+    assert_eq!(letters(&replica.hear_floor(&bare(floor))), "n");
     assert_eq!(replica.standing(), Standing::Ready);
     assert_eq!(letters(&replica.synced(1)), "f", "deletes are forgotten once the floor is synced");
     let old = held(at(floor, 9), "old");
@@ -174,7 +189,8 @@ fn the_floor_refuses_everything_and_forgets_deletes() {
 fn who_hears_of_a_floor_above_what_it_confirmed_is_behind_until_it_has_copied() {
     let mut replica = open(Numbers::default());
     let floor = NOW.earlier(10);
-    replica.hear_floor(floor);
+    confirm(&mut replica, floor.earlier(1));
+    replica.hear_floor(&bare(floor));
     assert_eq!(replica.standing(), Standing::Behind);
     let answer =
         |replica: &mut Replica| letters(&replica.ask(asker(1), &KEY, &Held::default(), true));
@@ -185,12 +201,16 @@ fn who_hears_of_a_floor_above_what_it_confirmed_is_behind_until_it_has_copied() 
         "w",
         "it takes what others hold"
     );
-    let numbers = Numbers { floor: NOW.earlier(5), fence: NOW.earlier(4), ..Numbers::default() };
+    let numbers =
+        Numbers { floor: bare(NOW.earlier(5)), fence: NOW.earlier(4), ..Numbers::default() };
     replica.copied(&[numbers]);
     replica.synced(9);
     assert_eq!(answer(&mut replica), "a0");
     let Numbers { floor, fence, confirmed, .. } = replica.numbers();
-    assert_eq!((*floor, *fence, *confirmed), (NOW.earlier(5), NOW.earlier(4), NOW.earlier(5)));
+    assert_eq!(
+        (floor.moment, *fence, *confirmed),
+        (NOW.earlier(5), NOW.earlier(4), NOW.earlier(5))
+    );
 }
 
 #[test]
@@ -204,6 +224,47 @@ fn a_replica_has_confirmed_what_it_confirmed_with_all_others() {
     assert_eq!(replica.numbers().confirmed, NOW.earlier(7));
     replica.confirm_with(node(3), NOW.earlier(9));
     assert!(replica.is_synced(), "it only grows");
+}
+
+#[test]
+fn the_floor_is_the_least_that_all_have_confirmed() {
+    let find = |left_out: &[u16], own: Numbers, heard: &[(u16, Numbers)]| {
+        let mut replica = open(own);
+        let heard: BTreeMap<_, _> =
+            heard.iter().map(|(at, numbers)| (node(*at), numbers.clone())).collect();
+        let left_out: BTreeSet<_> = left_out.iter().map(|at| node(*at)).collect();
+        replica.find_floor(&heard, &left_out, 3);
+        replica.synced(1);
+        (replica.numbers().floor.moment.get(), replica.standing())
+    };
+    let with = |confirmed: u64, with: &[(u16, u64)]| Numbers {
+        confirmed: Moment::new(confirmed),
+        confirmed_with: with.iter().map(|(at, ms)| (node(*at), Moment::new(*ms))).collect(),
+        ..Numbers::default()
+    };
+    let own = || with(7, &[(2, 9), (3, 7)]);
+    let both = [(2, with(5, &[(1, 8), (3, 5)])), (3, with(6, &[(1, 6), (2, 6)]))];
+    assert_eq!(find(&[], own(), &both), (5, Standing::Ready));
+    assert_eq!(find(&[], own(), &both[..1]), (0, Standing::Ready), "nothing was heard of node 3");
+    assert_eq!(
+        find(&[3], own(), &both[..1]),
+        (8, Standing::Ready),
+        "it has been away for too long"
+    );
+    assert_eq!(find(&[2, 3], own(), &[]), (0, Standing::Ready), "one alone knows nothing");
+    assert_eq!(find(&[1], own(), &both), (0, Standing::Ready), "one that was left out finds none");
+
+    // The floor of above, as others hear of it that had not found it themselves.
+    let heard = Floor { moment: Moment::new(8), left_out: [node(3)].into() };
+    let standing = |own: u16, numbers: Numbers| {
+        let nodes = [node(1), node(2), node(3)];
+        let mut replica = Replica::open(node(own), &nodes, numbers, Rules::default());
+        replica.hear_floor(&heard);
+        replica.standing()
+    };
+    assert_eq!(standing(2, with(5, &[(1, 8), (3, 5)])), Standing::Ready, "it has what it needs");
+    assert_eq!(standing(2, with(5, &[(1, 7), (3, 9)])), Standing::Behind);
+    assert_eq!(standing(3, with(0, &[(1, 9), (2, 1)])), Standing::Behind, "it was left out");
 }
 
 #[test]
@@ -247,7 +308,8 @@ fn versions_too_far_ahead_are_refused_and_counted_by_sender() {
     assert_eq!(store(&mut replica, &far, next.clone(), new()), "w", "one tick above what is held");
     let base = Origin::New { base: far.version };
     assert_eq!(store(&mut replica, &Held::default(), next, base), "w", "or above what was asked");
-    let mut careless = Replica::open(vec![], Numbers::default(), Rules::without(Rule::SkewBound));
+    let mut careless =
+        Replica::open(node(1), &[], Numbers::default(), Rules::without(Rule::SkewBound));
     assert_eq!(
         store(&mut careless, &Held::default(), far.clone(), new()),
         "w",

@@ -1,0 +1,112 @@
+//! Schedules that are written down, each aimed at one rule: it holds with the rule, and not without.
+
+use bytes::Bytes;
+
+use super::super::clock::Version;
+use super::super::operation::{Errand, Level};
+use super::super::rules::{Rule, Rules};
+use super::checker::Fault;
+use super::world::World;
+
+type Outcome = Result<(), Fault>;
+
+/// All pairs of nodes.
+const ALL: &str = "11 12 13 21 22 23 31 32 33";
+
+fn set(value: &'static str) -> Errand {
+    Errand::Set(Bytes::from_static(value.as_bytes()))
+}
+
+fn assert_aimed(rule: Rule, schedule: impl Fn(&mut World) -> Outcome) {
+    assert_eq!(schedule(&mut World::scripted(Rules::default())), Ok(()));
+    let fault = schedule(&mut World::scripted(Rules::without(rule))).unwrap_err();
+    assert!(fault.contains("read"), "{fault}");
+}
+
+/// Decision 214: a replica acknowledges, loses its disk and copies from the others, before these store the write.
+#[test]
+fn the_word_of_a_lost_disk_would_count() {
+    assert_aimed(Rule::WordOfLost, |world| {
+        world.op(2, set("x"), Level::Quorum)?;
+        world.flow("23 32")?;
+        world.flow("21 12")?; // two have answered, and node 1 has stored it
+        world.lose_and_copy(1)?;
+        world.flow("22")?; // now the coordinator has, too
+        world.op(3, Errand::Get, Level::Quorum)?;
+        world.flow("33 31 13")
+    });
+}
+
+/// Nodes 2 and 3 have deleted what node 1, which was away, still holds. Node 2 has forgotten the
+/// delete; node 3 has not, so it takes what node 1 holds for older than its own, and says so.
+#[test]
+fn an_answer_of_who_missed_a_delete_would_count() {
+    assert_aimed(Rule::ConfirmedAnswers, |world| {
+        world.op(1, set("old"), Level::All)?;
+        world.flow(ALL)?;
+        world.stop(1);
+        world.op(2, Errand::Delete, Level::Quorum)?;
+        world.flow("22 23 32 33")?;
+        world.confirm(2, 3)?;
+        world.confirm(3, 2)?;
+        world.hear(2)?;
+        assert_eq!(world.version(2), Version::NONE, "forgotten");
+        assert_ne!(world.version(3), Version::NONE);
+        world.restart(1);
+        world.lose_messages();
+        world.op(1, Errand::Get, Level::Quorum)?;
+        world.flow("11 12 21")?;
+        world.flow("13 31")
+    });
+}
+
+/// A value that was read is on its way to node 2 still when all have deleted it and forgotten that.
+#[test]
+fn a_late_copy_would_bring_a_deleted_value_back() {
+    assert_aimed(Rule::FloorRefuses, |world| {
+        world.op(1, set("old"), Level::One)?;
+        world.flow("11")?;
+        world.lose_messages();
+        world.op(1, Errand::Get, Level::Quorum)?;
+        world.flow("11 13 31")?; // written back to node 3, not to 2 yet
+        world.hold();
+        world.op(3, Errand::Delete, Level::Quorum)?;
+        world.flow(ALL)?;
+        for (node, from) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
+            world.confirm(node, from)?;
+        }
+        for node in 1..=3 {
+            world.hear(node)?;
+            assert_eq!(world.version(node), Version::NONE, "forgotten");
+        }
+        world.release();
+        world.flow(ALL)?;
+        world.op(2, Errand::Get, Level::Quorum)?;
+        world.flow(ALL)
+    });
+}
+
+/// A delete is slow: nodes 1 and 2 get it when all have confirmed a later moment, node 3 does not.
+/// Node 2 forgets it. A read of nodes 2 and 3 then finds what was deleted, and node 1 acknowledges the
+/// write-back because it holds more.
+#[test]
+fn a_slow_delete_would_be_forgotten_before_all_have_it() {
+    assert_aimed(Rule::Fence, |world| {
+        world.op(1, set("old"), Level::All)?;
+        world.flow(ALL)?;
+        world.op(1, Errand::Delete, Level::Quorum)?;
+        world.flow("13 31")?;
+        world.flow_some("12 21", 2)?; // two have answered: the stores are on their way
+        world.hold();
+        for (node, from) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
+            world.confirm(node, from)?;
+        }
+        world.release();
+        world.flow("11 12 21")?; // node 3 misses it
+        world.lose_messages();
+        world.hear(2)?;
+        world.op(3, Errand::Get, Level::Quorum)?;
+        world.flow("33 32 23")?;
+        world.flow("31 13")
+    });
+}
