@@ -183,7 +183,7 @@ fn follow(stream: Taken<'_>, address: &str) -> Result<(BackupSummary, u64), Arch
                 let last = images.last().map_or(0, |image| image.slot.get());
                 bar.set_position(last + 1);
             }
-            Piece::Keys(_) | Piece::Entries(_) => {}
+            Piece::Requests(_) | Piece::Keys(_) | Piece::Entries(_) => {}
             Piece::End(end) => {
                 bar.finish_and_clear();
                 return Ok((BackupSummary { header, end }, reader.offset()));

@@ -47,7 +47,7 @@ pub(super) fn check(path: &Path) -> Result<Checked, ArchiveError> {
     let header = reader.header().clone();
     loop {
         match reader.next_piece()? {
-            Piece::Slots(_) | Piece::Keys(_) | Piece::Entries(_) => {
+            Piece::Requests(_) | Piece::Slots(_) | Piece::Keys(_) | Piece::Entries(_) => {
                 bar.set_position(reader.offset());
             }
             Piece::End(end) => {

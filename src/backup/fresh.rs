@@ -125,13 +125,16 @@ impl Fresh<'_> {
         let cluster_id = random()?.max(1);
         let member_id = u64::try_from(random()? >> 64).unwrap_or(1).max(1);
         let machine = self.create(cluster_id)?;
+        machine.open_request_ids(host.disk.clone(), directory, cluster_id)?;
         fill(&machine)?;
         let last = index.checked_add(INDEX_GAP).filter(|last| *last < u64::MAX / 2);
         let what = "for a log that goes on far above it, index";
         let limit = u64::MAX / 2 - INDEX_GAP;
         let last = last.ok_or(Error::OutOfRange { what, value: index, limit })?;
         let checkpoint = LogId { term: TERM, index: last }; // I2
-        let target = Target { log_id: checkpoint, membership: Membership::default() };
+        let ids = machine.request_ids();
+        let requests_crc = ids.keep(checkpoint, &ids.at(index))?;
+        let target = Target { log_id: checkpoint, membership: Membership::default(), requests_crc };
         let outcome = machine.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false))?;
         if outcome.cancelled {
             let (path, bytes) = (directory.to_owned(), machine.usage().data_bytes);
@@ -220,7 +223,7 @@ pub(super) fn apply(machine: &Machine, entry: &Entry) -> Result<bool, &'static s
     }
     let command = Command::decode(entry.payload.clone()).map_err(|_| "a command of the log")?;
     match machine.apply(entry.log_id.index, &command) {
-        Ok(_) => Ok(true),
+        Ok(_) | Err(ApplyError::NotApplied(_)) => Ok(true), // its request was applied before
         Err(ApplyError::Damaged(_)) => Ok(false),
         Err(ApplyError::Storage(_) | ApplyError::Journal(_)) => {
             Err("a command that cannot be applied")

@@ -179,9 +179,15 @@ fn fill(order: &Order, machine: &Machine) -> Result<(), ArchiveError> {
     let mut before = 0;
     for path in &order.files {
         let mut reader = read(order, Some(path))?;
+        let begin = reader.header().begin.index;
+        machine.request_ids().replace(begin, &[]); // those of the backup's begin count
         loop {
             let offset = reader.offset();
             match reader.next_piece()? {
+                Piece::Requests(ids) => {
+                    // The reader has checked them.
+                    machine.request_ids().replace(begin, &ids);
+                }
                 Piece::Slots(images) => machine.merge(&Images::Slots(images))?,
                 Piece::Keys(images) => machine.merge(&Images::Keys(images))?,
                 Piece::Entries(entries) => {
@@ -194,6 +200,8 @@ fn fill(order: &Order, machine: &Machine) -> Result<(), ArchiveError> {
                             Error::Corrupt { path, offset, what }
                         })?;
                     }
+                    let last = entries.last().map_or(0, |entry| entry.log_id.index);
+                    machine.request_ids().settle(last.min(order.to));
                 }
                 Piece::End(_) => break,
                 Piece::Broken(reason) => {

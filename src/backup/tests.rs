@@ -4,13 +4,14 @@ use bytes::Bytes;
 use diskstore_storage::backup::BackupWriter;
 use diskstore_storage::disk::{CrashMode, SimDisk};
 use diskstore_storage::identity::{self, RESTORING_NAME, Standing};
-use diskstore_storage::slots::{Options, SlotImage, Slots};
+use diskstore_storage::slots::{self, Options, SlotImage, Slots};
 use diskstore_storage::wal::{self, Entry, EntryKind, Wal};
 use diskstore_storage::{LogId, LogIndex, SlotIndex, Term};
 
 use super::*;
-use crate::command::{Command, slot_key};
+use crate::command::{Command, Failure, slot_key};
 use crate::host::Host;
+use crate::machine::{ApplyError, DiskMachine, Machine};
 
 const DIRECTORY: &str = "/node";
 const FILE: &str = "/backup";
@@ -225,4 +226,58 @@ fn two_backups_to_one_file_do_not_mix() {
     });
     assert!(matches!(first, Err(ArchiveError::Usage(_))), "{first:?}");
     assert_eq!(std::fs::read(&path).unwrap(), b"first");
+}
+
+/// H31: what stands behind the begin is applied by the ids that were known there, and the restored node
+/// knows those of the state that it has.
+#[test]
+fn requests_that_were_sent_again_are_restored_as_they_were_applied() {
+    let once = |id: &[u8], slot| {
+        let action = crate::command::Action::Increment { by: 1 };
+        let operation = crate::command::Operation { key: &slot_key(slot), action };
+        Command::single(&operation).unwrap().with_request_id(id).unwrap()
+    };
+    let disk = SimDisk::new(1);
+    let source = disk_machine(&disk, "/source");
+    source.apply(99, &once(b"a", 1)).unwrap();
+    let (mut writer, head) = BackupWriter::begin(&header(1, 0, 100));
+    let ids = writer.request_ids(&source.request_ids().at(100)).unwrap();
+    let slots = writer.slots(&[image(1, 99, Some("1")), image(2, 102, Some("1"))]).unwrap();
+    let entries =
+        [entry(101, &once(b"a", 1)), entry(102, &once(b"b", 2)), entry(103, &once(b"b", 2))];
+    let entries = writer.entries(&entries).unwrap();
+    disk.write_file(Path::new(FILE), &[head, ids, slots, entries, writer.end().1].concat());
+    restore(&order(&disk, &[FILE], 103)).unwrap();
+    let value = |text: &'static str| Some(Bytes::from(text));
+    assert_eq!(slots_of(&disk)[..2], [(99, value("1")), (102, value("1"))]);
+    let restored = disk_machine(&disk, DIRECTORY);
+    let behind = 104 + (1 << 40);
+    let reply = restored.apply(behind, &once(b"a", 1)).unwrap();
+    assert_eq!((reply.index, reply.is_repeat), (99, true));
+    // Slot 2 was ahead of its entry, so what that answered is not known: that it was applied is.
+    let ApplyError::NotApplied(failure) = restored.apply(behind, &once(b"b", 2)).unwrap_err()
+    else {
+        panic!("it is remembered")
+    };
+    assert!(matches!(failure, Failure::Unknown { index: 102, .. }), "{failure}");
+    assert!(!restored.apply(behind, &once(b"c", 1)).unwrap().is_repeat);
+}
+
+/// The slots of a directory, with their request ids.
+fn disk_machine(disk: &SimDisk, directory: &str) -> Machine {
+    let (shared, directory) = (Arc::new(disk.clone()), Path::new(directory));
+    let options = Options::new(1 << 20);
+    let is_there = disk.exists(&directory.join(slots::SLOTS_FILE)).unwrap();
+    let slots = if is_there {
+        Slots::open(disk, directory, options).unwrap().0
+    } else {
+        disk.create_dir_all(directory).unwrap();
+        let geometry = slots::Geometry::new(16, 32).unwrap();
+        let new = slots::New { geometry, cluster_id: 7, options };
+        Slots::create(disk, directory, new, &mut |_, _| {}).unwrap()
+    };
+    let cluster_id = slots.superblock().cluster_id;
+    let machine = Machine::Slots(DiskMachine::new(Arc::new(slots)));
+    machine.open_request_ids(shared, directory, cluster_id).unwrap();
+    machine
 }

@@ -108,7 +108,7 @@ mod tests {
     fn reply(bytes: usize, changed: bool) -> Reply {
         let body = Body::Value(Some(Bytes::from(vec![7; bytes])));
         let outcome = Outcome { version: 1, changed, existed: true, body };
-        Reply { index: 1, outcomes: [outcome].into_iter().collect() }
+        Reply { index: 1, outcomes: [outcome].into_iter().collect(), ..Reply::default() }
     }
 
     fn bounded(results: &[CommandResult], bytes_max: usize) -> Vec<CommandResult> {

@@ -156,9 +156,14 @@ impl Cluster {
             }
         }
         let is_only = |key: &[u8]| counts.get(key).is_none_or(|count| *count == 1);
+        // An entry with the request id of an earlier one was applied nowhere.
+        let is_applied = replica.machine.request_ids().is_applied_by(index, command);
         let became = command.operations().map(|operation| match operation.action {
+            _ if is_applied == Some(false) => Became { effect: Effect::None, value: None },
             Action::Set { condition: Condition::Always, .. }
-            | Action::Delete { condition: Condition::Always, .. } => {
+            | Action::Delete { condition: Condition::Always, .. }
+                if is_applied == Some(true) =>
+            {
                 Became { effect: Effect::Applied, value: None }
             }
             Action::Get | Action::Measure | Action::Publish { .. } => {

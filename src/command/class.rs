@@ -25,6 +25,8 @@ pub enum FailureClass {
     ProtocolVersion,
     /// A transaction was given up before it was proposed.
     Aborted,
+    /// The request has the id of another one, and changed nothing.
+    OtherRequest,
     /// Nobody leads, or this node stops; nothing was proposed.
     Unavailable,
     /// Another member leads, and the command may not be forwarded; nothing was proposed.
@@ -43,7 +45,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, those first that a client meets first.
-    pub const ALL: [FailureClass; 15] = [
+    pub const ALL: [FailureClass; 16] = [
         FailureClass::Wrong,
         FailureClass::TooLarge,
         FailureClass::Refused,
@@ -52,6 +54,7 @@ impl FailureClass {
         FailureClass::Forbidden,
         FailureClass::ProtocolVersion,
         FailureClass::Aborted,
+        FailureClass::OtherRequest,
         FailureClass::Unavailable,
         FailureClass::NotLeader,
         FailureClass::Busy,
@@ -88,6 +91,7 @@ impl Refusal {
             | Refusal::ReservedChannel => FailureClass::Wrong,
             Refusal::TooLarge { .. } => FailureClass::TooLarge,
             Refusal::Logger => FailureClass::Refused,
+            Refusal::OtherRequest { .. } => FailureClass::OtherRequest,
         }
     }
 }

@@ -9,7 +9,7 @@
 //! - I3: no length is trusted before it is compared with the bytes that are there.
 //! - I4: the payload of an entry is one or more commands, one behind the other. A walk over the
 //!   operations gives those of all commands, in order, so an entry of many commands needs no code
-//!   of its own.
+//!   of its own. A command with a request id stands alone in its entry.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
@@ -19,13 +19,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
     Action, Answer, COMMAND_BYTES_MAX, Condition, DecodeError, KEY_BYTES_MAX, OPERATION_COUNT_MAX,
-    Operation,
+    Operation, REQUEST_ID_BYTES_MAX,
 };
 
 /// Version of the layout; another one is refused.
 const VERSION: u8 = 2;
-/// version u8, reserved u8, operation count u16, bytes of the operations u32.
+/// version u8, bytes of the request id u8, operation count u16, bytes of the operations u32.
 const HEADER_BYTES: usize = 8;
+/// Where the header has the length of the request id.
+const REQUEST_ID_OFFSET: usize = 1;
 /// kind, condition, answer, reserved u8; key bytes u16; reserved u16; value bytes u32; compare
 /// bytes u32; argument u64.
 const OPERATION_BYTES: usize = 24;
@@ -35,6 +37,7 @@ const EMPTY: [u8; HEADER_BYTES] = [VERSION, 0, 0, 0, 0, 0, 0, 0];
 const _: () = assert!(OPERATION_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(COMMAND_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(REQUEST_ID_BYTES_MAX <= u8::MAX as usize);
 
 const KIND_GET: u8 = 1;
 const KIND_SET: u8 = 2;
@@ -88,7 +91,7 @@ impl Command {
         let (mut operation_count, mut message_count) = (0, 0);
         loop {
             let start = rest;
-            let (count, mut operations) =
+            let Part { count, mut operations, has_request_id } =
                 split_command(&mut rest).map_err(|what| fail(what, start))?;
             operation_count += count;
             if operation_count > OPERATION_COUNT_MAX {
@@ -98,14 +101,18 @@ impl Command {
             if count == 0 && !is_alone {
                 return Err(fail("a command without operations beside others", start));
             }
+            if has_request_id && (count == 0 || !is_alone) {
+                return Err(fail("a request id of more or less than one command", start));
+            }
+            let tail = start.len() - HEADER_BYTES - operations.len(); // behind the operations
             for _ in 0..count {
-                let behind = operations.len() + rest.len();
+                let behind = operations.len() + tail;
                 let operation = split_operation(&mut operations)
                     .map_err(|what| DecodeError { what, offset: bytes.len() - behind })?;
                 message_count += usize::from(operation.channel().is_some());
             }
             if !operations.is_empty() {
-                let offset = bytes.len() - rest.len() - operations.len();
+                let offset = bytes.len() - tail - operations.len();
                 return Err(DecodeError { what: "bytes behind the last operation", offset });
             }
             if rest.is_empty() {
@@ -163,6 +170,45 @@ impl Command {
         self.operation_count
     }
 
+    /// The same command with the id of its request. Of all commands with one id the first that is
+    /// applied counts, as long as the id is remembered.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the id is empty or too long, and if the command is too long with it.
+    ///
+    /// # Panics
+    /// If it has one already.
+    pub fn with_request_id(&self, id: &[u8]) -> Result<Command, BuildError> {
+        assert_eq!(self.request_id(), None, "a command has one request id");
+        let length = u8::try_from(id.len()).ok().filter(|_| id.len() <= REQUEST_ID_BYTES_MAX);
+        let length = length.filter(|length| *length > 0).ok_or(BuildError::RequestId)?;
+        if self.bytes.len() + id.len() > COMMAND_BYTES_MAX {
+            return Err(BuildError::TooManyBytes);
+        }
+        let mut bytes = BytesMut::with_capacity(self.bytes.len() + id.len());
+        bytes.put_slice(&self.bytes);
+        bytes.put_slice(id);
+        if let Some(field) = bytes.get_mut(REQUEST_ID_OFFSET) {
+            *field = length;
+        }
+        Ok(Command { bytes: bytes.freeze(), ..*self })
+    }
+
+    /// The id of its request, if it has one.
+    pub fn request_id(&self) -> Option<&[u8]> {
+        let length = usize::from(*self.bytes.get(REQUEST_ID_OFFSET)?);
+        if length == 0 {
+            return None; // nearly always
+        }
+        self.bytes.len().checked_sub(length).and_then(|start| self.bytes.get(start..))
+    }
+
+    /// The bytes of its operations, by which two requests are compared.
+    pub fn content(&self) -> &[u8] {
+        let id_bytes = self.request_id().map_or(0, <[u8]>::len);
+        self.bytes.get(HEADER_BYTES..self.bytes.len() - id_bytes).unwrap_or_default()
+    }
+
     /// How many of the operations send a message.
     pub fn message_count(&self) -> usize {
         self.message_count
@@ -214,8 +260,8 @@ impl<'a> Iterator for Operations<'a> {
         if self.in_command == 0 {
             let mut behind = self.rest;
             let command = split_command(&mut behind);
-            let (count, _) = command.expect("invariant I1: the bytes of a command are valid");
-            self.in_command = count;
+            let part = command.expect("invariant I1: the bytes of a command are valid");
+            self.in_command = part.count;
             self.rest = self.rest.get(HEADER_BYTES..).unwrap_or_default();
         }
         self.in_command -= 1;
@@ -242,6 +288,9 @@ pub enum BuildError {
     /// A key that is too long.
     #[error("a key holds at most {KEY_BYTES_MAX} bytes")]
     KeyTooLong,
+    /// A request id that is empty or too long.
+    #[error("a request id has 1 to {REQUEST_ID_BYTES_MAX} bytes")]
+    RequestId,
 }
 
 /// Lays out a command, operation by operation.
@@ -456,23 +505,34 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Takes one command off the front of `rest`: how many operations it has, and their bytes (I3).
-fn split_command<'a>(rest: &mut &'a [u8]) -> Result<(usize, &'a [u8]), &'static str> {
+/// One of the commands of an entry.
+struct Part<'a> {
+    /// How many operations it has.
+    count: usize,
+    /// Their bytes.
+    operations: &'a [u8],
+    has_request_id: bool,
+}
+
+/// Takes one command off the front of `rest` (I3).
+fn split_command<'a>(rest: &mut &'a [u8]) -> Result<Part<'a>, &'static str> {
     let Some((header, behind)) = rest.split_first_chunk::<HEADER_BYTES>() else {
         return Err("command header cut off");
     };
-    let [version, reserved, count_low, count_high, b0, b1, b2, b3] = *header;
+    let [version, id_bytes, count_low, count_high, b0, b1, b2, b3] = *header;
     if version != VERSION {
         return Err("unknown command version");
     }
-    if reserved != 0 {
-        return Err("reserved byte of the command is not zero");
+    if usize::from(id_bytes) > REQUEST_ID_BYTES_MAX {
+        return Err("request id longer than allowed");
     }
     let mut behind = behind;
     let operations = split_part(&mut behind, u32::from_le_bytes([b0, b1, b2, b3]));
     let operations = operations.ok_or("operations cut off")?;
+    split_part(&mut behind, u32::from(id_bytes)).ok_or("request id cut off")?;
     *rest = behind;
-    Ok((usize::from(u16::from_le_bytes([count_low, count_high])), operations))
+    let count = usize::from(u16::from_le_bytes([count_low, count_high]));
+    Ok(Part { count, operations, has_request_id: id_bytes > 0 })
 }
 
 /// Takes one operation off the front of `rest` (I3).
@@ -594,6 +654,50 @@ mod tests {
     }
 
     #[test]
+    fn a_request_id_travels_behind_the_operations() {
+        let plain = built(&sample());
+        assert_eq!((plain.request_id(), plain.content()), (None, &plain.bytes()[8..]));
+        let command = plain.with_request_id(b"id-7").unwrap();
+        let mut expected = [plain.bytes().as_ref(), b"id-7"].concat();
+        expected[1] = 4;
+        assert_eq!(command.bytes().as_ref(), expected);
+        let read = Command::decode(command.bytes().clone()).unwrap();
+        assert_eq!(read, command);
+        assert_eq!(read.request_id(), Some(&b"id-7"[..]));
+        assert_eq!(read.content(), plain.content());
+        assert_eq!(read.operations().collect::<Vec<_>>(), sample());
+        for end in 0..expected.len() {
+            let cut = Command::decode(Bytes::copy_from_slice(&expected[..end]));
+            assert!(cut.is_err(), "cut at {end}");
+        }
+        expected.push(0);
+        assert!(Command::decode(expected.into()).is_err());
+    }
+
+    #[test]
+    fn a_request_id_is_bounded_and_belongs_to_one_command() {
+        let plain = built(&sample());
+        let longest = [7; REQUEST_ID_BYTES_MAX];
+        let command = plain.with_request_id(&longest).unwrap();
+        assert_eq!(command.request_id(), Some(&longest[..]));
+        let beyond = [longest.as_slice(), &[7]].concat();
+        for id in [&[][..], &beyond] {
+            assert_eq!(plain.with_request_id(id).unwrap_err(), BuildError::RequestId);
+        }
+        let mut forged = [plain.bytes().as_ref(), &beyond].concat();
+        forged[1] = 65;
+        assert!(Command::decode(forged.into()).is_err());
+        for pair in [[command.bytes(), plain.bytes()], [plain.bytes(), command.bytes()]] {
+            assert!(Command::decode([pair[0].as_ref(), pair[1]].concat().into()).is_err());
+        }
+        let none = Command::default().with_request_id(b"1").unwrap();
+        assert!(Command::decode(none.bytes().clone()).is_err(), "there is nothing to repeat");
+        let long = vec![7; COMMAND_BYTES_MAX - HEADER_BYTES - OPERATION_BYTES - 8];
+        let full = Command::set(&slot_key(1), &long).unwrap();
+        assert_eq!(full.with_request_id(b"1").unwrap_err(), BuildError::TooManyBytes);
+    }
+
+    #[test]
     fn commands_behind_each_other_are_walked_as_one() {
         let operations = sample();
         let mut bytes = built(&operations[..1]).bytes().to_vec();
@@ -659,6 +763,7 @@ mod tests {
                 changed[position] ^= 1 << bit;
                 if let Ok(command) = Command::decode(changed.clone().into()) {
                     let again = built(&command.operations().collect::<Vec<_>>());
+                    assert_eq!(command.request_id(), None, "there is no byte left for one");
                     assert_eq!(again.bytes().as_ref(), changed, "byte {position} bit {bit}");
                 }
             }

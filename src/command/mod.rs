@@ -19,9 +19,8 @@ use smallvec::SmallVec;
 
 pub use class::FailureClass;
 pub use layout::{BuildError, BuilderMark, Command, CommandBuilder, Operations, slot_key, slot_of};
-pub(crate) use reply::decode_result;
 pub use reply::encode_result;
-pub(crate) use reply::{outcome_bytes, result_bytes};
+pub(crate) use reply::{decode_reply, decode_result, outcome_bytes, reply_bytes, result_bytes};
 
 /// Most operations that one command (one log entry) may hold.
 pub const OPERATION_COUNT_MAX: usize = 4096;
@@ -38,6 +37,8 @@ pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// How the names begin under which subscribers get each message with its index; no channel's own
 /// name does (`docs/messages.md`).
 pub const INDEXED_PREFIX: &[u8] = b"__index__:";
+/// Most bytes of the id of a request.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Most bytes of a reason that travels in a [`Failure`]; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1024;
 
@@ -203,13 +204,20 @@ pub enum Refusal {
     Logger,
     /// The channel's name begins with [`INDEXED_PREFIX`].
     ReservedChannel,
+    /// The request's id is that of another request.
+    OtherRequest {
+        /// Log index of the entry that applied that one.
+        index: u64,
+    },
 }
 
 /// The reply to a command: one outcome for each operation, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
-    /// Log index of the entry that held the command; 0 for reads that made no entry.
+    /// Log index of the entry that applied the command; 0 for reads that made no entry.
     pub index: u64,
+    /// True if that was an earlier entry with the same request id: this one applied nothing.
+    pub is_repeat: bool,
     /// Outcomes in the order of the operations.
     pub outcomes: SmallVec<[Outcome; 1]>,
 }
@@ -437,6 +445,11 @@ impl fmt::Display for Refusal {
                 formatter,
                 "names that begin with {} are for subscribers: publish on the channel's own name",
                 INDEXED_PREFIX.escape_ascii()
+            ),
+            Refusal::OtherRequest { index } => write!(
+                formatter,
+                "this request id is that of another request, which log entry {index} has applied: \
+                 give every request an id of its own"
             ),
         }
     }

@@ -5,6 +5,8 @@
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+use bytes::Bytes;
+
 use super::cursor::Cursor;
 use super::{
     Body, CommandResult, DecodeError, Failure, Holder, OPERATION_COUNT_MAX, Outcome,
@@ -33,6 +35,12 @@ const REFUSAL_TOO_LARGE_FOR_KEY: u8 = 6;
 const REFUSAL_TOO_LARGE_FOR_CHANNEL: u8 = 7;
 const REFUSAL_TOO_LARGE_FOR_MESSAGE: u8 = 8;
 const REFUSAL_RESERVED_CHANNEL: u8 = 9;
+const REFUSAL_OTHER_REQUEST: u8 = 10;
+
+/// Set in the count of outcomes of a reply that an earlier entry gave.
+const REPEAT: u16 = 1 << 15;
+
+const _: () = assert!(OPERATION_COUNT_MAX < REPEAT as usize);
 
 const FAILURE_NO_LEADER: u8 = 1;
 const FAILURE_NOT_LEADER: u8 = 2;
@@ -61,13 +69,29 @@ pub fn encode_result(result: &CommandResult, out: &mut Vec<u8>) {
 /// How many bytes [`encode_result`] appends.
 pub(crate) fn result_bytes(result: &CommandResult) -> usize {
     match result {
-        Ok(reply) => 1 + 8 + 2 + reply.outcomes.iter().map(outcome_bytes).sum::<usize>(),
+        Ok(reply) => 1 + reply_bytes(reply),
         Err(failure) => {
             let mut bytes = Vec::new();
             failure.encode(&mut bytes);
             1 + bytes.len()
         }
     }
+}
+
+/// How many bytes [`Reply::encode`] appends.
+pub(crate) fn reply_bytes(reply: &Reply) -> usize {
+    8 + 2 + reply.outcomes.iter().map(outcome_bytes).sum::<usize>()
+}
+
+/// The reply of which these are the bytes.
+///
+/// # Errors
+/// [`DecodeError`] if they are not exactly those of one.
+pub(crate) fn decode_reply(bytes: Bytes) -> Result<Reply, DecodeError> {
+    let mut input = Cursor::new(bytes);
+    let reply = Reply::decode(&mut input)?;
+    input.finish()?;
+    Ok(reply)
 }
 
 /// How many bytes one outcome takes.
@@ -106,8 +130,9 @@ impl Reply {
         assert!(self.outcomes.len() <= OPERATION_COUNT_MAX, "one outcome for each operation");
         let count = u16::try_from(self.outcomes.len());
         let count = count.expect("invariant: the number of operations fits 16 bits");
+        let repeat = if self.is_repeat { REPEAT } else { 0 };
         out.extend_from_slice(&self.index.to_le_bytes());
-        out.extend_from_slice(&count.to_le_bytes());
+        out.extend_from_slice(&(count | repeat).to_le_bytes());
         for outcome in &self.outcomes {
             encode_outcome(outcome, out);
         }
@@ -115,10 +140,13 @@ impl Reply {
 
     fn decode(input: &mut Cursor) -> Result<Reply, DecodeError> {
         let index = input.u64()?;
-        let count =
-            input.count_u16(OPERATION_COUNT_MAX, "more outcomes than a command has operations")?;
+        let word = input.u16()?;
+        let (count, is_repeat) = (word & !REPEAT, word & REPEAT != 0);
+        if usize::from(count) > OPERATION_COUNT_MAX {
+            return Err(input.error("more outcomes than a command has operations"));
+        }
         let outcomes = (0..count).map(|_| decode_outcome(input)).collect::<Result<_, _>>()?;
-        Ok(Reply { index, outcomes })
+        Ok(Reply { index, is_repeat, outcomes })
     }
 }
 
@@ -254,6 +282,10 @@ fn encode_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
             out.push(REFUSAL_OUT_OF_RANGE);
             out.extend_from_slice(&slot_count.to_le_bytes());
         }
+        Refusal::OtherRequest { index } => {
+            out.push(REFUSAL_OTHER_REQUEST);
+            out.extend_from_slice(&index.to_le_bytes());
+        }
     }
 }
 
@@ -268,6 +300,7 @@ fn decode_refusal(input: &mut Cursor) -> Result<Refusal, DecodeError> {
         REFUSAL_TOO_LARGE_FOR_MESSAGE => too_large(input, Holder::Message),
         REFUSAL_RESERVED_CHANNEL => Ok(Refusal::ReservedChannel),
         REFUSAL_OUT_OF_RANGE => Ok(Refusal::OutOfRange { slot_count: input.u64()? }),
+        REFUSAL_OTHER_REQUEST => Ok(Refusal::OtherRequest { index: input.u64()? }),
         _ => Err(input.error("unknown refusal")),
     }
 }
@@ -285,8 +318,6 @@ fn encode_text(text: &str, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn bodies() -> Vec<Body> {
@@ -306,6 +337,7 @@ mod tests {
             Body::Refused(Refusal::ReservedChannel),
             Body::Refused(Refusal::OutOfRange { slot_count: 7 }),
             Body::Refused(Refusal::Logger),
+            Body::Refused(Refusal::OtherRequest { index: 7 }),
         ]
     }
 
@@ -318,7 +350,8 @@ mod tests {
         });
         let reason = "because".to_owned();
         vec![
-            Ok(Reply { index: 9, outcomes: outcomes.collect() }),
+            Ok(Reply { index: 9, outcomes: outcomes.collect(), ..Reply::default() }),
+            Ok(Reply { index: 9, is_repeat: true, ..Reply::default() }),
             Ok(Reply::default()),
             Err(Failure::NoLeader { reason: reason.clone() }),
             Err(Failure::NotLeader { leader: "host:1".to_owned() }),
@@ -356,6 +389,7 @@ mod tests {
             (Refusal::OutOfRange { slot_count: 5 }, 4, &numbers[..8]),
             (Refusal::Logger, 5, &[]),
             (too_large(Holder::Key), 6, &numbers),
+            (Refusal::OtherRequest { index: 5 }, 10, &numbers[..8]),
         ] {
             let mut bytes = Vec::new();
             encode_refusal(&refusal, &mut bytes);
@@ -370,7 +404,9 @@ mod tests {
         let mut bytes = Vec::new();
         let measured = Outcome { body: Body::Measured(6), ..outcome.clone() };
         let outcomes = [outcome, measured].into_iter().collect();
-        encode_result(&Ok(Reply { index: 3, outcomes }), &mut bytes);
+        encode_result(&Ok(Reply { index: 3, outcomes, ..Reply::default() }), &mut bytes);
+        let repeat = Reply { index: 3, is_repeat: true, ..Reply::default() };
+        encode_result(&Ok(repeat), &mut bytes);
         encode_result(&Err(Failure::NoLeader { reason: "r".to_owned() }), &mut bytes);
         encode_result(&Err(Failure::Full { reason: "r".to_owned() }), &mut bytes);
         #[rustfmt::skip]
@@ -378,6 +414,7 @@ mod tests {
             0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0,
             5, 0, 0, 0, 0, 0, 0, 0, 3, 2, 1, 0, 0, 0, b'v',
             5, 0, 0, 0, 0, 0, 0, 0, 3, 5, 6, 0, 0, 0, 0, 0, 0, 0,
+            0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 128,
             1, 1, 1, 0, b'r',
             1, 9, 1, 0, b'r',
         ];

@@ -9,7 +9,7 @@ use diskstore_storage::Result;
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::state::{Checkpointed, Target, Versioned};
 
-use super::{ApplyError, Fullness, Images, Limits, LogDurable, Paged, Sending, Usage};
+use super::{ApplyError, Fullness, Images, Limits, LogDurable, Paged, RequestIds, Sending, Usage};
 use crate::command::{Command, Failure, Refusal, Reply};
 
 /// Keys that hold a value, and the position to go on from.
@@ -21,6 +21,7 @@ pub type Scanned = (Images, Option<u64>);
 pub(crate) trait AnyMachine {
     fn kind(&self) -> MachineKind;
     fn limits(&self) -> Limits;
+    fn request_ids(&self) -> &RequestIds;
 
     fn apply(&self, index: u64, command: &Command) -> std::result::Result<Reply, ApplyError>;
     fn read(&self, command: &Command) -> std::result::Result<Reply, Failure>;

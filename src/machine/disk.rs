@@ -28,7 +28,9 @@ use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
 use super::group::by_key;
 use super::reply::ReplyBudget;
-use super::{Images, Limits, LogDurable, Paged, Sending, Usage, check_operation, other_kind};
+use super::{
+    Images, Limits, LogDurable, Paged, RequestIds, Sending, Usage, check_operation, other_kind,
+};
 use crate::command::{
     Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
 };
@@ -43,7 +45,7 @@ struct Group<'a> {
 /// Slots that one step of [`DiskMachine::live_keys`] reads at most, unless more are asked for.
 const SCAN_STEP: u64 = 4096;
 
-/// Why an entry has no whole reply. It is this node's trouble.
+/// Why an entry has no whole reply.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Damaged slots would have to be known. The entry was applied but for them, and the node goes on.
@@ -55,6 +57,9 @@ pub enum ApplyError {
     /// The journal cannot be written or read.
     #[error(transparent)]
     Journal(#[from] OpLogError),
+    /// The entry was applied nowhere, by its request id, and this is its answer. The node goes on.
+    #[error("the request id of this entry is known: {0}")]
+    NotApplied(Failure),
 }
 
 /// Damaged slots that an entry would have had to know.
@@ -84,12 +89,13 @@ struct Met {
 #[derive(Debug, Clone)]
 pub struct DiskMachine {
     slots: Arc<Slots>,
+    request_ids: RequestIds,
 }
 
 impl DiskMachine {
     /// A machine over open slots.
     pub fn new(slots: Arc<Slots>) -> DiskMachine {
-        DiskMachine { slots }
+        DiskMachine { slots, request_ids: RequestIds::default() }
     }
 
     /// The slots underneath.
@@ -215,6 +221,10 @@ impl AnyMachine for DiskMachine {
         MachineKind::Slots
     }
 
+    fn request_ids(&self) -> &RequestIds {
+        &self.request_ids
+    }
+
     /// The limits of keys and values.
     fn limits(&self) -> Limits {
         let geometry = self.slots.geometry();
@@ -240,7 +250,7 @@ impl AnyMachine for DiskMachine {
             }
             _ => self.apply_many(index, command, &mut met)?,
         };
-        let reply = Reply { index, outcomes };
+        let reply = Reply { index, outcomes, ..Reply::default() };
         let Met { first: Some(slot), may_have_changed, given_up } = met else { return Ok(reply) };
         let only_reads = command.operations().all(|operation| operation.action.is_read());
         let met = DamageMet { slot, may_have_changed, only_reads, given_up, reply };
@@ -274,7 +284,7 @@ impl AnyMachine for DiskMachine {
         let mut read = read.into_iter();
         let none = || refused(Refusal::OutOfRange { slot_count });
         let outcomes = keys.iter().map(|key| key.and_then(|_| read.next()).unwrap_or_else(none));
-        Ok(Reply { index: 0, outcomes: outcomes.collect() })
+        Ok(Reply { outcomes: outcomes.collect(), ..Reply::default() })
     }
 
     /// Checks what can be said of a command without looking at slots: a command that is refused
@@ -336,7 +346,8 @@ impl AnyMachine for DiskMachine {
     fn durable(&self) -> Option<Target> {
         let superblock = self.slots.superblock();
         let log_id = superblock.checkpoint?;
-        Some(Target { log_id, membership: superblock.membership })
+        let (membership, requests_crc) = (superblock.membership, superblock.requests_crc);
+        Some(Target { log_id, membership, requests_crc })
     }
 
     fn checkpoint(

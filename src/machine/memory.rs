@@ -26,7 +26,8 @@ use super::effect::{self, Draft, change_of, nothing, run};
 use super::group::by_key;
 use super::reply::ReplyBudget;
 use super::{
-    ApplyError, Fullness, Images, Limits, LogDurable, Sending, Usage, check_operation, other_kind,
+    ApplyError, Fullness, Images, Limits, LogDurable, RequestIds, Sending, Usage, check_operation,
+    other_kind,
 };
 use crate::command::{Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply};
 
@@ -34,12 +35,13 @@ use crate::command::{Action, Body, Command, Failure, Holder, Operation, Outcome,
 #[derive(Debug, Clone)]
 pub struct MemoryMachine {
     keys: Arc<Keys>,
+    request_ids: RequestIds,
 }
 
 impl MemoryMachine {
     /// A machine over open keys.
     pub fn new(keys: Arc<Keys>) -> MemoryMachine {
-        MemoryMachine { keys }
+        MemoryMachine { keys, request_ids: RequestIds::default() }
     }
 
     /// The keys underneath.
@@ -79,6 +81,10 @@ impl AnyMachine for MemoryMachine {
         MachineKind::Memory
     }
 
+    fn request_ids(&self) -> &RequestIds {
+        &self.request_ids
+    }
+
     fn limits(&self) -> Limits {
         Limits { slot_count: 0, value_bytes_max: self.keys.value_bytes() }
     }
@@ -95,7 +101,7 @@ impl AnyMachine for MemoryMachine {
             Ok(())
         });
         let Ok(outcomes) = applied;
-        Ok(Reply { index, outcomes })
+        Ok(Reply { index, outcomes, ..Reply::default() })
     }
 
     /// Reads what a command of nothing but reads asks for, at one moment.
@@ -114,7 +120,7 @@ impl AnyMachine for MemoryMachine {
             };
             command.operations().map(read).collect()
         };
-        Ok(Reply { index: 0, outcomes })
+        Ok(Reply { outcomes, ..Reply::default() })
     }
 
     fn check(&self, command: &Command) -> Result<(), Refusal> {
@@ -297,7 +303,7 @@ mod tests {
         machine.apply(3, &twice).unwrap(); // replayed
         assert_eq!(value(&machine, "b").as_deref(), Some("12"));
         let log_id = LogId { term: Term::new(1), index: 2 };
-        let target = Target { log_id, membership: Membership::default() };
+        let target = Target { log_id, membership: Membership::default(), requests_crc: 0 };
         // The file says 2, and has what 3 did.
         machine.keys().checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(disk.crash(CrashMode::Lost));

@@ -15,9 +15,13 @@ mod journal;
 mod memory;
 mod paged;
 mod reply;
+mod requests;
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use diskstore_storage::disk::Disk;
 use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::{self, KeyImage};
 use diskstore_storage::slots::SlotImage;
@@ -31,6 +35,9 @@ pub use disk::{ApplyError, DamageMet, DiskMachine};
 pub use journal::{JournalError, JournalMachine, JournalOptions};
 pub use memory::MemoryMachine;
 pub use paged::Paged;
+pub use requests::RequestIds;
+
+use requests::DigestedRequest;
 
 use crate::command::{Action, Command, Failure, Holder, Operation, Refusal, Reply, check_message};
 
@@ -126,10 +133,59 @@ impl Machine {
     /// time; one that was applied before changes nothing.
     ///
     /// # Errors
-    /// Damage of the command's own slots: all else of it is done, and the node goes on. The others
-    /// only for a sick node. A command that is refused has a reply.
+    /// Damage of the command's own slots: all else of it is done, and the node goes on. Its request
+    /// id: nothing is done, and the node goes on. The others only for a sick node. A command that is
+    /// refused has a reply.
     pub fn apply(&self, index: u64, command: &Command) -> std::result::Result<Reply, ApplyError> {
-        of_its_kind!(self, machine => machine.apply(index, command))
+        match command.request_id() {
+            None => of_its_kind!(self, machine => machine.apply(index, command)),
+            Some(id) => self.apply_once(index, id, command),
+        }
+    }
+
+    /// As [`Machine::apply`], unless the command's request was applied before.
+    fn apply_once(
+        &self,
+        index: u64,
+        id: &[u8],
+        command: &Command,
+    ) -> std::result::Result<Reply, ApplyError> {
+        let (ids, asked) = (self.request_ids(), DigestedRequest::new(index, id, command));
+        if let Some(answer) = ids.answer_to(&asked, command) {
+            return answer;
+        }
+        let is_ahead = |operation: Operation<'_>| {
+            let slot = operation.data_key().map(|key| self.slot(key));
+            slot.is_some_and(|slot| slot.is_none_or(|slot| slot.index >= index))
+        };
+        let is_exact = !command.operations().any(is_ahead); // I2 of `requests.rs`
+        let applied = of_its_kind!(self, machine => machine.apply(index, command));
+        match &applied {
+            Ok(reply) => ids.remember(&asked, Some(reply).filter(|_| is_exact)),
+            Err(ApplyError::Damaged(_)) => ids.remember(&asked, None),
+            // The node stops, and does not count the entry as applied.
+            Err(ApplyError::Storage(_) | ApplyError::Journal(_) | ApplyError::NotApplied(_)) => {}
+        }
+        applied
+    }
+
+    /// The ids of requests that were applied lately.
+    pub fn request_ids(&self) -> &RequestIds {
+        of_its_kind!(self, machine => machine.request_ids())
+    }
+
+    /// Reads the request ids that the checkpoint names, and says where those of later ones go. To be
+    /// called once, before anything is applied.
+    ///
+    /// # Errors
+    /// Files that are lost, damaged, or another cluster's.
+    pub fn open_request_ids(
+        &self,
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        cluster_id: u128,
+    ) -> Result<()> {
+        self.request_ids().open(disk, directory, cluster_id, self.durable().as_ref())
     }
 
     /// A batch of entries was applied: whoever reads along may see it.
@@ -215,7 +271,10 @@ impl Machine {
         log_durable: LogDurable<'_>,
         cancel: &AtomicBool,
     ) -> Result<Checkpointed> {
-        of_its_kind!(self, machine => machine.checkpoint(target, log_durable, cancel))
+        let outcome =
+            of_its_kind!(self, machine => machine.checkpoint(target, log_durable, cancel))?;
+        self.request_ids().remove_before(self.durable().as_ref());
+        Ok(outcome)
     }
 }
 
@@ -268,12 +327,17 @@ impl Machine {
     }
 
     /// Ends the merging of a snapshot that was taken from `target` on, and makes that the
-    /// checkpoint. After `Ok` all of it survives power loss.
+    /// checkpoint, with the request ids that came with it. After `Ok` all of it survives power loss.
     ///
     /// # Errors
     /// As [`Machine::checkpoint`].
     pub fn install(&self, target: Target, log_durable: LogDurable<'_>) -> Result<()> {
-        of_its_kind!(self, machine => machine.install(target, log_durable))
+        let begin = target.log_id.index;
+        let target = Target { requests_crc: self.request_ids().received_crc(begin), ..target };
+        of_its_kind!(self, machine => machine.install(target, log_durable))?;
+        self.request_ids().install(begin);
+        self.request_ids().remove_before(self.durable().as_ref());
+        Ok(())
     }
 }
 

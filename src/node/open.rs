@@ -137,6 +137,7 @@ pub(super) async fn open_files(
             return Err(lost(data_file));
         }
         let (machine, mut report) = plan.open(&disk, directory, &mut *progress)?;
+        machine.open_request_ids(disk.clone(), directory, cluster_id)?;
         // An application log records what is replayed, and is not open yet.
         let mut ahead = match config.log_folder {
             Some(_) => None,

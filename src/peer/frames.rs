@@ -47,6 +47,8 @@ pub enum FrameKind {
     SnapshotReply = 11,
     /// Some keys of a snapshot.
     SnapshotKeys = 12,
+    /// The request ids of a snapshot.
+    SnapshotRequests = 13,
 }
 
 impl FrameKind {
@@ -65,6 +67,7 @@ impl FrameKind {
             FrameKind::SnapshotEnd,
             FrameKind::SnapshotReply,
             FrameKind::SnapshotKeys,
+            FrameKind::SnapshotRequests,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }

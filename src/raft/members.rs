@@ -118,7 +118,7 @@ pub fn begin_restored_log(
     member_id: u64,
     member: Member,
 ) -> diskstore_storage::Result<()> {
-    let Target { log_id, membership } = restored;
+    let Target { log_id, membership, .. } = restored;
     let is_begun = membership.log_id.is_some() || wal.state().last != Some(*log_id);
     if is_begun || wal.state().vote.is_none() {
         return Ok(());

@@ -94,7 +94,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(());
         }
         let membership = membership_to(&meta.last_membership);
-        let target = Target { log_id, membership: membership.clone() };
+        // The machine has the request ids that came with it.
+        let target = Target { log_id, membership: membership.clone(), requests_crc: 0 };
         // First of all: after a crash in between the mark is early, but no gap goes unmarked.
         self.applier.mark_gap(log_id.index).await?;
         let replica = self.replica.clone();

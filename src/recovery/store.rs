@@ -122,7 +122,11 @@ impl Store {
     /// Makes all of it durable.
     pub(super) fn keep(&self, last_index: u64) -> Result<(), Error> {
         let membership = Membership { log_id: None, body: bytes::Bytes::new() };
-        let target = Target { log_id: LogId { term: Term::new(0), index: last_index }, membership };
+        let target = Target {
+            log_id: LogId { term: Term::new(0), index: last_index },
+            membership,
+            requests_crc: 0,
+        };
         let cancel = AtomicBool::new(false);
         match self {
             Store::Slots(slots) => slots.checkpoint(target, &mut || Ok(()), &cancel).map(drop),

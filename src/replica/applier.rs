@@ -215,6 +215,7 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
     let applying = replica.begin_apply();
     let mut last = None;
     let mut with_messages = Vec::new();
+    let mut has_request_ids = false;
     let mut membership = None;
     for Job { entry, answer } in jobs {
         wait_for_memory(setup)?;
@@ -224,10 +225,11 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         if let (Some(oplog), Payload::Command(command)) = (&mut setup.oplog, &entry.payload) {
             carried_out.record(oplog, command, machine).map_err(io::Error::other)?;
         }
-        if let Payload::Command(command) = &entry.payload
-            && command.message_count() > 0
-        {
-            with_messages.push((log_id.index, command.clone()));
+        if let Payload::Command(command) = &entry.payload {
+            has_request_ids |= command.request_id().is_some();
+            if command.message_count() > 0 && !carried_out.is_passed_over() {
+                with_messages.push((log_id.index, command.clone()));
+            }
         }
         let CarriedOut { membership: new_membership, .. } = &mut carried_out;
         membership = new_membership.take().or(membership);
@@ -246,6 +248,9 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
     if let Some(log_id) = last {
         setup.replica.set_applied(log_id, membership);
         setup.wal.release(log_id.index);
+        if has_request_ids {
+            replica.machine.request_ids().settle(log_id.index);
+        }
     }
     drop(applying);
     for (answer, reply) in replies {
@@ -260,14 +265,24 @@ pub(crate) struct CarriedOut {
     reply: Reply,
     /// Damaged slots whose content the entry depends on.
     met: Option<Box<DamageMet>>,
+    /// Why the entry was applied nowhere.
+    refused: Option<Failure>,
     /// The membership, if the entry is one.
     pub membership: Option<Membership>,
 }
 
 impl CarriedOut {
+    /// Whether the entry has the request id of an earlier one, and was applied nowhere.
+    fn is_passed_over(&self) -> bool {
+        self.refused.is_some() || self.reply.is_repeat
+    }
+
     /// The reply to the proposer. Where a slot is damaged here, other members may have applied what
     /// this one could not.
     pub(crate) fn into_result(self, log_id: LogId) -> CommandResult {
+        if let Some(failure) = self.refused {
+            return Err(failure);
+        }
         match self.met {
             None => Ok(self.reply),
             Some(met) if met.only_reads => Err(Failure::Damaged { slot: met.slot }),
@@ -286,6 +301,9 @@ impl CarriedOut {
         command: &Command,
         machine: &Machine,
     ) -> Result<(), OpLogError> {
+        if self.is_passed_over() {
+            return Ok(());
+        }
         let index = self.reply.index;
         if self.met.as_ref().is_some_and(|met| met.may_have_changed) {
             return oplog.mark_gap(index);
@@ -315,7 +333,10 @@ pub(crate) fn apply_entry(machine: &Machine, entry: &Committed) -> io::Result<Ca
                     );
                 }
                 let reply = std::mem::take(&mut met.reply);
-                Ok(CarriedOut { reply, met: Some(met), membership: None })
+                Ok(CarriedOut { reply, met: Some(met), ..nothing })
+            }
+            Err(ApplyError::NotApplied(failure)) => {
+                Ok(CarriedOut { refused: Some(failure), ..nothing })
             }
             Err(error) => Err(io::Error::other(error)),
         },

@@ -261,6 +261,8 @@ fn apply_ahead(
             applied.log_id = Some(entry.log_id);
             applied.membership = membership.unwrap_or(applied.membership);
         }
+        // No checkpoint is written before all of this is applied.
+        machine.request_ids().settle(applied.log_id.map_or(0, |log_id| log_id.index));
     }
     join(reading)?; // else a panic would pass for the end
     Ok(applied)

@@ -20,19 +20,24 @@
 //! - I7: a transfer ends once the receiver has applied an entry above the snapshot's begin (I3 of
 //!   `state`), or has a vote above the sender's, because it would keep the new leader's snapshot
 //!   waiting.
+//! - I8: the request ids of exactly S travel before all slots, and count from the moment at which the
+//!   snapshot is installed: they decide which entries behind S are applied.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use diskstore_storage::wal::Wal;
-use diskstore_storage::{Error, Result, Vote};
+use diskstore_storage::{Error, LogId, Result, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::pace::Pace;
-use super::snapshot_frames::{Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, read_reply};
+use super::snapshot_frames::{
+    Accept, SnapshotBegin, SnapshotEnd, SnapshotSlots, put_request_ids, read_reply,
+};
 use super::state::{Applied, Replica, SlotsSnapshot};
 use crate::machine::{Images, Machine, Scanned};
 use crate::peer::{Connection, FrameKind, FrameReader, FrameWriter, bad_frame, in_time};
@@ -110,6 +115,8 @@ pub(crate) async fn send(
     };
     let readable_from = sender.replica.machine.readable_from();
     let last_log = sender.last_log(readable_from.max(log_id.index))?;
+    let what = "nothing keeps the log behind this snapshot";
+    let request_ids = held.request_ids().ok_or_else(|| io::Error::other(what))?; // I8
     let horizon = held.horizon().unwrap_or(0);
     let now = sender.replica.machine.begin_send();
     if horizon < now.horizon {
@@ -123,6 +130,8 @@ pub(crate) async fn send(
         Accept::Changed { after, damaged } => (after, damaged),
         Accept::HigherVote(vote) => return Ok(vote),
     };
+    put_request_ids(&mut writer.buffer, request_ids);
+    in_time(writer.send(), IDLE_MAX).await?;
     let mut sent = Sent { sender, writer: &mut writer, frames: 0, slots: 0 };
     sent.send_changed(changed_after, now.end).await?;
     sent.send_damaged(changed_after, damaged).await?;
@@ -243,10 +252,11 @@ pub(crate) async fn receive(
     let received = receive_slots(&mut merging, reader, &is_deposed).await;
     // Whatever happened: nothing is merged behind the end of the transfer.
     let settled = merging.settle().await;
-    let (end, slots) = received?;
+    let Received { end, slots, request_ids } = received?;
     settled?;
     raise_readable_from(replica, end.applied).await?;
     check_install_space(replica).await?; // an install that follows must not fail for that
+    keep_request_ids(replica, begin.log_id, request_ids).await?; // nor for this
     replica.machine.finish_merge(begin.log_id.index);
     tracing::info!(slots, changed_after = after, "snapshot received");
     Ok(Some(begin))
@@ -259,13 +269,23 @@ pub(crate) fn disk_failure(error: &io::Error) -> Option<&Error> {
         .then_some(failure)
 }
 
-/// Receives frames up to the last one; returns that frame, and how many slots there were.
+/// What a transfer brought beside slots.
+struct Received {
+    /// The last frame.
+    end: SnapshotEnd,
+    /// How many slots there were.
+    slots: u64,
+    /// Empty if there are none.
+    request_ids: Bytes,
+}
+
+/// Receives frames up to the last one.
 async fn receive_slots(
     merging: &mut Merging<'_>,
     reader: &mut FrameReader,
     is_deposed: &(dyn Fn() -> io::Result<bool> + Sync),
-) -> io::Result<(SnapshotEnd, u64)> {
-    let (mut frames, mut count) = (0, 0);
+) -> io::Result<Received> {
+    let (mut frames, mut count, mut request_ids) = (0, 0, Bytes::new());
     loop {
         let frame = in_time(reader.next(), IDLE_MAX).await?;
         let Some(frame) = frame else { return Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -287,12 +307,15 @@ async fn receive_slots(
                 merging.replica.slots_received.fetch_add(images.count() as u64, Ordering::Relaxed);
                 merging.merge(images).await?;
             }
+            FrameKind::SnapshotRequests if frames == 0 && request_ids.is_empty() => {
+                request_ids = frame.body; // I8
+            }
             FrameKind::SnapshotEnd => {
                 let end = SnapshotEnd::decode(frame.body).map_err(bad_frame)?;
                 if (end.frames, end.slots) != (frames, count) {
                     return Err(io::Error::other("slots of the snapshot are missing"));
                 }
-                return Ok((end, count));
+                return Ok(Received { end, slots: count, request_ids });
             }
             kind => return Err(io::Error::other(format!("{kind:?} within a snapshot"))),
         }
@@ -313,6 +336,14 @@ async fn raise_readable_from(replica: &Arc<Replica>, index: u64) -> io::Result<(
     let machine = replica.machine.clone();
     let raised = tokio::task::spawn_blocking(move || machine.set_readable_from(index));
     raised.await.map_err(io::Error::other)?.map_err(io::Error::other)
+}
+
+/// Makes the request ids durable until the snapshot is installed, whose begin they are as of.
+async fn keep_request_ids(replica: &Arc<Replica>, begin: LogId, ids: Bytes) -> io::Result<()> {
+    let machine = replica.machine.clone();
+    let kept = tokio::task::spawn_blocking(move || machine.request_ids().receive(begin, &ids));
+    let is_good = kept.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+    if is_good { Ok(()) } else { Err(io::Error::other("the request ids of a snapshot are none")) }
 }
 
 async fn check_install_space(replica: &Arc<Replica>) -> io::Result<()> {

@@ -154,6 +154,14 @@ impl Accept {
     }
 }
 
+/// Appends the frame of the request ids as of the begin of a snapshot. Without any there is none: a
+/// receiver of an older version does not know it.
+pub(crate) fn put_request_ids(out: &mut Vec<u8>, request_ids: &[u8]) {
+    if !request_ids.is_empty() {
+        put_frame(out, FrameKind::SnapshotRequests, |out| out.put_slice(request_ids));
+    }
+}
+
 /// Some slots or keys of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SnapshotSlots {

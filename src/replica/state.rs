@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use diskstore_storage::state::{Checkpointed, Membership, Target};
 use diskstore_storage::{Error, LogId};
 use parking_lot::{Mutex, MutexGuard};
@@ -261,7 +262,18 @@ impl Replica {
     /// # Errors
     /// Of the disk. A full disk is no error here (see [`Replica::lacks_checkpoint_space`]).
     pub(crate) fn checkpoint(&self) -> diskstore_storage::Result<()> {
-        self.checkpoint_of(self.applied())
+        let WithIds { applied, request_ids } = self.applied_with_ids();
+        self.checkpoint_of(applied, &request_ids)
+    }
+
+    /// How far the log has been applied, and the request ids as of exactly there: entries that are being
+    /// applied meanwhile count once the position moves over them.
+    fn applied_with_ids(&self) -> WithIds {
+        let applied = self.applied.lock();
+        let index = applied.log_id.map_or(0, |log_id| log_id.index);
+        // Nothing is settled for a later index while this is locked.
+        let request_ids = self.machine.request_ids().at(index);
+        WithIds { applied: applied.clone(), request_ids }
     }
 
     /// Makes the checkpoint that runs end soon.
@@ -269,16 +281,28 @@ impl Replica {
         self.cancel_checkpoint.store(true, Ordering::Release);
     }
 
-    /// Like [`Replica::checkpoint`], for an earlier applied position.
-    pub(crate) fn checkpoint_of(&self, applied: Applied) -> diskstore_storage::Result<()> {
+    /// Like [`Replica::checkpoint`], for an earlier applied position with its request ids.
+    pub(crate) fn checkpoint_of(
+        &self,
+        applied: Applied,
+        request_ids: &[u8],
+    ) -> diskstore_storage::Result<()> {
         let Applied { log_id: Some(log_id), membership } = applied else { return Ok(()) };
         let _running = self.checkpoint.lock();
+        let requests_crc = match self.keep_ids(log_id, request_ids) {
+            Err(Error::NoSpace { .. }) => {
+                let lacked =
+                    Checkpointed { cancelled: true, lacked_space: true, ..Checkpointed::default() };
+                return self.note_space(&lacked);
+            }
+            kept => kept?,
+        };
         let started = Instant::now();
         let machine = &self.machine;
         let (mut done, mut pace) =
             (0, Pace::new(machine.checkpoint_steps(), self.syncer.log_bytes()));
         let outcome = machine.checkpoint(
-            Target { log_id, membership },
+            Target { log_id, membership, requests_crc },
             &mut || {
                 // Between the copying of a step and its writing.
                 done += 1;
@@ -302,6 +326,14 @@ impl Replica {
             "checkpoint"
         );
         Ok(())
+    }
+
+    /// Makes request ids durable for a checkpoint, unless a later one is there that will stay.
+    fn keep_ids(&self, log_id: LogId, request_ids: &[u8]) -> diskstore_storage::Result<u32> {
+        if self.machine.durable().is_some_and(|durable| durable.log_id >= log_id) {
+            return Ok(0);
+        }
+        self.machine.request_ids().keep(log_id, request_ids)
     }
 
     /// Notes whether a checkpoint found space on the disk. One that had nothing to write did not look for
@@ -359,10 +391,12 @@ impl Replica {
         // Before the label is taken: no delete behind it is forgotten.
         let sending = self.machine.begin_send();
         let (label, hold) = self.holds.hold(|| {
-            let applied = self.applied();
-            (applied.log_id.map_or(0, |log_id| log_id.index), applied)
+            let label = self.applied_with_ids();
+            (label.applied.log_id.map_or(0, |log_id| log_id.index), label)
         });
-        (label, SlotsSnapshot { hold: Some(hold), sending: Some(sending) })
+        let WithIds { applied, request_ids } = label;
+        let (sending, request_ids) = (Some(sending), Some(request_ids));
+        (applied, SlotsSnapshot { hold: Some(hold), sending, request_ids })
     }
 
     /// The highest index up to which running snapshots allow the log to be purged. A purge reads the
@@ -380,10 +414,16 @@ impl Replica {
 /// The log position and membership of a machine's newest durable checkpoint.
 pub(crate) fn durable_of(machine: &Machine) -> Applied {
     let durable = machine.durable();
-    durable.map_or_else(Applied::default, |Target { log_id, membership }| Applied {
+    durable.map_or_else(Applied::default, |Target { log_id, membership, .. }| Applied {
         log_id: Some(log_id),
         membership,
     })
+}
+
+/// An applied position with the request ids as of it.
+struct WithIds {
+    applied: Applied,
+    request_ids: Bytes,
 }
 
 /// A snapshot, as the layers above handle it. It is not a file: the sender streams slots as they are, and
@@ -395,6 +435,8 @@ pub(crate) struct SlotsSnapshot {
     hold: Option<Hold>,
     /// If it is to be sent: the hold that keeps deletes from being forgotten.
     sending: Option<Sending>,
+    /// If it is to be sent: the request ids as of its begin.
+    request_ids: Option<Bytes>,
 }
 
 impl SlotsSnapshot {
@@ -402,6 +444,11 @@ impl SlotsSnapshot {
     /// exists, no more are.
     pub(crate) fn horizon(&self) -> Option<u64> {
         self.sending.as_ref().map(|sending| sending.horizon)
+    }
+
+    /// The request ids as of its begin; `None` of a snapshot that is not to be sent.
+    pub(crate) fn request_ids(&self) -> Option<&Bytes> {
+        self.request_ids.as_ref()
     }
 
     /// Positions of a scan are below this.

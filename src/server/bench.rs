@@ -79,6 +79,6 @@ impl Served {
             let body = if changed { Body::Empty } else { Body::Value(Some(self.value.clone())) };
             Outcome { version: 1, changed, existed: true, body }
         });
-        Reply { index: 1, outcomes: outcomes.collect() }
+        Reply { index: 1, outcomes: outcomes.collect(), ..Reply::default() }
     }
 }

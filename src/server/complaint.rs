@@ -102,7 +102,12 @@ impl From<&Refusal> for Complaint {
 
 impl From<BuildError> for Complaint {
     fn from(error: BuildError) -> Complaint {
-        Complaint::too_large(error.to_string())
+        match error {
+            BuildError::RequestId => Complaint::wrong(error.to_string()),
+            BuildError::TooManyOperations | BuildError::TooManyBytes | BuildError::KeyTooLong => {
+                Complaint::too_large(error.to_string())
+            }
+        }
     }
 }
 

@@ -205,10 +205,14 @@ mod tests {
         let of = |body| Outcome { version: 1, changed: false, existed: true, body };
         let found = [Body::Value(Some(Bytes::new())), Body::Measured(3), Body::Value(None)];
         let outcomes = found.into_iter().chain([Body::Empty]).map(of).collect();
-        counters.looked_up(&Ok(Reply { index: 0, outcomes }));
+        counters.looked_up(&Ok(Reply { index: 0, outcomes, ..Reply::default() }));
         counters.looked_up(&Err(Failure::NoSpace));
         let refused = of(Body::Refused(Refusal::Overflow));
-        counters.looked_up(&Ok(Reply { index: 0, outcomes: [refused].into_iter().collect() }));
+        counters.looked_up(&Ok(Reply {
+            index: 0,
+            outcomes: [refused].into_iter().collect(),
+            ..Reply::default()
+        }));
         let failed = [FailureClass::NoSpace, FailureClass::Wrong, FailureClass::Busy];
         assert_eq!(failed.map(|class| counters.failures(class)), [1, 1, 0]);
         counters.served(Protocol::Http).reads.record(Duration::from_micros(3));

@@ -1,7 +1,7 @@
 //! The files of a node as text, for people.
 //!
 //! Called by the `inspect` command; calls the decoders of `identity`, `founding`, `wal`, `slots`,
-//! `keys` and `backup`.
+//! `keys`, `requests` and `backup`.
 //! Invariants:
 //!
 //! - I1: nothing is written: files are opened for reading only.
@@ -14,7 +14,7 @@ use std::path::Path;
 
 use crate::disk::{Disk, WriteMode};
 use crate::report::Report;
-use crate::{Error, Result, backup, founding, identity, keys, slots, wal};
+use crate::{Error, Result, backup, founding, identity, keys, requests, slots, wal};
 
 /// Bytes of the magic that every file begins with.
 const MAGIC_BYTES: usize = 8;
@@ -23,8 +23,8 @@ const MAGIC_BYTES: usize = 8;
 const UNWRITTEN: [u8; MAGIC_BYTES] = [0; MAGIC_BYTES];
 
 /// Prints what is in a file: an identity, promises of a founding, a segment of the log, a data file,
-/// a double write file, a snapshot file or a backup, told apart by their first bytes; and what the empty
-/// lock file is for.
+/// a double write file, a snapshot file, request ids or a backup, told apart by their first bytes; and
+/// what the empty lock file is for.
 ///
 /// # Errors
 /// `Io` if the file cannot be read or the text not be written; `Foreign` if it is none of these;
@@ -53,6 +53,7 @@ pub fn inspect(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<()> 
         slots::MAGIC => slots::show_slots(file.as_ref(), &mut report),
         slots::DOUBLE_MAGIC => slots::show_double(disk, file.as_ref(), &mut report),
         keys::MAGIC => keys::show_snapshot(file, &mut report),
+        requests::MAGIC => show_requests(disk, path, &mut report),
         backup::BACKUP_MAGIC => backup::show_backup(file, &mut report),
         _ => Err(Error::Foreign { path: path.to_owned() }),
     }?;
@@ -97,6 +98,22 @@ fn show_founding(founding: &founding::Founding, report: &mut Report<'_>) -> Resu
             report.head(format_args!("accepted {number}, a charter of {} bytes", charter.len()))
         }
     }
+}
+
+fn show_requests(disk: &dyn Disk, path: &Path, report: &mut Report<'_>) -> Result<()> {
+    let (head, table) = requests::read_file(disk, path)?;
+    let requests::Head { cluster_id, log_id, crc } = head;
+    report.head(format_args!("request ids, version {}", requests::VERSION))?;
+    report.head(format_args!("cluster id {cluster_id:032x}"))?;
+    report.head(format_args!("as of {log_id}, CRC-32 {crc:08x}"))?;
+    for requests::Request { index, id, answer, .. } in table.iter() {
+        let answer = match answer {
+            Some(answer) => format!("{} bytes of its answer", answer.len()),
+            None => "its answer is not here".to_owned(),
+        };
+        report.detail(format_args!("entry {index}: id with digest {id:032x}, {answer}"))?;
+    }
+    report.head(format_args!("{} writes with an id", table.count()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod inspect;
 pub mod keys;
 pub mod meta;
 mod report;
+pub mod requests;
 pub mod slots;
 pub mod state;
 mod types;

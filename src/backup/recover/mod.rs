@@ -300,11 +300,17 @@ impl Survivor {
             }
             _ => self.copy(machine)?,
         }
+        let (from, to) = (self.machine.request_ids(), machine.request_ids());
+        let begin = self.checkpoint.map_or(0, |checkpoint| checkpoint.index);
+        if !to.replace(begin, &from.at(begin)) {
+            return Err(unfit(&self.directory, "its request ids are not those of its checkpoint"));
+        }
         self.each_entry(self.tail(end), &mut |entry| {
             // A damaged slot stays damaged then (I4).
             apply(machine, entry).map(drop).map_err(|what| {
                 unfit(&self.directory, &format!("entry {}: {what}", entry.log_id.index))
             })?;
+            to.settle(entry.log_id.index);
             make_room(machine)
         })
     }
@@ -415,6 +421,7 @@ fn open_machine(
     if cluster_id != identity.cluster_id {
         return Err(unfit(directory, "its data file is of another cluster than IDENTITY"));
     }
+    machine.open_request_ids(host.disk.clone(), directory, cluster_id)?;
     Ok(machine)
 }
 

@@ -106,7 +106,7 @@ fn checkpoint(machine: &Machine, entries: &[Entry]) {
     }
     let body = entries[0].payload.clone();
     let membership = Membership { log_id: Some(log_id(0)), body };
-    let target = Target { log_id: log_id(CHECKPOINT), membership };
+    let target = Target { log_id: log_id(CHECKPOINT), membership, requests_crc: 0 };
     machine.checkpoint(target, &mut || Ok(()), &false.into()).unwrap();
 }
 
@@ -378,7 +378,8 @@ fn content_of_different_moments_is_refused() {
         let image = SlotImage { slot: SlotIndex::new(9), index: LogIndex::new(8), value };
         slots.merge(&image).unwrap();
         let superblock = slots.superblock();
-        let target = Target { log_id: log_id(CHECKPOINT), membership: superblock.membership };
+        let membership = superblock.membership;
+        let target = Target { log_id: log_id(CHECKPOINT), membership, requests_crc: 0 };
         slots.checkpoint(target, &mut || Ok(()), &false.into()).unwrap();
     }
     // All entries up to the last make one state of it again, those that are known do not.

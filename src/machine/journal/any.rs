@@ -16,12 +16,16 @@ use crate::command::{Command, Failure, Holder, Refusal, Reply};
 use crate::machine::any::{AnyMachine, LiveKeys, Scanned};
 use crate::machine::effect::{self, Draft, nothing, run};
 use crate::machine::reply::ReplyBudget;
-use crate::machine::{ApplyError, Images, Limits, LogDurable, Sending, Usage};
+use crate::machine::{ApplyError, Images, Limits, LogDurable, RequestIds, Sending, Usage};
 use crate::oplog::Effect;
 
 impl AnyMachine for JournalMachine {
     fn kind(&self) -> MachineKind {
         MachineKind::Journal
+    }
+
+    fn request_ids(&self) -> &RequestIds {
+        &self.request_ids
     }
 
     fn limits(&self) -> Limits {
@@ -35,7 +39,7 @@ impl AnyMachine for JournalMachine {
         let mut outcomes = SmallVec::new();
         if index <= state.log.last_index() {
             outcomes.resize(command.operation_count(), nothing(index));
-            return Ok(Reply { index, outcomes }); // J1 of `mod.rs`
+            return Ok(Reply { index, outcomes, ..Reply::default() }); // J1 of `mod.rs`
         }
         let options = &self.shared.options;
         let value_bytes_max = u64::from(options.value_bytes_max);
@@ -62,7 +66,7 @@ impl AnyMachine for JournalMachine {
             outcomes.push(outcome);
         }
         state.record(index, &effects)?;
-        Ok(Reply { index, outcomes })
+        Ok(Reply { index, outcomes, ..Reply::default() })
     }
 
     fn read(&self, _: &Command) -> std::result::Result<Reply, Failure> {

@@ -12,6 +12,8 @@ use crate::oplog::{JOURNAL_FILE, Position};
 const NEW_FILE: &str = "journal.dat.new";
 const MAGIC: [u8; 8] = *b"DSTJOURN";
 const VERSION: u32 = 2;
+/// The version of a file that names one of request ids; the others stay readable for older programs.
+const VERSION_WITH_REQUESTS: u32 = 3;
 const HEADER_BYTES: usize = 16;
 const FILE_BYTES_MAX: u64 = (HEADER_BYTES + meta::META_BYTES_MAX) as u64;
 
@@ -49,9 +51,13 @@ impl Checkpoint {
             target.and_then(|target| target.membership.log_id).map(pair),
             target.map(|target| target.membership.body.to_vec()).unwrap_or_default(),
         );
-        let body = meta::encode(&body);
+        let requests_crc = target.map_or(0, |target| target.requests_crc);
+        let (version, body) = match requests_crc {
+            0 => (VERSION, meta::encode(&body)),
+            crc => (VERSION_WITH_REQUESTS, meta::encode(&(body, crc))),
+        };
         let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&checksum(&bytes, &body).to_le_bytes());
         bytes.extend_from_slice(&body);
         bytes
@@ -68,17 +74,22 @@ impl Checkpoint {
         if crc != checksum(prefix, body).to_le_bytes() {
             return Err(corrupt("checksum"));
         }
-        if let Some(version) = prefix.last_chunk().copied().map(u32::from_le_bytes)
-            && version != VERSION
-        {
-            return Err(Error::UnknownVersion { path: path.to_owned(), version, known: VERSION });
-        }
-        let body: Body = meta::decode(body).ok_or_else(|| corrupt("fields"))?;
+        let version = prefix.last_chunk().copied().map_or(0, u32::from_le_bytes);
+        let fields: Option<(Body, u32)> = match version {
+            VERSION => meta::decode(body).map(|body| (body, 0)),
+            VERSION_WITH_REQUESTS => meta::decode(body),
+            _ => {
+                let (path, known) = (path.to_owned(), VERSION_WITH_REQUESTS);
+                return Err(Error::UnknownVersion { path, version, known });
+            }
+        };
+        let (body, requests_crc) = fields.ok_or_else(|| corrupt("fields"))?;
         let (cluster_id, nth, offset, last_index, readable_from, log_id, membership_at, body) =
             body;
         let log_id_of = |(term, index)| LogId { term: Term::new(term), index };
         let membership = Membership { log_id: membership_at.map(log_id_of), body: body.into() };
-        let target = log_id.map(|pair| Target { log_id: log_id_of(pair), membership });
+        let target =
+            log_id.map(|pair| Target { log_id: log_id_of(pair), membership, requests_crc });
         let end = Position { nth, offset };
         Ok(Checkpoint { cluster_id, end, last_index, readable_from, target })
     }
@@ -132,7 +143,11 @@ mod tests {
             end: Position { nth: 4, offset: 5 },
             last_index: 6,
             readable_from: 8,
-            target: Some(Target { log_id: LogId { term: Term::new(9), index: 10 }, membership }),
+            target: Some(Target {
+                log_id: LogId { term: Term::new(9), index: 10 },
+                membership,
+                requests_crc: 0,
+            }),
         }
     }
 
@@ -155,6 +170,16 @@ mod tests {
         golden.extend_from_slice(&checksum(&golden, &body).to_le_bytes());
         golden.extend_from_slice(&body);
         assert_eq!(checkpoint().encode(), golden);
+        let mut with_requests = checkpoint();
+        with_requests.target.as_mut().unwrap().requests_crc = 0x0403_0201;
+        let mut golden = b"DSTJOURN".to_vec();
+        golden.extend_from_slice(&3_u32.to_le_bytes());
+        body.extend_from_slice(&[1, 2, 3, 4]);
+        golden.extend_from_slice(&checksum(&golden, &body).to_le_bytes());
+        golden.extend_from_slice(&body);
+        assert_eq!(with_requests.encode(), golden);
+        let read = Checkpoint::decode(&golden, Path::new("journal.dat")).unwrap();
+        assert_eq!(read, with_requests);
     }
 
     #[test]

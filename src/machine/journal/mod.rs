@@ -26,8 +26,8 @@ use diskstore_storage::{Error, LogIndex, Result, SlotIndex};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::LogDurable;
 use super::effect::{Draft, brought, is_blind};
+use super::{LogDurable, RequestIds};
 use crate::command::{Operation, Outcome, slot_key};
 use crate::oplog::{
     Effect, JOURNAL_FILE, KeyForm, Mark, OpLog, OpLogError, PartRecords, Parts, Place, Position,
@@ -56,6 +56,7 @@ pub struct JournalOptions {
 #[derive(Debug, Clone)]
 pub struct JournalMachine {
     shared: Arc<JournalShared>,
+    request_ids: RequestIds,
 }
 
 #[derive(Debug)]
@@ -135,6 +136,7 @@ impl JournalMachine {
                 durable,
                 writing: Mutex::default(),
             }),
+            request_ids: RequestIds::default(),
         })
     }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use diskstore_storage::disk::{CrashMode, RealDisk, SimDisk};
 use diskstore_storage::slots::{Geometry, New, Options, Slots};
@@ -9,7 +10,7 @@ use diskstore_storage::{LogId, LogIndex, SlotIndex, Term};
 
 use super::*;
 use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Reply};
-use crate::machine::{AnyMachine, ApplyError, DiskMachine};
+use crate::machine::{AnyMachine, ApplyError, DiskMachine, Machine};
 use crate::oplog::Record;
 
 const SLOT_COUNT: u64 = 12;
@@ -53,7 +54,7 @@ fn slots() -> DiskMachine {
 
 fn target(index: u64) -> Target {
     let membership = Membership { log_id: None, body: bytes::Bytes::new() };
-    Target { log_id: LogId { term: Term::new(1), index }, membership }
+    Target { log_id: LogId { term: Term::new(1), index }, membership, requests_crc: 0 }
 }
 
 fn set(slot: u64, value: &[u8]) -> Command {
@@ -326,4 +327,39 @@ fn a_crash_at_every_operation_loses_nothing_behind_the_checkpoint() {
             assert!(found.into_iter().eq(expected), "operation {at}, {mode:?}");
         }
     }
+}
+
+#[test]
+fn a_request_that_was_sent_again_is_recorded_once_also_behind_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let once = |index, id: &[u8], slot| {
+        let command = set(slot, b"v").with_request_id(id).unwrap();
+        move |machine: &Machine| drop(machine.apply(index, &command))
+    };
+    let opened = || {
+        let machine = Machine::Journal(open(folder.path()));
+        let disk = Arc::new(RealDisk::new());
+        machine.open_request_ids(disk, folder.path(), 7).unwrap();
+        machine
+    };
+    let indexes =
+        || -> Vec<u64> { records_in(folder.path()).into_iter().map(|(index, ..)| index).collect() };
+    let machine = opened();
+    once(1, b"a", 1)(&machine);
+    once(2, b"a", 1)(&machine);
+    once(3, b"b", 2)(&machine);
+    let requests_crc = {
+        let ids = machine.request_ids();
+        ids.keep(target(3).log_id, &ids.at(3)).unwrap()
+    };
+    let target = Target { requests_crc, ..target(3) };
+    machine.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
+    assert_eq!(indexes(), [1, 3]);
+    drop(machine);
+    let machine = opened();
+    once(4, b"b", 2)(&machine);
+    once(5, b"b", 3)(&machine);
+    once(6, b"c", 3)(&machine);
+    machine.hand_on().unwrap();
+    assert_eq!(indexes(), [1, 3, 6]);
 }

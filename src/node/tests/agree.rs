@@ -23,7 +23,7 @@ fn stores(disk: &SimDisk) -> (Slots, Wal) {
 }
 
 fn checkpoint(slots: &Slots, log_id: LogId) {
-    let target = Target { log_id, membership: Membership::default() };
+    let target = Target { log_id, membership: Membership::default(), requests_crc: 0 };
     slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
 }
 

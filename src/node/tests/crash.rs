@@ -251,7 +251,8 @@ impl Run<'_> {
 }
 
 fn checkpoint(slots: &Slots, wal: &Wal, index: u64) -> Result<()> {
-    let target = Target { log_id: log_id(index), membership: Membership::default() };
+    let target =
+        Target { log_id: log_id(index), membership: Membership::default(), requests_crc: 0 };
     let mut log_durable = || {
         wal.barrier();
         sync(wal)?;

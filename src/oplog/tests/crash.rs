@@ -134,7 +134,7 @@ impl Planned {
             builder.push(&Operation { key: &slot_key(slot), action }).unwrap();
         }
         let outcomes = (0..records).map(|_| outcome(true, Body::Empty)).collect();
-        let reply = Reply { index: self.index, outcomes };
+        let reply = Reply { index: self.index, outcomes, ..Reply::default() };
         log.record(self.index, &builder.finish(), &reply, &mut |_| None)
     }
 }

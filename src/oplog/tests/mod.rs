@@ -20,7 +20,13 @@ fn record_sets(log: &mut OpLog, index: u64, slots: &[u64], value: &[u8]) {
         builder.push(&Operation { key: &slot_key(*slot), action }).unwrap();
     }
     let outcomes = slots.iter().map(|_| outcome(true, Body::Empty)).collect();
-    log.record(index, &builder.finish(), &Reply { index, outcomes }, &mut |_| None).unwrap();
+    log.record(
+        index,
+        &builder.finish(),
+        &Reply { index, outcomes, ..Reply::default() },
+        &mut |_| None,
+    )
+    .unwrap();
 }
 
 fn outcome(changed: bool, body: Body) -> Outcome {
@@ -30,7 +36,7 @@ fn outcome(changed: bool, body: Body) -> Outcome {
 /// Records one entry with one operation.
 fn record_one(log: &mut OpLog, index: u64, action: Action<'_>, outcome: Outcome) {
     let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
-    let reply = Reply { index, outcomes: [outcome].into_iter().collect() };
+    let reply = Reply { index, outcomes: [outcome].into_iter().collect(), ..Reply::default() };
     let value = Some(Bytes::from_static(b"whole"));
     let slot =
         if reply.outcomes[0].changed { Versioned { index, value } } else { Versioned::default() };
@@ -42,7 +48,7 @@ fn replay_one(log: &mut OpLog, index: u64, action: Action<'_>, ahead: u64, value
     let command = Command::single(&Operation { key: &slot_key(7), action }).unwrap();
     let outcomes = [outcome(false, Body::Empty)].into_iter().collect();
     let slot = Versioned { index: ahead, value: value.map(Bytes::copy_from_slice) };
-    let reply = Reply { index, outcomes };
+    let reply = Reply { index, outcomes, ..Reply::default() };
     log.record(index, &command, &reply, &mut |_| Some(slot.clone())).unwrap();
 }
 
@@ -150,7 +156,7 @@ fn an_operation_that_did_nothing_is_not_taken_for_one_whose_slot_is_ahead() {
         builder.push(&Operation { key: &slot_key(7), action }).unwrap();
     }
     let outcomes = [outcome(false, Body::Empty), outcome(true, Body::Integer(3))];
-    let reply = Reply { index: 4, outcomes: outcomes.into_iter().collect() };
+    let reply = Reply { index: 4, outcomes: outcomes.into_iter().collect(), ..Reply::default() };
     let slot = Versioned { index: 4, value: Some(Bytes::from_static(b"3")) };
     log.record(4, &builder.finish(), &reply, &mut |_| Some(slot.clone())).unwrap();
     log.sync().unwrap();

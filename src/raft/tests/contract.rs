@@ -415,7 +415,7 @@ async fn a_build_that_ends_after_an_install_does_not_lower_the_checkpoint() {
     };
     stores.machine.install_snapshot(&meta, SlotsSnapshot::default()).await.unwrap();
     let replica = stores.replica.clone();
-    let written = tokio::task::spawn_blocking(move || replica.checkpoint_of(before)).await;
+    let written = tokio::task::spawn_blocking(move || replica.checkpoint_of(before, &[])).await;
     written.unwrap().unwrap();
     let mut builder = stores.machine.get_snapshot_builder().await;
     let built = builder.build_snapshot().await;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::super::types::StoredMembership;
 use super::{Place, Stores, blank, increment, log_id, normal};
-use crate::command::{Action, Answer, CommandBuilder, Condition, Operation, slot_key};
+use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Operation, slot_key};
 use crate::messages::{Delivered, Delivery, Ended, Mail, Selector, Subscriber};
 use crate::raft::types::Entry;
 use crate::replica::SlotsSnapshot;
@@ -88,4 +88,22 @@ async fn a_snapshot_in_the_place_of_entries_ends_those_who_listen() {
     let entry = set_and_publish(61, "y");
     stores.apply(vec![entry]).await.unwrap();
     assert_eq!(next(&after).await.as_deref(), Ok("61-1 !"));
+}
+
+#[tokio::test]
+async fn a_message_of_a_request_that_was_sent_again_is_handed_on_once() {
+    let disk = SimDisk::new(3);
+    let mut stores = Place::on(&disk).open();
+    hand_out(&stores);
+    let listener = listener(&stores);
+    let once = |index, channel: &'static [u8]| {
+        let publish = Operation { key: channel, action: Action::Publish { message: b"m" } };
+        let command = Command::single(&publish).unwrap().with_request_id(b"id").unwrap();
+        normal(2, index, command)
+    };
+    let entries = vec![once(1, b"a"), once(2, b"a"), once(3, b"other"), set_and_publish(4, "x")];
+    stores.apply(entries).await.unwrap();
+    for expected in ["1-0 m", "4-1 !", "4-2 x"] {
+        assert_eq!(next(&listener).await.as_deref(), Ok(expected));
+    }
 }

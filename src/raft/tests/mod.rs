@@ -104,6 +104,7 @@ impl Place {
     /// The stores around a machine that is open.
     fn open_of(&self, machine: Machine, oplog: Option<OpLog>) -> Stores {
         let wal = Arc::new(self.open_wal());
+        machine.open_request_ids(self.disk.clone(), &self.directory, CLUSTER).unwrap();
         let faults = Faults::new();
         let syncer =
             Arc::new(Syncer::start(wal.clone(), &Threads::System, faults.clone()).unwrap());
@@ -223,6 +224,12 @@ fn command(operations: &[(u64, Action<'_>)]) -> Command {
 
 fn increment(term: u64, index: u64, slot: u64) -> Entry {
     normal(term, index, command(&[(slot, Action::Increment { by: 1 })]))
+}
+
+/// An increment by a request with this id.
+fn increment_once(id: &str, index: u64, slot: u64) -> Entry {
+    let once = command(&[(slot, Action::Increment { by: 1 })]).with_request_id(id.as_bytes());
+    normal(1, index, once.unwrap())
 }
 
 /// A membership of these voters, with records that name nothing.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use diskstore_storage::disk::{RealDisk, SimDisk};
 use openraft::storage::{RaftStateMachine, SnapshotMeta};
 
-use super::{Place, after_power_loss, blank, command, log_id, normal};
+use super::{Place, after_power_loss, blank, command, increment_once, log_id, normal};
 use crate::command::{Action, Answer, Condition};
 use crate::oplog::{KeyForm, OpLog, Parts};
 use crate::raft::types::{Entry, StoredMembership};
@@ -57,6 +57,21 @@ async fn entries_that_are_replayed_over_slots_ahead_of_them_are_recorded() {
     assert_eq!(after.value(9), Some(b"\0\0range".to_vec()), "the page was written back");
     after.apply(script()).await.unwrap();
     assert_eq!(bytes_in(crashed.path()), bytes_in(whole.path()));
+}
+
+#[tokio::test]
+async fn a_request_that_was_sent_again_is_recorded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let oplog = OpLog::open(real(folder.path(), "n"), KeyForm::Slots, u64::MAX, 0).unwrap();
+    let mut stores = Place::on(&SimDisk::new(1)).open_with(Some(oplog));
+    stores.apply(vec![increment_once("a", 1, 5)]).await.unwrap();
+    let before = bytes_in(folder.path());
+    assert!(!before.is_empty());
+    // The same again, and the id with something else.
+    stores.apply(vec![increment_once("a", 2, 5), increment_once("a", 3, 6)]).await.unwrap();
+    assert_eq!(bytes_in(folder.path()), before);
+    stores.apply(vec![increment_once("b", 4, 5)]).await.unwrap();
+    assert!(bytes_in(folder.path()).len() > before.len());
 }
 
 #[tokio::test]

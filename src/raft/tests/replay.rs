@@ -9,7 +9,10 @@ use diskstore_storage::state::Versioned;
 use diskstore_storage::wal::{self, EntryKind, Wal};
 use openraft::entry::RaftEntry;
 
-use super::{BOUNDS, Place, SEGMENT_BYTES, blank, blanks, increment, log_id, membership, stored};
+use super::{
+    BOUNDS, Place, SEGMENT_BYTES, blank, blanks, increment, increment_once, log_id, membership,
+    stored,
+};
 use crate::host::Threads;
 use crate::machine::{DiskMachine, Machine};
 use crate::raft::types::{Entry, entry_to, log_id_to};
@@ -68,6 +71,25 @@ fn place(fill: impl FnOnce(&Wal)) -> Place {
 
 fn commit(wal: &Wal, term: u64, index: u64) {
     wal.save_committed(log_id_to(&log_id(term, index)));
+}
+
+/// The same entries again: those with an id decide as they did before.
+#[test]
+fn requests_that_were_sent_again_are_replayed_as_they_were_applied() {
+    let place = place(|wal| {
+        let once = |id, index| increment_once(id, index, 7);
+        append(wal, [blank(1, 0), once("a", 1), once("b", 2), once("a", 3), once("c", 4)]);
+        append(wal, [increment_once("b", 5, 8), increment(1, 6, 7)]);
+        commit(wal, 1, 6);
+    });
+    let recovered = recover(&place);
+    assert_eq!(recovered.index(), Some(6));
+    assert_eq!(recovered.value(7), Some(b"4".to_vec()));
+    assert_eq!(recovered.value(8), None);
+    let again = recover(&place);
+    let ids = |recovered: &Recovered| recovered.machine.request_ids().at(u64::MAX);
+    assert!(!ids(&recovered).is_empty());
+    assert_eq!(ids(&again), ids(&recovered));
 }
 
 #[test]

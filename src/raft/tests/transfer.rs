@@ -13,8 +13,8 @@ use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tokio::net::TcpListener;
 
 use super::{
-    CLUSTER, Place, Stores, after_power_loss, blank, command, increment, log_id, normal, slots_of,
-    stored,
+    CLUSTER, Place, Stores, after_power_loss, blank, command, increment, increment_once, log_id,
+    normal, slots_of, stored,
 };
 use crate::command::{Action, Answer, Condition};
 use crate::host::Host;
@@ -24,7 +24,9 @@ use crate::peer::{
 };
 use crate::raft::state_machine::{meta_of, outgoing};
 use crate::raft::types::{StoredMembership, TypeConfig, log_id_to, membership_to};
-use crate::replica::snapshot_frames::{SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply};
+use crate::replica::snapshot_frames::{
+    SnapshotBegin, SnapshotEnd, SnapshotSlots, put_reply, put_request_ids,
+};
 use crate::replica::{Applied, Sender, SlotsSnapshot, snapshot};
 
 const EIO: i32 = 5;
@@ -131,6 +133,69 @@ async fn deleted_slots_travel_too() {
     sender.apply(vec![delete]).await.unwrap();
     assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 1));
     assert_eq!(receiver.value(1), None);
+}
+
+/// H31: entries behind the snapshot are applied by the ids that it began with: whoever got it decides as
+/// those do that applied everything.
+#[tokio::test]
+async fn request_ids_travel_with_a_snapshot_as_of_its_begin() {
+    let (disk, other) = (SimDisk::new(1), SimDisk::new(2));
+    let (mut sender, mut receiver) = (member(&disk, &[]).await, member(&other, &[]).await);
+    let entries =
+        vec![increment_once("a", 1, 5), increment_once("b", 2, 5), increment_once("a", 3, 5)];
+    sender.append(entries.clone()).await.unwrap();
+    sender.apply(entries).await.unwrap();
+    assert_eq!(sender.value(5), Some(b"2".to_vec()));
+    assert_eq!(transfer(&mut sender, &mut receiver).await, (true, true, 1));
+    let ids = |stores: &Stores| stores.replica.machine.request_ids().at(u64::MAX);
+    assert!(!ids(&sender).is_empty());
+    assert_eq!(ids(&receiver), ids(&sender));
+    let mut after = after_power_loss(&other).open();
+    assert_eq!(after.replica.applied().log_id, Some(stored(1, 3)));
+    let behind = vec![increment_once("b", 4, 5), increment_once("c", 5, 5)];
+    for stores in [&mut sender, &mut receiver, &mut after] {
+        stores.apply(behind.clone()).await.unwrap();
+        assert_eq!(stores.value(5), Some(b"3".to_vec()));
+    }
+    assert_eq!(ids(&after), ids(&sender));
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_request_ids_are_none_is_refused() {
+    let disk = SimDisk::new(1);
+    let mut receiver = member(&disk, &[1]).await;
+    for ids in [&b"\x01\0\0\0"[..], b"no table"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let send = async {
+            let me = Whoever { cluster_id: CLUSTER, member_id: 1, process: 1 };
+            let faults = crate::fault::Faults::new();
+            let caller = Caller::new(&Host::real(), me, String::new(), faults);
+            let route = Route::to_address(address);
+            let (_, (mut reader, mut writer)) =
+                caller.dial(&route, Purpose::Snapshot, None).await.unwrap();
+            let membership = membership_to(&StoredMembership::default());
+            let (vote, log_id) = (vote(1), stored(1, 9));
+            let begin = SnapshotBegin {
+                vote,
+                log_id,
+                membership,
+                readable_from: 9,
+                last_log: 9,
+                horizon: 0,
+            };
+            begin.put(&mut writer.buffer);
+            put_request_ids(&mut writer.buffer, ids);
+            SnapshotEnd { frames: 0, slots: 0, applied: 9, last_log: 9 }.put(&mut writer.buffer);
+            writer.send().await.unwrap();
+            reader.expect(FrameKind::SnapshotAccept).await.unwrap();
+            reader.expect(FrameKind::SnapshotReply).await.is_ok()
+        };
+        let (is_answered, is_received) =
+            tokio::join!(Box::pin(send), Box::pin(receive(&listener, &mut receiver, None)));
+        assert!(!is_answered && !is_received, "{ids:?}");
+        assert_eq!(receiver.replica.applied().log_id, Some(stored(1, 1)));
+    }
 }
 
 /// H7: a leader that is behind its own `readable_from` labels its snapshot too low.

@@ -180,6 +180,8 @@ impl Backup {
         let (started, since) = (Instant::now(), header.since.get());
         let (mut writer, head) = BackupWriter::begin(header);
         let written = self.send(Some(head)).and_then(|()| {
+            let ids = self.held.request_ids().map_or(&[][..], |ids| ids);
+            self.send(writer.request_ids(ids))?;
             self.write_images(since, &mut writer)?;
             self.write_entries(&mut writer, runtime)?;
             let (end, piece) = writer.end();

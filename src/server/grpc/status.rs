@@ -56,6 +56,7 @@ pub(super) fn code_of(class: FailureClass) -> Code {
         FailureClass::NoToken | FailureClass::Unauthenticated => Code::Unauthenticated,
         FailureClass::Forbidden => Code::PermissionDenied,
         FailureClass::Aborted => Code::Aborted,
+        FailureClass::OtherRequest => Code::FailedPrecondition,
         // Clients send such a call again by themselves.
         FailureClass::Unavailable | FailureClass::NotLeader => Code::Unavailable,
         FailureClass::Busy | FailureClass::NoSpace | FailureClass::Full => Code::ResourceExhausted,

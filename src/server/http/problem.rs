@@ -108,6 +108,8 @@ pub(crate) fn status_of(class: FailureClass) -> (StatusCode, &'static str) {
             (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "protocol_version")
         }
         FailureClass::Aborted => (StatusCode::CONFLICT, "aborted"),
+        // Source: draft-ietf-httpapi-idempotency-key-header-07, section 2.7.
+        FailureClass::OtherRequest => (StatusCode::UNPROCESSABLE_ENTITY, "other_request"),
         FailureClass::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         FailureClass::NotLeader => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
         FailureClass::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),

@@ -245,7 +245,7 @@ mod tests {
 
     fn with(body: Body) -> Reply {
         let outcome = Outcome { version: 1, changed: true, existed: true, body };
-        Reply { index: 1, outcomes: [outcome].into_iter().collect() }
+        Reply { index: 1, outcomes: [outcome].into_iter().collect(), ..Reply::default() }
     }
 
     #[test]

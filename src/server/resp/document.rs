@@ -23,7 +23,8 @@ Written by the test `the_document_of_commands_is_what_the_table_says` from the t
 everything. *Programs* are those that answer the command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are
 any bytes; `all` includes `logger`, which holds no keys. In a *transaction* (`MULTI`) a command is queued for `EXEC`, or is carried
 out at once; `but for` names a form of the command that is answered with an error there. Reads have the level of the node's
-`-read`, or are local after `READONLY`. A command that writes is one entry of the log.
+`-read`, or are local after `READONLY`. A command that writes is one entry of the log;
+`DISKSTORE ONCE id command ...` carries one out once, however often it is sent ([requests.md](requests.md)).
 
 ";
 
@@ -175,6 +176,10 @@ fn meaning(class: FailureClass) -> (&'static str, &'static str) {
         FailureClass::Aborted => (
             "the transaction was aborted by a request in it or by its WATCH; nothing was proposed",
             "yes, from MULTI or WATCH on",
+        ),
+        FailureClass::OtherRequest => (
+            "the request id is that of another request; nothing has changed",
+            "with an id of its own",
         ),
         FailureClass::Unavailable => {
             ("no leader, or this node stops; nothing was proposed", "yes, or elsewhere")

@@ -43,6 +43,7 @@ pub(crate) fn code_of(class: FailureClass) -> &'static str {
         FailureClass::Forbidden => "NOPERM",
         FailureClass::ProtocolVersion => "NOPROTO",
         FailureClass::Aborted => "EXECABORT",
+        FailureClass::OtherRequest => "OTHER_REQUEST",
         FailureClass::Unavailable => "CLUSTERDOWN",
         FailureClass::NotLeader => "NOT_LEADER",
         FailureClass::Busy => "BUSY",

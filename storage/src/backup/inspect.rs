@@ -24,6 +24,9 @@ pub(crate) fn show_backup(file: Arc<dyn File>, report: &mut Report<'_>) -> Resul
             Err(error) => return Err(error),
         };
         match piece {
+            Piece::Requests(ids) => {
+                report.head(format_args!("request ids as of the begin, {} bytes", ids.len()))?;
+            }
             Piece::Slots(images) => {
                 for image in images {
                     let what = what_of(image.value.as_ref().map(bytes::Bytes::len));

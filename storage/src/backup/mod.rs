@@ -2,7 +2,7 @@
 //! `docs/format.md`, "Backup".
 //!
 //! Called by the node, which writes one as a stream, and by the commands that read, check and restore
-//! it; calls `meta`. A backup is a header, then pieces: first slots or keys as they were read one after
+//! it; calls `meta`. A backup is a header, then pieces: request ids, then slots or keys as they were read one after
 //! the other while commands went on, then the entries of the log that make one state of them, then an
 //! end. A backup is *full*, or it is *incremental*: it has only what changed after an index, `since`,
 //! that another backup has reached. Invariants:
@@ -58,6 +58,7 @@ const REASON_BYTES_MAX: usize = 1024;
 const LIVE: u32 = 1 << 31;
 
 /// Kinds of pieces, in the order in which they come.
+const REQUESTS: u8 = 0;
 const SLOTS: u8 = 1;
 const KEYS: u8 = 2;
 const ENTRIES: u8 = 3;
@@ -183,6 +184,8 @@ pub struct BackupEnd {
 /// A part of a backup, as a reader hands it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
+    /// The request ids as of the begin, if there were any.
+    Requests(Bytes),
     /// Slots, in ascending order.
     Slots(Vec<SlotImage>),
     /// Keys, in any order.

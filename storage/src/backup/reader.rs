@@ -11,10 +11,11 @@ use bytes::{Buf, Bytes};
 use super::{
     BACKUP_MAGIC, BACKUP_VERSION, BODY_BYTES_MAX, BROKEN, BackupEnd, BackupHeader, BackupSummary,
     END, END_BYTES, ENTRIES, HEAD_BYTES, KEYS, LIVE, PIECE_BYTES_MAX, PIECE_COVERED_BYTES,
-    PIECE_HEADER_BYTES, Piece, REASON_BYTES_MAX, SLOTS, piece_crc, seed_of,
+    PIECE_HEADER_BYTES, Piece, REASON_BYTES_MAX, REQUESTS, SLOTS, piece_crc, seed_of,
 };
 use crate::disk::File;
 use crate::keys::{KEY_BYTES_MAX, KeyImage};
+use crate::requests::Requests;
 use crate::slots::SlotImage;
 use crate::wal::{Entry, EntryKind};
 use crate::{Error, LogId, LogIndex, Result, SlotIndex, Term};
@@ -116,7 +117,7 @@ impl<'a> BackupReader<'a> {
             seed: seed_of(&header),
             whole: crc32fast::Hasher::new(),
             seen: BackupEnd { exact_from, last: header.begin, ..BackupEnd::default() },
-            kind: SLOTS,
+            kind: REQUESTS,
             slot: None,
             header,
         })
@@ -139,7 +140,7 @@ impl<'a> BackupReader<'a> {
     pub fn finish(mut self) -> Result<BackupSummary> {
         loop {
             match self.next_piece()? {
-                Piece::Slots(_) | Piece::Keys(_) | Piece::Entries(_) => {}
+                Piece::Requests(_) | Piece::Slots(_) | Piece::Keys(_) | Piece::Entries(_) => {}
                 Piece::End(end) => return Ok(BackupSummary { header: self.header, end }),
                 Piece::Broken(_) => {
                     return Err(self.corrupt("the node could not finish it"));
@@ -189,6 +190,7 @@ impl<'a> BackupReader<'a> {
     fn piece_of(&mut self, kind: u8, body: Bytes) -> Result<Piece> {
         let is_of_slots = self.header.slot_count > 0;
         let piece = match kind {
+            REQUESTS if self.seen.piece_count == 0 => self.request_ids(body).map(Piece::Requests),
             SLOTS if is_of_slots => self.slots(body).map(Piece::Slots),
             KEYS if !is_of_slots => self.keys(body).map(Piece::Keys),
             ENTRIES => self.entries(body).map(Piece::Entries),
@@ -200,6 +202,13 @@ impl<'a> BackupReader<'a> {
             _ => return Err(self.corrupt("kind of a piece")),
         };
         piece.ok_or_else(|| self.corrupt("content of a piece"))
+    }
+
+    /// Request ids; `None` if they are none as of the begin.
+    fn request_ids(&self, body: Bytes) -> Option<Bytes> {
+        let begin = LogIndex::new(self.header.begin.index);
+        let is_table = !body.is_empty() && Requests::decode(&body, begin).is_some();
+        is_table.then_some(body)
     }
 
     /// Slots of a piece; `None` if they are not those of one (I4 of `mod.rs`).

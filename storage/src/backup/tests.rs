@@ -328,6 +328,7 @@ fn random_content_is_refused_or_read_and_never_panics() {
             }
             Ok(Piece::Entries(entries)) => assert_eq!(entries[0].log_id.index, 21),
             Ok(Piece::Broken(reason)) => assert!(reason.len() <= 3 * body.len()),
+            Ok(Piece::Requests(ids)) => assert!(ids.len() >= 37, "a count and one record"),
             Ok(piece @ (Piece::Keys(_) | Piece::End(_))) => panic!("{piece:?}"),
             Err(error) => assert!(matches!(error, Error::Corrupt { .. }), "{error}"),
         }

@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes};
 
 use super::{
     BACKUP_MAGIC, BACKUP_VERSION, BROKEN, BackupEnd, BackupHeader, END, ENTRIES, KEYS,
-    PIECE_BYTES_MAX, PIECE_COVERED_BYTES, PIECE_HEADER_BYTES, REASON_BYTES_MAX, SLOTS, length_of,
-    piece_crc, seed_of,
+    PIECE_BYTES_MAX, PIECE_COVERED_BYTES, PIECE_HEADER_BYTES, REASON_BYTES_MAX, REQUESTS, SLOTS,
+    length_of, piece_crc, seed_of,
 };
 use crate::LogIndex;
 use crate::keys::KeyImage;
@@ -49,6 +49,16 @@ impl BackupWriter {
     /// The highest index that the backup has to reach.
     pub fn exact_from(&self) -> u64 {
         self.end.exact_from.get()
+    }
+
+    /// The piece of the request ids as of the begin, which comes first. `None` without any.
+    pub fn request_ids(&mut self, ids: &[u8]) -> Option<Bytes> {
+        if ids.is_empty() {
+            return None;
+        }
+        let mut piece = open_piece(ids.len());
+        piece.put_slice(ids);
+        Some(self.close_piece(REQUESTS, piece))
     }
 
     /// A piece of slots, which ascend. `None` without any.

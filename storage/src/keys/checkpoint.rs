@@ -81,6 +81,7 @@ impl Keys {
             checkpoint: Some(target.log_id),
             horizon: self.next_horizon(target.log_id.index),
             membership: target.membership,
+            requests_crc: target.requests_crc,
             readable_from: self.readable_from(),
             ..before
         };

@@ -64,6 +64,8 @@ pub struct Header {
     pub checkpoint: Option<LogId>,
     /// Membership as of `checkpoint`.
     pub membership: Membership,
+    /// CRC-32 of the file of request ids as of `checkpoint`; 0 if there are none.
+    pub requests_crc: u32,
     /// The keys are a state that ever was only once every entry up to here is applied.
     pub readable_from: u64,
     /// Deletes up to here may be forgotten.
@@ -93,7 +95,7 @@ impl Header {
         bytes.put_u64_le(membership.term.get());
         bytes.put_u64_le(membership.index);
         bytes.put_u32_le(length);
-        bytes.put_u32_le(0); // reserved
+        bytes.put_u32_le(self.requests_crc);
         assert_eq!(bytes.len(), FIXED_BYTES, "the layout of docs/format.md");
         bytes.put_slice(body);
         let crc = crc32fast::hash(&bytes);
@@ -316,7 +318,7 @@ impl Reader {
         let checkpoint = LogId { term: Term::new(fields.get_u64_le()), index: fields.get_u64_le() };
         let (readable_from, horizon) = (fields.get_u64_le(), fields.get_u64_le());
         let membership = LogId { term: Term::new(fields.get_u64_le()), index: fields.get_u64_le() };
-        let (length, reserved) = (fields.get_u32_le() as usize, fields.get_u32_le());
+        let (length, requests_crc) = (fields.get_u32_le() as usize, fields.get_u32_le());
         let header_bytes = (FIXED_BYTES + length).next_multiple_of(BLOCK_BYTES) as u64;
         if length > MEMBERSHIP_BYTES_MAX || header_bytes > bytes {
             return Err(corrupt("length of the membership")); // I3
@@ -327,7 +329,7 @@ impl Reader {
         if header_crc(&head) != Some(crc) {
             return Err(corrupt("CRC-32 of the header"));
         }
-        let is_known = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP) == 0 && reserved == 0;
+        let is_known = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP) == 0;
         if !is_known || value_bytes > VALUE_BYTES_MAX {
             return Err(corrupt("fields of the header"));
         }
@@ -339,6 +341,7 @@ impl Reader {
                 log_id: (flags & HAS_MEMBERSHIP != 0).then_some(membership),
                 body: body.into(),
             },
+            requests_crc,
             readable_from,
             horizon,
         };

@@ -47,7 +47,15 @@ pub(crate) fn show_snapshot(file: Arc<dyn File>, report: &mut Report<'_>) -> Res
 }
 
 fn show_header(header: &Header, report: &mut Report<'_>) -> Result<()> {
-    let Header { cluster_id, value_bytes, checkpoint, membership, readable_from, horizon } = header;
+    let Header {
+        cluster_id,
+        value_bytes,
+        checkpoint,
+        membership,
+        requests_crc,
+        readable_from,
+        horizon,
+    } = header;
     report.head(format_args!("snapshot file, version {VERSION}"))?;
     report.head(format_args!("cluster id {cluster_id:032x}"))?;
     report.head(format_args!("values of up to {value_bytes} bytes"))?;
@@ -58,6 +66,9 @@ fn show_header(header: &Header, report: &mut Report<'_>) -> Result<()> {
     }
     report.head(format_args!("readable from index {readable_from}"))?;
     report.head(format_args!("deletes up to index {horizon} may be forgotten"))?;
+    if *requests_crc != 0 {
+        report.head(format_args!("request ids in a file with CRC-32 {requests_crc:08x}"))?;
+    }
     match membership.log_id {
         Some(log_id) => {
             report.head(format_args!("membership of {log_id}, {} bytes", membership.body.len()))

@@ -127,6 +127,7 @@ impl Keys {
             value_bytes: new.value_bytes,
             checkpoint: None,
             membership: Membership::default(),
+            requests_crc: 0,
             readable_from: 0,
             horizon: 0,
         };
@@ -192,7 +193,8 @@ impl Keys {
     pub fn durable(&self) -> Option<Target> {
         let header = self.durable.lock();
         let log_id = header.checkpoint?;
-        Some(Target { log_id, membership: header.membership.clone() })
+        let (membership, requests_crc) = (header.membership.clone(), header.requests_crc);
+        Some(Target { log_id, membership, requests_crc })
     }
 
     /// Most bytes of a value.

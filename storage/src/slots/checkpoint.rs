@@ -123,6 +123,7 @@ impl Slots {
             }
             superblock.checkpoint = Some(target.log_id);
             superblock.membership = target.membership;
+            superblock.requests_crc = target.requests_crc;
             superblock.readable_from = superblock.readable_from.max(self.readable_from());
             true
         })

@@ -47,8 +47,15 @@ pub(crate) fn show_slots(file: &dyn File, report: &mut Report<'_>) -> Result<()>
 }
 
 fn show_superblock(superblock: &Superblock, report: &mut Report<'_>) -> Result<()> {
-    let Superblock { geometry, cluster_id, checkpoint, membership, readable_from, sequence } =
-        superblock;
+    let Superblock {
+        geometry,
+        cluster_id,
+        checkpoint,
+        membership,
+        requests_crc,
+        readable_from,
+        sequence,
+    } = superblock;
     report.head(format_args!("data file, version {VERSION}, superblock {sequence}"))?;
     report.head(format_args!("cluster id {cluster_id:032x}"))?;
     report.head(format_args!(
@@ -62,6 +69,9 @@ fn show_superblock(superblock: &Superblock, report: &mut Report<'_>) -> Result<(
             .head(format_args!("no checkpoint: everything written so far is in the log only"))?,
     }
     report.head(format_args!("readable from index {readable_from}"))?;
+    if *requests_crc != 0 {
+        report.head(format_args!("request ids in a file with CRC-32 {requests_crc:08x}"))?;
+    }
     match membership.log_id {
         Some(log_id) => {
             report.head(format_args!("membership of {log_id}, {} bytes", membership.body.len()))

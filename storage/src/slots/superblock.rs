@@ -45,6 +45,8 @@ pub struct Superblock {
     pub checkpoint: Option<LogId>,
     /// Membership as of `checkpoint`.
     pub membership: Membership,
+    /// CRC-32 of the file of request ids as of `checkpoint`; 0 if there are none.
+    pub requests_crc: u32,
     /// The slots are a state that ever was only once every entry up to here is applied.
     pub readable_from: u64,
     /// Counts the superblocks written; the higher of two copies is the newer.
@@ -59,6 +61,7 @@ impl Superblock {
             cluster_id,
             checkpoint: None,
             membership: Membership::default(),
+            requests_crc: 0,
             readable_from: 0,
             sequence: 1,
         }
@@ -105,7 +108,7 @@ impl Superblock {
         bytes.put_u64_le(membership.term.get());
         bytes.put_u64_le(membership.index);
         bytes.put_u32_le(length);
-        bytes.put_u32_le(0); // reserved
+        bytes.put_u32_le(self.requests_crc);
         assert_eq!(bytes.len(), FIXED_BYTES, "the layout of docs/format.md");
         bytes.put_slice(body);
         let crc = checksum(&bytes).expect("invariant: longer than the fixed part");
@@ -226,9 +229,9 @@ fn decode_body(bytes: &[u8]) -> Option<Superblock> {
     let readable_from = fixed.get_u64_le();
     let membership = LogId { term: Term::new(fixed.get_u64_le()), index: fixed.get_u64_le() };
     let length = usize::try_from(fixed.get_u32_le()).ok()?;
-    let reserved = fixed.get_u32_le();
+    let requests_crc = fixed.get_u32_le();
     let unknown_flags = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP);
-    if length > MEMBERSHIP_BYTES_MAX || reserved != 0 || unknown_flags != 0 {
+    if length > MEMBERSHIP_BYTES_MAX || unknown_flags != 0 {
         return None;
     }
     let body = bytes.get(FIXED_BYTES..FIXED_BYTES + length)?;
@@ -243,6 +246,7 @@ fn decode_body(bytes: &[u8]) -> Option<Superblock> {
             log_id: (flags & HAS_MEMBERSHIP != 0).then_some(membership),
             body: Bytes::copy_from_slice(body),
         },
+        requests_crc,
         readable_from,
         sequence,
     })
@@ -269,6 +273,7 @@ mod tests {
                 log_id: Some(LogId { term: Term::new(2), index: 5 }),
                 body: Bytes::from_static(b"abc"),
             },
+            requests_crc: 0,
             readable_from: 80,
             sequence: 9,
         }
@@ -297,6 +302,8 @@ mod tests {
         assert_eq!(decode(&superblock.encode()), Copy::Good(superblock.clone()));
         superblock.checkpoint = None;
         superblock.membership.log_id = None;
+        superblock.requests_crc = 0x0403_0201;
+        assert_eq!(superblock.encode()[100..104], [1, 2, 3, 4]);
         assert_eq!(decode(&superblock.encode()), Copy::Good(superblock));
     }
 

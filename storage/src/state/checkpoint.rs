@@ -25,6 +25,8 @@ pub struct Target {
     pub log_id: LogId,
     /// The membership as of that entry.
     pub membership: Membership,
+    /// CRC-32 of the file of request ids as of that entry; 0 if there are none.
+    pub requests_crc: u32,
 }
 
 /// What a checkpoint did.

@@ -43,7 +43,7 @@ fn target(index: u64) -> Target {
         log_id: Some(LogId { term: Term::new(1), index: 1 }),
         body: Bytes::from_static(b"members"),
     };
-    Target { log_id: LogId { term: Term::new(2), index }, membership }
+    Target { log_id: LogId { term: Term::new(2), index }, membership, requests_crc: 0 }
 }
 
 fn checkpoint(keys: &Keys, index: u64) {

@@ -72,7 +72,11 @@ fn written_today() -> SimDisk {
 
 fn target(index: u64) -> Target {
     let body = Bytes::from_static(b"three members");
-    Target { log_id: log_id(index), membership: Membership { log_id: Some(log_id(1)), body } }
+    Target {
+        log_id: log_id(index),
+        membership: Membership { log_id: Some(log_id(1)), body },
+        requests_crc: 0,
+    }
 }
 
 fn checkpoint(slots: &Slots, index: u64) {

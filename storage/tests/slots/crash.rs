@@ -20,7 +20,7 @@ fn options() -> Options {
 }
 
 fn target(index: u64) -> Target {
-    Target { log_id: log_id(index), membership: Membership::default() }
+    Target { log_id: log_id(index), membership: Membership::default(), requests_crc: 0 }
 }
 
 fn modes() -> Vec<CrashMode> {

@@ -36,7 +36,8 @@ fn disk() -> SimDisk {
 }
 
 fn checkpoint(slots: &Slots, index: u64) {
-    let target = Target { log_id: log_id(index), membership: Membership::default() };
+    let target =
+        Target { log_id: log_id(index), membership: Membership::default(), requests_crc: 0 };
     slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
 }
 

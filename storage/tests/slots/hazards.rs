@@ -22,6 +22,7 @@ fn target(index: u64) -> Target {
     Target {
         log_id: log_id(index),
         membership: Membership { log_id: Some(log_id(1)), body: Bytes::from_static(b"members") },
+        requests_crc: 0,
     }
 }
 

@@ -29,7 +29,8 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn checkpoint(slots: &Slots, index: u64) -> diskstore_storage::Result<()> {
-    let target = Target { log_id: log_id(index), membership: Membership::default() };
+    let target =
+        Target { log_id: log_id(index), membership: Membership::default(), requests_crc: 0 };
     slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).map(|_| ())
 }
 

@@ -36,7 +36,7 @@ fn budget(pages: u64, round_pages: u64) -> Options {
 }
 
 fn target(index: u64) -> Target {
-    Target { log_id: log_id(index), membership: Membership::default() }
+    Target { log_id: log_id(index), membership: Membership::default(), requests_crc: 0 }
 }
 
 fn checkpoint(slots: &Slots, index: u64) {

@@ -115,7 +115,7 @@ impl Subject {
             }
             Step::Checkpoint => {
                 let log_id = log_id(self.next_index() - 1);
-                let target = Target { log_id, membership: Membership::default() };
+                let target = Target { log_id, membership: Membership::default(), requests_crc: 0 };
                 self.slots.checkpoint(target, &mut || Ok(()), &stop).unwrap();
                 assert_eq!(self.slots.dirty_pages(), 0);
                 assert!(!self.slots.over_budget());

@@ -40,7 +40,8 @@ fn slots_that_were_made_to_be_filled_hold_what_the_model_holds() {
 
 fn check(slots: Slots, directory: &Path, options: Options) {
     let checkpoint = |slots: &Slots, index: u64| {
-        let target = Target { log_id: log_id(index), membership: Membership::default() };
+        let target =
+            Target { log_id: log_id(index), membership: Membership::default(), requests_crc: 0 };
         slots.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false)).unwrap();
     };
     let mut model = Model::default();

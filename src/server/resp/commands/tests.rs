@@ -45,7 +45,7 @@ fn replied_by(keys: &Keys, words: &[&str], outcomes: &[Outcome]) -> String {
     let outcomes = outcomes.iter().cloned().collect();
     let mut out = BytesMut::new();
     let mut to = Encoder::new(&mut out, Version::Two);
-    render(&mut to, &form, &Ok(Reply { index: 1, outcomes }));
+    render(&mut to, &form, &Ok(Reply { index: 1, outcomes, ..Reply::default() }));
     String::from_utf8(out.to_vec()).unwrap()
 }
 

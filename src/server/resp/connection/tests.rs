@@ -82,7 +82,7 @@ fn told(connection: &mut Connection, line: &str, result: &CommandResult) -> Stri
 fn read_at(version: u64) -> Reply {
     let body = Body::Value(None);
     let outcome = Outcome { version, changed: false, existed: false, body };
-    Reply { index: 0, outcomes: [outcome].into_iter().collect() }
+    Reply { index: 0, outcomes: [outcome].into_iter().collect(), ..Reply::default() }
 }
 
 #[test]

@@ -47,7 +47,11 @@ impl Store {
             self.index += 1;
         }
         let outcomes = command.operations().map(|operation| self.operate(&operation)).collect();
-        Ok(Reply { index: if command.is_read() { 0 } else { self.index }, outcomes })
+        Ok(Reply {
+            index: if command.is_read() { 0 } else { self.index },
+            outcomes,
+            ..Reply::default()
+        })
     }
 
     fn operate(&mut self, operation: &Operation<'_>) -> Outcome {
