@@ -19,6 +19,8 @@ mod metrics;
 mod older_apis;
 #[path = "protocol/operations.rs"]
 mod operations;
+#[path = "protocol/requests.rs"]
+mod requests;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

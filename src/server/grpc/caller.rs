@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status};
 
 use super::status::{Done, late, timed_out, wrong};
 use crate::command::{Command, Failure, FailureClass, Outcome, ReadLevel, Reply};
@@ -34,6 +34,10 @@ use crate::server::wire::{Reserved, Unsent};
 const TIMEOUT: &str = "grpc-timeout";
 /// Most digits of that.
 const TIMEOUT_DIGITS_MAX: usize = 8;
+/// The header with the id of a request: a write that is sent again with it is carried out once.
+const KEY: &str = "idempotency-key";
+/// The header of an answer that an earlier entry gave.
+const REPLAYED: &str = "idempotency-replayed";
 
 /// Whoever sits at the other end of one connection.
 #[derive(Debug)]
@@ -55,6 +59,10 @@ pub(super) struct Call {
     pub(super) requester: Requester,
     /// Until when it is to be answered.
     pub(super) by: Deadline,
+    /// The id of its request, if it has one.
+    request_id: Option<String>,
+    /// Whether an earlier entry carried its write out.
+    is_repeat: bool,
 }
 
 impl Call {
@@ -67,7 +75,17 @@ impl Call {
         // Behind `answer`, which puts it there.
         let requester = request.extensions_mut().remove::<Requester>();
         let requester = requester.ok_or_else(|| Status::internal("nobody asks"))?;
-        Ok((Call { requester, by }, request.into_inner()))
+        let request_id = request_id(request.metadata())?;
+        Ok((Call { requester, by, request_id, is_repeat: false }, request.into_inner()))
+    }
+
+    /// The response to a write.
+    pub(super) fn written<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        if self.is_repeat {
+            response.metadata_mut().insert(REPLAYED, MetadataValue::from_static("true"));
+        }
+        response
     }
 }
 
@@ -149,11 +167,16 @@ impl Caller {
         if call.by.has_passed() {
             return Err(late("the time of this call was over before the write was proposed"));
         }
+        let command = match &call.request_id {
+            Some(id) => command.with_request_id(id.as_bytes())?,
+            None => command,
+        };
         let written = call.requester.write_one(&self.server.node, command);
         let reply = call.by.wait(written).await.ok_or_else(|| {
             timed_out("the write was proposed, and is carried out or is not", Done::Maybe)
         })??;
         self.written_index.fetch_max(reply.index, Ordering::AcqRel);
+        call.is_repeat = reply.is_repeat;
         Ok(reply)
     }
 
@@ -191,6 +214,15 @@ pub(super) fn first(reply: Reply) -> Result<Outcome, Status> {
         }
         Some(outcome) => Ok(outcome),
     }
+}
+
+/// The id in the metadata of a call, if there is one.
+fn request_id(headers: &MetadataMap) -> Result<Option<String>, Status> {
+    let mut ids = headers.get_all(KEY).iter();
+    let Some(id) = ids.next() else { return Ok(None) };
+    let text = id.to_str().ok().filter(|_| ids.next().is_none());
+    let text = text.ok_or_else(|| wrong("idempotency-key is one text"))?;
+    Ok(Some(text.to_owned()))
 }
 
 impl Deadline {

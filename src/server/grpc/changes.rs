@@ -68,7 +68,7 @@ pub(super) fn begin(
         untaken_time_max: UNTAKEN_TIME_MAX,
         told_up_to: AtomicU64::new(after),
     };
-    let Call { requester, by } = call;
+    let Call { requester, by, .. } = call;
     tokio::spawn(async move {
         let mut follower = Follower { caller: &caller, requester, outlet: &outlet };
         let (code, reason, message) = tokio::select! {

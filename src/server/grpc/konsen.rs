@@ -39,7 +39,7 @@ impl KvService for Konsen {
                 return Err(refusal.into());
             }
         }
-        Ok(Response::new(PutResp { success: true, error_message: String::new() }))
+        Ok(call.written(PutResp { success: true, error_message: String::new() }))
     }
 
     async fn get(&self, request: Request<GetReq>) -> Result<Response<GetResp>, Status> {

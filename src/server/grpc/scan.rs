@@ -50,7 +50,7 @@ pub(super) fn begin(
     let wanted = Wanted::new(caller, request)?;
     let place = caller.place()?;
     let caller = Arc::clone(caller);
-    let Call { mut requester, by } = call; // asked anew at each step
+    let Call { mut requester, by, .. } = call; // asked anew at each step
     requester.called(lookup(b"scan"));
     requester.read_at(level);
     let (told, heard) = mpsc::channel(1);

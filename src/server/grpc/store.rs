@@ -57,7 +57,7 @@ impl store_server::Store for Store {
         if !outcome.changed {
             return Err(failed(outcome.version));
         }
-        Ok(Response::new(SetResponse { version: outcome.version }))
+        Ok(call.written(SetResponse { version: outcome.version }))
     }
 
     async fn delete(
@@ -73,7 +73,7 @@ impl store_server::Store for Store {
         call.requester.called(lookup(b"del"));
         let outcome = first(caller.write(&mut call, command).await?)?;
         if outcome.changed {
-            return Ok(Response::new(DeleteResponse { version: outcome.version }));
+            return Ok(call.written(DeleteResponse { version: outcome.version }));
         }
         let was_free = matches!(condition, Condition::Always | Condition::IfAbsent);
         Err(if was_free { no_value(outcome.version) } else { failed(outcome.version) })
@@ -98,7 +98,7 @@ impl store_server::Store for Store {
             caller.write(&mut call, command).await?
         };
         let results = reply.outcomes.into_iter().map(result_of).collect();
-        let mut response = Response::new(BatchResponse { results, index: reply.index });
+        let mut response = call.written(BatchResponse { results, index: reply.index });
         response.extensions_mut().insert(room);
         Ok(response)
     }

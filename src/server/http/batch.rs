@@ -106,8 +106,8 @@ async fn carry_out(
         let reply = seat.read(command, asked.level).await?;
         return Ok(json(StatusCode::OK, &Results::of(reply)));
     }
-    let reply = seat.write(command).await?;
-    let told = seat.written(reply.index).await;
+    let reply = seat.write(command, &parts.headers).await?;
+    let told = seat.written(&reply).await;
     Ok((told, json(StatusCode::OK, &Results::of(reply))).into_response())
 }
 
@@ -247,6 +247,7 @@ mod tests {
             ]
             .into_iter()
             .collect(),
+            ..Reply::default()
         };
         let text = serde_json::to_string(&Results::of(reply)).unwrap();
         assert_eq!(

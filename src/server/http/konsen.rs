@@ -127,7 +127,7 @@ async fn write_json(seat: &Seat, request: Request) -> Result<Response, Problem> 
         Some("base64") => from_base64(&value)?,
         Some(_) => return Err(Problem::wrong("encoding is base64, or is not there")),
     };
-    let told = seat.set_all(vec![Pair { name: key.into_bytes(), value }]).await?;
+    let told = seat.set_all(vec![Pair { name: key.into_bytes(), value }], &parts.headers).await?;
     Ok((told, json(StatusCode::OK, &json!({ "success": true }))).into_response())
 }
 
@@ -148,7 +148,7 @@ async fn write_form(seat: &Seat, request: Request) -> Result<Response, Problem> 
     if pairs.is_empty() {
         return Err(Problem::wrong("the form names no key"));
     }
-    let told = seat.set_all(pairs).await?;
+    let told = seat.set_all(pairs, &parts.headers).await?;
     Ok((told, AS_TEXT, "").into_response())
 }
 

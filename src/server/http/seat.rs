@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::asked::Pair;
-use super::entry::bearer;
+use super::entry::{bearer, one};
 use super::problem::Problem;
 use crate::command::{
     Action, Answer, Body, Command, CommandBuilder, Condition, Operation, Outcome, ReadLevel, Reply,
@@ -32,6 +32,11 @@ const INDEX: HeaderName = HeaderName::from_static("diskstore-index");
 const TERM: HeaderName = HeaderName::from_static("diskstore-term");
 /// How many members other than the leader hold the entry durably, as far as is known.
 const HOLDERS: HeaderName = HeaderName::from_static("diskstore-holders");
+
+/// The id of a request: a write that is sent again with it is carried out once.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Whether an earlier entry carried out the request.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Ends when the node stops; many may wait for it.
 type Stopping = Shared<BoxFuture<'static, ()>>;
@@ -90,9 +95,17 @@ impl Seat {
         Ok(self.requester.lock().await.check(kind)?)
     }
 
-    /// Proposes a command, if the client may write.
-    pub(super) async fn write(&self, command: Command) -> Result<Reply, Problem> {
+    /// Proposes the command of a request with these headers, if the client may write.
+    pub(super) async fn write(
+        &self,
+        command: Command,
+        headers: &HeaderMap,
+    ) -> Result<Reply, Problem> {
         self.check(RequestKind::Write).await?;
+        let command = match request_id(headers)? {
+            Some(id) => command.with_request_id(id.as_bytes())?,
+            None => command,
+        };
         let mut requester = self.requester.lock().await;
         Ok(requester.write_one(&self.server.node, command).await?)
     }
@@ -141,8 +154,12 @@ impl Seat {
         }
     }
 
-    /// Sets all of these by one entry; what the response says of it.
-    pub(super) async fn set_all(&self, pairs: Vec<Pair>) -> Result<WrittenHeaders, Problem> {
+    /// Sets all of these by one entry, for a request with these headers; what the response says of it.
+    pub(super) async fn set_all(
+        &self,
+        pairs: Vec<Pair>,
+        headers: &HeaderMap,
+    ) -> Result<HeaderMap, Problem> {
         let mut command = CommandBuilder::new();
         for Pair { name, value } in &pairs {
             let keys = &self.server.keys;
@@ -154,23 +171,37 @@ impl Seat {
         let command = command.finish();
         drop(pairs); // the command has them
         self.requester.lock().await.called(lookup(b"mset"));
-        let reply = self.write(command).await?;
-        let index = reply.index;
+        let reply = self.write(command, headers).await?;
+        let told = self.written(&reply).await;
         reply.outcomes.into_iter().try_for_each(|outcome| done(outcome).map(drop))?;
-        Ok(self.written(index).await)
+        Ok(told)
     }
 
-    /// What the response says of an entry.
-    pub(super) async fn written(&self, index: u64) -> WrittenHeaders {
+    /// What the response says of the entry that carried a write out.
+    pub(super) async fn written(&self, reply: &Reply) -> HeaderMap {
         let node = &self.server.node;
-        let holders = node.wait_replicas(index, 0, Duration::ZERO).await;
-        let term = node.term();
-        [(TERM, term.to_string()), (INDEX, index.to_string()), (HOLDERS, holders.to_string())]
+        let holders = node.wait_replicas(reply.index, 0, Duration::ZERO).await;
+        let holders = u64::try_from(holders).unwrap_or(u64::MAX);
+        let numbers = [(TERM, node.term()), (INDEX, reply.index), (HOLDERS, holders)];
+        let numbers = numbers.map(|(name, number)| (name, HeaderValue::from(number)));
+        let mut told = HeaderMap::from_iter(numbers);
+        if reply.is_repeat {
+            told.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        told
     }
 }
 
-/// Term, index and holders of an entry.
-pub(super) type WrittenHeaders = [(HeaderName, String); 3];
+/// The id that a request has, if it has one; it may stand in quotes.
+///
+/// # Errors
+/// It is there twice, or is no text.
+fn request_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(id) = one(headers, &KEY)? else { return Ok(None) };
+    // Source: draft-ietf-httpapi-idempotency-key-header-07: a string of structured fields.
+    let quoted = id.strip_prefix('"').and_then(|id| id.strip_suffix('"'));
+    Ok(Some(quoted.unwrap_or(id)))
+}
 
 /// The one outcome of a reply.
 pub(super) fn first(reply: Reply) -> Result<Outcome, Problem> {

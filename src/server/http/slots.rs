@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use super::asked::Asked;
 use super::entry::one;
 use super::problem::Problem;
-use super::seat::{Found, WrittenHeaders, first};
+use super::seat::{Found, first};
 use super::{Route, Seat, take_body};
 use crate::command::{Action, Answer, Command, Condition, Operation, Outcome};
 use crate::server::keys::decimal;
@@ -88,13 +88,13 @@ async fn write(Extension(seat): Extension<Seat>, request: Request) -> Result<Res
     let action = Action::Set { value: &value, condition, answer: Answer::Status };
     let command = Command::single(&Operation { key: &key, action })?;
     seat.requester.lock().await.called(lookup(b"set"));
-    let reply = seat.write(command).await?;
-    let index = reply.index;
+    let reply = seat.write(command, &parts.headers).await?;
+    let told = seat.written(&reply).await;
     let outcome = first(reply)?;
     if !outcome.changed {
         return Err(failed(&outcome));
     }
-    Ok(written(seat.written(index).await, outcome.version))
+    Ok(written(told, outcome.version))
 }
 
 async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
@@ -107,11 +107,11 @@ async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
     let action = Action::Delete { condition, answer: Answer::Status };
     let command = Command::single(&Operation { key: &key, action })?;
     seat.requester.lock().await.called(lookup(b"del"));
-    let reply = seat.write(command).await?;
-    let index = reply.index;
+    let reply = seat.write(command, headers).await?;
+    let told = seat.written(&reply).await;
     let outcome = first(reply)?;
     if outcome.changed {
-        return Ok(written(seat.written(index).await, outcome.version));
+        return Ok(written(told, outcome.version));
     }
     let was_free = matches!(condition, Condition::Always | Condition::IfAbsent);
     Err(if was_free { Problem::no_value() } else { failed(&outcome) })
@@ -155,6 +155,6 @@ fn failed(outcome: &Outcome) -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED, "condition", message)
 }
 
-fn written(told: WrittenHeaders, version: u64) -> Response {
+fn written(told: HeaderMap, version: u64) -> Response {
     (StatusCode::NO_CONTENT, told, [(ETAG, tag(version))]).into_response()
 }

@@ -78,7 +78,7 @@ async fn set(Extension(seat): Extension<Seat>, request: Request) -> Result<Respo
     for (name, value) in values {
         pairs.push(Pair { name: name.into_bytes(), value: value.into_bytes()? });
     }
-    Ok((StatusCode::OK, seat.set_all(pairs).await?).into_response())
+    Ok((StatusCode::OK, seat.set_all(pairs, &parts.headers).await?).into_response())
 }
 
 async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
@@ -89,10 +89,10 @@ async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
     }
     let command = Command::delete(&seat.key(&name_of(uri))?)?;
     seat.requester.lock().await.called(lookup(b"del"));
-    let reply = seat.write(command).await?;
-    let index = reply.index;
+    let reply = seat.write(command, headers).await?;
+    let told = seat.written(&reply).await;
     first(reply)?;
-    Ok((StatusCode::OK, seat.written(index).await).into_response())
+    Ok((StatusCode::OK, told).into_response())
 }
 
 async fn join(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {

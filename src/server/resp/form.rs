@@ -33,6 +33,8 @@ pub(crate) struct Form {
     outcome_count: usize,
     /// Whether the values that were read are part of the reply.
     has_values: bool,
+    /// Whether the entry that carried the request out is part of it.
+    tells_entry: bool,
 }
 
 /// What a reply is made of.
@@ -79,12 +81,17 @@ impl Form {
 
     /// The form that `write` gives a reply to one outcome.
     pub(crate) const fn new(write: Write) -> Form {
-        Form { write, numbers: [0; 2], outcome_count: 1, has_values: false }
+        Form { write, numbers: [0; 2], outcome_count: 1, has_values: false, tells_entry: false }
     }
 
     /// With numbers that `write` needs.
     pub(crate) const fn with(self, numbers: [i64; 2]) -> Form {
         Form { numbers, ..self }
+    }
+
+    /// Behind the index of the entry that carried the request out, and whether that was an earlier one.
+    pub(super) const fn behind_its_entry(self) -> Form {
+        Form { tells_entry: true, ..self }
     }
 
     /// For so many outcomes, which bring values or not.
@@ -141,7 +148,14 @@ impl<'a> Found<'a> {
 pub(crate) fn render(to: &mut Encoder<'_>, form: &Form, result: &CommandResult) {
     match result {
         Err(failure) => to.complaint(&failure.into()),
-        Ok(reply) => render_outcomes(to, form, &reply.outcomes),
+        Ok(reply) => {
+            if form.tells_entry {
+                to.array(3);
+                to.count(reply.index);
+                to.count(u64::from(reply.is_repeat));
+            }
+            render_outcomes(to, form, &reply.outcomes);
+        }
     }
 }
 
@@ -255,7 +269,8 @@ mod tests {
         let text = code_and_text(&unknown.into());
         assert_eq!(text, "UNKNOWN outcome unknown (term 3, log index 9): time");
         let two = Form::VALUE.of_outcomes(2, true);
-        let short = Reply { index: 1, outcomes: [read(None)].into_iter().collect() };
+        let short =
+            Reply { index: 1, outcomes: [read(None)].into_iter().collect(), ..Reply::default() };
         assert!(rendered(&two, &Ok(short)).starts_with("-ERR the reply of the node is inc"));
         let text = rendered(&Form::VALUE, &Err(Failure::NoSpace));
         assert!(text.starts_with("-NO_SPACE "), "{text}");
@@ -265,7 +280,11 @@ mod tests {
     fn executed(watch: (usize, u64), outcomes: &[Outcome]) -> String {
         let items = vec![Item::Data(Form::VALUE)];
         let transaction = Transaction { items, watch: Some(watch) };
-        let result = Ok(Reply { index: 1, outcomes: outcomes.iter().cloned().collect() });
+        let result = Ok(Reply {
+            index: 1,
+            outcomes: outcomes.iter().cloned().collect(),
+            ..Reply::default()
+        });
         let mut out = BytesMut::new();
         let mut to = Encoder::new(&mut out, Version::Two);
         if let Some(outcomes) = begin_transaction(&mut to, &transaction, &result) {

@@ -26,7 +26,7 @@ const WAIT_MS_MAX: u64 = 3_600_000;
 pub(super) const ROWS: &[Spec] = &[
     Spec::other("cluster", -2, cluster, "Describes the members.").of(SLOW),
     Spec::other("dbsize", 1, db_size, "Counts the keys that hold a value.").of(KEYSPACE_READ).kind(RequestKind::Read).by_stores(),
-    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); tells its flags, changes members and who leads, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_auth),
+    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); carries a write out once, however often it is sent (role `write`); tells its flags, changes members and who leads, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_alone),
     Spec::other("info", -1, info, "Describes this node.").of(TELLING),
     Spec::other("lastsave", 1, last_save, "Answers when a checkpoint was last written.").of(ADMIN),
     Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).kind(RequestKind::Read).by_stores(),
@@ -69,7 +69,7 @@ fn info(_: &mut Connection, sections: &[&[u8]]) -> Result<Step, Complaint> {
 }
 
 /// `DISKSTORE STATUS | CONFIG | CHECKPOINT | REMOVE m | PROMOTE m | DEMOTE m | REPLACE old new | LEAD
-/// [m]`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
+/// [m]`, `DISKSTORE ONCE id command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
 /// serves those who begin with the name of this command.
 fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let (sub, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
@@ -81,6 +81,8 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
             Ok(Step::Answer(Value::OK))
         }
         (b"AUTH", _) => Err(Complaint::arity("diskstore|auth")),
+        (b"ONCE", [id, request @ ..]) if !request.is_empty() => connection.once(id, request),
+        (b"ONCE", _) => Err(Complaint::arity("diskstore|once")),
         (b"STATUS", []) => Ok(Step::Ask(Question::Status)),
         (b"CONFIG", []) => Ok(Step::Ask(Question::Config)),
         (b"CHECKPOINT", []) => Ok(Step::Ask(Question::Checkpoint)),
@@ -102,9 +104,11 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
     }
 }
 
-fn diskstore_auth(arguments: &[&[u8]]) -> Option<&'static str> {
-    let is_auth = arguments.first().is_some_and(|sub| sub.eq_ignore_ascii_case(b"auth"));
-    is_auth.then_some("DISKSTORE AUTH")
+/// What no transaction holds: it is about the connection, or an entry of its own.
+fn diskstore_alone(arguments: &[&[u8]]) -> Option<&'static str> {
+    let sub = arguments.first()?;
+    let alone = [(&b"auth"[..], "DISKSTORE AUTH"), (b"once", "DISKSTORE ONCE")];
+    alone.iter().find(|(name, _)| sub.eq_ignore_ascii_case(name)).map(|(_, what)| *what)
 }
 
 /// `CLUSTER INFO | MYID | NODES | SHARDS | SLOTS | KEYSLOT key`

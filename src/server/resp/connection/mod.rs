@@ -24,7 +24,7 @@ use super::draft::Draft;
 use super::encode::{Encoder, Version};
 use super::form::{Form, Item, Kind, Transaction};
 use super::refused;
-use super::table::{Handler, Run, Spec, lookup};
+use super::table::{Add, Handler, Run, Spec, lookup};
 use crate::command::Command;
 use crate::config::MachineKind;
 use crate::messages::{Delivery, Subscriber};
@@ -91,6 +91,13 @@ pub(crate) enum Effect {
     LocalReads(bool),
     /// It presented a wrong token, and waits for the answer.
     Held,
+}
+
+/// A request about data.
+struct Drafted {
+    command: Command,
+    form: Form,
+    kind: Kind,
 }
 
 /// A step with what its reply needs.
@@ -276,11 +283,7 @@ impl Connection {
             (_, Some(queue)) => self.enqueue(queue, spec, request),
             (Handler::Other(run), None) => self.permitted(run, spec, rest),
             (Handler::Data(add), None) => {
-                let mut draft = Draft::new(None);
-                let form = draft.add(add, rest, &self.keys)?;
-                let kind = draft.kind();
-                self.reply_bytes_max = draft.reply_bytes_max();
-                let command = draft.finish();
+                let Drafted { command, form, kind } = self.draft(add, rest)?;
                 let positions = self.watch.positions(&command);
                 if !positions.is_empty() {
                     self.effect = Effect::Sees(positions);
@@ -288,6 +291,36 @@ impl Connection {
                 Ok(Step::Execute { command, form, kind })
             }
         }
+    }
+
+    /// A request about data as a command.
+    fn draft(&mut self, add: Add, rest: &[&[u8]]) -> Result<Drafted, Complaint> {
+        let mut draft = Draft::new(None);
+        let form = draft.add(add, rest, &self.keys)?;
+        let kind = draft.kind();
+        self.reply_bytes_max = draft.reply_bytes_max();
+        Ok(Drafted { command: draft.finish(), form, kind })
+    }
+
+    /// A write that is carried out once, however often it is sent with this id; its reply stands behind
+    /// what is told of its entry. It tells nothing of a watched key: an answer of before may be old.
+    pub(super) fn once(&mut self, id: &[u8], request: &[&[u8]]) -> Result<Step, Complaint> {
+        let (name, rest) = request.split_first().ok_or(Complaint::SYNTAX)?;
+        let spec = lookup(name).ok_or_else(|| not_served(request))?;
+        spec.check(request.len())?;
+        let Handler::Data(add) = spec.handler else {
+            return Err(Complaint::wrong("DISKSTORE ONCE carries out one command that writes"));
+        };
+        if !self.requester.may(spec.kind) {
+            return Err(self.requester.denied(spec.name));
+        }
+        spec.check_speaker(self.machine)?;
+        let Drafted { command, form, kind } = self.draft(add, rest)?;
+        if kind == Kind::Read {
+            return Err(Complaint::wrong("DISKSTORE ONCE carries out one command that writes"));
+        }
+        let command = command.with_request_id(id)?;
+        Ok(Step::Execute { command, form: form.behind_its_entry(), kind })
     }
 
     /// What a request about the connection or the node comes to, if it may ask that: a sub-command may
