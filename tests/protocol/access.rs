@@ -239,8 +239,18 @@ fn a_role_allows_nothing_beyond_it_over_resp() {
     nobody_gets_in(|guarded| {
         let Tokens { read, write, admin, .. } = &guarded.tokens;
         let [as_reader, as_writer, as_admin] = [read, write, admin].map(|it| format!("AUTH {it}"));
-        let lines = "SET 7 x|DEL 7|INCR 7|GETDEL 7|MSET 7 x|GETSET 7 x|APPEND 7 x|DELIFEQ 7 x";
-        for line in lines.split('|') {
+        let lines = [
+            "SET 7 x",
+            "DEL 7",
+            "INCR 7",
+            "GETDEL 7",
+            "MSET 7 x",
+            "GETSET 7 x",
+            "APPEND 7 x",
+            "DELIFEQ 7 x",
+            "DELIFVERSION 7 5",
+        ];
+        for line in lines {
             let name = line.split(' ').next().unwrap().to_ascii_lowercase();
             let expected = format!("+OK\r\n{}", noperm("reader", &name));
             guarded.answers(&[&as_reader, line], &expected);

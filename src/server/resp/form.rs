@@ -115,6 +115,11 @@ impl<'a> Found<'a> {
         self.first().and_then(value_of)
     }
 
+    /// The version of the first key after its operation.
+    pub(crate) fn version(&self) -> u64 {
+        self.first().map_or(0, |outcome| outcome.version)
+    }
+
     /// The values of all outcomes.
     pub(crate) fn values(&self) -> impl Iterator<Item = Option<&'a Bytes>> {
         self.outcomes.iter().map(value_of)

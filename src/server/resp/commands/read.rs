@@ -29,6 +29,7 @@ pub(super) const ROWS: &[Spec] = &[
     Spec::reads("get", 2, get, "Reads a value."),
     Spec::reads("getex", -2, get_ex, "Reads a value; there is no expiry to set.").of(STRING_WRITE),
     Spec::reads("getrange", 4, get_range, "Reads a part of a value."),
+    Spec::reads("getversion", 2, get_version, "Reads a value and its version."),
     Spec::reads("memory", -2, memory, "Answers the bytes that a key takes.").keyed_behind_subcommand().of(SLOW_READ),
     Spec::reads("mget", -2, m_get, "Reads values, all at one moment.").keyed(ALL),
     Spec::reads("object", -2, object, "Answers how a value is held.").keyed_behind_subcommand().of(KEYSPACE_LISTING),
@@ -60,6 +61,18 @@ fn get_ex(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, C
     }
     draft.get(keys, key)?;
     Ok(Form::VALUE)
+}
+
+/// `GETVERSION key`: the value, nil if there is none, and the log index of the last set or delete; 0 if
+/// there was none.
+fn get_version(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let [key] = exactly(arguments)?;
+    draft.get(keys, key)?;
+    Ok(Form::new(|to, found| {
+        to.array(2);
+        to.value(found.value().map(Bytes::as_ref));
+        to.count(found.version());
+    }))
 }
 
 /// `MGET key...`

@@ -5,12 +5,12 @@
 #![deny(clippy::indexing_slicing)]
 
 use super::super::draft::Draft;
-use super::super::form::Form;
+use super::super::form::{Form, Write};
 use super::super::table::{ALL, KEYSPACE_WRITE, PAIRS, Spec};
 use super::{exactly, expiry_complaint, integer, is_expiry};
 use crate::command::{Action, Answer, Condition};
 use crate::server::complaint::Complaint;
-use crate::server::keys::Keys;
+use crate::server::keys::{Keys, decimal};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
@@ -19,6 +19,7 @@ pub(super) const ROWS: &[Spec] = &[
     Spec::writes("decrby", 3, decr_by, "Takes from a number."),
     Spec::writes("del", -2, del, "Deletes values.").keyed(ALL).of(KEYSPACE_WRITE),
     Spec::writes("delifeq", 3, del_if_equal, "Deletes a value if it is the given one."),
+    Spec::writes("delifversion", 3, del_if_version, "Deletes a value if its version is the given one."),
     Spec::writes("getdel", 2, get_del, "Reads a value and deletes it."),
     Spec::writes("getset", 3, get_set, "Sets a value and answers the one before."),
     Spec::writes("incr", 2, incr, "Adds one to a number."),
@@ -30,34 +31,58 @@ pub(super) const ROWS: &[Spec] = &[
     Spec::writes("unlink", -2, del, "Deletes values.").keyed(ALL).of(KEYSPACE_WRITE),
 ];
 
-/// `SET key value [NX | XX | IFEQ value] [GET] [KEEPTTL]`
+/// What a SET answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SetAnswer {
+    /// Whether it took effect.
+    Done,
+    /// The value before.
+    Previous,
+    /// The version of the value from now on, if it took effect.
+    Version,
+}
+
+/// `SET key value [NX | XX | IFEQ value | IFVERSION version] [GET | VERSION] [KEEPTTL]`
 fn set(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
     let [key, value, options @ ..] = arguments else { return Err(Complaint::SYNTAX) };
-    let (condition, answer) = if options.is_empty() {
-        (Condition::Always, Answer::Status)
+    let (condition, wanted) = if options.is_empty() {
+        (Condition::Always, SetAnswer::Done)
     } else {
         set_options(options)?
     };
-    draft.change(keys, key, Action::Set { value, condition, answer })?;
-    Ok(match (answer, condition) {
-        (Answer::Previous, _) => Form::VALUE,
-        (Answer::Status, Condition::Always) => Form::OK,
-        (Answer::Status, _) => {
-            Form::new(|to, found| if found.is_changed() { to.simple("OK") } else { to.null() })
+    let (answer, form) = match (wanted, condition) {
+        (SetAnswer::Previous, _) => (Answer::Previous, Form::VALUE),
+        (SetAnswer::Done, Condition::Always) => (Answer::Status, Form::OK),
+        (SetAnswer::Done, _) => {
+            let write: Write =
+                |to, found| if found.is_changed() { to.simple("OK") } else { to.null() };
+            (Answer::Status, Form::new(write))
         }
-    })
+        (SetAnswer::Version, _) => {
+            let write: Write = |to, found| {
+                if found.is_changed() { to.count(found.version()) } else { to.null() }
+            };
+            (Answer::Status, Form::new(write))
+        }
+    };
+    draft.change(keys, key, Action::Set { value, condition, answer })?;
+    Ok(form)
 }
 
-fn set_options<'a>(options: &[&'a [u8]]) -> Result<(Condition<'a>, Answer), Complaint> {
+fn set_options<'a>(options: &[&'a [u8]]) -> Result<(Condition<'a>, SetAnswer), Complaint> {
     let mut condition = Condition::Always;
-    let mut answer = Answer::Status;
+    let mut answer = SetAnswer::Done;
     let mut rest = options;
     while let Some((option, behind)) = rest.split_first() {
         rest = behind;
         let option = String::from_utf8_lossy(option).to_ascii_uppercase();
         let wanted = match option.as_str() {
-            "GET" => {
-                answer = Answer::Previous;
+            "GET" | "VERSION" => {
+                let wanted = if option == "GET" { SetAnswer::Previous } else { SetAnswer::Version };
+                if ![SetAnswer::Done, wanted].contains(&answer) {
+                    return Err(Complaint::SYNTAX);
+                }
+                answer = wanted;
                 continue;
             }
             "NX" => Condition::IfAbsent,
@@ -66,6 +91,11 @@ fn set_options<'a>(options: &[&'a [u8]]) -> Result<(Condition<'a>, Answer), Comp
                 let (value, behind) = rest.split_first().ok_or(Complaint::SYNTAX)?;
                 rest = behind;
                 Condition::IfEqual(value)
+            }
+            "IFVERSION" => {
+                let (version, behind) = rest.split_first().ok_or(Complaint::SYNTAX)?;
+                rest = behind;
+                Condition::IfVersion(version_of(version)?)
             }
             // There is no time to live, so it is kept.
             "KEEPTTL" if rest.iter().all(|other| !is_expiry(other)) => continue,
@@ -130,6 +160,18 @@ fn del_if_equal(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<F
     let (condition, answer) = (Condition::IfEqual(value), Answer::Status);
     draft.change(keys, key, Action::Delete { condition, answer })?;
     Ok(Form::CHANGED)
+}
+
+/// `DELIFVERSION key version`
+fn del_if_version(draft: &mut Draft, arguments: &[&[u8]], keys: &Keys) -> Result<Form, Complaint> {
+    let [key, version] = exactly(arguments)?;
+    let (condition, answer) = (Condition::IfVersion(version_of(version)?), Answer::Status);
+    draft.change(keys, key, Action::Delete { condition, answer })?;
+    Ok(Form::CHANGED)
+}
+
+fn version_of(text: &[u8]) -> Result<u64, Complaint> {
+    decimal(text).ok_or(Complaint::INTEGER)
 }
 
 /// `INCR key`
