@@ -18,19 +18,14 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::{ArchiveError, local};
 use crate::cli::Servers;
 use crate::client::Dialling;
 use crate::config::{Address, ConfigError};
-use crate::tls::Credentials;
 
 /// Most addresses that `-addr` may name.
 const ADDRESS_COUNT_MAX: usize = 64;
@@ -106,35 +101,12 @@ async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), Arch
         .collect::<Result<_, _>>()?;
     let mut tried = Vec::new();
     for address in &parsed {
-        let connecting = TcpStream::connect((address.host.as_str(), address.port));
-        match timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(Ok(stream)) => match dialling.tls() {
-                Some(tls) => {
-                    match timeout(CONNECT_TIME_MAX, shake_hands(tls, address, stream)).await {
-                        Ok(Ok(stream)) => {
-                            return ask(address.to_string(), stream, base, &dialling).await;
-                        }
-                        Ok(Err(error)) => tried.push(format!("{address}: {error}")),
-                        Err(_) => tried.push(format!("{address}: no answer")),
-                    }
-                }
-                None => return ask(address.to_string(), stream, base, &dialling).await,
-            },
-            Ok(Err(error)) => tried.push(format!("{address}: {error}")),
-            Err(_) => tried.push(format!("{address}: no answer")),
+        match dialling.dial(address, CONNECT_TIME_MAX).await {
+            Ok(stream) => return ask(address.to_string(), stream, base, &dialling).await,
+            Err(error) => tried.push(format!("{address}: {error}")),
         }
     }
     Err(ArchiveError::NoNode { tried })
-}
-
-async fn shake_hands(
-    tls: &Credentials,
-    address: &Address,
-    stream: TcpStream,
-) -> io::Result<TlsStream<TcpStream>> {
-    let host = address.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
-    TlsConnector::from(tls.client_dial()).connect(name, stream).await
 }
 
 async fn ask(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::connection::Answer;
+use super::answer::Answer;
 use super::{ClientError, ask_status, print, read, table, write, write_patiently};
 use crate::cli::{MembersAction, Servers};
 use crate::status::MemberStatus;

@@ -2,13 +2,15 @@
 //!
 //! - I1: a node that refuses the client's token is asked nothing; that refusal is its answer.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use rustls::{ClientConnection, StreamOwned};
 
-use super::token::Dialling;
+use super::answer::{Answer, NoAnswer, decode, encode};
+use super::dialling::Dialling;
 use crate::config::Address;
 use crate::tls::Credentials;
 
@@ -16,24 +18,13 @@ use crate::tls::Credentials;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a node may take to answer: an election, and then a write or a removal.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
-/// Most bytes of a value or a status.
-const VALUE_BYTES_MAX: u64 = 64 << 20;
-/// Most bytes of a line.
-const LINE_BYTES_MAX: u64 = 64 << 10;
-
-/// What a node answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
-    Status(String),
-    Error(String),
-    Integer(i64),
-    Value(Vec<u8>),
-    Nothing,
-}
+/// Room for one read.
+const READ_BYTES: usize = 16 << 10;
 
 /// An open connection.
 pub(super) struct NodeConnection {
-    stream: BufReader<Wire>,
+    wire: Wire,
+    input: BytesMut,
     /// The words in which the token was refused, if it was (I1).
     refused: Option<String>,
 }
@@ -116,13 +107,12 @@ impl NodeConnection {
         if let Some(words) = self.refused {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
         }
-        let wire = self.stream.into_inner(); // nothing was sent that is not read yet
-        let socket = match &wire {
+        let socket = match &self.wire {
             Wire::Plain(stream) => stream,
             Wire::Tls(stream) => stream.get_ref(),
         };
         socket.set_read_timeout(Some(read_time))?;
-        Ok(wire)
+        Ok(self.wire) // nothing was sent that is not read yet
     }
 
     fn open_with(
@@ -147,7 +137,7 @@ impl NodeConnection {
                         }
                         None => Wire::Plain(stream),
                     };
-                    return Ok(NodeConnection { stream: BufReader::new(wire), refused: None });
+                    return Ok(NodeConnection { wire, input: BytesMut::new(), refused: None });
                 }
                 Err(error) => last = error,
             }
@@ -163,16 +153,28 @@ impl NodeConnection {
         if let Some(words) = &self.refused {
             return Ok(Answer::Error(words.clone()));
         }
-        let mut bytes = format!("*{}\r\n", request.len()).into_bytes();
-        for argument in request {
-            bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-            bytes.extend_from_slice(argument);
-            bytes.extend_from_slice(b"\r\n");
+        let bytes = encode(request.iter().copied());
+        let sent = self.wire.write_all(&bytes).and_then(|()| self.wire.flush());
+        sent.and_then(|()| self.answer()).map_err(in_plain_words)
+    }
+
+    fn answer(&mut self) -> io::Result<Answer> {
+        let mut bytes = [0; READ_BYTES];
+        loop {
+            let decoded = decode(&mut self.input);
+            let foreign = |NoAnswer| io::Error::from(io::ErrorKind::InvalidData);
+            if let Some(answer) = decoded.map_err(foreign)? {
+                return Ok(answer);
+            }
+            match self.wire.read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    self.input.extend_from_slice(bytes.get(..count).unwrap_or_default());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        let stream = self.stream.get_mut();
-        let sent = stream.write_all(&bytes).and_then(|()| stream.flush());
-        let answer = sent.and_then(|()| decode(&mut self.stream));
-        answer.map_err(in_plain_words)
     }
 }
 
@@ -188,45 +190,5 @@ fn in_plain_words(error: io::Error) -> io::Error {
             io::Error::new(error.kind(), "the connection was closed without an answer")
         }
         _ => error,
-    }
-}
-
-/// Reads one answer.
-pub(super) fn decode(input: &mut impl BufRead) -> io::Result<Answer> {
-    let line = read_line(input)?;
-    let foreign = || io::Error::from(io::ErrorKind::InvalidData);
-    let (kind, text) = line.split_at_checked(1).ok_or_else(foreign)?;
-    match kind {
-        "+" => Ok(Answer::Status(text.to_owned())),
-        "-" => Ok(Answer::Error(text.to_owned())),
-        ":" => Ok(Answer::Integer(text.parse().map_err(|_| foreign())?)),
-        "_" => Ok(Answer::Nothing),
-        "$" if text == "-1" => Ok(Answer::Nothing),
-        "$" => {
-            let length: u64 = text.parse().map_err(|_| foreign())?;
-            if length > VALUE_BYTES_MAX {
-                return Err(foreign());
-            }
-            let mut value = Vec::new();
-            input.take(length + 2).read_to_end(&mut value)?;
-            if value.len() < 2 || value.split_off(value.len() - 2) != b"\r\n" {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-            }
-            Ok(Answer::Value(value))
-        }
-        _ => Err(foreign()),
-    }
-}
-
-/// Reads a line without its end.
-fn read_line(input: &mut impl BufRead) -> io::Result<String> {
-    let mut line = Vec::new();
-    input.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-    match line.strip_suffix(b"\r\n") {
-        Some(text) => {
-            String::from_utf8(text.to_vec()).map_err(|_| io::ErrorKind::InvalidData.into())
-        }
-        None if line.ends_with(b"\n") => Err(io::ErrorKind::InvalidData.into()),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

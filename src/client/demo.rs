@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use super::connection::{Answer, NodeConnection};
-use super::token::Dialling;
+use super::answer::Answer;
+use super::connection::NodeConnection;
+use super::dialling::Dialling;
 use super::{ClientError, print};
 use crate::cli::{Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};

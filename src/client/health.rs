@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::connection::{Answer, NodeConnection};
-use super::token::Dialling;
+use super::answer::Answer;
+use super::connection::NodeConnection;
+use super::dialling::Dialling;
 use crate::status::{MemberStatus, RefusalStatus, Status};
 
 /// How long all members together may take to answer.

@@ -1,27 +1,30 @@
-//! The sub-commands that talk to running nodes, or run some. `main.rs` calls [`run`]; it may call
-//! nothing of the node but its `Status`.
+//! [`Client`], for programs in Rust, and the sub-commands that talk to running nodes, or run some. `main.rs`
+//! calls [`run`]; it may call nothing of the node but its `Status`.
 //!
 //! - I1: A write goes to one node only: once its bytes may have left, no other address is tried,
 //!   and a lost connection is reported as an unknown outcome.
 //! - I2: A value goes to stdout byte for byte; everything said about it goes to stderr.
 
 mod administration;
+mod answer;
 mod bench;
 mod bundle;
 mod certs;
 mod chat;
 mod connection;
 mod demo;
+mod dialling;
 mod health;
+mod library;
 mod original;
 mod table;
-mod token;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diskstore_storage::disk::RealDisk;
+use tokio::runtime::Builder;
 
 use crate::cli::{Servers, Task};
 use crate::config::ConfigError;
@@ -29,12 +32,14 @@ use crate::lines::{self, Said};
 use crate::status::Status;
 use crate::tls::TlsError;
 use administration::Members;
-use connection::{ANSWER_TIME_MAX, Answer, NodeConnection};
+use answer::Answer;
+use connection::{ANSWER_TIME_MAX, NodeConnection};
 use health::Health;
-pub(crate) use token::Dialling;
 
 pub use chat::{ChatFlags, run as run_chatroom};
 pub use demo::follow_parent;
+pub use dialling::Dialling;
+pub use library::{Client, OperationError, Versioned};
 pub use original::{ClientFlags, run as run_client};
 
 /// What `status` exits with where the cluster is not well.
@@ -122,13 +127,13 @@ pub enum ClientError {
     },
     /// A write was sent and its answer never came.
     #[error(
-        "the outcome is unknown, {address} closed the connection before it answered: look \
-             at the slot, or at the members, before you repeat that"
+        "the outcome is unknown, {address} did not say that it was done: look at the slot, or at the \
+             members, before you repeat that"
     )]
     Unknown {
         /// The node.
         address: String,
-        /// What happened to the connection.
+        /// What happened to the connection, or the node's words.
         source: io::Error,
     },
     /// What answers is no node of ours.
@@ -230,17 +235,15 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         }
         Task::Get { key, servers } => get(key, servers, out),
         Task::Set { key, value, servers } => {
-            let value = value.as_encoded_bytes();
-            match write(&[b"SET", key.as_bytes(), value], servers)? {
-                (_, Answer::Status(_)) => print(out, b"OK\n"),
-                (address, _) => Err(ClientError::Foreign { address }),
-            }
+            call(servers, async |client| client.set(key, value.as_encoded_bytes()).await)?;
+            print(out, b"OK\n")
         }
-        Task::Delete { key, servers } => match write(&[b"DEL", key.as_bytes()], servers)? {
-            (_, Answer::Integer(0)) => Err(ClientError::NoValue { key: key.clone() }),
-            (_, Answer::Integer(_)) => print(out, b"OK\n"),
-            (address, _) => Err(ClientError::Foreign { address }),
-        },
+        Task::Delete { key, servers } => {
+            if !call(servers, async |client| client.delete(key).await)? {
+                return Err(ClientError::NoValue { key: key.clone() });
+            }
+            print(out, b"OK\n")
+        }
         Task::Remove { member, servers } => {
             administration::order(&["REMOVE", member], servers)?;
             print(out, b"OK\n")
@@ -261,7 +264,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         }
         Task::Inspect { file } => inspect(file, out),
         Task::Token { name, role, tokens, expires } => {
-            let secret = token::make(name, role, tokens, *expires)?;
+            let secret = dialling::make(name, role, tokens, *expires)?;
             print(out, format!("{secret}\n").as_bytes())
         }
         Task::Bench(flags) => bench::run(flags, out),
@@ -271,13 +274,36 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
 }
 
 fn get(key: &str, servers: &Servers, out: &mut dyn Write) -> Result<(), ClientError> {
-    match read(&[b"GET", key.as_bytes()], servers)? {
-        (_, Answer::Value(mut value)) => {
-            value.push(b'\n');
-            print(out, &value)
+    let value = call(servers, async |client| client.get(key).await)?;
+    let mut value = value.ok_or_else(|| ClientError::NoValue { key: key.to_owned() })?;
+    value.push(b'\n');
+    print(out, &value)
+}
+
+/// Calls a cluster once, in a runtime of its own; each node is tried once.
+fn call<T>(
+    servers: &Servers,
+    call: impl AsyncFnOnce(Client) -> Result<T, OperationError>,
+) -> Result<T, ClientError> {
+    let dialling = Dialling::of(servers)?;
+    let client = Client::new(addresses(servers)?, dialling)?.with_patience(Duration::ZERO);
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| ClientError::local("starting", source))?;
+    Ok(runtime.block_on(call(client))?)
+}
+
+impl From<OperationError> for ClientError {
+    fn from(error: OperationError) -> ClientError {
+        match error {
+            OperationError::NotSent { reason } => ClientError::NoNode { tried: vec![reason] },
+            OperationError::Refused { node: address, words: message } => {
+                ClientError::Refused { address, message }
+            }
+            OperationError::Unknown { node: address, reason } => {
+                ClientError::Unknown { address, source: io::Error::other(reason) }
+            }
+            OperationError::Foreign { node: address } => ClientError::Foreign { address },
         }
-        (_, Answer::Nothing) => Err(ClientError::NoValue { key: key.to_owned() }),
-        (address, _) => Err(ClientError::Foreign { address }),
     }
 }
 

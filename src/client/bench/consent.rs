@@ -5,8 +5,9 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use super::super::ClientError;
-use super::super::connection::{Answer, NodeConnection};
-use super::super::token::Dialling;
+use super::super::answer::Answer;
+use super::super::connection::NodeConnection;
+use super::super::dialling::Dialling;
 
 /// Asks whoever started the load, if the servers hold values.
 pub(super) fn ask(list: &str, dialling: &Dialling) -> Result<(), ClientError> {

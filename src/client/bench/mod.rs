@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::connection::{Answer, NodeConnection};
-use super::token::Dialling;
+use super::answer::Answer;
+use super::connection::NodeConnection;
+use super::dialling::Dialling;
 use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};

@@ -7,8 +7,11 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
+use super::super::answer::{Answer, NoAnswer, decode};
 use super::super::connection::NodeConnection;
-use super::super::token::Dialling;
+use super::super::dialling::Dialling;
 use super::Event;
 use super::room::{MessagePlace, Post};
 
@@ -25,8 +28,6 @@ const READ_TIME: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Most bytes of an answer that is not whole: a message and names.
 const ANSWER_BYTES_MAX: usize = 2 << 20;
-/// Most parts of an answer.
-const PART_COUNT_MAX: usize = 8;
 
 /// One node that is listened to.
 #[derive(Debug, Clone)]
@@ -57,7 +58,7 @@ impl Link {
     fn listen(&self, events: &Sender<Event>) -> io::Result<std::convert::Infallible> {
         let connection = NodeConnection::open_for(&self.address, &self.dialling, ANSWER_TIME_MAX)?;
         let mut stream = connection.into_stream(READ_TIME)?;
-        let mut input = Vec::new();
+        let mut input = BytesMut::new();
         let mut asked: Option<Instant> = None;
         let (mut next_ask, mut period) = (Instant::now(), FIRST_PERIOD);
         let mut bytes = [0; 16 << 10];
@@ -124,28 +125,27 @@ enum Heard {
 }
 
 /// Takes the next answer off `input`; `None` if it is not there as a whole.
-fn take(input: &mut Vec<u8>) -> io::Result<Option<Heard>> {
+fn take(input: &mut BytesMut) -> io::Result<Option<Heard>> {
     let foreign = || {
         let words = "it answers with something else than expected; is it a client port?";
         io::Error::new(io::ErrorKind::InvalidData, words)
     };
-    let mut rest = &input[..];
-    let parsed = parse(&mut rest).map_err(|Foreign| foreign())?;
-    if parsed.is_none() && input.len() > ANSWER_BYTES_MAX {
-        return Err(foreign());
-    }
-    let taken = input.len() - rest.len();
-    let Some(parts) = parsed else { return Ok(None) };
-    let heard = match parts.as_slice() {
-        [Part::Error(words)] => Heard::Error(words.clone()),
-        [Part::Bytes(kind), _, Part::Bytes(payload)] if kind == b"message" => {
-            understood(payload).ok_or_else(foreign)?
-        }
-        [Part::Bytes(kind), _, Part::Number] if kind == b"subscribe" => Heard::Nothing,
-        _ => return Err(foreign()),
+    let parts = match decode(input).map_err(|NoAnswer| foreign())? {
+        Some(Answer::Error(words)) => return Ok(Some(Heard::Error(words))),
+        Some(Answer::List(parts)) => parts,
+        Some(_) => return Err(foreign()),
+        None if input.len() > ANSWER_BYTES_MAX => return Err(foreign()),
+        None => return Ok(None),
     };
-    input.drain(..taken);
-    Ok(Some(heard))
+    match parts.as_slice() {
+        [Answer::Value(kind), _, Answer::Value(payload)] if kind == b"message" => {
+            understood(payload).map(Some).ok_or_else(foreign)
+        }
+        [Answer::Value(kind), _, Answer::Integer(_)] if kind == b"subscribe" => {
+            Ok(Some(Heard::Nothing))
+        }
+        _ => Err(foreign()),
+    }
 }
 
 /// What the message of an indexed name says: `41`, or `42-0 text`.
@@ -161,75 +161,15 @@ fn understood(payload: &[u8]) -> Option<Heard> {
     Some(Heard::Post(Post { place: MessagePlace { index, position }, text }))
 }
 
-#[derive(Debug)]
-enum Part {
-    Bytes(Vec<u8>),
-    Number,
-    Error(String),
-}
-
-/// Bytes that are no answer of a node.
-struct Foreign;
-
-/// An answer: an array of few parts, or an error; `None` if it is not there as a whole.
-fn parse(rest: &mut &[u8]) -> Result<Option<Vec<Part>>, Foreign> {
-    let Some(head) = line(rest) else { return Ok(None) };
-    match head.split_first() {
-        Some((b'-', words)) => {
-            Ok(Some(vec![Part::Error(String::from_utf8_lossy(words).into_owned())]))
-        }
-        Some((b'*', count)) => {
-            let count = length(count).filter(|count| *count <= PART_COUNT_MAX).ok_or(Foreign)?;
-            let mut parts = Vec::new();
-            for _ in 0..count {
-                match part(rest)? {
-                    Some(part) => parts.push(part),
-                    None => return Ok(None),
-                }
-            }
-            Ok(Some(parts))
-        }
-        _ => Err(Foreign),
-    }
-}
-
-fn part(rest: &mut &[u8]) -> Result<Option<Part>, Foreign> {
-    let Some(head) = line(rest) else { return Ok(None) };
-    match head.split_first() {
-        Some((b':', _)) => Ok(Some(Part::Number)),
-        Some((b'$', count)) => {
-            let count = length(count).filter(|count| *count <= ANSWER_BYTES_MAX);
-            let count = count.ok_or(Foreign)?;
-            let Some((bytes, behind)) = rest.split_at_checked(count + 2) else { return Ok(None) };
-            let bytes = bytes.strip_suffix(b"\r\n").ok_or(Foreign)?;
-            *rest = behind;
-            Ok(Some(Part::Bytes(bytes.to_vec())))
-        }
-        _ => Err(Foreign),
-    }
-}
-
-fn length(text: &[u8]) -> Option<usize> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// Takes a line without its end.
-fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-    let (line, behind) = rest.split_at_checked(end)?;
-    *rest = behind.get(2..)?;
-    Some(line)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn heard(text: &str) -> io::Result<Vec<Heard>> {
-        let mut input = Vec::new();
+        let mut input = BytesMut::new();
         let mut all = Vec::new();
         for byte in text.bytes() {
-            input.push(byte);
+            input.extend_from_slice(&[byte]);
             all.extend(take(&mut input)?);
         }
         assert!(input.is_empty(), "{}", input.escape_ascii());
@@ -257,8 +197,8 @@ mod tests {
     fn whatever_else_answers_is_told_from_a_node() {
         for text in [
             "HTTP/1.1 400 Bad Request\r\n",
-            "*9\r\n",
-            "*3\r\n+x\r\n",
+            "*99999\r\n",
+            "*3\r\n+x\r\n+x\r\n+x\r\n",
             "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nabc\r\n",
             "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\n4 - x\r\n",
             "*1\r\n$99999999\r\n",
@@ -266,6 +206,7 @@ mod tests {
         ] {
             assert!(heard(text).is_err(), "{text:?}");
         }
-        assert!(take(&mut vec![b'*'; ANSWER_BYTES_MAX + 1]).is_err());
+        let long = format!("*3\r\n${}\r\n{}", ANSWER_BYTES_MAX, "x".repeat(ANSWER_BYTES_MAX));
+        assert!(take(&mut BytesMut::from(&long[..])).is_err());
     }
 }

@@ -21,9 +21,10 @@ use clap::Parser;
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 
-use super::connection::{Answer, NodeConnection};
+use super::answer::Answer;
+use super::connection::NodeConnection;
+use super::dialling::Dialling;
 use super::original::config;
-use super::token::Dialling;
 use super::{ClientError, print};
 use crate::cli::parse_boolean;
 use crate::command::{CHANNEL_BYTES_MAX, INDEXED_PREFIX, MESSAGE_BYTES_MAX};

@@ -8,8 +8,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::super::connection::Answer;
-use super::super::{ClientError, read, write};
+use super::super::{ClientError, call};
 use super::Protocol;
 use super::config::ClientConfig;
 use super::shell::Line;
@@ -90,16 +89,18 @@ impl Asker {
 }
 
 fn over_resp(servers: &Servers, line: &Line<'_>) -> Result<String, ClientError> {
-    let (_, answer) = match line {
-        Line::Get { key } => read(&[b"GET", key.as_bytes()], servers)?,
-        Line::Set { key, value } => write(&[b"SET", key.as_bytes(), value.as_bytes()], servers)?,
-        Line::Delete { key } => write(&[b"DEL", key.as_bytes()], servers)?,
+    match line {
+        Line::Get { key } => {
+            let value = call(servers, async |client| client.get(key).await)?.unwrap_or_default();
+            return Ok(String::from_utf8_lossy(&value).into_owned());
+        }
+        Line::Set { key, value } => call(servers, async |client| client.set(key, value).await)?,
+        Line::Delete { key } => {
+            call(servers, async |client| client.delete(key).await)?;
+        }
         _ => unreachable!("only commands are asked"),
-    };
-    Ok(match answer {
-        Answer::Value(value) => String::from_utf8_lossy(&value).into_owned(),
-        _ => String::new(),
-    })
+    }
+    Ok(String::new())
 }
 
 impl Broadcast {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::bench::{self, refuse};
-use super::token::Dialling;
+use super::dialling::Dialling;
 use super::{ClientError, print};
 use crate::cli::{Number, parse_boolean};
 use crate::config::number;

@@ -1,4 +1,5 @@
-//! Tokens as a client has them: `diskstore token` makes one, and the other sub-commands present theirs.
+//! What nodes are dialled with: a token, and certificates. `diskstore token` makes tokens; the other
+//! sub-commands, and programs that use the client, present theirs.
 //!
 //! - I1: a token comes from the environment or a file, never from an argument, which everybody on the
 //!   machine may see; and it is in no message.
@@ -10,9 +11,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
 use super::ClientError;
 use crate::cli::Servers;
-use crate::config::{ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, add_token};
+use crate::config::{Address, ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, add_token};
 use crate::tls::{Credentials, Mode};
 
 /// The variable that a token is in.
@@ -20,9 +28,10 @@ const VARIABLE: &str = "DISKSTORE_TOKEN";
 /// Most bytes of a file with a token: some white space may stand around it.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// What nodes are dialled with: the token that is presented, and what TLS is spoken with, if any.
+/// What nodes are dialled with: the token that is presented, and what TLS is spoken with, if any. By
+/// default neither.
 #[derive(Clone, Default)]
-pub(crate) struct Dialling {
+pub struct Dialling {
     token: Option<String>,
     tls: Option<Arc<Credentials>>,
 }
@@ -43,14 +52,13 @@ impl Dialling {
         Dialling::read(servers.token_file.as_deref(), servers.tls.as_deref())
     }
 
-    /// The token in a file, or the one of the environment, and the certificates of a directory.
+    /// The token in a file, or else that of the variable `DISKSTORE_TOKEN` if it is set; and the
+    /// certificates of a directory: `ca.crt`, and `tls.crt` with `tls.key` where nodes ask for a client's
+    /// certificate. Without a directory no TLS is spoken.
     ///
     /// # Errors
-    /// What is wrong with a file, by its name.
-    pub(super) fn read(
-        token_file: Option<&Path>,
-        tls: Option<&Path>,
-    ) -> Result<Dialling, ClientError> {
+    /// What is wrong with a file, by its name, or with the variable.
+    pub fn read(token_file: Option<&Path>, tls: Option<&Path>) -> Result<Dialling, ClientError> {
         let tls = tls.map(|directory| Credentials::read(directory, Mode::Require)).transpose()?;
         Ok(Dialling { token: token(token_file)?, tls: tls.map(Arc::new) })
     }
@@ -64,7 +72,32 @@ impl Dialling {
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
+
+    /// Connects to a node, and shakes hands; each of the two may take `time_max`.
+    ///
+    /// # Errors
+    /// Of the stream; the node shows no certificate that is good for its host.
+    pub(crate) async fn dial(
+        &self,
+        node: &Address,
+        time_max: Duration,
+    ) -> io::Result<Box<dyn NodeStream>> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
+        let connecting = TcpStream::connect((node.host.as_str(), node.port));
+        let stream = timeout(time_max, connecting).await.map_err(late)??;
+        stream.set_nodelay(true)?;
+        let Some(tls) = self.tls() else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(node.host.clone()).map_err(io::Error::other)?;
+        let shaking = TlsConnector::from(tls.client_dial()).connect(name, stream);
+        Ok(Box::new(timeout(time_max, shaking).await.map_err(late)??))
+    }
 }
+
+/// A connection to a node, plain or under TLS.
+pub(crate) trait NodeStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl NodeStream for TcpStream {}
+impl NodeStream for TlsStream<TcpStream> {}
 
 /// The token in `file`, or the one of the environment.
 fn token(file: Option<&Path>) -> Result<Option<String>, ClientError> {
