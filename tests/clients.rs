@@ -1,5 +1,5 @@
 //! Clients that others wrote, against three real nodes: redis-cli, redis-benchmark, redis-py, ioredis,
-//! node-redis, redis-rs, grpcio, the examples with curl, requests and grpcio, and a browser that opens the console. Where
+//! node-redis, redis-rs, grpcio, the examples in all languages, and a browser that opens the console. Where
 //! one is not installed its tests are skipped, see `clients/installed.rs`. `DISKSTORE_TEST_PYTHON` names
 //! the python that has redis-py, requests and grpcio, `DISKSTORE_TEST_NODE_MODULES` the folder with the packages
 //! of Node, `DISKSTORE_TEST_REDIS_RS` the program that is built of `tests/clients/redis-rs`,
@@ -7,6 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stderr, reason = "what was skipped is for whoever reads along")]
 
+#[path = "../examples/rust/counter.rs"]
+#[expect(dead_code, reason = "its program is not run")]
+mod counter;
 #[path = "cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]
 mod harness;
@@ -262,17 +265,20 @@ fn redis_benchmark_runs_against_keys_of_any_name() {
     cluster.stop();
 }
 
-/// Node with the suite of one of its packages, if that is there.
-fn node_suite(package: &str, script: &str) -> Option<Command> {
+/// Where one of Node's packages is, if that is there.
+fn node_modules(package: &str) -> Option<String> {
     let modules = match var(NODE_MODULES) {
         Ok(path) => path,
         Err(VarError::NotPresent) => env!("CARGO_MANIFEST_DIR").to_owned(),
         Err(error) => panic!("{NODE_MODULES}: {error}"),
     };
     let find = format!("require('module').createRequire(process.argv[1] + '/')('{package}')");
-    if !has(package, Command::new("node").args(["-e", &find, &modules])) {
-        return None;
-    }
+    has(package, Command::new("node").args(["-e", &find, &modules])).then_some(modules)
+}
+
+/// Node with the suite of one of its packages, if that is there.
+fn node_suite(package: &str, script: &str) -> Option<Command> {
+    let modules = node_modules(package)?;
     let mut command = Command::new("node");
     command.arg(format!("{}/tests/clients/{script}", env!("CARGO_MANIFEST_DIR"))).arg(modules);
     Some(command)
@@ -383,6 +389,31 @@ fn the_example_with_grpcio_shows_what_it_says() {
                     {61: 'APPLIED', 62: 'UNKNOWN'}\n{62: 'APPLIED', 63: 'APPLIED'}\n\
                     NOT_FOUND NO_VALUE not_applied\n";
     assert_eq!(text, expected);
+    cluster.stop();
+}
+
+/// In Rust, in Python and in JavaScript; the first is part of this test, so that it is compiled with it.
+#[test]
+fn the_examples_of_redis_clients_and_of_rust_do_what_they_say() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start();
+    let nodes: Vec<String> = cluster.places.iter().map(Place::client).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let counted = runtime.block_on(counter::count(&nodes)).unwrap();
+    assert_eq!(counted, "counted to 40 - ok");
+    if has("redis-py", python().args(["-c", "import redis"])) {
+        let mut command = python();
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/redis/counter.py"));
+        let text = said(&command.args(&nodes).stdin(Stdio::null()).output().unwrap());
+        assert_eq!(text, "counted to 40 - ok\n");
+    }
+    if let Some(modules) = node_modules("ioredis") {
+        let mut command = Command::new("node");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/redis/news.mjs"));
+        command.env("NODE_MODULES", modules).args(&nodes);
+        let text = said(&command.stdin(Stdio::null()).output().unwrap());
+        assert_eq!(text, "heard one two three\nfrom first to second - OK null\ndeleted 1\n");
+    }
     cluster.stop();
 }
 
