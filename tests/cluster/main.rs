@@ -38,3 +38,4 @@ mod stalls;
 mod strace;
 mod tls;
 mod transactions;
+mod upgrade;

@@ -275,6 +275,12 @@ impl Cluster {
         Cluster::started(DISKSTORE, first, others)
     }
 
+    /// As [`Cluster::of_three`], of this program.
+    #[track_caller]
+    pub(crate) fn of_program(program: &'static str) -> Cluster {
+        Cluster::started(program, &GEOMETRY, &[])
+    }
+
     /// Three nodes whose keys are in memory.
     #[track_caller]
     pub(crate) fn of_kvstores(more: &[&str]) -> Cluster {
