@@ -19,6 +19,8 @@ mod metrics;
 mod older_apis;
 #[path = "protocol/operations.rs"]
 mod operations;
+#[path = "protocol/reflection.rs"]
+mod reflection;
 #[path = "protocol/requests.rs"]
 mod requests;
 
