@@ -364,6 +364,7 @@ mod tests {
         assert!(near(&mut other, NOW, ahead) > ahead);
         let seen = near(&mut one, NOW.later(4_500), Version::NONE);
         other.observe(NOW, seen);
+        other.observe(NOW, ahead); // seen later, and lower
         assert!(near(&mut other, NOW, Version::NONE) > seen);
         assert_eq!(other.shown(NOW), other.last);
         assert_eq!(other.shown(NOW.later(9_000)).moment(), NOW.later(9_000));
@@ -401,6 +402,7 @@ mod tests {
                 moves += 1;
             }
             near(&mut clock, now, Version::NONE);
+            near(&mut clock.clone(), now.later(4_000), Version::NONE);
         }
         assert!((10..=20).contains(&moves), "{moves} records in 100 s");
     }

@@ -62,7 +62,11 @@ pub enum Origin {
         base: Version,
     },
     /// Another replica: it exists already.
-    Copy,
+    Copy {
+        /// The floor of that replica when it said so: what it holds at or below its floor is at all replicas,
+        /// or is to come there.
+        floor: Moment,
+    },
 }
 
 /// What a coordinator asks of a replica.

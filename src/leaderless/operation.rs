@@ -183,6 +183,8 @@ pub struct Operation {
     base: Version,
     /// What is stored in the second round, or was read.
     chosen: Held,
+    /// The highest floor among the replicas that held what was read.
+    floor: Moment,
 }
 
 type Effects = Vec<OperationEffect>;
@@ -205,6 +207,7 @@ impl Operation {
             losses: BTreeMap::new(),
             base: Version::NONE,
             chosen: Held::default(),
+            floor: Moment::default(),
         };
         let is_read = operation.task.errand == Errand::Get;
         let is_one = operation.task.level == Level::One;
@@ -378,11 +381,13 @@ impl Operation {
             return;
         }
         let holders = counted.iter().filter(|(_, answer)| answer.version == best);
+        let floor = holders.clone().map(|(_, answer)| answer.floor).max().unwrap_or_default();
         let holders: Vec<(NodeNumber, Storer, Content)> = holders
             .map(|(node, answer)| {
                 (*node, Storer { losses: answer.losses.own }, answer.content.clone())
             })
             .collect();
+        self.floor = floor;
         let content = holders.iter().map(|(_, _, content)| content);
         match content.max_by_key(|content| **content != Content::Withheld) {
             Some(Content::Value(value)) => {
@@ -462,7 +467,7 @@ impl Operation {
 
     fn stored(&self) -> Store {
         let origin = match self.task.errand {
-            Errand::Get => Origin::Copy,
+            Errand::Get => Origin::Copy { floor: self.floor },
             Errand::Set(_) | Errand::Delete => Origin::New { base: self.base },
         };
         Store { key: self.task.key.clone(), held: self.chosen.clone(), origin }

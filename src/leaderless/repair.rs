@@ -163,6 +163,8 @@ pub enum PullResponse {
     Records {
         /// How many hashes these are; not 0.
         count: usize,
+        /// The floor of who answers, synced, and no higher than what it has confirmed.
+        floor: Moment,
         /// Their records; a hash whose key is gone has none.
         records: Vec<Found>,
     },
@@ -176,7 +178,12 @@ pub enum PullEffect {
     /// The other node has this floor: hear it, and if this node is behind then, drop the pull.
     HearFloor(Floor),
     /// Take these records, as copies.
-    Copy(Vec<Found>),
+    Copy {
+        /// The records.
+        records: Vec<Found>,
+        /// The floor of who held them.
+        floor: Moment,
+    },
     /// Call [`Pull::look_again`] after [`LOOK_MS`].
     Wait,
     /// Everything up to here is exchanged: confirm it. The pull is over.
@@ -277,13 +284,13 @@ impl Pull {
                 self.lacking = lacking(&entries, &listed(bucket)).into();
                 self.next_hashes()
             }
-            (Stage::Fetching, PullResponse::Records { count, records }) => {
+            (Stage::Fetching, PullResponse::Records { count, floor, records }) => {
                 if count == 0 {
                     self.stage = Stage::Over; // it would never end
                     return Vec::new();
                 }
                 self.lacking.drain(..count.min(self.lacking.len()));
-                let mut effects = vec![PullEffect::Copy(records)];
+                let mut effects = vec![PullEffect::Copy { records, floor }];
                 effects.extend(self.next_hashes());
                 effects
             }
@@ -509,7 +516,8 @@ mod tests {
                     };
                     // One at a time, as if no more fitted.
                     let of_first = self.keys.iter().filter(|(hash, _)| *hash == hashes[0]);
-                    PullResponse::Records { count: 1, records: of_first.map(found).collect() }
+                    let records = of_first.map(found).collect();
+                    PullResponse::Records { count: 1, floor: Moment::new(3), records }
                 }
             }
         }
@@ -532,7 +540,7 @@ mod tests {
                         todo.extend(twice);
                     }
                     PullEffect::HearFloor(heard) => assert_eq!(heard, floor(3)),
-                    PullEffect::Copy(records) => {
+                    PullEffect::Copy { records, .. } => {
                         copied.extend(records.iter().map(|found| found.held.version.get()));
                     }
                     PullEffect::Wait => {
@@ -581,11 +589,26 @@ mod tests {
         let (mut pull, _) = Pull::begin(floor(0), Moment::new(9), Rules::default());
         let own = sums(1, &[(1, 5)]);
         let mut tell = |response| pull.response(response, &own, |_| Vec::new());
-        let records = |count| PullResponse::Records { count, records: Vec::new() };
+        let floor = Moment::default();
+        let records = |count| PullResponse::Records { count, floor, records: Vec::new() };
         assert!(tell(records(1)).is_empty() && tell(PullResponse::Tops(Vec::new())).is_empty());
-        assert_eq!(tell(PullResponse::Begun { floor: floor(0) }).len(), 2);
+        assert_eq!(tell(PullResponse::Begun { floor: Floor::default() }).len(), 2);
         assert!(tell(PullResponse::Tops(vec![0; TOP_COUNT + 1])).is_empty());
         assert!(pull.is_over(), "no sums are of another number");
         assert!(pull.look_again().is_empty());
+
+        // One who answers a fetch with nothing, for ever.
+        let (mut pull, _) = Pull::begin(self::floor(0), Moment::new(9), Rules::default());
+        pull.response(PullResponse::Begun { floor: Floor::default() }, &own, |_| Vec::new());
+        let theirs = sums(1, &[(1, 6)]);
+        pull.response(PullResponse::Tops(theirs.tops().to_vec()), &own, |_| Vec::new());
+        let group = || PullResponse::Group { top: 0, sums: theirs.of_group(0).to_vec() };
+        pull.response(group(), &own, |_| Vec::new());
+        pull.look_again();
+        pull.response(group(), &own, |_| Vec::new());
+        let list = PullResponse::List { bucket: 0, entries: entries(&[(1, 6)]) };
+        let effects = pull.response(list, &own, |_| entries(&[(1, 5)]));
+        assert_eq!(effects, [PullEffect::Send(PullRequest::Fetch(vec![1]))]);
+        assert!(pull.response(records(0), &own, |_| Vec::new()).is_empty() && pull.is_over());
     }
 }

@@ -11,14 +11,14 @@
 //! - V2: the version of a key only grows, except that deletes at or below the floor are forgotten.
 //! - V3: an answer, to an ask as to a store, speaks of what is synced.
 //! - V5: fence, floor and what is confirmed only grow, and are synced before they are spoken of.
-//! - V6: nothing at or below the floor is made anew.
+//! - V6: nothing at or below the floor is made anew; copies are taken from who knows the floor alone.
 //! - V7: a replica that has to copy first answers no ask.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::clock::{Moment, NodeNumber, is_admitted};
+use super::clock::{Moment, NodeNumber, Version, is_admitted};
 use super::message::{Answer, Asker, Content, Held, Losses, Origin, Refusal, Response, Store};
 use super::repair::PullResponse;
 use super::rules::{Rule, Rules};
@@ -253,16 +253,31 @@ impl Replica {
         }
     }
 
-    /// A record of another replica came by an exchange: it is taken by the same rules as a store of a
-    /// copy, and nobody waits for an answer.
-    pub fn copy(&mut self, key: &Bytes, copied: &Held, held: &Held) -> Vec<ReplicaEffect> {
-        let floor = self.latest.floor.moment;
-        let is_forgotten = copied.version.moment() <= floor && self.rules.keep(Rule::FloorRefuses);
-        // Who has to copy takes what others hold, however old.
-        if is_forgotten && self.standing() == Standing::Ready || !held.yields_to(copied) {
+    /// A record of another replica came by a pull: it is taken by the same rules as a store of a
+    /// copy, and nobody waits for an answer. `floor` is that of the other replica when it was read.
+    pub fn copy(
+        &mut self,
+        key: &Bytes,
+        copied: &Held,
+        held: &Held,
+        floor: Moment,
+    ) -> Vec<ReplicaEffect> {
+        if held.version == copied.version && held.value != copied.value {
+            self.clashes += 1;
+        }
+        let is_refused = self.is_below_floor(copied.version, Origin::Copy { floor });
+        if is_refused || !held.yields_to(copied) {
             return Vec::new();
         }
         vec![self.write_record(key.clone(), copied.clone())]
+    }
+
+    /// Whether the floor refuses a version. It takes a copy from a replica that knows this floor, or a
+    /// higher one, and holds the record still: that one would have met a delete of it (V6).
+    fn is_below_floor(&self, version: Version, origin: Origin) -> bool {
+        let own = self.latest.floor.moment;
+        let is_known = matches!(origin, Origin::Copy { floor } if floor >= own);
+        version.moment() <= own && !is_known && self.rules.keep(Rule::FloorRefuses)
     }
 
     /// Whether a record is to be written (or this one or a higher is there already), by the rules.
@@ -291,7 +306,7 @@ impl Replica {
                 return Err(Refusal::Ahead);
             }
         }
-        if moment <= self.latest.floor.moment && self.rules.keep(Rule::FloorRefuses) {
+        if self.is_below_floor(version, store.origin) {
             return Err(Refusal::Forgotten);
         }
         Ok(true)

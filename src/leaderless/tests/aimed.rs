@@ -110,3 +110,46 @@ fn a_slow_delete_would_be_forgotten_before_all_have_it() {
         world.flow("31 13")
     });
 }
+
+/// Node 1 was away while the others deleted what it holds and forgot the delete, and is up again.
+fn sleep_through_a_delete(world: &mut World) -> Outcome {
+    world.op(1, set("old"), Level::All)?;
+    world.flow(ALL)?;
+    world.stop(1);
+    world.op(2, Errand::Delete, Level::Quorum)?;
+    world.flow("22 23 32 33")?;
+    world.confirm(2, 3)?;
+    world.confirm(3, 2)?;
+    world.hear(2)?;
+    world.hear(3)?;
+    assert_eq!((world.version(2), world.version(3)), (Version::NONE, Version::NONE), "forgotten");
+    world.lose_messages();
+    world.restart(1);
+    Ok(())
+}
+
+/// It hears of the floor, pulls from both, which have nothing that it lacks, and has confirmed.
+#[test]
+fn a_replica_that_was_away_would_bring_a_deleted_value_back() {
+    assert_aimed(Rule::BehindIsSilent, |world| {
+        sleep_through_a_delete(world)?;
+        world.hear(1)?;
+        world.confirm(1, 2)?;
+        world.confirm(1, 3)?;
+        world.op(2, Errand::Get, Level::Quorum)?;
+        world.flow("22 21 12")
+    });
+}
+
+/// It pulls before it hears of the floor, so that the floor is nothing new when it does.
+#[test]
+fn a_pull_before_the_floors_are_told_would_confirm_too_much() {
+    assert_aimed(Rule::FloorsFirst, |world| {
+        sleep_through_a_delete(world)?;
+        world.confirm(1, 2)?;
+        world.confirm(1, 3)?;
+        world.hear(1)?;
+        world.op(2, Errand::Get, Level::Quorum)?;
+        world.flow("22 21 12")
+    });
+}

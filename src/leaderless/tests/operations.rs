@@ -99,7 +99,7 @@ fn sent(effects: &[OperationEffect]) -> String {
         OperationEffect::Send { to, request: Request::Ask { .. } } => format!("A{to}"),
         OperationEffect::Send { to, request: Request::Store(store) } => match store.origin {
             Origin::New { .. } => format!("n{to}"),
-            Origin::Copy => format!("c{to}"),
+            Origin::Copy { .. } => format!("c{to}"),
         },
         OperationEffect::Send { to, request: Request::Pull(_) } => format!("p{to}"),
         OperationEffect::StoreHere(_) => "here".into(),
@@ -180,6 +180,7 @@ fn a_value_is_asked_of_who_has_the_highest_version() {
     let (mut bench, _) = begin(Errand::Get, Level::Quorum);
     bench.hear(1, told_all(version(4)));
     assert_eq!(sent(&bench.hear(2, told(version(5)))), "A2");
+    assert_eq!(sent(&bench.hear(2, told(version(3)))), "", "an older answer that was overtaken");
     assert_eq!(sent(&bench.hear(3, told(version(5)))), "A3", "and of every other one, once");
     assert_eq!(sent(&bench.hear(3, told(version(4)))), "", "an older answer that was overtaken");
     let effects = bench.hear(3, told_all(version(5)));

@@ -10,6 +10,8 @@ use super::super::replica::{Floor, Logged, Lost, Numbers, Replica, ReplicaEffect
 use super::super::rules::{Rule, Rules};
 
 const NOW: Moment = Moment::new(200_000_000_000);
+/// A copy from who knows no floor.
+const COPY: Origin = Origin::Copy { floor: Moment::new(0) };
 const KEY: Bytes = Bytes::from_static(b"k");
 
 fn node(number: u16) -> NodeNumber {
@@ -107,9 +109,9 @@ fn a_replica_keeps_the_highest_version() {
     let (low, high) = (held(at(NOW, 1), "one"), held(at(NOW, 2), "two"));
     assert_eq!(store(&mut replica, &high, low.clone(), new()), "s");
     assert_eq!(store(&mut replica, &high, high.clone(), new()), "s", "a second time");
-    assert_eq!(store(&mut replica, &low, high, Origin::Copy), "w");
+    assert_eq!(store(&mut replica, &low, high, COPY), "w");
     let none = held(Version::NONE, "one");
-    assert_eq!(store(&mut replica, &low, none, Origin::Copy), "NoVersion");
+    assert_eq!(store(&mut replica, &low, none, COPY), "NoVersion");
 }
 
 #[test]
@@ -128,6 +130,8 @@ fn of_two_values_of_one_version_every_replica_keeps_the_same() {
             let takes = one.yields_to(other);
             let is_written = store(&mut replica, one, other.clone(), new()) == "w";
             assert_eq!((is_written, replica.clashes()), (takes, 1));
+            let is_copied = letters(&replica.copy(&KEY, other, one, Moment::default())) == "w";
+            assert_eq!((is_copied, replica.clashes()), (takes, 2));
         }
         assert!(!one.yields_to(one));
     }
@@ -152,7 +156,7 @@ fn a_fence_refuses_what_is_new_and_takes_copies() {
         "Fenced",
         "but kept already"
     );
-    assert_eq!(store(&mut replica, &Held::default(), old.clone(), Origin::Copy), "w");
+    assert_eq!(store(&mut replica, &Held::default(), old.clone(), COPY), "w");
     assert_eq!(
         store(&mut replica, &old, old.clone(), new()),
         "",
@@ -174,14 +178,23 @@ fn the_floor_refuses_everything_and_forgets_deletes() {
     assert_eq!(replica.standing(), Standing::Ready);
     assert_eq!(letters(&replica.synced(1)), "f", "deletes are forgotten once the floor is synced");
     let old = held(at(floor, 9), "old");
-    for origin in [new(), Origin::Copy] {
+    for origin in [new(), COPY] {
         let refused = store(&mut replica, &Held::default(), old.clone(), origin);
         assert!(["Fenced", "Forgotten"].contains(&&*refused), "{refused}");
     }
-    assert_eq!(letters(&replica.copy(&KEY, &old, &Held::default())), "", "nor by an exchange");
+    assert_eq!(
+        letters(&replica.copy(&KEY, &old, &Held::default(), Moment::default())),
+        "",
+        "nor by a pull"
+    );
     let young = held(at(NOW, 0), "young");
-    assert_eq!(letters(&replica.copy(&KEY, &young, &Held::default())), "w");
-    assert_eq!(letters(&replica.copy(&KEY, &old, &young)), "");
+    assert_eq!(letters(&replica.copy(&KEY, &young, &Held::default(), Moment::default())), "w");
+    assert_eq!(letters(&replica.copy(&KEY, &old, &young, Moment::default())), "");
+    let knows = Origin::Copy { floor };
+    let stored = store(&mut replica, &Held::default(), old.clone(), knows);
+    assert_eq!(stored, "w", "a replica that knows the floor holds it");
+    assert_eq!(letters(&replica.copy(&KEY, &old, &Held::default(), floor)), "w");
+    assert_eq!(letters(&replica.copy(&KEY, &old, &Held::default(), floor.earlier(1))), "");
 }
 
 /// V7 of `leaderless/replica.rs`
@@ -197,9 +210,9 @@ fn who_hears_of_a_floor_above_what_it_confirmed_is_behind_until_it_has_copied() 
     assert_eq!(answer(&mut replica), "Copying");
     let old = held(at(floor, 9), "old");
     assert_eq!(
-        letters(&replica.copy(&KEY, &old, &Held::default())),
-        "w",
-        "it takes what others hold"
+        letters(&replica.copy(&KEY, &old, &Held::default(), Moment::default())),
+        "",
+        "not piece by piece"
     );
     let numbers =
         Numbers { floor: bare(NOW.earlier(5)), fence: NOW.earlier(4), ..Numbers::default() };
@@ -264,7 +277,7 @@ fn the_floor_is_the_least_that_all_have_confirmed() {
     };
     assert_eq!(standing(2, with(5, &[(1, 8), (3, 5)])), Standing::Ready, "it has what it needs");
     assert_eq!(standing(2, with(5, &[(1, 7), (3, 9)])), Standing::Behind);
-    assert_eq!(standing(3, with(0, &[(1, 9), (2, 1)])), Standing::Behind, "it was left out");
+    assert_eq!(standing(3, with(0, &[(1, 9), (2, 9)])), Standing::Behind, "it was left out");
 }
 
 #[test]
@@ -297,13 +310,28 @@ fn a_lost_disk_is_copied_under_a_higher_count() {
     assert!(format!("{effects:?}").contains("{NodeNumber(3): 2}"), "{effects:?}");
 }
 
+/// V5 of `leaderless/replica.rs`
+#[test]
+fn a_pull_is_answered_once_its_fence_is_synced() {
+    let mut replica = open(Numbers::default());
+    let begin = |replica: &mut Replica| {
+        letters(&replica.begin_pull(asker(1), &Floor::default(), NOW.earlier(10)))
+    };
+    assert_eq!(begin(&mut replica), "n");
+    assert_eq!(begin(&mut replica), "", "a second one waits for the same");
+    assert_eq!(letters(&replica.synced(1)), "p p");
+    assert_eq!(begin(&mut replica), "p", "it is up already");
+    replica.hear_floor(&bare(NOW));
+    assert_eq!(begin(&mut replica), "Copying");
+}
+
 #[test]
 fn versions_too_far_ahead_are_refused_and_counted_by_sender() {
     let mut replica = open(Numbers::default());
     let far = held(at(NOW.later(SKEW_MS_MAX + 1), 0), "far");
     assert_eq!(store(&mut replica, &Held::default(), far.clone(), new()), "Ahead");
     assert_eq!(replica.ahead().get(&node(2)), Some(&1));
-    assert_eq!(store(&mut replica, &Held::default(), far.clone(), Origin::Copy), "w", "it exists");
+    assert_eq!(store(&mut replica, &Held::default(), far.clone(), COPY), "w", "it exists");
     let next = held(at(NOW.later(SKEW_MS_MAX + 1), 1), "next");
     assert_eq!(store(&mut replica, &far, next.clone(), new()), "w", "one tick above what is held");
     let base = Origin::New { base: far.version };

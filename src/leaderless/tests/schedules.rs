@@ -109,18 +109,8 @@ fn a_version_far_ahead_would_be_given_twice() {
 }
 
 #[test]
-fn a_replica_that_was_away_would_keep_deleted_values() {
-    assert_needed(Rule::BehindIsSilent, 5_000);
-}
-
-#[test]
 fn a_replica_that_lost_its_disk_would_answer_that_there_is_nothing() {
     assert_needed(Rule::LostDisk, 10_000);
-}
-
-#[test]
-fn a_pull_before_the_floors_are_told_would_confirm_too_much() {
-    assert_needed(Rule::FloorsFirst, 5_000);
 }
 
 #[test]

@@ -718,9 +718,9 @@ impl World {
                         self.nodes[at].pulls.clear();
                     }
                 }
-                PullEffect::Copy(records) => {
+                PullEffect::Copy { records, floor } => {
                     for Found { key, held } in records {
-                        self.copy(&key, &held, at)?;
+                        self.copy(&key, &held, at, floor)?;
                     }
                 }
                 PullEffect::Wait => pulling.wakes = Some(self.now_ms + LOOK_MS),
@@ -776,7 +776,9 @@ impl World {
                 let keys = self.shared(at, other).into_iter();
                 let keys = keys.filter(|key| hashes.contains(&place(key).hash));
                 let records = keys.map(|key| Found { held: self.nodes[at].held(&key), key });
-                PullResponse::Records { count: hashes.len(), records: records.collect() }
+                let records = records.collect();
+                let floor = self.nodes[at].replica.numbers().floor.moment;
+                PullResponse::Records { count: hashes.len(), floor, records }
             }
         };
         let response = Response::Pulled(response);
@@ -801,11 +803,11 @@ impl World {
         self.carry_out_pull(at, to.operation, effects)
     }
 
-    fn copy(&mut self, key: &Bytes, copied: &Held, to: usize) -> Result<(), Fault> {
+    fn copy(&mut self, key: &Bytes, copied: &Held, to: usize, floor: Moment) -> Result<(), Fault> {
         let node = &mut self.nodes[to];
         let held = node.held(key);
         node.clock.observe(node.now(self.now_ms), copied.version);
-        let effects = node.replica.copy(key, copied, &held);
+        let effects = node.replica.copy(key, copied, &held, floor);
         self.apply(to, effects)
     }
 
@@ -958,8 +960,16 @@ impl World {
             })
     }
 
-    /// All nodes are up, nothing is lost any more, and the replicas of every key come to hold the
-    /// same.
+    /// Deletes that a node remembers, in memory or on disk.
+    fn tombstones(&self) -> usize {
+        let is_one = |held: &&Held| held.value.is_none();
+        let of_node =
+            |node: &Node| node.memory.values().chain(node.disk.values()).filter(is_one).count();
+        self.nodes.iter().map(of_node).sum()
+    }
+
+    /// All nodes are up, nothing is lost any more, the replicas of every key come to hold the same, and
+    /// deletes are forgotten.
     fn rest(&mut self) -> Result<(), Fault> {
         self.messages.clear();
         self.mix.loses_disks = false;
@@ -971,7 +981,7 @@ impl World {
             self.nodes[at].offset = 0;
         }
         for _ in 0..2 * count {
-            if self.is_alike() {
+            if self.is_alike() && self.tombstones() == 0 {
                 break;
             }
             for at in 0..count {
@@ -1003,6 +1013,9 @@ impl World {
             if held.iter().any(|one| *one != held[0]) {
                 return Err(format!("after the rest the replicas of {key:?} hold {held:x?}"));
             }
+        }
+        if self.tombstones() > 0 {
+            return Err(format!("after the rest {} deletes are remembered", self.tombstones()));
         }
         for node in &self.nodes {
             self.counts.clashes += node.replica.clashes();
