@@ -16,6 +16,8 @@ use crate::status::MemberStatus;
 
 /// Pause before the members are looked at again.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// How long a node may take to hear of a new leader.
+const LEADER_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a checkpoint may take: as long as a node gives it, and a little more.
 const CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(130);
 
@@ -151,10 +153,15 @@ pub(super) fn transfer_leader(
 ) -> Result<(), ClientError> {
     let words: Vec<&str> = ["LEAD"].into_iter().chain(member).collect();
     order(&words, servers)?;
-    let status = ask_status(servers)?.0;
-    let leader = match (&status.leader, status.role.as_str()) {
-        (_, "leader") => Some(&status.name),
-        (leader, _) => leader.as_ref(),
+    // Who is asked may hear of the new leader later than the old one did.
+    let deadline = Instant::now() + LEADER_TIME_MAX;
+    let leader = loop {
+        let status = ask_status(servers)?.0;
+        let leader = if status.role == "leader" { Some(status.name) } else { status.leader };
+        if leader.is_some() || Instant::now() >= deadline {
+            break leader;
+        }
+        std::thread::sleep(LOOK_PAUSE);
     };
     let text = match (as_json, leader) {
         (true, leader) => json!({"leader": leader}).to_string(),
