@@ -389,15 +389,22 @@ async fn what_no_byte_of_has_left_was_not_sent() {
 }
 
 #[tokio::test]
-async fn what_comes_before_anything_was_asked_is_no_answer() {
-    let (near, mut far) = duplex(1 << 10);
-    far.write_all(b"+OK\r\n").await.unwrap();
-    let pipeline =
-        Pipeline::over(&Address::parse("node:1").unwrap(), Box::new(near), BytesMut::new());
-    while pipeline.is_open() {
-        tokio::task::yield_now().await;
-    }
-    let attempt = soon(pipeline.call(encode([&b"SET"[..]].into_iter()).into(), Intent::Write));
-    let error = attempt.await.unwrap_err().error;
+async fn what_comes_before_its_request_has_left_is_no_answer() {
+    // The first request fills the socket, so that the second waits; both are answered at once.
+    let (near, mut far) = duplex(6);
+    let node = Address::parse("node:1").unwrap();
+    let pipeline = Arc::new(Pipeline::over(&node, Box::new(near), BytesMut::new()));
+    let ask = |word: &'static [u8]| {
+        let pipeline = pipeline.clone();
+        let request = encode([word].into_iter()).into();
+        tokio::spawn(async move { pipeline.call(request, Intent::Write).await })
+    };
+    let (first, second) = (ask(b"first"), ask(b"second"));
+    let mut bytes = [0; 1];
+    soon(far.read_exact(&mut bytes)).await.unwrap();
+    soon(far.write_all(b"+1\r\n+2\r\n")).await.unwrap();
+    assert_eq!(soon(first).await.unwrap().unwrap(), Answer::Status("1".to_owned()));
+    let error = soon(second).await.unwrap().unwrap_err().error;
     assert!(matches!(error, OperationError::NotSent { .. }), "{error}");
+    assert!(!pipeline.is_open());
 }
