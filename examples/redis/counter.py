@@ -19,6 +19,8 @@ NODES = sys.argv[1:] or ["127.0.0.1:11000"]
 SLOT = 71
 THREADS = 4
 STEPS = 10
+# All take each step at the same time, so that they get into each other's way.
+together = threading.Barrier(THREADS, timeout=60)
 
 
 def connect(node):
@@ -57,6 +59,7 @@ def by_version(client):
 def run(ways, node):
     client = connect(node)
     for step in range(STEPS):
+        together.wait()
         ways[step % len(ways)](client)
 
 
