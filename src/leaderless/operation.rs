@@ -252,7 +252,9 @@ impl Operation {
             Response::Stored { version, losses } => {
                 self.learn_losses(from, &losses);
                 if version == self.chosen.version {
-                    self.storers.insert(from, Storer { losses: losses.own });
+                    let losses = losses.own;
+                    let storer = self.storers.entry(from).or_insert(Storer { losses });
+                    storer.losses = storer.losses.max(losses);
                     self.count_storers(&mut effects);
                 }
             }
@@ -320,10 +322,14 @@ impl Operation {
         match self.phase {
             Phase::Asking => {
                 // Messages overtake each other: of two answers the later one has the higher version.
-                let is_news = |known: &Answer| match answer.version.cmp(&known.version) {
-                    Ordering::Less => false,
-                    Ordering::Equal => known.content == Content::Withheld,
-                    Ordering::Greater => true,
+                // What a node says after it lost its disk is news whatever it is.
+                let is_news = |known: &Answer| {
+                    let by_losses = answer.losses.own.cmp(&known.losses.own);
+                    match by_losses.then(answer.version.cmp(&known.version)) {
+                        Ordering::Less => false,
+                        Ordering::Equal => known.content == Content::Withheld,
+                        Ordering::Greater => true,
+                    }
                 };
                 if self.answers.get(&from).is_none_or(is_news) {
                     self.answers.insert(from, answer);

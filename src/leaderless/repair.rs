@@ -572,6 +572,10 @@ mod tests {
         let mut source = source(&[(1, 5), (FAR, 7)]);
         assert!(source.pull(&[(FAR, 7)], &[(1, 5), (FAR, 7)]).is_empty());
         assert_eq!(source.requests, ["Begin", "Tops", "Group", "Group"]);
+        // Of two buckets one differs in both looks, the other in the second.
+        let other = 1 << 52;
+        let mut source = self::source(&[(1, 5), (other, 6)]);
+        assert_eq!(source.pull(&[(other, 6)], &[]), [5]);
     }
 
     #[test]

@@ -348,9 +348,20 @@ fn what_a_replica_said_before_it_lost_its_disk_counts_no_more() {
     let (mut bench, _) = begin(Errand::Get, Level::Quorum);
     bench.hear(1, told_all(self::version(5)));
     let answer = Answer { losses: losses(0, &[(1, 1)]), ..plain(Version::NONE, Content::Nothing) };
-    assert_eq!(sent(&bench.hear(2, Response::Answer(answer))), "", "one answer counts");
+    assert_eq!(sent(&bench.hear(2, Response::Answer(answer.clone()))), "", "one answer counts");
     let effects = bench.hear(3, nothing());
     assert_eq!(outcome(&effects), Outcome::Read(Held::default()));
+
+    let (mut bench, _) = begin(Errand::Get, Level::Quorum);
+    bench.hear(1, told_all(self::version(5)));
+    bench.hear(2, Response::Answer(answer));
+    let anew = Answer { losses: losses(1, &[]), ..plain(Version::NONE, Content::Nothing) };
+    let effects = bench.hear(1, Response::Answer(anew));
+    assert_eq!(
+        outcome(&effects),
+        Outcome::Read(Held::default()),
+        "it is asked again after the loss"
+    );
 }
 
 #[test]
