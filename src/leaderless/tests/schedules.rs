@@ -99,11 +99,6 @@ fn less_than_a_majority_is_not_enough() {
 }
 
 #[test]
-fn a_clock_set_back_would_give_a_version_twice() {
-    assert_needed(Rule::Ceiling, 10_000);
-}
-
-#[test]
 fn a_version_far_ahead_would_be_given_twice() {
     assert_needed(Rule::OwnCopyFirst, 3_000);
 }

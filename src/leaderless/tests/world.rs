@@ -1096,6 +1096,13 @@ impl World {
         self.start(node - 1);
     }
 
+    /// A node stops and starts, and its time of day is so much earlier.
+    pub(super) fn turn_back(&mut self, node: usize, ms: i64) {
+        self.crash(node - 1);
+        self.nodes[node - 1].offset -= ms;
+        self.start(node - 1);
+    }
+
     /// A node stops, starts with an empty disk, and copies what the others hold.
     pub(super) fn lose_and_copy(&mut self, node: usize) -> Result<(), Fault> {
         self.crash(node - 1);
