@@ -1,7 +1,8 @@
 //! Writes that are sent again with their request id, over every protocol.
 
 use diskstore_proto::diskstore::{
-    BatchRequest, DeleteRequest, Key, Operation, Set, SetRequest, key, operation,
+    BatchRequest, ChangesRequest, DeleteRequest, Effect, Key, Operation, Set, SetRequest,
+    changes_response, key, operation,
 };
 use tonic::{Code, Request};
 
@@ -144,6 +145,18 @@ async fn a_call_that_is_sent_again_is_carried_out_once() {
     assert_eq!(again.into_inner().index, index);
     let again = store.delete(with_id("delete-867", delete())).await.unwrap().into_inner();
     assert_eq!(again.version, deleted.version);
+    // Whoever follows the changes hears of each once.
+    let request = ChangesRequest { after: Some(first - 1), cluster_id: String::new() };
+    let mut changes = store.changes(request).await.unwrap().into_inner();
+    let mut effects = Vec::new();
+    while effects.len() < 7 {
+        let event = changes.message().await.unwrap().unwrap().event.unwrap();
+        let changes_response::Event::Change(change) = event else { continue };
+        let ours = change.writes.iter().filter(|write| write.key == key());
+        effects.extend(ours.map(diskstore_proto::diskstore::Write::effect));
+    }
+    let (applied, none) = (Effect::Applied, Effect::None);
+    assert_eq!(effects, [applied, applied, none, none, applied, applied, none]);
     let long = Box::leak("x".repeat(65).into_boxed_str());
     let status = store.set(with_id(long, set("x"))).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::cli::{Number, Settings};
-use crate::command::{Body, Command, Freshness, ReadLevel, slot_key};
+use crate::command::{
+    Action, Body, Command, Failure, Freshness, Operation, ReadLevel, Reply, slot_key,
+};
 use crate::config::{Config, MachineKind};
 use crate::host::{Clock, Host, LocalNet, Net, Threads};
 use crate::node::{self, Node, StartError};
@@ -91,6 +93,82 @@ async fn a_cluster_on_simulated_disks_and_pipes_survives_a_power_loss() {
     let body = timeout(LONG, held(&again, 7, second)).await.unwrap();
     assert_eq!(body, Body::Value(Some(bytes::Bytes::from_static(b"after"))));
     for node in nodes.iter().chain([&again]) {
+        timeout(LONG, node.stop()).await.unwrap();
+    }
+}
+
+/// Adds one to slot 7 by the request of this id; sends it again while the outcome is unknown or nobody
+/// leads, as a client does.
+async fn add_once(node: &Node, id: &str) -> Reply {
+    let add = Operation { key: &slot_key(7), action: Action::Increment { by: 1 } };
+    let command = Command::single(&add).unwrap().with_request_id(id.as_bytes()).unwrap();
+    let asking = async {
+        loop {
+            match node.write(vec![command.clone()]).await.remove(0) {
+                Ok(reply) => return reply,
+                Err(Failure::NoLeader { .. } | Failure::Stopping | Failure::Unknown { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, asking).await.expect("an answer")
+}
+
+/// Waits until this node knows of three voters.
+async fn three_vote(node: &Node) {
+    loop {
+        let status = node.status();
+        let voters = status.members.iter().filter(|member| member.role != "learner");
+        if voters.count() == 3 && !status.voters_changing {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A client that does not know what became of its write sends it again, to any node, whoever leads.
+#[tokio::test]
+async fn a_write_that_is_sent_again_is_applied_once_across_leaders_and_restarts() {
+    let (net, mut disks) = (LocalNet::default(), [8, 9, 10].map(SimDisk::new));
+    let mut nodes = Vec::new();
+    for (nth, disk) in (0..).zip(&disks) {
+        nodes.push(Some(start(&net, disk, nth).await));
+    }
+    // Else there is no majority without the first.
+    for node in nodes.iter().flatten() {
+        timeout(LONG, three_vote(node)).await.expect("all are voters");
+    }
+    let at = |nodes: &[Option<Arc<Node>>], nth: usize| nodes[nth].clone().unwrap();
+    let first = add_once(&at(&nodes, 2), "a").await;
+    assert!(!first.is_repeat);
+    assert_eq!(add_once(&at(&nodes, 1), "a").await, Reply { is_repeat: true, ..first.clone() });
+    assert_eq!(add_once(&at(&nodes, 0), "b").await.outcomes[0].body, Body::Integer(2));
+    // The second round begins with ids in every checkpoint, the first with those in the log.
+    for round in 0..2 {
+        let leads = |node: &Option<Arc<Node>>| node.as_ref().is_some_and(|node| node.is_leader());
+        let leader = nodes.iter().position(leads).expect("a leader");
+        disks[leader].crash_at(0);
+        let (next, failed) = (at(&nodes, (leader + 1) % 3), at(&nodes, leader));
+        // As a process does whose disk fails.
+        let end = async {
+            timeout(LONG, failed.wait_fault()).await.expect("it notices that its disk is gone");
+            timeout(LONG, failed.stop()).await.unwrap();
+        };
+        let (again, ()) = tokio::join!(add_once(&next, "a"), Box::pin(end));
+        assert_eq!((again.index, again.is_repeat), (first.index, true), "round {round}");
+        drop((failed, nodes[leader].take()));
+        disks[leader] = disks[leader].crash(CrashMode::Lost);
+        nodes[leader] = Some(start(&net, &disks[leader], leader as u64).await);
+        let again = add_once(&at(&nodes, leader), "b").await;
+        assert!(again.is_repeat, "round {round}");
+        for nth in 0..3 {
+            let body = timeout(LONG, held(&at(&nodes, nth), 7, again.index)).await.unwrap();
+            assert_eq!(body, Body::Value(Some("2".into())), "round {round}, node {nth}");
+            assert!(timeout(LONG, at(&nodes, nth).checkpoint()).await.unwrap().is_some());
+        }
+    }
+    for node in nodes.into_iter().flatten() {
         timeout(LONG, node.stop()).await.unwrap();
     }
 }

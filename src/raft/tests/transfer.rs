@@ -160,6 +160,28 @@ async fn request_ids_travel_with_a_snapshot_as_of_its_begin() {
     assert_eq!(ids(&after), ids(&sender));
 }
 
+/// H31: an entry is in the table before it counts as applied.
+#[tokio::test]
+async fn request_ids_of_a_checkpoint_are_as_of_its_index_while_entries_are_applied() {
+    let disk = SimDisk::new(1);
+    let mut stores = member(&disk, &[]).await;
+    let entries = vec![increment_once("a", 1, 5), increment_once("b", 2, 5)];
+    stores.append(entries.clone()).await.unwrap();
+    stores.apply(entries).await.unwrap();
+    let machine = stores.replica.machine.clone();
+    let next = command(&[(5, Action::Increment { by: 1 })]).with_request_id(b"c").unwrap();
+    machine.apply(3, &next).unwrap(); // of a batch that is not applied as a whole
+    let (before, now) = (machine.request_ids().at(2), machine.request_ids().at(3));
+    assert_ne!(before, now);
+    let (_, snapshot) = stores.replica.snapshot_now();
+    assert_eq!(snapshot.request_ids(), Some(&before));
+    stores.checkpoint().await.unwrap();
+    let mut after = after_power_loss(&disk).open();
+    assert_eq!(after.replica.machine.request_ids().at(u64::MAX), before);
+    after.apply(vec![increment_once("c", 3, 5), increment_once("a", 4, 5)]).await.unwrap();
+    assert_eq!(after.value(5), Some(b"3".to_vec()));
+}
+
 #[tokio::test]
 async fn a_snapshot_whose_request_ids_are_none_is_refused() {
     let disk = SimDisk::new(1);
