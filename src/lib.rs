@@ -11,6 +11,7 @@ pub mod command;
 pub mod config;
 pub mod descriptors;
 pub mod fault;
+pub mod file_system;
 pub mod host;
 pub mod leaderless;
 pub mod lines;

@@ -73,24 +73,29 @@ impl Times {
     /// The time below which `percent` of them stayed, in microseconds: the upper end of its
     /// bucket, so at most twice the true value. 0 where there are none.
     pub fn percentile_us(&self, percent: u64) -> u64 {
-        let count = self.count();
-        let wanted = (count * percent).div_ceil(100).max(1);
-        let mut seen = 0;
-        let mut upper = 1;
-        for bucket in &self.buckets {
-            upper *= 2;
-            seen += bucket.load(Ordering::Relaxed);
-            if seen >= wanted {
-                return upper.min(self.max_us());
-            }
-        }
-        self.max_us()
+        percentile_us(&self.spread().buckets, percent).min(self.max_us())
     }
 
     /// The longest, in microseconds.
     pub fn max_us(&self) -> u64 {
         self.max_us.load(Ordering::Relaxed)
     }
+}
+
+/// The time below which `percent` of what is in these buckets stayed, as [`Spread::buckets`] has them,
+/// in microseconds: the upper end of its bucket. 0 where there is nothing.
+pub fn percentile_us(buckets: &[u64], percent: u64) -> u64 {
+    let count = buckets.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let wanted = count.saturating_mul(percent).div_ceil(100).max(1);
+    let (mut seen, mut upper) = (0_u64, 1_u64);
+    for bucket in buckets.iter().take(BUCKETS) {
+        upper *= 2;
+        seen = seen.saturating_add(*bucket);
+        if seen >= wanted {
+            return upper;
+        }
+    }
+    0
 }
 
 /// Where the time of a write goes on this member. Each stage is timed once for a batch, whatever that

@@ -79,8 +79,15 @@ pub struct Status {
     pub slots_received: u64,
     /// Bytes that other members sent to this node since the start.
     pub received_bytes: u64,
+    /// Kind of the file system that the node's files are on, such as `ext4`; absent where the system
+    /// does not say.
+    pub file_system: Option<String>,
     /// Syncs of the log since the start.
     pub sync: SyncStatus,
+    /// Where the time of writes goes on this node, stage by stage.
+    pub stages: Vec<StageStatus>,
+    /// Commands of this node's clients that succeeded since the start.
+    pub succeeded: u64,
     /// Lines of the log on stderr that were dropped because nobody took them.
     pub dropped_lines: u64,
     /// Flags in force that weaken a promise: `-sync batch`, `-sync never`, `-read local`, `-insecure`.
@@ -89,6 +96,8 @@ pub struct Status {
     pub refusals: Vec<RefusalStatus>,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// What the node's clock shows, in milliseconds since 1970.
+    pub wall_ms: Option<u64>,
     /// How TLS is spoken; `None` where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
@@ -122,12 +131,18 @@ pub struct NodeStatus {
     pub disk_left_bytes: u64,
     /// [`Status::log_bytes`].
     pub log_bytes: u64,
+    /// [`Status::file_system`].
+    pub file_system: Option<String>,
+    /// [`Status::succeeded`].
+    pub succeeded: u64,
     /// [`Status::dropped_lines`].
     pub dropped_lines: u64,
     /// [`Status::unsafe_flags`].
     pub unsafe_flags: Vec<String>,
     /// [`Status::uptime_s`].
     pub uptime_s: u64,
+    /// [`Status::wall_ms`].
+    pub wall_ms: u64,
     /// [`Status::tls`].
     pub tls: Option<TlsStatus>,
 }
@@ -154,6 +169,9 @@ pub struct MemberStatus {
     pub heard_ms: Option<u64>,
     /// True if it could vote and is not to: it was demoted, and follows until it is promoted.
     pub is_standby: bool,
+    /// True if it is a logger, which follows for ever and never votes; absent if the node is of a version
+    /// that does not tell.
+    pub never_votes: Option<bool>,
     /// True if it has not answered for an election timeout, false if it has; `None` where this node
     /// cannot know: only a leader hears of the others, and a new one not of all yet.
     pub silent: Option<bool>,
@@ -171,6 +189,17 @@ pub struct RefusalStatus {
     pub since_s: u64,
     /// What is being done to end it, or what a person has to do.
     pub doing: String,
+}
+
+/// How long one stage of writes took, each time since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageStatus {
+    /// `queue`, `append`, `sync`, `commit` or `apply`, as the metrics name them.
+    pub stage: String,
+    /// How many took less than 2, 4, 8 ... microseconds, and not less than half of that; zeros at the
+    /// end are left out.
+    pub buckets: Vec<u64>,
 }
 
 /// How long syncs of the log took.

@@ -8,7 +8,9 @@
 //!   ends the flags; of a flag given twice the last counts. In a sub-command flags may also follow
 //!   the arguments, and `-5` is an argument, for no flag begins with a digit.
 
+mod bundle;
 mod certs;
+mod doctor;
 mod recover;
 mod restore;
 
@@ -20,7 +22,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use diskstore_flags::Refusal;
 use serde::{Deserialize, Deserializer};
 
+pub use bundle::BundleFlags;
 pub use certs::CertsFlags;
+pub use doctor::DoctorFlags;
 pub use recover::RecoverFlags;
 pub use restore::RestoreFlags;
 
@@ -278,6 +282,10 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
+    /// Asks every node, and says in words why it is slow or not healthy, and what to do. Exits with 1 if it
+    /// finds an error or a warning.
+    #[command(args_override_self = true)]
+    Doctor(Box<DoctorFlags>),
     /// Takes a member out of the cluster for good; if it runs, it stops.
     #[command(args_override_self = true)]
     Remove {
@@ -404,28 +412,6 @@ pub enum MembersAction {
     Demote,
     /// Takes one out and gives its vote to another, in one change.
     Replace,
-}
-
-/// The folders of a cluster's nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct BundleFlags {
-    /// Lists the members, as for -cluster of a node: cluster.yml, config.json or cluster.toml.
-    pub file: PathBuf,
-    /// Where the folders are made, each with its member's name.
-    #[arg(long = "o", value_name = "DIR")]
-    pub output: PathBuf,
-    /// Flags that all nodes get, as in -config of a node.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The program that they run, diskstore or kvstore [default: this one].
-    #[arg(long, value_name = "FILE")]
-    pub program: Option<PathBuf>,
-    /// Where the folders will be on their machines, for systemd.
-    #[arg(long, value_name = "DIR", default_value = "/opt/diskstore")]
-    pub at: PathBuf,
-    /// What is printed.
-    #[command(flatten)]
-    pub form: Form,
 }
 
 /// A backup; nothing is checked yet.

@@ -7,26 +7,20 @@
 //! - I3: unknown facts are shown as unknown, and never count as healthy.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::answer::Answer;
-use super::connection::NodeConnection;
 use super::dialling::Dialling;
+use super::survey::{ASKED_COUNT_MAX, visit_all};
 use crate::status::{MemberStatus, RefusalStatus, Status};
-
-/// How long all members together may take to answer.
-const ASK_TIME_MAX: Duration = Duration::from_secs(3);
-/// Most members that are asked; a cluster has no more.
-const ASKED_COUNT_MAX: usize = 256;
 
 /// What the members say of their cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Health {
     /// True if nothing is wrong that is known of.
     pub(super) is_healthy: bool,
+    /// True if a majority answers and one leads it.
+    pub(super) has_majority: bool,
     /// The first line of a status.
     pub(super) summary: String,
     /// How many members vote.
@@ -42,36 +36,13 @@ pub(super) struct Health {
 /// Asks every member that `status` names for its own; that one has answered already.
 pub(super) fn ask_all(status: &Status, dialling: &Dialling) -> BTreeMap<String, Status> {
     let mut answers = BTreeMap::from([(status.member_id.clone(), status.clone())]);
-    let (answered, asked) = channel();
     let others = status.members.iter().filter(|member| member.id != status.member_id);
-    for member in others.filter(|member| !member.client.is_empty()).take(ASKED_COUNT_MAX) {
-        let (answered, address) = (answered.clone(), member.client.clone());
-        let dialling = dialling.clone();
-        let ask = move || {
-            if let Some(status) = ask(&address, &dialling) {
-                drop(answered.send(status));
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().spawn(ask) {
-            tracing::debug!(%error, member = member.name, "cannot be asked");
-        }
-    }
-    drop(answered);
-    let deadline = Instant::now() + ASK_TIME_MAX;
-    while let Ok(other) = asked.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        if other.cluster_id == status.cluster_id {
-            answers.insert(other.member_id.clone(), other); // I2
-        }
-    }
+    let others = others.filter(|member| !member.client.is_empty()).take(ASKED_COUNT_MAX);
+    let visits = visit_all(others.map(|member| member.client.clone()).collect(), dialling);
+    let answered = visits.into_iter().filter_map(|visit| visit.outcome.ok());
+    let own = answered.filter(|seen| seen.status.cluster_id == status.cluster_id); // I2
+    answers.extend(own.map(|seen| (seen.status.member_id.clone(), seen.status)));
     answers
-}
-
-fn ask(address: &str, dialling: &Dialling) -> Option<Status> {
-    let mut connection = NodeConnection::open_within(address, dialling, ASK_TIME_MAX).ok()?;
-    let Answer::Value(json) = connection.call(&[b"DISKSTORE", b"STATUS"]).ok()? else {
-        return None;
-    };
-    Status::from_json(&json).ok()
 }
 
 impl Health {
@@ -114,7 +85,15 @@ impl Health {
             format!("no majority: writes are refused since {since}{missing}")
         };
         let is_healthy = has_majority && silent.is_empty() && troubles.is_empty();
-        Health { is_healthy, summary, voters: voters.len(), answering, can_lose, troubles }
+        Health {
+            is_healthy,
+            has_majority,
+            summary,
+            voters: voters.len(),
+            answering,
+            can_lose,
+            troubles,
+        }
     }
 }
 

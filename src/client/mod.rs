@@ -14,9 +14,12 @@ mod chat;
 mod connection;
 mod demo;
 mod dialling;
+mod doctor;
 mod health;
 mod library;
 mod original;
+mod stages;
+mod survey;
 mod table;
 
 use std::io::{self, Write};
@@ -220,10 +223,11 @@ impl ClientError {
 /// # Errors
 /// Everything that kept it from doing what it was asked.
 pub fn run(task: &Task, out: &mut dyn Write) -> Result<u8, ClientError> {
-    if let Task::Status { form, servers } = task {
-        return status(form.json, servers, out);
+    match task {
+        Task::Status { form, servers } => status(form.json, servers, out),
+        Task::Doctor(flags) => doctor::run(flags, out),
+        task => run_simple(task, out).map(|()| 0),
     }
-    run_simple(task, out).map(|()| 0)
 }
 
 fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
@@ -258,7 +262,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         }
         Task::Checkpoint { form, servers } => administration::checkpoint(form.json, servers, out),
         Task::Config { form, servers } => administration::config(form.json, servers, out),
-        Task::Status { .. } => unreachable!("it has an exit code of its own"),
+        Task::Status { .. } | Task::Doctor(_) => unreachable!("they have exit codes of their own"),
         Task::Backup(_) | Task::Restore(_) | Task::Recover(_) => {
             unreachable!("`backup` runs them")
         }

@@ -169,7 +169,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 }
 
 /// A number with its digits in groups of three.
-fn digits(value: u64) -> String {
+pub(super) fn digits(value: u64) -> String {
     let plain = value.to_string();
     let mut grouped = String::new();
     for (place, digit) in plain.chars().enumerate() {
@@ -181,12 +181,12 @@ fn digits(value: u64) -> String {
     grouped
 }
 
-fn milliseconds(us: u64) -> String {
+pub(super) fn milliseconds(us: u64) -> String {
     format!("{}.{:02} ms", us / 1000, us % 1000 / 10)
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes >> 20 {
         0 => format!("{} KiB", bytes >> 10),
         mib @ 1..10_000 => format!("{} MiB", digits(mib)),
@@ -252,6 +252,7 @@ mod tests {
     fn render(status: &Status) -> String {
         let health = Health {
             is_healthy: false,
+            has_majority: true,
             summary: "2 of 2 voters answer, can lose 0".to_owned(),
             voters: 2,
             answering: 2,

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::{Cluster, refusals};
+use crate::metrics::Times;
 use crate::peer::Role;
 use crate::raft::{MemberView, View};
-use crate::status::{MemberStatus, NodeStatus, Status, SyncStatus};
+use crate::status::{MemberStatus, NodeStatus, StageStatus, Status, SyncStatus};
 
 impl Cluster {
     /// What this member knows, `started` then, with what its `node` knows. Every field is written out:
@@ -23,7 +24,8 @@ impl Cluster {
         }
         let machine = &consensus.replica().machine;
         let usage = machine.usage();
-        let times = &consensus.syncer().stages().sync;
+        let stages = consensus.syncer().stages();
+        let times = &stages.sync;
         let limits = self.limits();
         Status {
             version: node.version,
@@ -59,16 +61,26 @@ impl Cluster {
             slots_sent: consensus.slots_sent(),
             slots_received: consensus.replica().slots_received.load(Ordering::Relaxed),
             received_bytes: consensus.received_bytes(),
+            file_system: node.file_system,
             sync: SyncStatus {
                 count: times.count(),
                 p50_us: times.percentile_us(50),
                 p99_us: times.percentile_us(99),
                 max_us: times.max_us(),
             },
+            stages: vec![
+                stage("queue", &stages.queue),
+                stage("append", &stages.append),
+                stage("sync", &stages.sync),
+                stage("commit", &stages.commit),
+                stage("apply", &stages.apply),
+            ],
+            succeeded: node.succeeded,
             dropped_lines: node.dropped_lines,
             unsafe_flags: node.unsafe_flags,
             refusals: refusals::of(consensus),
             uptime_s: node.uptime_s,
+            wall_ms: Some(node.wall_ms),
             tls: node.tls,
         }
     }
@@ -98,6 +110,7 @@ impl Cluster {
                 }
                 .into(),
                 is_standby: known.member.role == Role::Standby,
+                never_votes: Some(known.member.role == Role::Learner),
                 client: known.member.client_address.clone(),
                 raft: known.member.raft_address.clone(),
                 matched: matched.map(|held| held.get()),
@@ -117,6 +130,13 @@ impl Cluster {
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
     }
+}
+
+fn stage(name: &str, times: &Times) -> StageStatus {
+    let mut buckets = times.spread().buckets.to_vec();
+    let filled = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    buckets.truncate(filled);
+    StageStatus { stage: name.to_owned(), buckets }
 }
 
 fn role_of(view: &View, member_id: u64) -> &'static str {

@@ -6,11 +6,12 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::open::WAL_NAME;
+use crate::file_system;
 
 /// How often it is measured.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -25,6 +26,8 @@ pub(super) struct DiskUse {
     used_bytes: AtomicU64,
     log_bytes: AtomicU64,
     left_bytes: AtomicU64,
+    /// Kind of the file system, once the system has said it; a directory stays where it is.
+    file_system: OnceLock<String>,
 }
 
 /// One measurement.
@@ -49,6 +52,19 @@ impl DiskUse {
         }
     }
 
+    /// Kind of the file system that the directory is on, if it is known.
+    pub(super) fn file_system(&self) -> Option<String> {
+        self.file_system.get().cloned()
+    }
+
+    /// Asks the system for what does not change.
+    fn look_at(&self, directory: &Path) {
+        match file_system::kind_of(directory) {
+            Ok(kind) => drop(self.file_system.set(kind)),
+            Err(error) => tracing::debug!(%error, "the kind of the file system is not known"),
+        }
+    }
+
     fn note(&self, measured: Measured) {
         self.used_bytes.store(measured.used_bytes, Ordering::Relaxed);
         self.log_bytes.store(measured.log_bytes, Ordering::Relaxed);
@@ -58,6 +74,9 @@ impl DiskUse {
 
 /// Measures until the task is dropped.
 pub(super) async fn keep_measured(directory: PathBuf, disk_use: Arc<DiskUse>) {
+    let (looking, looked_at) = (disk_use.clone(), directory.clone());
+    // A file system of another machine may be long in answering: it is not waited for.
+    drop(tokio::task::spawn_blocking(move || looking.look_at(&looked_at)));
     loop {
         let directory = directory.clone();
         match tokio::task::spawn_blocking(move || measure(&directory)).await {
@@ -109,7 +128,10 @@ mod tests {
         assert_eq!((measured.used_bytes, measured.log_bytes), (12_288, 4096));
         let disk_use = DiskUse::default();
         disk_use.note(measured);
-        assert_eq!(disk_use.last(), measured);
+        assert_eq!((disk_use.last(), disk_use.file_system()), (measured, None));
+        disk_use.look_at(directory.path());
+        assert_eq!(disk_use.file_system(), file_system::kind_of(directory.path()).ok());
+        assert!(disk_use.file_system().is_some());
     }
 
     #[test]

@@ -322,9 +322,12 @@ impl Node {
             disk_used_bytes: disk.used_bytes,
             disk_left_bytes: disk.left_bytes,
             log_bytes: disk.log_bytes,
+            file_system: self.disk_use.file_system(),
+            succeeded: self.successes.load(Ordering::Relaxed),
             dropped_lines: crate::lines::stderr().dropped(),
             unsafe_flags: self.unsafe_flags(),
             uptime_s: self.started.elapsed().as_secs(),
+            wall_ms: u64::try_from(self.host.clock.wall().as_millis()).unwrap_or(u64::MAX),
             tls: self.host.net.tls().map(|tls| tls_status(tls)),
         };
         self.cluster.status(self.started, node)

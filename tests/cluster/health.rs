@@ -30,6 +30,19 @@ fn info(cluster: &Cluster, index: usize) -> String {
     said.ok().and_then(|value| value.text()).unwrap_or_default()
 }
 
+/// What `doctor` finds at a node: severity, code and place of what is about members alone, for the disk
+/// and the speed are those of the machine that the tests run on.
+fn found(cluster: &Cluster, index: usize) -> Vec<(String, String, String)> {
+    let address = cluster.nodes[index].client_address();
+    let output = run(&["doctor", "-json", "-duration", "0s", "-addr", &address]);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let found = report["findings"].as_array().unwrap().iter();
+    let found = found.map(|it| (word(&it["severity"]), word(&it["code"]), word(&it["where"])));
+    let of_members = ["unreachable", "no_majority", "no_spare", "wrong_", "cut_off", "unheard"];
+    found.filter(|(_, code, _)| of_members.iter().any(|it| code.starts_with(it))).collect()
+}
+
 #[test]
 fn every_member_says_how_many_answer_and_when_no_majority_does() {
     let mut cluster = Cluster::of_three(&[]);
@@ -43,6 +56,7 @@ fn every_member_says_how_many_answer_and_when_no_majority_does() {
         assert_eq!(http(&cluster, index, "/readyz"), ("200".to_owned(), "ready\n".to_owned()));
     }
     let (leader, gone, last) = cluster.roles();
+    assert_eq!(found(&cluster, last), []);
     wait_until("both are online", || info(&cluster, leader).matches("state=online").count() == 2);
     assert!(info(&cluster, leader).contains("raft_majority:1\r\n"));
     let name = cluster.nodes[gone].name.clone();
@@ -51,6 +65,11 @@ fn every_member_says_how_many_answer_and_when_no_majority_does() {
     for index in [leader, last] {
         wait_until("one is missed", || health(&cluster, index) == (expected.clone(), Some(3)));
     }
+    let own = |(severity, code, place): (&str, &str, &str)| {
+        (severity.to_owned(), code.to_owned(), place.to_owned())
+    };
+    let lost = [("error", "unreachable", name.as_str()), ("warning", "no_spare", "")].map(own);
+    wait_until("doctor tells of it", || found(&cluster, last) == lost);
     wait_until("it is offline", || {
         let text = info(&cluster, leader);
         text.contains("state=offline") && text.contains("connected_slaves:1\r\n")
@@ -61,6 +80,8 @@ fn every_member_says_how_many_answer_and_when_no_majority_does() {
         let (line, code) = health(&cluster, leader);
         line.starts_with("health   no majority: writes are refused since ") && code == Some(3)
     });
+    let codes: Vec<_> = found(&cluster, leader).into_iter().map(|(_, code, _)| code).collect();
+    assert_eq!(codes, ["no_majority", "unreachable", "unreachable"]);
     wait_until("nobody is online", || {
         let text = info(&cluster, leader);
         text.contains("raft_majority:0\r\n") && text.matches("state=offline").count() == 2
