@@ -77,7 +77,7 @@ const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
 const PROTO_DEPENDENCIES: &[&str] = &["prost", "tonic", "tonic-prost"];
-const FLAGS_DEPENDENCIES: &[&str] = &["clap"];
+const FLAGS_DEPENDENCIES: &[&str] = &["clap", "clap_complete", "clap_mangen"];
 const PROFILE_DEPENDENCIES: &[&str] =
     &["futures-util", "jemalloc_pprof", "parking_lot", "pprof", "thiserror", "tokio"];
 const MONIT_DEPENDENCIES: &[&str] = &[

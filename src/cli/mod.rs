@@ -18,15 +18,19 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diskstore_flags::Refusal;
 use serde::{Deserialize, Deserializer};
 
 pub use bundle::BundleFlags;
 pub use certs::CertsFlags;
+pub use diskstore_flags::Shell;
 pub use doctor::DoctorFlags;
 pub use recover::RecoverFlags;
 pub use restore::RestoreFlags;
+
+/// The programs that run nodes, whose flags are all here.
+pub const PROGRAMS: [&str; 2] = ["diskstore", "kvstore"];
 
 /// What the program was asked to be.
 #[derive(Debug, Parser)]
@@ -389,6 +393,22 @@ pub enum Task {
                       has the steps by which certificates and authorities are replaced while nodes run."
     )]
     Certs(Box<CertsFlags>),
+    /// Prints completions for a shell: eval "$(diskstore completions bash)"
+    #[command(args_override_self = true)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+        /// The program whose flags are completed.
+        #[arg(long, value_name = "NAME", default_value = PROGRAMS[0], value_parser = PROGRAMS)]
+        program: String,
+    },
+    /// Writes pages for man, one for each program and sub-command.
+    #[command(args_override_self = true)]
+    Man {
+        /// The folder, made if it is not there.
+        #[arg(long = "o", value_name = "DIR")]
+        output: PathBuf,
+    },
     /// Prints a file of a node's directory as text.
     #[command(args_override_self = true)]
     Inspect {
@@ -552,6 +572,11 @@ pub fn parse_kvstore(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<KvInvocation, Refusal> {
     diskstore_flags::parse(arguments)
+}
+
+/// The table of one of [`PROGRAMS`].
+pub fn table_of(program: &str) -> clap::Command {
+    if program == PROGRAMS[0] { Invocation::command() } else { KvInvocation::command() }
 }
 
 /// The names of a node's flags, without dashes, in the order of the help.

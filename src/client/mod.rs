@@ -18,6 +18,7 @@ mod doctor;
 mod health;
 mod library;
 mod original;
+mod shells;
 mod stages;
 mod survey;
 mod table;
@@ -266,6 +267,8 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Backup(_) | Task::Restore(_) | Task::Recover(_) => {
             unreachable!("`backup` runs them")
         }
+        Task::Completions { shell, program } => shells::completions(*shell, program, out),
+        Task::Man { output } => shells::manual(output, out),
         Task::Inspect { file } => inspect(file, out),
         Task::Token { name, role, tokens, expires } => {
             let secret = dialling::make(name, role, tokens, *expires)?;

@@ -5,6 +5,8 @@
 //!   ends the flags. Flags may also follow the arguments, and `-5` is an argument, for no flag
 //!   begins with a digit.
 
+mod shells;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
+
+pub use shells::{Page, Shell, completions, pages};
 
 /// Why nothing is to be run: what to print, and what to exit with.
 #[derive(Debug, Clone, PartialEq, Eq)]
