@@ -103,6 +103,9 @@ pub struct Flags {
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
+    /// How its lines look: text, or json, one object a line [default: text].
+    #[arg(long, value_name = "FORM")]
+    pub log_format: Option<String>,
 }
 
 /// Lists that do not belong together; exit code 2.
@@ -177,6 +180,7 @@ pub fn configs(flags: &Flags) -> Result<Vec<Config>, UsageError> {
             tls: item(&tls, nth).map(PathBuf::from),
             tls_mode: flags.tls_mode.clone(),
             log: flags.log.clone(),
+            log_format: flags.log_format.clone(),
             ..Settings::default()
         };
         Config::new(MachineKind::Journal, settings)
@@ -199,7 +203,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     }
     let lowered = rustix::process::nice(NICENESS); // I3: what is said has threads too
     if let Some(first) = configs.first() {
-        program::start_logging(first.log_level);
+        program::start_logging(first.log_level, first.log_format);
     }
     if let Err(error) = lowered {
         tracing::warn!(%error, "the priority stays as it is");

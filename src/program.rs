@@ -10,9 +10,11 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -23,10 +25,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner;
-use crate::config::{Address, Config, LogLevel};
+use crate::config::{Address, Config, LogFormat, LogLevel};
 use crate::descriptors::{self, DESCRIPTOR_COUNT_MIN, DESCRIPTOR_COUNT_WANTED};
 use crate::fault::{self, Fault};
-use crate::host::{Host, Listener};
+use crate::host::{Clock, Host, Listener};
 use crate::lines::{self, Said};
 use crate::node::{self, Node, StartError};
 use crate::profile::Profiles;
@@ -54,6 +56,9 @@ const CERTIFICATES_PAUSE: Duration = Duration::from_secs(10);
 /// From so few days on an operator is told when a certificate ends.
 const CERTIFICATE_DAYS_FEW: i64 = 14;
 
+/// True once lines on stderr are JSON, those of [`tell`] too.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
 /// A failure, with what the program exits with.
 pub type Failed = (u8, Box<dyn Error>);
 
@@ -75,7 +80,7 @@ pub fn exit(name: &str, outcome: Result<ExitCode, Failed>) -> ExitCode {
 pub fn run_node(config: Config) -> Result<ExitCode, Failed> {
     let profiles = Profiles::start(config.cpu_profile.as_deref(), config.mem_profile.as_deref())
         .map_err(failed)?;
-    start_logging(config.log_level);
+    start_logging(config.log_level, config.log_format);
     prepare_descriptors(1).map_err(failed)?;
     diskstore_storage::disk::report_bus_errors().map_err(failed)?;
     say(&banner::head(&config));
@@ -408,7 +413,7 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// Logs to stderr; the consensus library only what an operator should look at.
-pub fn start_logging(level: LogLevel) {
+pub fn start_logging(level: LogLevel, format: LogFormat) {
     let level = match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
@@ -420,16 +425,17 @@ pub fn start_logging(level: LogLevel) {
     // It warns of a member that is down many times a second; the network tells it once.
     let openraft_max =
         if level < LevelFilter::DEBUG { LevelFilter::ERROR } else { LevelFilter::WARN };
-    log_to_stderr(level, level.min(openraft_max));
+    IS_JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+    log_to_stderr(level, level.min(openraft_max), format);
 }
 
 /// Logs warnings to stderr, and nothing of the consensus library: it complains of a node that stops
 /// while its process goes on.
 pub fn log_warnings() {
-    log_to_stderr(LevelFilter::WARN, LevelFilter::OFF);
+    log_to_stderr(LevelFilter::WARN, LevelFilter::OFF, LogFormat::Text);
 }
 
-fn log_to_stderr(level: LevelFilter, openraft: LevelFilter) {
+fn log_to_stderr(level: LevelFilter, openraft: LevelFilter, format: LogFormat) {
     let targets = Targets::new()
         .with_default(level)
         .with_target("openraft", openraft)
@@ -439,7 +445,14 @@ fn log_to_stderr(level: LevelFilter, openraft: LevelFilter) {
         .with_ansi(false)
         // It would be told on stderr at once, and a node must not wait for whoever reads that.
         .log_internal_errors(false);
-    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+    let all = tracing_subscriber::registry();
+    match format {
+        LogFormat::Text => all.with(lines.with_filter(targets)).init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            all.with(lines.with_filter(targets)).init();
+        }
+    }
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let trace = Backtrace::capture();
@@ -455,7 +468,15 @@ fn log_to_stderr(level: LevelFilter, openraft: LevelFilter) {
 /// Prints on stderr, behind what was logged; that nobody reads it any more is no reason to fail, or
 /// to wait.
 pub fn tell(text: &str) {
-    lines::stderr().say(text.as_bytes());
+    if !IS_JSON.load(Ordering::Relaxed) {
+        lines::stderr().say(text.as_bytes());
+        return;
+    }
+    let now = UNIX_EPOCH + Clock::System.wall();
+    let now = humantime::format_rfc3339_micros(now).to_string();
+    let (level, message) = ("ERROR", text.trim_end());
+    let line = json!({"timestamp": now, "level": level, "message": message, "target": "diskstore"});
+    lines::stderr().say(format!("{line}\n").as_bytes());
 }
 
 /// Prints on stdout in the same way.

@@ -212,6 +212,9 @@ pub struct Settings {
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
+    /// How its lines look: text, or json, one object a line [default: text].
+    #[arg(long, value_name = "FORM")]
+    pub log_format: Option<String>,
 }
 
 /// A number as typed; [`crate::config`] reads it, so that one message names flag, value and bounds.

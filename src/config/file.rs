@@ -83,5 +83,6 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         throughput_folder: first.throughput_folder.or(second.throughput_folder),
         tokens: first.tokens.or(second.tokens),
         log: first.log.or(second.log),
+        log_format: first.log_format.or(second.log_format),
     }
 }

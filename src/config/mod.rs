@@ -12,6 +12,7 @@ mod cluster;
 mod error;
 mod file;
 mod kind;
+mod log_format;
 mod shown;
 mod tokens;
 
@@ -31,6 +32,7 @@ pub use diskstore_storage::identity::MachineKind;
 pub use error::ConfigError;
 use kind::ForeignFlag;
 pub use kind::{KindRow, kind_of, row};
+pub use log_format::LogFormat;
 pub use tokens::{
     ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, Token, TokenFileError, TokenHash, Tokens,
     add_token,
@@ -186,6 +188,8 @@ pub struct Config {
     pub mem_profile: Option<PathBuf>,
     /// What is logged on stderr.
     pub log_level: LogLevel,
+    /// How its lines look.
+    pub log_format: LogFormat,
 }
 
 impl Config {
@@ -263,6 +267,8 @@ impl Config {
             cpu_profile: settings.cpuprofile,
             mem_profile: settings.memprofile,
             log_level: log_level(settings.log.as_deref().unwrap_or("info"))?,
+            log_format: optional(settings.log_format, |text| LogFormat::parse(&text))?
+                .unwrap_or_default(),
             id,
         };
         config.check_geometry()?;

@@ -1,6 +1,6 @@
 //! A configuration as flags, for whoever asks a running node what it runs with.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{Address, Config, Listed, LogLevel, MIB, row};
 use crate::command::ReadLevel;
@@ -54,10 +54,9 @@ impl Config {
             cpu_profile,
             mem_profile,
             log_level,
+            log_format,
         } = self;
         let address = |address: &Option<Address>| address.as_ref().map(Address::to_string);
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        let mib = |bytes: u64| (bytes / MIB).to_string();
         let some = |is: bool, text: String| is.then_some(text);
         let value_flag = row(*machine).value_flag.trim_start_matches('-');
         let flags = [
@@ -82,17 +81,26 @@ impl Config {
             ("insecure", Some(insecure.to_string())),
             ("tls", tls.as_ref().map(|tls| tls.directory.display().to_string())),
             ("tls-mode", tls.as_ref().map(|tls| tls.mode.name().to_owned())),
-            ("tokens", path(tokens)),
-            ("cpuprofile", path(cpu_profile)),
-            ("memprofile", path(mem_profile)),
-            ("logfolder", path(log_folder)),
+            ("tokens", path(tokens.as_deref())),
+            ("cpuprofile", path(cpu_profile.as_deref())),
+            ("memprofile", path(mem_profile.as_deref())),
+            ("logfolder", path(log_folder.as_deref())),
             ("roll-mib", Some(mib(*roll_bytes))),
             ("hrecov", address(recovery_address)),
-            ("throughput-folder", path(throughput_folder)),
+            ("throughput-folder", path(throughput_folder.as_deref())),
             ("log", Some(log_word(*log_level).to_owned())),
+            ("log-format", Some(log_format.name().to_owned())),
         ];
         flags.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
+}
+
+fn mib(bytes: u64) -> String {
+    (bytes / MIB).to_string()
+}
+
+fn path(path: Option<&Path>) -> Option<String> {
+    path.map(|path| path.display().to_string())
 }
 
 fn read_word(level: ReadLevel) -> &'static str {
@@ -132,7 +140,7 @@ mod tests {
                     -heartbeat-ms 120 -election-ms 3000 \
                     -checkpoint-mib 70 -keep-mib 3 -memory-mib 20 -key-prefixes key:,u -advertise \
                     localhost -insecure -tls t -tls-mode mutual -tokens s -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
-                    127.0.0.1:6 -throughput-folder t -log warn";
+                    127.0.0.1:6 -throughput-folder t -log warn -log-format json";
         let config = Config::new(MachineKind::Slots, typed(line)).unwrap();
         let flags = config.flags();
         let shown: Vec<String> =

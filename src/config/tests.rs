@@ -57,7 +57,8 @@ fn every_flag_arrives_in_the_configuration() {
     let line = "-id a -port :1 -raft 2 -hjoin localhost:3 -join :4,b.example:5 -data /d -slots 7 \
                 -value-size 8 -read lease -sync never -heartbeat-ms 300 -election-ms 2500 -checkpoint-mib 9 -keep-mib 10 \
                 -memory-mib 16 -key-prefixes key:,user -advertise h.example -cpuprofile c \
-                -memprofile m -throughput-folder t -logfolder l -roll-mib 17 -hrecov :6 -log warn";
+                -memprofile m -throughput-folder t -logfolder l -roll-mib 17 -hrecov :6 -log warn \
+                -log-format json";
     let words: Vec<&str> = line.split_whitespace().collect();
     let expected = Config {
         is_learner: false,
@@ -91,6 +92,7 @@ fn every_flag_arrives_in_the_configuration() {
         cpu_profile: Some(PathBuf::from("c")),
         mem_profile: Some(PathBuf::from("m")),
         log_level: LogLevel::Warn,
+        log_format: LogFormat::Json,
     };
     assert_eq!(typed(&words).unwrap(), expected);
     assert_eq!(expected.advertised_raft(), address("h.example:2"));

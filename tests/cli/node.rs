@@ -30,6 +30,36 @@ fn the_banner_begins_with_the_five_lines_and_ends_with_what_to_type() {
 }
 
 #[test]
+fn every_line_of_the_log_is_json_where_that_is_asked_for_and_a_request_is_found_by_its_id() {
+    let place = Place::new();
+    let mut node = place.start(&["-log", "debug", "-log-format", "json"]);
+    let words = node.words();
+    let mut stream = TcpStream::connect(place.client()).unwrap();
+    let request = "GET /v1/slots/42?level=local HTTP/1.1\r\nhost: localhost\r\nx-request-id: order-17\r\n\
+                   connection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    assert!(response.contains("\r\nx-request-id: order-17\r\n"), "{response}");
+    let json = |line: &str| -> serde_json::Value {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    };
+    let mut lines =
+        std::iter::from_fn(|| words.recv_timeout(PATIENCE).ok()).map(|line| json(&line));
+    let told = lines.find(|line| line["message"] == "answered").unwrap();
+    assert_eq!((&told["path"], &told["status"]), (&"/v1/slots/42".into(), &404.into()), "{told}");
+    assert_eq!(told["spans"][0]["id"], "order-17", "{told}");
+    // What ends a program is a line, too.
+    let refused = place.refused(1, &["-log-format", "json"]);
+    let last = json(refused.lines().last().unwrap());
+    assert!(last["message"].as_str().unwrap().starts_with("diskstore: "), "{last}");
+    node.send("TERM");
+    assert_eq!(node.wait().code(), Some(0));
+    let left = lines.filter(|line| line["level"] == "ERROR").count();
+    assert_eq!(left, 0);
+}
+
+#[test]
 fn values_survive_a_kill_and_a_clean_stop() {
     let place = Place::new();
     let node = place.start(&[]);

@@ -52,7 +52,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 
 use super::access::RequestKind;
-use super::http::BODY_BYTES_MAX;
+use super::http::{BODY_BYTES_MAX, Named};
 use super::wire::{Reserved, Wire, until_ended};
 use body::{RequestBody, ResponseBody};
 pub(crate) use caller::Caller;
@@ -127,8 +127,10 @@ where
     let wire = Wire::of_counted(before, stream, &caller.server);
     let stopping = caller.stopping.clone();
     let caller = Arc::new(caller);
-    let answered =
-        service_fn(move |request| answer(Arc::clone(&caller), request).map(Ok::<_, Infallible>));
+    let answered = service_fn(move |request| {
+        let named = Named::of(&request);
+        named.answered(answer(Arc::clone(&caller), request)).map(Ok::<_, Infallible>)
+    });
     let mut connection = http2::Builder::new(Calls::default())
         .timer(TokioTimer::new())
         .max_concurrent_streams(CALL_COUNT_MAX)

@@ -5,7 +5,7 @@
 //! refuses dangerous requests before any handler sees them. `slots` and `batch` are our own API of one
 //! key and of many, `konsen` and `web_store` those of two older stores, for their clients; `operations`
 //! serves the people and programs that run the node, `backup` streams a backup to them. `asked` reads what stands behind the question
-//! mark, `json` what is JSON; `seat` reads and writes for all of them, and a `Problem` says why a request is not
+//! mark, `json` what is JSON; `logged` names requests in the log; `seat` reads and writes for all of them, and a `Problem` says why a request is not
 //! carried out. `server/wire` is the stream below hyper.
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ mod entry;
 mod json;
 mod konsen;
 mod listing;
+mod logged;
 mod metrics;
 mod openapi;
 mod operations;
@@ -59,6 +60,7 @@ use super::socket::UNTAKEN_TIME_MAX;
 use super::wire::{Wire, until_ended};
 use crate::command::Failure;
 pub(crate) use entry::bearer;
+pub(crate) use logged::Named;
 pub(crate) use operations::obstacle;
 pub(crate) use problem::{Problem, status_of};
 pub(crate) use seat::Seat;
@@ -159,7 +161,10 @@ where
     let counters = seat.server.clients.counters_shared();
     let wire = Wire::new(before, stream, counters, Arc::clone(&seat.unsent), UNTAKEN_TIME_MAX);
     let stopping = seat.stopping.clone();
-    let answered = move |request| answer(seat.clone(), request).boxed();
+    let answered = move |request: Request| {
+        let named = Named::of(&request);
+        named.answered(answer(seat.clone(), request)).boxed()
+    };
     serve_by(wire, HEAD_TIME_MAX, answered, stopping).await
 }
 
