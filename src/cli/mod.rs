@@ -137,7 +137,7 @@ pub struct Settings {
     /// Directory of this node's files [default: ./diskstore-data/NAME].
     #[arg(long, value_name = "DIR", alias = "db_dir")]
     pub data: Option<PathBuf>,
-    /// Number of slots, fixed when the cluster is made [default: 1048576]; diskstore only.
+    /// Slots of a new cluster [default: 1048576], later room for as many (resize); diskstore only.
     #[arg(long, value_name = "N")]
     pub slots: Option<Number>,
     /// Most bytes that a slot holds, fixed when the cluster is made [default: 1024]; diskstore only.
@@ -191,6 +191,13 @@ pub struct Settings {
     /// Takes no client without a token of FILE, which `diskstore token` writes; read anew at SIGHUP.
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// Takes no new member without a join token (`diskstore token join`); give it to every member.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = parse_boolean)]
+    pub join_tokens: Option<bool>,
+    /// Joins with the join token in FILE [default: that of DISKSTORE_JOIN_TOKEN, if it is set].
+    #[arg(long, value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
     /// Writes a CPU profile (pprof) at a clean stop; SIGUSR1 ends and begins profiles too.
     #[arg(long, value_name = "FILE")]
     pub cpuprofile: Option<PathBuf>,
@@ -344,6 +351,19 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
+    /// Has the cluster use more slots, once every member was started with room for them (-slots).
+    #[command(args_override_self = true)]
+    Resize {
+        /// How many there are to be.
+        #[arg(long, value_name = "N")]
+        slots: Number,
+        /// What is printed.
+        #[command(flatten)]
+        form: Form,
+        /// Where to ask.
+        #[command(flatten)]
+        servers: Servers,
+    },
     /// Prints the flags that a running node has, as they could stand in its -config file.
     #[command(args_override_self = true)]
     Config {
@@ -354,20 +374,23 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
-    /// Makes a token for a client, prints it, and adds its hash to a file of -tokens.
+    /// Makes a token for a client and adds its hash to a file of -tokens; token join: for a new member.
     #[command(args_override_self = true)]
     Token {
-        /// Whose token it is: letters, digits, `-`, `_` and `.`.
+        /// Whose token it is: letters, digits, `-`, `_` and `.`; or join.
         name: String,
         /// What it allows: read; write, which reads too; or admin, everything.
         #[arg(long, value_name = "ROLE")]
-        role: String,
+        role: Option<String>,
         /// The file, made if it is not there; its owner's alone.
         #[arg(long, value_name = "FILE")]
-        tokens: PathBuf,
-        /// How long it counts: 720h, 15m [default: until it is taken out of the file].
+        tokens: Option<PathBuf>,
+        /// How long it counts: 720h, 15m [default: until it is taken out of the file; 1h to join].
         #[arg(long, value_name = "TIME", value_parser = diskstore_flags::parse_duration)]
         expires: Option<Duration>,
+        /// Where a join token is asked for.
+        #[command(flatten)]
+        servers: Servers,
     },
     /// Puts load on nodes, or on any Redis, and prints throughput and latencies.
     #[command(args_override_self = true)]
@@ -382,8 +405,7 @@ pub enum Task {
     /// Makes the directory of a new node, a cluster of its own, of a backup.
     #[command(args_override_self = true)]
     Restore(Box<RestoreFlags>),
-    /// Where a majority of the members is lost for good: says what the directory of one that is left holds,
-    /// and what would be lost with the others; with -unsafe makes a new cluster of it.
+    /// For a lost majority: says what a survivor's directory holds; -unsafe makes a new cluster of it.
     #[command(args_override_self = true)]
     Recover(Box<RecoverFlags>),
     /// Makes certificates for -tls: an authority (CA) of the cluster's own, and what that signs for

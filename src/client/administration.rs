@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::{ClientError, ask_status, print, read, table, write, write_patiently};
-use crate::cli::{MembersAction, Servers};
+use crate::cli::{MembersAction, Number, Servers};
 use crate::status::MemberStatus;
 
 /// Pause before the members are looked at again.
@@ -210,6 +210,38 @@ pub(super) fn config(
         if is_bare { format!("{name} = {text}\n") } else { format!("{name} = {value}\n") }
     });
     print(out, lines.collect::<String>().as_bytes())
+}
+
+/// `diskstore resize`.
+pub(super) fn resize(
+    slots: &Number,
+    as_json: bool,
+    servers: &Servers,
+    out: &mut dyn Write,
+) -> Result<(), ClientError> {
+    let slots = crate::config::number("slots", slots.clone(), 1, crate::config::SLOT_COUNT_MAX)?;
+    order(&["RESIZE", &slots.to_string()], servers)?;
+    let text = if as_json {
+        json!({"slots": slots}).to_string()
+    } else {
+        format!("the cluster has {slots} slots")
+    };
+    print(out, format!("{text}\n").as_bytes())
+}
+
+/// How long a join token counts unless told otherwise.
+const JOIN_TOKEN_TIME: Duration = Duration::from_hours(1);
+
+/// `diskstore token join`: has the cluster make a token with which a node may join; its text.
+pub(super) fn invite(
+    valid_for: Option<Duration>,
+    servers: &Servers,
+) -> Result<Vec<u8>, ClientError> {
+    let seconds = valid_for.unwrap_or(JOIN_TOKEN_TIME).as_secs().to_string();
+    match write(&[b"DISKSTORE", b"INVITE", seconds.as_bytes()], servers)? {
+        (_, Answer::Value(token)) => Ok(token),
+        (address, _) => Err(ClientError::Foreign { address }),
+    }
 }
 
 /// Gives an order to the first node that can be reached. // I1

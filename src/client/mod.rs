@@ -262,6 +262,9 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
             administration::transfer_leader(member.as_deref(), form.json, servers, out)
         }
         Task::Checkpoint { form, servers } => administration::checkpoint(form.json, servers, out),
+        Task::Resize { slots, form, servers } => {
+            administration::resize(slots, form.json, servers, out)
+        }
         Task::Config { form, servers } => administration::config(form.json, servers, out),
         Task::Status { .. } | Task::Doctor(_) => unreachable!("they have exit codes of their own"),
         Task::Backup(_) | Task::Restore(_) | Task::Recover(_) => {
@@ -270,9 +273,16 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Completions { shell, program } => shells::completions(*shell, program, out),
         Task::Man { output } => shells::manual(output, out),
         Task::Inspect { file } => inspect(file, out),
-        Task::Token { name, role, tokens, expires } => {
-            let secret = dialling::make(name, role, tokens, *expires)?;
-            print(out, format!("{secret}\n").as_bytes())
+        Task::Token { name, role, tokens, expires, servers } => {
+            let secret = match (role, tokens) {
+                (None, None) if name == "join" => administration::invite(*expires, servers)?,
+                (Some(role), Some(file)) => dialling::make(name, role, file, *expires)?.into_bytes(),
+                (None, _) => return Err(ClientError::flag("role", "", "read, write or admin")),
+                (_, None) => {
+                    return Err(ClientError::flag("tokens", "", "name the file of tokens"));
+                }
+            };
+            print(out, &[&secret[..], b"\n"].concat())
         }
         Task::Bench(flags) => bench::run(flags, out),
         Task::Bundle(flags) => bundle::run(flags, out),

@@ -24,8 +24,8 @@ use tokio::time::{Instant, timeout};
 use super::Cluster;
 use crate::host::Host;
 use crate::peer::{
-    CallError, Caller, Channel, JoinReply, JoinRequest, Member, Method, Role, Route, Whoever,
-    complete,
+    CallError, Caller, Channel, JoinReply, JoinRequest, JoinToken, Member, Method, Role, Route,
+    Whoever, complete,
 };
 use crate::raft::{Consensus, Incoming, MemberError, ProposeError, View};
 
@@ -54,6 +54,8 @@ pub struct JoinSetup {
     pub targets: Vec<String>,
     /// How long it asks before it gives up; `None`: for ever.
     pub patience: Option<Duration>,
+    /// What lets it in, where that is asked for.
+    pub token: JoinToken,
 }
 
 /// The cluster that was found.
@@ -142,6 +144,8 @@ async fn ask_patiently(
         member_id: setup.member_id,
         member: setup.member.clone(),
         cluster_id,
+        // Whoever only asks which cluster this is may be anybody, and so may whoever answers.
+        token: if is_final { setup.token.clone() } else { JoinToken::default() },
     };
     let deadline = setup.patience.map(|patience| Instant::now() + patience);
     let mut told = String::new();
@@ -296,6 +300,11 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
             "member {id:016x} is {name}: its addresses may change, its name and what it is to be may not"
         )); // I3
     }
+    if known.is_none()
+        && let Err(reply) = cluster.check_invited(request).await
+    {
+        return reply; // before anything is dialled for it
+    }
     let role = known.as_ref().map_or(request.member.role, |known| known.role);
     let record = match proven(consensus.caller(), request, known.as_ref()).await {
         Ok(record) => Member { role, ..record },
@@ -328,7 +337,17 @@ pub(super) async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinReply
             )); // I2
         }
     }
-    set_member(cluster, request.member_id, record).await
+    let admission = cluster.admission(request, record);
+    match consensus.change_records(admission).await {
+        Ok(()) => accepted(cluster),
+        Err(MemberError::NotChanged(ProposeError::Failed(failure))) => {
+            JoinReply::Later(failure.to_string())
+        }
+        Err(MemberError::NotChanged(ProposeError::NotLeader { .. })) => {
+            JoinReply::Later("the leader has changed".into())
+        }
+        Err(full) => JoinReply::Refused(full.to_string()),
+    }
 }
 
 /// Whether two records are of one member, wherever it is to be found.
@@ -375,20 +394,9 @@ async fn proven(
         ))),
         _ if *is_own => Ok(member.clone()),
         Some(_) => Ok(known.clone()), // I4
-        None => Ok(Member { client_address: known.client_address.clone(), ..member.clone() }), // I4
-    }
-}
-
-async fn set_member(cluster: &Cluster, id: u64, record: Member) -> JoinReply {
-    let set = cluster.consensus.set_member(id, record);
-    match set.await {
-        Ok(()) => accepted(cluster),
-        Err(MemberError::NotChanged(ProposeError::Failed(failure))) => {
-            JoinReply::Later(failure.to_string())
+        None => {
+            let (client_address, room) = (known.client_address.clone(), known.room);
+            Ok(Member { client_address, room, ..member.clone() }) // I4
         }
-        Err(MemberError::NotChanged(ProposeError::NotLeader { .. })) => {
-            JoinReply::Later("the leader has changed".into())
-        }
-        Err(full) => JoinReply::Refused(full.to_string()),
     }
 }

@@ -14,6 +14,7 @@ mod bounded;
 mod changes;
 mod giving_way;
 mod holders;
+mod invitations;
 mod join;
 mod membership;
 mod moved;
@@ -21,6 +22,7 @@ mod notices;
 mod orders;
 mod reads;
 mod refusals;
+mod resize;
 mod standing;
 mod status;
 mod steps;
@@ -76,6 +78,8 @@ pub struct Cluster {
     leader_changes: Arc<AtomicU64>,
     /// The right to write a backup (I2 of `backup.rs`).
     backups: Arc<Semaphore>,
+    /// True if a new member needs a join token.
+    is_by_invitation: bool,
 }
 
 /// What became of an attempt: final results, or another member to ask.
@@ -89,7 +93,22 @@ impl Cluster {
     pub fn new(consensus: Arc<Consensus>, cluster_id: u128) -> Cluster {
         let (channels, moved) = Default::default();
         let (leader_changes, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
-        Cluster { consensus, channels, cluster_id, moved, leader_changes, backups }
+        let is_by_invitation = false;
+        Cluster {
+            consensus,
+            channels,
+            cluster_id,
+            moved,
+            leader_changes,
+            backups,
+            is_by_invitation,
+        }
+    }
+
+    /// The same, which takes no new member without a join token while this member leads.
+    #[must_use]
+    pub fn by_invitation_only(self) -> Cluster {
+        Cluster { is_by_invitation: true, ..self }
     }
 
     /// This member's id.
@@ -100,6 +119,11 @@ impl Cluster {
     /// The limits of keys and values.
     pub fn limits(&self) -> Limits {
         self.consensus.replica().machine.limits()
+    }
+
+    /// How many slots there are, which may become more; `None` where a machine has none.
+    pub fn slot_limit(&self) -> Option<Arc<AtomicU64>> {
+        self.consensus.replica().machine.paged().map(|paged| paged.limit().clone())
     }
 
     /// The messages of the entries that are applied here, and who listens to them.

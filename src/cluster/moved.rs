@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::Cluster;
 use super::join::{ADMIT_BOUND, admit};
 use crate::fault::Faults;
-use crate::peer::{CallError, JoinReply, JoinRequest, Member, Method};
+use crate::peer::{CallError, JoinReply, JoinRequest, JoinToken, Member, Method};
 use crate::raft::Consensus;
 
 /// How often a member looks at its record.
@@ -42,7 +42,8 @@ impl Own {
     /// What its record is to be, if it is not yet.
     fn wanted(&self, logged: &Member) -> Option<Member> {
         let is_same = is_same(&logged.raft_address, &self.member.raft_address)
-            && is_same(&logged.client_address, &self.member.client_address);
+            && is_same(&logged.client_address, &self.member.client_address)
+            && logged.room >= self.member.room;
         (!is_same).then(|| self.record(logged))
     }
 
@@ -50,6 +51,7 @@ impl Own {
         Member {
             raft_address: self.member.raft_address.clone(),
             client_address: self.member.client_address.clone(),
+            room: logged.room.max(self.member.room),
             ..logged.clone()
         }
     }
@@ -147,7 +149,9 @@ async fn register(cluster: &Cluster, own: &Own, member: Member) -> JoinReply {
     let consensus = &cluster.consensus;
     let (view, me) = (consensus.view(), consensus.member_id());
     let cluster_id = cluster.cluster_id();
-    let request = JoinRequest { is_final: true, is_own: true, member_id: me, member, cluster_id };
+    let (is_final, is_own, member_id) = (true, true, me);
+    let token = JoinToken::default(); // who is a member needs none
+    let request = JoinRequest { is_final, is_own, member_id, member, cluster_id, token };
     if view.is_leader && !own.is_open() {
         let late = || JoinReply::Later("the membership takes long to be changed".into());
         return timeout(ADMIT_BOUND, admit(cluster, &request)).await.unwrap_or_else(|_| late());

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
@@ -21,7 +21,9 @@ use super::steps::{LeaderStep, find, may_lead, step};
 use crate::command::cursor::{Cursor, put_string};
 use crate::command::{DecodeError, Failure};
 use crate::host::Listener;
-use crate::peer::{CallError, Caller, Channel, Member, Method, Role, Route};
+use crate::peer::{
+    CallError, Caller, Channel, INVITATION_HASH_BYTES, Invitation, Member, Method, Role, Route,
+};
 use crate::raft::{Incoming, MemberError, ProposeError, View};
 
 /// How long a change of the membership may take.
@@ -34,6 +36,10 @@ const ORDER_BOUND: Duration = Duration::from_secs(12);
 const SILENCE_BOUND: Duration = Duration::from_secs(3);
 /// Pause before the next attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How an order for a join token begins.
+const INVITE_CODE: u8 = 5;
+/// The same for more slots.
+const RESIZE_CODE: u8 = 6;
 /// Most bytes of a name in a request, and of a reason in an answer.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -55,6 +61,10 @@ pub enum Order {
     },
     /// This one leads; any other than the one that leads, if none is named.
     Lead(Option<String>),
+    /// A join token counts from now on.
+    Invite(Invitation),
+    /// The cluster has so many slots from now on.
+    Resize(u64),
 }
 
 impl Order {
@@ -63,6 +73,7 @@ impl Order {
             Order::Remove(who) | Order::Promote(who) | Order::Demote(who) => vec![who],
             Order::Replace { old, new } => vec![old, new],
             Order::Lead(who) => who.as_deref().into_iter().collect(),
+            Order::Invite(_) | Order::Resize(_) => Vec::new(),
         }
     }
 
@@ -74,7 +85,7 @@ impl Order {
             Order::Promote(who) => Order::Promote(id(who)?),
             Order::Demote(who) => Order::Demote(id(who)?),
             Order::Replace { old, new } => Order::Replace { old: id(old)?, new: id(new)? },
-            Order::Lead(None) => Order::Lead(None),
+            Order::Lead(None) | Order::Invite(_) | Order::Resize(_) => self.clone(),
             Order::Lead(Some(who)) => Order::Lead(Some(id(who)?)),
         })
     }
@@ -87,7 +98,11 @@ impl Order {
                 let votes = find(view, new).is_ok_and(|id| view.goal_voters.contains(&id));
                 matches!(find(view, old), Err(OrderReply::Absent(_))) && votes
             }
-            Order::Promote(_) | Order::Demote(_) | Order::Lead(_) => false,
+            Order::Promote(_)
+            | Order::Demote(_)
+            | Order::Lead(_)
+            | Order::Invite(_)
+            | Order::Resize(_) => false,
         }
     }
 
@@ -96,16 +111,30 @@ impl Order {
         let mut out = Vec::new();
         let method = match self {
             Order::Remove(_) => Method::Remove,
-            Order::Promote(_) | Order::Demote(_) | Order::Replace { .. } | Order::Lead(_) => {
+            Order::Promote(_)
+            | Order::Demote(_)
+            | Order::Replace { .. }
+            | Order::Lead(_)
+            | Order::Invite(_)
+            | Order::Resize(_) => {
                 out.push(match self {
                     Order::Promote(_) => 1,
                     Order::Demote(_) => 2,
                     Order::Replace { .. } => 3,
                     Order::Lead(_) | Order::Remove(_) => 4,
+                    Order::Invite(_) => INVITE_CODE,
+                    Order::Resize(_) => RESIZE_CODE,
                 });
                 Method::Order
             }
         };
+        if let Order::Invite(Invitation { hash, expires_s }) = self {
+            out.put_slice(hash);
+            out.put_u64_le(*expires_s);
+        }
+        if let Order::Resize(slot_count) = self {
+            out.put_u64_le(*slot_count);
+        }
         for name in self.names() {
             put_string(&mut out, name);
         }
@@ -118,6 +147,19 @@ impl Order {
     fn decode(method: Method, body: Bytes) -> Result<Order, DecodeError> {
         let mut cursor = Cursor::new(body);
         let code = if method == Method::Remove { 0 } else { cursor.u8()? };
+        if code == INVITE_CODE {
+            let bytes = cursor.bytes(INVITATION_HASH_BYTES)?;
+            let hash = bytes.first_chunk().copied();
+            let hash = hash.ok_or_else(|| cursor.error("hash of an invitation"))?;
+            let invitation = Invitation { hash, expires_s: cursor.u64()? };
+            cursor.finish()?;
+            return Ok(Order::Invite(invitation));
+        }
+        if code == RESIZE_CODE {
+            let slot_count = cursor.u64()?;
+            cursor.finish()?;
+            return Ok(Order::Resize(slot_count));
+        }
         let who = cursor.string(TEXT_BYTES_MAX)?;
         let order = match code {
             0 => Order::Remove(who),
@@ -227,6 +269,15 @@ impl Cluster {
         if !view.is_leader {
             return OrderReply::Later("the leader has changed".into());
         }
+        let late = || OrderReply::Unknown("the change of the membership takes long".into());
+        if let Order::Invite(invitation) = order {
+            let noted = timeout_at(deadline, self.note_invitation(invitation));
+            return noted.await.unwrap_or_else(|_| late());
+        }
+        if let Order::Resize(slot_count) = order {
+            let resized = timeout_at(deadline, self.resize(*slot_count));
+            return resized.await.unwrap_or_else(|_| late());
+        }
         let step = match step(&view, consensus.member_id(), order) {
             Ok(step) => step,
             Err(_) if !consensus.has_led_for(view.alive) => {
@@ -242,7 +293,6 @@ impl Cluster {
         if step != LeaderStep::Nothing {
             tracing::info!(?order, ?step, "an operator's order");
         }
-        let late = || OrderReply::Unknown("the change of the membership takes long".into());
         timeout_at(deadline, self.take(&view, step)).await.unwrap_or_else(|_| late())
     }
 
@@ -283,11 +333,8 @@ impl Cluster {
         let Some(known) = view.members.get(&id) else {
             return OrderReply::Later("the membership was just changed".into());
         };
-        match self.consensus.set_member(id, Member { role, ..known.member.clone() }).await {
-            Ok(()) => OrderReply::Done,
-            Err(MemberError::NotChanged(error)) => changed(Err(error)),
-            Err(full) => OrderReply::Refused(full.to_string()),
-        }
+        let record = Member { role, ..known.member.clone() };
+        changed_record(self.consensus.set_member(id, record).await)
     }
 
     /// True if none of the voters that do not answer has answered for so long that it may soon.
@@ -379,6 +426,15 @@ async fn ask_for_removal(caller: &Arc<Caller>, addresses: &[String]) -> Result<(
             return Err(OrderError::Failed(Failure::NoLeader { reason: last }));
         }
         tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// What is said of a change of records.
+pub(super) fn changed_record(result: Result<(), MemberError>) -> OrderReply {
+    match result {
+        Ok(()) => OrderReply::Done,
+        Err(MemberError::NotChanged(error)) => changed(Err(error)),
+        Err(full) => OrderReply::Refused(full.to_string()),
     }
 }
 
@@ -481,6 +537,8 @@ mod tests {
             Order::Replace { old: name(), new: "c".into() },
             Order::Lead(Some(name())),
             Order::Lead(None),
+            Order::Invite(Invitation { hash: [7; 32], expires_s: 1 << 40 }),
+            Order::Resize(1 << 20),
         ] {
             let (method, body) = order.encode();
             assert_eq!(Order::decode(method, body.clone().into()).unwrap(), order);

@@ -41,6 +41,8 @@ pub(super) fn step(view: &View, me: u64, order: &Order) -> Result<LeaderStep, Or
         Order::Promote(who) => promote(view, me, who),
         Order::Demote(who) => demote(view, me, who),
         Order::Replace { old, new } => replace(view, me, old, new),
+        // `invitations` and `resize` do all of these.
+        Order::Invite(_) | Order::Resize(_) => Ok(LeaderStep::Nothing),
     }
 }
 

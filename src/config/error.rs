@@ -36,6 +36,12 @@ pub enum ConfigError {
         /// What it has instead.
         reason: &'static str,
     },
+    /// What should be a join token.
+    #[error("{place}: this is no join token: one word, of letters, digits, `-` and `_`")]
+    NoJoinToken {
+        /// The file or the variable.
+        place: String,
+    },
     /// No number, or one out of bounds.
     #[error("-{flag} `{value}`: give a whole number from {min} to {max}")]
     Number {

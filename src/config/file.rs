@@ -82,6 +82,8 @@ pub(super) fn merge(first: Settings, second: Settings) -> Settings {
         hrecov: first.hrecov.or(second.hrecov),
         throughput_folder: first.throughput_folder.or(second.throughput_folder),
         tokens: first.tokens.or(second.tokens),
+        join_tokens: first.join_tokens.or(second.join_tokens),
+        join_token_file: first.join_token_file.or(second.join_token_file),
         log: first.log.or(second.log),
         log_format: first.log_format.or(second.log_format),
     }

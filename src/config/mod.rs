@@ -35,7 +35,7 @@ pub use kind::{KindRow, kind_of, row};
 pub use log_format::LogFormat;
 pub use tokens::{
     ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, Token, TokenFileError, TokenHash, Tokens,
-    add_token,
+    add_token, join_token, read_join_token,
 };
 
 /// One mebibyte.
@@ -124,6 +124,7 @@ pub enum LogLevel {
 }
 
 /// Everything that a node runs with.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What the log is applied to: which program this is.
@@ -150,6 +151,10 @@ pub struct Config {
     pub insecure: bool,
     /// The file of tokens, without one of which no client is served.
     pub tokens: Option<PathBuf>,
+    /// True if this node, while it leads, takes no new member without a join token.
+    pub join_tokens: bool,
+    /// The file of the join token with which this node joins.
+    pub join_token_file: Option<PathBuf>,
     /// What TLS is spoken with, if it is.
     pub tls: Option<TlsFiles>,
     /// Directory of the node's files.
@@ -234,6 +239,8 @@ impl Config {
             advertise_host: optional(settings.advertise, |text| advertised(&text))?,
             insecure: settings.insecure.unwrap_or(false),
             tokens: settings.tokens,
+            join_tokens: settings.join_tokens.unwrap_or(false),
+            join_token_file: settings.join_token_file,
             tls: tls_files(settings.tls, settings.tls_mode.as_deref())?,
             data_dir: settings.data.unwrap_or_else(|| default_directory(kind).join(&id)),
             slot_count: optional(settings.slots, |n| number("slots", n, 1, SLOT_COUNT_MAX))?,

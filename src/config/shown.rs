@@ -20,6 +20,7 @@ impl Listed {
 impl Config {
     /// Every flag that is set, by its name without the dash, as it could be typed; in the order of
     /// the help. Numbers that follow from the machine or the cluster are not among them.
+    #[expect(clippy::too_many_lines, reason = "a line for each flag, and nothing else")]
     pub fn flags(&self) -> Vec<(&'static str, String)> {
         // Taken apart, so that whoever adds a field says here how it is shown.
         let Config {
@@ -36,6 +37,8 @@ impl Config {
             insecure,
             tls,
             tokens,
+            join_tokens,
+            join_token_file,
             data_dir,
             slot_count,
             value_bytes,
@@ -82,6 +85,8 @@ impl Config {
             ("tls", tls.as_ref().map(|tls| tls.directory.display().to_string())),
             ("tls-mode", tls.as_ref().map(|tls| tls.mode.name().to_owned())),
             ("tokens", path(tokens.as_deref())),
+            ("join-tokens", some(*join_tokens, "true".to_owned())),
+            ("join-token-file", path(join_token_file.as_deref())),
             ("cpuprofile", path(cpu_profile.as_deref())),
             ("memprofile", path(mem_profile.as_deref())),
             ("logfolder", path(log_folder.as_deref())),
@@ -139,7 +144,7 @@ mod tests {
                     127.0.0.1:5 -data /d -slots 64 -value-size 32 -read lease -sync batch:5 \
                     -heartbeat-ms 120 -election-ms 3000 \
                     -checkpoint-mib 70 -keep-mib 3 -memory-mib 20 -key-prefixes key:,u -advertise \
-                    localhost -insecure -tls t -tls-mode mutual -tokens s -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
+                    localhost -insecure -tls t -tls-mode mutual -tokens s -join-tokens -join-token-file j -cpuprofile c -memprofile m -logfolder l -roll-mib 9 -hrecov \
                     127.0.0.1:6 -throughput-folder t -log warn -log-format json";
         let config = Config::new(MachineKind::Slots, typed(line)).unwrap();
         let flags = config.flags();

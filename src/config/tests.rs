@@ -73,6 +73,8 @@ fn every_flag_arrives_in_the_configuration() {
         advertise_host: Some("h.example".to_owned()),
         insecure: false,
         tokens: None,
+        join_tokens: false,
+        join_token_file: None,
         tls: None,
         data_dir: PathBuf::from("/d"),
         slot_count: Some(7),

@@ -30,7 +30,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::ConfigError;
-use super::file::read_open;
+use super::file::{read_open, read_text};
 use super::is_name;
 
 /// Most tokens of a file.
@@ -41,6 +41,10 @@ pub const SECRET_BYTES_MAX: usize = 256;
 pub const TOKEN_RANDOM_BYTES: usize = 32;
 /// How a token begins, so that people and scanners of text know what they have found.
 const PREFIX: &str = "dst_";
+/// The same of a join token.
+const JOIN_PREFIX: &str = "dsj_";
+/// The variable that a join token may be in.
+const JOIN_VARIABLE: &str = "DISKSTORE_JOIN_TOKEN";
 /// The name that clients give who have none: libraries for Redis send it with every password.
 const ANY_NAME: &str = "default";
 /// Mode of the file (I1).
@@ -104,9 +108,20 @@ impl TokenHash {
         Some(TokenHash(hash))
     }
 
-    /// I2
-    fn is(&self, other: &TokenHash) -> bool {
+    /// Its bytes.
+    pub fn bytes(self) -> [u8; HASH_BYTES] {
+        self.0
+    }
+
+    /// Whether they are one. I2
+    pub fn is(&self, other: &TokenHash) -> bool {
         self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl From<[u8; HASH_BYTES]> for TokenHash {
+    fn from(bytes: [u8; HASH_BYTES]) -> TokenHash {
+        TokenHash(bytes)
     }
 }
 
@@ -370,6 +385,32 @@ pub fn add_token(
     tokens.push(token).map_err(wrong)?;
     replace(path, &folder, &text).map_err(failed)?;
     Ok(secret)
+}
+
+/// The text of a join token of these random bytes.
+pub fn join_token(random: [u8; TOKEN_RANDOM_BYTES]) -> String {
+    format!("{JOIN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random))
+}
+
+/// The join token in `file`, or the one of the environment: none in an argument, which everybody on the
+/// machine may see. Empty if there is none.
+///
+/// # Errors
+/// The file cannot be read, or what is there is no token; it is not repeated.
+pub fn read_join_token(file: Option<&Path>) -> Result<String, ConfigError> {
+    let (place, text) = match file {
+        Some(path) => (path.display().to_string(), read_text("join-token-file", path)?),
+        None => match std::env::var_os(JOIN_VARIABLE).filter(|found| !found.is_empty()) {
+            None => return Ok(String::new()),
+            Some(found) => {
+                (format!("the variable {JOIN_VARIABLE}"), found.into_string().unwrap_or_default())
+            }
+        },
+    };
+    let token = text.trim();
+    let is_one = (1..=SECRET_BYTES_MAX).contains(&token.len())
+        && token.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_one { Ok(token.to_owned()) } else { Err(ConfigError::NoJoinToken { place }) }
 }
 
 /// Writes the whole file, or none of it.

@@ -15,7 +15,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use diskstore_storage::identity::MachineKind;
@@ -89,13 +89,32 @@ struct Met {
 #[derive(Debug, Clone)]
 pub struct DiskMachine {
     slots: Arc<Slots>,
+    /// Slots from this one on are not named by anybody yet: the cluster may have room for them, or not.
+    limit: Arc<AtomicU64>,
     request_ids: RequestIds,
 }
 
 impl DiskMachine {
-    /// A machine over open slots.
+    /// A machine over open slots, all of which may be used.
     pub fn new(slots: Arc<Slots>) -> DiskMachine {
-        DiskMachine { slots, request_ids: RequestIds::default() }
+        let limit = Arc::new(AtomicU64::new(slots.geometry().slot_count()));
+        DiskMachine { slots, limit, request_ids: RequestIds::default() }
+    }
+
+    /// The same, of which so many slots may be used until that is raised.
+    #[must_use]
+    pub fn limited_to(self, slot_count: u64) -> DiskMachine {
+        let limit = slot_count.min(self.slots.geometry().slot_count());
+        DiskMachine { limit: Arc::new(AtomicU64::new(limit)), ..self }
+    }
+
+    /// How many slots may be used; it only rises.
+    pub(super) fn limit(&self) -> &Arc<AtomicU64> {
+        &self.limit
+    }
+
+    fn slot_count(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// The slots underneath.
@@ -211,8 +230,14 @@ impl DiskMachine {
         command.operations().filter_map(|operation| self.key_of(&operation))
     }
 
+    /// The slot that an operation of the log names. Whoever proposed it knew that there was room for it.
     fn key_of(&self, operation: &Operation<'_>) -> Option<u64> {
         slot_of(operation.data_key()?).filter(|slot| *slot < self.slots.geometry().slot_count())
+    }
+
+    /// The slot that a client may name.
+    fn usable_key_of(&self, operation: &Operation<'_>) -> Option<u64> {
+        slot_of(operation.data_key()?).filter(|slot| *slot < self.slot_count())
     }
 }
 
@@ -228,7 +253,7 @@ impl AnyMachine for DiskMachine {
     /// The limits of keys and values.
     fn limits(&self) -> Limits {
         let geometry = self.slots.geometry();
-        Limits { slot_count: geometry.slot_count(), value_bytes_max: geometry.value_bytes() }
+        Limits { slot_count: self.slot_count(), value_bytes_max: geometry.value_bytes() }
     }
 
     /// Applies the command of log entry `index`.
@@ -262,9 +287,9 @@ impl AnyMachine for DiskMachine {
     /// # Errors
     /// [`Failure::Damaged`] if a slot's checksum is wrong.
     fn read(&self, command: &Command) -> Result<Reply, Failure> {
-        let slot_count = self.slots.geometry().slot_count();
+        let slot_count = self.slot_count();
         let keys: SmallVec<[Option<u64>; 1]> =
-            command.operations().map(|operation| self.key_of(&operation)).collect();
+            command.operations().map(|operation| self.usable_key_of(&operation)).collect();
         let wanted: SmallVec<[u64; 1]> = keys.iter().copied().flatten().collect();
         let mut budget = ReplyBudget::new();
         let actions = command.operations().zip(&keys).filter(|(_, key)| key.is_some());
@@ -293,12 +318,12 @@ impl AnyMachine for DiskMachine {
     /// # Errors
     /// A key beyond the last slot, or a value that no slot can hold.
     fn check(&self, command: &Command) -> Result<(), Refusal> {
-        let geometry = self.slots.geometry();
-        let bytes_max = u64::from(geometry.value_bytes());
+        let bytes_max = u64::from(self.slots.geometry().value_bytes());
         for operation in command.operations() {
-            let has_key = operation.data_key().is_none() || self.key_of(&operation).is_some();
+            let has_key =
+                operation.data_key().is_none() || self.usable_key_of(&operation).is_some();
             if !has_key {
-                return Err(Refusal::OutOfRange { slot_count: geometry.slot_count() });
+                return Err(Refusal::OutOfRange { slot_count: self.slot_count() });
             }
             check_operation(&operation, bytes_max, Holder::Slot)?;
         }
@@ -330,7 +355,7 @@ impl AnyMachine for DiskMachine {
 
     /// A damaged slot is passed over, and noted: it is not counted as live either.
     fn live_keys(&self, from: u64, count: usize) -> Result<LiveKeys, Failure> {
-        let end = self.slots.geometry().slot_count();
+        let end = self.slot_count();
         let (mut found, mut key) = (Vec::new(), from);
         let stop = from.saturating_add(SCAN_STEP.max(count as u64 * 16)).min(end);
         while key < stop && found.len() < count {

@@ -3,7 +3,8 @@
 //!
 //! Called by the applier, replay, upkeep and snapshots; calls `storage::slots`.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use diskstore_storage::{LogIndex, Result, SlotIndex};
 
@@ -57,6 +58,30 @@ impl Paged<'_> {
     /// [`diskstore_storage::slots::Slots::picture`].
     pub fn picture(&self, from: u64, count: u64, since: u64) -> Vec<u8> {
         self.disk.slots().picture(SlotIndex::new(from), count, LogIndex::new(since))
+    }
+}
+
+/// How many slots there are: those that may be used, and those that the file has room for.
+impl Paged<'_> {
+    /// Slots that may be used are below this. It only rises.
+    pub fn limit(&self) -> &Arc<AtomicU64> {
+        self.disk.limit()
+    }
+
+    /// Slots that the file has room for are below this.
+    pub fn room(&self) -> u64 {
+        self.disk.slots().geometry().slot_count()
+    }
+
+    /// So many slots may be used from now on, if it is more than before. False if the file has no room
+    /// for them.
+    #[must_use]
+    pub fn raise_limit(&self, slot_count: u64) -> bool {
+        let has_room = slot_count <= self.room();
+        if has_room {
+            self.disk.limit().fetch_max(slot_count, Ordering::Relaxed);
+        }
+        has_room
     }
 }
 

@@ -1,6 +1,7 @@
 //! The reasons why a node does not start, each with what its operator can do.
 
 use crate::cluster::JoinError;
+use crate::config::ConfigError;
 use crate::fault::{self, EXIT_DATA_LOST, EXIT_FAILURE};
 use crate::machine::JournalError;
 use crate::oplog::OpLogError;
@@ -12,6 +13,9 @@ pub enum StartError {
     /// A file or directory of the node.
     #[error("{}; {}", fault::chain(.0), way_out(.0))]
     Storage(diskstore_storage::Error),
+    /// The join token that was to be presented.
+    #[error("{}", fault::chain(.0))]
+    JoinToken(#[from] ConfigError),
     /// A port cannot be listened on.
     #[error(
         "cannot listen on {address} (-{flag}); choose another port or stop the program that has it"

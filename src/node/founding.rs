@@ -452,11 +452,8 @@ async fn ask(
 
 /// The cluster of the member that listens at an address; `None` if it does not say.
 async fn cluster_at(host: &Host, acceptor: &Acceptor, at: &Planned) -> io::Result<Option<u128>> {
-    let member = acceptor.own.clone();
-    let request =
-        JoinRequest { is_final: false, is_own: false, member_id: 0, member, cluster_id: 0 };
     let mut body = Vec::new();
-    request.put(&mut body);
+    JoinRequest::question(acceptor.own.clone()).put(&mut body);
     let route = Route::to_address(at.raft_address.clone()).named(Some(at.name.clone()));
     let stranger = Caller::stranger(host);
     let answer = timeout(ANSWER_BOUND, stranger.ask(&route, Method::Join, &body)).await??;

@@ -244,6 +244,19 @@ impl Node {
         self.cluster.carry_out(order).await
     }
 
+    /// How many slots there are, which may become more; `None` where keys are no slots.
+    pub fn slot_limit(&self) -> Option<Arc<AtomicU64>> {
+        self.cluster.slot_limit()
+    }
+
+    /// Makes a join token that counts for so long; its text.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub async fn invite(&self, valid_for: Duration) -> Result<String, OrderError> {
+        self.cluster.invite(valid_for).await
+    }
+
     /// Writes a checkpoint now; gives the log index that it has reached. `None` if it takes longer than
     /// two minutes, or the disk has no room for one.
     pub async fn checkpoint(&self) -> Option<u64> {

@@ -41,7 +41,8 @@ pub(super) struct Opened {
 
 /// What the log is to be applied to.
 enum Plan {
-    Slots(New),
+    /// The file, and how many slots the cluster had at first.
+    Slots(New, u64),
     Memory(keys::New),
     Journal(JournalOptions),
 }
@@ -72,11 +73,15 @@ impl Plan {
                 Ok(Plan::Memory(keys::New { cluster_id, value_bytes, options }))
             }
             MachineKind::Slots => {
-                let geometry = Geometry::new(identity.slot_count, value_bytes)?;
+                // The flag may ask for more room than there is; what there is stays.
+                let asked = config.slot_count.unwrap_or(0).max(identity.slot_count);
+                let room = Slots::room(&*disk, &config.data_dir)?.unwrap_or(0);
+                let geometry = Geometry::new(asked.max(room), value_bytes)?;
                 let file_bytes = geometry.file_bytes();
                 let memory_bytes = config.memory_bytes_for(file_bytes, machine_memory_bytes());
                 let options = slots::Options::new(memory_bytes);
-                Ok(Plan::Slots(New { geometry, cluster_id, options }))
+                let new = New { geometry, cluster_id, options };
+                Ok(Plan::Slots(new, identity.slot_count))
             }
         }
     }
@@ -84,12 +89,12 @@ impl Plan {
     /// Bytes that may have changed before a checkpoint is due.
     fn dirty_bytes_max(&self) -> u64 {
         match self {
-            Plan::Slots(New { geometry, options, .. })
+            Plan::Slots(New { geometry, options, .. }, _)
                 if options.memory_bytes_max < geometry.file_bytes() =>
             {
                 options.memory_bytes_max / 2
             }
-            Plan::Slots(_) | Plan::Memory(_) | Plan::Journal(_) => u64::MAX,
+            Plan::Slots(..) | Plan::Memory(_) | Plan::Journal(_) => u64::MAX,
         }
     }
 
@@ -100,9 +105,10 @@ impl Plan {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Machine, String), StartError> {
         match self {
-            Plan::Slots(new) => {
+            Plan::Slots(new, slot_count) => {
                 let (slots, report) = open_slots(&**disk, directory, *new, progress)?;
-                Ok((Machine::Slots(DiskMachine::new(Arc::new(slots))), report))
+                let machine = DiskMachine::new(Arc::new(slots)).limited_to(*slot_count);
+                Ok((Machine::Slots(machine), report))
             }
             Plan::Memory(new) => {
                 let (keys, report) = open_keys(disk, directory, *new)?;
@@ -236,6 +242,7 @@ fn open_slots(
         let slots = Slots::create(disk, directory, new, progress)?;
         return Ok((slots, format!("made {count} slots of {bytes} bytes in {}", path.display())));
     }
+    Slots::make_room(disk, directory, &new, progress)?;
     let (slots, opening) = Slots::open(disk, directory, new.options)?;
     let superblock = slots.superblock();
     if superblock.cluster_id != new.cluster_id {

@@ -29,12 +29,12 @@ use crate::cluster::{
     watch_standing,
 };
 use crate::command::Failure;
-use crate::config::{Address, Config, Listed, SyncPolicy, kind_of, row};
+use crate::config::{Address, Config, Listed, SyncPolicy, kind_of, read_join_token, row};
 use crate::fault::Faults;
 use crate::host::{Host, Listener};
 use crate::machine::Machine;
 use crate::oplog::{OpLog, Parts, serve_recovery};
-use crate::peer::{Caller, Charter, Member, Plan, Planned, Role, Whoever};
+use crate::peer::{Caller, Charter, JoinToken, Member, Plan, Planned, Role, Whoever};
 use crate::raft::{self, Consensus, Incoming, Timing, Zone};
 use crate::replica::Bounds;
 
@@ -94,7 +94,7 @@ pub async fn start(
     let is_restart = opened.wal.state().vote.is_some();
     begin_log(&config, &place, &opened)?;
     let recorded = parts_of(&config, disk.clone());
-    let own = own_of(&config);
+    let own = own_with_room(&config, &place, &opened.machine);
     let setup = raft::Setup {
         caller: Caller::new(
             host,
@@ -117,7 +117,7 @@ pub async fn start(
     if let SyncPolicy::Batch(interval) = config.sync {
         consensus.syncer().sync_every(interval);
     }
-    let cluster = Arc::new(Cluster::new(consensus.clone(), place.cluster_id));
+    let cluster = Arc::new(cluster_of(&config, &consensus, place.cluster_id));
     let mut tasks = serve(&cluster, &consensus, listeners, incoming, recorded);
     tokio::select! {
         entered = enter_cluster(host, &config, &place, &consensus) => entered?,
@@ -147,6 +147,11 @@ pub async fn start(
     }))
 }
 
+fn cluster_of(config: &Config, consensus: &Arc<Consensus>, cluster_id: u128) -> Cluster {
+    let cluster = Cluster::new(consensus.clone(), cluster_id);
+    if config.join_tokens { cluster.by_invitation_only() } else { cluster }
+}
+
 /// Takes the member of a directory out of its cluster after a start that did not come to its end:
 /// the cluster may have taken it in meanwhile.
 ///
@@ -155,8 +160,8 @@ pub async fn start(
 pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), OrderError> {
     let found = identity::read(&*host.disk, &config.data_dir);
     let Ok(Some(Identity { member_id, .. })) = found else { return Ok(()) };
-    let setup = join_setup(host, config, member_id);
     let failed = |reason| OrderError::Failed(Failure::NoLeader { reason });
+    let setup = join_setup(host, config, member_id).map_err(|error| failed(error.to_string()))?;
     let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
     let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
     let joined = joined.map_err(|error| failed(error.to_string()))?;
@@ -227,7 +232,8 @@ fn check_identity(
     if identity.name != config.id {
         return other("-id", format!("node {}", config.id), format!("node {}", identity.name));
     }
-    if let Some(asked) = config.slot_count.filter(|asked| *asked != identity.slot_count) {
+    // More of them is a wish for room.
+    if let Some(asked) = config.slot_count.filter(|asked| *asked < identity.slot_count) {
         return other("-slots", format!("{asked} slots"), format!("{} slots", identity.slot_count));
     }
     if let Some(asked) = config.value_bytes.filter(|asked| *asked != identity.value_bytes) {
@@ -275,6 +281,7 @@ fn member_of(config: &Config) -> Member {
             String::new()
         },
         role: if config.is_learner { Role::Learner } else { Role::Voter },
+        ..Member::default()
     }
 }
 
@@ -283,11 +290,20 @@ fn own_of(config: &Config) -> Own {
     Own { member: member_of(config), targets }
 }
 
-fn join_setup(host: &Host, config: &Config, member_id: u64) -> JoinSetup {
+/// The same, with the room that its file has, if that is more than its cluster had at first.
+fn own_with_room(config: &Config, place: &Place, machine: &Machine) -> Own {
+    let mut own = own_of(config);
+    let room = machine.paged().map_or(0, |paged| paged.room());
+    own.member.room = if room > place.identity.slot_count { room } else { 0 };
+    own
+}
+
+fn join_setup(host: &Host, config: &Config, member_id: u64) -> Result<JoinSetup, StartError> {
     let Own { member, targets } = own_of(config);
     // Listed members may be started in any order, and at any time.
     let patience = config.listed.is_empty().then_some(PATIENCE);
-    JoinSetup { host: host.clone(), member_id, member, targets, patience }
+    let token = JoinToken::new(read_join_token(config.join_token_file.as_deref())?);
+    Ok(JoinSetup { host: host.clone(), member_id, member, targets, patience, token })
 }
 
 fn plan_of(config: &Config) -> Plan {
@@ -429,7 +445,7 @@ async fn found_together(
 /// member id written down. IDENTITY does not name the cluster yet (I2).
 async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, StartError> {
     let Joined { cluster_id, slot_count, value_bytes } =
-        learn_cluster(&join_setup(host, config, member_id)).await?;
+        learn_cluster(&join_setup(host, config, member_id)?).await?;
     let machine = kind_of(slot_count);
     if machine != config.machine && config.kind().holds_values {
         return Err(StartError::OtherCluster {
@@ -513,7 +529,7 @@ async fn enter_cluster(
         }
         Standing::Founding => {}
         Standing::Joining => {
-            let setup = join_setup(host, config, place.identity.member_id);
+            let setup = join_setup(host, config, place.identity.member_id)?;
             if !join_until_named(&setup, place.cluster_id, consensus).await? {
                 return Err(StartError::Unreachable { address: setup.member.raft_address });
             }

@@ -8,6 +8,31 @@ use super::member::{Member, decode_member, encode_member};
 use crate::command::DecodeError;
 use crate::command::cursor::{Cursor, put_string};
 
+/// Most bytes of a join token.
+const TOKEN_BYTES_MAX: usize = 256;
+
+/// A join token as it is presented. It is in no message and no log.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct JoinToken(String);
+
+impl JoinToken {
+    /// This text; none at all if it is empty.
+    pub fn new(text: String) -> JoinToken {
+        JoinToken(text)
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(if self.0.is_empty() { "no token" } else { "JoinToken(..)" })
+    }
+}
+
 /// What a member that wants to join says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinRequest {
@@ -22,6 +47,8 @@ pub struct JoinRequest {
     pub member: Member,
     /// The cluster that it believes it joins; 0 if it does not know yet.
     pub cluster_id: u128,
+    /// What lets it in, where that is asked for.
+    pub token: JoinToken,
 }
 
 /// What a joiner is told.
@@ -43,6 +70,18 @@ pub enum JoinReply {
 }
 
 impl JoinRequest {
+    /// Asks which cluster this is, in nobody's name.
+    pub fn question(member: Member) -> JoinRequest {
+        JoinRequest {
+            is_final: false,
+            is_own: false,
+            member_id: 0,
+            member,
+            cluster_id: 0,
+            token: JoinToken::default(),
+        }
+    }
+
     /// Appends the fields.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.put_u8(u8::from(self.is_final));
@@ -50,6 +89,10 @@ impl JoinRequest {
         out.put_u64_le(self.member_id);
         out.put_u128_le(self.cluster_id);
         encode_member(&self.member, out);
+        // Members of older versions read no further than this.
+        if !self.token.0.is_empty() {
+            put_string(out, &self.token.0);
+        }
     }
 
     /// Reads the fields.
@@ -63,8 +106,12 @@ impl JoinRequest {
         let member_id = cursor.u64()?;
         let cluster_id = cursor.u128()?;
         let member = decode_member(&mut cursor)?;
+        let mut token = JoinToken::default();
+        if cursor.finish().is_err() {
+            token.0 = cursor.string(TOKEN_BYTES_MAX)?;
+        }
         cursor.finish()?;
-        Ok(JoinRequest { is_final, is_own, member_id, member, cluster_id })
+        Ok(JoinRequest { is_final, is_own, member_id, member, cluster_id, token })
     }
 }
 
@@ -107,5 +154,36 @@ impl JoinReply {
         };
         cursor.finish()?;
         Ok(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_its_bytes_and_no_token_is_shown() {
+        let member = Member { name: "a".into(), ..Member::default() };
+        let (is_final, is_own, member_id, cluster_id) = (true, false, 7, 9);
+        for text in ["", "dsj_secret"] {
+            let token = JoinToken::new(text.into());
+            let member = member.clone();
+            let request = JoinRequest { is_final, is_own, member_id, member, cluster_id, token };
+            let mut out = Vec::new();
+            request.put(&mut out);
+            assert_eq!(JoinRequest::decode(out.clone().into()).unwrap(), request);
+            assert!(!format!("{request:?}").contains("secret"), "{request:?}");
+            let whole_without = 34; // a request without a token ends there
+            for end in (0..out.len()).filter(|end| *end != whole_without) {
+                let cut = Bytes::copy_from_slice(&out[..end]);
+                assert!(JoinRequest::decode(cut).is_err(), "{text}, {end}");
+            }
+            out.push(0);
+            assert!(JoinRequest::decode(out.into()).is_err());
+        }
+        let mut long = Vec::new();
+        let token = JoinToken::new("x".repeat(TOKEN_BYTES_MAX + 1));
+        JoinRequest { is_final, is_own, member_id, member, cluster_id, token }.put(&mut long);
+        assert!(JoinRequest::decode(long.into()).is_err());
     }
 }

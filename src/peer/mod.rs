@@ -31,12 +31,14 @@ pub use founding::{
 };
 pub use frames::FrameKind;
 pub use hello::{Greeting, Hello, Purpose, Welcome, Whoever};
-pub use join::{JoinReply, JoinRequest};
+pub use join::{JoinReply, JoinRequest, JoinToken};
 pub use listener::Zone;
 pub(crate) use listener::{Asker, Listener, Service};
 #[cfg(test)]
 pub(crate) use member::NAME_BYTES_MAX;
-pub use member::{MEMBER_COUNT_MAX, Member, Role};
+pub use member::{
+    INVITATION_COUNT_MAX, INVITATION_HASH_BYTES, Invitation, MEMBER_COUNT_MAX, Member, Role,
+};
 pub(crate) use member::{decode_member, encode_member};
 pub use requests::{Method, decode_commands, decode_results, encode_commands, encode_results};
 pub use route::Route;

@@ -9,6 +9,7 @@
 //!   between two steps of one, the caller could not tell its outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,12 +27,14 @@ use tokio::time::Instant;
 
 use super::proposals::propose_error;
 use super::types::{
-    Entry, Member, Membership, Role, StoredMembership, TypeConfig, encode_membership, entry_to,
-    log_id_from, membership_from,
+    Entry, LogId, Member, Membership, Role, StoredMembership, TypeConfig, encode_membership,
+    entry_to, log_id_from, membership_from,
 };
 use super::{Consensus, ProposeError};
 use crate::command::{DecodeError, Failure};
+use crate::machine::Machine;
 use crate::peer::MEMBER_COUNT_MAX;
+use crate::replica::Replica;
 
 /// Why a member was not taken in, or its record not changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -156,30 +159,73 @@ impl Consensus {
         self.alone.lock().await
     }
 
-    /// Adds a member that does not count yet, or sets the record of one, whatever it counts.
+    /// Adds a member that does not count yet, or sets the record of one, whatever it counts; the join
+    /// tokens in it stay as they are, and so does what the cluster has agreed on.
     ///
     /// # Errors
     /// See [`MemberError`].
     pub async fn set_member(&self, id: u64, member: Member) -> Result<(), MemberError> {
+        self.change_records(|newest| {
+            let known = newest.get(&id).cloned().unwrap_or_default();
+            let (room, slot_count) = (known.room.max(member.room), slot_count_of(newest.values()));
+            let invitations = known.invitations;
+            let record = Member { invitations, room, slot_count, ..member };
+            Some(BTreeMap::from([(id, record)]))
+        })
+        .await
+    }
+
+    /// Sets the records that `decide` makes of the newest ones, in one change; those of members that are
+    /// none yet add them, without a vote. Nothing is changed if it gives none.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn change_records(
+        &self,
+        decide: impl FnOnce(&BTreeMap<u64, Member>) -> Option<BTreeMap<u64, Member>>,
+    ) -> Result<(), MemberError> {
+        let busy = || {
+            let reason = "the membership was just changed".into(); // and not by this change
+            MemberError::NotChanged(ProposeError::Failed(Failure::Busy { reason }))
+        };
+        let (last_membership_log_id, membership) = self.newest_membership().await?;
+        let records = decide(&records_of(&membership)).ok_or_else(busy)?;
+        check_fits(&membership, &records)?; // I1
+        let is_known = |id: &u64| membership.get_node(id).is_some();
+        let (known, new): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            records.into_iter().partition(|(id, _)| is_known(id));
+        let change = match (known.is_empty(), new.is_empty()) {
+            (_, true) => ChangeMembers::SetNodes(known),
+            (true, false) => ChangeMembers::AddNodes(new),
+            (false, false) => ChangeMembers::Batch(vec![
+                ChangeMembers::SetNodes(known),
+                ChangeMembers::AddNodes(new),
+            ]),
+        };
+        // Of two that join at once the second finds another membership than was looked at.
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id };
+        let changed = self.raft.change_membership_if(change, true, [unchanged]).await;
+        if let Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) = changed {
+            return Err(busy());
+        }
+        self.changed_membership(changed.map(|_| ())).map_err(MemberError::NotChanged)
+    }
+
+    /// The records of the newest membership of this member's log, committed or not.
+    ///
+    /// # Errors
+    /// This node stops.
+    pub async fn records(&self) -> Result<BTreeMap<u64, Member>, MemberError> {
+        Ok(records_of(&self.newest_membership().await?.1))
+    }
+
+    async fn newest_membership(&self) -> Result<(Option<LogId>, Membership), MemberError> {
         let effective = self.raft.with_raft_state(|state| {
             let effective = state.membership_state.effective();
             (*effective.log_id(), effective.membership().clone())
         });
         let stopping = |_| MemberError::NotChanged(ProposeError::Failed(Failure::Stopping));
-        let (last_membership_log_id, membership) = effective.await.map_err(stopping)?;
-        check_fits(&membership, id, &member)?; // I1
-        let is_known = membership.get_node(&id).is_some();
-        let nodes = BTreeMap::from([(id, member)]);
-        let change =
-            if is_known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
-        // Of two that join at once the second finds another membership than was looked at.
-        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id };
-        let changed = self.raft.change_membership_if(change, true, [unchanged]).await;
-        if let Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) = changed {
-            let reason = "the membership was just changed".into(); // and not by this change
-            return Err(MemberError::NotChanged(ProposeError::Failed(Failure::Busy { reason })));
-        }
-        self.changed_membership(changed.map(|_| ())).map_err(MemberError::NotChanged)
+        effective.await.map_err(stopping)
     }
 
     /// True if this leader has led for `time` and has not heard of a member for as long, false if
@@ -288,11 +334,45 @@ impl Consensus {
     }
 }
 
-/// Whether a membership has room for a member, or for another record of one that it has.
-fn check_fits(membership: &Membership, id: u64, member: &Member) -> Result<(), MemberError> {
-    let mut nodes: BTreeMap<u64, Member> =
-        membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
-    nodes.insert(id, member.clone());
+/// How many slots a cluster of these members may use; 0: as many as it had at first.
+pub fn slot_count_of<'a>(members: impl IntoIterator<Item = &'a Member>) -> u64 {
+    members.into_iter().map(|member| member.slot_count).max().unwrap_or(0)
+}
+
+/// Has a machine's limit follow a membership.
+///
+/// # Errors
+/// Its file has no room for so many slots.
+pub(super) fn follow_slot_count(machine: &Machine, membership: &Membership) -> io::Result<()> {
+    let slot_count = slot_count_of(membership.nodes().map(|(_, member)| member));
+    let Some(paged) = machine.paged() else { return Ok(()) };
+    if paged.raise_limit(slot_count) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "the cluster has {slot_count} slots now, and this node's file has room for {}: start it with \
+         -slots {slot_count}",
+        paged.room()
+    )))
+}
+
+/// Has the machine of a replica follow the membership that is applied.
+///
+/// # Errors
+/// As [`follow_slot_count`].
+pub(super) fn follow_applied(replica: &Replica) -> io::Result<()> {
+    let applied = membership_from(&replica.applied().membership).map_err(io::Error::other)?;
+    follow_slot_count(&replica.machine, applied.membership())
+}
+
+fn records_of(membership: &Membership) -> BTreeMap<u64, Member> {
+    membership.nodes().map(|(id, member)| (*id, member.clone())).collect()
+}
+
+/// Whether a membership has room for members, or for other records of those that it has.
+fn check_fits(membership: &Membership, records: &BTreeMap<u64, Member>) -> Result<(), MemberError> {
+    let mut nodes = records_of(membership);
+    nodes.extend(records.iter().map(|(id, member)| (*id, member.clone())));
     if nodes.len() > MEMBER_COUNT_MAX {
         return Err(MemberError::TooMany);
     }
@@ -324,7 +404,8 @@ mod tests {
         let mut nodes = BTreeMap::new();
         for id in 0.. {
             let membership = Membership::new(Vec::new(), nodes.clone()).unwrap();
-            if let Err(error) = check_fits(&membership, id, &member(name_bytes)) {
+            if let Err(error) = check_fits(&membership, &BTreeMap::from([(id, member(name_bytes))]))
+            {
                 return (membership, error);
             }
             nodes.insert(id, member(name_bytes));
@@ -356,9 +437,9 @@ mod tests {
     #[test]
     fn a_longer_record_of_a_member_is_refused_like_a_new_member() {
         let (membership, _) = filled(NAME_BYTES_MAX);
-        check_fits(&membership, 0, &member(NAME_BYTES_MAX)).unwrap();
+        check_fits(&membership, &BTreeMap::from([(0, member(NAME_BYTES_MAX))])).unwrap();
         let (membership, _) = filled(100);
-        check_fits(&membership, 0, &member(100)).unwrap();
-        check_fits(&membership, 0, &member(NAME_BYTES_MAX)).unwrap_err();
+        check_fits(&membership, &BTreeMap::from([(0, member(100))])).unwrap();
+        check_fits(&membership, &BTreeMap::from([(0, member(NAME_BYTES_MAX))])).unwrap_err();
     }
 }

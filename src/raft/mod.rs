@@ -37,7 +37,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use crate::peer::Zone;
-pub use members::{LogMember, MemberError, begin_log, begin_restored_log, members_in};
+use members::follow_applied;
+pub use members::{
+    LogMember, MemberError, begin_log, begin_restored_log, members_in, slot_count_of,
+};
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
 pub use timing::Timing;
@@ -543,6 +546,7 @@ async fn open_replica(setup: &mut Setup) -> io::Result<(Arc<Replica>, RaftApplie
         RaftApplier::start(applying)
     });
     let started = started.await.map_err(io::Error::other)?;
+    let started = started.and_then(|applier| follow_applied(&replica).map(|()| applier));
     if started.is_err() {
         stop_syncer(syncer).await; // nobody else will
     }

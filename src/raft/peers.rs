@@ -28,6 +28,7 @@ use openraft::storage::Snapshot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::members::follow_slot_count;
 use super::state_machine::meta_of;
 use super::types::{
     LogId, TypeConfig, Vote, append_reply_to, ballot_from, ballot_reply_to, log_id_from,
@@ -125,7 +126,11 @@ impl Peers {
         if !self.agrees(&vote, [log_id_from(begin.log_id)]) {
             return Err(io::Error::other("a snapshot of another history")); // I3
         }
-        membership_from(&begin.membership).map_err(bad_frame)?;
+        let membership = membership_from(&begin.membership).map_err(bad_frame)?;
+        if let Err(error) = follow_slot_count(&self.replica.machine, membership.membership()) {
+            self.faults.report(error.to_string()); // slots would come that it has no room for
+            return Err(error);
+        }
         Ok(self.wal.state().vote.filter(|own| vote_from(*own) > vote))
     }
 

@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use diskstore_storage::LogIndex;
 use diskstore_storage::state::Target;
 use futures_util::{Stream, StreamExt};
+use openraft::EntryPayload;
 use openraft::storage::{
     ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta,
 };
 
+use super::members::follow_slot_count;
 use super::types::{
     LogId, Member, StoredMembership, TypeConfig, committed_from, log_id_from, log_id_to,
     membership_from, membership_to,
@@ -76,6 +78,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut jobs = Vec::new();
         while let Some(item) = entries.next().await {
             let (entry, answer) = item?;
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                follow_slot_count(&self.replica.machine, membership)?;
+            }
             jobs.push(Job { entry: committed_from(entry), answer });
             if jobs.len() >= JOB_ENTRIES_MAX {
                 self.applier.apply(std::mem::take(&mut jobs)).await?;
@@ -93,6 +98,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.replica.applied().log_id >= Some(log_id) {
             return Ok(());
         }
+        follow_slot_count(&self.replica.machine, meta.last_membership.membership())?;
         let membership = membership_to(&meta.last_membership);
         // The machine has the request ids that came with it.
         let target = Target { log_id, membership: membership.clone(), requests_crc: 0 };

@@ -322,6 +322,7 @@ mod tests {
             raft_address: format!("127.0.0.1:{}", 12000 + n),
             client_address: format!("127.0.0.1:{}", 11000 + n),
             role: if n == 3 { Role::Learner } else { Role::Voter },
+            ..Member::default()
         };
         let nodes: BTreeMap<u64, Member> = (1..=3).map(|n| (n, member(n))).collect();
         let configs = vec![BTreeSet::from([1]), BTreeSet::from([1, 2])];
@@ -352,7 +353,7 @@ mod tests {
                 name: "a".into(),
                 raft_address: "b".into(),
                 client_address: "c".into(),
-                role: Role::Voter,
+                ..Member::default()
             },
         )]);
         let membership = Membership::new(vec![BTreeSet::from([7])], nodes).unwrap();

@@ -6,6 +6,8 @@
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -14,8 +16,8 @@ use crate::command::{Holder, Refusal, slot_key, slot_of};
 /// The keys and values that the store takes.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    /// Number of slots; `None` where any bytes are a key.
-    slot_count: Option<u64>,
+    /// Number of slots, which may become more; `None` where any bytes are a key.
+    slot_count: Option<Arc<AtomicU64>>,
     value_bytes_max: u64,
     prefixes: Vec<Vec<u8>>,
 }
@@ -48,13 +50,22 @@ impl Keys {
         let mut prefixes = prefixes.filter(|prefix| !prefix.is_empty()).collect::<Vec<_>>();
         // The longest first, so that no prefix hides another that begins with it.
         prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
-        let slot_count = (slot_count > 0).then_some(slot_count);
+        let slot_count = (slot_count > 0).then(|| Arc::new(AtomicU64::new(slot_count)));
         Keys { slot_count, value_bytes_max: u64::from(value_bytes_max), prefixes }
+    }
+
+    /// The same, where this says how many slots there are, if there are any.
+    pub(crate) fn following(self, limit: Option<Arc<AtomicU64>>) -> Keys {
+        Keys { slot_count: limit.or(self.slot_count), ..self }
     }
 
     /// Positions of a scan are below this.
     pub(crate) fn scan_end(&self) -> u64 {
-        self.slot_count.unwrap_or(u64::MAX)
+        self.slot_count().unwrap_or(u64::MAX)
+    }
+
+    fn slot_count(&self) -> Option<u64> {
+        self.slot_count.as_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Most bytes of one value.
@@ -65,7 +76,7 @@ impl Keys {
     /// Bytes that one slot takes on disk: its header and its value, rounded up; `None` where keys
     /// are no slots.
     pub(crate) fn slot_bytes(&self) -> Option<u64> {
-        self.slot_count.map(|_| (16 + self.value_bytes_max).next_multiple_of(16))
+        self.slot_count.as_ref().map(|_| (16 + self.value_bytes_max).next_multiple_of(16))
     }
 
     /// The key that a client's bytes name.
@@ -73,7 +84,7 @@ impl Keys {
     /// # Errors
     /// [`Refusal::OutOfRange`] if it has to be a slot, and is no decimal number below their number.
     pub(crate) fn key<'a>(&self, key: &'a [u8]) -> Result<Key<'a>, Refusal> {
-        let Some(slot_count) = self.slot_count else { return Ok(Key::Bytes(key)) };
+        let Some(slot_count) = self.slot_count() else { return Ok(Key::Bytes(key)) };
         let stripped = self.prefixes.iter().find_map(|prefix| key.strip_prefix(prefix.as_slice()));
         let slot = decimal(stripped.unwrap_or(key)).filter(|slot| *slot < slot_count);
         slot.map(|slot| Key::Slot(slot_key(slot))).ok_or(Refusal::OutOfRange { slot_count })
@@ -81,7 +92,7 @@ impl Keys {
 
     /// A key of a command as clients name it.
     pub(crate) fn shown(&self, key: Bytes) -> Bytes {
-        let slot = self.slot_count.and_then(|_| slot_of(&key));
+        let slot = self.slot_count.as_ref().and_then(|_| slot_of(&key));
         slot.map_or(key, |slot| slot.to_string().into())
     }
 

@@ -93,7 +93,8 @@ impl Server {
     /// A server for `node`, whose clients may do what `access` says. Each of `key_prefixes` is dropped from the keys that begin with it.
     pub fn new(node: Arc<Node>, key_prefixes: &[String], access: Arc<Access>) -> Arc<Server> {
         let limits = node.limits();
-        let keys = Keys::new(limits.slot_count, limits.value_bytes_max, key_prefixes);
+        let keys = Keys::new(limits.slot_count, limits.value_bytes_max, key_prefixes)
+            .following(node.slot_limit());
         Arc::new(Server {
             node,
             access,

@@ -144,7 +144,7 @@ fn another_geometry_is_refused_and_the_data_stays() {
     let node = place.start(&[]);
     place.asked(&["set", "1", "x"]);
     node.stop();
-    for (flag, value) in [("-slots", "8192"), ("-value-size", "99")] {
+    for (flag, value) in [("-slots", "4095"), ("-value-size", "99")] {
         let text = place.refused(1, &[flag, value]);
         assert!(text.contains(flag.trim_start_matches('-')) && text.contains(value), "{text}");
     }

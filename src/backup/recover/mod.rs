@@ -207,7 +207,7 @@ impl Survivor {
             written_s: written.and_then(since_1970).map(|time| time.as_secs()),
             age_s: written.and_then(age).map(|time| time.as_secs()),
             torn_bytes: self.recovery.cut.as_ref().map_or(0, |cut| cut.bytes),
-            slots: self.identity.slot_count,
+            slots: self.machine.limits().slot_count,
             value_bytes: self.identity.value_bytes,
             live: self.machine.usage().live_count,
             damaged_slots: self.machine.paged().map(|of| of.damaged_slots()).unwrap_or_default(),
@@ -268,13 +268,13 @@ impl Survivor {
         }
         let end = self.end_of(upto);
         let index = end.map_or(0, |end| end.index);
-        let Identity { name, machine, slot_count, value_bytes, .. } = &self.identity;
+        let Identity { name, machine, value_bytes, .. } = &self.identity;
         let fresh = Fresh {
             host: &self.host,
             directory,
             name,
             machine: *machine,
-            slot_count: *slot_count,
+            slot_count: self.machine.limits().slot_count,
             value_bytes: *value_bytes,
             index,
         };
@@ -404,7 +404,8 @@ fn open_machine(
             let options = slots::Options::new(MEMORY_BYTES_MAX);
             let (slots, _) = Slots::open(&*host.disk, directory, options)?;
             let superblock = slots.superblock();
-            let is_same = superblock.geometry.slot_count() == identity.slot_count
+            // It may have been given room for more slots since.
+            let is_same = superblock.geometry.slot_count() >= identity.slot_count
                 && superblock.geometry.value_bytes() == identity.value_bytes;
             if !is_same {
                 return Err(unfit(directory, "slots.dat and IDENTITY have different sizes"));

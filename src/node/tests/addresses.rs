@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, Own, keep_registered, serve_incoming};
 use crate::command::cursor::put_string;
 use crate::fault::Faults;
 use crate::host::Host;
-use crate::peer::{Caller, Channel, JoinReply, JoinRequest, Member, Method, Route};
+use crate::peer::{Caller, Channel, JoinReply, JoinRequest, JoinToken, Member, Method, Route};
 use crate::raft::Incoming;
 
 /// A node answers in its name from now on.
@@ -29,7 +29,8 @@ fn client_address(member: &Running, id: u64) -> String {
 /// A request that a member be known by this record, which says that it is the member's own.
 fn request(member_id: u64, member: Member) -> Bytes {
     let mut body = Vec::new();
-    JoinRequest { is_final: true, is_own: true, member_id, member, cluster_id: 0xc1 }
+    let (cluster_id, token) = (0xc1, JoinToken::default());
+    JoinRequest { is_final: true, is_own: true, member_id, member, cluster_id, token }
         .put(&mut body);
     body.into()
 }

@@ -30,9 +30,9 @@ use crate::peer::requests::{
 };
 use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
 use crate::peer::{
-    FrameKind, Greeting, Hello, JoinReply, JoinRequest, Member, Method, NAME_BYTES_MAX, Purpose,
-    Role, Welcome, Whoever, decode_commands, decode_results, encode_commands, encode_results,
-    split,
+    FrameKind, Greeting, Hello, JoinReply, JoinRequest, JoinToken, Member, Method, NAME_BYTES_MAX,
+    Purpose, Role, Welcome, Whoever, decode_commands, decode_results, encode_commands,
+    encode_results, split,
 };
 use crate::raft::types::{
     Entry, Membership, StoredMembership, TypeConfig, append_reply_from, append_reply_to,
@@ -88,6 +88,7 @@ fn member() -> Member {
         raft_address: "b:1".into(),
         client_address: "c:2".into(),
         role: Role::Learner,
+        ..Member::default()
     }
 }
 
@@ -227,6 +228,7 @@ fn bodies() -> Vec<Case> {
         member_id: 7,
         member: member(),
         cluster_id: 0xc1,
+        token: JoinToken::default(),
     };
     let accepted = JoinReply::Accepted { cluster_id: 0xc1, slot_count: 64, value_bytes: 32 };
     let later = JoinReply::Later("w".into());

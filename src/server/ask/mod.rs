@@ -87,6 +87,11 @@ pub(crate) enum Question {
     RandomKey,
     /// `DISKSTORE REMOVE member` and the like.
     Order(Order),
+    /// `DISKSTORE INVITE`
+    Invite {
+        /// How long the join token counts.
+        valid_for: Duration,
+    },
     /// `DISKSTORE CHECKPOINT`
     Checkpoint,
     /// `DISKSTORE CONFIG`
@@ -133,6 +138,7 @@ impl Question {
     pub(crate) fn kind(&self) -> RequestKind {
         match self {
             Question::Order(_)
+            | Question::Invite { .. }
             | Question::Checkpoint
             | Question::Config
             | Question::ClientList { .. } => RequestKind::Administer,
@@ -210,7 +216,10 @@ pub(crate) async fn answer(
         Question::RandomKey => {
             random_key(server, requester).await?.map_or(Value::Null, Value::Bytes)
         }
-        Question::Order(order) => ordered(node, order).await?,
+        Question::Order(order) => ordered(node.carry_out(order.clone()).await.map(|()| Value::OK))?,
+        Question::Invite { valid_for } => {
+            ordered(node.invite(*valid_for).await.map(|token| Value::Bytes(token.into())))?
+        }
         Question::Checkpoint => checkpoint(node).await?,
         Question::Config => config(node),
         Question::Role => cluster::role(&node.status()),
@@ -248,12 +257,11 @@ pub(crate) async fn answer(
     })
 }
 
-async fn ordered(node: &Node, order: &Order) -> Result<Value, Complaint> {
-    match node.carry_out(order.clone()).await {
-        Ok(()) => Ok(Value::OK),
-        Err(OrderError::Refused(reason)) => Err(Complaint::new(FailureClass::Refused, reason)),
-        Err(OrderError::Failed(failure)) => Err(failure.into()),
-    }
+fn ordered(outcome: Result<Value, OrderError>) -> Result<Value, Complaint> {
+    outcome.map_err(|error| match error {
+        OrderError::Refused(reason) => Complaint::new(FailureClass::Refused, reason),
+        OrderError::Failed(failure) => failure.into(),
+    })
 }
 
 async fn checkpoint(node: &Node) -> Result<Value, Complaint> {

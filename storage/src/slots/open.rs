@@ -210,6 +210,62 @@ impl Slots {
         Ok((Self::assemble(Parts { file, map, double, superblock, pages }, options), opening))
     }
 
+    /// How many slots the files of a directory have room for; `None` if there is no data file. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` if both superblocks are bad; `UnknownVersion`; `Io`.
+    pub fn room(disk: &dyn Disk, directory: &Path) -> Result<Option<u64>> {
+        let path = directory.join(SLOTS_FILE);
+        if !disk.exists(&path)? {
+            return Ok(None);
+        }
+        let file = disk.open(&path, WriteMode::Direct)?;
+        Ok(Some(superblock::read(file.as_ref())?.superblock.geometry.slot_count()))
+    }
+
+    /// Has the files of a directory, on which nobody works, make room for as many slots as `new` has;
+    /// nothing happens if they have it. What is there stays as it is, and further slots were never
+    /// written. After `Ok` that survives power loss; after a crash in the middle it is so, or as before.
+    ///
+    /// # Errors
+    /// As [`Slots::open`]; `NoSpace` if the disk cannot hold them: nothing has changed then but the
+    /// lengths of the files. `Mismatch` if the files are of another cluster or for values of another
+    /// length.
+    pub fn make_room(
+        disk: &dyn Disk,
+        directory: &Path,
+        new: &New,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let slots = open_file(disk, directory.join(SLOTS_FILE), "there are no slots here")?;
+        let found = superblock::read(slots.as_ref())?;
+        let Superblock { geometry, cluster_id, sequence, .. } = found.superblock;
+        if geometry.slot_count() >= new.geometry.slot_count() {
+            return Ok(());
+        }
+        check_same(slots.as_ref(), "cluster id", (new.cluster_id, cluster_id))?;
+        let bytes = (new.geometry.value_bytes().into(), geometry.value_bytes().into());
+        check_same(slots.as_ref(), "value-size", bytes)?;
+        check_length(slots.as_ref(), geometry)?;
+        let double = open_file(disk, directory.join(DOUBLE_FILE), "it belongs to slots.dat")?;
+        // Both may be longer than the superblock says, so each step leaves what can be opened.
+        double.reserve(double::file_bytes(new.geometry))?;
+        double.sync()?;
+        let mut bytes = geometry.file_bytes();
+        let total = new.geometry.file_bytes();
+        while bytes < total {
+            bytes = (bytes + RESERVE_STEP_BYTES).min(total);
+            slots.reserve(bytes)?;
+            progress(bytes, total);
+        }
+        slots.sync()?;
+        found.repair(slots.as_ref())?; // a copy is written over only beside a good one
+        let grown =
+            Superblock { geometry: new.geometry, sequence: sequence + 1, ..found.superblock };
+        grown.write(slots.as_ref())
+    }
+
     fn assemble(parts: Parts, options: Options) -> Self {
         let Parts { file, map, double, superblock, pages } = parts;
         let geometry = superblock.geometry;
@@ -228,6 +284,16 @@ impl Slots {
             options,
         }
     }
+}
+
+/// `Mismatch` unless what is wanted is what was found.
+fn check_same(file: &dyn File, field: &'static str, of: (u128, u128)) -> Result<()> {
+    let (wanted, found) = of;
+    if wanted == found {
+        return Ok(());
+    }
+    let (expected, actual) = (format!("{wanted:x}"), format!("{found:x}"));
+    Err(Error::Mismatch { path: file.path(), field, expected, actual })
 }
 
 /// `Corrupt` if the data file was cut.

@@ -4,9 +4,11 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crate::script::{CLUSTER, Entry, Model, Numbers, apply, content, create, directory, log_id};
+use crate::script::{
+    CLUSTER, Entry, Model, Numbers, apply, content, create, directory, log_id, set,
+};
 use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
-use diskstore_storage::slots::{Geometry, Options, SLOTS_FILE, SlotImage, Slots};
+use diskstore_storage::slots::{Geometry, New, Options, SLOTS_FILE, SlotImage, Slots};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::{Error, Result};
 
@@ -335,4 +337,93 @@ fn a_failed_write_or_sync_poisons_and_loses_nothing() {
             check(&disk.crash(mode), &log, 30, 1024);
         }
     }
+}
+
+/// The same slots and room for more.
+fn grown(geometry: Geometry, slot_count: u64) -> New {
+    let geometry = Geometry::new(slot_count, geometry.value_bytes()).unwrap();
+    New { geometry, cluster_id: CLUSTER, options: options() }
+}
+
+/// A run that ends beside a checkpoint, so that a round is there to be played back.
+fn run_for_growth(geometry: Geometry) -> (SimDisk, Log) {
+    let script = Script { geometry, phases: vec![25, 12], during: 2, seed: 15 };
+    let (disk, mut log) = (disk(15), Log::default());
+    script.run(&disk, &mut log).unwrap();
+    log.durable = log.entries.len();
+    (disk, log)
+}
+
+#[test]
+fn room_for_more_slots_survives_a_crash_at_every_operation() {
+    // The first has a double.dat that has to grow too, and a last page that is not full.
+    for (geometry, more) in
+        [(Geometry::new(40, 1024).unwrap(), 90), (Geometry::new(9, 9_000).unwrap(), 10)]
+    {
+        let value_bytes = geometry.value_bytes() as usize;
+        let (whole, log) = run_for_growth(geometry);
+        let new = grown(geometry, more);
+        let room = |disk: &SimDisk| Slots::room(disk, directory()).unwrap().unwrap();
+        let make_room = |disk: &SimDisk| Slots::make_room(disk, directory(), &new, &mut |_, _| {});
+        let after = whole.copy();
+        let before = after.operation_count();
+        make_room(&after).unwrap();
+        let operations = after.operation_count() - before;
+        assert_eq!((room(&whole), room(&after)), (geometry.slot_count(), more));
+        assert!(operations > 6, "{operations} operations");
+        for operation in 0..operations {
+            let cut = whole.copy();
+            cut.crash_at(operation);
+            assert!(make_room(&cut).is_err(), "operation {operation} was not noticed");
+            for mode in modes() {
+                let image = cut.crash(mode);
+                let found = room(&image);
+                assert!([geometry.slot_count(), more].contains(&found), "{found} slots");
+                check(&image.copy(), &log, log.durable, value_bytes);
+                make_room(&image).unwrap();
+                let image = image.crash(CrashMode::Lost);
+                check(&image, &log, log.durable, value_bytes);
+                let (slots, _) = Slots::open(&image, directory(), options()).unwrap();
+                assert_eq!(slots.geometry().slot_count(), more);
+                let before = content(&slots).unwrap();
+                for slot in geometry.slot_count()..more {
+                    assert_eq!(slots.read(slot).unwrap().index, 0, "never written");
+                }
+                let last = log.entries.len() as u64 + 1;
+                set(&slots, more - 1, last, b"new").unwrap();
+                slots.checkpoint(target(last), &mut || Ok(()), &AtomicBool::new(false)).unwrap();
+                drop(slots);
+                let image = image.crash(CrashMode::Lost);
+                let (slots, _) = Slots::open(&image, directory(), options()).unwrap();
+                let mut found = content(&slots).unwrap();
+                assert_eq!(found.remove(&(more - 1)), Some((last, Some(b"new".to_vec()))));
+                assert_eq!(found, before);
+            }
+        }
+    }
+}
+
+#[test]
+fn room_that_the_disk_has_not_is_an_error_and_other_files_are_left_alone() {
+    let geometry = Geometry::new(40, 1024).unwrap();
+    let (whole, log) = run_for_growth(geometry);
+    let make_room =
+        |disk: &SimDisk, new: &New| Slots::make_room(disk, directory(), new, &mut |_, _| {});
+    let new = grown(geometry, 4000);
+    let full = whole.copy();
+    full.set_space(100_000);
+    assert!(matches!(make_room(&full, &new), Err(Error::NoSpace { .. })));
+    full.set_space(1 << 30);
+    check(&full.copy(), &log, log.durable, 1024);
+    make_room(&full, &new).unwrap();
+    let before = whole.operation_count();
+    for slot_count in [1, 40] {
+        make_room(&whole, &grown(geometry, slot_count)).unwrap();
+    }
+    let foreign = New { cluster_id: CLUSTER + 1, ..new };
+    assert!(matches!(make_room(&whole, &foreign), Err(Error::Mismatch { .. })));
+    let wider = New { geometry: Geometry::new(4000, 2048).unwrap(), ..new };
+    assert!(matches!(make_room(&whole, &wider), Err(Error::Mismatch { .. })));
+    assert_eq!(whole.operation_count(), before, "nothing was written");
+    check(&whole, &log, log.durable, 1024);
 }

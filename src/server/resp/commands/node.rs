@@ -1,5 +1,6 @@
 //! Commands that ask about the node itself or about all its keys. Pure: each becomes a question.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,12 +22,14 @@ const SCAN_COUNT_MAX: usize = 10_000;
 const SCAN_COUNT: usize = 10;
 /// Longest wait of WAIT, in milliseconds; 0 in a request stands for it.
 const WAIT_MS_MAX: u64 = 3_600_000;
+/// How long a join token may count, in seconds: up to a year.
+const INVITE_S: RangeInclusive<u64> = 1..=31_536_000;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
     Spec::other("cluster", -2, cluster, "Describes the members.").of(SLOW),
     Spec::other("dbsize", 1, db_size, "Counts the keys that hold a value.").of(KEYSPACE_READ).kind(RequestKind::Read).by_stores(),
-    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); carries a write out once, however often it is sent (role `write`); tells its flags, changes members and who leads, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_alone),
+    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); carries a write out once, however often it is sent (role `write`); tells its flags, changes members and who leads, makes join tokens and more slots, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_alone),
     Spec::other("info", -1, info, "Describes this node.").of(TELLING),
     Spec::other("lastsave", 1, last_save, "Answers when a checkpoint was last written.").of(ADMIN),
     Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).kind(RequestKind::Read).by_stores(),
@@ -69,7 +72,7 @@ fn info(_: &mut Connection, sections: &[&[u8]]) -> Result<Step, Complaint> {
 }
 
 /// `DISKSTORE STATUS | CONFIG | CHECKPOINT | REMOVE m | PROMOTE m | DEMOTE m | REPLACE old new | LEAD
-/// [m]`, `DISKSTORE ONCE id command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
+/// [m] | INVITE seconds | RESIZE slots`, `DISKSTORE ONCE id command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
 /// serves those who begin with the name of this command.
 fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let (sub, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
@@ -92,6 +95,16 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
         (b"REPLACE", [old, new]) => order(Order::Replace { old: name(old), new: name(new) }),
         (b"LEAD", []) => order(Order::Lead(None)),
         (b"LEAD", [who]) => order(Order::Lead(Some(name(who)))),
+        (b"RESIZE", [slots]) => {
+            let slots = u64::try_from(integer(slots)?).map_err(|_| Complaint::SYNTAX)?;
+            order(Order::Resize(slots))
+        }
+        (b"INVITE", [seconds]) => {
+            let seconds = integer(seconds)?;
+            let seconds = u64::try_from(seconds).ok().filter(|s| INVITE_S.contains(s));
+            let seconds = seconds.ok_or_else(|| Complaint::wrong("seconds are 1 to 31536000"))?;
+            Ok(Step::Ask(Question::Invite { valid_for: Duration::from_secs(seconds) }))
+        }
         (b"STATUS", _) => Err(Complaint::arity("diskstore|status")),
         (b"CONFIG", _) => Err(Complaint::arity("diskstore|config")),
         (b"CHECKPOINT", _) => Err(Complaint::arity("diskstore|checkpoint")),
@@ -100,6 +113,8 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
         (b"DEMOTE", _) => Err(Complaint::arity("diskstore|demote")),
         (b"REPLACE", _) => Err(Complaint::arity("diskstore|replace")),
         (b"LEAD", _) => Err(Complaint::arity("diskstore|lead")),
+        (b"RESIZE", _) => Err(Complaint::arity("diskstore|resize")),
+        (b"INVITE", _) => Err(Complaint::arity("diskstore|invite")),
         _ => Err(Complaint::subcommand("DISKSTORE", sub)),
     }
 }
