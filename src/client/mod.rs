@@ -276,7 +276,9 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Token { name, role, tokens, expires, servers } => {
             let secret = match (role, tokens) {
                 (None, None) if name == "join" => administration::invite(*expires, servers)?,
-                (Some(role), Some(file)) => dialling::make(name, role, file, *expires)?.into_bytes(),
+                (Some(role), Some(file)) => {
+                    dialling::make(name, role, file, *expires)?.into_bytes()
+                }
                 (None, _) => return Err(ClientError::flag("role", "", "read, write or admin")),
                 (_, None) => {
                     return Err(ClientError::flag("tokens", "", "name the file of tokens"));
