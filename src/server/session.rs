@@ -185,15 +185,16 @@ impl Session {
     }
 
     async fn talk<D: Dialect>(mut self, mut dialect: Box<D>) -> io::Result<()> {
-        let mut known = Instant::now();
+        let mut strange_since = Some(Instant::now());
         loop {
             let came_bytes = self.socket.input().len();
             let flow = self.turn(dialect.as_mut()).await;
             let is_strange = dialect.requester().granted().is_none();
-            if !is_strange && dialect.requester().is_guarded() {
-                known = Instant::now();
-            }
-            self.socket.note_strange(is_strange.then(|| known + STRANGE_TIME_MAX));
+            strange_since = match strange_since {
+                _ if !is_strange => None,
+                since => since.or_else(|| Some(Instant::now())), // its token counts no longer
+            };
+            self.socket.note_strange(strange_since.map(|since| since + STRANGE_TIME_MAX));
             let counters = self.server.clients.counters();
             counters.received(came_bytes - self.socket.input().len());
             counters.sent(self.socket.reply_bytes());
