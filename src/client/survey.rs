@@ -45,6 +45,8 @@ pub(super) struct Survey {
     /// Every member by the newest list of them, and what came of asking at its own address; `None` where
     /// it has none.
     pub(super) members: Vec<(MemberStatus, Option<Visit>)>,
+    /// The cluster that is looked at, by the newest answer; empty if nothing answered.
+    pub(super) cluster_id: String,
 }
 
 impl Survey {
@@ -58,7 +60,9 @@ impl Survey {
         let answers = typed.iter().filter_map(|visit| visit.outcome.as_ref().ok());
         // Who knows the newest membership: a member that was cut off has an old one.
         let newest = answers.max_by_key(|seen| (seen.status.term, seen.status.committed));
-        let members = newest.map_or(Vec::new(), |seen| seen.status.members.clone());
+        let (cluster_id, members) = newest.map_or_else(Default::default, |seen| {
+            (seen.status.cluster_id.clone(), seen.status.members.clone())
+        });
         let reached = |member: &&MemberStatus| !member.client.is_empty();
         let addresses = members.iter().filter(reached).map(|member| member.client.clone());
         let mut visits = visit_all(addresses.take(ASKED_COUNT_MAX).collect(), dialling).into_iter();
@@ -67,15 +71,18 @@ impl Survey {
             (member, visit)
         };
         let members = members.into_iter().map(with_visit).collect();
-        Ok(Survey { typed, members })
+        Ok(Survey { typed, members, cluster_id })
     }
 
-    /// Every answer, that of a member once, in the order of the members.
+    /// Every answer of this cluster, that of a member once, in the order of the members.
     pub(super) fn answers(&self) -> Vec<&Seen> {
         let visits = self.members.iter().filter_map(|(_, visit)| visit.as_ref()).chain(&self.typed);
         let mut answers: Vec<&Seen> = Vec::new();
         for seen in visits.filter_map(|visit| visit.outcome.as_ref().ok()) {
-            if !answers.iter().any(|known| known.status.member_id == seen.status.member_id) {
+            let is_of_it = self.cluster_id.is_empty() || seen.status.cluster_id == self.cluster_id;
+            if is_of_it
+                && !answers.iter().any(|known| known.status.member_id == seen.status.member_id)
+            {
                 answers.push(seen);
             }
         }

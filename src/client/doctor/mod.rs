@@ -201,6 +201,8 @@ fn told(summary: &str, findings: &[Finding], probe: Option<&Probe>) -> String {
 }
 
 fn line(text: &mut String, head: &str, words: &str) {
+    // Names and reasons are what nodes say: none of it reaches into the terminal, or makes a line.
+    let words = words.replace(char::is_control, "\u{fffd}");
     let line = format!("{head:<8} {words}");
     writeln!(text, "{}", line.trim_end()).expect("invariant: a String takes every write");
 }

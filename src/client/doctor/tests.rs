@@ -76,6 +76,7 @@ fn healthy() -> Facts {
         survey: Survey {
             typed: vec![visit(0)],
             members: (0..3).map(|nth| (member(nth), Some(visit(nth)))).collect(),
+            cluster_id: status(0).cluster_id,
         },
         later: (0..3).map(later).collect(),
         between: BETWEEN,

@@ -48,7 +48,7 @@ impl Named {
         };
         let line = tracing::enabled!(Level::DEBUG).then(|| {
             let path = request.uri().path();
-            let path = path.get(..PATH_BYTES_MAX).unwrap_or(path).to_owned();
+            let path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned();
             Asked { method: request.method().to_string(), path }
         });
         Named { id: id.cloned(), span, line }
