@@ -61,6 +61,8 @@ use crate::metrics::WriteStages;
 use crate::peer::{Channel, Member, Method, decode_results};
 use crate::raft::{Consensus, Incoming};
 
+/// Most that a command waits for a leader before it is refused: clients of ours wait a little longer.
+const LEADER_BOUND_MAX: Duration = Duration::from_secs(15);
 /// Pause before the next attempt while no leader is known.
 const LEADER_PAUSE: Duration = Duration::from_millis(50);
 /// What forwarding adds to the time that the leader may take.
@@ -250,7 +252,7 @@ impl Cluster {
     }
 
     fn leader_bound(&self) -> Duration {
-        3 * self.consensus.timing().silence()
+        (3 * self.consensus.timing().silence()).min(LEADER_BOUND_MAX)
     }
 
     /// Waits a little for a leader; says why if the time is up.

@@ -23,9 +23,9 @@ const STANDING_BOUND: Duration = Duration::from_secs(2);
 const STANDING_PERIOD: Duration = Duration::from_millis(500);
 
 /// For so long whoever would found a cluster listens first: a leader dials at once, and members
-/// without one dial each other once they miss it ([`watch_standing`]).
+/// without one dial each other once they miss it ([`watch_standing`]), and to be elected.
 pub fn listening(timing: Timing) -> Duration {
-    timing.election() + 2 * STANDING_PERIOD
+    timing.silence() + 2 * STANDING_PERIOD
 }
 
 /// What the leader knows of a member.

@@ -32,7 +32,7 @@ const QUEUE_MAX: usize = 1024;
 /// For this long after a failed dial, calls fail with its error instead of dialling again.
 const FAILURE_SHARED: Duration = Duration::from_millis(200);
 /// A connection is given up if a call on it has timed out and no frame has come for this long. It is
-/// four heartbeats, so that a call with a short deadline alone ends no connection.
+/// several heartbeats, so that a call with a short deadline alone ends no connection.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Why a call has no answer.

@@ -48,9 +48,10 @@ use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::log_store::READ_BYTES_MAX;
 use super::network::{Acknowledged, RpcError, unreachable_error};
+use super::timing::APPEND_ENTRIES_MAX;
 use super::types::{AppendOutcome, LogId, TypeConfig, Vote, append_reply_from, put_append};
-use super::{APPEND_ENTRIES_MAX, log_store::READ_BYTES_MAX};
 use crate::peer::append::AppendReply;
 use crate::peer::{Dialled, FrameKind, FrameReader, FrameWriter, Route, bad_frame};
 use crate::replica::Pace;

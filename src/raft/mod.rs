@@ -31,7 +31,6 @@ use diskstore_storage::{LogIndex, Term};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RaftError;
 use openraft::metrics::RaftMetrics;
-use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -68,8 +67,6 @@ use view::{Heard, LogRoster, view_of, wait_for_change};
 /// why it ends otherwise is a fault, and reported as one.
 pub const CLEAN_STOP_TARGETS: [&str; 2] =
     ["openraft::raft::stream_append", "openraft::raft::raft_inner"];
-/// Entries that one append frame holds at most.
-const APPEND_ENTRIES_MAX: u64 = 1024;
 /// Most bytes of a response: a frame's body without its id.
 pub const RESPONSE_BYTES_MAX: usize = BODY_BYTES_MAX - 64;
 /// After this time openraft is told again of a checkpoint that it does not seem to know of.
@@ -163,26 +160,6 @@ pub enum ProposeError {
     Failed(Failure),
 }
 
-fn config(timing: Timing) -> Result<Arc<Config>, openraft::ConfigError> {
-    let (election_timeout_min, election_timeout_max) = timing.drawn_ms(); // the latter is the lease
-    let config = Config {
-        cluster_name: "diskstore".into(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min,
-        election_timeout_max,
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        max_payload_entries: APPEND_ENTRIES_MAX,
-        install_snapshot_timeout: 10_000,
-        enable_leader_restore: Some(false),
-        enable_pre_vote: Some(true),
-        broadcast_submitted_on_append: Some(true),
-        enable_elect: false,
-        ..Config::default()
-    };
-    Ok(Arc::new(config.validate()?))
-}
-
 impl Consensus {
     /// Starts the threads and openraft. Nothing is served and no election held before
     /// [`Consensus::serve`] and [`Consensus::allow_elections`].
@@ -200,10 +177,10 @@ impl Consensus {
         let state_machine = StateMachine::new(replica.clone(), applier, has_started.clone());
         let sender = Arc::new(Sender::new(replica.clone(), wal.clone()));
         let book = Arc::new(Book::default());
-        let network = Network::new(caller.clone(), book.clone(), sender.clone());
+        let network = Network::new(caller.clone(), book.clone(), sender.clone(), timing);
         let log_store = LogStore::new(wal.clone(), syncer.clone());
         let raft =
-            RaftHandle::new(member_id, config(timing)?, network.clone(), log_store, state_machine)
+            RaftHandle::new(member_id, timing.config()?, network.clone(), log_store, state_machine)
                 .await
                 .map_err(StartError::Storage)?;
         // What it knows is asked for at once: before it runs it seems to know no members.
@@ -396,7 +373,10 @@ impl Consensus {
         let (holds, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let holds = reads::is_lease_sure(&metrics, self.replica.applied_term());
+            // One that is to leave may be succeeded in spite of its lease.
+            let mut voters = metrics.membership_config.membership().voter_ids();
+            let votes = voters.any(|id| id == self.member_id);
+            let holds = votes && reads::is_lease_sure(&metrics, self.replica.applied_term());
             (holds, metrics.current_term)
         };
         let is_handing_over = self.handing_over_in.load(Ordering::Acquire) >= term;

@@ -23,23 +23,25 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use super::appends::{Append, AppendResult, Idle, Target, answers};
 use super::state_machine::outgoing;
+use super::timing::Timing;
 use super::types::{
     LogId, Member, Role, TypeConfig, Vote, ballot_reply_from, ballot_to, log_id_to,
     transfer_reply_from, transfer_to, vote_from, vote_to,
 };
 use crate::fault::chain;
 use crate::peer::votes::{BallotReply, TransferReply};
-use crate::peer::{Book, CallError, Caller, Channel, Dialled, Method, Purpose, Route};
+use crate::peer::{
+    Book, CallError, Caller, Channel, Dialled, MEMBER_COUNT_MAX, Method, Purpose, Route,
+};
 use crate::replica::{Sender, SlotsSnapshot, snapshot};
 
 pub(super) type RpcError = RPCError<TypeConfig>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SlotsSnapshot>;
 
-/// How long a vote may take.
-const VOTE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Pause before a member that cannot be reached is tried again.
 const BACKOFF: Duration = Duration::from_millis(200);
 /// How long what goes to a learner is gathered. A frame costs both sides, and what a frame makes
@@ -80,13 +82,39 @@ pub(super) struct Network {
     sender: Arc<Sender>,
     /// Members that could not be reached when they were last tried.
     silent: Arc<Mutex<BTreeSet<u64>>>,
+    /// The way to each member for votes. It outlives a round, so that the next one has the connection
+    /// which took this one too long.
+    ballots: Arc<Mutex<BTreeMap<u64, Arc<Channel>>>>,
+    /// How long a vote may take: a little less than openraft waits for one.
+    vote_bound: Duration,
 }
 
 impl Network {
     /// A network of a member that dials others where they are to be found.
-    pub(super) fn new(caller: Arc<Caller>, book: Arc<Book>, sender: Arc<Sender>) -> Network {
-        let (acknowledged, silent) = (Arc::default(), Arc::default());
-        Network { caller, book, acknowledged, sender, silent }
+    pub(super) fn new(
+        caller: Arc<Caller>,
+        book: Arc<Book>,
+        sender: Arc<Sender>,
+        timing: Timing,
+    ) -> Network {
+        let (acknowledged, silent, ballots) = (Arc::default(), Arc::default(), Arc::default());
+        let vote_bound = timing.vote() * 9 / 10;
+        Network { caller, book, acknowledged, sender, silent, ballots, vote_bound }
+    }
+
+    /// The way to another member for votes.
+    fn ballot_channel(&self, to: u64, member: &Member) -> Arc<Channel> {
+        let mut ballots = self.ballots.lock();
+        let known = ballots.get(&to).filter(|known| known.given_address() == member.raft_address);
+        if let Some(known) = known {
+            return known.clone();
+        }
+        let fresh = Arc::new(self.channel(to, member));
+        if ballots.len() >= MEMBER_COUNT_MAX {
+            ballots.clear(); // of members that are long gone
+        }
+        ballots.insert(to, fresh.clone());
+        fresh
     }
 
     /// The way to another member.
@@ -106,12 +134,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
         Peer {
-            channel: self.channel(target, member),
+            channel: self.ballot_channel(target, member),
             network: self.clone(),
             target,
             route: Arc::new(self.route(target, member)),
             gather: (member.role == Role::Learner).then_some(GATHER),
             append: Arc::default(),
+            dialling: Arc::default(),
         }
     }
 }
@@ -122,11 +151,14 @@ pub(super) struct Peer {
     network: Network,
     target: u64,
     route: Arc<Route>,
-    channel: Channel,
+    channel: Arc<Channel>,
     /// How long requests to it are gathered.
     gather: Option<Duration>,
     /// The append connection while no stream uses it.
     append: Idle,
+    /// A dial for one. openraft gives a heartbeat up after the time between two; the next one goes on
+    /// with the dial, else whoever needs longer for it would never be heard.
+    dialling: Arc<tokio::sync::Mutex<Option<JoinHandle<io::Result<Dialled>>>>>,
 }
 
 pub(super) fn unreachable_error(error: &io::Error) -> RpcError {
@@ -142,13 +174,17 @@ impl Peer {
         if let Some(idle) = idle.filter(is_of_use) {
             return Ok(idle);
         }
-        let acknowledged = self
-            .network
-            .acknowledged
-            .of(self.target)
-            .filter(|(under, _)| *under == vote)
-            .map(|(vote, log_id)| (vote_to(&vote), log_id_to(&log_id)));
-        let dialled = self.network.caller.dial(&self.route, Purpose::Append, acknowledged).await;
+        let mut dialling = self.dialling.lock().await;
+        let dial = dialling.get_or_insert_with(|| {
+            let acknowledged = self.network.acknowledged.of(self.target);
+            let acknowledged = acknowledged
+                .filter(|(under, _)| *under == vote)
+                .map(|(vote, log_id)| (vote_to(&vote), log_id_to(&log_id)));
+            let (caller, route) = (self.network.caller.clone(), self.route.clone());
+            tokio::spawn(async move { caller.dial(&route, Purpose::Append, acknowledged).await })
+        });
+        let dialled = dial.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()));
+        *dialling = None;
         self.note(dialled.as_ref().map(drop));
         dialled
     }
@@ -175,7 +211,7 @@ impl Peer {
         body: Vec<u8>,
         read: impl FnOnce(Bytes) -> Result<T, crate::command::DecodeError>,
     ) -> Result<T, RpcError> {
-        let answer = self.channel.call(method, body.into(), VOTE_TIMEOUT).await;
+        let answer = self.channel.call(method, body.into(), self.network.vote_bound).await;
         match answer {
             Ok(body) => {
                 self.note::<CallError>(Ok(()));
@@ -189,7 +225,7 @@ impl Peer {
                 action: RPCTypes::Vote,
                 id: self.network.caller.me().member_id,
                 target: self.target,
-                timeout: VOTE_TIMEOUT,
+                timeout: self.network.vote_bound,
             })),
         }
     }

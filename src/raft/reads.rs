@@ -5,7 +5,7 @@
 //!
 //! - I1: a read joins only a round that begins after the read arrived (H13). Reads that arrive
 //!   during a round share the next one.
-//! - I2: a round ends within [`ROUND_MAX`], and delays the next one by [`step`] at most.
+//! - I2: a round ends within two elections, and delays the next one by a heartbeat at most.
 //! - I3: a read under the lease counts only if this member, after the read, is a leader that has
 //!   applied an entry of its own term, that has not begun to hand over (an heir is elected in spite
 //!   of the lease), and that a majority acknowledged within [`LEASE_SURE`], half of what the voters

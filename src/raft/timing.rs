@@ -5,7 +5,10 @@
 //! between the half of the lease and the whole. So the lease is two thirds of the election time,
 //! and campaigns begin after one to one and a third election times.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use openraft::{Config, ConfigError, SnapshotPolicy};
 
 /// For so long after a majority's acknowledgement a leader takes its lease for granted: half of the
 /// shortest lease that any member may grant, whatever it was started with. So two members hold a
@@ -13,13 +16,15 @@ use std::time::Duration;
 pub(super) const LEASE_SURE: Duration = Duration::from_millis(ELECTION_MS_MIN / 3);
 /// The shortest election time, in ms.
 const ELECTION_MS_MIN: u64 = 1200;
+/// Entries that one append frame holds at most.
+pub(super) const APPEND_ENTRIES_MAX: u64 = 1024;
 /// A member that answered within this time is alive even if heartbeats come more often.
 const ALIVE_MIN: Duration = Duration::from_secs(1);
 
 /// How often a leader is heard, and how long it may be silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    pub(super) heartbeat_ms: u64,
+    heartbeat_ms: u64,
     election_ms: u64,
 }
 
@@ -46,7 +51,8 @@ impl Timing {
         Duration::from_millis(2 * self.election_ms / 3)
     }
 
-    /// Whoever was not heard for this time is gone: every voter that heard no leader campaigns by then.
+    /// Whoever was not heard for this time is gone: every voter that heard no leader campaigns by then,
+    /// but for a fifth of a heartbeat.
     pub const fn silence(self) -> Duration {
         Duration::from_millis(4 * self.election_ms / 3)
     }
@@ -56,9 +62,35 @@ impl Timing {
         (4 * self.heartbeat()).max(ALIVE_MIN)
     }
 
+    /// How long openraft waits for a vote.
+    pub(super) const fn vote(self) -> Duration {
+        Duration::from_millis(self.drawn_ms().0)
+    }
+
     /// What openraft draws from, in ms: after the lease.
     pub(super) const fn drawn_ms(self) -> (u64, u64) {
         (self.election_ms.div_ceil(3), 2 * self.election_ms / 3)
+    }
+
+    /// What openraft is told.
+    pub(super) fn config(self) -> Result<Arc<Config>, ConfigError> {
+        let (election_timeout_min, election_timeout_max) = self.drawn_ms(); // the latter is the lease
+        let config = Config {
+            cluster_name: "diskstore".into(),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min,
+            election_timeout_max,
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            install_snapshot_timeout: 10_000,
+            enable_leader_restore: Some(false),
+            enable_pre_vote: Some(true),
+            broadcast_submitted_on_append: Some(true),
+            enable_elect: false,
+            ..Config::default()
+        };
+        Ok(Arc::new(config.validate()?))
     }
 }
 

@@ -11,9 +11,6 @@ use crate::server::counters::{CommandCount, Counts};
 use crate::server::process::Process;
 use crate::status::{MemberStatus, RefusalStatus, Status};
 
-/// A member that answered its leader within this time is online: an election's longest wait.
-const HEARD_MS_MAX: u64 = 3000;
-
 /// What writes one section of INFO.
 type Section = fn(&Facts, &mut Text);
 
@@ -234,7 +231,7 @@ impl Text {
 
 /// Whether the leader has heard from a member lately.
 fn is_heard(member: &MemberStatus) -> bool {
-    member.heard_ms.is_some_and(|ms| ms < HEARD_MS_MAX)
+    member.heard_ms.is_some() && member.silent != Some(true)
 }
 
 #[cfg(test)]
@@ -297,6 +294,7 @@ mod tests {
         let mut status = status("leader");
         status.no_majority_s = Some(7);
         status.members[1].heard_ms = Some(7200);
+        status.members[1].silent = Some(true);
         let mut text = Text::default();
         let facts = Facts { status, ..facts("leader") };
         facts.replication(&mut text);
