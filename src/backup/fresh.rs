@@ -25,7 +25,7 @@ use diskstore_storage::wal::{self, Entry, EntryKind, Wal};
 use diskstore_storage::{Error, LogId, MemberId, Term, Vote};
 
 use super::{ArchiveError, local};
-use crate::command::Command;
+use crate::command::{Body, Command, Outcome, Refusal};
 use crate::host::Host;
 use crate::machine::{ApplyError, DiskMachine, Machine, MemoryMachine};
 use crate::node::WAL_NAME;
@@ -222,7 +222,13 @@ pub(super) fn apply(machine: &Machine, entry: &Entry) -> Result<bool, &'static s
         return Ok(true); // the new cluster has members of its own
     }
     let command = Command::decode(entry.payload.clone()).map_err(|_| "a command of the log")?;
+    // No member proposes it, so its slots were others than those of this machine.
+    let is_beyond =
+        |outcome: &Outcome| matches!(outcome.body, Body::Refused(Refusal::OutOfRange { .. }));
     match machine.apply(entry.log_id.index, &command) {
+        Ok(reply) if reply.outcomes.iter().any(is_beyond) => {
+            Err("a command for a slot that is not there")
+        }
         Ok(_) | Err(ApplyError::NotApplied(_)) => Ok(true), // its request was applied before
         Err(ApplyError::Damaged(_)) => Ok(false),
         Err(ApplyError::Storage(_) | ApplyError::Journal(_)) => {

@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use diskstore_storage::Error;
 use diskstore_storage::backup::{BackupReader, Piece};
 use diskstore_storage::disk::WriteMode;
 use diskstore_storage::identity::MachineKind;
@@ -182,7 +181,6 @@ fn fill(order: &Order, machine: &Machine) -> Result<(), ArchiveError> {
         let begin = reader.header().begin.index;
         machine.request_ids().replace(begin, &[]); // those of the backup's begin count
         loop {
-            let offset = reader.offset();
             match reader.next_piece()? {
                 Piece::Requests(ids) => {
                     // The reader has checked them.
@@ -196,8 +194,8 @@ fn fill(order: &Order, machine: &Machine) -> Result<(), ArchiveError> {
                             is_whole.then_some(()).ok_or("a slot that was just written")
                         });
                         applied.map_err(|what| {
-                            let path = path.clone();
-                            Error::Corrupt { path, offset, what }
+                            let reason = format!("entry {}: {what}", entry.log_id.index);
+                            ArchiveError::Unfit { path: path.clone(), reason }
                         })?;
                     }
                     let last = entries.last().map_or(0, |entry| entry.log_id.index);

@@ -149,6 +149,21 @@ fn more_slots_than_the_backup_has_can_be_made() {
     assert_eq!((identity.slot_count, identity.value_bytes), (64, 32));
 }
 
+/// What was acknowledged is not left out in silence.
+#[test]
+fn an_entry_for_a_slot_that_is_not_there_is_an_error() {
+    let disk = SimDisk::new(1);
+    let (mut writer, head) = BackupWriter::begin(&header(1, 0, 100));
+    let entries = writer.entries(&[entry(101, &set(1, "one")), entry(102, &set(40, "beyond"))]);
+    disk.write_file(Path::new(FILE), &[head, entries.unwrap(), writer.end().1].concat());
+    let error = restore(&order(&disk, &[FILE], 102)).unwrap_err();
+    assert!(error.to_string().contains("entry 102: a command for a slot that"), "{error}");
+    assert!(!has(&disk, identity::IDENTITY_NAME));
+    restore(&Order { slot_count: Some(64), ..order(&disk, &[FILE], 102) }).unwrap();
+    let (slots, _) = Slots::open(&disk, Path::new(DIRECTORY), Options::new(1 << 20)).unwrap();
+    assert_eq!(slots.read(40).unwrap().value, Some(Bytes::from("beyond")));
+}
+
 /// A crash leaves nothing, a directory that is marked, or one that is whole; and a repeated restore
 /// comes to its end.
 #[test]

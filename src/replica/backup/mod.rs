@@ -11,6 +11,7 @@
 //! - I3: whoever takes the backup decides how fast it is read: few pieces wait. But the log that is kept
 //!   for it is bounded.
 //! - I4: a snapshot that another member sends meanwhile ends it: slots of two moments would mix.
+//! - I5: so do more slots for the cluster: its log would name slots that the backup is not of.
 
 use std::io;
 use std::sync::Arc;
@@ -115,7 +116,8 @@ pub(crate) fn begin(
     let header = header_of(&replica, order, begin);
     let (sender, stream) = mpsc::channel(WAITING_PIECES_MAX);
     let log_bytes = wal.log_bytes();
-    let backup = Backup { replica, wal, held, readable_from, log_bytes, sender };
+    let slot_count = header.slot_count;
+    let backup = Backup { replica, wal, held, readable_from, slot_count, log_bytes, sender };
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
         let (broken, sender) = (backup.write(&header, &runtime), backup.sender.clone());
@@ -155,6 +157,8 @@ struct Backup {
     held: SlotsSnapshot,
     /// What it was when the backup began (I4).
     readable_from: u64,
+    /// That of the header (I5).
+    slot_count: u64,
     /// How much log there was then.
     log_bytes: u64,
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -257,11 +261,15 @@ impl Backup {
         self.check()
     }
 
-    /// Ends what must not go on (I3, I4).
+    /// Ends what must not go on (I3, I4, I5).
     fn check(&self) -> Result<(), Stop> {
         let machine = &self.replica.machine;
         if machine.readable_from() != self.readable_from {
             let reason = "another member had to send this one a snapshot meanwhile: try again";
+            return Err(Stop::Broken(reason.to_owned()));
+        }
+        if machine.limits().slot_count != self.slot_count {
+            let reason = "the cluster came to have more slots meanwhile: try again";
             return Err(Stop::Broken(reason.to_owned()));
         }
         let held_bytes = self.wal.log_bytes() - self.log_bytes;

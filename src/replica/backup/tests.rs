@@ -4,19 +4,21 @@ use diskstore_storage::Term;
 use diskstore_storage::backup::{BackupReader, Piece};
 use diskstore_storage::disk::{Disk, SimDisk};
 use diskstore_storage::keys::{self, Keys};
+use diskstore_storage::slots::{self, Geometry, Slots};
 use diskstore_storage::wal::{self, Entry, EntryKind};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::command::Command;
+use crate::command::{Command, slot_key};
 use crate::fault::Faults;
 use crate::host::Threads;
-use crate::machine::{Machine, MemoryMachine};
+use crate::machine::{DiskMachine, Machine, MemoryMachine};
 use crate::replica::{Bounds, Syncer};
 
 /// More keys of this length than a piece takes, and than the pieces that wait do.
 const KEY_COUNT: u64 = 12;
 const VALUE_BYTES: usize = 600_000;
+const DIRECTORY: &str = "/node";
 
 /// One replica with its log, and no Raft above it.
 struct Alone {
@@ -36,12 +38,20 @@ impl Alone {
     /// A replica that holds keys.
     fn filled() -> Alone {
         let disk = Arc::new(SimDisk::new(1));
-        let directory = Path::new("/node");
-        disk.create_dir_all(&directory.join("tmp")).unwrap();
         let options = keys::Options::new(1 << 30);
         let new = keys::New { cluster_id: 7, value_bytes: 1 << 20, options };
-        let keys = Keys::create(disk.clone(), directory, new).unwrap();
-        let machine = Machine::Memory(MemoryMachine::new(Arc::new(keys)));
+        let keys = Keys::create(disk.clone(), Path::new(DIRECTORY), new).unwrap();
+        let alone = Alone::over(disk, Machine::Memory(MemoryMachine::new(Arc::new(keys))));
+        for nth in 1..=KEY_COUNT {
+            alone.set(nth, nth, "old");
+        }
+        alone
+    }
+
+    /// A replica of this machine, with one entry in its log.
+    fn over(disk: Arc<SimDisk>, machine: Machine) -> Alone {
+        let directory = Path::new(DIRECTORY);
+        disk.create_dir_all(&directory.join("tmp")).unwrap();
         let options = wal::Options::new(wal::Nonces::counted());
         let options = wal::Options { segment_bytes: 4 << 20, ..options };
         let aside = directory.join("tmp");
@@ -56,20 +66,20 @@ impl Alone {
             .wal
             .append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new() }])
             .unwrap();
-        for nth in 1..=KEY_COUNT {
-            alone.set(nth, nth, "old");
-        }
         alone
     }
 
     /// Appends and applies entry `index`, which sets a key.
     fn set(&self, index: u64, nth: u64, begin: &str) {
         let value = format!("{begin}{}", ".".repeat(VALUE_BYTES));
-        let command = Command::set(format!("key{nth}").as_bytes(), value.as_bytes()).unwrap();
+        self.apply(index, &Command::set(format!("key{nth}").as_bytes(), value.as_bytes()).unwrap());
+    }
+
+    fn apply(&self, index: u64, command: &Command) {
         let log_id = LogId { term: Term::new(1), index };
         let payload = command.bytes().clone();
         self.wal.append([Entry { log_id, kind: EntryKind::Normal, payload }]).unwrap();
-        self.replica.machine.apply(index, &command).unwrap();
+        self.replica.machine.apply(index, command).unwrap();
         self.replica.set_applied(log_id, None);
     }
 
@@ -180,6 +190,31 @@ async fn a_snapshot_that_arrives_ends_the_backup_with_a_reason() {
         }
     };
     assert!(reason.contains("try again"), "{reason}");
+    alone.right.acquire().await.unwrap().forget();
+}
+
+/// I5 of `mod.rs`: the header says how many slots there are before the first entry is read.
+#[tokio::test]
+async fn a_cluster_that_comes_to_have_more_slots_ends_the_backup_with_a_reason() {
+    let disk = Arc::new(SimDisk::new(1));
+    let geometry = Geometry::new(64, 32).unwrap();
+    let new = slots::New { geometry, cluster_id: 7, options: slots::Options::new(1 << 20) };
+    disk.create_dir_all(Path::new(DIRECTORY)).unwrap();
+    let slots = Slots::create(&*disk, Path::new(DIRECTORY), new, &mut |_, _| {}).unwrap();
+    let machine = DiskMachine::new(Arc::new(slots)).limited_to(16);
+    let alone = Alone::over(disk, Machine::Slots(machine));
+    alone.apply(1, &Command::set(&slot_key(1), b"one").unwrap());
+    let (bytes, ended) = rest(alone.begin(0).unwrap()).await;
+    ended.unwrap();
+    let reader = BackupReader::new(Box::new(&bytes[..]), Path::new("backup")).unwrap();
+    assert_eq!(reader.header().slot_count, 16);
+    alone.right.acquire().await.unwrap().forget();
+    alone.right.add_permits(1);
+    let stream = alone.begin(0).unwrap();
+    assert!(alone.replica.machine.paged().unwrap().raise_limit(64));
+    alone.apply(2, &Command::set(&slot_key(40), b"beyond").unwrap());
+    let (_, ended) = rest(stream).await;
+    assert!(ended.unwrap_err().to_string().contains("more slots meanwhile"));
     alone.right.acquire().await.unwrap().forget();
 }
 
