@@ -143,7 +143,7 @@ pub struct Restored {
 /// Of the disk, or of files that have changed since they were checked.
 pub fn restore(order: &Order) -> Result<Restored, ArchiveError> {
     let Order { host, directory, name, files, to, .. } = order;
-    let header = read(order, files.first())?.header().clone();
+    let header = read(order, files.last())?.header().clone(); // the most slots
     let fresh = Fresh {
         host,
         directory,

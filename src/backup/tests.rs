@@ -149,6 +149,22 @@ fn more_slots_than_the_backup_has_can_be_made() {
     assert_eq!((identity.slot_count, identity.value_bytes), (64, 32));
 }
 
+#[test]
+fn a_chain_across_a_growth_has_the_slots_of_its_end() {
+    let disk = disk();
+    let header = BackupHeader { slot_count: 64, ..header(2, 103, 109) };
+    let (mut writer, head) = BackupWriter::begin(&header);
+    let slots = writer.slots(&[image(1, 109, Some("later")), image(40, 108, Some("new"))]).unwrap();
+    let entries = writer.entries(&[entry(110, &set(63, "last"))]).unwrap();
+    disk.write_file(Path::new(NEXT), &[head, slots, entries, writer.end().1].concat());
+    restore(&order(&disk, &[FILE, NEXT], 110)).unwrap();
+    check_founding(&disk, 110);
+    let (slots, _) = Slots::open(&disk, Path::new(DIRECTORY), Options::new(1 << 20)).unwrap();
+    assert_eq!(slots.geometry().slot_count(), 64);
+    let index = |slot| slots.read(slot).unwrap().index;
+    assert_eq!([1, 2, 3, 40, 63].map(index), [109, 102, 103, 108, 110]);
+}
+
 /// What was acknowledged is not left out in silence.
 #[test]
 fn an_entry_for_a_slot_that_is_not_there_is_an_error() {

@@ -271,8 +271,9 @@ impl BackupSummary {
             let (expected, actual) = (earlier.cluster_id, header.cluster_id);
             return Err(ChainError::Cluster { expected, actual });
         }
-        let geometry = |it: &BackupHeader| (it.machine, it.slot_count, it.value_bytes);
-        if geometry(header) != geometry(earlier) {
+        let form = |it: &BackupHeader| (it.machine, it.value_bytes);
+        // A cluster may come to have more slots, and never fewer.
+        if form(header) != form(earlier) || header.slot_count < earlier.slot_count {
             return Err(ChainError::Geometry);
         }
         if ![0, earlier.id].contains(&header.base) {

@@ -405,4 +405,9 @@ fn a_chain_is_a_full_backup_and_those_that_continue_it() {
     other = next.clone();
     other.header.value_bytes = 9;
     assert_eq!(check(&other, Some(&full)), ChainError::Geometry);
+    other = next.clone();
+    other.header.slot_count -= 1;
+    assert_eq!(check(&other, Some(&full)), ChainError::Geometry);
+    other.header.slot_count += 2;
+    other.check_behind(Some(&full)).unwrap();
 }
