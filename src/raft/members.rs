@@ -176,7 +176,8 @@ impl Consensus {
     }
 
     /// Sets the records that `decide` makes of the newest ones, in one change; those of members that are
-    /// none yet add them, without a vote. Nothing is changed if it gives none.
+    /// none yet add them, without a vote. Nothing is changed if it gives none, nor while a change of the
+    /// voters is half way, which this would end otherwise than it was meant.
     ///
     /// # Errors
     /// See [`MemberError`].
@@ -185,10 +186,13 @@ impl Consensus {
         decide: impl FnOnce(&BTreeMap<u64, Member>) -> Option<BTreeMap<u64, Member>>,
     ) -> Result<(), MemberError> {
         let busy = || {
-            let reason = "the membership was just changed".into(); // and not by this change
+            let reason = "the membership is just being changed".into(); // and not by this change
             MemberError::NotChanged(ProposeError::Failed(Failure::Busy { reason }))
         };
         let (last_membership_log_id, membership) = self.newest_membership().await?;
+        if is_half_way(&membership) {
+            return Err(busy());
+        }
         let records = decide(&records_of(&membership)).ok_or_else(busy)?;
         check_fits(&membership, &records)?; // I1
         let is_known = |id: &u64| membership.get_node(id).is_some();
@@ -363,6 +367,11 @@ pub(super) fn follow_slot_count(machine: &Machine, membership: &Membership) -> i
 pub(super) fn follow_applied(replica: &Replica) -> io::Result<()> {
     let applied = membership_from(&replica.applied().membership).map_err(io::Error::other)?;
     follow_slot_count(&replica.machine, applied.membership())
+}
+
+/// True while the voters change.
+fn is_half_way(membership: &Membership) -> bool {
+    membership.get_joint_config().len() > 1
 }
 
 fn records_of(membership: &Membership) -> BTreeMap<u64, Member> {

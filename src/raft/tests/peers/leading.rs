@@ -126,3 +126,18 @@ async fn a_member_whose_record_has_no_room_is_refused_and_a_shorter_one_taken_in
     assert!(started.consensus.checkpoint(BOUND).await.is_some());
     started.consensus.stop().await;
 }
+
+/// Else it would be ended, and otherwise than it was meant.
+#[tokio::test]
+async fn no_record_is_changed_while_the_voters_change() {
+    let voters = BTreeSet::from([MEMBER]);
+    let nodes = BTreeMap::from([(MEMBER, Member::default())]);
+    let half_way = Membership::new(vec![voters.clone(), voters], nodes).unwrap();
+    let started = start_with(half_way, false).await;
+    started.leads().await;
+    let error = started.consensus.set_member(5000, Member::default()).await.unwrap_err();
+    assert!(error.to_string().contains("is just being changed"), "{error}");
+    let view = started.consensus.view();
+    assert!(view.is_joint && !view.members.contains_key(&5000), "{view:?}");
+    started.consensus.stop().await;
+}
