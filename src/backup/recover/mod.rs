@@ -36,7 +36,7 @@ use crate::config::row;
 use crate::host::Host;
 use crate::machine::{DiskMachine, Images, Machine, MemoryMachine};
 use crate::node::WAL_NAME;
-use crate::raft::{LogMember, members_in};
+use crate::raft::{LogMember, members_in, slot_count_of};
 
 /// Bytes of slots, keys or entries that are handled at once.
 const PIECE_BYTES: usize = 4 << 20;
@@ -167,6 +167,17 @@ impl Survivor {
         members_in(&body).map_err(|_| unfit(&self.directory, "a membership in it cannot be read"))
     }
 
+    /// How many slots its cluster has: its file may have room for more, which no member may use yet.
+    fn slot_count(&self) -> u64 {
+        match self.identity.machine {
+            MachineKind::Slots => {
+                let agreed = slot_count_of(self.members.iter().map(|known| &known.member));
+                self.identity.slot_count.max(agreed)
+            }
+            MachineKind::Memory | MachineKind::Journal => 0,
+        }
+    }
+
     fn own(&self) -> Option<&LogMember> {
         self.members.iter().find(|known| known.id == self.identity.member_id)
     }
@@ -207,7 +218,7 @@ impl Survivor {
             written_s: written.and_then(since_1970).map(|time| time.as_secs()),
             age_s: written.and_then(age).map(|time| time.as_secs()),
             torn_bytes: self.recovery.cut.as_ref().map_or(0, |cut| cut.bytes),
-            slots: self.machine.limits().slot_count,
+            slots: self.slot_count(),
             value_bytes: self.identity.value_bytes,
             live: self.machine.usage().live_count,
             damaged_slots: self.machine.paged().map(|of| of.damaged_slots()).unwrap_or_default(),
@@ -274,7 +285,7 @@ impl Survivor {
             directory,
             name,
             machine: *machine,
-            slot_count: self.machine.limits().slot_count,
+            slot_count: self.slot_count(),
             value_bytes: *value_bytes,
             index,
         };
@@ -329,9 +340,10 @@ impl Survivor {
 /// Copies slots with their versions, and damage with them (I4).
 fn copy_slots(from: &Slots, to: &Slots, machine: &Machine) -> Result<(), ArchiveError> {
     let geometry = from.geometry();
-    let bar = bar("copying", geometry.slot_count() * geometry.slot_bytes());
+    let slot_count = to.geometry().slot_count(); // behind these nothing was ever written
+    let bar = bar("copying", geometry.slot_count().min(slot_count) * geometry.slot_bytes());
     let mut next = Some(0);
-    while let Some(slot) = next {
+    while let Some(slot) = next.filter(|slot| *slot < slot_count) {
         let mut images = Vec::new();
         let scanned = from.scan(slot, 0, PIECE_BYTES, &mut images);
         machine.merge(&Images::Slots(images))?;
@@ -340,7 +352,9 @@ fn copy_slots(from: &Slots, to: &Slots, machine: &Machine) -> Result<(), Archive
             Err(Error::Corrupt { path, offset, what }) => {
                 let unknown = Error::Corrupt { path, offset, what };
                 let slot = geometry.key_at(offset).ok_or(unknown)?;
-                to.give_up(SlotIndex::new(slot))?;
+                if slot < slot_count {
+                    to.give_up(SlotIndex::new(slot))?;
+                }
                 Some(slot + 1)
             }
             Err(error) => return Err(error.into()),

@@ -252,6 +252,30 @@ fn keys_of_kvstore_are_recovered_too() {
     assert_ne!(keys.header().cluster_id, CLUSTER);
 }
 
+/// Room in the file of one member is not what the cluster has agreed on.
+#[test]
+fn a_new_cluster_has_as_many_slots_as_the_old_one() {
+    let disk = disk();
+    let geometry = Geometry::new(64, 32).unwrap();
+    let new = New { geometry, cluster_id: CLUSTER, options: slots::Options::new(1 << 20) };
+    Slots::make_room(&disk, Path::new(OLD), &new, &mut |_, _| {}).unwrap();
+    assert_eq!(open(&disk).unwrap().survey(None).slots, 16);
+    let remade = |disk: &SimDisk, survivor: Survivor| {
+        survivor.remake(Path::new(NEW), Upto::Last).unwrap();
+        assert_eq!(new_slots(disk), of_last());
+        let (slots, _) = Slots::open(disk, Path::new(NEW), slots::Options::new(1 << 20)).unwrap();
+        let identity = identity::read(disk, Path::new(NEW)).unwrap().unwrap();
+        assert_eq!(slots.geometry().slot_count(), identity.slot_count);
+        identity.slot_count
+    };
+    let grown = disk.copy();
+    assert_eq!(remade(&disk, open(&disk).unwrap()), 16);
+    let mut survivor = open(&grown).unwrap();
+    survivor.members[2].member.slot_count = 32;
+    assert_eq!(survivor.survey(None).slots, 32);
+    assert_eq!(remade(&grown, survivor), 32);
+}
+
 /// A crash leaves the old directory as it was, and of the new one nothing, a directory that is marked,
 /// or one that is whole; and a repetition comes to its end.
 #[test]
