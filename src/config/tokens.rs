@@ -393,13 +393,20 @@ pub fn join_token(random: [u8; TOKEN_RANDOM_BYTES]) -> String {
 }
 
 /// The join token in `file`, or the one of the environment: none in an argument, which everybody on the
-/// machine may see. Empty if there is none.
+/// machine may see. Empty if there is none, or no such file: it may have been deleted once it was used.
 ///
 /// # Errors
 /// The file cannot be read, or what is there is no token; it is not repeated.
 pub fn read_join_token(file: Option<&Path>) -> Result<String, ConfigError> {
     let (place, text) = match file {
-        Some(path) => (path.display().to_string(), read_text("join-token-file", path)?),
+        Some(path) => match read_text("join-token-file", path) {
+            Err(ConfigError::Unreadable { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                return Ok(String::new());
+            }
+            text => (path.display().to_string(), text?),
+        },
         None => match std::env::var_os(JOIN_VARIABLE).filter(|found| !found.is_empty()) {
             None => return Ok(String::new()),
             Some(found) => {

@@ -161,7 +161,7 @@ pub async fn remove_unfinished(host: &Host, config: &Config) -> Result<(), Order
     let found = identity::read(&*host.disk, &config.data_dir);
     let Ok(Some(Identity { member_id, .. })) = found else { return Ok(()) };
     let failed = |reason| OrderError::Failed(Failure::NoLeader { reason });
-    let setup = join_setup(host, config, member_id).map_err(|error| failed(error.to_string()))?;
+    let setup = join_setup(host, config, member_id);
     let joined = tokio::time::timeout(LEARN_BOUND, learn_cluster(&setup)).await;
     let joined = joined.map_err(|_| failed("the cluster gives no answer".into()))?;
     let joined = joined.map_err(|error| failed(error.to_string()))?;
@@ -298,12 +298,12 @@ fn own_with_room(config: &Config, place: &Place, machine: &Machine) -> Own {
     own
 }
 
-fn join_setup(host: &Host, config: &Config, member_id: u64) -> Result<JoinSetup, StartError> {
+fn join_setup(host: &Host, config: &Config, member_id: u64) -> JoinSetup {
     let Own { member, targets } = own_of(config);
     // Listed members may be started in any order, and at any time.
     let patience = config.listed.is_empty().then_some(PATIENCE);
-    let token = JoinToken::new(read_join_token(config.join_token_file.as_deref())?);
-    Ok(JoinSetup { host: host.clone(), member_id, member, targets, patience, token })
+    let token = JoinToken::default(); // read where it is presented: whoever only asks needs none
+    JoinSetup { host: host.clone(), member_id, member, targets, patience, token }
 }
 
 fn plan_of(config: &Config) -> Plan {
@@ -445,7 +445,7 @@ async fn found_together(
 /// member id written down. IDENTITY does not name the cluster yet (I2).
 async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, StartError> {
     let Joined { cluster_id, slot_count, value_bytes } =
-        learn_cluster(&join_setup(host, config, member_id)?).await?;
+        learn_cluster(&join_setup(host, config, member_id)).await?;
     let machine = kind_of(slot_count);
     if machine != config.machine && config.kind().holds_values {
         return Err(StartError::OtherCluster {
@@ -529,7 +529,8 @@ async fn enter_cluster(
         }
         Standing::Founding => {}
         Standing::Joining => {
-            let setup = join_setup(host, config, place.identity.member_id)?;
+            let token = JoinToken::new(read_join_token(config.join_token_file.as_deref())?);
+            let setup = JoinSetup { token, ..join_setup(host, config, place.identity.member_id) };
             if !join_until_named(&setup, place.cluster_id, consensus).await? {
                 return Err(StartError::Unreachable { address: setup.member.raft_address });
             }
