@@ -229,8 +229,7 @@ impl Slots {
     /// written. After `Ok` that survives power loss; after a crash in the middle it is so, or as before.
     ///
     /// # Errors
-    /// As [`Slots::open`]; `NoSpace` if the disk cannot hold them: nothing has changed then but the
-    /// lengths of the files. `Mismatch` if the files are of another cluster or for values of another
+    /// As [`Slots::open`]; `NoSpace` if the disk cannot hold them: nothing has changed then. `Mismatch` if the files are of another cluster or for values of another
     /// length.
     pub fn make_room(
         disk: &dyn Disk,
@@ -241,8 +240,11 @@ impl Slots {
         let slots = open_file(disk, directory.join(SLOTS_FILE), "there are no slots here")?;
         let found = superblock::read(slots.as_ref())?;
         let Superblock { geometry, cluster_id, sequence, .. } = found.superblock;
+        // Of two copies the bad one may have been the newer, with more slots: then all of it stays.
+        let is_sure = found.stale_copy.is_none() && cluster_id == new.cluster_id;
+        let kept = if is_sure { geometry.file_bytes() } else { u64::MAX };
         if geometry.slot_count() >= new.geometry.slot_count() {
-            return Ok(());
+            return slots.cut(kept); // a crash in the middle of what is below may have left more
         }
         check_same(slots.as_ref(), "cluster id", (new.cluster_id, cluster_id))?;
         let bytes = (new.geometry.value_bytes().into(), geometry.value_bytes().into());
@@ -250,16 +252,17 @@ impl Slots {
         check_length(slots.as_ref(), geometry)?;
         let double = open_file(disk, directory.join(DOUBLE_FILE), "it belongs to slots.dat")?;
         // Both may be longer than the superblock says, so each step leaves what can be opened.
-        double.reserve(double::file_bytes(new.geometry))?;
-        double.sync()?;
-        let mut bytes = geometry.file_bytes();
-        let total = new.geometry.file_bytes();
-        while bytes < total {
-            bytes = (bytes + RESERVE_STEP_BYTES).min(total);
-            slots.reserve(bytes)?;
-            progress(bytes, total);
+        let double_kept = double.len()?;
+        let reserved = reserve_room(&*slots, &*double, (geometry, new.geometry), progress);
+        if reserved.is_err() {
+            // Else the node's log has no space either. The error that matters is the one that led here.
+            for (file, bytes) in [(&slots, kept), (&double, double_kept)] {
+                match file.cut(bytes) {
+                    Ok(()) | Err(_) => {}
+                }
+            }
         }
-        slots.sync()?;
+        reserved?;
         found.repair(slots.as_ref())?; // a copy is written over only beside a good one
         let grown =
             Superblock { geometry: new.geometry, sequence: sequence + 1, ..found.superblock };
@@ -284,6 +287,24 @@ impl Slots {
             options,
         }
     }
+}
+
+/// Makes both files as long as slots of the second geometry need them. After `Ok` that survives power loss.
+fn reserve_room(
+    slots: &dyn File,
+    double: &dyn File,
+    (from, to): (Geometry, Geometry),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    double.reserve(double::file_bytes(to))?;
+    double.sync()?;
+    let (mut bytes, total) = (from.file_bytes(), to.file_bytes());
+    while bytes < total {
+        bytes = (bytes + RESERVE_STEP_BYTES).min(total);
+        slots.reserve(bytes)?;
+        progress(bytes, total);
+    }
+    slots.sync()
 }
 
 /// `Mismatch` unless what is wanted is what was found.

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use crate::script::{
     CLUSTER, Entry, Model, Numbers, apply, content, create, directory, log_id, set,
 };
-use diskstore_storage::disk::{CrashMode, Disk, SimDisk};
-use diskstore_storage::slots::{Geometry, New, Options, SLOTS_FILE, SlotImage, Slots};
+use diskstore_storage::disk::{CrashMode, Disk, SimDisk, WriteMode};
+use diskstore_storage::slots::{DOUBLE_FILE, Geometry, New, Options, SLOTS_FILE, SlotImage, Slots};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::{Error, Result};
 
@@ -413,6 +413,18 @@ fn room_that_the_disk_has_not_is_an_error_and_other_files_are_left_alone() {
     let full = whole.copy();
     full.set_space(100_000);
     assert!(matches!(make_room(&full, &new), Err(Error::NoSpace { .. })));
+    // Room that comes in steps of 64 MiB, of which the first is there; and what a crash left of them.
+    let bytes = |disk: &SimDisk| {
+        [SLOTS_FILE, DOUBLE_FILE].map(|name| disk.read_file(&directory().join(name)).unwrap().len())
+    };
+    full.set_space(100 << 20);
+    assert!(matches!(make_room(&full, &grown(geometry, 130_000)), Err(Error::NoSpace { .. })));
+    assert_eq!(bytes(&full), bytes(&whole), "the space is free again");
+    let longer = whole.copy();
+    let slots = directory().join(SLOTS_FILE);
+    longer.open(&slots, WriteMode::Direct).unwrap().reserve(1 << 20).unwrap();
+    make_room(&longer, &grown(geometry, 40)).unwrap();
+    assert_eq!(bytes(&longer), bytes(&whole));
     full.set_space(1 << 30);
     check(&full.copy(), &log, log.durable, 1024);
     make_room(&full, &new).unwrap();
