@@ -328,10 +328,11 @@ impl Replica {
         Ok(())
     }
 
-    /// Makes request ids durable for a checkpoint, unless a later one is there that will stay.
+    /// Makes request ids durable for a checkpoint, unless one is there that will stay: one of the same
+    /// entry may be written again, and names the same file.
     fn keep_ids(&self, log_id: LogId, request_ids: &[u8]) -> diskstore_storage::Result<u32> {
-        if self.machine.durable().is_some_and(|durable| durable.log_id >= log_id) {
-            return Ok(0);
+        if let Some(durable) = self.machine.durable().filter(|durable| durable.log_id >= log_id) {
+            return Ok(durable.requests_crc);
         }
         self.machine.request_ids().keep(log_id, request_ids)
     }

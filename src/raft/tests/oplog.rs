@@ -3,11 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diskstore_storage::disk::{RealDisk, SimDisk};
+use diskstore_storage::disk::{CrashMode, Disk, RealDisk, SimDisk};
 use openraft::storage::{RaftStateMachine, SnapshotMeta};
 
-use super::{Place, after_power_loss, blank, command, increment_once, log_id, normal};
+use super::{
+    CLUSTER, Place, SLOT_COUNT, VALUE_BYTES, after_power_loss, blank, command, increment_once,
+    log_id, normal,
+};
 use crate::command::{Action, Answer, Condition};
+use crate::machine::{JournalMachine, JournalOptions, Machine};
 use crate::oplog::{KeyForm, OpLog, Parts};
 use crate::raft::types::{Entry, StoredMembership};
 use crate::replica::SlotsSnapshot;
@@ -87,4 +91,37 @@ async fn what_comes_by_snapshot_is_marked_as_a_gap() {
     let after = bytes_in(folder.path());
     let added = after.strip_prefix(&before[..]).unwrap();
     assert!(added.windows(3).any(|bytes| bytes == b"gap"), "{added:?}");
+}
+
+/// A journal writes a checkpoint of the same entry once more.
+#[tokio::test]
+async fn request_ids_survive_a_checkpoint_of_the_same_entry() {
+    let opened = |disk: &SimDisk| {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let place = Place::on(disk);
+        shared.create_dir_all(&place.directory).unwrap();
+        shared.sync_dir(Path::new("/")).unwrap();
+        let options = JournalOptions {
+            directory: place.directory.clone(),
+            parts: Parts::of_node(shared.clone(), &place.directory, "n"),
+            part_bytes_max: 1 << 20,
+            cluster_id: CLUSTER,
+            slot_count: SLOT_COUNT,
+            value_bytes_max: VALUE_BYTES,
+        };
+        let journal = JournalMachine::open(shared, options).unwrap();
+        place.open_of(Machine::Journal(journal), None)
+    };
+    let disk = SimDisk::new(6);
+    let mut stores = opened(&disk);
+    let entries = vec![blank(1, 0), increment_once("a", 1, 5)];
+    stores.append(entries.clone()).await.unwrap();
+    stores.apply(entries).await.unwrap();
+    let ids = stores.replica.machine.request_ids().at(1);
+    assert!(!ids.is_empty());
+    for _ in 0..2 {
+        assert_eq!(stores.checkpoint().await, Some(log_id(1, 1)));
+    }
+    let after = opened(&disk.crash(CrashMode::Lost));
+    assert_eq!(after.replica.machine.request_ids().at(1), ids);
 }
