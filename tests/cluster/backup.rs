@@ -346,7 +346,11 @@ fn what_cannot_be_restored_is_refused_and_leaves_nothing_behind() {
     for (exit_code, more, expected) in [
         (2, vec![&*next], "name the backups that it continues before it"),
         (2, vec![&*full, &*full], "nothing belongs before it"),
-        (2, vec![&*full, "-program", "kvstore"], "is a backup of slots (program diskstore); give -program diskstore"),
+        (
+            2,
+            vec![&*full, "-program", "kvstore"],
+            "is a backup of slots (program diskstore); give -program diskstore",
+        ),
         (2, vec![&*full, "-slots", "63"], "the backup has 64 slots; give as many or more"),
         (2, vec![&*full, "-to", &beyond], &*format!("knows the state at index {index} to {index}")),
         (2, vec![&*full, "-id", "../x"], "-id `../x`"),
