@@ -57,11 +57,18 @@ impl Node {
     }
 
     fn start() -> Node {
-        Node::start_with(&[], Stdio::null(), "")
+        // A port that was free may be a client's of another test a moment later.
+        let started = (0..5).find_map(|_| Node::start_once(&[], Stdio::null(), ""));
+        started.expect("the node ended at its start")
     }
 
     /// With more flags, and what a client has to send first.
     fn start_with(more: &[&str], stderr: Stdio, first: &str) -> Node {
+        Node::start_once(more, stderr, first).expect("the node ended at its start")
+    }
+
+    /// `None` if the node ended at its start.
+    fn start_once(more: &[&str], stderr: Stdio, first: &str) -> Option<Node> {
         let directory = TempDir::new().unwrap();
         let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, raft, join] = free.map(|listener| listener.local_addr().unwrap().port());
@@ -81,11 +88,14 @@ impl Node {
         let mut line = String::new();
         while !line.starts_with("next:") {
             line.clear();
-            assert_ne!(banner.read_line(&mut line).unwrap(), 0, "the node ended at its start");
+            if banner.read_line(&mut line).unwrap() == 0 {
+                process.wait().unwrap();
+                return None;
+            }
         }
         let node = Node { process, _banner: banner, port, _directory: directory };
         node.wait_for_a_leader(first);
-        node
+        Some(node)
     }
 
     fn wait_for_a_leader(&self, first: &str) {

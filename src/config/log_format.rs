@@ -1,6 +1,7 @@
 //! How lines of the log look.
 
-use super::{ConfigError, word};
+use super::ConfigError;
+use super::words::word;
 
 /// How lines of the log look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

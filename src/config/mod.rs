@@ -15,6 +15,7 @@ mod kind;
 mod log_format;
 mod shown;
 mod tokens;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub use tokens::{
     ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, Token, TokenFileError, TokenHash, Tokens,
     add_token, join_token, read_join_token,
 };
+pub(crate) use words::sync_policy;
+use words::{log_level, read_level, word};
 
 /// One mebibyte.
 const MIB: u64 = 1 << 20;
@@ -555,58 +558,6 @@ fn tls_files(
         (None, Some(_)) => Err(ConfigError::ModeWithoutTls),
         (None, None) => Ok(None),
     }
-}
-
-fn read_level(text: &str) -> Result<ReadLevel, ConfigError> {
-    let words = &[
-        ("linearizable", ReadLevel::Linearizable),
-        ("lease", ReadLevel::Lease),
-        ("local", ReadLevel::Local),
-        ("log", ReadLevel::Log),
-    ];
-    word("read", text, words)
-}
-
-/// Reads what `-sync` takes: `always`, `batch:MS` or `never`.
-pub(crate) fn sync_policy(text: &str) -> Result<SyncPolicy, ConfigError> {
-    let milliseconds = text.strip_prefix("batch:").and_then(|text| text.parse().ok());
-    match (text, milliseconds) {
-        ("always", _) => Ok(SyncPolicy::Always),
-        ("never", _) => Ok(SyncPolicy::Never),
-        (_, Some(ms @ 1..=SYNC_MS_MAX)) => Ok(SyncPolicy::Batch(Duration::from_millis(ms))),
-        _ => Err(ConfigError::Word {
-            flag: "sync",
-            value: text.to_owned(),
-            allowed: vec!["always", "batch:MS (1 to 60000)", "never"],
-        }),
-    }
-}
-
-fn log_level(text: &str) -> Result<LogLevel, ConfigError> {
-    let words = &[
-        ("off", LogLevel::Off),
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
-    word("log", text, words)
-}
-
-/// One of a few words.
-fn word<T: Copy>(
-    flag: &'static str,
-    text: &str,
-    words: &[(&'static str, T)],
-) -> Result<T, ConfigError> {
-    words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
-        ConfigError::Word {
-            flag,
-            value: text.to_owned(),
-            allowed: words.iter().map(|(name, _)| *name).collect(),
-        }
-    })
 }
 
 #[cfg(test)]

@@ -253,7 +253,7 @@ impl Slots {
         let double = open_file(disk, directory.join(DOUBLE_FILE), "it belongs to slots.dat")?;
         // Both may be longer than the superblock says, so each step leaves what can be opened.
         let double_kept = double.len()?;
-        let reserved = reserve_room(&*slots, &*double, (geometry, new.geometry), progress);
+        let reserved = reserve_room(&*slots, &*double, geometry, new.geometry, progress);
         if reserved.is_err() {
             // Else the node's log has no space either. The error that matters is the one that led here.
             for (file, bytes) in [(&slots, kept), (&double, double_kept)] {
@@ -293,7 +293,8 @@ impl Slots {
 fn reserve_room(
     slots: &dyn File,
     double: &dyn File,
-    (from, to): (Geometry, Geometry),
+    from: Geometry,
+    to: Geometry,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     double.reserve(double::file_bytes(to))?;
