@@ -94,10 +94,19 @@ impl Dialling {
 }
 
 /// A connection to a node, plain or under TLS.
-pub(crate) trait NodeStream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait NodeStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Whether a write that failed may have sent some of its bytes.
+    fn may_send_and_fail(&self) -> bool {
+        false
+    }
+}
 
 impl NodeStream for TcpStream {}
-impl NodeStream for TlsStream<TcpStream> {}
+impl NodeStream for TlsStream<TcpStream> {
+    fn may_send_and_fail(&self) -> bool {
+        true // one write is several records, and each may be one of the socket
+    }
+}
 
 /// The token in `file`, or the one of the environment.
 fn token(file: Option<&Path>) -> Result<Option<String>, ClientError> {

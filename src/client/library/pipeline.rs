@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - I1: answers belong to requests in the order in which these were sent.
-//! - I2: a request counts as not sent only if none of its bytes were handed to the socket.
+//! - I2: a request counts as not sent only if none of its bytes were handed to the socket. Of those of a
+//!   write that failed some may have been, where a stream says so.
 //! - I3: requests that wait or are on their way take [`ROOM_BYTES`] at most, and the bytes that were
 //!   read no more than one answer may take.
 
@@ -226,6 +227,8 @@ struct Exchange {
     taken_bytes: u64,
     sent_bytes: u64,
     is_flushed: bool,
+    /// See [`NodeStream::may_send_and_fail`].
+    may_send_and_fail: bool,
 }
 
 /// A request that was taken.
@@ -253,10 +256,19 @@ impl From<io::Error> for Over {
 
 impl Exchange {
     fn new(stream: Box<dyn NodeStream>, input: BytesMut) -> Exchange {
+        let may_send_and_fail = stream.may_send_and_fail();
         let (reader, writer) = split(stream);
-        let (output, waiting) = (BytesMut::new(), VecDeque::new());
-        let (taken_bytes, sent_bytes, is_flushed) = (0, 0, true);
-        Exchange { reader, writer, input, output, waiting, taken_bytes, sent_bytes, is_flushed }
+        Exchange {
+            reader,
+            writer,
+            input,
+            output: BytesMut::new(),
+            waiting: VecDeque::new(),
+            taken_bytes: 0,
+            sent_bytes: 0,
+            is_flushed: true,
+            may_send_and_fail,
+        }
     }
 
     async fn run(mut self, mut requests: UnboundedReceiver<Queued>) {
@@ -311,6 +323,9 @@ impl Exchange {
                 }
             }
             sent = send(&mut self.writer, &self.output), if has_output || !self.is_flushed => {
+                if sent.is_err() && self.may_send_and_fail {
+                    self.sent_bytes = self.taken_bytes; // I2
+                }
                 let count = sent?;
                 self.output.advance(count);
                 self.sent_bytes += u64::try_from(count).unwrap_or(u64::MAX);

@@ -1,9 +1,14 @@
 //! The client against nodes that are played: each answers as its test says.
 
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -386,6 +391,56 @@ async fn what_no_byte_of_has_left_was_not_sent() {
     assert!(matches!(first, OperationError::Unknown { .. }), "{first}");
     let second = error(soon(second).await.unwrap());
     assert!(matches!(second, OperationError::NotSent { .. }), "{second}");
+}
+
+/// Sends what it is given, and fails, as TLS may between two records of one write.
+struct SendsAndFails(DuplexStream);
+
+impl NodeStream for SendsAndFails {
+    fn may_send_and_fail(&self) -> bool {
+        true
+    }
+}
+
+impl AsyncRead for SendsAndFails {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for SendsAndFails {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.0).poll_write(context, bytes);
+        sent.map(|_| Err(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+#[tokio::test]
+async fn what_a_write_that_failed_may_have_sent_is_unknown() {
+    let (near, mut far) = duplex(64);
+    let node = Address::parse("node:1").unwrap();
+    let pipeline = Pipeline::over(&node, Box::new(SendsAndFails(near)), BytesMut::new());
+    let request = encode([&b"first"[..]].into_iter()).into();
+    let error = soon(pipeline.call(request, Intent::Write)).await.unwrap_err().error;
+    assert!(matches!(error, OperationError::Unknown { .. }), "{error}");
+    let mut bytes = [0; 1];
+    soon(far.read_exact(&mut bytes)).await.unwrap(); // it did leave
 }
 
 #[tokio::test]
