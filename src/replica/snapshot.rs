@@ -340,8 +340,8 @@ async fn raise_readable_from(replica: &Arc<Replica>, index: u64) -> io::Result<(
 
 /// Makes the request ids durable until the snapshot is installed, whose begin they are as of.
 async fn keep_request_ids(replica: &Arc<Replica>, begin: LogId, ids: Bytes) -> io::Result<()> {
-    let machine = replica.machine.clone();
-    let kept = tokio::task::spawn_blocking(move || machine.request_ids().receive(begin, &ids));
+    let replica = replica.clone();
+    let kept = tokio::task::spawn_blocking(move || replica.receive_ids(begin, &ids));
     let is_good = kept.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
     if is_good { Ok(()) } else { Err(io::Error::other("the request ids of a snapshot are none")) }
 }

@@ -373,14 +373,30 @@ impl Replica {
         self.lacked_space.load(Ordering::Acquire)
     }
 
+    /// Ends the checkpoint that runs; none begins while what this returns is held.
+    fn end_checkpoint(&self) -> MutexGuard<'_, ()> {
+        self.cancel_checkpoint.store(true, Ordering::Release);
+        let ended = self.checkpoint.lock();
+        self.cancel_checkpoint.store(false, Ordering::Release);
+        ended
+    }
+
+    /// Makes the request ids of a snapshot durable until it is installed, whose begin they are as of.
+    /// False if the bytes are none. Blocks.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn receive_ids(&self, begin: LogId, ids: &[u8]) -> diskstore_storage::Result<bool> {
+        let _ended = self.end_checkpoint(); // it may be one of the same entry
+        self.machine.request_ids().receive(begin, ids, self.machine.durable().as_ref())
+    }
+
     /// Installs a snapshot whose pieces were merged: the state is that of `target` from now on. Blocks.
     ///
     /// # Errors
     /// Of the disk.
     pub(crate) fn install(&self, target: Target) -> diskstore_storage::Result<()> {
-        self.cancel_checkpoint.store(true, Ordering::Release);
-        let running = self.checkpoint.lock();
-        self.cancel_checkpoint.store(false, Ordering::Release);
+        let running = self.end_checkpoint();
         self.syncer.barrier_blocking()?;
         let result = self.machine.install(target, &mut || self.syncer.barrier_blocking());
         drop(running);

@@ -40,7 +40,8 @@ struct SharedIds {
     table: Mutex<Requests>,
     /// Where its files are.
     place: OnceLock<Place>,
-    /// The table of the snapshot that is about to be installed, whose begin it is as of.
+    /// The table of the snapshot that is about to be installed, whose begin it is as of. Whoever writes or
+    /// removes a file holds this.
     received: Mutex<Option<ReceivedIds>>,
 }
 
@@ -178,6 +179,16 @@ impl RequestIds {
     /// # Panics
     /// If there are any and nobody has said where the files are.
     pub fn keep(&self, log_id: LogId, ids: &[u8]) -> Result<u32> {
+        let received = self.shared.received.lock();
+        match &*received {
+            // The install names that file, and answers in it may be others.
+            Some(received) if received.begin.get() == log_id.index => Ok(received.crc),
+            _ => self.write(log_id, ids),
+        }
+    }
+
+    /// Writes the file, while nobody else does.
+    fn write(&self, log_id: LogId, ids: &[u8]) -> Result<u32> {
         if ids.is_empty() {
             return Ok(0);
         }
@@ -194,6 +205,7 @@ impl RequestIds {
         if durable.requests_crc == 0 {
             return; // there was none before either
         }
+        let _alone = self.shared.received.lock();
         let removed = requests::remove_before(&*place.disk, &place.directory, durable.log_id.index);
         if let Err(error) = removed {
             tracing::warn!(%error, "old files of request ids are left");
@@ -208,15 +220,20 @@ impl RequestIds {
     }
 
     /// Takes the ids of a snapshot that begins at `begin`, and makes them durable, until it is installed.
-    /// False if the bytes are none.
+    /// False if the bytes are none. No checkpoint runs meanwhile, and `durable` is the newest; where that
+    /// is no earlier one its file stays as it is.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
-    pub fn receive(&self, begin: LogId, ids: &[u8]) -> Result<bool> {
+    pub fn receive(&self, begin: LogId, ids: &[u8], durable: Option<&Target>) -> Result<bool> {
         let index = LogIndex::new(begin.index);
         let Some(table) = Requests::decode(ids, index) else { return Ok(false) };
-        let crc = self.keep(begin, ids)?;
-        *self.shared.received.lock() = Some(ReceivedIds { begin: index, table, crc });
+        let mut received = self.shared.received.lock();
+        let crc = match durable.filter(|durable| durable.log_id >= begin) {
+            Some(durable) => durable.requests_crc,
+            None => self.write(begin, ids)?,
+        };
+        *received = Some(ReceivedIds { begin: index, table, crc });
         Ok(true)
     }
 

@@ -71,6 +71,12 @@ fn checkpoint(machine: &Machine, index: u64) -> Result<Checkpointed> {
     machine.checkpoint(target, &mut || Ok(()), &AtomicBool::new(false))
 }
 
+/// The files of ids that are there.
+fn files(disk: &SimDisk) -> Vec<String> {
+    let names = disk.list(Path::new(DIRECTORY)).unwrap();
+    names.into_iter().filter(|name| name.starts_with("requests")).collect()
+}
+
 fn with_id(id: &str, slot: u64, action: Action<'_>) -> Command {
     let command = Command::single(&Operation { key: &slot_key(slot), action }).unwrap();
     command.with_request_id(id.as_bytes()).unwrap()
@@ -232,10 +238,6 @@ fn a_checkpoint_without_its_file_of_ids_is_not_opened() {
         checkpoint(&machine, 1).unwrap();
         machine.apply(2, &add("b", 7)).unwrap();
         checkpoint(&machine, 2).unwrap();
-        let files = |disk: &SimDisk| -> Vec<String> {
-            let names = disk.list(Path::new(DIRECTORY)).unwrap();
-            names.into_iter().filter(|name| name.starts_with("requests-")).collect()
-        };
         assert_eq!(files(&disk), ["requests-0000000000000002.dat"], "{of:?}");
         let path = Path::new(DIRECTORY).join("requests-0000000000000002.dat");
         disk.remove(&path).unwrap();
@@ -254,8 +256,11 @@ fn ids_that_came_with_a_snapshot_count_once_it_is_installed_and_survive_a_power_
         let ids = sender.request_ids().at(2);
         let disk = SimDisk::new(7);
         let receiver = open(of, &disk).unwrap();
-        assert!(!receiver.request_ids().receive(log_id(1), &ids).unwrap(), "behind its begin");
-        assert!(receiver.request_ids().receive(log_id(2), &ids).unwrap());
+        assert!(
+            !receiver.request_ids().receive(log_id(1), &ids, None).unwrap(),
+            "behind its begin"
+        );
+        assert!(receiver.request_ids().receive(log_id(2), &ids, None).unwrap());
         assert!(receiver.request_ids().at(u64::MAX).is_empty(), "not installed");
         receiver.begin_merge(0, 0);
         receiver.merge(&sender.scan(0, 0, 1 << 20).unwrap().0).unwrap();
@@ -269,5 +274,50 @@ fn ids_that_came_with_a_snapshot_count_once_it_is_installed_and_survive_a_power_
             assert_eq!((again.index, again.is_repeat), (1, true), "{of:?}");
             assert_eq!(value(machine, 7).as_deref(), Some("2"), "{of:?}");
         }
+    }
+}
+
+/// The ids of a member that does not know what was answered: the same table in other bytes.
+fn without_answers() -> Bytes {
+    let ids = RequestIds::default();
+    for (index, id) in [(1, "a"), (2, "b")] {
+        ids.remember(&DigestedRequest::new(index, id.as_bytes(), &add(id, 7)), None);
+    }
+    ids.at(2)
+}
+
+#[test]
+fn a_snapshot_that_begins_at_the_checkpoint_leaves_its_ids_as_they_are() {
+    for of in BOTH {
+        let disk = SimDisk::new(9);
+        let machine = open(of, &disk).unwrap();
+        machine.apply(1, &add("a", 7)).unwrap();
+        machine.apply(2, &add("b", 7)).unwrap();
+        checkpoint(&machine, 2).unwrap();
+        let (ids, durable) = (machine.request_ids(), machine.durable());
+        assert_ne!(ids.at(2), without_answers());
+        assert!(ids.receive(log_id(2), &without_answers(), durable.as_ref()).unwrap());
+        assert_eq!(ids.received_crc(2), durable.unwrap().requests_crc, "{of:?}");
+        let after = open(of, &disk.crash(CrashMode::Lost)).unwrap();
+        assert_eq!(after.request_ids().at(2), ids.at(2), "{of:?}");
+    }
+}
+
+/// The install names the file that was received.
+#[test]
+fn a_checkpoint_where_a_snapshot_begins_leaves_the_ids_that_came_with_it() {
+    for of in BOTH {
+        let disk = SimDisk::new(10);
+        let machine = open(of, &disk).unwrap();
+        let ids = machine.request_ids();
+        assert!(ids.receive(log_id(2), &without_answers(), None).unwrap());
+        machine.apply(1, &add("a", 7)).unwrap();
+        machine.apply(2, &add("b", 7)).unwrap();
+        assert_eq!(ids.keep(log_id(2), &ids.at(2)).unwrap(), ids.received_crc(2));
+        let target =
+            Target { log_id: log_id(2), membership: Membership::default(), requests_crc: 0 };
+        machine.install(target, &mut || Ok(())).unwrap();
+        let after = open(of, &disk.crash(CrashMode::Lost)).unwrap();
+        assert_eq!(after.request_ids().at(2), without_answers(), "{of:?}");
     }
 }
