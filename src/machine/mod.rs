@@ -271,8 +271,12 @@ impl Machine {
         log_durable: LogDurable<'_>,
         cancel: &AtomicBool,
     ) -> Result<Checkpointed> {
+        let index = target.log_id.index;
         let outcome =
             of_its_kind!(self, machine => machine.checkpoint(target, log_durable, cancel))?;
+        if outcome.cancelled {
+            self.request_ids().withdraw(index, self.durable().as_ref()); // nothing names it (H31)
+        }
         self.request_ids().remove_before(self.durable().as_ref());
         Ok(outcome)
     }

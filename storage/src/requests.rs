@@ -211,15 +211,25 @@ pub fn write(
         field.copy_from_slice(&crc.to_le_bytes());
     }
     let new = directory.join(NEW_NAME);
-    if disk.exists(&new)? {
-        disk.remove(&new)?;
+    if let Err(error) = write_whole(disk, &new, &bytes) {
+        return match disk.remove(&new) {
+            // The error that matters is the one that led here; the next write removes it anyhow.
+            Ok(()) | Err(_) => Err(error),
+        };
     }
-    let file = disk.create(&new, WriteMode::Buffered)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
     disk.rename(&new, &path_of(directory, log_id.index))?;
     disk.sync_dir(directory)?;
     Ok(crc)
+}
+
+/// Writes a file that may be there from an earlier attempt.
+fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    if disk.exists(path)? {
+        disk.remove(path)?;
+    }
+    let file = disk.create(path, WriteMode::Buffered)?;
+    file.write_at(bytes, 0)?;
+    file.sync()
 }
 
 /// The table as of `log_id`, whose file has this CRC; 0 stands for an empty one without a file.
@@ -304,6 +314,15 @@ pub fn remove_before(disk: &dyn Disk, directory: &Path, index: u64) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Removes the file of the checkpoint of entry `index`, if there is one.
+///
+/// # Errors
+/// `Io`.
+pub fn remove(disk: &dyn Disk, directory: &Path, index: u64) -> Result<()> {
+    let path = path_of(directory, index);
+    if disk.exists(&path)? { disk.remove(&path) } else { Ok(()) }
 }
 
 /// CRC-32 over everything but the CRC itself; never 0.
@@ -456,6 +475,17 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[test]
+    fn a_file_that_found_no_room_leaves_nothing_behind() {
+        let disk = SimDisk::new(1);
+        let place = directory(&disk);
+        let before = disk.list(place).unwrap();
+        disk.set_space(1);
+        let error = write(&disk, place, CLUSTER, log_id(3), &full(3).encode_at(at(3))).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+        assert_eq!(disk.list(place).unwrap(), before);
     }
 
     #[test]

@@ -212,6 +212,20 @@ impl RequestIds {
         }
     }
 
+    /// Removes what was kept for a checkpoint of entry `index` that was given up, unless one of `durable`
+    /// or a snapshot that is about to be installed names it. A file that cannot be removed is left.
+    pub(super) fn withdraw(&self, index: u64, durable: Option<&Target>) {
+        let Some(place) = self.shared.place.get() else { return };
+        let received = self.shared.received.lock();
+        let is_received = received.as_ref().is_some_and(|received| received.begin.get() == index);
+        if is_received || durable.is_some_and(|durable| durable.log_id.index >= index) {
+            return;
+        }
+        if let Err(error) = requests::remove(&*place.disk, &place.directory, index) {
+            tracing::warn!(%error, "a file of request ids is left");
+        }
+    }
+
     /// Ids as they came from elsewhere replace those that are here. False, and nothing changes, if the
     /// bytes are none as of entry `index`.
     pub fn replace(&self, index: u64, ids: &[u8]) -> bool {

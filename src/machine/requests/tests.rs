@@ -277,6 +277,32 @@ fn ids_that_came_with_a_snapshot_count_once_it_is_installed_and_survive_a_power_
     }
 }
 
+/// Each attempt is one of a later entry.
+#[test]
+fn a_checkpoint_that_was_given_up_leaves_no_file_of_ids() {
+    for of in BOTH {
+        let disk = SimDisk::new(8);
+        let machine = open(of, &disk).unwrap();
+        let give_up = |index: u64| {
+            machine.apply(index, &add(&index.to_string(), 7)).unwrap();
+            let ids = machine.request_ids();
+            let requests_crc = ids.keep(log_id(index), &ids.at(index)).unwrap();
+            let membership = Membership::default();
+            let target = Target { log_id: log_id(index), membership, requests_crc };
+            let cancel = AtomicBool::new(true);
+            assert!(machine.checkpoint(target, &mut || Ok(()), &cancel).unwrap().cancelled);
+        };
+        give_up(1);
+        assert!(files(&disk).is_empty(), "{of:?}");
+        checkpoint(&machine, 1).unwrap();
+        give_up(2);
+        give_up(3);
+        assert_eq!(files(&disk), ["requests-0000000000000001.dat"], "{of:?}");
+        let after = open(of, &disk.crash(CrashMode::Lost)).unwrap();
+        assert_eq!(after.request_ids().at(9), machine.request_ids().at(1), "{of:?}");
+    }
+}
+
 /// The ids of a member that does not know what was answered: the same table in other bytes.
 fn without_answers() -> Bytes {
     let ids = RequestIds::default();
@@ -314,6 +340,7 @@ fn a_checkpoint_where_a_snapshot_begins_leaves_the_ids_that_came_with_it() {
         machine.apply(1, &add("a", 7)).unwrap();
         machine.apply(2, &add("b", 7)).unwrap();
         assert_eq!(ids.keep(log_id(2), &ids.at(2)).unwrap(), ids.received_crc(2));
+        ids.withdraw(2, None);
         let target =
             Target { log_id: log_id(2), membership: Membership::default(), requests_crc: 0 };
         machine.install(target, &mut || Ok(())).unwrap();

@@ -243,9 +243,15 @@ impl<'a> Writer<'a> {
         log_durable()?;
         let new = new_path(self.directory);
         self.disk.rename(&new, &self.directory.join(SNAPSHOT_FILE))?;
-        self.disk.sync_dir(&self.directory.join(TMP_NAME))?;
-        self.disk.sync_dir(self.directory)?;
-        Ok(self.offset)
+        let tmp = self.directory.join(TMP_NAME);
+        match self.disk.sync_dir(&tmp).and_then(|()| self.disk.sync_dir(self.directory)) {
+            // That would say that the old file is there as before: from here on it may be the new one.
+            Err(Error::NoSpace { path, .. }) => {
+                let source = std::io::ErrorKind::StorageFull.into();
+                Err(Error::Io { operation: "sync directory", path, offset: 0, source })
+            }
+            synced => synced.map(|()| self.offset),
+        }
     }
 }
 
