@@ -524,4 +524,20 @@ mod tests {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(TokenHash::of(b"abc").to_string(), abc);
     }
+
+    #[test]
+    fn a_join_token_whose_file_is_gone_is_none_and_a_wrong_one_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("join.token");
+        let read = || read_join_token(Some(&path)).map_err(|error| error.to_string());
+        assert_eq!(read(), Ok(String::new()));
+        std::fs::write(&path, "dsj_some\n").unwrap();
+        assert_eq!(read(), Ok("dsj_some".to_owned()));
+        for wrong in ["", "dsj_ some"] {
+            std::fs::write(&path, wrong).unwrap();
+            let error = read().unwrap_err();
+            assert!(!error.contains("dsj_"), "{error}");
+        }
+        assert!(read_join_token(Some(folder.path())).is_err(), "it is a folder");
+    }
 }

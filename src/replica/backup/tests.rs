@@ -28,6 +28,12 @@ struct Alone {
     right: Arc<Semaphore>,
 }
 
+fn empty_disk() -> Arc<SimDisk> {
+    let disk = SimDisk::new(1);
+    disk.create_dir_all(&Path::new(DIRECTORY).join("tmp")).unwrap();
+    Arc::new(disk)
+}
+
 impl Drop for Alone {
     fn drop(&mut self) {
         self.syncer.stop();
@@ -37,7 +43,7 @@ impl Drop for Alone {
 impl Alone {
     /// A replica that holds keys.
     fn filled() -> Alone {
-        let disk = Arc::new(SimDisk::new(1));
+        let disk = empty_disk();
         let options = keys::Options::new(1 << 30);
         let new = keys::New { cluster_id: 7, value_bytes: 1 << 20, options };
         let keys = Keys::create(disk.clone(), Path::new(DIRECTORY), new).unwrap();
@@ -51,7 +57,6 @@ impl Alone {
     /// A replica of this machine, with one entry in its log.
     fn over(disk: Arc<SimDisk>, machine: Machine) -> Alone {
         let directory = Path::new(DIRECTORY);
-        disk.create_dir_all(&directory.join("tmp")).unwrap();
         let options = wal::Options::new(wal::Nonces::counted());
         let options = wal::Options { segment_bytes: 4 << 20, ..options };
         let aside = directory.join("tmp");
@@ -196,10 +201,9 @@ async fn a_snapshot_that_arrives_ends_the_backup_with_a_reason() {
 /// I5 of `mod.rs`: the header says how many slots there are before the first entry is read.
 #[tokio::test]
 async fn a_cluster_that_comes_to_have_more_slots_ends_the_backup_with_a_reason() {
-    let disk = Arc::new(SimDisk::new(1));
+    let disk = empty_disk();
     let geometry = Geometry::new(64, 32).unwrap();
     let new = slots::New { geometry, cluster_id: 7, options: slots::Options::new(1 << 20) };
-    disk.create_dir_all(Path::new(DIRECTORY)).unwrap();
     let slots = Slots::create(&*disk, Path::new(DIRECTORY), new, &mut |_, _| {}).unwrap();
     let machine = DiskMachine::new(Arc::new(slots)).limited_to(16);
     let alone = Alone::over(disk, Machine::Slots(machine));
