@@ -125,6 +125,12 @@ struct Appended {
 }
 
 impl WriteStages {
+    /// Each stage by its name, in the order in which a write goes through them.
+    pub fn named(&self) -> [(&'static str, &Times); 5] {
+        let WriteStages { queue, append, sync, commit, apply, on_way: _ } = self;
+        [("queue", queue), ("append", append), ("sync", sync), ("commit", commit), ("apply", apply)]
+    }
+
     /// Entries `first` to `last` were put into the log, which began at `begun`.
     pub fn appended(&self, first: u64, last: u64, begun: Instant) {
         let at = Instant::now();

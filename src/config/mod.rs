@@ -57,8 +57,8 @@ pub const KEY_VALUE_BYTES_DEFAULT: u32 = VALUE_BYTES_MAX;
 const KEEP_MIB_DEFAULT: u64 = 64;
 const HEARTBEAT_MS_DEFAULT: u64 = 200;
 const ELECTION_MS_DEFAULT: u64 = 1500;
-/// Leases rest on it: `src/raft/timing.rs` has the same.
-const ELECTION_MS_MIN: u64 = 1200;
+/// Leases rest on it; `node` compares it with the least that `raft` allows.
+pub const ELECTION_MS_MIN: u64 = 1200;
 const ELECTION_MS_MAX: u64 = 120_000;
 /// So many heartbeats at least have to be missed before a leader is given up.
 const HEARTBEATS_MIN: u64 = 5;

@@ -318,6 +318,9 @@ fn plan_of(config: &Config) -> Plan {
     }
 }
 
+/// Leases hold for whatever may be typed.
+const _: () = assert!(crate::config::ELECTION_MS_MIN >= raft::ELECTION_MS_MIN);
+
 fn timing_of(config: &Config) -> Timing {
     Timing::new(config.heartbeat_ms, config.election_ms)
 }

@@ -42,7 +42,7 @@ pub use members::{
 };
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
-pub use timing::Timing;
+pub use timing::{ELECTION_MS_MIN, Timing};
 pub use view::{MemberView, View};
 
 use crate::command::{Command, Failure, Reply};

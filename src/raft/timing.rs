@@ -15,7 +15,7 @@ use openraft::{Config, ConfigError, SnapshotPolicy};
 /// lease only if a voter's clock runs more than twice as fast as the leader's.
 pub(super) const LEASE_SURE: Duration = Duration::from_millis(ELECTION_MS_MIN / 3);
 /// The shortest election time, in ms.
-const ELECTION_MS_MIN: u64 = 1200;
+pub const ELECTION_MS_MIN: u64 = 1200;
 /// Entries that one append frame holds at most.
 pub(super) const APPEND_ENTRIES_MAX: u64 = 1024;
 /// A member that answered within this time is alive even if heartbeats come more often.

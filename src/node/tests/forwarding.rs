@@ -38,7 +38,7 @@ async fn a_forwarded_write_whose_answer_is_lost_is_unknown_and_never_sent_again(
     leader.stop().await;
 }
 
-/// Its clock may be slow: voters may have elected another long before three seconds are over here.
+/// Its clock may be slow: voters may have elected another long before its lease is over here.
 #[tokio::test]
 async fn a_leader_that_nobody_answers_gives_no_read_once_its_lease_is_in_doubt() {
     let (leader, other) = Running::pair().await;

@@ -95,7 +95,7 @@ impl Scrape {
     fn now(server: &Server) -> Scrape {
         let (status, kind) = (server.node.status(), server.node.config().kind());
         let (stages, counters) = (server.node.write_stages(), server.clients.counters());
-        let named = |name, times: &Times| (name, times.spread());
+        let named = |(name, times): (&'static str, &Times)| (name, times.spread());
         let operations = Protocol::SERVED.map(|protocol| {
             let served = counters.served(protocol);
             let (reads, writes) = (served.reads.spread(), served.writes.spread());
@@ -109,14 +109,12 @@ impl Scrape {
             saved_s: server.node.last_save_s(),
             counts: counters.now(),
             operations: operations.into(),
-            stages: vec![
-                named("queue", &stages.queue),
-                named("append", &stages.append),
-                named("sync", &stages.sync),
-                named("commit", &stages.commit),
-                named("apply", &stages.apply),
-                named("reply", counters.replies()),
-            ],
+            stages: stages
+                .named()
+                .into_iter()
+                .chain([("reply", counters.replies())])
+                .map(named)
+                .collect(),
             syncs: stages.sync.spread(),
             failures: FailureClass::ALL.map(|class| (class, counters.failures(class))).into(),
             denials: Denial::NAMED.map(|(denial, name)| (name, server.access.denials(denial))),
