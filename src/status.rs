@@ -172,7 +172,7 @@ pub struct MemberStatus {
     /// True if it is a logger, which follows for ever and never votes; absent if the node is of a version
     /// that does not tell.
     pub never_votes: Option<bool>,
-    /// True if it has not answered for an election timeout, false if it has; `None` where this node
+    /// True if it has not answered for four thirds of `-election-ms`, false if it has; `None` where this node
     /// cannot know: only a leader hears of the others, and a new one not of all yet.
     pub silent: Option<bool>,
 }
