@@ -190,10 +190,7 @@ impl Session {
             let came_bytes = self.socket.input().len();
             let flow = self.turn(dialect.as_mut()).await;
             let is_strange = dialect.requester().granted().is_none();
-            strange_since = match strange_since {
-                _ if !is_strange => None,
-                since => since.or_else(|| Some(Instant::now())), // its token counts no longer
-            };
+            strange_since = is_strange.then(|| strange_since.unwrap_or_else(Instant::now));
             self.socket.note_strange(strange_since.map(|since| since + STRANGE_TIME_MAX));
             let counters = self.server.clients.counters();
             counters.received(came_bytes - self.socket.input().len());

@@ -87,7 +87,7 @@ fn typed(facts: &Facts) -> Vec<Finding> {
 /// Majorities, and how much may be lost.
 fn votes(facts: &Facts) -> Option<Finding> {
     let health = facts.health();
-    if facts.survey.answers().is_empty() || health.voters == 0 {
+    if health.voters == 0 {
         return None;
     }
     let (voters, answering) = (health.voters, health.answering);

@@ -37,8 +37,8 @@ pub(super) struct Probe {
     pub(super) directory: PathBuf,
     /// Kind of its file system, if the system says so.
     pub(super) kind: Option<String>,
-    /// Bytes that are left there.
-    pub(super) left_bytes: u64,
+    /// Bytes that are left there, if the system says so.
+    pub(super) left_bytes: Option<u64>,
     /// How long each sync took, in microseconds, the shortest first.
     pub(super) syncs_us: Vec<u64>,
     /// Why there are no more of them.
@@ -56,8 +56,8 @@ impl Probe {
             return Err(ClientError::flag("data", &given, "is no directory that is there"));
         }
         let kind = file_system::kind_of(directory).ok();
-        let left = rustix::fs::statvfs(directory);
-        let left_bytes = left.map_or(0, |room| room.f_bavail.saturating_mul(room.f_frsize));
+        let left = rustix::fs::statvfs(directory).ok();
+        let left_bytes = left.map(|room| room.f_bavail.saturating_mul(room.f_frsize));
         let (timed, times) = channel();
         let trying = directory.to_owned();
         let thread = std::thread::Builder::new().spawn(move || time_syncs(&trying, &timed));
@@ -104,8 +104,9 @@ impl Probe {
                 milliseconds(*longest)
             ),
         };
-        let left = size(self.left_bytes);
-        format!("{}: {kind}, {left} left, {times}", self.directory.display())
+        let left =
+            self.left_bytes.map_or("room not known".to_owned(), |it| format!("{} left", size(it)));
+        format!("{}: {kind}, {left}, {times}", self.directory.display())
     }
 
     /// What is wrong with it.
@@ -133,7 +134,7 @@ impl Probe {
                              against power loss."),
             );
         }
-        found.extend(room(&place, self.left_bytes));
+        found.extend(self.left_bytes.and_then(|left| room(&place, left)));
         found.extend(self.kind.as_deref().and_then(|kind| lasting(&place, kind)));
         found
     }
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     fn probe(syncs_us: Vec<u64>) -> Probe {
-        let (kind, left_bytes) = (Some("ext4".to_owned()), 9 << 30);
+        let (kind, left_bytes) = (Some("ext4".to_owned()), Some(9 << 30));
         Probe { directory: "/d".into(), kind, left_bytes, syncs_us, failed: None }
     }
 
@@ -190,7 +191,7 @@ mod tests {
         let tried = Probe::of(directory.path()).unwrap();
         assert_eq!(tried.failed, None);
         assert!(!tried.syncs_us.is_empty() && tried.syncs_us.is_sorted());
-        assert!(tried.left_bytes > 0 && tried.kind.is_some());
+        assert!(tried.left_bytes > Some(0) && tried.kind.is_some());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         assert!(tried.summary().contains(" syncs, half within "), "{}", tried.summary());
     }
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(codes(&probe(rare.clone())), ["slow_disk"]);
         rare.splice(97.., [900, 900, 200_000]);
         assert_eq!(codes(&probe(rare)), [""; 0], "one of a hundred may be");
-        let full = Probe { left_bytes: 1 << 20, ..probe(vec![900]) };
+        let full = Probe { left_bytes: Some(1 << 20), ..probe(vec![900]) };
         assert_eq!(codes(&full), ["disk_full"]);
         let memory = Probe { kind: Some("tmpfs".to_owned()), ..probe(vec![9]) };
         assert_eq!(codes(&memory), ["memory_disk"]);

@@ -280,12 +280,12 @@ const CASES: &[Case] = &[
     }),
     ("Warning slow_disk /d", |facts| {
         let syncs_us = vec![30_000; 100];
-        let left_bytes = 9 << 30;
+        let left_bytes = Some(9 << 30);
         facts.probe =
             Some(Probe { directory: "/d".into(), syncs_us, left_bytes, ..Probe::default() });
     }),
     ("Error disk_failed /d", |facts| {
-        let (failed, left_bytes) = (Some("no end".to_owned()), 9 << 30);
+        let (failed, left_bytes) = (Some("no end".to_owned()), Some(9 << 30));
         facts.probe =
             Some(Probe { directory: "/d".into(), failed, left_bytes, ..Probe::default() });
     }),

@@ -107,7 +107,7 @@ async fn carry_out(
         return Ok(json(StatusCode::OK, &Results::of(reply)));
     }
     let reply = seat.write(command, &parts.headers).await?;
-    let told = seat.written(&reply).await;
+    let told = seat.written(reply.index, reply.is_repeat).await;
     Ok((told, json(StatusCode::OK, &Results::of(reply))).into_response())
 }
 

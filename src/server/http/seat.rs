@@ -172,20 +172,19 @@ impl Seat {
         drop(pairs); // the command has them
         self.requester.lock().await.called(lookup(b"mset"));
         let reply = self.write(command, headers).await?;
-        let told = self.written(&reply).await;
         reply.outcomes.into_iter().try_for_each(|outcome| done(outcome).map(drop))?;
-        Ok(told)
+        Ok(self.written(reply.index, reply.is_repeat).await)
     }
 
     /// What the response says of the entry that carried a write out.
-    pub(super) async fn written(&self, reply: &Reply) -> HeaderMap {
+    pub(super) async fn written(&self, index: u64, is_repeat: bool) -> HeaderMap {
         let node = &self.server.node;
-        let holders = node.wait_replicas(reply.index, 0, Duration::ZERO).await;
+        let holders = node.wait_replicas(index, 0, Duration::ZERO).await;
         let holders = u64::try_from(holders).unwrap_or(u64::MAX);
-        let numbers = [(TERM, node.term()), (INDEX, reply.index), (HOLDERS, holders)];
+        let numbers = [(TERM, node.term()), (INDEX, index), (HOLDERS, holders)];
         let numbers = numbers.map(|(name, number)| (name, HeaderValue::from(number)));
         let mut told = HeaderMap::from_iter(numbers);
-        if reply.is_repeat {
+        if is_repeat {
             told.insert(REPLAYED, HeaderValue::from_static("true"));
         }
         told

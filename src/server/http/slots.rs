@@ -89,12 +89,12 @@ async fn write(Extension(seat): Extension<Seat>, request: Request) -> Result<Res
     let command = Command::single(&Operation { key: &key, action })?;
     seat.requester.lock().await.called(lookup(b"set"));
     let reply = seat.write(command, &parts.headers).await?;
-    let told = seat.written(&reply).await;
+    let (index, is_repeat) = (reply.index, reply.is_repeat);
     let outcome = first(reply)?;
     if !outcome.changed {
         return Err(failed(&outcome));
     }
-    Ok(written(told, outcome.version))
+    Ok(written(seat.written(index, is_repeat).await, outcome.version))
 }
 
 async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
@@ -108,10 +108,10 @@ async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
     let command = Command::single(&Operation { key: &key, action })?;
     seat.requester.lock().await.called(lookup(b"del"));
     let reply = seat.write(command, headers).await?;
-    let told = seat.written(&reply).await;
+    let (index, is_repeat) = (reply.index, reply.is_repeat);
     let outcome = first(reply)?;
     if outcome.changed {
-        return Ok(written(told, outcome.version));
+        return Ok(written(seat.written(index, is_repeat).await, outcome.version));
     }
     let was_free = matches!(condition, Condition::Always | Condition::IfAbsent);
     Err(if was_free { Problem::no_value() } else { failed(&outcome) })

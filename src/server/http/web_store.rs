@@ -90,9 +90,9 @@ async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
     let command = Command::delete(&seat.key(&name_of(uri))?)?;
     seat.requester.lock().await.called(lookup(b"del"));
     let reply = seat.write(command, headers).await?;
-    let told = seat.written(&reply).await;
+    let (index, is_repeat) = (reply.index, reply.is_repeat);
     first(reply)?;
-    Ok((StatusCode::OK, told).into_response())
+    Ok((StatusCode::OK, seat.written(index, is_repeat).await).into_response())
 }
 
 async fn join(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
