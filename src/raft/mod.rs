@@ -374,8 +374,9 @@ impl Consensus {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             // One that is to leave may be succeeded in spite of its lease.
-            let mut voters = metrics.membership_config.membership().voter_ids();
-            let votes = voters.any(|id| id == self.member_id);
+            let membership = metrics.membership_config.membership();
+            let votes =
+                membership.get_joint_config().iter().any(|ids| ids.contains(&self.member_id));
             let holds = votes && reads::is_lease_sure(&metrics, self.replica.applied_term());
             (holds, metrics.current_term)
         };

@@ -140,7 +140,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             route: Arc::new(self.route(target, member)),
             gather: (member.role == Role::Learner).then_some(GATHER),
             append: Arc::default(),
-            dialling: Arc::default(),
+            dialling: None,
         }
     }
 }
@@ -158,7 +158,7 @@ pub(super) struct Peer {
     append: Idle,
     /// A dial for one. openraft gives a heartbeat up after the time between two; the next one goes on
     /// with the dial, else whoever needs longer for it would never be heard.
-    dialling: Arc<tokio::sync::Mutex<Option<JoinHandle<io::Result<Dialled>>>>>,
+    dialling: Option<JoinHandle<io::Result<Dialled>>>,
 }
 
 pub(super) fn unreachable_error(error: &io::Error) -> RpcError {
@@ -167,15 +167,21 @@ pub(super) fn unreachable_error(error: &io::Error) -> RpcError {
 
 impl Peer {
     /// An idle append connection, or a new one.
-    async fn append_connection(&self, vote: Vote) -> io::Result<Dialled> {
-        let idle = self.append.lock().take();
+    async fn append_connection(&mut self, vote: Vote) -> io::Result<Dialled> {
+        let mut idle = self.append.lock().take();
+        if idle.is_none()
+            && let Some(done) = self.dialling.take_if(|dial| dial.is_finished())
+        {
+            let late = done.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()));
+            self.note(late.as_ref().map(drop));
+            idle = late.ok();
+        }
         let is_of_use =
             |(address, (reader, _)): &Dialled| self.route.leads_to(address) && !reader.is_old();
         if let Some(idle) = idle.filter(is_of_use) {
             return Ok(idle);
         }
-        let mut dialling = self.dialling.lock().await;
-        let dial = dialling.get_or_insert_with(|| {
+        let dial = self.dialling.get_or_insert_with(|| {
             let acknowledged = self.network.acknowledged.of(self.target);
             let acknowledged = acknowledged
                 .filter(|(under, _)| *under == vote)
@@ -184,7 +190,7 @@ impl Peer {
             tokio::spawn(async move { caller.dial(&route, Purpose::Append, acknowledged).await })
         });
         let dialled = dial.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()));
-        *dialling = None;
+        self.dialling = None;
         self.note(dialled.as_ref().map(drop));
         dialled
     }
