@@ -18,7 +18,10 @@ fn service_manager_hears_when_a_node_serves_and_when_it_stops() {
     let mut command = program();
     let mut node = Node::spawn(command.args(place.arguments(&[])).env("NOTIFY_SOCKET", &path));
     assert_eq!(heard(), "READY=1\n");
-    place.asked(&["status"]); // who hears it may send clients
+    place.ask(&["status"]).stdout.first().expect("who hears it may send clients");
+    // It may not lead yet: that it does, its banner says.
+    node.wait_for("next: ");
+    place.asked(&["status"]);
     node.send("TERM");
     assert_eq!(heard(), "STOPPING=1\n");
     assert_eq!(node.wait().code(), Some(0));
