@@ -12,6 +12,7 @@ pub mod clock;
 pub mod file;
 pub mod layout;
 pub mod message;
+pub mod node;
 pub mod operation;
 pub mod place;
 pub mod repair;
