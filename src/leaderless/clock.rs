@@ -171,7 +171,7 @@ impl Version {
     }
 
     /// The last of a moment.
-    const fn last_at(moment: Moment) -> Self {
+    pub const fn last_at(moment: Moment) -> Self {
         Self(moment.0 << LOW_BITS | ((1 << LOW_BITS) - 1))
     }
 

@@ -478,6 +478,14 @@ impl Replica {
         self.write_numbers(numbers)
     }
 
+    /// Nothing was lost that others hold: the directory is the one that the cluster began with, or whoever
+    /// started the node says so. If a floor is known by now, the node is behind and copies as such.
+    pub fn nothing_was_lost(&mut self) -> Vec<ReplicaEffect> {
+        let mut numbers = self.latest.clone();
+        numbers.lost.copied = numbers.lost.count;
+        self.write_numbers(numbers)
+    }
+
     fn write_numbers(&mut self, numbers: Numbers) -> Vec<ReplicaEffect> {
         if numbers == self.latest {
             return Vec::new();

@@ -3,28 +3,53 @@
 //! Called by the program and its protocols; calls the machines of this folder, `host` and `storage`. Any
 //! node takes any operation: one that is no replica of the key passes it on, once, to one that is.
 
+mod copying;
+mod driver;
 mod error;
+mod links;
+mod open;
+mod operations;
+mod records;
+mod serving;
 mod status;
+mod store;
+mod tending;
+#[cfg(test)]
+mod tests;
+mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use diskstore_storage::disk::Lock;
+use diskstore_storage::keys::Keys;
 use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use error::{BadInput, RegisterError, RegistersStartError};
 pub use status::{PeerStatus, RegistersStatus};
 
-use super::clock::{Clock, Moment, NoVersion, Version, Writer};
+use super::clock::{Clock, Moment, NodeNumber, SKEW_MS_MAX, Version, Writer};
 use super::layout::Layout;
 use super::message::Held;
-use super::operation::Level;
+use super::operation::{Errand, Level};
+use super::replica::Replica;
 use super::rules::Rules;
 use crate::config::SyncPolicy;
 use crate::fault::{Fault, Faults};
 use crate::host::{Host, Stream};
+use driver::{Counters, Driver, Event, Inlets, Peer};
+use links::{Dial, Door, Link};
+use open::{OpenedStore, Opening, cluster_id_of};
+use store::Store;
+use tending::Pace;
+use wire::{Done, RegistersHello};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 65_535;
@@ -63,19 +88,30 @@ pub struct KeysHere {
     pub next: Option<u64>,
 }
 
+/// Requests of clients that may wait for the driver.
+const CLIENT_EVENTS_MAX: usize = 4096;
+/// Frames of peers that may wait for it; each has at most [`wire::FRAME_BYTES_MAX`] bytes, and mostly few.
+const PEER_EVENTS_MAX: usize = 16;
+
 /// A running node.
 #[derive(Debug)]
 pub struct Registers {
     config: RegistersConfig,
     host: Host,
     faults: Faults,
-    inner: Mutex<Inner>,
+    keys: Arc<Keys>,
+    clients: mpsc::Sender<Event>,
+    door: Door,
+    is_ready: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
+    running: Mutex<Option<Lasting>>,
 }
 
+/// What lasts until the node has stopped.
 #[derive(Debug)]
-struct Inner {
-    clock: Clock,
-    map: BTreeMap<Bytes, Held>,
+struct Lasting {
+    driver: JoinHandle<Store>,
+    lock: Box<dyn Lock>,
 }
 
 impl Registers {
@@ -88,15 +124,67 @@ impl Registers {
         host: &Host,
         config: RegistersConfig,
     ) -> Result<Arc<Registers>, RegistersStartError> {
-        let node = config
-            .layout
-            .node(&config.id)
-            .ok_or_else(|| RegistersStartError::NotInLayout { id: config.id.clone() })?;
-        let writer = Writer { node: node.number, losses: 0 };
-        let mut clock = Clock::open(writer, Moment::default(), Rules::default());
-        clock.ceiling_is_durable(Moment::new(u64::MAX));
-        let inner = Mutex::new(Inner { clock, map: BTreeMap::new() });
-        Ok(Arc::new(Registers { config, host: host.clone(), faults: Faults::new(), inner }))
+        Self::start_at(host, config, Pace::default()).await
+    }
+
+    async fn start_at(
+        host: &Host,
+        config: RegistersConfig,
+        pace: Pace,
+    ) -> Result<Arc<Registers>, RegistersStartError> {
+        let no_node = || RegistersStartError::NotInLayout { id: config.id.clone() };
+        let own = config.layout.node(&config.id).ok_or_else(no_node)?.number;
+        let faults = Faults::new();
+        let opened = {
+            let (host, config, faults) = (host.clone(), config.clone(), faults.clone());
+            let opening = move || Opening { host: &host, config: &config, own, faults }.run();
+            tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other)??
+        };
+        let OpenedStore { store, lock } = opened;
+        let hello = RegistersHello {
+            cluster_id: cluster_id_of(&config.layout),
+            epoch: config.layout.epoch(),
+            layout_hash: config.layout.hash(),
+            from: own,
+            to: own,
+            process: u64::from_le_bytes(host.random.bytes()?),
+        };
+        let (stop, stopping) = watch::channel(false);
+        let (signals, signal_inlet) = mpsc::unbounded_channel();
+        let (peers, peer_inlet) = mpsc::channel(PEER_EVENTS_MAX);
+        let (clients, client_inlet) = mpsc::channel(CLIENT_EVENTS_MAX);
+        let door = Door {
+            own: hello.clone(),
+            events: peers,
+            nodes: config.layout.nodes().iter().map(|node| node.number).collect(),
+            inside: Arc::default(),
+        };
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let keys = store.keys.clone();
+        let making = Making { host, config: &config, pace, faults: faults.clone(), own, hello };
+        let first_id = u64::from_le_bytes(host.random.bytes()?) >> 1;
+        let mut driver = making.driver(store, &signals, &stopping, is_ready.clone());
+        driver.next_operation = first_id; // none is given again after a restart
+        let inlets = Inlets {
+            signals: signal_inlet,
+            peers: peer_inlet,
+            clients: client_inlet,
+            stop: stopping,
+        };
+        let driver = tokio::spawn(driver.run(inlets));
+        let running = Mutex::new(Some(Lasting { driver, lock }));
+        let host = host.clone();
+        Ok(Arc::new(Registers {
+            config,
+            host,
+            faults,
+            keys,
+            clients,
+            door,
+            is_ready,
+            stop,
+            running,
+        }))
     }
 
     /// What it was started with.
@@ -114,9 +202,9 @@ impl Registers {
     /// # Errors
     /// Too few replicas answered; bad input.
     pub async fn read(&self, key: Bytes, level: Level) -> Result<Held, RegisterError> {
-        let _ = level;
-        self.check_key(&key)?;
-        Ok(self.inner.lock().map.get(&key).cloned().unwrap_or_default())
+        check_key(&key)?;
+        let begin = |reply| Event::Begin { errand: Errand::Get, key, level, reply };
+        self.held_of(begin).await
     }
 
     /// Gives a key a value, or takes it away (`None`). Returns the version of the write.
@@ -129,17 +217,19 @@ impl Registers {
         value: Option<Bytes>,
         level: Level,
     ) -> Result<Version, RegisterError> {
-        let _ = level;
-        self.store_here(key, value, None).await
+        check_key(&key)?;
+        self.check_value(value.as_ref())?;
+        let errand = value.map_or(Errand::Delete, Errand::Set);
+        self.version_of(|reply| Event::Begin { errand, key, level, reply }).await
     }
 
     /// What this node's own copy holds of a key, synced. For the original's `Node.Get`.
     ///
     /// # Errors
-    /// Bad input.
+    /// Bad input; it has to copy first.
     pub async fn held(&self, key: Bytes) -> Result<Held, RegisterError> {
-        self.check_key(&key)?;
-        Ok(self.inner.lock().map.get(&key).cloned().unwrap_or_default())
+        check_key(&key)?;
+        self.held_of(|reply| Event::Held { key, reply }).await
     }
 
     /// Stores at this node alone, under this version, or one of its own clock. For the original's `Node.Set`. `Ok`
@@ -153,43 +243,23 @@ impl Registers {
         value: Option<Bytes>,
         version: Option<Version>,
     ) -> Result<Version, RegisterError> {
-        self.check_key(&key)?;
+        check_key(&key)?;
         self.check_value(value.as_ref())?;
-        let mut inner = self.inner.lock();
-        let above = inner.map.get(&key).map_or(Version::NONE, |held| held.version);
-        let now = Moment::new(self.now_ms());
-        let version = match version {
-            Some(version) => version,
-            None => match inner.clock.propose(now, above) {
-                Ok(proposal) => proposal.version,
-                Err(NoVersion::Ceiling(_) | NoVersion::Exhausted) => {
-                    return Err(RegisterError::NotStored("there is no higher version".into()));
-                }
-            },
-        };
-        let held = Held { version, value };
-        let known = inner.map.entry(key).or_default();
-        if known.yields_to(&held) {
-            *known = held;
-        }
-        Ok(version)
+        self.version_of(|reply| Event::StoreHere { key, value, version, reply }).await
     }
 
     /// About `count` of the keys held here that have a value, from `cursor` on (0 is the beginning), in
     /// the order of their hashes.
     pub fn keys_here(&self, cursor: u64, count: usize) -> KeysHere {
-        let inner = self.inner.lock();
-        let live = inner.map.iter().filter(|(_, held)| held.value.is_some());
-        let skipped = usize::try_from(cursor).unwrap_or(usize::MAX);
-        let keys: Vec<Bytes> =
-            live.skip(skipped).take(count.max(1)).map(|(key, _)| key.clone()).collect();
-        let next = (keys.len() == count.max(1)).then(|| cursor + keys.len() as u64);
-        KeysHere { keys, next }
+        let page = self.keys.live_keys(cursor, count);
+        KeysHere { keys: page.found, next: page.next }
     }
 
     /// What the clock of this node shows.
     pub async fn clock(&self) -> Version {
-        self.inner.lock().clock.shown(Moment::new(self.now_ms()))
+        let (reply, shown) = oneshot::channel();
+        let is_told = self.clients.send(Event::Clock(reply)).await.is_ok();
+        if is_told { shown.await.unwrap_or_default() } else { Version::NONE }
     }
 
     /// Raises the clock of this node to a version; nothing happens if that is lower.
@@ -197,28 +267,39 @@ impl Registers {
     /// # Errors
     /// It is more than 5 s ahead of this node's time.
     pub async fn raise_clock(&self, version: Version) -> Result<(), RegisterError> {
-        let now = Moment::new(self.now_ms());
-        if version.moment() > now.later(super::clock::SKEW_MS_MAX) {
+        if version.moment() > moment_of(&self.host).later(SKEW_MS_MAX) {
             return Err(RegisterError::BadInput(BadInput::ClockAhead));
         }
-        self.inner.lock().clock.observe(now, version);
-        Ok(())
+        let told = self.clients.send(Event::RaiseClock(version)).await;
+        told.map_err(|_| stopping())
     }
 
     /// How it is.
     pub async fn status(&self) -> RegistersStatus {
-        RegistersStatus::default()
+        let (reply, status) = oneshot::channel();
+        let is_told = self.clients.send(Event::Status(reply)).await.is_ok();
+        if is_told { status.await.unwrap_or_default() } else { RegistersStatus::default() }
     }
 
-    /// Whether it takes operations: its replica is ready, and so many peers are up that a quorum answers.
+    /// Whether its replica answers: it is not copying what it lacks, nor waiting for the start of the cluster.
     pub fn is_ready(&self) -> bool {
-        true
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     /// Serves a connection that began with [`PEER_PREFACE`], until it ends. `came` is what was read
     /// of it, the preface included.
     pub async fn serve_peer(self: Arc<Self>, stream: Stream, came: BytesMut) {
-        drop((stream, came));
+        let mut stopping = self.stop.subscribe();
+        let served = self.door.clone().serve(stream, came);
+        drop(self);
+        tokio::select! {
+            served = served => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a peer's connection broke off");
+                }
+            }
+            _ = stopping.wait_for(|stops| *stops) => {}
+        }
     }
 
     /// Waits until the node cannot go on.
@@ -227,18 +308,47 @@ impl Registers {
     }
 
     /// Stops: what was acknowledged is on the disk anyhow; operations under way end as unknown.
-    pub async fn stop(&self) {}
-
-    fn now_ms(&self) -> u64 {
-        let shown = u64::try_from(self.host.clock.wall().as_millis()).unwrap_or(u64::MAX);
-        shown.saturating_sub(YEARS_BEFORE_MS)
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let Some(Lasting { driver, lock }) = self.running.lock().take() else { return };
+        let stopped = async {
+            let store = driver.await.map_err(std::io::Error::other)?;
+            let syncer = store.syncer.clone();
+            tokio::task::spawn_blocking(move || syncer.stop()).await.map_err(std::io::Error::other)
+        };
+        if let Err(error) = stopped.await {
+            tracing::error!(%error, "the node ended abnormally");
+        }
+        drop(lock);
     }
 
-    fn check_key(&self, key: &Bytes) -> Result<(), RegisterError> {
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(RegisterError::BadInput(BadInput::Key { bytes: key.len() }));
+    async fn held_of(
+        &self,
+        event: impl FnOnce(driver::Reply) -> Event,
+    ) -> Result<Held, RegisterError> {
+        match self.ask(event).await? {
+            Done::Read(held) => Ok(held),
+            Done::Written(_) => {
+                Err(RegisterError::NotStored("another answer than asked for".into()))
+            }
         }
-        Ok(())
+    }
+
+    async fn version_of(
+        &self,
+        event: impl FnOnce(driver::Reply) -> Event,
+    ) -> Result<Version, RegisterError> {
+        match self.ask(event).await? {
+            Done::Written(version) => Ok(version),
+            Done::Read(_) => Err(RegisterError::NotStored("another answer than asked for".into())),
+        }
+    }
+
+    async fn ask(&self, event: impl FnOnce(driver::Reply) -> Event) -> Result<Done, RegisterError> {
+        let (reply, outcome) = oneshot::channel();
+        self.clients.send(event(reply)).await.map_err(|_| stopping())?;
+        let unknown = RegisterError::Unknown { version: Version::NONE, stored_by: 0, replicas: 0 };
+        outcome.await.unwrap_or(Err(unknown)) // the node stops in the middle
     }
 
     fn check_value(&self, value: Option<&Bytes>) -> Result<(), RegisterError> {
@@ -247,5 +357,90 @@ impl Registers {
             return Err(RegisterError::BadInput(BadInput::Value { bytes, max }));
         }
         Ok(())
+    }
+}
+
+fn check_key(key: &Bytes) -> Result<(), RegisterError> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(RegisterError::BadInput(BadInput::Key { bytes: key.len() }));
+    }
+    Ok(())
+}
+
+fn stopping() -> RegisterError {
+    RegisterError::NotStored("this node is stopping".into())
+}
+
+/// The time of day of a host.
+fn moment_of(host: &Host) -> Moment {
+    let shown = u64::try_from(host.clock.wall().as_millis()).unwrap_or(u64::MAX);
+    Moment::new(shown.saturating_sub(YEARS_BEFORE_MS))
+}
+
+/// What a driver is made of.
+struct Making<'a> {
+    host: &'a Host,
+    config: &'a RegistersConfig,
+    pace: Pace,
+    faults: Faults,
+    own: NodeNumber,
+    hello: RegistersHello,
+}
+
+impl Making<'_> {
+    fn driver(
+        self,
+        store: Store,
+        signals: &mpsc::UnboundedSender<Event>,
+        stopping: &watch::Receiver<bool>,
+        is_ready: Arc<AtomicBool>,
+    ) -> Driver {
+        let Making { host, config, pace, faults, own, hello } = self;
+        let rules = Rules::default();
+        let nodes: Vec<NodeNumber> = config.layout.nodes().iter().map(|node| node.number).collect();
+        let numbers = store.kept.numbers.clone();
+        let writer = Writer { node: own, losses: numbers.lost.count };
+        let mut clock = Clock::open(writer, numbers.ceiling, rules);
+        clock.observe(moment_of(host), store.highest);
+        let mut peers = BTreeMap::new();
+        for node in config.layout.nodes().iter().filter(|node| node.number != own) {
+            let Some(address) = &node.address else { continue };
+            let hello = RegistersHello { to: node.number, ..hello.clone() };
+            let dial = Dial { host: host.clone(), address: address.to_string(), hello };
+            let link = Link::start(dial, signals.clone(), stopping.clone());
+            peers.insert(node.number, Peer::new(node.id.clone(), address.to_string(), link));
+        }
+        Driver {
+            host: host.clone(),
+            config: config.clone(),
+            pace,
+            faults,
+            own,
+            layout: config.layout.clone(),
+            rules,
+            replica: Replica::open(own, &nodes, numbers, rules),
+            store,
+            clock,
+            signals: signals.clone(),
+            peers,
+            jobs: HashMap::new(),
+            awaiting_ceiling: Vec::new(),
+            deadlines: VecDeque::new(),
+            next_operation: 0,
+            local: VecDeque::new(),
+            after_sync: VecDeque::new(),
+            written: 0,
+            synced: 0,
+            pulls: HashMap::new(),
+            copying: None,
+            has_counted: false,
+            waits_for: String::new(),
+            counters: Counters::default(),
+            is_checkpointing: false,
+            started: Instant::now(),
+            gossiped_at: None,
+            floor_sought_at: None,
+            is_ready,
+        }
     }
 }

@@ -14,9 +14,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::keys::Keys;
 use crate::keys::file::{self, Header, PIECE_BYTES_DEFAULT, Writer};
 use crate::keys::map::bytes_of;
+use crate::keys::{Domain, Keys};
 use crate::state::{Checkpointed, PAGE_BYTES, Target};
 use crate::{Error, Result};
 
@@ -71,7 +71,7 @@ impl Keys {
         let _one = self.writer.lock();
         let before = self.header();
         if let Some(at) = before.checkpoint.filter(|at| *at >= target.log_id) {
-            if self.is_full() {
+            if self.is_full() && before.domain == Domain::Entries {
                 self.forget_up_to(at.index); // I4; a start from this file forgets them again
             }
             return Ok(Checkpointed::default());
@@ -79,7 +79,10 @@ impl Keys {
         let dirty_bytes = self.dirty_bytes.swap(0, Ordering::Relaxed);
         let header = Header {
             checkpoint: Some(target.log_id),
-            horizon: self.next_horizon(target.log_id.index),
+            horizon: match before.domain {
+                Domain::Entries => self.next_horizon(target.log_id.index),
+                Domain::Clocks => self.horizon(), // the floor, which the caller knows
+            },
             membership: target.membership,
             requests_crc: target.requests_crc,
             readable_from: self.readable_from(),
@@ -91,9 +94,11 @@ impl Keys {
             file::remove_unfinished(&*self.disk, &self.directory);
             return written;
         }
-        let horizon = header.horizon;
+        let (domain, horizon) = (header.domain, header.horizon);
         *self.durable.lock() = header;
-        self.forget_up_to(horizon);
+        if domain == Domain::Entries {
+            self.forget_up_to(horizon);
+        }
         written
     }
 

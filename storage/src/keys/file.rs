@@ -17,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, File, WriteMode};
 use crate::identity::TMP_NAME;
-use crate::keys::{KEY_BYTES_MAX, KeyImage, SNAPSHOT_FILE, VALUE_BYTES_MAX};
+use crate::keys::{Domain, KEY_BYTES_MAX, KeyImage, REGISTER_BYTES_MAX, SNAPSHOT_FILE};
 use crate::state::{MEMBERSHIP_BYTES_MAX, Membership};
 use crate::{Error, LogId, Result, Term};
 
@@ -35,6 +35,7 @@ const FIXED_BYTES: usize = 96;
 const CRC_OFFSET: usize = 12;
 const HAS_CHECKPOINT: u32 = 1;
 const HAS_MEMBERSHIP: u32 = 2;
+const HAS_CLOCKS: u32 = 4;
 /// length u32, count u32, number u64, CRC u32.
 const PIECE_HEADER_BYTES: usize = 20;
 const PIECE_CRC_OFFSET: usize = 16;
@@ -46,16 +47,18 @@ const LIVE: u32 = 1 << 31;
 const END_BYTES: usize = 16;
 /// Longest piece: full but for one byte, and then the longest record.
 const PIECE_BYTES_MAX: usize =
-    PIECE_BYTES_DEFAULT + RECORD_HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX as usize;
+    PIECE_BYTES_DEFAULT + RECORD_HEADER_BYTES + KEY_BYTES_MAX + REGISTER_BYTES_MAX as usize;
 
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
-const _: () = assert!(VALUE_BYTES_MAX < LIVE);
+const _: () = assert!(REGISTER_BYTES_MAX < LIVE);
 const _: () = assert!(PIECE_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(FIXED_BYTES <= BLOCK_BYTES && PIECE_HEADER_BYTES + END_BYTES <= BLOCK_BYTES);
 
 /// What a snapshot file as a whole is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
+    /// What the index of a key counts.
+    pub domain: Domain,
     /// The cluster that the data belongs to.
     pub cluster_id: u128,
     /// Most bytes of a value.
@@ -80,7 +83,8 @@ impl Header {
         let checkpoint = self.checkpoint.unwrap_or_default();
         let membership = self.membership.log_id.unwrap_or_default();
         let flags = self.checkpoint.map_or(0, |_| HAS_CHECKPOINT)
-            | self.membership.log_id.map_or(0, |_| HAS_MEMBERSHIP);
+            | self.membership.log_id.map_or(0, |_| HAS_MEMBERSHIP)
+            | if self.domain == Domain::Clocks { HAS_CLOCKS } else { 0 };
         let mut bytes = Vec::with_capacity(FIXED_BYTES + body.len());
         bytes.put_slice(&MAGIC);
         bytes.put_u32_le(VERSION);
@@ -335,11 +339,13 @@ impl Reader {
         if header_crc(&head) != Some(crc) {
             return Err(corrupt("CRC-32 of the header"));
         }
-        let is_known = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP) == 0;
-        if !is_known || value_bytes > VALUE_BYTES_MAX {
+        let is_known = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP | HAS_CLOCKS) == 0;
+        let domain = if flags & HAS_CLOCKS == 0 { Domain::Entries } else { Domain::Clocks };
+        if !is_known || value_bytes > domain.value_bytes_max() {
             return Err(corrupt("fields of the header"));
         }
         let header = Header {
+            domain,
             cluster_id,
             value_bytes,
             checkpoint: (flags & HAS_CHECKPOINT != 0).then_some(checkpoint),

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::Domain;
 use super::file::{Header, Reader, VERSION};
 use crate::disk::File;
 use crate::report::Report;
@@ -48,6 +49,7 @@ pub(crate) fn show_snapshot(file: Arc<dyn File>, report: &mut Report<'_>) -> Res
 
 fn show_header(header: &Header, report: &mut Report<'_>) -> Result<()> {
     let Header {
+        domain,
         cluster_id,
         value_bytes,
         checkpoint,
@@ -57,6 +59,9 @@ fn show_header(header: &Header, report: &mut Report<'_>) -> Result<()> {
         horizon,
     } = header;
     report.head(format_args!("snapshot file, version {VERSION}"))?;
+    if *domain == Domain::Clocks {
+        report.head(format_args!("registers of leaderless mode: indexes are versions"))?;
+    }
     report.head(format_args!("cluster id {cluster_id:032x}"))?;
     report.head(format_args!("values of up to {value_bytes} bytes"))?;
     match checkpoint {

@@ -110,6 +110,13 @@ impl Shard {
         }
     }
 
+    /// Forgets a key.
+    pub(super) fn remove(&mut self, hash: u64, key: &[u8], counts: &Counts) {
+        if let Some(record) = self.0.remove(&(hash, key) as &dyn Placed) {
+            counts.remove(key, &record);
+        }
+    }
+
     /// Notes that a transfer named a key.
     pub(super) fn name(&mut self, hash: u64, key: &[u8], transfer: u64) {
         if let Some(known) = self.0.get_mut(&(hash, key) as &dyn Placed) {

@@ -21,6 +21,7 @@ mod file;
 mod guard;
 mod inspect;
 mod map;
+mod registers;
 mod scan;
 mod transfer;
 
@@ -28,6 +29,7 @@ pub(crate) use file::MAGIC;
 pub use file::{Header, PIECE_BYTES_DEFAULT};
 pub use guard::{Base, Guard};
 pub(crate) use inspect::show_snapshot;
+pub use registers::{Changed, REGISTER_BYTES_MAX, Walked, hash_of};
 pub use scan::Page;
 pub use transfer::Sending;
 
@@ -42,7 +44,7 @@ use crate::disk::{Disk, WriteMode};
 use crate::state::{Incoming, Membership, Target, Versioned};
 use crate::{Error, Result};
 use file::Reader;
-use map::{Counts, Record, SHARD_COUNT, Shard, hash_of, shard_of};
+use map::{Counts, Record, SHARD_COUNT, Shard, shard_of};
 use transfer::Sends;
 
 /// Name of the snapshot file in a node's directory.
@@ -61,6 +63,26 @@ pub struct KeyImage {
     pub index: u64,
     /// The value; `None` if it was deleted.
     pub value: Option<Bytes>,
+}
+
+/// What the index of a key counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Domain {
+    /// Entries of a log that all members share. The keys of `kvstore`.
+    #[default]
+    Entries,
+    /// Clocks of several nodes: versions of registers (`registers.rs`).
+    Clocks,
+}
+
+impl Domain {
+    /// Largest value that can be asked for, in bytes.
+    pub fn value_bytes_max(self) -> u32 {
+        match self {
+            Self::Entries => VALUE_BYTES_MAX,
+            Self::Clocks => REGISTER_BYTES_MAX,
+        }
+    }
 }
 
 /// What new keys are to be.
@@ -118,15 +140,27 @@ impl Keys {
     /// # Errors
     /// `OutOfRange` for a size of values that cannot be; `NoSpace`; `Io`.
     pub fn create(disk: Arc<dyn Disk>, directory: &Path, new: New) -> Result<Self> {
-        if new.value_bytes == 0 || new.value_bytes > VALUE_BYTES_MAX {
-            let (value, limit) = (u64::from(new.value_bytes), u64::from(VALUE_BYTES_MAX));
+        Self::create_of(disk, directory, new, (Domain::Entries, Membership::default()))
+    }
+
+    fn create_of(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        new: New,
+        what: (Domain, Membership),
+    ) -> Result<Self> {
+        let (domain, membership) = what;
+        if new.value_bytes == 0 || new.value_bytes > domain.value_bytes_max() {
+            let limit = u64::from(domain.value_bytes_max());
+            let value = u64::from(new.value_bytes);
             return Err(Error::OutOfRange { what: "value-max", value, limit });
         }
         let header = Header {
+            domain,
             cluster_id: new.cluster_id,
             value_bytes: new.value_bytes,
             checkpoint: None,
-            membership: Membership::default(),
+            membership,
             requests_crc: 0,
             readable_from: 0,
             horizon: 0,
@@ -140,11 +174,24 @@ impl Keys {
     /// # Errors
     /// `Missing` if there is none; `Corrupt`; `UnknownVersion`; `Io`.
     pub fn open(disk: Arc<dyn Disk>, directory: &Path, options: Options) -> Result<Self> {
+        Self::open_of(disk, directory, options, Domain::Entries)
+    }
+
+    fn open_of(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: Options,
+        domain: Domain,
+    ) -> Result<Self> {
         let path = directory.join(SNAPSHOT_FILE);
         if !disk.exists(&path)? {
             return Err(Error::Missing { path, what: "there are no keys here" });
         }
         let mut reader = Reader::open(disk.open(&path, WriteMode::ReadOnly)?)?;
+        if reader.header.domain != domain {
+            let what = "the keys are those of another program (kvstore, leaderless)";
+            return Err(Error::Corrupt { path, offset: 0, what });
+        }
         let keys = Self::empty(disk, directory, reader.header.clone(), options);
         while let Some(images) = reader.next_piece()? {
             for KeyImage { key, index, value } in images {
@@ -178,7 +225,7 @@ impl Keys {
     }
 
     fn store(&self, key: &[u8], record: Record) {
-        let hash = hash_of(key);
+        let hash = map::hash_of(key);
         let bytes = key.len() + record.value.as_ref().map_or(0, Bytes::len);
         self.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.shards[shard_of(hash)].lock().set(hash, key, record, &self.counts);
@@ -204,7 +251,7 @@ impl Keys {
 
     /// Reads one key: the index of its last set or delete (0 if none is remembered), and its value.
     pub fn read(&self, key: &[u8]) -> Versioned {
-        let hash = hash_of(key);
+        let hash = map::hash_of(key);
         versioned(self.shards[shard_of(hash)].lock().get(hash, key))
     }
 

@@ -33,6 +33,11 @@ impl Sends {
         Self { count: 0, horizon }
     }
 
+    /// It is at least this from now on. For registers, whose horizon is not bound to what is sent.
+    pub(super) fn raise_horizon(&mut self, horizon: u64) {
+        self.horizon = self.horizon.max(horizon);
+    }
+
     /// Whether deletes up to a horizon may be forgotten now; the horizon has moved if so.
     fn move_horizon(&mut self, horizon: u64) -> bool {
         let moves = self.count == 0 && horizon > self.horizon;

@@ -1,0 +1,328 @@
+//! What a node does that lacks what others hold: it is new, lost its disk, or was away while deletes were
+//! forgotten. It copies from the others before it answers anybody.
+//!
+//! A node with an empty directory cannot know whether it is new. So the start of a cluster is a rule of its own
+//! (*founding*): once every node has been there with an empty directory at one time, there was nothing to lose. Whoever sees
+//! that first notes the directories, by their random numbers; a node that finds its own directory in another
+//! node's note has lost nothing since.
+//!
+//! A copy goes over all records that a source and this node both hold, page by page, in the order of hashes, one source after the
+//! other, while stores go on. Called by `driver`; calls `replica`. Invariants:
+//!
+//! - V7: a node that has to copy answers no ask before the end of the copy is written.
+//! - I2: what is at or below the floor is taken from ready sources alone, and dropped where one of them has it not; what
+//!   is above it, from all ([`after_copy`](crate::leaderless::repair::after_copy)).
+//! - I3: a source has the loss on its disk before it sends anything, and its floor stays as it was: if not,
+//!   the copy begins anew.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::driver::{Driver, Peer};
+use super::wire::PeerMessage;
+use crate::leaderless::clock::{Clock, Moment, NodeNumber, Version, Writer};
+use crate::leaderless::repair::Found;
+use crate::leaderless::replica::{Numbers, Standing};
+
+/// A copy that got no answer for so long is given up, and begun anew.
+const COPY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A copy under way.
+#[derive(Debug)]
+pub(super) struct Copying {
+    /// Who was asked to begin.
+    asked: Vec<NodeNumber>,
+    /// Who began.
+    sources: BTreeMap<NodeNumber, CopySource>,
+    /// Whose records are still to be copied, the present one in front; empty before the copy begins.
+    left: VecDeque<NodeNumber>,
+    /// The highest floor of all.
+    floor: Moment,
+    /// Where the present page begins.
+    from: u64,
+    at: Instant,
+    /// The end is written, and waits for the disk: up to this write.
+    ends_at: Option<u64>,
+    has_begun: bool,
+}
+
+/// Who is copied.
+#[derive(Debug)]
+struct CopySource {
+    numbers: Numbers,
+    is_ready: bool,
+}
+
+impl Driver {
+    /// Goes on with what a node does that is not ready.
+    pub(super) fn catch_up(&mut self, now: Instant) {
+        if self.end_copy() {
+            return;
+        }
+        let standing = self.replica.standing();
+        if standing == Standing::Ready {
+            self.copying = None;
+            self.waits_for.clear();
+            return;
+        }
+        if standing == Standing::Lost && (self.accept_loss() || self.found(now)) {
+            return;
+        }
+        if let Some(copying) = &self.copying {
+            if now.duration_since(copying.at) < COPY_TIMEOUT {
+                return;
+            }
+            tracing::warn!("a copy got no answer, and begins anew");
+            self.copying = None;
+        }
+        self.begin_copy(standing, now);
+    }
+
+    /// Whoever started the node says that nothing is to be copied.
+    fn accept_loss(&mut self) -> bool {
+        let is_accepted = self.config.accepts_loss;
+        if is_accepted {
+            tracing::warn!("-accept-loss: this node copies nothing, and answers from what it has");
+            let effects = self.replica.nothing_was_lost();
+            self.apply(effects);
+        }
+        is_accepted
+    }
+
+    /// Whether this directory is one that the cluster began with.
+    fn found(&mut self, now: Instant) -> bool {
+        let kept = &self.store.kept;
+        if kept.numbers.lost.copied > 0 {
+            return false;
+        }
+        let (own, incarnation) = (self.own, kept.incarnation);
+        let is_named =
+            |founders: &BTreeMap<NodeNumber, u64>| founders.get(&own) == Some(&incarnation);
+        let gossips = || self.peers.values().filter_map(|peer| peer.gossip.as_ref());
+        let mut founders =
+            gossips().map(|gossip| &gossip.founders).find(|it| is_named(it)).cloned();
+        if founders.is_none() {
+            let is_new = |peer: &Peer| {
+                let gossip = peer.gossip.as_ref().filter(|_| peer.is_up(now))?;
+                let is_new = gossip.numbers.lost.copied == 0 && gossip.is_empty;
+                is_new.then_some(gossip.incarnation)
+            };
+            let mut all = BTreeMap::from([(own, incarnation)]);
+            for (number, peer) in &self.peers {
+                if let Some(incarnation) = is_new(peer) {
+                    all.insert(*number, incarnation);
+                }
+            }
+            founders = (all.len() == self.layout.nodes().len()).then_some(all);
+        }
+        let Some(founders) = founders else { return false };
+        tracing::info!("this cluster begins: all its nodes were there, and empty");
+        self.store.kept.founders = founders;
+        let effects = self.replica.nothing_was_lost();
+        self.apply(effects);
+        self.waits_for.clear();
+        true
+    }
+
+    fn begin_copy(&mut self, standing: Standing, now: Instant) {
+        let is_source =
+            |peer: &Peer| peer.standing(now).is_some_and(|standing| standing != Standing::Lost);
+        let asked: Vec<NodeNumber> =
+            self.peers.iter().filter(|(_, peer)| is_source(peer)).map(|(at, _)| *at).collect();
+        if let Err(waits_for) = self.check_sources(standing, asked.len(), asked.len()) {
+            self.waits_for = waits_for;
+            return;
+        }
+        let mut losses = 0;
+        if standing == Standing::Lost {
+            let own = self.own;
+            let gossips = self.peers.values().filter_map(|peer| peer.gossip.as_ref());
+            let known = gossips.filter_map(|gossip| gossip.numbers.others_lost.get(&own)).max();
+            let known = known.copied().unwrap_or_default();
+            // What the others know may be of an earlier loss: the first time it is counted above that.
+            if !self.has_counted || known > self.store.kept.numbers.lost.count {
+                self.has_counted = true;
+                let effects = self.replica.begin_copying(known);
+                self.apply(effects);
+            }
+            losses = self.store.kept.numbers.lost.count;
+        }
+        self.waits_for = format!("copies from {} nodes", asked.len());
+        for to in &asked {
+            self.send_once_synced(*to, PeerMessage::CopyBegin { losses });
+        }
+        self.copying = Some(Copying {
+            asked,
+            sources: BTreeMap::new(),
+            left: VecDeque::new(),
+            floor: Moment::default(),
+            from: 0,
+            at: now,
+            ends_at: None,
+            has_begun: false,
+        });
+    }
+
+    /// Whether enough nodes can be copied: so many in all, of whom so many are ready. A key has its
+    /// replicas anywhere, so this is by the worst of keys.
+    fn check_sources(&self, standing: Standing, count: usize, ready: usize) -> Result<(), String> {
+        let others = self.peers.len();
+        let replicas = self.layout.replica_count();
+        let missing = others - count;
+        let majority = replicas / 2 + 1;
+        if replicas < 2 {
+            return Err(
+                "no other node holds its keys: -accept-loss begins with what is here".into()
+            );
+        }
+        if standing == Standing::Lost && missing + 2 > majority {
+            let most = majority.saturating_sub(2);
+            return Err(format!(
+                "its directory was empty, so all other nodes but {most} have to be up and whole, to be copied; {count} of {others} are. (A new cluster begins once all its nodes were up at one time.)"
+            ));
+        }
+        if others - ready > replicas - 2 {
+            return Err(format!(
+                "it has to copy, and {ready} of {others} other nodes are up and ready to be copied"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A source has noted what it has to, and can be copied.
+    pub(super) fn copy_begun(&mut self, from: NodeNumber, numbers: Numbers, is_ready: bool) {
+        let standing = self.replica.standing();
+        let own_floor = self.replica.numbers().floor.moment;
+        let Some(copying) = &mut self.copying else { return };
+        if copying.has_begun || !copying.asked.contains(&from) {
+            return;
+        }
+        copying.sources.insert(from, CopySource { numbers, is_ready });
+        if copying.sources.len() < copying.asked.len() {
+            return;
+        }
+        let floors = copying.sources.values().map(|source| source.numbers.floor.moment);
+        copying.floor = floors.max().unwrap_or_default().max(own_floor);
+        let floor = copying.floor;
+        for source in copying.sources.values_mut() {
+            source.is_ready &= source.numbers.confirmed >= floor;
+        }
+        copying.has_begun = true;
+        copying.at = Instant::now();
+        copying.left = copying.sources.keys().copied().collect();
+        let ready = copying.sources.values().filter(|source| source.is_ready).count();
+        let count = copying.sources.len();
+        if let Err(waits_for) = self.check_sources(standing, count, ready) {
+            self.waits_for = waits_for;
+            self.copying = None;
+            return;
+        }
+        tracing::info!(sources = count, "copying what other nodes hold");
+        self.ask_page();
+    }
+
+    /// Asks for the next page, or ends the copy.
+    fn ask_page(&mut self) {
+        let Some(copying) = &self.copying else { return };
+        let from = copying.from;
+        match copying.left.front().copied() {
+            Some(source) => {
+                self.send(source, &PeerMessage::CopyPage { from });
+            }
+            None => {
+                let numbers: Vec<Numbers> =
+                    copying.sources.values().map(|source| source.numbers.clone()).collect();
+                let effects = self.replica.copied(&numbers);
+                self.apply(effects);
+                let written = self.written;
+                if let Some(copying) = &mut self.copying {
+                    copying.ends_at = Some(written);
+                }
+                self.end_copy();
+            }
+        }
+    }
+
+    /// A page came.
+    pub(super) fn copy_paged(
+        &mut self,
+        source: NodeNumber,
+        range: (u64, Option<u64>),
+        records: Vec<Found>,
+    ) {
+        let (from, next) = range;
+        let floor_now = self.peers.get(&source).and_then(|peer| peer.gossip.as_ref());
+        let floor_now = floor_now.map(|gossip| gossip.numbers.floor.moment).unwrap_or_default();
+        let Some(copying) = &mut self.copying else { return };
+        if copying.left.front() != Some(&source) || copying.from != from {
+            return;
+        }
+        if floor_now > copying.floor || next.is_some_and(|next| next <= from) {
+            self.copying = None; // I3
+            return;
+        }
+        copying.at = Instant::now();
+        let floor = copying.floor;
+        let is_ready = copying.sources.get(&source).is_some_and(|source| source.is_ready);
+        match next {
+            Some(next) => copying.from = next,
+            None => {
+                copying.left.pop_front();
+                copying.from = 0;
+            }
+        }
+        if is_ready {
+            self.drop_missing(source, range, (&records, floor));
+        }
+        for Found { key, held: copied } in records {
+            let is_above = copied.version.moment() > floor;
+            if is_above || is_ready && copied.value.is_some() {
+                let held = self.held(&key);
+                self.clock.observe(self.now(), copied.version);
+                let effects = self.replica.copy(&key, &copied, &held, floor);
+                self.apply(effects);
+            }
+        }
+        self.ask_page();
+    }
+
+    /// Drops what is here at or below the floor and not at a source that holds all of it (I2).
+    fn drop_missing(
+        &mut self,
+        source: NodeNumber,
+        range: (u64, Option<u64>),
+        given: (&[Found], Moment),
+    ) {
+        let (records, floor) = given;
+        let named: BTreeMap<&[u8], Version> =
+            records.iter().map(|found| (&*found.key, found.held.version)).collect();
+        for (key, version) in self.store.old_keys(source, range, floor) {
+            if named.get(&*key).is_none_or(|named| *named < version) {
+                self.store.drop_key(&key, version);
+            }
+        }
+    }
+
+    /// Ends a copy whose end is synced. True while it waits for that, or has just ended.
+    fn end_copy(&mut self) -> bool {
+        let Some(ends_at) = self.copying.as_ref().and_then(|copying| copying.ends_at) else {
+            return false;
+        };
+        if self.synced < ends_at {
+            return true;
+        }
+        self.copying = None;
+        self.waits_for.clear();
+        let numbers = self.replica.numbers();
+        let writer = Writer { node: self.own, losses: numbers.lost.count };
+        if self.clock.writer() != writer {
+            let shown = self.clock.shown(self.now());
+            self.clock = Clock::open(writer, numbers.ceiling, self.rules);
+            self.clock.observe(self.now(), shown);
+        }
+        tracing::info!("copied: this node answers from now on");
+        true
+    }
+}

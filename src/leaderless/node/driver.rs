@@ -1,0 +1,453 @@
+//! The one task that has a node's machines: it takes what has come, in turns, tells the machines, and
+//! carries out what they want.
+//!
+//! Started by `mod`. What one turn writes is one entry of the log, and what it has to say to a peer is
+//! one frame. It waits for nothing but the next event: the disk tells it what is synced, and peers are
+//! sent what their queues take. `operations` runs operations, `serving` answers other nodes, `tending` has what
+//! is done from time to time, and `copying` what a node does that lacks what others hold. Invariants:
+//!
+//! - I1: an effect of a replica is carried out before the machines are told anything else.
+//! - V3: what waits for the disk goes out after [`Event::Synced`] alone.
+//! - V10: everything that waits is bounded: events by their channels, operations by their time, peers by their
+//!   queues.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::copying::Copying;
+use super::error::RegisterError;
+use super::links::{Link, QUEUE_BYTES_MAX};
+use super::operations::Job;
+use super::status::RegistersStatus;
+use super::store::Store;
+use super::tending::{Pace, Pulling};
+use super::wire::{Done, FRAME_HEADER_BYTES, Gossip, PeerMessage, end_frame, put_message};
+use super::{RegistersConfig, moment_of};
+use crate::fault::Faults;
+use crate::host::Host;
+use crate::leaderless::clock::{Clock, Moment, NodeNumber, Version};
+use crate::leaderless::layout::Layout;
+use crate::leaderless::message::{Asker, Held, OperationId, Request, Response};
+use crate::leaderless::operation::{Errand, Level};
+use crate::leaderless::replica::{Logged, Replica, ReplicaEffect, Standing};
+use crate::leaderless::rules::Rules;
+
+/// Most events of one turn.
+const TURN_EVENTS_MAX: usize = 512;
+/// How often it looks what is due.
+const TICK: Duration = Duration::from_millis(25);
+/// A frame is sent once it has so many bytes; its last message may be larger.
+const FRAME_BYTES: usize = 4 << 20;
+/// A peer that was not heard for so long is down.
+pub(super) const DOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// Where the outcome of an operation goes.
+pub(super) type Reply = oneshot::Sender<Result<Done, RegisterError>>;
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// An operation begins here.
+    Begin { errand: Errand, key: Bytes, level: Level, reply: Reply },
+    /// What is held here of a key is asked for.
+    Held { key: Bytes, reply: Reply },
+    /// A record is to be stored here alone.
+    StoreHere { key: Bytes, value: Option<Bytes>, version: Option<Version>, reply: Reply },
+    /// What the clock shows is asked for.
+    Clock(oneshot::Sender<Version>),
+    /// A version was seen.
+    RaiseClock(Version),
+    /// How the node is, is asked for.
+    Status(oneshot::Sender<RegistersStatus>),
+    /// Messages came.
+    Peer { from: NodeNumber, messages: Vec<PeerMessage> },
+    /// A peer can be sent to.
+    Linked(NodeNumber),
+    /// A peer cannot be sent to, for this reason.
+    Unlinked(NodeNumber, String),
+    /// So many more writes are synced.
+    Synced(u64),
+    /// A checkpoint ended.
+    Checkpointed,
+}
+
+/// A message of this node to itself.
+#[derive(Debug)]
+pub(super) enum Local {
+    Request(Asker, Request),
+    Response(OperationId, Response),
+}
+
+/// Another node.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) link: Link,
+    /// The frame that is being filled, with room for its header.
+    out: Vec<u8>,
+    pub(super) is_linked: bool,
+    pub(super) heard_at: Option<Instant>,
+    /// What it said of itself last.
+    pub(super) gossip: Option<Gossip>,
+    pub(super) complaint: Option<String>,
+    pub(super) dropped: u64,
+    /// When a pull from it was begun last; none is due before it is up.
+    pub(super) pulled_at: Option<Instant>,
+    /// How many records it may be sent on account of reads, in this second.
+    pub(super) mends: u32,
+    /// When it was found to be up or down last.
+    pub(super) was_up: bool,
+}
+
+impl Peer {
+    pub(super) fn new(id: String, address: String, link: Link) -> Peer {
+        Peer {
+            id,
+            address,
+            link,
+            out: vec![0; FRAME_HEADER_BYTES],
+            is_linked: false,
+            heard_at: None,
+            gossip: None,
+            complaint: None,
+            dropped: 0,
+            pulled_at: None,
+            mends: 0,
+            was_up: false,
+        }
+    }
+
+    /// Whether both hear each other.
+    pub(super) fn is_up(&self, now: Instant) -> bool {
+        let is_heard = self.heard_at.is_some_and(|at| now.duration_since(at) < DOWN_AFTER);
+        self.is_linked && is_heard && self.gossip.as_ref().is_some_and(|gossip| gossip.hears)
+    }
+
+    /// How it says it stands, if it is up.
+    pub(super) fn standing(&self, now: Instant) -> Option<Standing> {
+        self.gossip.as_ref().filter(|_| self.is_up(now)).map(|gossip| gossip.standing)
+    }
+
+    fn flush(&mut self) {
+        if self.out.len() > FRAME_HEADER_BYTES {
+            let mut frame = std::mem::replace(&mut self.out, vec![0; FRAME_HEADER_BYTES]);
+            end_frame(&mut frame, 0);
+            self.link.send(frame);
+        }
+    }
+}
+
+/// How often things happened.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Counters {
+    pub(super) acknowledged: u64,
+    pub(super) failed: u64,
+    pub(super) unknown: u64,
+    pub(super) forwarded: u64,
+    pub(super) mended: u64,
+}
+
+/// The channels that events come by.
+#[derive(Debug)]
+pub(super) struct Inlets {
+    /// From the node's own threads and tasks; few.
+    pub(super) signals: mpsc::UnboundedReceiver<Event>,
+    /// From peers.
+    pub(super) peers: mpsc::Receiver<Event>,
+    /// From clients.
+    pub(super) clients: mpsc::Receiver<Event>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Inlets {
+    /// Takes what has come beside the first event of a turn.
+    fn take_rest(&mut self, events: &mut Vec<Event>) {
+        while events.len() < TURN_EVENTS_MAX {
+            let next = self.signals.try_recv().ok();
+            let next = next.or_else(|| self.peers.try_recv().ok());
+            let Some(event) = next.or_else(|| self.clients.try_recv().ok()) else { return };
+            events.push(event);
+        }
+    }
+}
+
+/// See there.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) host: Host,
+    pub(super) config: RegistersConfig,
+    pub(super) pace: Pace,
+    pub(super) faults: Faults,
+    pub(super) own: NodeNumber,
+    pub(super) layout: Layout,
+    pub(super) rules: Rules,
+    pub(super) store: Store,
+    pub(super) replica: Replica,
+    pub(super) clock: Clock,
+    pub(super) signals: mpsc::UnboundedSender<Event>,
+    pub(super) peers: BTreeMap<NodeNumber, Peer>,
+    pub(super) jobs: HashMap<u64, Job>,
+    pub(super) awaiting_ceiling: Vec<u64>,
+    pub(super) deadlines: VecDeque<(Instant, u64)>,
+    pub(super) next_operation: u64,
+    pub(super) local: VecDeque<Local>,
+    /// Messages that wait until so many writes are synced.
+    pub(super) after_sync: VecDeque<(u64, NodeNumber, PeerMessage)>,
+    /// Writes since the start, and how many of them are synced.
+    pub(super) written: u64,
+    pub(super) synced: u64,
+    pub(super) pulls: HashMap<u64, Pulling>,
+    pub(super) copying: Option<Copying>,
+    /// It has counted its loss since the start.
+    pub(super) has_counted: bool,
+    /// What a node waits for that is not ready.
+    pub(super) waits_for: String,
+    pub(super) counters: Counters,
+    pub(super) is_checkpointing: bool,
+    pub(super) started: Instant,
+    /// When it did last what it does from time to time.
+    pub(super) gossiped_at: Option<Instant>,
+    pub(super) floor_sought_at: Option<Instant>,
+    pub(super) is_ready: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Driver {
+    /// Runs until it is told to stop, or the log fails.
+    pub(super) async fn run(mut self, mut inlets: Inlets) -> Store {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut events = Vec::with_capacity(TURN_EVENTS_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                _ = inlets.stop.wait_for(|stops| *stops) => break,
+                _ = ticks.tick() => self.tick(),
+                Some(event) = inlets.signals.recv() => events.push(event),
+                Some(event) = inlets.peers.recv() => events.push(event),
+                Some(event) = inlets.clients.recv() => events.push(event),
+            }
+            inlets.take_rest(&mut events);
+            self.run_local();
+            for event in events.drain(..) {
+                self.handle(event);
+                self.run_local();
+                if self.store.is_entry_full() {
+                    self.append();
+                }
+            }
+            self.end_turn();
+        }
+        self.append();
+        self.store
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Begin { errand, key, level, reply } => {
+                self.begin(super::operations::ReplyTo::Here(reply), errand, key, level);
+            }
+            Event::Held { key, reply } => self.ask_here(&key, reply),
+            Event::StoreHere { key, value, version, reply } => {
+                self.store_here(key, value, version, reply);
+            }
+            Event::Clock(reply) => drop(reply.send(self.clock.shown(self.now()))),
+            Event::RaiseClock(version) => self.clock.observe(self.now(), version),
+            Event::Status(reply) => drop(reply.send(self.status())),
+            Event::Peer { from, messages } => self.hear(from, messages),
+            Event::Linked(peer) => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.is_linked = true;
+                    peer.complaint = None;
+                    self.gossiped_at = None; // at once
+                }
+            }
+            Event::Unlinked(peer, reason) => self.unlinked(peer, reason),
+            Event::Synced(count) => {
+                self.synced += count;
+                let effects = self.replica.synced(count);
+                self.apply(effects);
+                self.send_after_sync();
+            }
+            Event::Checkpointed => self.is_checkpointing = false,
+        }
+    }
+
+    fn unlinked(&mut self, number: NodeNumber, reason: String) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        if peer.is_linked || peer.complaint.as_ref() != Some(&reason) {
+            tracing::info!(node = peer.id, reason, "a node cannot be reached");
+        }
+        peer.is_linked = false;
+        peer.complaint = Some(reason);
+        self.give_up_on(number);
+    }
+
+    fn hear(&mut self, from: NodeNumber, messages: Vec<PeerMessage>) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.heard_at = Some(Instant::now());
+        for message in messages {
+            match message {
+                PeerMessage::Request(operation, request) => {
+                    let asker = Asker { node: from, operation: OperationId(operation) };
+                    self.request(asker, request);
+                }
+                PeerMessage::Response(operation, response) => {
+                    self.response(from, operation, response);
+                }
+                PeerMessage::Forward { id, errand, key, level } => {
+                    let reply = super::operations::ReplyTo::Peer { node: from, id };
+                    self.begin(reply, errand, key, level);
+                }
+                PeerMessage::Forwarded(id, result) => self.forwarded(id, result),
+                PeerMessage::Gossip(gossip) => self.hear_gossip(from, *gossip),
+                PeerMessage::CopyBegin { losses } => self.copy_begins(from, losses),
+                PeerMessage::CopyBegun { numbers, is_ready } => {
+                    self.copy_begun(from, *numbers, is_ready);
+                }
+                PeerMessage::CopyPage { from: hash } => self.copy_page(from, hash),
+                PeerMessage::CopyPaged { from: hash, next, records } => {
+                    self.copy_paged(from, (hash, next), records);
+                }
+            }
+            self.run_local();
+        }
+    }
+
+    /// Hands over what this node sent itself, until nothing is left.
+    pub(super) fn run_local(&mut self) {
+        while let Some(local) = self.local.pop_front() {
+            match local {
+                Local::Request(asker, request) => self.request(asker, request),
+                Local::Response(operation, response) => {
+                    self.response(self.own, operation.0, response);
+                }
+            }
+        }
+    }
+
+    /// Carries out what the replica wants.
+    pub(super) fn apply(&mut self, effects: Vec<ReplicaEffect>) {
+        for effect in effects {
+            match effect {
+                ReplicaEffect::Write(Logged::Record { key, held }) => {
+                    self.written += 1;
+                    self.store.put(&key, &held);
+                }
+                ReplicaEffect::Write(Logged::Numbers(numbers)) => {
+                    self.written += 1;
+                    self.store.put_numbers(numbers);
+                }
+                ReplicaEffect::Respond { to, response } => {
+                    if to.node == self.own {
+                        self.local.push_back(Local::Response(to.operation, response));
+                    } else {
+                        let message = PeerMessage::Response(to.operation.0, response);
+                        self.send(to.node, &message);
+                    }
+                }
+                ReplicaEffect::CeilingIsDurable(ceiling) => {
+                    self.clock.ceiling_is_durable(ceiling);
+                    self.resume();
+                }
+                ReplicaEffect::Forget(floor) => self.store.forget(floor),
+            }
+        }
+    }
+
+    /// Sends a message to a peer, if there is room; says whether it did.
+    pub(super) fn send(&mut self, to: NodeNumber, message: &PeerMessage) -> bool {
+        let Some(peer) = self.peers.get_mut(&to) else { return false };
+        let is_gossip = matches!(message, PeerMessage::Gossip(_));
+        let is_full = peer.link.queued() + peer.out.len() > QUEUE_BYTES_MAX;
+        if !peer.is_linked || is_full && !is_gossip {
+            peer.dropped += u64::from(peer.is_linked);
+            return false;
+        }
+        put_message(&mut peer.out, message);
+        if peer.out.len() >= FRAME_BYTES {
+            peer.flush();
+        }
+        true
+    }
+
+    /// Sends a message to a peer once everything that was written up to now is synced.
+    pub(super) fn send_once_synced(&mut self, to: NodeNumber, message: PeerMessage) {
+        if self.synced >= self.written {
+            self.send(to, &message);
+        } else {
+            self.after_sync.push_back((self.written, to, message));
+        }
+    }
+
+    fn send_after_sync(&mut self) {
+        while let Some((_, to, message)) =
+            self.after_sync.pop_front_if(|(position, ..)| *position <= self.synced)
+        {
+            self.send(to, &message);
+        }
+    }
+
+    /// Gives the log what was written, and has the syncer say when it is synced.
+    fn append(&mut self) {
+        let appended = match self.store.append() {
+            Ok(Some(appended)) => appended,
+            Ok(None) => return,
+            Err(error) => {
+                self.faults.report(format!("the log takes no more: {error}"));
+                return;
+            }
+        };
+        let signals = self.signals.clone();
+        self.store.syncer.complete_at(appended.position, move |result| {
+            // After a failure the syncer has reported the fault, and nothing is acknowledged any more.
+            if result.is_ok() {
+                drop(signals.send(Event::Synced(appended.count))); // only a node that stops is deaf
+            }
+        });
+    }
+
+    fn end_turn(&mut self) {
+        self.append();
+        for peer in self.peers.values_mut() {
+            peer.flush();
+        }
+        if self.is_checkpointing {
+            return;
+        }
+        let Some(job) = self.store.checkpoint_due() else { return };
+        self.is_checkpointing = true;
+        let (signals, faults) = (self.signals.clone(), self.faults.clone());
+        let begun = self.host.threads.spawn("checkpoint", move || {
+            if let Err(error) = job.run() {
+                faults.report(format!("a checkpoint failed: {}", crate::fault::chain(&error)));
+            }
+            drop(signals.send(Event::Checkpointed));
+        });
+        if let Err(error) = begun {
+            tracing::warn!(%error, "no thread for a checkpoint: the log grows until there is");
+            self.is_checkpointing = false;
+        }
+    }
+
+    /// The time of day.
+    pub(super) fn now(&self) -> Moment {
+        moment_of(&self.host)
+    }
+
+    /// The id of the next operation or pull of this node.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.next_operation += 1;
+        self.next_operation
+    }
+
+    /// What is held here of a key.
+    pub(super) fn held(&self, key: &[u8]) -> Held {
+        self.store.held(key)
+    }
+}

@@ -1,0 +1,102 @@
+//! What the driver answers other nodes, and itself as one of the replicas.
+//!
+//! Called by `driver`; calls `replica`, `store`. Invariant:
+//!
+//! - I1: what cannot be carried out at all is not answered: whoever asked counts a replica less.
+
+use super::driver::Driver;
+use super::wire::PeerMessage;
+use crate::leaderless::message::{Asker, Request, Response, Store};
+use crate::leaderless::repair::{PullRequest, PullResponse};
+use crate::leaderless::replica::Standing;
+
+/// Most bytes of records in an answer to a pull or a copy; the last record may be larger.
+const RECORDS_BYTES_MAX: usize = 1 << 20;
+
+impl Driver {
+    /// A replica's part of an operation, or of another node's pull.
+    pub(super) fn request(&mut self, from: Asker, request: Request) {
+        let effects = match request {
+            Request::Ask { key, wants_value } => {
+                let held = self.held(&key);
+                self.replica.ask(from, &key, &held, wants_value)
+            }
+            Request::Store(store) => {
+                if !self.can_take(&store) {
+                    return; // I1
+                }
+                let now = self.now();
+                self.clock.observe(now, store.held.version);
+                let held = self.held(&store.key);
+                self.replica.store(from, &store, &held, now)
+            }
+            Request::Pull(request) => {
+                self.pulled(from, request);
+                return;
+            }
+        };
+        self.apply(effects);
+    }
+
+    fn can_take(&self, store: &Store) -> bool {
+        let bytes = store.held.value.as_ref().map_or(0, bytes::Bytes::len);
+        bytes <= self.config.value_bytes_max as usize && self.store.wal.has_next_segment()
+    }
+
+    /// Another node pulls from this one.
+    fn pulled(&mut self, from: Asker, request: PullRequest) {
+        let other = from.node;
+        if let PullRequest::Begin { floor, fence } = request {
+            // A fence ahead of this node's time would refuse what is written now.
+            let fence = fence.min(self.now().earlier(self.pace.fence_lag_ms()));
+            let effects = self.replica.begin_pull(from, &floor, fence);
+            self.apply(effects);
+            return;
+        }
+        if self.replica.standing() != Standing::Ready {
+            return;
+        }
+        let Some(sums) = self.store.sums_with(other) else { return };
+        let response = match request {
+            PullRequest::Begin { .. } => return,
+            PullRequest::Tops => PullResponse::Tops(sums.tops().to_vec()),
+            PullRequest::Group(top) => {
+                PullResponse::Group { top, sums: sums.of_group(top).to_vec() }
+            }
+            PullRequest::List(bucket) => {
+                PullResponse::List { bucket, entries: self.store.entries(other, bucket) }
+            }
+            PullRequest::Fetch(hashes) => {
+                let fetched = self.store.fetch(other, &hashes, RECORDS_BYTES_MAX);
+                let floor = self.replica.numbers().floor.moment;
+                PullResponse::Records { count: fetched.count, floor, records: fetched.records }
+            }
+        };
+        let response = Response::Pulled(response);
+        self.send(other, &PeerMessage::Response(from.operation.0, response));
+    }
+
+    /// Another node wants to copy what this one holds.
+    pub(super) fn copy_begins(&mut self, other: super::NodeNumber, losses: u64) {
+        if self.replica.standing() == Standing::Lost {
+            return;
+        }
+        if losses > 0 {
+            let effects = self.replica.hear_loss(other, losses);
+            self.apply(effects);
+        }
+        let numbers = Box::new(self.replica.numbers().clone());
+        let is_ready = self.replica.standing() == Standing::Ready;
+        self.send_once_synced(other, PeerMessage::CopyBegun { numbers, is_ready });
+    }
+
+    /// It wants the next records.
+    pub(super) fn copy_page(&mut self, other: super::NodeNumber, from: u64) {
+        if self.replica.standing() == Standing::Lost {
+            return;
+        }
+        let page = self.store.page(other, from, RECORDS_BYTES_MAX);
+        let (next, records) = (page.next, page.records);
+        self.send(other, &PeerMessage::CopyPaged { from, next, records });
+    }
+}

@@ -1,0 +1,362 @@
+//! The records of a node, and its log: what one turn writes is one entry of the log, and what one
+//! sync makes durable is one batch of entries.
+//!
+//! Owned by the driver, and opened by `open`; calls `storage` and the syncer of the log. Records are in memory as soon as they are
+//! written; `replica` holds the answers back that must wait for the disk. Invariants:
+//!
+//! - I1: a record is in the log before, or with, everything that is written after it.
+//! - V8: sums change with the record.
+//! - I3: a checkpoint names an entry only if all of it is in memory, and has the numbers as of then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use diskstore_storage::keys::{Changed, KeyImage, Keys};
+use diskstore_storage::state::{Membership, Target};
+use diskstore_storage::wal::{Entry, EntryKind, Position, Wal};
+use diskstore_storage::{LogId, Term};
+
+use super::records::{Kept, put_dropped, put_held, put_kept, put_kept_record};
+use crate::leaderless::clock::{Moment, NodeNumber, Version};
+use crate::leaderless::layout::Layout;
+use crate::leaderless::message::Held;
+use crate::leaderless::repair::{self, BUCKET_COUNT, Found, Hashed, Sums};
+use crate::leaderless::replica::Numbers;
+use crate::replica::Syncer;
+
+/// An entry is ended once it has so many bytes. One record may be larger.
+const ENTRY_BYTES: usize = 4 << 20;
+/// Log since the last checkpoint, in bytes, from which on one is due, unless keys take more memory.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// Bits of a hash below those of its bucket.
+const BUCKET_SHIFT: u32 = 64 - BUCKET_COUNT.ilog2();
+/// What a record counts in a page beside its key and value, in bytes.
+const RECORD_BYTES: usize = 32;
+
+/// See there.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) keys: Arc<Keys>,
+    pub(super) wal: Arc<Wal>,
+    pub(super) syncer: Arc<Syncer>,
+    pub(super) layout: Layout,
+    pub(super) kept: Kept,
+    /// With each other node, over what both hold.
+    pub(super) sums: BTreeMap<NodeNumber, Sums>,
+    /// Deletes that are remembered, and some that are not any more, by version.
+    pub(super) deleted: BTreeSet<(u64, Bytes)>,
+    /// The highest version that was there at the start.
+    pub(super) highest: Version,
+    /// Index of the entry that was appended last.
+    pub(super) last_index: u64,
+    /// The entry that is being filled, and how many writes it has.
+    pub(super) pending: Vec<u8>,
+    /// See there.
+    pub(super) pending_count: u64,
+    /// Bytes of the log at the last checkpoint.
+    pub(super) checkpoint_at: u64,
+}
+
+/// What was appended to the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Appended {
+    /// Once this is durable ..
+    pub(super) position: Position,
+    /// .. so many writes are.
+    pub(super) count: u64,
+}
+
+/// A checkpoint that is to be made.
+#[derive(Debug)]
+pub(super) struct CheckpointJob {
+    keys: Arc<Keys>,
+    wal: Arc<Wal>,
+    syncer: Arc<Syncer>,
+    target: Target,
+}
+
+impl Store {
+    /// What is held of a key, synced or not.
+    pub(super) fn held(&self, key: &[u8]) -> Held {
+        let found = self.keys.read(key);
+        Held { version: Version::from_number(found.index), value: found.value }
+    }
+
+    /// The version alone.
+    pub(super) fn version(&self, key: &[u8]) -> Version {
+        Version::from_number(self.keys.read(key).index)
+    }
+
+    /// Writes what a key holds.
+    pub(super) fn put(&mut self, key: &Bytes, held: &Held) {
+        let image =
+            KeyImage { key: key.clone(), index: held.version.get(), value: held.value.clone() };
+        if let Some(changed) = self.keys.take(&image) {
+            change_sums(&mut self.sums, &self.layout, key, changed);
+        }
+        if held.value.is_none() {
+            self.deleted.insert((held.version.get(), Bytes::copy_from_slice(key)));
+        }
+        put_held(&mut self.pending, key, held);
+        self.pending_count += 1;
+    }
+
+    /// Drops what a key holds, up to a version. It counts as a write of the log, but not of the replica.
+    pub(super) fn drop_key(&mut self, key: &[u8], upto: Version) {
+        if let Some(changed) = self.keys.drop_register(key, upto.get()) {
+            change_sums(&mut self.sums, &self.layout, key, changed);
+            put_dropped(&mut self.pending, key, upto);
+        }
+    }
+
+    /// Writes the numbers.
+    pub(super) fn put_numbers(&mut self, numbers: Numbers) {
+        self.kept.numbers = numbers;
+        put_kept_record(&mut self.pending, &self.kept);
+        self.pending_count += 1;
+    }
+
+    /// Forgets deletes up to a moment. A start forgets them again, so the log need not say so.
+    pub(super) fn forget(&mut self, floor: Moment) {
+        let upto = Version::last_at(floor).get();
+        self.keys.raise_floor(upto);
+        while self.deleted.first().is_some_and(|(version, _)| *version <= upto) {
+            let Some((version, key)) = self.deleted.pop_first() else { return };
+            let found = self.keys.read(&key);
+            if found.index != version || found.value.is_some() {
+                continue; // it was written since
+            }
+            if let Some(changed) = self.keys.drop_register(&key, version) {
+                change_sums(&mut self.sums, &self.layout, &key, changed);
+            }
+        }
+    }
+
+    /// Whether the entry that is being filled is large enough.
+    pub(super) fn is_entry_full(&self) -> bool {
+        self.pending.len() >= ENTRY_BYTES
+    }
+
+    /// Appends what was written since the last time.
+    ///
+    /// # Errors
+    /// The log takes no entry of that size, which the bounds of values exclude.
+    pub(super) fn append(&mut self) -> diskstore_storage::Result<Option<Appended>> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        self.last_index += 1;
+        let payload = Bytes::from(std::mem::take(&mut self.pending));
+        let count = std::mem::take(&mut self.pending_count);
+        let log_id = log_id(self.last_index);
+        let position = self.wal.append([Entry { log_id, kind: EntryKind::Normal, payload }])?;
+        self.wal.release(self.last_index);
+        Ok(Some(Appended { position, count }))
+    }
+
+    /// The checkpoint that is due, if one is. Nothing may be pending (I3).
+    pub(super) fn checkpoint_due(&mut self) -> Option<CheckpointJob> {
+        let bytes = self.wal.log_bytes() - self.checkpoint_at;
+        if bytes < CHECKPOINT_BYTES.max(self.keys.memory_bytes()) {
+            return None;
+        }
+        self.checkpoint()
+    }
+
+    /// A checkpoint of what there is; none if nothing was written since the last one.
+    pub(super) fn checkpoint(&mut self) -> Option<CheckpointJob> {
+        assert!(self.pending.is_empty(), "a checkpoint is taken between entries");
+        self.checkpoint_at = self.wal.log_bytes();
+        let done = self.keys.durable().map_or(0, |target| target.log_id.index);
+        if self.last_index <= done {
+            return None;
+        }
+        let mut body = Vec::new();
+        put_kept(&mut body, &self.kept);
+        let target = Target {
+            log_id: log_id(self.last_index),
+            membership: Membership { log_id: None, body: body.into() },
+            requests_crc: 0,
+        };
+        let (keys, wal, syncer) = (self.keys.clone(), self.wal.clone(), self.syncer.clone());
+        Some(CheckpointJob { keys, wal, syncer, target })
+    }
+
+    /// The sums with another node.
+    pub(super) fn sums_with(&self, other: NodeNumber) -> Option<&Sums> {
+        self.sums.get(&other)
+    }
+
+    /// What this node holds of a bucket and the other node holds, too.
+    pub(super) fn entries(&self, other: NodeNumber, bucket: usize) -> Vec<repair::Entry> {
+        let mut entries = Vec::new();
+        let Some((from, last)) = range_of(bucket) else { return entries };
+        self.keys.versions(from, last, &mut |at| {
+            if self.layout.replicas(at.key).contains(&other) {
+                let version = Version::from_number(at.index);
+                entries.push(repair::Entry { hash: at.hash, version });
+            }
+        });
+        entries
+    }
+
+    /// Records of the first of these hashes that the other node holds, too, until they make so many bytes;
+    /// and how many hashes that were.
+    pub(super) fn fetch(&self, other: NodeNumber, hashes: &[u64], bytes_max: usize) -> Fetched {
+        let mut fetched = Fetched { count: 0, records: Vec::new() };
+        let mut bytes = 0;
+        for hash in hashes {
+            if fetched.count > 0 && bytes >= bytes_max {
+                break;
+            }
+            fetched.count += 1;
+            for image in self.keys.of_hash(*hash) {
+                if self.layout.replicas(&image.key).contains(&other) {
+                    bytes += RECORD_BYTES + image.key.len();
+                    bytes += image.value.as_ref().map_or(0, Bytes::len);
+                    fetched.records.push(found(image));
+                }
+            }
+        }
+        fetched
+    }
+
+    /// A page of all records that the other node holds, too, deleted ones among them.
+    pub(super) fn page(&self, other: NodeNumber, from: u64, bytes_max: usize) -> SharedPage {
+        let page = self.keys.all_from(from, bytes_max);
+        let shared = page
+            .found
+            .into_iter()
+            .filter(|image| self.layout.replicas(&image.key).contains(&other));
+        SharedPage { records: shared.map(found).collect(), next: page.next }
+    }
+
+    /// Keys from hash `from` up to before `until` that the other node holds, too, and whose versions are not above
+    /// a moment.
+    pub(super) fn old_keys(
+        &self,
+        other: NodeNumber,
+        range: (u64, Option<u64>),
+        upto: Moment,
+    ) -> Vec<(Bytes, Version)> {
+        let (from, until) = range;
+        let last = until.map_or(u64::MAX, |until| until.saturating_sub(1));
+        let mut found = Vec::new();
+        self.keys.versions(from, last, &mut |at| {
+            let version = Version::from_number(at.index);
+            if version.moment() <= upto && self.layout.replicas(at.key).contains(&other) {
+                found.push((Bytes::copy_from_slice(at.key), version));
+            }
+        });
+        found
+    }
+
+    /// No key is there, deleted or not.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.live_count() == 0 && self.keys.deleted_count() == 0
+    }
+}
+
+impl CheckpointJob {
+    /// Writes the checkpoint, and drops the log up to it. Blocks.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(super) fn run(self) -> diskstore_storage::Result<()> {
+        let log_id = self.target.log_id;
+        let syncer = &self.syncer;
+        let mut durable = || syncer.barrier_blocking();
+        durable()?;
+        let done = self.keys.checkpoint(self.target, &mut durable, &AtomicBool::new(false))?;
+        if done.cancelled {
+            tracing::warn!("no room for a checkpoint: the log grows until there is");
+            return Ok(());
+        }
+        self.wal.purge(log_id);
+        self.syncer.kick_segments();
+        Ok(())
+    }
+}
+
+/// Records of some hashes.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    /// How many hashes.
+    pub(super) count: usize,
+    /// Their records.
+    pub(super) records: Vec<Found>,
+}
+
+/// A page of records.
+#[derive(Debug)]
+pub(super) struct SharedPage {
+    /// The records.
+    pub(super) records: Vec<Found>,
+    /// Where to go on.
+    pub(super) next: Option<u64>,
+}
+
+fn found(image: KeyImage) -> Found {
+    let held = Held { version: Version::from_number(image.index), value: image.value };
+    Found { key: image.key, held }
+}
+
+/// Entries have one term: nobody leads.
+pub(super) fn log_id(index: u64) -> LogId {
+    LogId { term: Term::new(1), index }
+}
+
+/// The hashes of a bucket, ends included.
+fn range_of(bucket: usize) -> Option<(u64, u64)> {
+    let bucket = u64::try_from(bucket).ok().filter(|at| *at < BUCKET_COUNT as u64)?;
+    let from = bucket << BUCKET_SHIFT;
+    Some((from, from | ((1 << BUCKET_SHIFT) - 1)))
+}
+
+/// Has the sums follow a change of a key (V8).
+fn change_sums(
+    sums: &mut BTreeMap<NodeNumber, Sums>,
+    layout: &Layout,
+    key: &[u8],
+    changed: Changed,
+) {
+    let Changed { hash, before, after } = changed;
+    for replica in layout.replicas(key) {
+        if let Some(sums) = sums.get_mut(&replica) {
+            let (before, after) = (Version::from_number(before), Version::from_number(after));
+            sums.change(Hashed { hash, key }, before, after);
+        }
+    }
+}
+
+/// What is found out of all keys at a start.
+#[derive(Debug)]
+pub(super) struct Overview {
+    /// With each other node.
+    pub(super) sums: BTreeMap<NodeNumber, Sums>,
+    /// See [`Store::deleted`].
+    pub(super) deleted: BTreeSet<(u64, Bytes)>,
+    /// The highest version.
+    pub(super) highest: Version,
+}
+
+impl Overview {
+    /// Looks at all keys.
+    pub(super) fn of(keys: &Keys, layout: &Layout, own: NodeNumber, cluster_id: u128) -> Overview {
+        let others = layout.nodes().iter().map(|node| node.number).filter(|node| *node != own);
+        let mut sums: BTreeMap<_, _> = others.map(|node| (node, Sums::new(cluster_id))).collect();
+        let mut deleted = BTreeSet::new();
+        let mut highest = Version::NONE;
+        keys.versions(0, u64::MAX, &mut |at| {
+            let changed = Changed { hash: at.hash, before: 0, after: at.index };
+            change_sums(&mut sums, layout, at.key, changed);
+            highest = highest.max(Version::from_number(at.index));
+            if !at.is_live {
+                deleted.insert((at.index, Bytes::copy_from_slice(at.key)));
+            }
+        });
+        Overview { sums, deleted, highest }
+    }
+}

@@ -1,0 +1,340 @@
+//! What the driver does from time to time: tells the others how it stands, raises the ceiling of its clock, finds
+//! the floor, and pulls from each other node.
+//!
+//! Called by `driver`; calls `repair`, `replica`. Invariants:
+//!
+//! - I1: a node pulls from ready nodes alone, while it is ready itself, and from each one at a time.
+//! - I2: who has not been heard for too long may be left out of the floor; since when, each node counts by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::driver::{Driver, Peer};
+use super::open::{cluster_id_of, hex};
+use super::status::{PeerStatus, RegistersStatus};
+use super::wire::{Gossip, PeerMessage};
+use crate::leaderless::clock::{Moment, NodeNumber};
+use crate::leaderless::message::{Request, Response};
+use crate::leaderless::repair::{Found, LOOK_MS, Pull, PullEffect, PullResponse};
+use crate::leaderless::replica::{Numbers, Standing};
+
+/// How often it says how it stands.
+const GOSSIP_EVERY: Duration = Duration::from_millis(250);
+/// How often it looks for the floor.
+const FLOOR_EVERY: Duration = Duration::from_secs(1);
+/// A pull that got no answer for so long is given up.
+const PULL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Records that a peer may be sent in a second on account of reads.
+const MENDS_PER_SECOND: u32 = 100;
+
+/// How often and how far back a node repairs. Programs have the default.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Pause between pulls from one node.
+    pub(super) pull_every: Duration,
+    /// How far behind the time of day a fence is put.
+    pub(super) fence_lag: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { pull_every: Duration::from_secs(10), fence_lag: Duration::from_secs(60) }
+    }
+}
+
+impl Pace {
+    /// See there.
+    pub(super) fn fence_lag_ms(self) -> u64 {
+        u64::try_from(self.fence_lag.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A pull under way.
+#[derive(Debug)]
+pub(super) struct Pulling {
+    pull: Pull,
+    from: NodeNumber,
+    /// When it goes on, if it waits for its second look.
+    wakes: Option<Instant>,
+    /// When it was heard of last.
+    at: Instant,
+}
+
+fn is_due(at: Option<Instant>, every: Duration, now: Instant) -> bool {
+    at.is_none_or(|at| now.duration_since(at) >= every)
+}
+
+impl Driver {
+    /// Looks what is due.
+    pub(super) fn tick(&mut self) {
+        let now = Instant::now();
+        self.end_late(now);
+        self.note_who_is_down(now);
+        if let Some(ceiling) = self.clock.ceiling_due(self.now()) {
+            let effects = self.replica.raise_ceiling(ceiling);
+            self.apply(effects);
+        }
+        if is_due(self.gossiped_at, GOSSIP_EVERY, now) {
+            self.gossiped_at = Some(now);
+            self.gossip(now);
+            self.catch_up(now);
+            let is_ready = self.replica.standing() == Standing::Ready;
+            self.is_ready.store(is_ready, std::sync::atomic::Ordering::Relaxed);
+        }
+        if is_due(self.floor_sought_at, FLOOR_EVERY, now) {
+            self.floor_sought_at = Some(now);
+            for peer in self.peers.values_mut() {
+                peer.mends = MENDS_PER_SECOND;
+            }
+            self.find_floor(now);
+        }
+        self.tend_pulls(now);
+    }
+
+    /// What was passed on to a node that is down now waits no longer.
+    fn note_who_is_down(&mut self, now: Instant) {
+        let mut down = Vec::new();
+        for (number, peer) in &mut self.peers {
+            let is_up = peer.is_up(now);
+            if peer.was_up != is_up {
+                let says = if is_up { "is up" } else { "is down" };
+                tracing::info!(node = peer.id, "a node {says}");
+            }
+            if peer.was_up && !is_up {
+                down.push(*number);
+            }
+            if !peer.was_up && is_up {
+                peer.pulled_at = None; // at reconnection
+            }
+            peer.was_up = is_up;
+        }
+        for number in down {
+            self.give_up_on(number);
+        }
+    }
+
+    fn gossip(&mut self, now: Instant) {
+        let numbers = self.replica.numbers().clone();
+        let kept = &self.store.kept;
+        let mut gossip = Gossip {
+            standing: self.replica.standing(),
+            is_empty: self.store.is_empty(),
+            hears: false,
+            incarnation: kept.incarnation,
+            founders: kept.founders.clone(),
+            numbers,
+        };
+        let others: Vec<NodeNumber> = self.peers.keys().copied().collect();
+        for to in others {
+            let heard_at = self.peers.get(&to).and_then(|peer| peer.heard_at);
+            gossip.hears =
+                heard_at.is_some_and(|at| now.duration_since(at) < super::driver::DOWN_AFTER);
+            self.send(to, &PeerMessage::Gossip(Box::new(gossip.clone())));
+        }
+    }
+
+    /// Another node says how it stands.
+    pub(super) fn hear_gossip(&mut self, from: NodeNumber, gossip: Gossip) {
+        let floor = gossip.numbers.floor.clone();
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.gossip = Some(gossip);
+        }
+        self.hear_floor(&floor);
+    }
+
+    fn hear_floor(&mut self, floor: &crate::leaderless::replica::Floor) {
+        let effects = self.replica.hear_floor(floor);
+        self.apply(effects);
+        if self.replica.standing() != Standing::Ready {
+            self.pulls.clear(); // I1
+        }
+    }
+
+    fn find_floor(&mut self, now: Instant) {
+        let heard: BTreeMap<NodeNumber, Numbers> = self
+            .peers
+            .iter()
+            .filter_map(|(number, peer)| Some((*number, peer.gossip.as_ref()?.numbers.clone())))
+            .collect();
+        let is_gone = |peer: &Peer| {
+            let since = peer.heard_at.unwrap_or(self.started);
+            now.duration_since(since) >= self.config.forget_after
+        };
+        let gone: BTreeSet<NodeNumber> =
+            self.peers.iter().filter(|(_, peer)| is_gone(peer)).map(|(at, _)| *at).collect();
+        let effects = self.replica.find_floor(&heard, &gone, self.layout.replica_count());
+        self.apply(effects);
+    }
+
+    // -- pulls
+
+    fn tend_pulls(&mut self, now: Instant) {
+        self.pulls.retain(|_, pulling| {
+            pulling.wakes.is_some() || now.duration_since(pulling.at) < PULL_TIMEOUT
+        });
+        let is_awake = |pulling: &Pulling| pulling.wakes.is_some_and(|wakes| wakes <= now);
+        let awake: Vec<u64> =
+            self.pulls.iter().filter(|(_, it)| is_awake(it)).map(|(id, _)| *id).collect();
+        for id in awake {
+            if let Some(pulling) = self.pulls.get_mut(&id) {
+                (pulling.wakes, pulling.at) = (None, now);
+                let effects = pulling.pull.look_again();
+                self.carry_out_pull(id, effects);
+            }
+        }
+        if self.replica.standing() != Standing::Ready {
+            return; // I1
+        }
+        let ready: Vec<NodeNumber> = self
+            .peers
+            .iter()
+            .filter(|(number, peer)| {
+                peer.standing(now) == Some(Standing::Ready)
+                    && is_due(peer.pulled_at, self.pace.pull_every, now)
+                    && self.pulls.values().all(|pulling| pulling.from != **number)
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        for from in ready {
+            self.begin_pull(from, now);
+        }
+    }
+
+    fn begin_pull(&mut self, from: NodeNumber, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.pulled_at = Some(now);
+        }
+        let id = self.next_id();
+        let floor = self.replica.numbers().floor.clone();
+        let fence = self.now().earlier(self.pace.fence_lag_ms());
+        let (pull, effects) = Pull::begin(floor, fence, self.rules);
+        self.pulls.insert(id, Pulling { pull, from, wakes: None, at: now });
+        self.carry_out_pull(id, effects);
+    }
+
+    fn carry_out_pull(&mut self, id: u64, effects: Vec<PullEffect>) {
+        for effect in effects {
+            let Some(pulling) = self.pulls.get_mut(&id) else { return };
+            let from = pulling.from;
+            match effect {
+                PullEffect::Send(request) => {
+                    self.send(from, &PeerMessage::Request(id, Request::Pull(request)));
+                }
+                PullEffect::HearFloor(floor) => self.hear_floor(&floor),
+                PullEffect::Copy { records, floor } => self.copy_records(records, floor),
+                PullEffect::Wait => {
+                    pulling.wakes = Some(Instant::now() + Duration::from_millis(LOOK_MS));
+                }
+                PullEffect::Confirm(moment) => {
+                    self.pulls.remove(&id);
+                    let effects = self.replica.confirm_with(from, moment);
+                    self.apply(effects);
+                }
+            }
+        }
+    }
+
+    fn copy_records(&mut self, records: Vec<Found>, floor: Moment) {
+        for Found { key, held: copied } in records {
+            let held = self.held(&key);
+            self.clock.observe(self.now(), copied.version);
+            let effects = self.replica.copy(&key, &copied, &held, floor);
+            self.counters.mended += u64::from(!effects.is_empty());
+            self.apply(effects);
+        }
+    }
+
+    /// An answer that is of no operation: of a pull.
+    pub(super) fn pull_response(&mut self, id: u64, response: Response) {
+        let Response::Pulled(response) = response else { return };
+        let Some(from) = self.pulls.get(&id).map(|pulling| pulling.from) else { return };
+        let listed = match &response {
+            PullResponse::List { bucket, .. } => self.store.entries(from, *bucket),
+            _ => Vec::new(),
+        };
+        let Some(pulling) = self.pulls.get_mut(&id) else { return };
+        let Some(own) = self.store.sums_with(from) else { return };
+        pulling.at = Instant::now();
+        let effects = pulling.pull.response(response, own, |_| listed);
+        if pulling.pull.is_over() && effects.is_empty() {
+            self.pulls.remove(&id);
+        }
+        self.carry_out_pull(id, effects);
+    }
+
+    // -- for people
+
+    /// How the node is.
+    pub(super) fn status(&self) -> RegistersStatus {
+        let numbers = self.replica.numbers();
+        let keys = &self.store.keys;
+        let id_of = |number: &NodeNumber| {
+            let node = self.layout.nodes().iter().find(|node| node.number == *number);
+            node.map_or_else(|| number.to_string(), |node| node.id.clone())
+        };
+        let now = Instant::now();
+        RegistersStatus {
+            id: self.config.id.clone(),
+            number: self.own.get(),
+            cluster_id: format!("{:032x}", cluster_id_of(&self.layout)),
+            epoch: self.layout.epoch(),
+            layout_hash: hex(&self.layout.hash()),
+            replica_count: self.layout.replica_count(),
+            standing: name_of(self.replica.standing()).to_owned(),
+            waits_for: self.waits_for.clone(),
+            uptime_ms: ms(self.started.elapsed()),
+            keys: keys.live_count(),
+            tombstones: keys.deleted_count(),
+            memory_bytes: keys.memory_bytes(),
+            memory_bytes_max: self.config.memory_bytes_max,
+            clock: self.clock.shown(self.now()).get(),
+            floor_ms: numbers.floor.moment.get(),
+            confirmed_ms: numbers.confirmed.get(),
+            fence_ms: numbers.fence.get(),
+            left_out: numbers.floor.left_out.iter().map(id_of).collect(),
+            clashes: self.replica.clashes(),
+            ahead: self.replica.ahead().values().sum(),
+            losses: numbers.lost.count,
+            acknowledged: self.counters.acknowledged,
+            failed: self.counters.failed,
+            unknown: self.counters.unknown,
+            forwarded: self.counters.forwarded,
+            mended: self.counters.mended,
+            peers: self
+                .peers
+                .iter()
+                .map(|(number, peer)| self.peer_status(*number, peer, now))
+                .collect(),
+        }
+    }
+
+    fn peer_status(&self, number: NodeNumber, peer: &Peer, now: Instant) -> PeerStatus {
+        let confirmed = self.replica.numbers().confirmed_with.get(&number);
+        PeerStatus {
+            id: peer.id.clone(),
+            number: number.get(),
+            address: peer.address.clone(),
+            is_up: peer.is_up(now),
+            standing: peer.gossip.as_ref().map_or("", |gossip| name_of(gossip.standing)).to_owned(),
+            confirmed_ms: confirmed.map_or(0, |moment| moment.get()),
+            silent_ms: peer.heard_at.map(|at| ms(now.duration_since(at))),
+            complaint: peer.complaint.clone(),
+            queued_bytes: peer.link.queued(),
+            dropped: peer.dropped,
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn name_of(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Ready => "ready",
+        Standing::Behind => "behind",
+        Standing::Lost => "lost",
+    }
+}
