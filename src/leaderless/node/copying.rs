@@ -29,6 +29,9 @@ use crate::leaderless::replica::{Numbers, Standing};
 /// A copy that got no answer for so long is given up, and begun anew.
 const COPY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a node hears others before it accepts its loss.
+const LISTEN_FIRST: Duration = Duration::from_secs(2);
+
 /// A copy under way.
 #[derive(Debug)]
 pub(super) struct Copying {
@@ -67,7 +70,7 @@ impl Driver {
             self.waits_for.clear();
             return;
         }
-        if standing == Standing::Lost && (self.accept_loss() || self.found(now)) {
+        if standing == Standing::Lost && (self.found(now) || self.accept_loss(now)) {
             return;
         }
         if let Some(copying) = &self.copying {
@@ -80,15 +83,30 @@ impl Driver {
         self.begin_copy(standing, now);
     }
 
-    /// Whoever started the node says that nothing is to be copied.
-    fn accept_loss(&mut self) -> bool {
-        let is_accepted = self.config.accepts_loss;
-        if is_accepted {
-            tracing::warn!("-accept-loss: this node copies nothing, and answers from what it has");
-            let effects = self.replica.nothing_was_lost();
-            self.apply(effects);
+    /// Whoever started the node says that nothing is to be copied. It listens first for what others know of its losses.
+    fn accept_loss(&mut self, now: Instant) -> bool {
+        if !self.config.accepts_loss || now.duration_since(self.started) < LISTEN_FIRST {
+            return false;
         }
-        is_accepted
+        tracing::warn!("-accept-loss: this node copies nothing, and answers from what it has");
+        let known = self.known_losses();
+        let effects = self.replica.begin_copying(known);
+        self.apply(effects);
+        let effects = self.replica.nothing_was_lost();
+        self.apply(effects);
+        let numbers = self.store.kept.numbers.clone();
+        self.take_writer(&numbers);
+        true
+    }
+
+    /// Gives versions as the writer that it is after so many losses.
+    fn take_writer(&mut self, numbers: &Numbers) {
+        let writer = Writer { node: self.own, losses: numbers.lost.count };
+        if self.clock.writer() != writer {
+            let shown = self.clock.shown(self.now());
+            self.clock = Clock::open(writer, self.replica.numbers().ceiling, self.rules);
+            self.clock.observe(self.now(), shown);
+        }
     }
 
     /// Whether this directory is one that the cluster began with.
@@ -106,7 +124,9 @@ impl Driver {
         if founders.is_none() {
             let is_new = |peer: &Peer| {
                 let gossip = peer.gossip.as_ref().filter(|_| peer.is_up(now))?;
-                let is_new = gossip.numbers.lost.copied == 0 && gossip.is_empty;
+                let is_new = gossip.standing == Standing::Lost
+                    && gossip.numbers.lost.copied == 0
+                    && gossip.is_empty;
                 is_new.then_some(gossip.incarnation)
             };
             let mut all = BTreeMap::from([(own, incarnation)]);
@@ -122,6 +142,8 @@ impl Driver {
         self.store.kept.founders = founders;
         let effects = self.replica.nothing_was_lost();
         self.apply(effects);
+        let numbers = self.store.kept.numbers.clone();
+        self.take_writer(&numbers);
         self.waits_for.clear();
         true
     }
@@ -137,10 +159,7 @@ impl Driver {
         }
         let mut losses = 0;
         if standing == Standing::Lost {
-            let own = self.own;
-            let gossips = self.peers.values().filter_map(|peer| peer.gossip.as_ref());
-            let known = gossips.filter_map(|gossip| gossip.numbers.others_lost.get(&own)).max();
-            let known = known.copied().unwrap_or_default();
+            let known = self.known_losses();
             // What the others know may be of an earlier loss: the first time it is counted above that.
             if !self.has_counted || known > self.store.kept.numbers.lost.count {
                 self.has_counted = true;
@@ -163,6 +182,13 @@ impl Driver {
             ends_at: None,
             has_begun: false,
         });
+    }
+
+    /// The losses of this node that others know of. Each node counts one when the cluster begins, its empty directory.
+    fn known_losses(&self) -> u64 {
+        let gossips = self.peers.values().filter_map(|peer| peer.gossip.as_ref());
+        let known = gossips.filter_map(|gossip| gossip.numbers.others_lost.get(&self.own));
+        known.copied().max().unwrap_or_default().max(1)
     }
 
     /// Whether enough nodes can be copied: so many in all, of whom so many are ready. A key has its
@@ -315,13 +341,8 @@ impl Driver {
         }
         self.copying = None;
         self.waits_for.clear();
-        let numbers = self.replica.numbers();
-        let writer = Writer { node: self.own, losses: numbers.lost.count };
-        if self.clock.writer() != writer {
-            let shown = self.clock.shown(self.now());
-            self.clock = Clock::open(writer, numbers.ceiling, self.rules);
-            self.clock.observe(self.now(), shown);
-        }
+        let numbers = self.replica.numbers().clone();
+        self.take_writer(&numbers);
         tracing::info!("copied: this node answers from now on");
         true
     }

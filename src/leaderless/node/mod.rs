@@ -46,7 +46,7 @@ use crate::fault::{Fault, Faults};
 use crate::host::{Host, Stream};
 use driver::{Counters, Driver, Event, Inlets, Peer};
 use links::{Dial, Door, Link};
-use open::{OpenedStore, Opening, cluster_id_of};
+use open::{OpenedStore, Opening, SEGMENT_BYTES, cluster_id_of};
 use store::Store;
 use tending::Pace;
 use wire::{Done, RegistersHello};
@@ -137,7 +137,9 @@ impl Registers {
         let faults = Faults::new();
         let opened = {
             let (host, config, faults) = (host.clone(), config.clone(), faults.clone());
-            let opening = move || Opening { host: &host, config: &config, own, faults }.run();
+            let segment_bytes = SEGMENT_BYTES;
+            let opening =
+                move || Opening { host: &host, config: &config, own, faults, segment_bytes }.run();
             tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other)??
         };
         let OpenedStore { store, lock } = opened;

@@ -31,6 +31,9 @@ use crate::replica::Syncer;
 /// Directory of the log in a node's directory.
 const WAL_NAME: &str = "wal";
 
+/// Bytes of a segment: a batch with the largest value fits in half of one.
+pub(super) const SEGMENT_BYTES: u64 = 64 << 20;
+
 /// What was opened.
 #[derive(Debug)]
 pub(super) struct OpenedStore {
@@ -45,6 +48,8 @@ pub(super) struct Opening<'a> {
     pub(super) config: &'a RegistersConfig,
     pub(super) own: NodeNumber,
     pub(super) faults: Faults,
+    /// Bytes of a segment of the log.
+    pub(super) segment_bytes: u64,
 }
 
 /// The cluster that begins with a layout.
@@ -242,7 +247,8 @@ impl Opening<'_> {
             SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
         };
         let nonces = nonces(self.host.random.clone());
-        wal::Options { sync, tail_bytes_max: 0, ..wal::Options::new(nonces) }
+        let segment_bytes = self.segment_bytes;
+        wal::Options { sync, segment_bytes, tail_bytes_max: 0, ..wal::Options::new(nonces) }
     }
 }
 

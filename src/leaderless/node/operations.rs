@@ -358,6 +358,11 @@ impl Driver {
             drop(reply.send(Err(RegisterError::Busy(busy))));
             return;
         }
+        if version.is_none() && self.replica.standing() != Standing::Ready {
+            // After a loss its clock is another writer's first (V1 of `clock`).
+            drop(reply.send(Err(RegisterError::Busy(Refusal::Copying.to_string()))));
+            return;
+        }
         let base = self.store.version(&key);
         let version = match version {
             Some(version) => version,

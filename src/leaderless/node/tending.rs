@@ -164,6 +164,15 @@ impl Driver {
         };
         let gone: BTreeSet<NodeNumber> =
             self.peers.iter().filter(|(_, peer)| is_gone(peer)).map(|(at, _)| *at).collect();
+        if self.peers.is_empty() {
+            // Nobody pulls from a node that is alone.
+            let fence = self.now().earlier(self.pace.fence_lag_ms());
+            let pause = u64::try_from(self.pace.pull_every.as_millis()).unwrap_or(u64::MAX);
+            if self.replica.numbers().fence.later(pause) <= fence {
+                let effects = self.replica.raise_fence(fence);
+                self.apply(effects);
+            }
+        }
         let effects = self.replica.find_floor(&heard, &gone, self.layout.replica_count());
         self.apply(effects);
     }

@@ -10,6 +10,7 @@ use crate::config::Address;
 use crate::host::{LocalNet, Net};
 use crate::leaderless::layout::Described;
 
+mod crash;
 mod running;
 
 /// Repair that a test need not wait for.

@@ -1,0 +1,205 @@
+//! A node's files through power loss, at every operation on the disk: what was synced is there again, and
+//! nothing that was never written.
+
+use diskstore_storage::wal::SEGMENT_BYTES_MIN;
+
+use super::*;
+use crate::leaderless::replica::{Floor, Numbers};
+
+/// What a directory should hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Model {
+    keys: BTreeMap<Bytes, Held>,
+    ceiling: u64,
+    floor: u64,
+}
+
+/// One step of the script; each is one entry of the log.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    Put(&'static str, u64, Option<&'static str>),
+    Ceiling(u64),
+    Floor(u64),
+    /// One key is written, and another is dropped.
+    Drop(&'static str, u64),
+    Checkpoint,
+}
+
+const SCRIPT: [Happening; 14] = [
+    Happening::Put("a", 1, Some("x")),
+    Happening::Put("b", 2, Some("y")),
+    Happening::Ceiling(50),
+    Happening::Put("a", 3, None),
+    Happening::Checkpoint,
+    Happening::Put("c", 4, Some("z")),
+    Happening::Put("c", 4, Some("zz")),
+    Happening::Drop("b", 5),
+    Happening::Floor(3),
+    Happening::Put("a", 6, Some("again")),
+    Happening::Checkpoint,
+    Happening::Put("e", 7, None),
+    Happening::Checkpoint,
+    Happening::Put("f", 8, Some("last")),
+];
+
+/// A version of this millisecond.
+fn at(ms: u64) -> Version {
+    Version::last_at(Moment::new(ms))
+}
+
+fn held_at(ms: u64, value: Option<&str>) -> Held {
+    Held { version: at(ms), value: value.map(bytes) }
+}
+
+impl Model {
+    fn after(count: usize) -> Model {
+        let mut model = Model::default();
+        for happening in &SCRIPT[..count] {
+            match *happening {
+                Happening::Put(key, ms, value) => model.put(key, held_at(ms, value)),
+                Happening::Ceiling(ceiling) => model.ceiling = ceiling,
+                Happening::Floor(floor) => {
+                    model.floor = floor;
+                    let upto = at(floor);
+                    model.keys.retain(|_, held| held.value.is_some() || held.version > upto);
+                }
+                Happening::Drop(key, ms) => {
+                    model.put("dropped", held_at(ms, Some(key)));
+                    model.keys.remove(key.as_bytes());
+                }
+                Happening::Checkpoint => {}
+            }
+        }
+        model
+    }
+
+    fn put(&mut self, key: &str, held: Held) {
+        let known = self.keys.entry(bytes(key)).or_default();
+        if known.yields_to(&held) {
+            *known = held;
+        }
+    }
+
+    fn of(store: &Store) -> Model {
+        let found = store.keys.all_from(0, usize::MAX).found;
+        let held = |index, value| Held { version: Version::from_number(index), value };
+        let keys = found.into_iter().map(|it| (it.key, held(it.index, it.value))).collect();
+        let Numbers { ceiling, floor, .. } = &store.kept.numbers;
+        Model { keys, ceiling: ceiling.get(), floor: floor.moment.get() }
+    }
+}
+
+fn carry_out(store: &mut Store, happening: Happening) -> diskstore_storage::Result<()> {
+    let numbers = store.kept.numbers.clone();
+    match happening {
+        Happening::Put(key, ms, value) => store.put(&bytes(key), &held_at(ms, value)),
+        Happening::Ceiling(ceiling) => {
+            store.put_numbers(Numbers { ceiling: Moment::new(ceiling), ..numbers });
+        }
+        Happening::Floor(floor) => {
+            let moment = Moment::new(floor);
+            store.put_numbers(Numbers { floor: Floor { moment, ..Floor::default() }, ..numbers });
+        }
+        Happening::Drop(key, ms) => {
+            store.put(&bytes("dropped"), &held_at(ms, Some(key)));
+            store.drop_key(key.as_bytes(), at(ms));
+        }
+        Happening::Checkpoint => return store.checkpoint().map_or(Ok(()), |job| job.run()),
+    }
+    if let Some(appended) = store.append()? {
+        let synced = store.syncer.wait_blocking(appended.position);
+        let path = PathBuf::from("wal");
+        synced.map_err(|source| diskstore_storage::Error::Io {
+            operation: "sync",
+            path,
+            offset: 0,
+            source,
+        })?;
+    }
+    if let Happening::Floor(floor) = happening {
+        store.forget(Moment::new(floor));
+    }
+    Ok(())
+}
+
+fn open(disk: &SimDisk) -> Result<Store, RegistersStartError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let host = Host { disk, ..Host::real() };
+    let cluster = Cluster::new(1);
+    let config = cluster.config(1);
+    let own = NodeNumber::new(1).unwrap();
+    let faults = Faults::new();
+    let segment_bytes = 8 * SEGMENT_BYTES_MIN;
+    let opened = Opening { host: &host, config: &config, own, faults, segment_bytes }.run()?;
+    Ok(opened.store)
+}
+
+/// Runs the script until the power goes. Returns how many steps were acknowledged.
+fn run(disk: &SimDisk) -> usize {
+    let Ok(mut store) = open(disk) else { return 0 };
+    let mut done = 0;
+    for happening in SCRIPT {
+        if carry_out(&mut store, happening).is_err() {
+            break;
+        }
+        done += 1;
+    }
+    store.syncer.stop();
+    done
+}
+
+#[test]
+fn what_was_synced_is_there_after_power_loss_at_every_operation() {
+    let mut index = 0;
+    loop {
+        let disk = SimDisk::new(index);
+        disk.crash_at(index);
+        let done = run(&disk);
+        let is_over = !disk.is_power_lost();
+        for mode in [CrashMode::Lost, CrashMode::All, CrashMode::Torn { seed: index }] {
+            let left = disk.crash(mode);
+            let store = open(&left).unwrap();
+            let found = Model::of(&store);
+            let next = (done + 1).min(SCRIPT.len());
+            assert!(
+                found == Model::after(done) || found == Model::after(next),
+                "{done} steps were done when the power went at operation {index} ({mode:?}): {found:?}"
+            );
+            let sums = store::Overview::of(&store.keys, &store.layout, store.kept.own, 0).sums;
+            assert_eq!(sums.len(), store.sums.len());
+            store.syncer.stop();
+        }
+        if is_over {
+            assert_eq!(done, SCRIPT.len());
+            break;
+        }
+        index += 1;
+    }
+    assert!(index > 30, "{index} operations");
+}
+
+#[test]
+fn a_directory_without_its_log_or_its_records_is_refused_by_name() {
+    for lost in ["snapshot.dat", "wal"] {
+        let disk = SimDisk::new(1);
+        assert_eq!(run(&disk), SCRIPT.len());
+        let disk = disk.copy();
+        for path in disk.paths() {
+            if path.to_string_lossy().contains(lost) {
+                disk.remove(&path).unwrap();
+            }
+        }
+        let error = open(&disk).unwrap_err().to_string();
+        let is_named = error.contains(lost) || error.contains("entries are missing");
+        assert!(is_named && error.contains("empty directory"), "{lost}: {error}");
+    }
+    let disk = SimDisk::new(1);
+    disk.create_dir_all(&PathBuf::from("/node")).unwrap();
+    for (name, words) in [("IDENTITY", "cluster with a leader"), ("000001.vlog", "import -from")] {
+        let path = PathBuf::from("/node").join(name);
+        disk.write_file(&path, b"x");
+        let error = open(&disk).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        disk.remove(&path).unwrap();
+    }
+}
