@@ -76,7 +76,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
 const STORAGE_DEPENDENCIES: &[&str] =
     &["bincode", "bytes", "crc32fast", "libc", "memmap2", "parking_lot", "rustix", "thiserror"];
 
-const PROTO_DEPENDENCIES: &[&str] = &["prost", "tonic", "tonic-prost"];
+const PROTO_DEPENDENCIES: &[&str] = &["prost", "prost-types", "tonic", "tonic-prost"];
 const FLAGS_DEPENDENCIES: &[&str] = &["clap", "clap_complete", "clap_mangen"];
 const PROFILE_DEPENDENCIES: &[&str] =
     &["futures-util", "jemalloc_pprof", "parking_lot", "pprof", "thiserror", "tokio"];

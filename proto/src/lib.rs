@@ -3,8 +3,8 @@
 //! Used by `src/server/grpc/` and by tests. Fields of bytes are slices of the message that they came in.
 //!
 //! Invariant:
-//! - I1: a message takes memory for [`FIELD_COUNT_MAX`] fields and not for more: two bytes could ask for
-//!   a hundred otherwise.
+//! - I1: a request takes memory for [`FIELD_COUNT_MAX`] fields and not for more: two bytes could ask for
+//!   a hundred otherwise. Those of [`api`] have no repeated fields, and need no such bound.
 
 use std::marker::PhantomData;
 
@@ -26,8 +26,17 @@ pub mod konsen {
     tonic::include_proto!("konsen");
 }
 
+/// The services of the leaderless store. Keys and values are bytes here, and text in the file that clients
+/// read (`api/api.proto`): the same on the wire.
+pub mod api {
+    tonic::include_proto!("api");
+}
+
 /// What the .proto files say, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+/// What `api/api.proto` says, for reflection: with keys and values as text.
+pub const API_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/api_descriptors.bin"));
 
 /// Most fields of a message, those of messages within it apart: the operations of one entry, and a few.
 pub const FIELD_COUNT_MAX: usize = 4096 + 16;
