@@ -15,6 +15,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 pub use prost::Message;
+pub use prost_types::Duration;
 
 /// Our own service.
 pub mod diskstore {

@@ -335,7 +335,7 @@ pub(super) async fn refuse(mut stream: Stream, line: &[u8]) -> io::Result<()> {
 }
 
 /// What a client hears that asks for more while so many bytes wait for it.
-fn stalled(unsent_bytes: usize) -> Complaint {
+pub(super) fn stalled(unsent_bytes: usize) -> Complaint {
     Complaint::too_large(format!(
         "{unsent_bytes} bytes of replies wait for this client, which takes none; there is room for \
          {UNSENT_BYTES_MAX}: what it asks from here on is not executed"

@@ -25,7 +25,7 @@ use crate::node::{Node, OrderError};
 use info::Facts;
 
 /// The version of Redis whose commands and replies are followed.
-const REDIS_VERSION: &str = "7.2.0";
+pub(crate) const REDIS_VERSION: &str = "7.2.0";
 
 /// What the node is asked, commands of the log apart.
 #[derive(Debug, Clone, PartialEq, Eq)]

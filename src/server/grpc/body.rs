@@ -26,7 +26,7 @@ use crate::server::wire::{Reserved, Unsent};
 const HEAD_BYTES: usize = 5;
 
 /// Room for a message, until its call is answered.
-pub(super) type Held = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+pub(crate) type Held = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 
 /// What comes of a client.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ struct Messages {
 impl<B> RequestBody<B> {
     /// A body of messages of at most `bytes_max` bytes, which are counted as parts of `bodies` until what
     /// is returned beside it is dropped.
-    pub(super) fn new(
+    pub(crate) fn new(
         incoming: B,
         bytes_max: usize,
         bodies: Arc<Semaphore>,
@@ -152,7 +152,7 @@ pub(crate) struct ResponseBody {
 
 impl ResponseBody {
     /// The same, counted; `room` was taken for it before it was known.
-    pub(super) fn new(
+    pub(crate) fn new(
         body: tonic::body::Body,
         unsent: Arc<Unsent>,
         room: Option<Arc<Reserved>>,

@@ -231,10 +231,8 @@ impl Deadline {
     /// # Errors
     /// They say so in no way that is known.
     pub(super) fn of(headers: &MetadataMap) -> Result<Deadline, Status> {
-        let Some(text) = headers.get(TIMEOUT) else { return Ok(Deadline(None)) };
-        let time = text.to_str().ok().and_then(time_of);
-        let time = time.ok_or_else(|| wrong("grpc-timeout is up to 8 digits and a unit"))?;
-        Ok(Deadline(Instant::now().checked_add(time))) // what is beyond all time is none
+        let time = deadline_of(headers)?;
+        Ok(Deadline(time.and_then(|time| Instant::now().checked_add(time)))) // or beyond all time
     }
 
     fn has_passed(self) -> bool {
@@ -248,6 +246,13 @@ impl Deadline {
             Some(at) => timeout_at(at, work).await.ok(),
         }
     }
+}
+
+/// How long a call may take, if its client says so.
+pub(crate) fn deadline_of(headers: &MetadataMap) -> Result<Option<Duration>, Status> {
+    let Some(text) = headers.get(TIMEOUT) else { return Ok(None) };
+    let time = text.to_str().ok().and_then(time_of);
+    time.map(Some).ok_or_else(|| wrong("grpc-timeout is up to 8 digits and a unit"))
 }
 
 /// What such text says.

@@ -54,9 +54,10 @@ use tonic_reflection::server::Builder;
 use super::access::RequestKind;
 use super::http::{BODY_BYTES_MAX, Named};
 use super::wire::{Reserved, Wire, until_ended};
-use body::{RequestBody, ResponseBody};
-pub(crate) use caller::Caller;
+pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use caller::{Caller, deadline_of};
 use konsen::Konsen;
+pub(crate) use status::{Done, no_value, timed_out};
 use store::Store;
 
 /// Most calls of one connection at a time.
@@ -84,24 +85,48 @@ pub(crate) const WATCH_COUNT_MAX_ALL: usize = 256;
 /// The methods whose requests hold many values.
 const LARGE: [&str; 2] = ["/diskstore.v1.Store/Batch", "/konsen.KVService/Put"];
 
-type Taken = Request<RequestBody>;
-type Answered = Response<tonic::body::Body>;
+pub(crate) type Taken = Request<RequestBody>;
+pub(crate) type Answered = Response<tonic::body::Body>;
 type Reflecting = Box<dyn Fn(Taken) -> BoxFuture<'static, Answered> + Send + Sync>;
 
-/// Says what services there are, to clients that know none of them, in both versions of that service.
-static REFLECTION: LazyLock<[Reflecting; 2]> = LazyLock::new(|| {
-    let described = || {
-        let builder = Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let valid = "invariant: the descriptors were made by the build";
-    let (first, old) = (described().build_v1().expect(valid), described().build_v1alpha());
-    let old = old.expect(valid);
-    [
-        Box::new(move |request| called(first.clone(), request)),
-        Box::new(move |request| called(old.clone(), request)),
-    ]
-});
+/// Says what services there are, to clients that know none of them.
+static REFLECTION: LazyLock<Reflection> = LazyLock::new(|| Reflection::of(DESCRIPTORS));
+
+/// What describes services, in both versions of the service that does so.
+pub(crate) struct Reflection {
+    first: Reflecting,
+    old: Reflecting,
+}
+
+impl Reflection {
+    /// Describes these services and that of the health.
+    pub(crate) fn of(descriptors: &'static [u8]) -> Reflection {
+        let described = || {
+            let builder = Builder::configure().register_encoded_file_descriptor_set(descriptors);
+            builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let valid = "invariant: the descriptors were made by the build";
+        let first = described().build_v1().expect(valid);
+        let old = described().build_v1alpha().expect(valid);
+        Reflection {
+            first: Box::new(move |request| called(first.clone(), request)),
+            old: Box::new(move |request| called(old.clone(), request)),
+        }
+    }
+
+    /// The response to a call of the service of this name; none if it is not one of the two.
+    pub(crate) fn answer(
+        &self,
+        service: &str,
+        request: Taken,
+    ) -> Result<BoxFuture<'static, Answered>, Taken> {
+        match service {
+            "grpc.reflection.v1.ServerReflection" => Ok((self.first)(request)),
+            "grpc.reflection.v1alpha.ServerReflection" => Ok((self.old)(request)),
+            _ => Err(request),
+        }
+    }
+}
 
 /// Runs the calls of one connection, which end with it.
 #[derive(Clone, Default)]
@@ -127,10 +152,24 @@ where
     let wire = Wire::of_counted(before, stream, &caller.server);
     let stopping = caller.stopping.clone();
     let caller = Arc::new(caller);
-    let answered = service_fn(move |request| {
+    let answered = move |request| {
         let named = Named::of(&request);
-        named.answered(answer(Arc::clone(&caller), request)).map(Ok::<_, Infallible>)
-    });
+        named.answered(answer(Arc::clone(&caller), request))
+    };
+    serve_by(wire, answered, stopping).await
+}
+
+/// As [`serve`], with what answers a call.
+pub(crate) async fn serve_by<S, A>(
+    wire: Wire<S>,
+    answered: impl Fn(Request<hyper::body::Incoming>) -> A,
+    stopping: impl Future<Output = ()>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    let answered = service_fn(move |request| answered(request).map(Ok::<_, Infallible>));
     let mut connection = http2::Builder::new(Calls::default())
         .timer(TokioTimer::new())
         .max_concurrent_streams(CALL_COUNT_MAX)
@@ -183,7 +222,7 @@ async fn answer(
 }
 
 /// Refuses what is no call: in the words of HTTP, as the protocol asks.
-fn check(method: &Method, headers: &axum::http::HeaderMap) -> Option<Answered> {
+pub(crate) fn check(method: &Method, headers: &axum::http::HeaderMap) -> Option<Answered> {
     let refused = |status| {
         let mut response = Response::new(tonic::body::Body::empty());
         *response.status_mut() = status;
@@ -234,8 +273,8 @@ fn kind_of(path: &str) -> RequestKind {
 
 /// Has the service answer whose name the path begins with.
 async fn route(caller: Arc<Caller>, request: Taken) -> Answered {
-    let service = request.uri().path().trim_start_matches('/').split('/').next();
-    match service.unwrap_or_default() {
+    let service = service_of(request.uri().path()).to_owned();
+    match service.as_str() {
         "diskstore.v1.Store" => {
             let server = StoreServer::new(Store(caller));
             called(server.max_decoding_message_size(BODY_BYTES_MAX), request).await
@@ -247,15 +286,25 @@ async fn route(caller: Arc<Caller>, request: Taken) -> Answered {
         "grpc.health.v1.Health" => {
             called(HealthServer::new(health::Standing(caller)), request).await
         }
-        "grpc.reflection.v1.ServerReflection" => (REFLECTION[0])(request).await,
-        "grpc.reflection.v1alpha.ServerReflection" => (REFLECTION[1])(request).await,
-        _ => Status::unimplemented("no such service; reflection lists those that there are")
-            .into_http(),
+        service => match REFLECTION.answer(service, request) {
+            Ok(answered) => answered.await,
+            Err(_) => no_such_service(),
+        },
     }
 }
 
+/// The service that a path names.
+pub(crate) fn service_of(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
+/// The response where nobody answers.
+pub(crate) fn no_such_service() -> Answered {
+    Status::unimplemented("no such service; reflection lists those that there are").into_http()
+}
+
 /// Calls a server that tonic made.
-fn called<S>(mut server: S, request: Taken) -> BoxFuture<'static, Answered>
+pub(crate) fn called<S>(mut server: S, request: Taken) -> BoxFuture<'static, Answered>
 where
     S: tonic::codegen::Service<Taken, Response = Answered, Error = Infallible> + Send,
     S::Future: Send + 'static,

@@ -18,7 +18,7 @@ const DOMAIN: &str = "diskstore";
 
 /// What a call that has no result may have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Done {
+pub(crate) enum Done {
     /// Certainly nothing.
     Nothing,
     /// It was carried out once, or not at all.
@@ -113,7 +113,7 @@ pub(super) fn too_large(message: impl AsRef<str>) -> Status {
 }
 
 /// The key holds no value; its version.
-pub(super) fn no_value(version: u64) -> Status {
+pub(crate) fn no_value(version: u64) -> Status {
     let (code, reason) = (Code::NotFound, "no_value");
     Words { code, message: "the key holds no value", reason, done: Done::Nothing }
         .status(&[("version", version)])
@@ -132,7 +132,7 @@ pub(super) fn late(message: &str) -> Status {
 }
 
 /// The time of a call is over.
-pub(super) fn timed_out(message: &str, done: Done) -> Status {
+pub(crate) fn timed_out(message: &str, done: Done) -> Status {
     Words { code: Code::DeadlineExceeded, message, reason: "timeout", done }.status(&[])
 }
 

@@ -14,7 +14,7 @@ use super::problem::{Problem, status_of};
 use crate::command::FailureClass;
 
 /// Ends the connection behind a response.
-pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
+pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whether a request that came to the address `local` may go on to its handler. On a loopback address,
@@ -23,7 +23,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 ///
 /// # Errors
 /// It may not; the connection is to be closed, since what follows may not be a request.
-pub(super) fn check(request: &Request, local: IpAddr) -> Result<(), Problem> {
+pub(crate) fn check(request: &Request, local: IpAddr) -> Result<(), Problem> {
     check_form(request.version(), request.headers())?;
     check_length(request)?;
     let host = one(request.headers(), &HOST)?.ok_or_else(|| Problem::wrong("no Host header"))?;

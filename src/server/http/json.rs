@@ -80,7 +80,7 @@ pub(super) fn from_base64(text: &str) -> Result<Vec<u8>, Problem> {
 }
 
 /// A response of JSON.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let text = serde_json::to_string(body);
     let text = text.expect("invariant: strings and numbers always have a JSON form");
     (status, [(CONTENT_TYPE, "application/json")], text).into_response()

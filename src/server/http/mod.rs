@@ -59,7 +59,8 @@ use super::access::RequestKind;
 use super::socket::UNTAKEN_TIME_MAX;
 use super::wire::{Wire, until_ended};
 use crate::command::Failure;
-pub(crate) use entry::bearer;
+pub(crate) use entry::{CLOSE, bearer, check};
+pub(crate) use json::json;
 pub(crate) use logged::Named;
 pub(crate) use operations::obstacle;
 pub(crate) use problem::{Problem, status_of};
@@ -74,7 +75,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
 /// Bytes of the bodies of all requests together.
 pub(crate) const BODY_BYTES_MAX_ALL: usize = 256 << 20;
 /// How long a request line and its headers may take, from the response before it on.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a body may take.
 pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -169,7 +170,7 @@ where
 }
 
 /// As [`serve`], with what answers a request and the time that its head may take.
-async fn serve_by<S, A>(
+pub(crate) async fn serve_by<S, A>(
     wire: Wire<S>,
     head_time_max: Duration,
     answered: impl Fn(Request) -> A,
@@ -247,7 +248,7 @@ fn closing(problem: Problem) -> Response {
 ///
 /// # Errors
 /// It is longer than any body may be, or others take all the room.
-fn reserve<'a>(bodies: &'a Semaphore, body: &Body) -> Result<SemaphorePermit<'a>, Problem> {
+pub(crate) fn reserve<'a>(bodies: &'a Semaphore, body: &Body) -> Result<SemaphorePermit<'a>, Problem> {
     let announced = body.size_hint().upper().unwrap_or(u64::MAX);
     let bytes = u32::try_from(announced).ok();
     let bytes = bytes.filter(|bytes| usize::try_from(*bytes).is_ok_and(|it| it <= BODY_BYTES_MAX));
@@ -264,7 +265,7 @@ fn too_large(bytes: u64, bytes_max: usize) -> Problem {
 }
 
 /// Takes a body of `bytes_max` bytes at most (I2).
-async fn take_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+pub(crate) async fn take_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     take_within(body, bytes_max, BODY_TIME_MAX).await
 }
 

@@ -41,7 +41,7 @@ struct ErrorText<'a> {
 
 impl Problem {
     /// A problem in these words.
-    pub(super) fn new(
+    pub(crate) fn new(
         status: StatusCode,
         code: &'static str,
         message: impl Into<Cow<'static, str>>,
@@ -60,7 +60,7 @@ impl Problem {
     }
 
     /// There is nothing at this path.
-    pub(super) fn no_such_path() -> Problem {
+    pub(crate) fn no_such_path() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "no_such_path", "nothing is served at this path")
     }
 
@@ -71,7 +71,7 @@ impl Problem {
     }
 
     /// The key holds no value.
-    pub(super) fn no_value() -> Problem {
+    pub(crate) fn no_value() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "no_value", "the key holds no value")
     }
 

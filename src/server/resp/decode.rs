@@ -136,6 +136,8 @@ struct Passing {
 pub(crate) struct Decoder {
     /// Whether the client has no token yet, so that little is kept of what it sends.
     is_strangers: bool,
+    /// Most bytes of a request.
+    bytes_max: usize,
     /// Bytes of the unfinished request that are parsed.
     position: usize,
     /// Arguments that are still to come; `None` between requests.
@@ -147,11 +149,17 @@ pub(crate) struct Decoder {
 impl Default for Decoder {
     fn default() -> Decoder {
         let (ranges, passing) = (Ranges::default(), None);
-        Decoder { is_strangers: false, position: 0, remaining: None, ranges, passing }
+        let bytes_max = REQUEST_BYTES_MAX;
+        Decoder { is_strangers: false, bytes_max, position: 0, remaining: None, ranges, passing }
     }
 }
 
 impl Decoder {
+    /// One that takes requests of so many bytes.
+    pub(crate) fn taking(bytes_max: usize) -> Decoder {
+        Decoder { bytes_max, ..Decoder::default() }
+    }
+
     /// From the next request on: whether the client has no token yet. Its requests are passed over (I4) if
     /// they are longer than any that it may make.
     pub(crate) fn of_stranger(&mut self, is_strangers: bool) {
@@ -163,7 +171,7 @@ impl Decoder {
     }
 
     fn request_bytes_max(&self) -> usize {
-        if self.is_strangers { STRANGER_REQUEST_BYTES_MAX } else { REQUEST_BYTES_MAX }
+        if self.is_strangers { STRANGER_REQUEST_BYTES_MAX } else { self.bytes_max }
     }
 
     /// Takes the next request off `input`; `None` if it is not there as a whole.

@@ -18,7 +18,7 @@ mod inline;
 mod refused;
 mod table;
 
-pub(crate) use decode::Decoder;
+pub(crate) use decode::{Decoder, parse_integer};
 pub(crate) use dialect::RespDialect;
 pub(crate) use encode::{Encoder, Version};
 pub(crate) use table::{Spec, TABLE, lookup};
