@@ -12,11 +12,8 @@ const FILES: [&str; 2] = ["diskstore.proto", "konsen.proto"];
 const API_FOLDER: &str = "../api";
 const API_FILE: &str = "api.proto";
 /// Fields of that file which are declared as text and may hold any bytes.
-const TEXT_OF_BYTES: [(&str, &[&str]); 3] = [
-    ("Entry", &["key", "value"]),
-    ("GetRequest", &["key"]),
-    ("InfoResponse", &["keys"]),
-];
+const TEXT_OF_BYTES: [(&str, &[&str]); 3] =
+    [("Entry", &["key", "value"]), ("GetRequest", &["key"]), ("InfoResponse", &["keys"])];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

@@ -14,6 +14,7 @@ pub mod fault;
 pub mod file_system;
 pub mod host;
 pub mod leaderless;
+pub mod leaderless_program;
 pub mod lines;
 pub mod load;
 pub mod logger;

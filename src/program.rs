@@ -224,14 +224,14 @@ pub(crate) async fn introduce(node: &Node) -> Infallible {
 
 /// Tells the service manager, where one started this program and wants to know; it not listening is
 /// no reason to fail. Source: `sd_notify(3)`.
-fn notify(state: NotifyState<'_>) {
+pub(crate) fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "the service manager is not told");
     }
 }
 
 /// Exits at once when a second signal comes.
-fn stop_at_second(program: &'static str, mut signals: Signals) {
+pub(crate) fn stop_at_second(program: &'static str, mut signals: Signals) {
     tokio::spawn(async move {
         signals.next().await;
         tell(&format!(
@@ -261,7 +261,7 @@ pub fn as_started() -> Option<String> {
 }
 
 /// Says why the node cannot go on.
-fn told(program: &str, fault: &Fault) -> u8 {
+pub(crate) fn told(program: &str, fault: &Fault) -> u8 {
     tell(&format!("{program}: {}\n", fault.reason));
     fault.exit_code
 }

@@ -36,8 +36,7 @@ pub mod api {
 /// What the .proto files say, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 /// What `api/api.proto` says, for reflection: with keys and values as text.
-pub const API_DESCRIPTORS: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/api_descriptors.bin"));
+pub const API_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api_descriptors.bin"));
 
 /// Most fields of a message, those of messages within it apart: the operations of one entry, and a few.
 pub const FIELD_COUNT_MAX: usize = 4096 + 16;

@@ -12,6 +12,7 @@ mod bench;
 mod bundle;
 mod certs;
 mod doctor;
+mod leaderless;
 mod recover;
 mod restore;
 
@@ -28,6 +29,10 @@ pub use bundle::BundleFlags;
 pub use certs::CertsFlags;
 pub use diskstore_flags::Shell;
 pub use doctor::DoctorFlags;
+pub use leaderless::{
+    LeaderlessInvocation, RegisterAsked, RegisterSettings, RegisterTask, parse_leaderless,
+    parse_time,
+};
 pub use recover::RecoverFlags;
 pub use restore::RestoreFlags;
 

@@ -16,6 +16,8 @@ mod demo;
 mod dialling;
 mod doctor;
 mod health;
+mod import;
+mod leaderless;
 mod library;
 mod original;
 mod shells;
@@ -43,6 +45,7 @@ use health::Health;
 pub use chat::{ChatFlags, run as run_chatroom};
 pub use demo::follow_parent;
 pub use dialling::Dialling;
+pub use leaderless::run as run_leaderless;
 pub use library::{Client, OperationError, Versioned};
 pub use original::{ClientFlags, run as run_client};
 
@@ -156,6 +159,12 @@ pub enum ClientError {
     #[error("slot {key} holds no value")]
     NoValue {
         /// The slot.
+        key: String,
+    },
+    /// The key holds no value.
+    #[error("key {key} holds no value")]
+    NoValueOfKey {
+        /// The key.
         key: String,
     },
     /// Something on this machine failed.

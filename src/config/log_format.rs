@@ -17,7 +17,7 @@ const WORDS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFo
 
 impl LogFormat {
     /// What `-log-format` says.
-    pub(super) fn parse(text: &str) -> Result<LogFormat, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<LogFormat, ConfigError> {
         word("log-format", text, &WORDS)
     }
 

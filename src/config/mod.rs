@@ -38,8 +38,8 @@ pub use tokens::{
     ClientRole, SECRET_BYTES_MAX, TOKEN_RANDOM_BYTES, Token, TokenFileError, TokenHash, Tokens,
     add_token, join_token, read_join_token,
 };
-pub(crate) use words::sync_policy;
-use words::{log_level, read_level, word};
+pub(crate) use words::{log_level, sync_policy};
+use words::{read_level, word};
 
 /// One mebibyte.
 const MIB: u64 = 1 << 20;

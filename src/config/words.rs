@@ -29,7 +29,8 @@ pub(crate) fn sync_policy(text: &str) -> Result<SyncPolicy, ConfigError> {
     }
 }
 
-pub(super) fn log_level(text: &str) -> Result<LogLevel, ConfigError> {
+/// Reads what `-log` takes.
+pub(crate) fn log_level(text: &str) -> Result<LogLevel, ConfigError> {
     let words = &[
         ("off", LogLevel::Off),
         ("error", LogLevel::Error),

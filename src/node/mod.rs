@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use disk_use::DiskUse;
 pub use error::StartError;
-pub(crate) use open::WAL_NAME;
+pub(crate) use open::{WAL_NAME, machine_memory_bytes};
 pub use start::{Progress, remove_departed, remove_unfinished, start};
 
 use crate::cluster::Cluster;

@@ -321,7 +321,7 @@ fn log_report(recovery: &wal::Recovery) -> String {
 }
 
 /// Memory of this machine in bytes; a large number where the system does not say.
-fn machine_memory_bytes() -> u64 {
+pub(crate) fn machine_memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());

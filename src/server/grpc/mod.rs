@@ -87,7 +87,7 @@ const LARGE: [&str; 2] = ["/diskstore.v1.Store/Batch", "/konsen.KVService/Put"];
 
 pub(crate) type Taken = Request<RequestBody>;
 pub(crate) type Answered = Response<tonic::body::Body>;
-type Reflecting = Box<dyn Fn(Taken) -> BoxFuture<'static, Answered> + Send + Sync>;
+pub(crate) type Reflecting = Box<dyn Fn(Taken) -> BoxFuture<'static, Answered> + Send + Sync>;
 
 /// Says what services there are, to clients that know none of them.
 static REFLECTION: LazyLock<Reflection> = LazyLock::new(|| Reflection::of(DESCRIPTORS));
@@ -114,16 +114,12 @@ impl Reflection {
         }
     }
 
-    /// The response to a call of the service of this name; none if it is not one of the two.
-    pub(crate) fn answer(
-        &self,
-        service: &str,
-        request: Taken,
-    ) -> Result<BoxFuture<'static, Answered>, Taken> {
+    /// What answers calls of the service of this name; none if it is not one of the two.
+    pub(crate) fn of_service(&self, service: &str) -> Option<&Reflecting> {
         match service {
-            "grpc.reflection.v1.ServerReflection" => Ok((self.first)(request)),
-            "grpc.reflection.v1alpha.ServerReflection" => Ok((self.old)(request)),
-            _ => Err(request),
+            "grpc.reflection.v1.ServerReflection" => Some(&self.first),
+            "grpc.reflection.v1alpha.ServerReflection" => Some(&self.old),
+            _ => None,
         }
     }
 }
@@ -286,9 +282,9 @@ async fn route(caller: Arc<Caller>, request: Taken) -> Answered {
         "grpc.health.v1.Health" => {
             called(HealthServer::new(health::Standing(caller)), request).await
         }
-        service => match REFLECTION.answer(service, request) {
-            Ok(answered) => answered.await,
-            Err(_) => no_such_service(),
+        service => match REFLECTION.of_service(service) {
+            Some(answer) => answer(request).await,
+            None => no_such_service(),
         },
     }
 }

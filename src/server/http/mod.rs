@@ -206,7 +206,7 @@ where
 async fn answer(seat: Seat, mut request: Request) -> Response {
     seat.unsent.wait_for_room().await;
     let method = request.method().clone();
-    if let Err(problem) = entry::check(&request, seat.local) {
+    if let Err(problem) = check(&request, seat.local) {
         return closing(problem);
     }
     if let Err(problem) = seat.authenticate(request.headers()).await {
@@ -240,7 +240,7 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
 /// A problem behind which the connection is closed.
 fn closing(problem: Problem) -> Response {
     let mut response = problem.into_response();
-    response.headers_mut().insert(header::CONNECTION, entry::CLOSE);
+    response.headers_mut().insert(header::CONNECTION, CLOSE);
     response
 }
 
@@ -248,7 +248,10 @@ fn closing(problem: Problem) -> Response {
 ///
 /// # Errors
 /// It is longer than any body may be, or others take all the room.
-pub(crate) fn reserve<'a>(bodies: &'a Semaphore, body: &Body) -> Result<SemaphorePermit<'a>, Problem> {
+pub(crate) fn reserve<'a>(
+    bodies: &'a Semaphore,
+    body: &Body,
+) -> Result<SemaphorePermit<'a>, Problem> {
     let announced = body.size_hint().upper().unwrap_or(u64::MAX);
     let bytes = u32::try_from(announced).ok();
     let bytes = bytes.filter(|bytes| usize::try_from(*bytes).is_ok_and(|it| it <= BODY_BYTES_MAX));

@@ -38,10 +38,36 @@ const REFUSED: [(&str, &[&str]); 4] = [
     (
         ORDER,
         &[
-            "SETNX", "MSETNX", "GETSET", "GETDEL", "INCR", "INCRBY", "INCRBYFLOAT", "DECR", "DECRBY",
-            "APPEND", "SETRANGE", "MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH", "EVAL", "EVALSHA",
-            "RENAME", "RENAMENX", "COPY", "LPUSH", "RPUSH", "SADD", "HSET", "ZADD", "XADD", "PUBLISH",
-            "SUBSCRIBE", "PSUBSCRIBE",
+            "SETNX",
+            "MSETNX",
+            "GETSET",
+            "GETDEL",
+            "INCR",
+            "INCRBY",
+            "INCRBYFLOAT",
+            "DECR",
+            "DECRBY",
+            "APPEND",
+            "SETRANGE",
+            "MULTI",
+            "EXEC",
+            "DISCARD",
+            "WATCH",
+            "UNWATCH",
+            "EVAL",
+            "EVALSHA",
+            "RENAME",
+            "RENAMENX",
+            "COPY",
+            "LPUSH",
+            "RPUSH",
+            "SADD",
+            "HSET",
+            "ZADD",
+            "XADD",
+            "PUBLISH",
+            "SUBSCRIBE",
+            "PSUBSCRIBE",
         ],
     ),
     (EXPIRY, &["EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "SETEX", "PSETEX", "GETEX"]),
@@ -131,8 +157,16 @@ pub(super) enum Work {
     Exists(Vec<Bytes>),
     /// With versions: for coordinators, and whoever checks what was promised.
     Read(Bytes, Level),
-    Write { key: Bytes, value: Option<Bytes>, level: Level },
-    Scan { cursor: u64, count: usize, pattern: Option<Bytes> },
+    Write {
+        key: Bytes,
+        value: Option<Bytes>,
+        level: Level,
+    },
+    Scan {
+        cursor: u64,
+        count: usize,
+        pattern: Option<Bytes>,
+    },
     Count,
     Info,
     Status,
@@ -153,8 +187,12 @@ impl Work {
             | Work::Set(KeyValue { key, .. }) => vec![key],
             Work::GetAll(keys) | Work::Delete(keys) | Work::Exists(keys) => keys.iter().collect(),
             Work::SetAll(pairs) => pairs.iter().map(|pair| &pair.key).collect(),
-            Work::Scan { .. } | Work::Count | Work::Info | Work::Status => Vec::new(),
-            Work::Node | Work::Slots => Vec::new(),
+            Work::Scan { .. }
+            | Work::Count
+            | Work::Info
+            | Work::Status
+            | Work::Node
+            | Work::Slots => Vec::new(),
         }
     }
 
@@ -278,7 +316,11 @@ fn scan(rest: &[&[u8]]) -> Result<Work, Complaint> {
         }
         options = behind;
     }
-    if options.is_empty() { Ok(Work::Scan { cursor, count, pattern }) } else { Err(Complaint::SYNTAX) }
+    if options.is_empty() {
+        Ok(Work::Scan { cursor, count, pattern })
+    } else {
+        Err(Complaint::SYNTAX)
+    }
 }
 
 /// `DISKSTORE STATUS | NODE | READ level key | WRITE level key value | ERASE level key`
@@ -292,7 +334,9 @@ fn diskstore(rest: &[&[u8]]) -> Result<Work, Complaint> {
             Work::Write { key: own(key), value: Some(own(value)), level: level(text)? }
         }
         (b"ERASE", [text, key]) => Work::Write { key: own(key), value: None, level: level(text)? },
-        (b"STATUS" | b"NODE" | b"READ" | b"WRITE" | b"ERASE", _) => return Err(Complaint::arity("diskstore")),
+        (b"STATUS" | b"NODE" | b"READ" | b"WRITE" | b"ERASE", _) => {
+            return Err(Complaint::arity("diskstore"));
+        }
         _ => return Err(Complaint::subcommand("DISKSTORE", sub)),
     })
 }
@@ -301,7 +345,9 @@ fn cluster(server: &RegisterServer, rest: &[&[u8]]) -> Result<Planned, Complaint
     let sub = rest.first().copied().unwrap_or_default();
     match sub.to_ascii_uppercase().as_slice() {
         b"SLOTS" => Ok(Planned::Work(Work::Slots)),
-        b"INFO" => Ok(Planned::Answer(Value::Text("cluster_enabled:0\r\ncluster_state:ok\r\n".to_owned()))),
+        b"INFO" => {
+            Ok(Planned::Answer(Value::Text("cluster_enabled:0\r\ncluster_state:ok\r\n".to_owned())))
+        }
         b"MYID" => Ok(Planned::Answer(Value::word(server.registrar.id()))),
         _ => Err(Complaint::subcommand("CLUSTER", sub)),
     }
@@ -453,7 +499,9 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
         Work::SetAll(pairs) => set_all(server, at, pairs).await?,
         Work::Delete(keys) => delete_all(server, at, keys).await?,
         Work::Exists(keys) => {
-            let Value::Array(found) = get_all(server, at, keys).await? else { return Ok(Value::Null) };
+            let Value::Array(found) = get_all(server, at, keys).await? else {
+                return Ok(Value::Null);
+            };
             Value::size(found.iter().filter(|value| **value != Value::Null).count())
         }
         Work::Read(key, level) => {
@@ -530,7 +578,8 @@ async fn delete_all(
     let deletes = keys.into_iter().map(|key| server.registrar.delete(key, at));
     let deleted: Vec<_> = stream::iter(deletes).buffered(OPERATIONS_AT_ONCE).collect().await;
     let done = deleted.iter().filter(|outcome| outcome.is_ok()).count();
-    let had = |outcome: &Result<Deleted, RegisterError>| outcome.as_ref().is_ok_and(|it| it.had_value);
+    let had =
+        |outcome: &Result<Deleted, RegisterError>| outcome.as_ref().is_ok_and(|it| it.had_value);
     let had_value = deleted.iter().filter(|outcome| had(outcome)).count();
     match deleted.into_iter().find_map(Result::err) {
         None => Ok(Value::size(had_value)),
@@ -546,7 +595,10 @@ fn partly(error: RegisterError, done: usize, count: usize) -> Complaint {
         return Complaint { class, text };
     }
     let class = if done == 0 { class } else { FailureClass::Unknown };
-    Complaint::new(class, format!("{done} of {count} keys are done, each by itself; another: {text}"))
+    Complaint::new(
+        class,
+        format!("{done} of {count} keys are done, each by itself; another: {text}"),
+    )
 }
 
 /// One range for all hash slots: this node takes every key.

@@ -6,6 +6,7 @@
 //!   replica.
 //! - I2: a write that was sent and not answered is unknown.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,11 +110,17 @@ impl Coordinator {
         for link in self.links_of(&key) {
             match link.call(bytes.clone()).await {
                 Ok(parts) => return version(parts.first()),
-                Err(LinkError::Refused { code, words }) => return Err(refused(&code, words, replicas)),
+                Err(LinkError::Refused { code, words }) => {
+                    return Err(refused(&code, words, replicas));
+                }
                 Err(LinkError::NotSent(words)) => last = Some(words), // I1
                 Err(LinkError::Lost(words)) => {
                     tracing::debug!(words, "a write was sent and not answered");
-                    return Err(RegisterError::Unknown { version: Version::NONE, stored_by: 0, replicas }); // I2
+                    return Err(RegisterError::Unknown {
+                        version: Version::NONE,
+                        stored_by: 0,
+                        replicas,
+                    }); // I2
                 }
             }
         }
@@ -168,7 +175,10 @@ impl Coordinator {
 
 /// The hash of a layout as text.
 pub(super) fn hash_text(layout: &Layout) -> String {
-    layout.hash().iter().map(|byte| format!("{byte:02x}")).collect()
+    layout.hash().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("invariant: a string takes what is written to it");
+        text
+    })
 }
 
 fn check(key: &Bytes, value_bytes: usize) -> Result<(), RegisterError> {

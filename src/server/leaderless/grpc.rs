@@ -36,8 +36,8 @@ use crate::leaderless::node::{KEY_BYTES_MAX, RegisterError};
 use crate::leaderless::operation::Level;
 use crate::server::complaint::Complaint;
 use crate::server::grpc::{
-    Answered, Done, Reflection, RequestBody, ResponseBody, called, check, deadline_of, no_such_service,
-    no_value, serve_by, service_of, timed_out,
+    Answered, Done, Reflection, RequestBody, ResponseBody, called, check, deadline_of,
+    no_such_service, no_value, serve_by, service_of, timed_out,
 };
 use crate::server::http::Named;
 use crate::server::socket::{Share, UNTAKEN_TIME_MAX};
@@ -126,9 +126,9 @@ async fn route(
         }
         "api.Clock" => called(ClockServer::new(api), request).await,
         "grpc.health.v1.Health" => called(HealthServer::new(api), request).await,
-        service => match REFLECTION.answer(service, request) {
-            Ok(answered) => answered.await,
-            Err(_) => no_such_service(),
+        service => match REFLECTION.of_service(service) {
+            Some(answer) => answer(request).await,
+            None => no_such_service(),
         },
     }
 }

@@ -44,9 +44,8 @@ static ROUTER: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| {
 });
 
 /// What the port for metrics serves.
-static LOOKS: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| {
-    TowerToHyperService::new(looks().fallback(async || Problem::no_such_path()))
-});
+static LOOKS: LazyLock<TowerToHyperService<Router>> =
+    LazyLock::new(|| TowerToHyperService::new(looks().fallback(async || Problem::no_such_path())));
 
 fn looks() -> Router {
     Router::new()
@@ -160,7 +159,8 @@ fn check_conditions(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn tag(version: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{version}\"")).expect("invariant: digits are a header's value")
+    HeaderValue::from_str(&format!("\"{version}\""))
+        .expect("invariant: digits are a header's value")
 }
 
 async fn read(Extension(server): Door, request: Request) -> Result<Response, Problem> {

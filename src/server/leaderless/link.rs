@@ -93,7 +93,12 @@ impl Link {
             sender
         });
         let asks = asks.collect();
-        Link { asks, state, next: std::sync::atomic::AtomicUsize::new(0), _connections: connections }
+        Link {
+            asks,
+            state,
+            next: std::sync::atomic::AtomicUsize::new(0),
+            _connections: connections,
+        }
     }
 
     /// How the node is.
@@ -340,7 +345,9 @@ impl Conversation {
 }
 
 /// The bytes of a request.
-pub(super) fn request<'a>(words: impl IntoIterator<Item = &'a [u8], IntoIter: ExactSizeIterator>) -> Bytes {
+pub(super) fn request<'a>(
+    words: impl IntoIterator<Item = &'a [u8], IntoIter: ExactSizeIterator>,
+) -> Bytes {
     let words = words.into_iter();
     let mut bytes = BytesMut::new();
     bytes.put_slice(format!("*{}\r\n", words.len()).as_bytes());

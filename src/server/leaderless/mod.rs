@@ -67,6 +67,14 @@ pub enum Port {
     Metrics,
 }
 
+/// A connection that was just accepted.
+#[derive(Debug)]
+struct Arrived {
+    stream: Stream,
+    from: SocketAddr,
+    at: Port,
+}
+
 /// What begins a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spoken {
@@ -128,7 +136,10 @@ impl RegisterServer {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.begin(stream, peer, at, &mut sessions, &sessions_stop),
+                    Ok((stream, from)) => {
+                        let arrived = Arrived { stream, from, at };
+                        self.begin(arrived, &mut sessions, &sessions_stop);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         sleep(ACCEPT_PAUSE).await;
@@ -152,25 +163,23 @@ impl RegisterServer {
 
     fn begin(
         self: &Arc<Self>,
-        stream: Stream,
-        from: SocketAddr,
-        at: Port,
+        arrived: Arrived,
         sessions: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
-        let shares = Shares::now();
+        let (shares, from) = (Shares::now(), arrived.from);
         let Some(place) = self.connections.take(shares.clients + shares.members) else {
             tracing::debug!(%from, "refused: too many connections");
             return; // I1
         };
-        if let Err(error) = stream.set_nodelay() {
+        if let Err(error) = arrived.stream.set_nodelay() {
             tracing::debug!(%from, %error, "replies may be delayed by the system");
         }
         let server = Arc::clone(self);
         let stop = stop.clone();
         sessions.spawn(async move {
             let _place = place;
-            match server.session(stream, from, at, stop).await {
+            match server.session(arrived, stop).await {
                 Ok(()) => tracing::trace!(%from, "session ended"),
                 // A client that is gone: there is nobody to tell.
                 Err(error) => tracing::debug!(%from, %error, "session broke off"),
@@ -180,11 +189,10 @@ impl RegisterServer {
 
     async fn session(
         self: Arc<Self>,
-        stream: Stream,
-        from: SocketAddr,
-        at: Port,
+        arrived: Arrived,
         stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
+        let Arrived { stream, from, at } = arrived;
         let local = stream.local_address().map(|address| address.ip());
         let mut socket = Socket::new(stream, Arc::clone(&self.backlog), stop);
         let found = timeout(FIRST_BYTES_TIMEOUT, spoken(&mut socket)).await;
@@ -233,7 +241,9 @@ impl RegisterServer {
                     () = stopping => {}
                 }
             }
-            Registrar::Coordinator(_) => tracing::warn!("a node dialled a coordinator, which holds no keys"),
+            Registrar::Coordinator(_) => {
+                tracing::warn!("a node dialled a coordinator, which holds no keys")
+            }
         }
         Ok(())
     }
@@ -262,7 +272,10 @@ async fn spoken(socket: &mut Socket) -> Option<Spoken> {
 fn spoken_by(first: &[u8]) -> Option<Spoken> {
     if first.first() == PEER_PREFACE.first() {
         if first.len() < PEER_PREFACE.len() {
-            return PEER_PREFACE.starts_with(first).then_some(()).map_or(Some(Spoken::Unknown), |()| None);
+            return PEER_PREFACE
+                .starts_with(first)
+                .then_some(())
+                .map_or(Some(Spoken::Unknown), |()| None);
         }
         return Some(if first.starts_with(&PEER_PREFACE) { Spoken::Peer } else { Spoken::Unknown });
     }
@@ -275,27 +288,4 @@ fn spoken_by(first: &[u8]) -> Option<Spoken> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn peers_and_clients_are_told_apart_by_their_first_bytes() {
-        for (first, expected) in [
-            (&b"\xd5DSP"[..], Spoken::Peer),
-            (b"\xd5DSP\0\0", Spoken::Peer),
-            (b"\xd5DSX", Spoken::Unknown),
-            (b"\xd5X", Spoken::Unknown),
-            (b"*1\r\n", Spoken::Resp),
-            (b"PING\r\n", Spoken::Resp),
-            (b"GET /readyz", Spoken::Http),
-            (b"PRI * HTTP/2.0", Spoken::Http2),
-            (b"\x16\x03\x01", Spoken::Unknown),
-            (b"\0\0", Spoken::Unknown),
-        ] {
-            assert_eq!(spoken_by(first), Some(expected), "{}", first.escape_ascii());
-        }
-        for end in 1..4 {
-            assert_eq!(spoken_by(&b"\xd5DSP"[..end]), None);
-        }
-    }
-}
+mod tests;

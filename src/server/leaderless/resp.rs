@@ -53,9 +53,9 @@ struct KeysUnderWay {
 impl KeysUnderWay {
     /// Whether an operation has to wait for those before it (I2).
     fn hold_back(&self, work: &Work) -> bool {
-        work.keys().into_iter().any(|key| {
-            self.written.contains(key) || work.writes() && self.read.contains(key)
-        })
+        work.keys()
+            .into_iter()
+            .any(|key| self.written.contains(key) || work.writes() && self.read.contains(key))
     }
 
     fn note(&mut self, work: &Work) {
@@ -142,7 +142,8 @@ impl RespSession {
                 Ok(None) => break Flow::Read,
                 Err(error) => {
                     let text = format!("Protocol error: {error}");
-                    under_way.push_back(run(Pending::Ready(Value::Complaint(Complaint::wrong(text)))));
+                    under_way
+                        .push_back(run(Pending::Ready(Value::Complaint(Complaint::wrong(text)))));
                     break Flow::Close;
                 }
             };

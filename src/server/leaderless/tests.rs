@@ -1,0 +1,315 @@
+//! A node's port, over pipes within this process: every protocol as its clients speak it, and what is wrong.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::config::{Address, SyncPolicy};
+use crate::host::{Host, LocalNet, Net};
+use crate::leaderless::layout::{Described, Layout};
+use crate::leaderless::node::{Registers, RegistersConfig};
+use bytes::Bytes;
+
+const ADDRESS: &str = "node:8001";
+const VALUE_BYTES_MAX: u32 = 64 << 10;
+
+/// A node alone, and its port.
+struct Served {
+    net: Net,
+    node: Arc<Registers>,
+    stop: watch::Sender<bool>,
+    _directory: tempfile::TempDir,
+}
+
+pub(super) fn layout_of_one() -> Layout {
+    let address = Some(Address::parse(ADDRESS).unwrap());
+    let one = Described { id: "1".to_owned(), address, weight: 1, zone: None };
+    Layout::first(0, 1, vec![one]).unwrap()
+}
+
+async fn serve() -> Served {
+    let net = Net::Local(LocalNet::default());
+    let host = Host { net: net.clone(), ..Host::real() };
+    let directory = tempfile::tempdir().unwrap();
+    let config = RegistersConfig {
+        id: "1".to_owned(),
+        layout: layout_of_one(),
+        directory: directory.path().join("data"),
+        memory_bytes_max: 64 << 20,
+        value_bytes_max: VALUE_BYTES_MAX,
+        sync: SyncPolicy::Always,
+        accepts_loss: false,
+        forget_after: Duration::from_hours(72),
+    };
+    let node = Registers::start(&host, config).await.unwrap();
+    while !node.is_ready() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (stop, stopping) = watch::channel(false);
+    for (address, port) in [(ADDRESS, Port::Node), ("node:9001", Port::Metrics)] {
+        let listener = net.listen(address).await.unwrap();
+        let server = RegisterServer::new(Registrar::Node(Arc::clone(&node)), Level::Quorum);
+        tokio::spawn(server.run(listener, port, stopping.clone()));
+    }
+    Served { net, node, stop, _directory: directory }
+}
+
+impl Served {
+    /// What a connection answers to all of this, until it ends.
+    async fn said_at(&self, address: &str, request: &[u8]) -> String {
+        let mut stream = self.net.dial(address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// The replies to these lines, each line a command.
+    async fn replies(&self, lines: &str) -> String {
+        let request = format!("{}\r\nQUIT\r\n", lines.replace('\n', "\r\n"));
+        let said = self.said_at(ADDRESS, request.as_bytes()).await;
+        said.strip_suffix("+OK\r\n").expect("QUIT is answered last").replace("\r\n", "|")
+    }
+
+    /// The head and the body of a response of HTTP.
+    async fn response(&self, line: &str, body: &str) -> Response {
+        let length = body.len();
+        let request = format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        let said = self.said_at(ADDRESS, request.as_bytes()).await;
+        let (head, body) = said.split_once("\r\n\r\n").expect("a head ends");
+        Response { head: head.to_owned(), body: body.to_owned() }
+    }
+}
+
+struct Response {
+    head: String,
+    body: String,
+}
+
+#[tokio::test]
+async fn commands_of_keys_are_answered_as_redis_does() {
+    let served = serve().await;
+    for (lines, expected) in [
+        ("PING\nPING hi\nECHO x", "+PONG|$2|hi|$1|x|"),
+        ("GET a\nSET a 1\nGET a\nSTRLEN a\nTYPE a\nTYPE z", "$-1|+OK|$1|1|:1|+string|+none|"),
+        ("MSET b 2 c \"\"\nMGET a b c d", "+OK|*4|$1|1|$1|2|$0||$-1|"),
+        ("EXISTS a b d a\nDEL a d\nEXISTS a\nUNLINK b c", ":3|:1|:0|:2|"),
+        ("DBSIZE\nSET k v\nDBSIZE\nSCAN 0", ":0|+OK|:1|*2|$1|0|*1|$1|k|"),
+        ("SCAN 0 MATCH x*\nSCAN 0 MATCH k COUNT 5", "*2|$1|0|*0|*2|$1|0|*1|$1|k|"),
+        (
+            "SELECT 0\nCLIENT SETNAME me\nCLIENT GETNAME\nCLIENT SETINFO LIB-NAME x",
+            "+OK|+OK|$2|me|+OK|",
+        ),
+        (
+            "LEVEL\nLEVEL one\nSET l 1\nGET l\nLEVEL ALL\nLEVEL",
+            "$6|quorum|+OK|+OK|$1|1|+OK|$3|all|",
+        ),
+    ] {
+        assert_eq!(served.replies(lines).await, expected, "{lines}");
+    }
+    let info = served.replies("INFO").await;
+    assert!(info.contains("|cluster_enabled:0|") && info.contains("|loading:0|"), "{info}");
+    let hello = served.replies("HELLO 3\nGET none").await;
+    assert!(hello.starts_with("%8|$6|server|$5|redis|") && hello.ends_with("|_|"), "{hello}");
+    served.stop.send_replace(true);
+}
+
+#[tokio::test]
+async fn what_needs_an_order_is_refused_with_a_pointer() {
+    let served = serve().await;
+    let order = "needs an order that leaderless mode does not keep; use kvstore";
+    for line in [
+        "SET a 1 NX",
+        "SET a 1 XX",
+        "SET a 1 GET",
+        "SET a 1 IFEQ 2",
+        "GETSET a 1",
+        "INCR a",
+        "INCRBYFLOAT a 1",
+        "APPEND a 1",
+        "MULTI",
+        "WATCH a",
+        "SETNX a 1",
+        "GETDEL a",
+    ] {
+        let said = served.replies(line).await;
+        assert!(said.starts_with("-ERR ") && said.contains(order), "{line}: {said}");
+    }
+    for (line, words) in [
+        ("SET a 1 EX 5", "values do not expire"),
+        ("EXPIRE a 5", "values do not expire"),
+        ("KEYS *", "use SCAN"),
+        ("SET a 1 FOO", "syntax error"),
+        ("GET", "wrong number of arguments for 'get' command"),
+        ("MSET a 1 b", "wrong number of arguments for 'mset' command"),
+        ("FOO a", "unknown command 'FOO'"),
+        ("LEVEL two", "level is one, quorum or all"),
+        ("SELECT 1", "DB index is out of range"),
+        ("SCAN x", "invalid cursor"),
+        ("SCAN 0 COUNT 0", "not an integer"),
+        ("GET \"\"", "a key of 0 bytes; give 1 to 65535"),
+        ("DISKSTORE READ two a", "level is one, quorum or all"),
+        ("AUTH x", "asks for no token"),
+        ("HELLO 4", "unsupported protocol version"),
+    ] {
+        let said = served.replies(line).await;
+        assert!(said.starts_with('-') && said.contains(words), "{line}: {said}");
+    }
+    assert_eq!(served.replies("EXISTS a").await, ":0|", "nothing was stored");
+}
+
+#[tokio::test]
+async fn a_pipeline_is_answered_in_order_and_each_read_sees_the_write_before_it() {
+    let served = serve().await;
+    let (mut request, mut expected) = (String::new(), String::new());
+    for step in 0..1000 {
+        request += &format!("SET k{} {step}\r\nGET k{}\r\nGET other\r\n", step % 7, step % 7);
+        expected += &format!("+OK\r\n${}\r\n{step}\r\n$-1\r\n", step.to_string().len());
+    }
+    request += "QUIT\r\n";
+    expected += "+OK\r\n";
+    assert_eq!(served.said_at(ADDRESS, request.as_bytes()).await, expected);
+}
+
+#[tokio::test]
+async fn every_operation_can_be_told_with_its_version() {
+    let served = serve().await;
+    let said = served.replies("DISKSTORE WRITE quorum a 1\nDISKSTORE READ all a").await;
+    let parts: Vec<&str> = said.split('|').collect();
+    let [head, _, written, again, _, read, _, value, ""] = parts[..] else { panic!("{said}") };
+    assert_eq!((head, again, read, value), ("*1", "*2", written, "1"));
+    let said = served.replies("DISKSTORE ERASE one a\nDISKSTORE READ quorum a").await;
+    let parts: Vec<&str> = said.split('|').collect();
+    let [_, _, erased, _, _, read, ""] = parts[..] else { panic!("{said}") };
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    assert!(number(erased) > number(written) && number(read) == number(erased), "{said}");
+    let node = served.replies("DISKSTORE NODE").await;
+    let hash = coordinator::hash_text(&layout_of_one());
+    assert!(node.starts_with(&format!("*3|$64|{hash}|$1|1|")), "{node}");
+}
+
+#[tokio::test]
+async fn values_and_keys_beyond_their_bounds_are_refused_and_the_connection_goes_on() {
+    let served = serve().await;
+    let bulk = |bytes: usize| format!("${bytes}\r\n{}\r\n", "x".repeat(bytes));
+    let set = |key: usize, value: usize| format!("*3\r\n$3\r\nSET\r\n{}{}", bulk(key), bulk(value));
+    let value_max = VALUE_BYTES_MAX as usize;
+    let request =
+        [set(1, value_max), set(1, value_max + 1), set(65_535, 1), set(65_536, 1), set(2, 4 << 20)];
+    let request = request.concat() + "STRLEN x\r\nQUIT\r\n";
+    let said = served.said_at(ADDRESS, request.as_bytes()).await;
+    let lines: Vec<&str> = said.split("\r\n").collect();
+    assert_eq!((lines[0], lines[2]), ("+OK", "+OK"), "{said}");
+    assert!(lines[1].contains("a value of 65537 bytes; this node takes at most 65536"), "{said}");
+    assert!(lines[3].contains("a key of 65536 bytes; give 1 to 65535"), "{said}");
+    assert!(lines[4].contains("the request is too long"), "{said}");
+    assert_eq!(lines[5..], [":65536", "+OK", ""], "{said}");
+    let broken = served.said_at(ADDRESS, b"*1\r\n+x\r\nPING\r\n").await;
+    assert!(broken.starts_with("-ERR Protocol error") && !broken.contains("PONG"), "{broken}");
+    let garbage = served.said_at(ADDRESS, b"\0\0\0\0").await;
+    assert!(garbage.contains("unknown protocol"), "{garbage}");
+}
+
+#[tokio::test]
+async fn keys_stand_under_their_path_and_the_etag_is_the_version() {
+    let served = serve().await;
+    let put = served.response("PUT /v1/keys/a%20b/c?level=all", "hello").await;
+    assert!(put.head.starts_with("HTTP/1.1 204"), "{}", put.head);
+    let tag = put.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+    let got = served.response("GET /v1/keys/a%20b/c", "").await;
+    assert!(got.head.contains(&format!("etag: {tag}")), "{}", got.head);
+    assert_eq!(got.body, "hello");
+    assert_eq!(served.replies("GET \"a b/c\"").await, "$5|hello|");
+    let version = served.node.held(Bytes::from_static(b"a b/c")).await.unwrap().version;
+    assert_eq!(tag, format!("\"{}\"", version.get()));
+    let gone = served.response("DELETE /v1/keys/a%20b/c?level=quorum", "").await;
+    assert!(gone.head.contains("leaderless-deleted: true"), "{}", gone.head);
+    for (line, status, code) in [
+        ("GET /v1/keys/a%20b/c", 404, "no_value"),
+        ("GET /v1/keys/", 404, "no_such_path"),
+        ("GET /v1/keys/a?level=two", 400, "wrong"),
+        ("GET /v1/keys/a?levle=one", 400, "wrong"),
+        ("GET /v1/keys/a?level=one&level=all", 400, "wrong"),
+        ("POST /v1/keys/a", 405, "method"),
+        ("GET /elsewhere", 404, "no_such_path"),
+    ] {
+        let Response { head, body } = served.response(line, "").await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {head}");
+        assert!(body.starts_with(&format!(r#"{{"error":{{"code":"{code}""#)), "{line}: {body}");
+    }
+    let large = "x".repeat(VALUE_BYTES_MAX as usize + 1);
+    let refused = served.response("PUT /v1/keys/a", &large).await;
+    assert!(refused.head.starts_with("HTTP/1.1 413"), "{}", refused.head);
+    let refused = served.response("PUT /v1/keys/a HTTP/1.1\r\nif-match: \"1\"\r\nx: ", "v").await;
+    assert!(!refused.head.contains(" 204"), "{}", refused.head);
+}
+
+#[tokio::test]
+async fn who_runs_the_node_finds_out_how_it_is() {
+    let served = serve().await;
+    assert_eq!(served.response("GET /livez", "").await.body, "ok\n");
+    assert_eq!(served.response("GET /readyz", "").await.body, "ready\n");
+    let status = served.response("GET /status", "").await.body;
+    assert!(serde_json::from_str::<serde_json::Value>(&status).unwrap()["peers"].is_array());
+    let metrics = served.response("GET /metrics", "").await.body;
+    assert!(metrics.contains("\nleaderless_ready 1\n"), "{metrics}");
+    let get = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes()
+    };
+    let metrics = served.said_at("node:9001", &get("/metrics")).await;
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    let keys = served.said_at("node:9001", &get("/v1/keys/a")).await;
+    assert!(keys.starts_with("HTTP/1.1 404"), "{keys}");
+    let resp = served.said_at("node:9001", b"SET a 1\r\n").await;
+    assert!(resp.contains("metrics alone"), "{resp}");
+}
+
+#[tokio::test]
+async fn a_coordinator_passes_operations_on_and_holds_no_keys() {
+    use crate::leaderless::file::CoordinatorFile;
+    let served = serve().await;
+    let listen = Address::parse("coordinator:8080").unwrap();
+    let layout = layout_of_one();
+    let file = CoordinatorFile { listen, layout, discovery: None, level: Level::Quorum };
+    let coordinator = Coordinator::begin(&served.net, &file);
+    let listener = served.net.listen("coordinator:8080").await.unwrap();
+    let registrar = Registrar::Coordinator(coordinator);
+    let server = RegisterServer::new(registrar.clone(), Level::Quorum);
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(server.run(listener, Port::Node, stopping));
+    while !registrar.is_ready() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let lines =
+        "SET a 1\r\nGET a\r\nGET b\r\nDEL a\r\nMSET c 3 d 4\r\nMGET c d e\r\nDBSIZE\r\nQUIT\r\n";
+    let said = served.said_at("coordinator:8080", lines.as_bytes()).await.replace("\r\n", "|");
+    let expected = "+OK|$1|1|$-1|:1|+OK|*3|$1|3|$1|4|$-1|-ERR this is a coordinator";
+    assert!(said.starts_with(expected), "{said}");
+    assert_eq!(served.replies("GET c").await, "$1|3|");
+    let status = registrar.status().await;
+    assert!(status.peers[0].is_up && status.standing == "coordinator", "{status:?}");
+}
+
+#[test]
+fn peers_and_clients_are_told_apart_by_their_first_bytes() {
+    for (first, expected) in [
+        (&b"\xd5DSP"[..], Spoken::Peer),
+        (b"\xd5DSP\0\0", Spoken::Peer),
+        (b"\xd5DSX", Spoken::Unknown),
+        (b"\xd5X", Spoken::Unknown),
+        (b"*1\r\n", Spoken::Resp),
+        (b"PING\r\n", Spoken::Resp),
+        (b"GET /readyz", Spoken::Http),
+        (b"PRI * HTTP/2.0", Spoken::Http2),
+        (b"\x16\x03\x01", Spoken::Unknown),
+        (b"\0\0", Spoken::Unknown),
+    ] {
+        assert_eq!(spoken_by(first), Some(expected), "{}", first.escape_ascii());
+    }
+    for end in 1..4 {
+        assert_eq!(spoken_by(&b"\xd5DSP"[..end]), None);
+    }
+}
