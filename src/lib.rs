@@ -27,6 +27,7 @@ pub mod peer;
 pub mod program;
 pub mod progress;
 pub mod raft;
+pub mod receipt;
 pub mod recovery;
 pub mod replica;
 pub mod server;

@@ -3,6 +3,8 @@
 
 #[path = "protocol/access.rs"]
 mod access;
+#[path = "protocol/administration.rs"]
+mod administration;
 #[path = "protocol/batches.rs"]
 mod batches;
 #[path = "protocol/console.rs"]
@@ -19,6 +21,8 @@ mod metrics;
 mod older_apis;
 #[path = "protocol/operations.rs"]
 mod operations;
+#[path = "protocol/receipts.rs"]
+mod receipts;
 #[path = "protocol/reflection.rs"]
 mod reflection;
 #[path = "protocol/requests.rs"]

@@ -280,6 +280,14 @@ pub enum Task {
         key: String,
         /// The value.
         value: OsString,
+        /// Prints the receipt too: log index, term, who holds it durably, time of each stage.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        receipt: bool,
+        /// How to print the receipt.
+        #[command(flatten)]
+        form: Form,
         /// Where to ask.
         #[command(flatten)]
         servers: Servers,
@@ -681,8 +689,14 @@ mod tests {
     fn arguments_behind_a_double_dash_or_beginning_with_a_digit_are_values() {
         for (line, value) in [("set 4 -5", "-5"), ("set 4 -- -addr", "-addr"), ("set 4 -", "-")] {
             let servers = servers("127.0.0.1:11000");
-            let expected = Task::Set { key: "4".to_owned(), value: value.into(), servers };
+            let (key, receipt, form) = ("4".to_owned(), false, Form::default());
+            let expected = Task::Set { key, value: value.into(), receipt, form, servers };
             assert_eq!(task(line), expected, "{line}");
         }
+        let Task::Set { receipt: true, form: Form { json: true }, .. } =
+            task("set 4 x -receipt -json")
+        else {
+            panic!("the receipt is wanted");
+        };
     }
 }

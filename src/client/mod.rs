@@ -32,9 +32,10 @@ use std::time::Duration;
 use diskstore_storage::disk::RealDisk;
 use tokio::runtime::Builder;
 
-use crate::cli::{Servers, Task};
+use crate::cli::{Form, Servers, Task};
 use crate::config::ConfigError;
 use crate::lines::{self, Said};
+pub use crate::receipt::{ReceiptStages, WriteReceipt};
 use crate::status::Status;
 use crate::tls::TlsError;
 use administration::Members;
@@ -248,7 +249,19 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
             demo::run(geometry, data.as_deref(), &mut Said(lines::stdout()))
         }
         Task::Get { key, servers } => get(key, servers, out),
-        Task::Set { key, value, servers } => {
+        Task::Set { key, value, receipt: true, form, servers } => {
+            let value = value.as_encoded_bytes();
+            let set = async |client: Client| client.set_with_receipt(key, value).await;
+            let receipt = call(servers, set)?;
+            let text = if form.json { receipt.to_json() } else { format!("OK\n{receipt}") };
+            print(out, format!("{text}\n").as_bytes())
+        }
+        Task::Set { form: Form { json: true }, .. } => Err(ClientError::flag(
+            "json",
+            "",
+            "it is the receipt that is printed as JSON: -receipt",
+        )),
+        Task::Set { key, value, servers, .. } => {
             call(servers, async |client| client.set(key, value.as_encoded_bytes()).await)?;
             print(out, b"OK\n")
         }

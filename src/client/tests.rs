@@ -48,7 +48,8 @@ fn get_from(list: &str) -> Result<String, ClientError> {
 }
 
 fn set_at(list: &str) -> Result<String, ClientError> {
-    outcome(&Task::Set { key: "42".to_owned(), value: "hello".into(), servers: servers(list) })
+    let (key, receipt, form) = ("42".to_owned(), false, Form::default());
+    outcome(&Task::Set { key, value: "hello".into(), receipt, form, servers: servers(list) })
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Counts the members that hold an entry durably, for WAIT.
+//! Counts the members that hold an entry durably, for WAIT; whoever wants its receipt too asks the same
+//! way (`receipts`).
 //!
 //! Called by `node`; calls `raft` at the leader; other members ask the leader through `peer`.
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use tokio::time::Instant;
 
+use super::receipts::WITH_RECEIPT;
 use super::{Cluster, WIRE_BOUND};
 use crate::peer::Method;
 use crate::raft::MemberView;
@@ -60,7 +62,12 @@ impl Cluster {
         let index = body.try_get_u64_le().ok()?;
         let wanted = usize::try_from(body.try_get_u64_le().ok()?).ok()?;
         let bound = Duration::from_millis(body.try_get_u64_le().ok()?).min(BOUND_MAX);
+        let with_receipt = body.try_get_u8() == Ok(WITH_RECEIPT);
         let count = self.holders_here(index, wanted, bound).await;
-        Some((count as u64).to_le_bytes().to_vec())
+        let mut answer = (count as u64).to_le_bytes().to_vec();
+        if with_receipt {
+            answer.extend_from_slice(self.receipt_here(index).await.to_json().as_bytes());
+        }
+        Some(answer)
     }
 }

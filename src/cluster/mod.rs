@@ -3,7 +3,7 @@
 //!
 //! Called by `node`; calls `raft`, and `peer` for requests between members. Each kind of request
 //! has a file with both sides, the one that asks and the one that answers: `writes`, `reads`,
-//! `holders`, `join`, `orders`, `standing`, `giving_way`. Invariant:
+//! `holders`, `receipts`, `join`, `orders`, `standing`, `giving_way`. Invariant:
 //!
 //! - I1: a write or read that another member forwarded is answered here or refused, never forwarded
 //!   again.
@@ -21,6 +21,7 @@ mod moved;
 mod notices;
 mod orders;
 mod reads;
+mod receipts;
 mod refusals;
 mod resize;
 mod standing;

@@ -270,14 +270,6 @@ impl Cluster {
             return OrderReply::Later("the leader has changed".into());
         }
         let late = || OrderReply::Unknown("the change of the membership takes long".into());
-        if let Order::Invite(invitation) = order {
-            let noted = timeout_at(deadline, self.note_invitation(invitation));
-            return noted.await.unwrap_or_else(|_| late());
-        }
-        if let Order::Resize(slot_count) = order {
-            let resized = timeout_at(deadline, self.resize(*slot_count));
-            return resized.await.unwrap_or_else(|_| late());
-        }
         let step = match step(&view, consensus.member_id(), order) {
             Ok(step) => step,
             Err(_) if !consensus.has_led_for(view.alive) => {
@@ -315,6 +307,8 @@ impl Cluster {
                 OrderReply::Done => OrderReply::Later("it is to vote, and does not yet".into()),
                 reply => reply,
             },
+            LeaderStep::NoteInvitation(invitation) => self.note_invitation(&invitation).await,
+            LeaderStep::Resize(slot_count) => self.resize(slot_count).await,
         }
     }
 

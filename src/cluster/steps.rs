@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::membership::{answering, answers, is_level, lacking};
 use super::orders::{Order, OrderReply};
-use crate::peer::Role;
+use crate::peer::{Invitation, Role};
 use crate::raft::{MemberView, View};
 
 /// What is to be done.
@@ -29,6 +29,10 @@ pub(super) enum LeaderStep {
     SetRole(u64, Role),
     /// The same; then the order goes on.
     SetRoleFirst(u64, Role),
+    /// A join token is noted in this leader's record.
+    NoteInvitation(Invitation),
+    /// So many slots, if all have room for them.
+    Resize(u64),
 }
 
 /// The next step of an order for a leader with this id.
@@ -36,13 +40,14 @@ pub(super) fn step(view: &View, me: u64, order: &Order) -> Result<LeaderStep, Or
     let half_way = || OrderReply::Later("another change of the membership is half way".into());
     match order {
         Order::Lead(who) => lead(view, me, who.as_deref()),
+        // These two change records alone, and look at the newest themselves.
+        Order::Invite(invitation) => Ok(LeaderStep::NoteInvitation(invitation.clone())),
+        Order::Resize(slot_count) => Ok(LeaderStep::Resize(*slot_count)),
         _ if view.is_joint => Err(half_way()),
         Order::Remove(who) => remove(view, me, who),
         Order::Promote(who) => promote(view, me, who),
         Order::Demote(who) => demote(view, me, who),
         Order::Replace { old, new } => replace(view, me, old, new),
-        // `invitations` and `resize` do all of these.
-        Order::Invite(_) | Order::Resize(_) => Ok(LeaderStep::Nothing),
     }
 }
 

@@ -39,6 +39,7 @@ use crate::host::Host;
 pub use crate::machine::Limits;
 use crate::messages::Messages;
 use crate::metrics::WriteStages;
+use crate::receipt::WriteReceipt;
 use crate::replica::BackupOrder;
 pub use crate::replica::BackupStream;
 use crate::status::{NodeStatus, Status, TlsStatus};
@@ -221,6 +222,11 @@ impl Node {
     /// Waits until this member's log holds `index` durably, where it syncs always; whether it does.
     pub async fn wait_durable(&self, index: u64, timeout: Duration) -> bool {
         self.cluster.wait_durable(index, timeout).await
+    }
+
+    /// What the leader knows of an entry that was committed just now.
+    pub async fn receipt(&self, index: u64) -> WriteReceipt {
+        self.cluster.receipt(index).await
     }
 
     /// When the last checkpoint was written, in seconds since 1970; when the node started, if that

@@ -1,6 +1,8 @@
 //! The record of a member, and its bytes (`docs/format.md`, "Membership"). Pure.
 #![deny(clippy::indexing_slicing)]
 
+use std::fmt;
+
 use bytes::BufMut;
 
 use crate::command::DecodeError;
@@ -33,12 +35,20 @@ const HAS_INVITATIONS: u8 = 0x80;
 const HAS_SLOTS: u8 = 0x40;
 
 /// What is known of a join token: it lets one node in, once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Invitation {
     /// SHA-256 of its text.
     pub hash: [u8; INVITATION_HASH_BYTES],
     /// In seconds since 1970: it counts no longer from then on.
     pub expires_s: u64,
+}
+
+/// As it may stand in the log.
+impl fmt::Debug for Invitation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Invitation");
+        shown.field("expires_s", &self.expires_s).finish_non_exhaustive()
+    }
 }
 
 /// The record of one member in the membership.

@@ -153,7 +153,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.syncer.below_bound().await;
         let position = self.wal.append(entries).map_err(io::Error::other)?;
         if let Some((first, last)) = ends {
-            self.syncer.stages().appended(first, last, begun);
+            self.syncer.stages().appended(first, last, position, begun);
         }
         self.syncer.complete_at(position, |flushed| callback.io_completed(flushed));
         Ok(())

@@ -86,10 +86,9 @@ pub(super) struct Proposals {
 impl Proposals {
     pub(super) fn start(raft: RaftHandle, syncer: Arc<Syncer>) -> Proposals {
         Self::start_with(HELD_MAX, move |batch: Batch| {
-            if let Some(since) = batch.since {
-                syncer.stages().queue.record(since.elapsed());
-            }
-            propose(raft.clone(), batch)
+            let queued = batch.since.map(|since| since.elapsed()).unwrap_or_default();
+            syncer.stages().queue.record(queued);
+            propose(raft.clone(), syncer.clone(), batch, queued)
         })
     }
 
@@ -162,8 +161,8 @@ async fn run<F: Future<Output = usize>>(
     }
 }
 
-/// Proposes a batch and answers its callers; how many commands it had.
-async fn propose(raft: RaftHandle, batch: Batch) -> usize {
+/// Proposes a batch, which was `queued` for so long, and answers its callers; how many commands it had.
+async fn propose(raft: RaftHandle, syncer: Arc<Syncer>, batch: Batch, queued: Duration) -> usize {
     let Batch { commands, callers, deadline, .. } = batch;
     let count = commands.len();
     let deadline = deadline.unwrap_or_else(Instant::now);
@@ -171,6 +170,15 @@ async fn propose(raft: RaftHandle, batch: Batch) -> usize {
     match timeout_at(deadline, raft.client_write_many(commands)).await {
         Ok(Ok(answers)) => {
             let missing = || unknown(&raft, "no answer from a majority");
+            let mut is_first = true;
+            let answers = answers.inspect(move |answer| {
+                if let Ok(Ok(written)) = answer
+                    && std::mem::take(&mut is_first)
+                {
+                    let first = written.log_id.index;
+                    syncer.stages().queued(first, first + (count as u64 - 1), queued);
+                }
+            });
             answer(callers, answers.boxed(), deadline, &refused, &missing).await;
         }
         not_sent => {

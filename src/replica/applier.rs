@@ -151,12 +151,11 @@ impl<A: Answer> Applier<A> {
     /// This node is sick; its faults have the reason.
     pub(crate) async fn apply(&self, jobs: Vec<Job<A>>) -> io::Result<()> {
         let (stages, begun) = (self.syncer.stages(), Instant::now());
-        if let Some(last) = jobs.last() {
-            stages.committed(last.entry.log_id.index, begun);
-        }
+        let Some(last) = jobs.last().map(|last| last.entry.log_id.index) else { return Ok(()) };
+        stages.committed(last, begun);
         if self.is_never_waiting() {
             let applied = apply_all(&mut self.setup.lock(), jobs);
-            stages.apply.record(begun.elapsed());
+            stages.applied(last, begun.elapsed());
             tokio::task::yield_now().await; // heartbeats and sessions share this thread
             return applied;
         }
@@ -166,7 +165,7 @@ impl<A: Answer> Applier<A> {
             .send(Work { jobs, done })
             .map_err(|_| io::Error::other("apply thread ended"))?;
         let applied = receiver.await.map_err(gone)?;
-        stages.apply.record(begun.elapsed());
+        stages.applied(last, begun.elapsed());
         applied
     }
 

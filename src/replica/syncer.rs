@@ -307,7 +307,7 @@ fn run_sync(shared: &SyncerShared) {
             return;
         }
         if is_sync {
-            shared.stages.sync.record(started.elapsed());
+            shared.stages.synced(shared.wal.durable(), started.elapsed());
         }
         if shared.wal.is_prepare_due() {
             shared.segments.lock().is_kicked = true;

@@ -89,8 +89,18 @@ type Group<'a> = (&'a [u8], &'a [&'a [u8]], Protocol);
 /// A word is a text command, an HTTP method or an inline command.
 fn detect_word(first: &[u8]) -> Option<Protocol> {
     const TEXT: [&[u8]; 3] = [b"get-", b"set-", b"delete-"];
-    const HTTP: [&[u8]; 7] =
-        [b"GET /", b"POST /", b"PUT /", b"HEAD /", b"DELETE /", b"OPTIONS ", b"PATCH /"];
+    const HTTP: [&[u8]; 9] = [
+        b"GET /",
+        b"POST /",
+        b"PUT /",
+        b"HEAD /",
+        b"DELETE /",
+        b"OPTIONS ",
+        // Not served, and answered in the client's own protocol.
+        b"PATCH /",
+        b"QUERY /",
+        b"TRACE /",
+    ];
     const HTTP2: [&[u8]; 1] = [b"PRI "];
     let lower = first.iter().take(PROBE_BYTES_MAX).map(u8::to_ascii_lowercase).collect::<Vec<_>>();
     let groups: [Group<'_>; 3] = [
@@ -163,6 +173,8 @@ mod tests {
             (b"\x22\x01", Protocol::Protobuf),
             (b"GET / HTTP/1.1", Protocol::Http),
             (b"POST /v1", Protocol::Http),
+            (b"QUERY /api/kv", Protocol::Http),
+            (b"TRACE / HTTP", Protocol::Http),
             (b"OPTIONS * HTTP", Protocol::Http),
             (b"PRI * HTTP/2.0", Protocol::Http2),
             (b"\x16\x03\x01", Protocol::Tls),

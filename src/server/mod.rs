@@ -28,6 +28,7 @@ mod late;
 mod leaderless;
 mod original;
 mod process;
+mod receipt;
 mod requester;
 mod resp;
 mod session;

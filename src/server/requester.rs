@@ -24,7 +24,7 @@ use super::detect::Protocol;
 use super::resp::Spec;
 use crate::command::{Command, CommandResult, Failure, FailureClass, Freshness, ReadLevel};
 use crate::metrics::Times;
-use crate::node::{FreshReplica, Node};
+use crate::node::{FreshReplica, Node, Order, OrderError};
 
 /// What a client hears that has presented no token, in the words of Redis.
 const NO_TOKEN: &str = "Authentication required.";
@@ -289,6 +289,29 @@ impl Requester {
     /// The leader cannot be asked, or what it named is not applied here in time.
     pub(crate) async fn replica<'a>(&self, node: &'a Node) -> Result<FreshReplica<'a>, Failure> {
         node.replica(self.freshness).await
+    }
+
+    /// Has the leader carry out an order, and logs who gave it.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub(crate) async fn order(&self, node: &Node, order: Order) -> Result<(), OrderError> {
+        tracing::info!(client = %self.client.address(), user = self.user(), ?order, "an order came");
+        node.carry_out(order).await
+    }
+
+    /// Makes a join token that counts for so long, and logs for whom; its text.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub(crate) async fn invite(
+        &self,
+        node: &Node,
+        valid_for: Duration,
+    ) -> Result<String, OrderError> {
+        let client = self.client.address();
+        tracing::info!(%client, user = self.user(), ?valid_for, "a join token was asked for");
+        node.invite(valid_for).await
     }
 
     /// Waits until `members` other than the leader hold this client's last write durably; how many do.

@@ -44,8 +44,8 @@ use crate::tls::Mode;
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may stay without the token that it needs.
-const STRANGE_TIME_MAX: Duration = Duration::from_mins(1);
+/// How long a client may stay without the token that it needs; over HTTP the next response ends it then.
+pub(crate) const STRANGE_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// What a client of the original hears from a node with `-tokens`.
 const NO_ROOM_FOR_A_TOKEN: &[u8] =

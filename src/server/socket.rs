@@ -145,6 +145,11 @@ impl Share {
         self.bytes = bytes;
     }
 
+    /// Notes whether the client has yet to present the token that it needs.
+    pub(crate) fn note_strange(&mut self, is_strange: bool) {
+        self.is_strange = is_strange;
+    }
+
     /// Whether there is room for more replies (I2).
     pub(crate) fn has_output_space(&self) -> bool {
         if self.is_strange {

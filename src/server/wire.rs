@@ -49,6 +49,12 @@ impl Unsent {
         }
     }
 
+    /// Notes whether the client has yet to present the token that it needs: then there is little room.
+    pub(crate) fn note_strange(&self, is_strange: bool) {
+        self.share.lock().note_strange(is_strange);
+        self.taken.notify_waiters();
+    }
+
     /// Notes a response of so many bytes, its head apart.
     pub(crate) fn add(&self, bytes: usize) {
         let mut share = self.share.lock();

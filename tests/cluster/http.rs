@@ -3,7 +3,10 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use diskstore::client::WriteReceipt;
 
 use crate::nodes::{Cluster, Node, PATIENCE, wait_until};
 
@@ -89,6 +92,17 @@ pub(crate) fn ask(node: &Node, method: &str, path: &str, kind: &str, body: &str)
     Http::connect(node).unwrap().ask(method, path, kind, body).unwrap()
 }
 
+/// The receipt of a write that a person makes through this node.
+fn receipt_through(node: &Node) -> WriteReceipt {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diskstore"));
+    command.args(["set", "8", "x", "-receipt", "-json", "-addr", &node.client_address()]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let receipt = WriteReceipt::from_json(&output.stdout).unwrap();
+    assert_eq!(receipt.versions, [receipt.index]);
+    receipt
+}
+
 #[test]
 fn what_a_follower_takes_is_carried_out_by_the_leader_and_read_everywhere() {
     let cluster = Cluster::of_three(&[]);
@@ -99,6 +113,13 @@ fn what_a_follower_takes_is_carried_out_by_the_leader_and_read_everywhere() {
     assert!(matches!(put.header("diskstore-holders"), Some("1" | "2")), "{put:?}");
     let term = leader.status().unwrap().term.to_string();
     assert_eq!(put.header("diskstore-term"), Some(term.as_str()));
+    let receipt = receipt_through(follower);
+    assert_eq!(receipt.leader.as_ref(), Some(&leader.name), "{receipt:?}");
+    assert_eq!(receipt.term.map(|term| term.to_string()), Some(term), "{receipt:?}");
+    let names: Vec<&String> = cluster.nodes.iter().map(|node| &node.name).collect();
+    let durable = receipt.durable.as_deref().unwrap();
+    assert!(durable.len() >= 2 && durable.iter().all(|name| names.contains(&name)), "{receipt:?}");
+    assert!(receipt.stages.unwrap().named().iter().all(|(_, us)| us.is_some()), "{receipt:?}");
     for node in &cluster.nodes {
         let found = ask(node, "GET", "/v1/slots/7", "", "");
         assert_eq!((found.status, found.body.as_str()), (200, "through a follower"));

@@ -34,6 +34,7 @@ const BARE: &[(&str, &str)] = &[
     ("src/backup/mod.rs", "About"),     // JSON for programs of any version
     ("src/backup/survey.rs", "Survey"), // the same
     ("src/command/mod.rs", "Failure"),  // `command` names no other part, `storage` neither
+    ("src/receipt.rs", "WriteReceipt"), // JSON for programs of any version
     ("src/status.rs", "Status"),        // JSON for programs of any version; depends on nothing
 ];
 

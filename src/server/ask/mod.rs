@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::Server;
 use super::access::RequestKind;
 use super::complaint::Complaint;
+use super::receipt::Written;
 use super::requester::Requester;
 use super::value::Value;
 use crate::command::{Failure, FailureClass};
@@ -96,6 +97,8 @@ pub(crate) enum Question {
     Checkpoint,
     /// `DISKSTORE CONFIG`
     Config,
+    /// What is known of a write: `DISKSTORE RECEIPT`.
+    Receipt(Written),
     /// `ROLE`
     Role,
     /// `SCAN`
@@ -160,6 +163,7 @@ impl Question {
             | Question::Leave { .. }
             | Question::PatternCount
             | Question::SubscriberCounts(_)
+            | Question::Receipt(_)
             | Question::Role
             | Question::Status
             | Question::Time
@@ -216,12 +220,16 @@ pub(crate) async fn answer(
         Question::RandomKey => {
             random_key(server, requester).await?.map_or(Value::Null, Value::Bytes)
         }
-        Question::Order(order) => ordered(node.carry_out(order.clone()).await.map(|()| Value::OK))?,
+        Question::Order(order) => {
+            requester.order(node, order.clone()).await.map_err(refused)?;
+            Value::OK
+        }
         Question::Invite { valid_for } => {
-            ordered(node.invite(*valid_for).await.map(|token| Value::Bytes(token.into())))?
+            Value::Bytes(requester.invite(node, *valid_for).await.map_err(refused)?.into())
         }
         Question::Checkpoint => checkpoint(node).await?,
         Question::Config => config(node),
+        Question::Receipt(written) => Value::Bytes(written.receipt(node).await.to_json().into()),
         Question::Role => cluster::role(&node.status()),
         Question::Scan { from, count, pattern, strings } => {
             let (keys, next) = requester.replica(node).await?.scan(*from, *count).await?;
@@ -235,11 +243,7 @@ pub(crate) async fn answer(
         }
         Question::Size => Value::count(requester.replica(node).await?.live_count().await?),
         Question::Status => Value::Bytes(node.status().to_json().into()),
-        Question::Time => {
-            let since = node.host().clock.wall();
-            let numbers = [since.as_secs(), u64::from(since.subsec_micros())];
-            Value::Array(numbers.iter().map(|number| Value::word(&number.to_string())).collect())
-        }
+        Question::Time => time(node),
         Question::WaitAof { own, members, timeout } => {
             if !node.syncs_always() {
                 let reason = "by -sync, writes are acknowledged unsynced";
@@ -257,11 +261,17 @@ pub(crate) async fn answer(
     })
 }
 
-fn ordered(outcome: Result<Value, OrderError>) -> Result<Value, Complaint> {
-    outcome.map_err(|error| match error {
+fn refused(error: OrderError) -> Complaint {
+    match error {
         OrderError::Refused(reason) => Complaint::new(FailureClass::Refused, reason),
         OrderError::Failed(failure) => failure.into(),
-    })
+    }
+}
+
+fn time(node: &Node) -> Value {
+    let since = node.host().clock.wall();
+    let numbers = [since.as_secs(), u64::from(since.subsec_micros())];
+    Value::Array(numbers.iter().map(|number| Value::word(&number.to_string())).collect())
 }
 
 async fn checkpoint(node: &Node) -> Result<Value, Complaint> {

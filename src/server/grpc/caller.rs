@@ -24,8 +24,9 @@ use crate::server::access::{Credentials, RequestKind};
 use crate::server::clients::Client;
 use crate::server::complaint::Complaint;
 use crate::server::detect::Protocol;
-use crate::server::http::bearer;
+use crate::server::http::{bearer, prefers_receipt};
 use crate::server::keys::Keys;
+use crate::server::receipt::Written;
 use crate::server::requester::Requester;
 use crate::server::socket::Share;
 use crate::server::wire::{Reserved, Unsent};
@@ -38,6 +39,10 @@ const TIMEOUT_DIGITS_MAX: usize = 8;
 const KEY: &str = "idempotency-key";
 /// The header of an answer that an earlier entry gave.
 const REPLAYED: &str = "idempotency-replayed";
+/// The header with what a client would like beside the answer, as over HTTP.
+const PREFER: &str = "prefer";
+/// The header of an answer with the receipt of a write.
+const RECEIPT: &str = "diskstore-receipt";
 
 /// Whoever sits at the other end of one connection.
 #[derive(Debug)]
@@ -63,6 +68,10 @@ pub(super) struct Call {
     request_id: Option<String>,
     /// Whether an earlier entry carried its write out.
     is_repeat: bool,
+    /// Whether its client wants the receipt of its write.
+    wants_receipt: bool,
+    /// The receipt, once it has written.
+    receipt: Option<String>,
 }
 
 impl Call {
@@ -76,7 +85,10 @@ impl Call {
         let requester = request.extensions_mut().remove::<Requester>();
         let requester = requester.ok_or_else(|| Status::internal("nobody asks"))?;
         let request_id = request_id(request.metadata())?;
-        Ok((Call { requester, by, request_id, is_repeat: false }, request.into_inner()))
+        let wants_receipt = wants_receipt(request.metadata());
+        let (is_repeat, receipt) = (false, None);
+        let call = Call { requester, by, request_id, is_repeat, wants_receipt, receipt };
+        Ok((call, request.into_inner()))
     }
 
     /// The response to a write.
@@ -84,6 +96,11 @@ impl Call {
         let mut response = Response::new(message);
         if self.is_repeat {
             response.metadata_mut().insert(REPLAYED, MetadataValue::from_static("true"));
+        }
+        // Plain ASCII.
+        let receipt = self.receipt.as_deref().and_then(|json| MetadataValue::try_from(json).ok());
+        if let Some(receipt) = receipt {
+            response.metadata_mut().insert(RECEIPT, receipt);
         }
         response
     }
@@ -177,6 +194,10 @@ impl Caller {
         })??;
         self.written_index.fetch_max(reply.index, Ordering::AcqRel);
         call.is_repeat = reply.is_repeat;
+        if call.wants_receipt {
+            let receipt = Written::of(&reply).receipt(&self.server.node).await;
+            call.receipt = Some(receipt.to_json());
+        }
         Ok(reply)
     }
 
@@ -223,6 +244,12 @@ fn request_id(headers: &MetadataMap) -> Result<Option<String>, Status> {
     let text = id.to_str().ok().filter(|_| ids.next().is_none());
     let text = text.ok_or_else(|| wrong("idempotency-key is one text"))?;
     Ok(Some(text.to_owned()))
+}
+
+/// Whether the client of a call would like the receipt of its write.
+fn wants_receipt(headers: &MetadataMap) -> bool {
+    let texts = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).any(prefers_receipt)
 }
 
 impl Deadline {

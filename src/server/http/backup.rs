@@ -3,7 +3,10 @@
 //!
 //! Called by the router; calls the node. Bytes of the stream: `docs/format.md`, "Backup". They are read
 //! as they are taken: at most a few MiB wait for the client. If the node cannot finish, the last piece
-//! says why, and the connection ends without the end of the response.
+//! says why, and the connection ends without the end of the response; so it does if the token counts no
+//! longer meanwhile.
+
+use std::io;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request};
@@ -40,7 +43,17 @@ async fn backup(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
         BackupError::Failed(failure) => failure.into(),
         BackupError::Refused(reason) => Problem::new(StatusCode::CONFLICT, "no_base", reason),
     })?;
-    let pieces = stream::unfold(stream, async |mut stream| Some((stream.recv().await?, stream)));
+    let requester = seat.requester.lock().await.clone();
+    let pieces = stream::unfold(Some((stream, requester)), async |taken| {
+        let (mut stream, mut requester) = taken?;
+        let piece = stream.recv().await?;
+        requester.renew();
+        if requester.may(RequestKind::Administer) {
+            return Some((piece, Some((stream, requester))));
+        }
+        // Without its end record it is no backup.
+        Some((Err(io::Error::other("the token counts no longer")), None))
+    });
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
         (CONTENT_DISPOSITION, "attachment; filename=\"diskstore.backup\""),

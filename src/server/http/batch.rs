@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::asked::Asked;
 use super::json::{Few, JsonKind, JsonValue, json, take_json};
 use super::problem::Problem;
+use super::seat::Noted;
 use super::{Route, Seat};
 use crate::command::{
     Action, Answer, Body, Command, CommandBuilder, Condition, Operation, Outcome, Reply,
@@ -107,7 +108,7 @@ async fn carry_out(
         return Ok(json(StatusCode::OK, &Results::of(reply)));
     }
     let reply = seat.write(command, &parts.headers).await?;
-    let told = seat.written(reply.index, reply.is_repeat).await;
+    let told = seat.written(Noted::of(&reply, &parts.headers)).await;
     Ok((told, json(StatusCode::OK, &Results::of(reply))).into_response())
 }
 

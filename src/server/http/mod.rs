@@ -4,7 +4,7 @@
 //! Called by the session, which hands the connection over; calls the requester and the node. `entry`
 //! refuses dangerous requests before any handler sees them. `slots` and `batch` are our own API of one
 //! key and of many, `konsen` and `web_store` those of two older stores, for their clients; `operations`
-//! serves the people and programs that run the node, `backup` streams a backup to them. `asked` reads what stands behind the question
+//! serves the people and programs that run the node, `administration` takes their orders, `backup` streams a backup to them. `asked` reads what stands behind the question
 //! mark, `json` what is JSON; `logged` names requests in the log; `seat` reads and writes for all of them, and a `Problem` says why a request is not
 //! carried out. `server/wire` is the stream below hyper.
 //!
@@ -13,9 +13,11 @@
 //! - I2: the length of a body is known before a byte of it is kept, and bounded, alone and together with
 //!   all other bodies; and the body has to arrive within a bounded time.
 //! - I3: a request whose client may not make it reaches no handler, and none of its body is read.
-//! - I4: the response to a write tells the outcome of its log entry, which decides the condition
+//! - I4: where tokens are needed, a client without one stays for a bounded time, and little waits for it.
+//! - I5: the response to a write tells the outcome of its log entry, which decides the condition
 //!   too.
 
+mod administration;
 mod asked;
 mod backup;
 mod batch;
@@ -64,7 +66,7 @@ pub(crate) use json::json;
 pub(crate) use logged::Named;
 pub(crate) use operations::obstacle;
 pub(crate) use problem::{Problem, status_of};
-pub(crate) use seat::Seat;
+pub(crate) use seat::{Seat, prefers_receipt};
 
 /// Most bytes of a request line and its headers.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -141,6 +143,7 @@ fn routes() -> Vec<Route> {
         konsen::routes(),
         web_store::routes(),
         operations::routes(),
+        administration::routes(),
         backup::routes(),
         metrics::routes(),
         openapi::routes(),
@@ -212,6 +215,7 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
     if let Err(problem) = seat.authenticate(request.headers()).await {
         return closing(problem);
     }
+    let is_last = seat.has_overstayed().await;
     let bodies = Arc::clone(&seat.server.bodies);
     let _space = match reserve(&bodies, request.body()) {
         Ok(space) => space,
@@ -229,6 +233,9 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", message).into_response()
         };
         response.headers_mut().extend(allowed.map(|allowed| (header::ALLOW, allowed)));
+    }
+    if is_last {
+        response.headers_mut().insert(header::CONNECTION, entry::CLOSE);
     }
     if method != Method::HEAD {
         let bytes = response.body().size_hint().exact().unwrap_or_default();

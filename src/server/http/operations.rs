@@ -33,7 +33,7 @@ const PROFILE_SECONDS_MAX: u64 = 120;
 /// Nothing of this is true for longer than it takes to read it.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// The members, as `/nodes` lists them.
+/// The members, as `/nodes` and `/v1/members` list them.
 #[derive(Serialize)]
 struct Nodes {
     /// Election term.
@@ -100,7 +100,7 @@ async fn status(Extension(seat): Extension<Seat>) -> Response {
     fresh(json(StatusCode::OK, &seat.server.node.status()))
 }
 
-async fn nodes(Extension(seat): Extension<Seat>) -> Response {
+pub(super) async fn nodes(Extension(seat): Extension<Seat>) -> Response {
     let Status { term, leader, members, .. } = seat.server.node.status();
     fresh(json(StatusCode::OK, &Nodes { term, leader, members }))
 }

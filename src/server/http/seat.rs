@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::asked::Pair;
 use super::entry::{bearer, one};
@@ -21,8 +21,10 @@ use crate::command::{
 };
 use crate::server::Server;
 use crate::server::access::{Credentials, RequestKind, WRONG_TOKEN_PAUSE};
+use crate::server::receipt::Written;
 use crate::server::requester::Requester;
 use crate::server::resp::lookup;
+use crate::server::session::STRANGE_TIME_MAX;
 use crate::server::socket::Share;
 use crate::server::wire::Unsent;
 
@@ -37,6 +39,16 @@ const HOLDERS: HeaderName = HeaderName::from_static("diskstore-holders");
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Whether an earlier entry carried out the request.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// What a client would like beside the answer.
+// Source: RFC 7240: a server that does not know a preference passes it over.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// The preference for the receipt of a write, here and in gRPC.
+const RECEIPT_PREFERENCE: &str = "receipt";
+/// Says that it was followed.
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// The receipt, as JSON.
+const RECEIPT: HeaderName = HeaderName::from_static("diskstore-receipt");
 
 /// Ends when the node stops; many may wait for it.
 type Stopping = Shared<BoxFuture<'static, ()>>;
@@ -55,6 +67,8 @@ pub(crate) struct Seat {
     pub(super) stopping: Stopping,
     /// What waits for the client.
     pub(super) unsent: Arc<Unsent>,
+    /// Since when no request has presented the token that it needs.
+    strange_since: Arc<parking_lot::Mutex<Instant>>,
 }
 
 impl Seat {
@@ -69,7 +83,9 @@ impl Seat {
         let scheme = if requester.client().is_under_tls() { "https" } else { "http" };
         let requester = Arc::new(Mutex::new(requester));
         let unsent = Arc::new(Unsent::new(Share::new(Arc::clone(&server.backlog))));
-        Seat { server, requester, local, scheme, stopping: stopping.shared(), unsent }
+        unsent.note_strange(server.access.is_guarded());
+        let (stopping, strange_since) = (stopping.shared(), Arc::new(Instant::now().into()));
+        Seat { server, requester, local, scheme, stopping, unsent, strange_since }
     }
 
     /// Takes the token that a request presents, and forgets that of the request before it. A wrong one is
@@ -88,6 +104,17 @@ impl Seat {
             sleep(WRONG_TOKEN_PAUSE).await;
         }
         Ok(presented?)
+    }
+
+    /// Notes whether the request that is being answered has presented a token that counts; whether its
+    /// client has been here without one for too long.
+    pub(super) async fn has_overstayed(&self) -> bool {
+        if !self.server.access.is_guarded() {
+            return false;
+        }
+        let is_strange = self.requester.lock().await.granted().is_none();
+        self.unsent.note_strange(is_strange);
+        overstays(&mut self.strange_since.lock(), is_strange, Instant::now())
     }
 
     /// Checks that the request's client may do what is of this kind.
@@ -172,23 +199,72 @@ impl Seat {
         drop(pairs); // the command has them
         self.requester.lock().await.called(lookup(b"mset"));
         let reply = self.write(command, headers).await?;
+        let noted = Noted::of(&reply, headers);
         reply.outcomes.into_iter().try_for_each(|outcome| done(outcome).map(drop))?;
-        Ok(self.written(reply.index, reply.is_repeat).await)
+        Ok(self.written(noted).await)
     }
 
     /// What the response says of the entry that carried a write out.
-    pub(super) async fn written(&self, index: u64, is_repeat: bool) -> HeaderMap {
+    pub(super) async fn written(&self, noted: Noted) -> HeaderMap {
+        let Noted { index, is_repeat, wanted } = noted;
         let node = &self.server.node;
-        let holders = node.wait_replicas(index, 0, Duration::ZERO).await;
+        let mut told = HeaderMap::new();
+        let holders = match wanted {
+            None => node.wait_replicas(index, 0, Duration::ZERO).await,
+            Some(written) => {
+                let receipt = written.receipt(node).await;
+                // Plain ASCII, without ends of lines.
+                told.extend(HeaderValue::try_from(receipt.to_json()).map(|json| (RECEIPT, json)));
+                told.insert(PREFERENCE_APPLIED, HeaderValue::from_static(RECEIPT_PREFERENCE));
+                let durable = receipt.durable.unwrap_or_default();
+                durable.iter().filter(|name| receipt.leader.as_ref() != Some(name)).count()
+            }
+        };
         let holders = u64::try_from(holders).unwrap_or(u64::MAX);
         let numbers = [(TERM, node.term()), (INDEX, index), (HOLDERS, holders)];
-        let numbers = numbers.map(|(name, number)| (name, HeaderValue::from(number)));
-        let mut told = HeaderMap::from_iter(numbers);
+        told.extend(numbers.map(|(name, number)| (name, HeaderValue::from(number))));
         if is_repeat {
             told.insert(REPLAYED, HeaderValue::from_static("true"));
         }
         told
     }
+}
+
+/// Whether a client that comes with a request now has been strange for too long, since then.
+fn overstays(since: &mut Instant, is_strange: bool, now: Instant) -> bool {
+    if !is_strange {
+        *since = now;
+    }
+    now.saturating_duration_since(*since) >= STRANGE_TIME_MAX
+}
+
+/// What is kept of the reply to a write, for its response.
+#[derive(Debug)]
+pub(super) struct Noted {
+    index: u64,
+    is_repeat: bool,
+    /// What its receipt is made of, if the client wants one.
+    wanted: Option<Written>,
+}
+
+impl Noted {
+    /// The reply to a request with these headers.
+    pub(super) fn of(reply: &Reply, headers: &HeaderMap) -> Noted {
+        let wanted = wants_receipt(headers).then(|| Written::of(reply));
+        Noted { index: reply.index, is_repeat: reply.is_repeat, wanted }
+    }
+}
+
+/// Whether a client would like the receipt of its write.
+fn wants_receipt(headers: &HeaderMap) -> bool {
+    let texts = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).any(prefers_receipt)
+}
+
+/// Whether one preference, with its parameters, is that for a receipt.
+pub(crate) fn prefers_receipt(preference: &str) -> bool {
+    let name = preference.split(';').next().unwrap_or_default();
+    name.trim().eq_ignore_ascii_case(RECEIPT_PREFERENCE)
 }
 
 /// The id that a request has, if it has one; it may stand in quotes.
@@ -213,5 +289,33 @@ fn done(outcome: Outcome) -> Result<Outcome, Problem> {
     match outcome.body {
         Body::Refused(refusal) => Err(refusal.into()),
         Body::Empty | Body::Value(_) | Body::Measured(_) | Body::Integer(_) => Ok(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_presents_no_token_stays_for_a_bounded_time() {
+        let begun = Instant::now();
+        let mut since = begun;
+        let mut at = |seconds, is_strange| {
+            overstays(&mut since, is_strange, begun + Duration::from_secs(seconds))
+        };
+        assert!(!at(0, true) && !at(59, true) && at(60, true) && at(61, true));
+        assert!(!at(62, false), "it has presented one");
+        assert!(!at(121, true) && at(122, true), "the next ones had none");
+    }
+
+    #[test]
+    fn a_receipt_is_wanted_among_other_preferences() {
+        let wants = |texts: &[&'static str]| {
+            let values = texts.iter().map(|text| (PREFER, HeaderValue::from_static(text)));
+            wants_receipt(&values.collect())
+        };
+        assert!(wants(&["receipt"]) && wants(&["return=minimal, Receipt; a=1"]));
+        assert!(wants(&["respond-async", "wait=5,receipt"]));
+        assert!(!wants(&[]) && !wants(&["", "return=receipt", "receipts", "a;receipt"]));
     }
 }

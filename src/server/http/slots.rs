@@ -1,7 +1,7 @@
 //! Our own API of single keys: `/v1/slots/{n}` and `/v1/keys/{key}`; a body is a value.
 //!
 //! The ETag is the version. `If-Match` and `If-None-Match` of a write become the condition of its
-//! operation in the log (I4 of `mod.rs`).
+//! operation in the log (I5 of `mod.rs`).
 
 use axum::extract::{Extension, Request};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use super::asked::Asked;
 use super::entry::one;
 use super::problem::Problem;
-use super::seat::{Found, first};
+use super::seat::{Found, Noted, first};
 use super::{Route, Seat, take_body};
 use crate::command::{Action, Answer, Command, Condition, Operation, Outcome};
 use crate::server::keys::decimal;
@@ -89,12 +89,12 @@ async fn write(Extension(seat): Extension<Seat>, request: Request) -> Result<Res
     let command = Command::single(&Operation { key: &key, action })?;
     seat.requester.lock().await.called(lookup(b"set"));
     let reply = seat.write(command, &parts.headers).await?;
-    let (index, is_repeat) = (reply.index, reply.is_repeat);
+    let noted = Noted::of(&reply, &parts.headers);
     let outcome = first(reply)?;
     if !outcome.changed {
         return Err(failed(&outcome));
     }
-    Ok(written(seat.written(index, is_repeat).await, outcome.version))
+    Ok(written(seat.written(noted).await, outcome.version))
 }
 
 async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
@@ -108,10 +108,10 @@ async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
     let command = Command::single(&Operation { key: &key, action })?;
     seat.requester.lock().await.called(lookup(b"del"));
     let reply = seat.write(command, headers).await?;
-    let (index, is_repeat) = (reply.index, reply.is_repeat);
+    let noted = Noted::of(&reply, headers);
     let outcome = first(reply)?;
     if outcome.changed {
-        return Ok(written(seat.written(index, is_repeat).await, outcome.version));
+        return Ok(written(seat.written(noted).await, outcome.version));
     }
     let was_free = matches!(condition, Condition::Always | Condition::IfAbsent);
     Err(if was_free { Problem::no_value() } else { failed(&outcome) })

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::asked::{Asked, Pair};
 use super::json::{JsonKind, JsonValue, Named, json, take_json};
 use super::problem::{Problem, status_of};
-use super::seat::first;
+use super::seat::{Noted, first};
 use super::{Route, Seat};
 use crate::command::{Command, FailureClass};
 use crate::server::access::RequestKind;
@@ -90,9 +90,9 @@ async fn delete(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
     let command = Command::delete(&seat.key(&name_of(uri))?)?;
     seat.requester.lock().await.called(lookup(b"del"));
     let reply = seat.write(command, headers).await?;
-    let (index, is_repeat) = (reply.index, reply.is_repeat);
+    let noted = Noted::of(&reply, headers);
     first(reply)?;
-    Ok((StatusCode::OK, seat.written(index, is_repeat).await).into_response())
+    Ok((StatusCode::OK, seat.written(noted).await).into_response())
 }
 
 async fn join(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {

@@ -33,8 +33,19 @@ pub(crate) struct Form {
     outcome_count: usize,
     /// Whether the values that were read are part of the reply.
     has_values: bool,
-    /// Whether the entry that carried the request out is part of it.
-    tells_entry: bool,
+    /// What is told of the entry that carried the request out.
+    preface: Preface,
+}
+
+/// What stands before the reply to a request, in one array with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preface {
+    /// Nothing, and there is no array.
+    Nothing,
+    /// The index of its entry, and whether that was an earlier one.
+    Entry,
+    /// Its receipt, which the node is asked for.
+    Receipt,
 }
 
 /// What a reply is made of.
@@ -81,7 +92,13 @@ impl Form {
 
     /// The form that `write` gives a reply to one outcome.
     pub(crate) const fn new(write: Write) -> Form {
-        Form { write, numbers: [0; 2], outcome_count: 1, has_values: false, tells_entry: false }
+        Form {
+            write,
+            numbers: [0; 2],
+            outcome_count: 1,
+            has_values: false,
+            preface: Preface::Nothing,
+        }
     }
 
     /// With numbers that `write` needs.
@@ -91,7 +108,17 @@ impl Form {
 
     /// Behind the index of the entry that carried the request out, and whether that was an earlier one.
     pub(super) const fn behind_its_entry(self) -> Form {
-        Form { tells_entry: true, ..self }
+        Form { preface: Preface::Entry, ..self }
+    }
+
+    /// Behind the receipt of the entry that carried the request out.
+    pub(super) const fn behind_its_receipt(self) -> Form {
+        Form { preface: Preface::Receipt, ..self }
+    }
+
+    /// Whether a receipt stands before it.
+    pub(super) fn has_receipt(&self) -> bool {
+        self.preface == Preface::Receipt
     }
 
     /// For so many outcomes, which bring values or not.
@@ -154,7 +181,7 @@ pub(crate) fn render(to: &mut Encoder<'_>, form: &Form, result: &CommandResult) 
     match result {
         Err(failure) => to.complaint(&failure.into()),
         Ok(reply) => {
-            if form.tells_entry {
+            if form.preface == Preface::Entry {
                 to.array(3);
                 to.count(reply.index);
                 to.count(u64::from(reply.is_repeat));

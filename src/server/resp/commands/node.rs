@@ -29,7 +29,7 @@ const INVITE_S: RangeInclusive<u64> = 1..=31_536_000;
 pub(super) const ROWS: &[Spec] = &[
     Spec::other("cluster", -2, cluster, "Describes the members.").of(SLOW),
     Spec::other("dbsize", 1, db_size, "Counts the keys that hold a value.").of(KEYSPACE_READ).kind(RequestKind::Read).by_stores(),
-    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); carries a write out once, however often it is sent (role `write`); tells its flags, changes members and who leads, makes join tokens and more slots, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_alone),
+    Spec::other("diskstore", -2, diskstore, "Presents a token; answers this node's status (role `read`); carries a write out once, however often it is sent, or answers with its receipt (role `write`); tells its flags, changes members and who leads, makes join tokens and more slots, and writes a checkpoint (role `admin`).").of(ADMIN).kind(RequestKind::Open).forbidding(diskstore_alone),
     Spec::other("info", -1, info, "Describes this node.").of(TELLING),
     Spec::other("lastsave", 1, last_save, "Answers when a checkpoint was last written.").of(ADMIN),
     Spec::other("randomkey", 1, random_key, "Answers a key that holds a value.").of(KEYSPACE_LISTING).kind(RequestKind::Read).by_stores(),
@@ -72,7 +72,7 @@ fn info(_: &mut Connection, sections: &[&[u8]]) -> Result<Step, Complaint> {
 }
 
 /// `DISKSTORE STATUS | CONFIG | CHECKPOINT | REMOVE m | PROMOTE m | DEMOTE m | REPLACE old new | LEAD
-/// [m] | INVITE seconds | RESIZE slots`, `DISKSTORE ONCE id command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
+/// [m] | INVITE seconds | RESIZE slots`, `DISKSTORE ONCE id command argument...`, `DISKSTORE RECEIPT [ONCE id] command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
 /// serves those who begin with the name of this command.
 fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let (sub, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
@@ -86,6 +86,8 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
         (b"AUTH", _) => Err(Complaint::arity("diskstore|auth")),
         (b"ONCE", [id, request @ ..]) if !request.is_empty() => connection.once(id, request),
         (b"ONCE", _) => Err(Complaint::arity("diskstore|once")),
+        (b"RECEIPT", [_, ..]) => connection.with_receipt(rest),
+        (b"RECEIPT", []) => Err(Complaint::arity("diskstore|receipt")),
         (b"STATUS", []) => Ok(Step::Ask(Question::Status)),
         (b"CONFIG", []) => Ok(Step::Ask(Question::Config)),
         (b"CHECKPOINT", []) => Ok(Step::Ask(Question::Checkpoint)),
@@ -122,7 +124,11 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
 /// What no transaction holds: it is about the connection, or an entry of its own.
 fn diskstore_alone(arguments: &[&[u8]]) -> Option<&'static str> {
     let sub = arguments.first()?;
-    let alone = [(&b"auth"[..], "DISKSTORE AUTH"), (b"once", "DISKSTORE ONCE")];
+    let alone = [
+        (&b"auth"[..], "DISKSTORE AUTH"),
+        (b"once", "DISKSTORE ONCE"),
+        (b"receipt", "DISKSTORE RECEIPT"),
+    ];
     alone.iter().find(|(name, _)| sub.eq_ignore_ascii_case(name)).map(|(_, what)| *what)
 }
 

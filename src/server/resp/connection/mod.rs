@@ -48,6 +48,8 @@ const HAS_SUBCOMMANDS: [&str; 9] =
 
 /// Most bytes of a sub-command's name that are repeated.
 const SUBCOMMAND_BYTES_MAX: usize = 32;
+/// Bytes of a receipt, about.
+const RECEIPT_BYTES: u64 = 1 << 10;
 
 /// What is to be done for one request.
 #[derive(Debug, Clone)]
@@ -303,24 +305,42 @@ impl Connection {
     }
 
     /// A write that is carried out once, however often it is sent with this id; its reply stands behind
-    /// what is told of its entry. It tells nothing of a watched key: an answer of before may be old.
+    /// what is told of its entry.
     pub(super) fn once(&mut self, id: &[u8], request: &[&[u8]]) -> Result<Step, Complaint> {
+        let Drafted { command, form, kind } = self.one_write("DISKSTORE ONCE", request)?;
+        let command = command.with_request_id(id)?;
+        Ok(Step::Execute { command, form: form.behind_its_entry(), kind })
+    }
+
+    /// A write whose reply stands behind the receipt of its entry; `ONCE id` may stand before it.
+    pub(super) fn with_receipt(&mut self, request: &[&[u8]]) -> Result<Step, Complaint> {
+        let (id, request) = match request {
+            [once, id, rest @ ..] if once.eq_ignore_ascii_case(b"once") => (Some(id), rest),
+            request => (None, request),
+        };
+        let Drafted { command, form, kind } = self.one_write("DISKSTORE RECEIPT", request)?;
+        let command = match id {
+            Some(id) => command.with_request_id(id)?,
+            None => command,
+        };
+        self.reply_bytes_max = self.reply_bytes_max.saturating_add(RECEIPT_BYTES);
+        Ok(Step::Execute { command, form: form.behind_its_receipt(), kind })
+    }
+
+    /// The one write that stands behind `who`. It tells nothing of a watched key: an answer of before may be
+    /// old.
+    fn one_write(&mut self, who: &str, request: &[&[u8]]) -> Result<Drafted, Complaint> {
         let (name, rest) = request.split_first().ok_or(Complaint::SYNTAX)?;
         let spec = lookup(name).ok_or_else(|| not_served(request))?;
         spec.check(request.len())?;
-        let Handler::Data(add) = spec.handler else {
-            return Err(Complaint::wrong("DISKSTORE ONCE carries out one command that writes"));
-        };
+        let no_write = || Complaint::wrong(format!("{who} carries out one command that writes"));
+        let Handler::Data(add) = spec.handler else { return Err(no_write()) };
         if !self.requester.may(spec.kind) {
             return Err(self.requester.denied(spec.name));
         }
         spec.check_speaker(self.machine)?;
-        let Drafted { command, form, kind } = self.draft(add, rest)?;
-        if kind == Kind::Read {
-            return Err(Complaint::wrong("DISKSTORE ONCE carries out one command that writes"));
-        }
-        let command = command.with_request_id(id)?;
-        Ok(Step::Execute { command, form: form.behind_its_entry(), kind })
+        let drafted = self.draft(add, rest)?;
+        if drafted.kind == Kind::Read { Err(no_write()) } else { Ok(drafted) }
     }
 
     /// What a request about the connection or the node comes to, if it may ask that: a sub-command may

@@ -8,18 +8,21 @@ use std::slice;
 
 use super::super::decode::Request;
 use super::super::encode::{Encoder, Version};
-use super::super::form::{Item, begin_transaction, render, render_next};
+use super::super::form::{Form, Item, begin_transaction, render, render_next};
 use super::super::table::{Handler, lookup};
 use super::{Connection, Effect, Planned, Step};
 use crate::command::{CommandResult, FailureClass, Outcome, REPLY_BYTES_MAX};
 use crate::server::ask::Question;
 use crate::server::complaint::Complaint;
+use crate::server::receipt::Written;
 use crate::server::value::Value;
 
 /// A reply that is written up to the next question in it.
 #[derive(Debug)]
 pub(crate) struct Unfinished<'a> {
-    question: Option<&'a Question>,
+    question: Option<Cow<'a, Question>>,
+    /// What is to be rendered behind the answer to that.
+    behind: Option<(&'a Form, &'a CommandResult)>,
     items: slice::Iter<'a, Item>,
     outcomes: &'a [Outcome],
     /// Bytes of the buffer before the reply.
@@ -38,11 +41,20 @@ impl Connection {
         self.note(&planned.effect, result);
         let (items, start) = ([].iter(), to.buffer_bytes());
         let version = planned.version;
-        let mut unfinished = Unfinished { question: None, items, outcomes: &[], start, version };
+        let mut unfinished =
+            Unfinished { question: None, behind: None, items, outcomes: &[], start, version };
         match (&planned.step, result) {
             (Step::Answer(answer) | Step::Close(answer), _) => to.answer(answer),
-            (Step::Ask(question), _) => unfinished.question = Some(question),
-            (Step::Execute { form, .. }, Some(result)) => render(to, form, result),
+            (Step::Ask(question), _) => unfinished.question = Some(Cow::Borrowed(question)),
+            (Step::Execute { form, .. }, Some(result)) => match result {
+                Ok(reply) if form.has_receipt() => {
+                    to.array(2);
+                    let question = Question::Receipt(Written::of(reply));
+                    unfinished.question = Some(Cow::Owned(question));
+                    unfinished.behind = Some((form, result));
+                }
+                result => render(to, form, result),
+            },
             (Step::Execute { .. }, None) => {
                 let text = "the node gave no result";
                 to.complaint(&Complaint::new(FailureClass::Fault, text));
@@ -100,7 +112,10 @@ impl<'a> Unfinished<'a> {
         to: &mut Encoder<'_>,
     ) -> Option<Cow<'a, Question>> {
         if let Some(question) = self.question.take() {
-            return Some(Cow::Borrowed(question));
+            return Some(question);
+        }
+        if let Some((form, result)) = self.behind.take() {
+            render(to, form, result);
         }
         for item in self.items.by_ref() {
             let request = match item {
