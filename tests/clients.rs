@@ -417,6 +417,45 @@ fn the_examples_of_redis_clients_and_of_rust_do_what_they_say() {
     cluster.stop();
 }
 
+/// What is asked of every operation that `/openapi.json` describes: with values of the described kind, with
+/// others, and by other methods. Left out is what this run would not survive, or takes long on purpose; and
+/// that every value of a described kind is accepted: which slots there are is for the node to know.
+const FUZZING: [&str; 14] = [
+    "run",
+    "--phases=examples,coverage,fuzzing",
+    "--max-examples=5",
+    "--max-time=25",
+    "--seed=1",
+    "--generation-database=none",
+    "--exclude-checks=positive_data_acceptance",
+    "--exclude-path=/join",
+    "--exclude-path=/debug/pprof/profile",
+    "--exclude-path=/debug/pprof/heap",
+    "--exclude-path=/v1/transfer-leader",
+    "--exclude-path-regex=^/v1/members/",
+    "--no-color",
+    "--warnings=off",
+];
+
+#[test]
+fn a_node_does_what_the_description_of_its_api_says() {
+    let fuzzer = |words: &[&str]| {
+        let mut command = python();
+        command.args(["-m", "schemathesis.cli"]).args(words);
+        command
+    };
+    if !has("schemathesis", &mut fuzzer(&["--version"])) {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Place::new();
+    let node = place.start(&[]);
+    let url = format!("http://{}/openapi.json", place.client());
+    let output = fuzzer(&FUZZING).arg(url).current_dir(place.data()).output().unwrap();
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    node.stop();
+}
+
 /// Opens the console of one node, writes at another, kills the leader; see `console.mjs`.
 #[test]
 fn a_browser_shows_in_the_console_what_happens_to_the_cluster() {

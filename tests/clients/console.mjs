@@ -33,7 +33,7 @@ const shot = async (name) => { if (shots) await page.screenshot({ path: `${shots
 let leader;
 do leader = (await json(nodes[1], "/nodes")).leader; while (!leader);
 const statuses = await Promise.all(nodes.map((node) => json(node, "/status")));
-const [watched, led] = [statuses.findIndex((one) => one.name !== leader), statuses.findIndex((one) => one.name === leader)];
+let [watched, led] = [statuses.findIndex((one) => one.name !== leader), statuses.findIndex((one) => one.name === leader)];
 [nodes[0], nodes[watched]] = [nodes[watched], nodes[0]];
 const other = nodes.find((node, at) => at > 0 && node !== undefined);
 
@@ -88,6 +88,28 @@ await shot("dark");
 await page.setViewport({ width: 390, height: 844, isMobile: true, hasTouch: true });
 assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "no wider than a phone");
 await shot("phone");
+
+// Leadership is handed over by a button, once that is confirmed.
+const third = statuses.findIndex((one, at) => at !== watched && at !== led);
+const heir = statuses[third].name;
+await page.select("#order-member", heir);
+await page.click('#orders button[data-order="lead"]');
+await says("confirm-words", `${heir} is to lead`);
+await shot("confirm");
+await page.keyboard.press("Escape");
+await page.waitForFunction(() => !document.getElementById("confirm").open);
+assert.equal((await json(nodes[0], "/nodes")).leader, leader, "nothing was confirmed");
+await page.click('#orders button[data-order="lead"]');
+await page.waitForSelector("#confirm[open]");
+await page.click('#confirm button[value="yes"]');
+await says("order-answer", `leader: ${heir}`);
+await says("health", `3 voters, leader ${heir}, term `);
+[leader, led] = [heir, third];
+// What this node is asked for itself.
+await page.click('#upkeep button[data-order="checkpoint"]');
+await page.waitForSelector("#confirm[open]");
+await page.click('#confirm button[value="yes"]');
+await says("upkeep-answer", "checkpoint: ");
 
 // The leader is killed, and the page says so.
 console.log(`kill ${led}`);

@@ -7,6 +7,9 @@ const KEPT_MS = 15 * 60 * 1000;
 const RECENT_MS = 60 * 1000;
 const MAP_SLOTS = 1 << 20;
 const KEYS_SHOWN = 200;
+// Orders wait for members that are silent, and a checkpoint for the disk.
+const ORDER_MS = 130_000;
+const PROFILE_S = 10;
 
 const $ = (id) => document.getElementById(id);
 // Whether this page may write: yes, no, or as the token says that is entered here. It is kept until the
@@ -15,6 +18,7 @@ const writes = document.body.dataset.writes;
 const TOKEN = "diskstore-token";
 let token = writes === "token" ? sessionStorage.getItem(TOKEN) : null;
 let mayWrite = writes === "yes";
+let mayOrder = writes === "yes";
 const samples = [];
 let status = null;
 let map = { from: 0, states: new Uint8Array(0), side: 1, cursor: 0 };
@@ -51,12 +55,13 @@ function showRights(words) {
     ? "Read-only: the token of this page does not allow writes."
     : "Read-only: this page writes only where it is opened on the node's own machine.";
   for (const option of document.querySelectorAll("option.writes")) option.disabled = !mayWrite;
+  for (const id of ["orders", "upkeep"]) $(id).hidden = !mayOrder;
 }
 
 function forgetToken(words) {
   sessionStorage.removeItem(TOKEN);
   token = null;
-  mayWrite = false;
+  [mayWrite, mayOrder] = [false, false];
   showRights(words);
 }
 
@@ -65,6 +70,7 @@ async function lookAtRights() {
   if (!response.ok) return;
   const { name, role } = await response.json();
   mayWrite = role === "write" || role === "admin";
+  mayOrder = role === "admin";
   $("token-of").textContent = `${name}, role ${role}`;
   showRights("");
 }
@@ -137,6 +143,12 @@ function showMembers() {
     return row;
   });
   $("members").replaceChildren(...rows);
+  const [choice, names] = [$("order-member"), status.members.map((member) => member.name)];
+  if (names.join("\n") !== [...choice.options].map((option) => option.value).join("\n")) {
+    const chosen = choice.value;
+    choice.replaceChildren(...names.map((name) => element("option", name)));
+    if (names.includes(chosen)) choice.value = chosen;
+  }
   const leads = status.role === "leader";
   $("asked").textContent = leads ? "" : "How far the others are is known to the leader: open its page by its name.";
 }
@@ -441,6 +453,80 @@ $("try-form").addEventListener("submit", (event) => {
   event.preventDefault();
   send().catch((error) => { $("answer").textContent = error.message; });
 });
+
+// Orders: what is asked for, and what it means, which is confirmed first.
+const ORDERS = {
+  promote: (who) => ["POST", `/v1/members/${who}/promote`, "is to vote, as soon as it has caught up"],
+  demote: (who) => ["POST", `/v1/members/${who}/demote`, "is to follow without a vote: the cluster can then lose fewer members"],
+  lead: (who) => ["POST", `/v1/transfer-leader?to=${who}`, "is to lead; writes wait for a moment"],
+  remove: (who) => ["DELETE", `/v1/members/${who}`, "is to leave the cluster, and its process ends; it can come back only as a new member"],
+  checkpoint: () => ["POST", "/v1/checkpoint", "is to write a checkpoint now"],
+};
+
+function confirmed(words) {
+  const dialog = $("confirm");
+  $("confirm-words").textContent = words;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((done) => { dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }); });
+}
+
+// Has a button work once at a time, and tells beside it what came of it.
+async function worked(button, place, work) {
+  button.disabled = true;
+  try {
+    place.textContent = "under way";
+    place.textContent = await work();
+  } catch (error) {
+    place.textContent = error.name === "TimeoutError" ? "there was no answer in time: look at the members" : error.message;
+  }
+  button.disabled = false;
+  look();
+}
+
+async function order(button) {
+  const isHere = button.dataset.order === "checkpoint";
+  const who = isHere ? status?.name : $("order-member").value;
+  if (!mayOrder || !who) return;
+  const [method, path, meaning] = ORDERS[button.dataset.order](encodeURIComponent(who));
+  if (!await confirmed(`${who} ${meaning}.`)) return;
+  await worked(button, $(isHere ? "upkeep-answer" : "order-answer"), async () => {
+    const response = await ask(path, { method, signal: AbortSignal.timeout(ORDER_MS) });
+    if (!response.ok) throw new Error(await complaint(response));
+    const done = await response.json();
+    return Object.entries(done).map(([name, value]) => `${name}: ${value}`).join(", ");
+  });
+}
+
+function save(link, name) {
+  const anchor = element("a");
+  [anchor.href, anchor.download] = [link, name];
+  anchor.click();
+}
+
+// What goes to a file. A backup may be larger than the memory of this page: it is streamed to the disk where the
+// browser can ask for it by itself, which is without a token.
+async function fetchFile(button) {
+  const kind = button.dataset.file;
+  const [path, name] = {
+    backup: ["/v1/backup", `${status?.name ?? "diskstore"}.backup`],
+    cpu: [`/debug/pprof/profile?seconds=${PROFILE_S}`, "cpu.pb"],
+    heap: ["/debug/pprof/heap", "heap.pb.gz"],
+  }[kind];
+  if (!mayOrder) return;
+  if (kind === "backup" && !token) return save(path, name);
+  await worked(button, $("upkeep-answer"), async () => {
+    const response = await ask(path, { signal: AbortSignal.timeout(kind === "backup" ? 3_600_000 : ORDER_MS) });
+    if (!response.ok) throw new Error(await complaint(response));
+    const link = URL.createObjectURL(await response.blob());
+    save(link, name);
+    setTimeout(() => URL.revokeObjectURL(link), 60_000);
+    return `${name} is saved`;
+  });
+}
+for (const button of document.querySelectorAll("button[data-order]")) button.addEventListener("click", () => order(button));
+for (const button of document.querySelectorAll("button[data-file]")) button.addEventListener("click", () => fetchFile(button));
+$("orders").addEventListener("submit", (event) => event.preventDefault());
 
 async function look() {
   try {
