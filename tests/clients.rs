@@ -420,7 +420,9 @@ fn the_examples_of_redis_clients_and_of_rust_do_what_they_say() {
 /// What is asked of every operation that `/openapi.json` describes: with values of the described kind, with
 /// others, and by other methods. Left out is what this run would not survive, or takes long on purpose; and
 /// that every value of a described kind is accepted: which slots there are is for the node to know.
-const FUZZING: [&str; 14] = [
+const FUZZING: [&str; 16] = [
+    "--config-file",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/schemathesis.toml"),
     "run",
     "--phases=examples,coverage,fuzzing",
     "--max-examples=5",
