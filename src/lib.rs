@@ -12,6 +12,9 @@ pub mod config;
 pub mod descriptors;
 pub mod fault;
 pub mod file_system;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod leaderless;
 pub mod leaderless_program;

@@ -47,6 +47,8 @@ pub use changes::{Became, Change, Effect, FollowError, Following};
 pub use join::{JoinError, JoinSetup, Joined, PATIENCE, join_until_named, learn_cluster};
 use membership::{cost_of_stopping, keep_membership};
 pub use moved::{Own, is_copy, keep_registered};
+#[cfg(any(test, fuzzing))]
+pub(crate) use orders::fuzz_order;
 pub use orders::{Order, OrderError, remove_from_outside};
 pub use reads::FreshReplica;
 #[cfg(test)]

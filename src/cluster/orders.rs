@@ -483,6 +483,16 @@ fn decode_reply(body: Bytes) -> Result<OrderReply, DecodeError> {
     }
 }
 
+/// Reads an order and the answer to one.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_order(method: Method, body: &Bytes) {
+    if let Ok(order) = Order::decode(method, body.clone()) {
+        let (method, bytes) = order.encode();
+        assert_eq!(Order::decode(method, bytes.into()).ok(), Some(order));
+    }
+    drop(decode_reply(body.clone()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::membership::tests::{member, view};

@@ -15,16 +15,23 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// A file that cannot be read, is too long, is no TOML, or holds a name that is no flag.
 pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let text = read_text("config", path)?;
+    parse(path, &read_text("config", path)?)
+}
+
+/// What a file of this name and text holds.
+///
+/// # Errors
+/// As [`read`], of the text.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     let syntax = |source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) };
     // Names first, so that a misspelt one is answered with the nearest.
-    let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
+    let table: toml::Table = toml::from_str(text).map_err(syntax)?;
     let names = cli::setting_names();
     if let Some(key) = table.keys().find(|key| !names.contains(key)) {
         let nearest = diskstore_flags::nearest(key, &names).map(str::to_owned);
         return Err(ConfigError::UnknownKey { path: path.to_owned(), key: key.clone(), nearest });
     }
-    toml::from_str(&text).map_err(syntax)
+    toml::from_str(text).map_err(syntax)
 }
 
 /// The text of the file that a flag names.

@@ -31,6 +31,8 @@ use cluster::Found;
 pub use cluster::{ClusterFile, ClusterFileError, Listed, parse as parse_cluster};
 pub use diskstore_storage::identity::MachineKind;
 pub use error::ConfigError;
+#[cfg(any(test, fuzzing))]
+pub(crate) use file::parse as parse_settings;
 use kind::ForeignFlag;
 pub use kind::{KindRow, kind_of, row};
 pub use log_format::LogFormat;

@@ -20,6 +20,8 @@ mod clients;
 mod complaint;
 mod counters;
 mod detect;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grpc;
 mod hash_slot;
 mod http;

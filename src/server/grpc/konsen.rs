@@ -70,3 +70,12 @@ fn command_of(pairs: &KvList, keys: &Keys) -> Result<Command, Status> {
     }
     Ok(command.finish())
 }
+
+/// Makes a command of a list of pairs.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(message: &bytes::Bytes, keys: &Keys) {
+    use diskstore_proto::Message;
+    if let Ok(pairs) = KvList::decode(message.clone()) {
+        drop(command_of(&pairs, keys));
+    }
+}

@@ -24,6 +24,9 @@ mod scan;
 mod status;
 mod store;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::fuzz;
+
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;

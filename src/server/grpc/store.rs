@@ -260,6 +260,28 @@ fn result_of(outcome: Outcome) -> proto::Result {
     proto::Result { version, outcome: Some(outcome) }
 }
 
+/// Makes commands of a message's fields, as far as it is one of the kind.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(kind: u8, message: &Bytes, keys: &Keys) {
+    use diskstore_proto::Message;
+    match kind % 4 {
+        0 => drop(BatchRequest::decode(message.clone()).map(|batch| {
+            drop(level_of(batch.level));
+            let count = batch.operations.len();
+            if let Ok((command, _)) = command_of(batch.operations, keys) {
+                assert_eq!(command.operation_count(), count);
+            }
+        })),
+        1 => drop(SetRequest::decode(message.clone()).map(|set| {
+            drop(check_value(keys, &set.value));
+            drop(condition_of(set.condition.as_ref()));
+            drop(key_of(keys, set.key).map(|key| shown(keys, key)));
+        })),
+        2 => super::konsen::fuzz(message, keys),
+        _ => drop(ScanRequest::decode(message.clone()).map(|scan| drop(level_of(scan.level)))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tonic::Code;

@@ -178,6 +178,16 @@ impl From<Outcome> for StepResult {
     }
 }
 
+/// Makes a command of a body, as far as it is a batch.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(body: &[u8], keys: &Keys) {
+    let Ok(Few(steps)) = serde_json::from_slice::<Few<BatchStep>>(body) else { return };
+    let count = steps.len();
+    if let Ok(command) = command_of(steps, keys) {
+        assert_eq!(command.operation_count(), count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,8 @@ mod backup;
 mod batch;
 mod console;
 mod entry;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod json;
 mod konsen;
 mod listing;
@@ -34,6 +36,9 @@ mod problem;
 mod seat;
 mod slots;
 mod web_store;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzzing::fuzz;
 
 use std::convert::Infallible;
 use std::io;

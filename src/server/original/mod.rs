@@ -222,6 +222,24 @@ fn write_ok(out: &mut BytesMut, value: &[u8]) {
     out.put_u8(b'\n');
 }
 
+/// Takes the next line off `input`, as debug text.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzzed_text(input: &mut BytesMut, keys: &Keys) -> Result<Option<String>, String> {
+    shown(text::take(input, keys))
+}
+
+/// Takes the next message off `input`, as debug text.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzzed_protobuf(input: &mut BytesMut, keys: &Keys) -> Result<Option<String>, String> {
+    shown(protobuf::take(input, keys))
+}
+
+#[cfg(any(test, fuzzing))]
+fn shown(taken: Result<Option<Request>, Unreadable>) -> Result<Option<String>, String> {
+    let taken = taken.map_err(|error| error.to_string())?;
+    Ok(taken.map(|request| format!("{request:?}")))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

@@ -365,6 +365,29 @@ pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     })
 }
 
+/// The requests in bytes that come in pieces of at most so many, and why what follows cannot be read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzzed(input: &[u8], piece_bytes_max: usize) -> Vec<Result<Request, ProtocolError>> {
+    let (mut decoder, mut buffer, mut found) = (Decoder::default(), BytesMut::new(), Vec::new());
+    for piece in input.chunks(piece_bytes_max.clamp(1, input.len().max(1))) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.next(&mut buffer) {
+                Ok(None) => break,
+                Ok(Some(request)) => {
+                    assert!(!request.arguments().is_empty() || request.excess().is_some());
+                    found.push(Ok(request.detached()));
+                }
+                Err(error) => {
+                    found.push(Err(error));
+                    return found;
+                }
+            }
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::inline::INLINE_BYTES_MAX;

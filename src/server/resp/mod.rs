@@ -18,6 +18,8 @@ mod inline;
 mod refused;
 mod table;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use decode::fuzzed;
 pub(crate) use decode::{Decoder, parse_integer};
 pub(crate) use dialect::RespDialect;
 pub(crate) use encode::{Encoder, Version};

@@ -1,0 +1,2 @@
+#![no_main]
+diskstore_fuzz::fuzz!("cluster_file_parse");

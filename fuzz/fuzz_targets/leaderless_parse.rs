@@ -1,0 +1,2 @@
+#![no_main]
+diskstore_fuzz::fuzz!("leaderless_parse");
