@@ -48,6 +48,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "parking_lot",
     "percent-encoding",
     "prometheus-client",
+    "ratatui-core",
     "rcgen",
     "rustix",
     "rustls",

@@ -15,6 +15,7 @@ mod doctor;
 mod leaderless;
 mod recover;
 mod restore;
+mod top;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use leaderless::{
 };
 pub use recover::RecoverFlags;
 pub use restore::RestoreFlags;
+pub use top::TopFlags;
 
 /// The programs that run nodes, whose flags are all here.
 pub const PROGRAMS: [&str; 2] = ["diskstore", "kvstore"];
@@ -263,6 +265,11 @@ pub enum Task {
         /// Keeps the data in DIR; otherwise it is temporary and removed at the end.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Speaks TLS, with certificates that it makes beside the data.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        tls: bool,
     },
     /// Prints the value of a slot.
     #[command(args_override_self = true)]
@@ -315,6 +322,9 @@ pub enum Task {
     /// finds an error or a warning.
     #[command(args_override_self = true)]
     Doctor(Box<DoctorFlags>),
+    /// Shows the members on one screen, anew each second: keys q (quit), s (sort), p (pause).
+    #[command(args_override_self = true)]
+    Top(TopFlags),
     /// Takes a member out of the cluster for good; if it runs, it stops.
     #[command(args_override_self = true)]
     Remove {

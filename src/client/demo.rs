@@ -18,11 +18,12 @@ use rustix::process::{Pid, Signal};
 use super::answer::Answer;
 use super::connection::NodeConnection;
 use super::dialling::Dialling;
-use super::{ClientError, print};
-use crate::cli::{Number, Settings};
+use super::{ClientError, certs, print};
+use crate::cli::{CertsFlags, Form, Number, Settings};
 use crate::config::{Config, ConfigError, MachineKind};
 use crate::program::{Signals, as_started};
 use crate::status::Status;
+use crate::tls::AUTHORITY_FILE;
 
 /// Nodes of the demonstration.
 const NODE_COUNT: u16 = 3;
@@ -42,6 +43,12 @@ const STOP_POLLS_MAX: u32 = 150;
 /// Lines of a node's log that are shown when it stops by itself, and bytes that are read for them.
 const WORDS_LINES_MAX: usize = 8;
 const WORDS_BYTES_MAX: usize = 8 << 10;
+/// Where the certificates are, below the directory of the demonstration.
+const CERTIFICATES: &str = "certs";
+/// The client whose certificate is made beside those of the nodes, and its folder.
+const CLIENT: &str = "demo";
+const CLIENT_FOLDER: &str = "client-demo";
+const CERTIFICATE_DAYS: &str = "30";
 /// The variable that names the demonstration's process id to its nodes.
 const PARENT_VARIABLE: &str = "DISKSTORE_DEMO";
 
@@ -78,6 +85,48 @@ impl Geometry {
     }
 }
 
+/// Whether the nodes speak TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secured {
+    No,
+    ByTls,
+}
+
+/// The certificates of a demonstration that speaks TLS.
+#[derive(Debug, Clone)]
+struct Certified {
+    /// Where `certs` has put them.
+    directory: PathBuf,
+    /// How the demonstration itself asks its nodes.
+    dialling: Dialling,
+}
+
+impl Certified {
+    /// Makes them in a directory, unless an earlier demonstration has.
+    fn make(directory: &Path) -> Result<Certified, ClientError> {
+        let directory = directory.join(CERTIFICATES);
+        if !directory.exists() {
+            let flags = CertsFlags {
+                members: (0..NODE_COUNT).map(|index| format!("node{index}")).collect(),
+                client: Some(CLIENT.to_owned()),
+                out: directory.clone(),
+                days: Number(CERTIFICATE_DAYS.to_owned()),
+                renew: false,
+                new_ca: false,
+                drop_old_ca: false,
+                form: Form { json: false },
+            };
+            certs::run(&flags, &mut io::sink())?;
+        }
+        let dialling = Dialling::read(None, Some(&directory.join(CLIENT_FOLDER)))?;
+        Ok(Certified { directory, dialling })
+    }
+
+    fn client(&self) -> String {
+        self.directory.join(CLIENT_FOLDER).display().to_string()
+    }
+}
+
 /// Stops this process cleanly when the demonstration that started it is gone. Does nothing in any
 /// other process. Call it first in `main`.
 ///
@@ -96,6 +145,7 @@ pub fn follow_parent() -> io::Result<()> {
 pub(super) fn run(
     geometry: Geometry,
     data: Option<&Path>,
+    secured: Secured,
     out: &mut dyn Write,
 ) -> Result<(), ClientError> {
     let local = |what: &str| {
@@ -107,6 +157,9 @@ pub(super) fn run(
         .build()
         .map_err(local("starting the demonstration"))?;
     let mut demo = Demo::create(geometry, data)?;
+    if secured == Secured::ByTls {
+        demo.certified = Some(Certified::make(&demo.directory)?);
+    }
     runtime.block_on(async {
         let mut signals = Signals::new().map_err(local("waiting for Ctrl-C"))?;
         let outcome = tokio::select! {
@@ -126,6 +179,7 @@ struct Demo {
     directory: PathBuf,
     temporary: bool,
     geometry: Geometry,
+    certified: Option<Certified>,
     nodes: Vec<DemoNode>,
 }
 
@@ -154,7 +208,7 @@ impl Demo {
             std::fs::create_dir_all(&directory)
         };
         made.map_err(local)?;
-        Ok(Demo { directory, temporary, geometry, nodes: Vec::new() })
+        Ok(Demo { directory, temporary, geometry, certified: None, nodes: Vec::new() })
     }
 
     /// Starts the nodes, says what can be done with them, and watches them. Ends by an error only.
@@ -164,7 +218,7 @@ impl Demo {
         let place = self.directory.display().to_string();
         print(out, format!("starting three nodes in {place}\n").as_bytes())?;
         for index in 0..NODE_COUNT {
-            let node = DemoNode::start(index, &ports, &self.directory, &self.geometry)?;
+            let node = DemoNode::start(index, &ports, self)?;
             self.nodes.push(node);
             if index == 0 {
                 // The others ask it for admission.
@@ -172,7 +226,10 @@ impl Demo {
             }
         }
         let client = ports.client(0);
-        self.wait_for("did not find the others", move || is_complete(client)).await?;
+        let dialling = self.certified.as_ref().map(|certified| certified.dialling.clone());
+        let dialling = dialling.unwrap_or_default();
+        let is_complete = move || is_complete(client, &dialling);
+        self.wait_for("did not find the others", is_complete).await?;
         print(out, self.welcome(&ports).as_bytes())?;
         loop {
             tokio::time::sleep(POLL).await;
@@ -189,7 +246,7 @@ impl Demo {
     async fn wait_for(
         &mut self,
         otherwise: &str,
-        ready: impl Fn() -> bool + Send + Copy + 'static,
+        ready: impl Fn() -> bool + Send + Clone + 'static,
     ) -> Result<(), ClientError> {
         for _ in 0..START_POLLS_MAX {
             for node in &mut self.nodes {
@@ -197,7 +254,7 @@ impl Demo {
                     return Err(node.failed(&ended(status)));
                 }
             }
-            if tokio::task::spawn_blocking(ready).await.unwrap_or(false) {
+            if tokio::task::spawn_blocking(ready.clone()).await.unwrap_or(false) {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
@@ -214,11 +271,25 @@ impl Demo {
         }
         let (first, last) = (ports.client(0), ports.client(2));
         lines.push("try, in another terminal:".to_owned());
-        lines.push(format!("  redis-cli -p {first} set 42 hello"));
-        lines.push(format!("  redis-cli -p {last} get 42"));
+        let (redis, curl, own) = match &self.certified {
+            None => (String::new(), format!("http://localhost:{first}"), String::new()),
+            Some(certified) => {
+                let authority = certified.directory.join(AUTHORITY_FILE);
+                let authority = authority.display();
+                let curl = format!("--cacert {authority} https://localhost:{first}");
+                (
+                    format!(" --tls --cacert {authority}"),
+                    curl,
+                    format!(" -tls {}", certified.client()),
+                )
+            }
+        };
+        lines.push(format!("  redis-cli{redis} -p {first} set 42 hello"));
+        lines.push(format!("  redis-cli{redis} -p {last} get 42"));
+        lines.push(format!("  curl {curl}/v1/slots/42"));
         let program = as_started().unwrap_or_else(|| "diskstore".to_owned());
-        lines.push(format!("  {program} get 42 -addr 127.0.0.1:{last}"));
-        lines.push(format!("  {program} status -addr 127.0.0.1:{first}"));
+        lines.push(format!("  {program} get 42{own} -addr 127.0.0.1:{last}"));
+        lines.push(format!("  {program} status{own} -addr 127.0.0.1:{first}"));
         let kept = if self.temporary { "removes the data" } else { "keeps the data" };
         lines.push(format!("Ctrl-C stops all three and {kept}\n"));
         lines.join("\n")
@@ -270,12 +341,8 @@ impl Drop for Demo {
 }
 
 impl DemoNode {
-    fn start(
-        index: u16,
-        ports: &Ports,
-        directory: &Path,
-        geometry: &Geometry,
-    ) -> Result<DemoNode, ClientError> {
+    fn start(index: u16, ports: &Ports, demo: &Demo) -> Result<DemoNode, ClientError> {
+        let directory = &demo.directory;
         let name = format!("node{index}");
         let log = directory.join(format!("{name}.log"));
         let (client, raft) = (ports.client(index), ports.raft(index));
@@ -291,7 +358,11 @@ impl DemoNode {
         ];
         let mut arguments: Vec<String> =
             words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-        arguments.extend(geometry.flags(is_founder));
+        arguments.extend(demo.geometry.flags(is_founder));
+        if let Some(certified) = &demo.certified {
+            let own = certified.directory.join(&name);
+            arguments.extend(["-tls".to_owned(), own.display().to_string()]);
+        }
         let process = spawn(&arguments, &log)
             .map_err(|source| ClientError::Local { what: format!("starting {name}"), source })?;
         Ok(DemoNode { name, client, arguments, log, process: Some(process) })
@@ -350,8 +421,8 @@ fn listens(port: u16) -> bool {
 }
 
 /// True once a leader is known and every node votes.
-fn is_complete(client_port: u16) -> bool {
-    let answer = NodeConnection::open(&format!("127.0.0.1:{client_port}"), &Dialling::default())
+fn is_complete(client_port: u16, dialling: &Dialling) -> bool {
+    let answer = NodeConnection::open(&format!("127.0.0.1:{client_port}"), dialling)
         .and_then(|mut connection| connection.call(&[b"DISKSTORE", b"STATUS"]));
     let Ok(Answer::Value(json)) = answer else { return false };
     let Ok(status) = Status::from_json(&json) else { return false };

@@ -24,6 +24,7 @@ mod shells;
 mod stages;
 mod survey;
 mod table;
+mod top;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -189,6 +190,11 @@ pub enum ClientError {
         /// The end of its log.
         words: String,
     },
+    /// `top` has nothing to draw on; exit code 2.
+    #[error(
+        "top draws on a terminal, and here is none; for programs there is: diskstore status -json"
+    )]
+    NoTerminal,
     /// Every node of the demonstration has stopped by itself.
     #[error("no node is left")]
     NoNodeLeft,
@@ -223,6 +229,7 @@ impl ClientError {
             | ClientError::File { .. }
             | ClientError::Environment { .. }
             | ClientError::Tls(_)
+            | ClientError::NoTerminal
             | ClientError::Flag { .. } => 2,
             _ => 1,
         }
@@ -243,10 +250,11 @@ pub fn run(task: &Task, out: &mut dyn Write) -> Result<u8, ClientError> {
 
 fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
     match task {
-        Task::Demo { slots, value_size, data } => {
+        Task::Demo { slots, value_size, data, tls } => {
             let geometry = demo::Geometry::new(slots.clone(), value_size.clone())?;
+            let secured = if *tls { demo::Secured::ByTls } else { demo::Secured::No };
             // Its nodes go on whether or not somebody reads what it says of them.
-            demo::run(geometry, data.as_deref(), &mut Said(lines::stdout()))
+            demo::run(geometry, data.as_deref(), secured, &mut Said(lines::stdout()))
         }
         Task::Get { key, servers } => get(key, servers, out),
         Task::Set { key, value, receipt: true, form, servers } => {
@@ -308,6 +316,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
             };
             print(out, &[&secret[..], b"\n"].concat())
         }
+        Task::Top(flags) => top::run(flags),
         Task::Bench(flags) => bench::run(flags, out),
         Task::Bundle(flags) => bundle::run(flags, out),
         Task::Certs(flags) => certs::run(flags, out),

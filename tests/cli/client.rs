@@ -1,17 +1,15 @@
 //! The `client` program as its user meets it: at a terminal, with wrong files and flags, measured.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pprof::protos::{Message, Profile};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{PATIENCE, Place, SAMPLED_TICKS, cpu_ticks};
+use crate::terminal::Terminal;
 
 fn client() -> Command {
     Command::new(env!("CARGO_BIN_EXE_client"))
@@ -63,11 +61,7 @@ fn a_terminal_has_line_editing_and_a_history() {
     let node = place.start(&[]);
     let folder = place.directory.path();
     let config = write_config(folder, &format!("svrIps = [{:?}]\n", place.client()));
-    let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
-    rustix::pty::grantpt(&terminal).unwrap();
-    rustix::pty::unlockpt(&terminal).unwrap();
-    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let end = File::options().read(true).write(true).open(name).unwrap();
+    let (mut terminal, end) = Terminal::open();
     let stdio = || Stdio::from(OwnedFd::from(end.try_clone().unwrap()));
     let mut child = client()
         .args(["-config", &config])
@@ -79,28 +73,16 @@ fn a_terminal_has_line_editing_and_a_history() {
         .spawn()
         .unwrap();
     drop(end);
-    let mut terminal = File::from(terminal);
-    let mut shown = String::new();
-    let mut until = |terminal: &mut File, words: &str, times: usize| {
-        let mut bytes = [0; 4096];
-        let patience = Timespec::try_from(PATIENCE).unwrap();
-        while shown.matches(words).count() < times {
-            let mut readable = [PollFd::new(&*terminal, PollFlags::IN)];
-            assert_eq!(poll(&mut readable, Some(&patience)), Ok(1), "no {words} in {shown}");
-            let count = terminal.read(&mut bytes).unwrap();
-            shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        }
-    };
-    until(&mut terminal, "udpaddr: 15000", 1);
-    until(&mut terminal, "exit", 1);
+    terminal.until("udpaddr: 15000", 1);
+    terminal.until("exit", 1);
     // A typing error that is taken back, and then the last line again by the upward arrow.
-    terminal.write_all(b"set 1 hellp\x7fo\r").unwrap();
-    until(&mut terminal, "OK: ", 1);
-    terminal.write_all(b"get 1\r").unwrap();
-    until(&mut terminal, "OK: hello", 1);
-    terminal.write_all(b"\x1b[A\r").unwrap();
-    until(&mut terminal, "OK: hello", 2);
-    terminal.write_all(b"exit\r").unwrap();
+    terminal.press("set 1 hellp\x7fo\r");
+    terminal.until("OK: ", 1);
+    terminal.press("get 1\r");
+    terminal.until("OK: hello", 1);
+    terminal.press("\x1b[A\r");
+    terminal.until("OK: hello", 2);
+    terminal.press("exit\r");
     assert_eq!(end_of(&mut child), Some(0));
     let history = std::fs::read_to_string(folder.join(".diskstore_client_history")).unwrap();
     assert!(history.contains("set 1 hello\nget 1\n"), "{history}");

@@ -19,5 +19,7 @@ mod profiles;
 mod shells;
 #[path = "../cluster/skipped.rs"]
 mod skipped;
+mod terminal;
 mod throughput;
+mod top;
 mod usage;

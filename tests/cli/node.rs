@@ -279,8 +279,9 @@ fn files_of_a_stopped_node_can_be_inspected() {
 #[test]
 fn the_demonstration_runs_three_nodes_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut demo =
-        Node::spawn(program().args(["demo", "-slots", "1024"]).env("TMPDIR", temporary.path()));
+    let mut demo = Node::spawn(
+        program().args(["demo", "-tls", "-slots", "1024"]).env("TMPDIR", temporary.path()),
+    );
     demo.wait_for("Ctrl-C stops all three");
     let nodes: Vec<(String, u32)> = demo
         .printed
@@ -291,8 +292,15 @@ fn the_demonstration_runs_three_nodes_and_leaves_nothing_behind() {
         })
         .collect();
     assert_eq!(nodes.len(), 3);
+    // It says with which certificates its nodes are asked; without, they are not.
+    let typed = demo.printed.iter().find(|line| line.contains(" get 42 -tls ")).unwrap();
+    let certificates = typed.split_whitespace().skip_while(|word| *word != "-tls").nth(1).unwrap();
+    let certificates = certificates.to_owned();
+    let plain = program().args(["get", "42", "-addr", &nodes[0].0]).output().unwrap();
+    assert_eq!(plain.status.code(), Some(1), "{}", stderr(&plain));
+    assert!(demo.printed.iter().any(|line| line.contains("redis-cli --tls --cacert ")));
     let ask = |words: &[&str]| {
-        let output = program().args(words).output().unwrap();
+        let output = program().args(words).args(["-tls", &certificates]).output().unwrap();
         assert!(output.status.success(), "{words:?}: {}", stderr(&output));
         output.stdout
     };

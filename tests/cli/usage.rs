@@ -33,6 +33,8 @@ fn wrong_usage_exits_with_2_and_names_the_thing() {
         (&["get"], "<KEY>"),
         (&["get", "1", "2"], "'2'"),
         (&["get", "1", "-addr", "x"], "-addr `x`"),
+        (&["top", "-addr", "127.0.0.1:1"], "top draws on a terminal, and here is none"),
+        (&["top", "-every", "1ms"], "-every `1ms`: 100ms to 60s"),
     ] {
         let text = refused(2, arguments);
         assert!(text.contains(words), "{arguments:?}: {text}");
