@@ -399,10 +399,11 @@ pub enum Task {
         #[command(flatten)]
         servers: Servers,
     },
-    /// Makes a token for a client and adds its hash to a file of -tokens; token join: for a new member.
+    /// Makes a token for a client and adds its hash to a file of -tokens; token join: for a new member;
+    /// token revoke-join: no token for a new member counts any more.
     #[command(args_override_self = true)]
     Token {
-        /// Whose token it is: letters, digits, `-`, `_` and `.`; or join.
+        /// Whose token it is: letters, digits, `-`, `_` and `.`; or join, or revoke-join.
         name: String,
         /// What it allows: read; write, which reads too; or admin, everything.
         #[arg(long, value_name = "ROLE")]
@@ -413,7 +414,7 @@ pub enum Task {
         /// How long it counts: 720h, 15m [default: until it is taken out of the file; 1h to join].
         #[arg(long, value_name = "TIME", value_parser = diskstore_flags::parse_duration)]
         expires: Option<Duration>,
-        /// Where a join token is asked for.
+        /// Where a join token is asked for, or all of them are revoked.
         #[command(flatten)]
         servers: Servers,
     },

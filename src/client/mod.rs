@@ -305,6 +305,10 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Inspect { file } => inspect(file, out),
         Task::Token { name, role, tokens, expires, servers } => {
             let secret = match (role, tokens) {
+                (None, None) if name == "revoke-join" && expires.is_none() => {
+                    administration::order(&["UNINVITE"], servers)?;
+                    b"OK".to_vec()
+                }
                 (None, None) if name == "join" => administration::invite(*expires, servers)?,
                 (Some(role), Some(file)) => {
                     dialling::make(name, role, file, *expires)?.into_bytes()

@@ -108,10 +108,20 @@ impl Cluster {
             Ok(None) => return OrderReply::Done,
             Ok(Some(_)) => {}
         }
-        let change = |newest: &BTreeMap<u64, Member>| {
-            let record = noted(newest, me, invitation, now).ok()??;
-            Some(BTreeMap::from([(me, record)]))
+        let change =
+            |newest: &BTreeMap<u64, Member>| noted(newest, me, invitation, now).ok().flatten();
+        changed_record(self.consensus.change_records(change).await)
+    }
+
+    /// Takes every token out of the membership.
+    pub(super) async fn forget_invitations(&self) -> OrderReply {
+        let Ok(records) = self.consensus.records().await else {
+            return OrderReply::Later("this node stops".into());
         };
+        if without(&records, |_| true).is_empty() {
+            return OrderReply::Done;
+        }
+        let change = |newest: &BTreeMap<u64, Member>| Some(without(newest, |_| true));
         changed_record(self.consensus.change_records(change).await)
     }
 
@@ -132,30 +142,45 @@ fn redeemed(records: &BTreeMap<u64, Member>, token: &JoinToken, now: Duration) -
     Some(Redeemed { id: *id, record })
 }
 
-/// The record of a leader with one token more, without those that have expired; `None` if the token is
-/// there already, because it was asked for twice.
+/// The records that had tokens like these, and have none of them any more.
+fn without(
+    records: &BTreeMap<u64, Member>,
+    is_gone: impl Fn(&Invitation) -> bool,
+) -> BTreeMap<u64, Member> {
+    let changed = records.iter().filter(|(_, known)| known.invitations.iter().any(&is_gone));
+    let kept = changed.map(|(id, known)| {
+        let left = known.invitations.iter().filter(|one| !is_gone(one)).cloned().collect();
+        (*id, Member { invitations: left, ..known.clone() })
+    });
+    kept.collect()
+}
+
+/// The records that change where a leader notes one token more: its own, and those with tokens that have
+/// expired, whoever gave them out: nobody else would take them out of a membership, which has a bound.
+/// `None` if the token is there already, because it was asked for twice.
 fn noted(
     records: &BTreeMap<u64, Member>,
     me: u64,
     invitation: &Invitation,
     now: Duration,
-) -> Result<Option<Member>, OrderReply> {
+) -> Result<Option<BTreeMap<u64, Member>>, OrderReply> {
     if records.values().any(|known| known.invitations.contains(invitation)) {
         return Ok(None);
     }
-    let Some(own) = records.get(&me) else {
+    let mut changed = without(records, |one| Duration::from_secs(one.expires_s) <= now);
+    let Some(own) = changed.get(&me).or_else(|| records.get(&me)) else {
         return Err(OrderReply::Later("the membership was just changed".into()));
     };
-    let is_open = |one: &&Invitation| Duration::from_secs(one.expires_s) > now;
-    let mut open: Vec<Invitation> = own.invitations.iter().filter(is_open).cloned().collect();
-    if open.len() >= INVITATION_COUNT_MAX {
+    if own.invitations.len() >= INVITATION_COUNT_MAX {
         return Err(OrderReply::Refused(format!(
-            "{INVITATION_COUNT_MAX} join tokens were given out that nobody has used: use them, or wait \
-             until they expire"
+            "{INVITATION_COUNT_MAX} join tokens were given out that nobody has used: use them, wait \
+             until they expire, or revoke them (diskstore token revoke-join)"
         )));
     }
-    open.push(invitation.clone());
-    Ok(Some(Member { invitations: open.into(), ..own.clone() }))
+    let invitations = own.invitations.iter().chain([invitation]).cloned().collect();
+    let own = Member { invitations, ..own.clone() };
+    changed.insert(me, own);
+    Ok(Some(changed))
 }
 
 #[cfg(test)]
@@ -194,7 +219,7 @@ mod tests {
     fn a_leader_notes_a_token_once_and_forgets_those_that_expired() {
         let new = invitation("new", 5000);
         let records = of(&[invitation("old", 1000), invitation("two", 2000)]);
-        let record = noted(&records, 2, &new, NOW).unwrap().unwrap();
+        let record = noted(&records, 2, &new, NOW).unwrap().unwrap().remove(&2).unwrap();
         assert_eq!(record.invitations[..], [invitation("two", 2000), new.clone()]);
         let again = noted(&of(&record.invitations), 1, &new, NOW);
         assert_eq!(again, Ok(None), "the leader has changed meanwhile");
@@ -202,5 +227,20 @@ mod tests {
             (0..INVITATION_COUNT_MAX).map(|nth| invitation(&nth.to_string(), 2000)).collect();
         assert!(matches!(noted(&of(&full), 2, &new, NOW), Err(OrderReply::Refused(_))));
         assert!(matches!(noted(&of(&full), 3, &new, NOW), Err(OrderReply::Later(_))));
+    }
+    #[test]
+    fn expired_tokens_of_others_go_with_the_next_one_and_all_of_them_where_they_are_revoked() {
+        let mut records = of(&[invitation("old", 1000), invitation("two", 2000)]);
+        let new = invitation("new", 5000);
+        let changed = noted(&records, 1, &new, NOW).unwrap().unwrap();
+        assert_eq!(changed[&1].invitations[..], [new]);
+        assert_eq!(changed[&2].invitations[..], [invitation("two", 2000)]);
+        records.extend(changed);
+        let revoked = without(&records, |_| true);
+        assert_eq!(revoked.keys().collect::<Vec<_>>(), [&1, &2]);
+        records.extend(revoked);
+        assert!(records.values().all(|known| known.invitations.is_empty()));
+        assert_eq!(present(&records, "two"), None);
+        assert!(without(&records, |_| true).is_empty(), "nothing is left to be done");
     }
 }

@@ -38,6 +38,8 @@ const SILENCE_BOUND: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How an order for a join token begins.
 const INVITE_CODE: u8 = 5;
+/// That of a request by which no join token counts any more.
+const UNINVITE_CODE: u8 = 7;
 /// The same for more slots.
 const RESIZE_CODE: u8 = 6;
 /// Most bytes of a name in a request, and of a reason in an answer.
@@ -63,6 +65,8 @@ pub enum Order {
     Lead(Option<String>),
     /// A join token counts from now on.
     Invite(Invitation),
+    /// No join token that was given out counts any more.
+    Uninvite,
     /// The cluster has so many slots from now on.
     Resize(u64),
 }
@@ -73,7 +77,7 @@ impl Order {
             Order::Remove(who) | Order::Promote(who) | Order::Demote(who) => vec![who],
             Order::Replace { old, new } => vec![old, new],
             Order::Lead(who) => who.as_deref().into_iter().collect(),
-            Order::Invite(_) | Order::Resize(_) => Vec::new(),
+            Order::Invite(_) | Order::Uninvite | Order::Resize(_) => Vec::new(),
         }
     }
 
@@ -85,7 +89,9 @@ impl Order {
             Order::Promote(who) => Order::Promote(id(who)?),
             Order::Demote(who) => Order::Demote(id(who)?),
             Order::Replace { old, new } => Order::Replace { old: id(old)?, new: id(new)? },
-            Order::Lead(None) | Order::Invite(_) | Order::Resize(_) => self.clone(),
+            Order::Lead(None) | Order::Invite(_) | Order::Uninvite | Order::Resize(_) => {
+                self.clone()
+            }
             Order::Lead(Some(who)) => Order::Lead(Some(id(who)?)),
         })
     }
@@ -102,6 +108,7 @@ impl Order {
             | Order::Demote(_)
             | Order::Lead(_)
             | Order::Invite(_)
+            | Order::Uninvite
             | Order::Resize(_) => false,
         }
     }
@@ -116,6 +123,7 @@ impl Order {
             | Order::Replace { .. }
             | Order::Lead(_)
             | Order::Invite(_)
+            | Order::Uninvite
             | Order::Resize(_) => {
                 out.push(match self {
                     Order::Promote(_) => 1,
@@ -123,6 +131,7 @@ impl Order {
                     Order::Replace { .. } => 3,
                     Order::Lead(_) | Order::Remove(_) => 4,
                     Order::Invite(_) => INVITE_CODE,
+                    Order::Uninvite => UNINVITE_CODE,
                     Order::Resize(_) => RESIZE_CODE,
                 });
                 Method::Order
@@ -154,6 +163,10 @@ impl Order {
             let invitation = Invitation { hash, expires_s: cursor.u64()? };
             cursor.finish()?;
             return Ok(Order::Invite(invitation));
+        }
+        if code == UNINVITE_CODE {
+            cursor.finish()?;
+            return Ok(Order::Uninvite);
         }
         if code == RESIZE_CODE {
             let slot_count = cursor.u64()?;
@@ -308,6 +321,7 @@ impl Cluster {
                 reply => reply,
             },
             LeaderStep::NoteInvitation(invitation) => self.note_invitation(&invitation).await,
+            LeaderStep::ForgetInvitations => self.forget_invitations().await,
             LeaderStep::Resize(slot_count) => self.resize(slot_count).await,
         }
     }
@@ -542,6 +556,7 @@ mod tests {
             Order::Lead(Some(name())),
             Order::Lead(None),
             Order::Invite(Invitation { hash: [7; 32], expires_s: 1 << 40 }),
+            Order::Uninvite,
             Order::Resize(1 << 20),
         ] {
             let (method, body) = order.encode();

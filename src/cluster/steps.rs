@@ -31,6 +31,8 @@ pub(super) enum LeaderStep {
     SetRoleFirst(u64, Role),
     /// A join token is noted in this leader's record.
     NoteInvitation(Invitation),
+    /// All join tokens leave the records of members.
+    ForgetInvitations,
     /// So many slots, if all have room for them.
     Resize(u64),
 }
@@ -40,8 +42,9 @@ pub(super) fn step(view: &View, me: u64, order: &Order) -> Result<LeaderStep, Or
     let half_way = || OrderReply::Later("another change of the membership is half way".into());
     match order {
         Order::Lead(who) => lead(view, me, who.as_deref()),
-        // These two change records alone, and look at the newest themselves.
+        // These change records alone, and look at the newest themselves.
         Order::Invite(invitation) => Ok(LeaderStep::NoteInvitation(invitation.clone())),
+        Order::Uninvite => Ok(LeaderStep::ForgetInvitations),
         Order::Resize(slot_count) => Ok(LeaderStep::Resize(*slot_count)),
         _ if view.is_joint => Err(half_way()),
         Order::Remove(who) => remove(view, me, who),

@@ -457,7 +457,8 @@ async fn join(host: &Host, config: &Config, member_id: u64) -> Result<Place, Sta
             actual: row(machine).content,
         });
     }
-    if let Some(asked) = config.slot_count.filter(|asked| *asked != slot_count) {
+    // More of them is a wish for room, as that of a member.
+    if let Some(asked) = config.slot_count.filter(|asked| *asked < slot_count) {
         return Err(StartError::OtherGeometry { flag: "-slots", asked, actual: slot_count });
     }
     if let Some(asked) = config.value_bytes.filter(|asked| *asked != value_bytes) {

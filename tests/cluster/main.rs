@@ -11,6 +11,7 @@ mod disks;
 mod first_steps;
 mod fixed;
 mod freshness;
+mod growing;
 mod grpc;
 #[path = "../cli/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line, which use the rest")]

@@ -189,6 +189,17 @@ async fn a_token_of_another_cluster_is_none() {
     };
     let refusal = timeout(LONG, too_many).await.unwrap();
     assert!(refusal.contains("16 join tokens were given out"), "{refusal}");
+    // Until they are revoked, after which none of them counts; and that may be asked for again.
+    for _ in 0..2 {
+        timeout(LONG, first.carry_out(node::Order::Uninvite)).await.unwrap().unwrap();
+    }
+    let revoked = first.invite(HOUR).await.unwrap();
+    timeout(LONG, first.carry_out(node::Order::Uninvite)).await.unwrap().unwrap();
+    cluster.refused(0, Some(&revoked)).await;
+    let token = first.invite(HOUR).await.unwrap();
+    let disk = SimDisk::new(42);
+    let second = cluster.start(&disk, 1, Some(0), Some(&token)).await.unwrap();
+    stop(&second).await;
     stop(&first).await;
     stop(&foreign).await;
 }

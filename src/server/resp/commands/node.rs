@@ -72,7 +72,7 @@ fn info(_: &mut Connection, sections: &[&[u8]]) -> Result<Step, Complaint> {
 }
 
 /// `DISKSTORE STATUS | CONFIG | CHECKPOINT | REMOVE m | PROMOTE m | DEMOTE m | REPLACE old new | LEAD
-/// [m] | INVITE seconds | RESIZE slots`, `DISKSTORE ONCE id command argument...`, `DISKSTORE RECEIPT [ONCE id] command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
+/// [m] | INVITE seconds | UNINVITE | RESIZE slots`, `DISKSTORE ONCE id command argument...`, `DISKSTORE RECEIPT [ONCE id] command argument...`, and `DISKSTORE AUTH token`, which is `AUTH token` to a node that has no room for more clients: it
 /// serves those who begin with the name of this command.
 fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, Complaint> {
     let (sub, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
@@ -107,6 +107,8 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
             let seconds = seconds.ok_or_else(|| Complaint::wrong("seconds are 1 to 31536000"))?;
             Ok(Step::Ask(Question::Invite { valid_for: Duration::from_secs(seconds) }))
         }
+        (b"UNINVITE", []) => order(Order::Uninvite),
+        (b"UNINVITE", _) => Err(Complaint::arity("diskstore|uninvite")),
         (b"STATUS", _) => Err(Complaint::arity("diskstore|status")),
         (b"CONFIG", _) => Err(Complaint::arity("diskstore|config")),
         (b"CHECKPOINT", _) => Err(Complaint::arity("diskstore|checkpoint")),
