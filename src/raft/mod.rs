@@ -119,6 +119,9 @@ pub struct Setup {
     pub bounds: replica::Bounds,
 }
 
+/// How long a hand-over waits for the answers to what was proposed: many times what they take.
+const SETTLE_BOUND: Duration = Duration::from_secs(1);
+
 /// One member's part in the cluster's agreement.
 #[derive(Debug)]
 pub struct Consensus {
@@ -467,6 +470,16 @@ impl Consensus {
     ) -> bool {
         let deadline = Instant::now() + bound;
         let mut has_begun = false;
+        if !self.view().is_leader {
+            return false;
+        }
+        // What is not answered when another leads is unknown to whoever asked for it. What comes meanwhile is
+        // proposed afterwards, or goes to the other.
+        let settled = deadline.min(Instant::now() + SETTLE_BOUND);
+        let paused = self.proposals.pause(settled).await;
+        if paused.is_none() {
+            tracing::info!("leadership is handed over while writes are on their way");
+        }
         while Instant::now() < deadline {
             let view = self.view();
             if !view.is_leader {

@@ -19,7 +19,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader};
 use openraft::raft::WriteResult;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, RwLockWriteGuard, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::types::TypeConfig;
@@ -81,6 +81,8 @@ impl Batch {
 #[derive(Debug)]
 pub(super) struct Proposals {
     queue: mpsc::Sender<Proposal>,
+    /// Shared by all callers until they are answered; whoever has it alone knows that nothing is on its way.
+    gate: RwLock<()>,
 }
 
 impl Proposals {
@@ -99,13 +101,22 @@ impl Proposals {
     {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(waiting, held_max, send));
-        Proposals { queue }
+        Proposals { queue, gate: RwLock::default() }
+    }
+
+    /// Waits until all that was proposed is answered; what comes meanwhile, and as long as the caller keeps
+    /// what it gets, waits. `None` if that takes longer than until `deadline`: then nothing waits any more.
+    pub(super) async fn pause(&self, deadline: Instant) -> Option<RwLockWriteGuard<'_, ()>> {
+        timeout_at(deadline, self.gate.write()).await.ok()
     }
 
     /// Proposes commands together, and waits for their answers until `deadline`.
     pub(super) async fn propose(&self, commands: Vec<Command>, deadline: Instant) -> Results {
         let count = commands.len();
         let all = |failure| vec![Err(ProposeError::Failed(failure)); count];
+        let Ok(_passed) = timeout_at(deadline, self.gate.read()).await else {
+            return all(Failure::Busy { reason: "leadership is handed over".to_owned() });
+        };
         let (results, receiver) = oneshot::channel();
         let sent = match self.queue.try_send(Proposal { commands, deadline, results }) {
             Err(TrySendError::Full(proposal)) => {
@@ -314,6 +325,39 @@ mod tests {
         let (_, _answered) = sent.recv().await.unwrap();
         let _others = [call(&proposals, 1), call(&proposals, 1)];
         assert_eq!(sent.recv().await.unwrap().0.commands.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_pause_begins_once_all_is_answered_and_holds_up_what_comes() {
+        let (proposals, mut sent) = start(LONG);
+        let proposals = Arc::new(proposals);
+        let propose = || {
+            let proposals = Arc::clone(&proposals);
+            let propose = async move {
+                proposals.propose(vec![command()], Instant::now() + LONG).await.len()
+            };
+            tokio::spawn(propose)
+        };
+        let first = propose();
+        let (batch, answered) = sent.recv().await.unwrap();
+        assert!(proposals.pause(Instant::now()).await.is_none(), "one is on its way");
+        let second = propose(); // a pause that did not begin holds up nobody
+        let (_, caller) = batch.callers.into_iter().next().unwrap();
+        drop(caller); // its answer, such as it is
+        answered.send(()).unwrap();
+        assert_eq!(first.await.unwrap(), 1);
+        let (batch, answered) = sent.recv().await.unwrap();
+        drop((batch, answered));
+        assert_eq!(second.await.unwrap(), 1);
+        let pause = proposals.pause(Instant::now() + LONG).await.unwrap();
+        let third = propose();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(sent.try_recv().is_err(), "it waits");
+        drop(pause);
+        drop(sent.recv().await.unwrap());
+        assert_eq!(third.await.unwrap(), 1);
     }
 
     /// I2

@@ -36,13 +36,16 @@ use super::original::OriginalDialect;
 use super::requester::Requester;
 use super::resp::RespDialect;
 use super::socket::{Came, Socket, UNSENT_BYTES_MAX, Wanted, linger};
-use super::turn::{Dialect, turn};
+use super::turn::{self, Dialect, turn};
 use crate::host::Stream;
 use crate::messages::Ended;
 use crate::tls::Mode;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long requests are still answered once the node stops, all of them by a refusal.
+const REFUSING_TIME: Duration = Duration::from_millis(200);
 
 /// How long a client may stay without the token that it needs; over HTTP the next response ends it then.
 pub(crate) const STRANGE_TIME_MAX: Duration = Duration::from_mins(1);
@@ -236,6 +239,14 @@ impl Session {
                     self.leave();
                     return self.socket.send_rest().await;
                 }
+                Came::Stop => {
+                    self.leave();
+                    // A client that sends nothing is told nothing.
+                    if let Ok(ended) = timeout(REFUSING_TIME, self.refuse(dialect.as_mut())).await {
+                        ended?;
+                    }
+                    return self.socket.send_rest().await;
+                }
                 Came::Stalled => {
                     self.leave();
                     let mut words = BytesMut::new();
@@ -244,6 +255,25 @@ impl Session {
                     tracing::debug!(peer = %self.peer, "ended: it asks for more than it takes");
                     return self.socket.finish().await;
                 }
+            }
+        }
+    }
+
+    /// Answers all that comes with the word that nothing was done, until the client goes elsewhere: what
+    /// was under way when the node stops is not lost without an answer then.
+    async fn refuse<D: Dialect>(&mut self, dialect: &mut D) -> io::Result<()> {
+        loop {
+            let (input, replies, _) = self.socket.turn_parts();
+            let flow = turn::refuse(dialect, &self.server, input, replies).await;
+            self.socket.end_turn().await?;
+            let wanted = match flow {
+                Flow::Close => return Ok(()),
+                Flow::Again if self.socket.has_output_space() => continue,
+                Flow::Again => Wanted::OutputSpace,
+                Flow::Read => Wanted::Bytes,
+            };
+            if self.socket.wait(wanted, None).await? != Came::Wanted {
+                return Ok(());
             }
         }
     }

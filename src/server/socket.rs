@@ -81,8 +81,10 @@ pub(crate) enum Wanted {
 pub(crate) enum Came {
     /// What was wanted.
     Wanted,
-    /// The client sends nothing more, or the node stops.
+    /// The client sends nothing more.
     End,
+    /// The node stops.
+    Stop,
     /// The client asks for more than it takes.
     Stalled,
     /// The client presents no token, for too long.
@@ -172,6 +174,8 @@ pub(crate) struct Socket {
     stream: Stream,
     /// Ends when the node stops; not polled after that.
     stopping: BoxFuture<'static, ()>,
+    /// Whether it has ended and was told, once.
+    is_stopping: bool,
     input: BytesMut,
     /// Most bytes that `input` held since it was made.
     input_bytes: usize,
@@ -196,6 +200,7 @@ impl Socket {
         Socket {
             stream,
             stopping,
+            is_stopping: false,
             input,
             input_bytes: 0,
             replies,
@@ -335,8 +340,9 @@ impl Socket {
         waiting: &mut Waiting,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Came>> {
-        if self.stopping.poll_unpin(context).is_ready() {
-            return Poll::Ready(Ok(Came::End));
+        if !self.is_stopping && self.stopping.poll_unpin(context).is_ready() {
+            self.is_stopping = true;
+            return Poll::Ready(Ok(Came::Stop));
         }
         let unsent_before = self.unsent.len();
         if let Poll::Ready(Err(error)) = self.outgoing().poll_send(context) {
@@ -671,10 +677,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_ends_the_wait() {
+    async fn a_stop_ends_a_wait_once_and_what_comes_afterwards_is_read() {
         let backlog = Arc::new(Backlog::new(SHORT));
-        let (mut socket, _client, stop) = pair(&backlog).await;
+        let (mut socket, mut client, stop) = pair(&backlog).await;
         stop.send(true).unwrap();
-        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::End);
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::Stop);
+        client.write_all(b"more").await.unwrap();
+        assert_eq!(socket.wait(Wanted::Bytes, None).await.unwrap(), Came::Wanted);
+        assert_eq!(&socket.input()[..], b"more");
     }
 }

@@ -191,6 +191,28 @@ pub(crate) async fn turn<D: Dialect>(
     flow
 }
 
+/// As [`turn`], where the node stops: what would be read or written is refused, and nothing of it was done.
+pub(crate) async fn refuse<D: Dialect>(
+    dialect: &mut D,
+    server: &Server,
+    input: &mut BytesMut,
+    out: &mut BytesMut,
+) -> Flow {
+    let (mut errands, flow) = gather(dialect, input);
+    // Its client hears of the replica that leads.
+    errands.retain(|errand| !matches!(errand.destination, Destination::Datagram(_)));
+    let refused = Err(Failure::Stopping);
+    for errand in &errands {
+        let before = out.len();
+        let result = errand.has_result().then_some(&refused);
+        reply(dialect, server, &errand.request, result, out).await;
+        if errand.destination == Destination::Nowhere {
+            out.truncate(before);
+        }
+    }
+    flow
+}
+
 /// Takes as many requests as one turn may hold.
 pub(crate) fn gather<D: Dialect>(
     dialect: &mut D,
