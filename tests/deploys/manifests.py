@@ -19,6 +19,8 @@ import kustomize
 
 KUBERNETES = containers.DEPLOYS / "kubernetes"
 COMPOSE = containers.DEPLOYS / "docker" / "compose.yaml"
+# What is laid over it for TLS.
+SECURED = containers.DEPLOYS / "docker" / "compose.tls.yaml"
 # Of Kubernetes.
 VERSION = "1.29"
 # What the programs answer.
@@ -31,7 +33,7 @@ OVERLAYS = {
     for program in ("disk", "kv")
     for log in ("", "-logfolder", "-logger")
     for monit in ("", "-monit")
-}
+} | {"disk-tls", "kv-tls"}
 
 
 def key(it):
@@ -75,6 +77,9 @@ def check_names(where, objects):
         claims = {claim["metadata"]["name"] for claim in it["spec"].get("volumeClaimTemplates", [])}
         for volume in pod.get("volumes", []):
             claims.add(volume["name"])
+            if "projected" in volume:
+                check_secrets(where, volume["projected"]["sources"], it["spec"]["replicas"])
+                continue
             assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in by_key, where
         assert pod["securityContext"]["runAsNonRoot"], where
         for container in pod["containers"]:
@@ -83,8 +88,17 @@ def check_names(where, objects):
             mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
             assert mounted <= claims, f"{at}: {mounted - claims} is no volume"
             ports = {port["name"] for port in container.get("ports", [])}
-            for probe in (container[word] for word in container if word.endswith("Probe")):
-                assert probe["httpGet"]["path"] in PROBES and probe["httpGet"]["port"] in ports, f"{at}: {probe}"
+            scheme = "HTTPS" if "-tls" in container.get("args", []) else "HTTP"
+            for probe in (container[word]["httpGet"] for word in container if word.endswith("Probe")):
+                assert probe["path"] in PROBES and probe["port"] in ports, f"{at}: {probe}"
+                assert probe.get("scheme", "HTTP") == scheme, f"{at}: {probe}"
+
+
+def check_secrets(where, sources, replicas):
+    """Each member finds the three files of -tls in a folder of its name."""
+    paths = sorted(item["path"] for it in sources for item in it["secret"]["items"])
+    files = [f"diskstore-{number}/{file}" for number in range(replicas) for file in ("ca.crt", "tls.crt", "tls.key")]
+    assert paths == sorted(files), f"{where}: {paths}"
 
 
 def check_flags(where, words, values, mounts, programs):
@@ -92,6 +106,13 @@ def check_flags(where, words, values, mounts, programs):
     with tempfile.TemporaryDirectory() as directory:
         mounts = {mount: f"{directory}{mount}" for mount in mounts}
         words, environment = containers.on_this_machine(words, values, mounts, programs)
+        if "-tls" in words:
+            folder = pathlib.Path(words[words.index("-tls") + 1])
+            name = words[words.index("-id") + 1] if "-id" in words else folder.name
+            made = folder.parent / "made"
+            subprocess.run([pathlib.Path(programs) / "diskstore", "certs", name, "-out", made], check=True,
+                           stdout=subprocess.DEVNULL)
+            (made / name).rename(folder)
         if words[0] == "monit":
             words[1] = "no-such-program"
         else:
@@ -125,14 +146,30 @@ def check_overlay(folder, programs, seen):
     return objects
 
 
-def check_compose(programs):
-    compose = yaml.safe_load(COMPOSE.read_text())
+def laid_over(below, above):
+    """As docker compose puts a second file over a first one, as far as ours go: volumes are added."""
+    both = dict(below)
+    for name, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(name), dict):
+            both[name] = laid_over(below[name], value)
+        else:
+            both[name] = below.get(name, []) + value if name == "volumes" else value
+    return both
+
+
+def check_compose(compose, programs):
     # Without YAML's own merges, which not every reader of the format knows.
     compose_spec.PyCompose.from_yaml(yaml.safe_dump(compose)).validate()
     nodes = [name for name, it in compose["services"].items() if name != "load"]
     for name, it in compose["services"].items():
-        mounts = dict(reversed(volume.split(":")) for volume in it.get("volumes", []))
+        volumes = it.get("volumes", [])
+        mounts = dict(reversed(volume.split(":")) for volume in volumes if isinstance(volume, str))
         assert set(mounts.values()) <= set(compose["volumes"]), f"compose, {name}: {mounts}"
+        binds = {volume["target"]: volume["source"] for volume in volumes if not isinstance(volume, str)}
+        is_secured = "-tls" in it["command"]
+        own = name if name != "load" else nodes[0]
+        assert binds == ({"/tls": f"../../certs/{own}"} if is_secured else {}), f"compose, {name}: {binds}"
+        mounts |= binds
         assert set(it.get("depends_on", [])) <= set(nodes), f"compose, {name}"
         values = it.get("environment", {})
         for program in ("diskstore", "kvstore"):
@@ -144,7 +181,8 @@ def check_compose(programs):
             assert flag("-id") == flag("-advertise") == name and flag("-data") == values["MEMBER_DATA"], words
             test = it["healthcheck"]["test"]
             assert test[0] == "CMD" and test[-1] == f"{name}:11000", f"compose, {name}: {test}"
-            check_flags(f"compose, {name}, its health", test[1:], {}, [], programs)
+            assert ("-tls" in test) == is_secured and values.get("MEMBER_TLS") == ("/tls" if is_secured else None), test
+            check_flags(f"compose, {name}, its health", test[1:], {}, binds, programs)
     build = compose["services"]["node0"]["build"]
     assert (COMPOSE.parent / build["context"] / build["dockerfile"]).is_file(), build
 
@@ -161,8 +199,11 @@ def main(programs):
         members = next(it for it in objects if it["kind"] == "StatefulSet")["spec"]["template"]["spec"]["containers"]
         assert ("-logfolder" in members[0]["args"]) == ("-logfolder" in folder.name)
         assert (len(members) == 2) == folder.name.endswith("-monit")
+        assert ("-tls" in members[0]["args"]) == folder.name.endswith("-tls")
     check_overlay(KUBERNETES / "load", programs, seen)
-    check_compose(programs)
+    compose = yaml.safe_load(COMPOSE.read_text())
+    check_compose(compose, programs)
+    check_compose(laid_over(compose, yaml.safe_load(SECURED.read_text())), programs)
     print("ok")
 
 
