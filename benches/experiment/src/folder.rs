@@ -58,12 +58,7 @@ impl Folder {
                 bail!("{} holds {stray}, but no experiment: name another with -out", place());
             }
         }
-        let lock = File::create(path.join(LOCK)).with_context(place)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("{} is in use by another program", place()),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(place),
-        }
+        let lock = lock(path)?;
         let manifest = if is_claimed { compatible(path, &manifest)? } else { manifest };
         let folder = Folder { path: path.to_owned(), manifest, _lock: lock };
         if !is_claimed {
@@ -71,6 +66,27 @@ impl Folder {
         }
         fs::create_dir_all(path.join("runs")).with_context(place)?;
         Ok(folder)
+    }
+
+    /// Takes a folder that holds a part of any experiment, made with any build. // I3
+    ///
+    /// # Errors
+    /// It holds none, or is in use.
+    pub(crate) fn reopen(path: &Path) -> Result<Folder> {
+        let manifest = manifest_of(path)?;
+        Ok(Folder { path: path.to_owned(), manifest, _lock: lock(path)? })
+    }
+
+    /// Removes a folder of files that are written anew, if it is there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn clear(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// The result of a run, if it is there.
@@ -141,13 +157,28 @@ fn run_name(number: u64) -> String {
     format!("runs/{number:05}.json")
 }
 
-/// The manifest of a folder, if it is that of the same experiment. // I1
-fn compatible(path: &Path, wanted: &Manifest) -> Result<Manifest> {
+/// Holds a folder until the file is dropped. // I3
+fn lock(path: &Path) -> Result<File> {
+    let place = || path.display().to_string();
+    let lock = File::create(path.join(LOCK)).with_context(place)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!("{} is in use by another program", place()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(place),
+    }
+}
+
+fn manifest_of(path: &Path) -> Result<Manifest> {
     let file = path.join(MANIFEST);
     let place = || file.display().to_string();
     let text = fs::read(&file).with_context(place)?;
-    let found: Manifest = serde_json::from_slice(&text)
-        .with_context(|| format!("{}: no manifest of an experiment", place()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{}: no manifest of an experiment", place()))
+}
+
+/// The manifest of a folder, if it is that of the same experiment. // I1
+fn compatible(path: &Path, wanted: &Manifest) -> Result<Manifest> {
+    let found = manifest_of(path)?;
     let words = "name another folder with -out";
     if found.plan != wanted.plan {
         bail!("{} holds another experiment (`{}`): {words}", path.display(), found.plan.title);

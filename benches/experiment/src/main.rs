@@ -21,6 +21,7 @@ mod runs;
 mod statistics;
 mod surroundings;
 mod tables;
+mod variants;
 mod watch;
 
 use std::fs;
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
@@ -48,17 +49,21 @@ const FAILURE_COUNT_MAX: u32 = 3;
     version,
     about = "Runs the experiment that FILE describes: starts real clusters, puts load on them, and \
              writes tables, plots and a report.",
-    after_help = "Interrupted, it goes on where it was: start it again. docs/experiments.md says what \
-                  FILE holds.",
+    after_help = "Interrupted, it goes on where it was: start it again. Several FILEs are run one after \
+                  another. docs/experiments.md says what FILE holds.",
     args_override_self = true
 )]
 struct Invocation {
     /// The experiment, such as scripts/experiments/saturation.toml.
-    file: PathBuf,
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Runs the short form, which the table `quick` of FILE describes.
     #[arg(long)]
     quick: bool,
-    /// Folder of the results [default: experiment-results/NAME].
+    /// Makes no run, and writes tables, plots and report of those that were made: also with a later build.
+    #[arg(long)]
+    report: bool,
+    /// Folder of the results of the one FILE [default: experiment-results/NAME].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Folder in which the nodes' data lies while they run [default: in the folder of the results].
@@ -74,7 +79,7 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(refusal) => return refusal.tell(),
     };
-    match experiment(&invocation) {
+    match experiments(&invocation) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("experiment: {error:#}");
@@ -83,17 +88,37 @@ fn main() -> ExitCode {
     }
 }
 
-fn experiment(invocation: &Invocation) -> Result<()> {
-    let place = || invocation.file.display().to_string();
-    let text = fs::read_to_string(&invocation.file).with_context(place)?;
-    let plan = Plan::parse(&text, invocation.quick).with_context(place)?;
+fn experiments(invocation: &Invocation) -> Result<()> {
+    let is_one = invocation.files.len() == 1;
+    ensure!(is_one || invocation.out.is_none(), "-out is the folder of one FILE");
+    // What is wrong in the last file should not show after an hour.
+    let parsed = invocation.files.iter().map(|file| Ok((file, parse(file, invocation.quick)?)));
+    for (file, plan) in parsed.collect::<Result<Vec<_>>>()? {
+        experiment(invocation, file, plan)?;
+    }
+    Ok(())
+}
+
+fn parse(file: &Path, is_quick: bool) -> Result<Plan> {
+    let place = || file.display().to_string();
+    let text = fs::read_to_string(file).with_context(place)?;
+    Plan::parse(&text, is_quick).with_context(place)
+}
+
+fn experiment(invocation: &Invocation, file: &Path, plan: Plan) -> Result<()> {
+    let out = invocation.out.clone().unwrap_or_else(|| default_out(file, invocation.quick));
+    let out = std::path::absolute(out)?;
+    if invocation.report {
+        let folder = Folder::reopen(&out)?;
+        let results = made(&folder)?;
+        ensure!(!results.is_empty(), "no run has been made yet in {}", out.display());
+        return write_all(&folder, &results, &out);
+    }
     let programs = match &invocation.programs {
         Some(folder) => fs::canonicalize(folder).with_context(|| folder.display().to_string())?,
         None => std::env::current_exe()?.parent().context("a program without folder")?.to_owned(),
     };
     let programs = Programs::find(&programs, &plan)?;
-    let out =
-        std::path::absolute(invocation.out.clone().unwrap_or_else(|| default_out(invocation)))?;
     let data_root = invocation.data.clone().unwrap_or_else(|| out.clone());
     let data_root = std::path::absolute(data_root)?;
     let parent = data_root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
@@ -108,39 +133,86 @@ fn experiment(invocation: &Invocation) -> Result<()> {
     let name = crc32fast::hash(out.as_os_str().as_encoded_bytes());
     let data = data_root.join(format!("experiment-data-{name:08x}"));
     let results = run_all(&folder, &programs, &data)?;
-    for (name, bytes) in tables::all(&results).into_iter().chain(plot::all(&results)?) {
+    write_all(&folder, &results, &out)
+}
+
+fn default_out(file: &Path, is_quick: bool) -> PathBuf {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    let quick = if is_quick { "-quick" } else { "" };
+    Path::new("experiment-results").join(format!("{name}{quick}"))
+}
+
+/// Writes tables, plots and the report.
+fn write_all(folder: &Folder, results: &[RunResult], out: &Path) -> Result<()> {
+    let figures = plot::all(results);
+    // Of a build that drew others.
+    folder.clear("plots")?;
+    let drawn = figures.iter().map(|figure| (figure.file(), figure.svg.clone()));
+    for (name, bytes) in tables::all(results).into_iter().chain(drawn) {
         folder.write(&name, bytes.as_bytes())?;
     }
-    folder.write("report.html", report::html(&folder.manifest, &results)?.as_bytes())?;
+    let run_count = due(&folder.manifest.plan, results).len() + results.len();
+    let html = report::html(&folder.manifest, results, &figures, run_count)?;
+    folder.write("report.html", html.as_bytes())?;
     println!("{}", out.join("report.html").display());
     Ok(())
 }
 
-fn default_out(invocation: &Invocation) -> PathBuf {
-    let name = invocation.file.file_stem().unwrap_or_default().to_string_lossy();
-    let quick = if invocation.quick { "-quick" } else { "" };
-    Path::new("experiment-results").join(format!("{name}{quick}"))
+/// The results that there are, by number.
+fn made(folder: &Folder) -> Result<Vec<RunResult>> {
+    let plan = &folder.manifest.plan;
+    let runs = plan.runs().into_iter().chain(plan.steps().concat());
+    let results = runs.filter_map(|run| folder.result(&run).transpose());
+    results.collect()
+}
+
+/// The runs to be made next, in their order: those of the plan, and once these are done, the next step of
+/// sweeps in which throughput still rises.
+fn due(plan: &Plan, results: &[RunResult]) -> Vec<Run> {
+    let is_made = |run: &Run| results.iter().any(|result| result.run.number == run.number);
+    let mut due = plan.order(plan.runs());
+    due.retain(|run| !is_made(run));
+    for step in plan.steps() {
+        if !due.is_empty() {
+            break;
+        }
+        // The repetitions of a point belong together: the first of them must not stop the others.
+        let is_begun = |run: &Run| step.iter().any(|it| it.point == run.point && is_made(it));
+        due = plan.order(step.clone());
+        due.retain(|run| {
+            !is_made(run) && (is_begun(run) || variants::still_rises(results, &run.point))
+        });
+    }
+    due
 }
 
 /// Makes all runs that have no result yet, and gives all results by number.
 fn run_all(folder: &Folder, programs: &Programs, data: &Path) -> Result<Vec<RunResult>> {
-    let order = folder.manifest.plan.order();
-    let mut results = Vec::new();
-    let mut due = Vec::new();
-    for run in order {
-        match folder.result(&run)? {
-            Some(result) => results.push(result),
-            None => due.push(run),
-        }
+    let plan = &folder.manifest.plan;
+    let mut results = made(folder)?;
+    let mut next = due(plan, &results);
+    if !results.is_empty() && !next.is_empty() {
+        eprintln!("going on: {} of {} runs are done", results.len(), results.len() + next.len());
     }
-    if !results.is_empty() && !due.is_empty() {
-        eprintln!("going on: {} of {} runs are done", results.len(), results.len() + due.len());
+    while !next.is_empty() {
+        make_all(&next, &mut results, |run| run_one(folder, run, programs, data))?;
+        next = due(plan, &results);
     }
+    results.sort_by_key(|result| result.run.number);
+    Ok(results)
+}
+
+/// Makes runs, and adds their results.
+fn make_all(
+    due: &[Run],
+    results: &mut Vec<RunResult>,
+    make: impl Fn(&Run) -> Result<RunResult>,
+) -> Result<()> {
     let mut pace = Pace::new(due.len());
     let (mut failed, mut in_a_row) = (0, 0);
-    for run in &due {
+    for run in due {
         pace.begin(run);
-        match run_one(folder, run, programs, data) {
+        match make(run) {
             Ok(result) => {
                 pace.end(&result);
                 results.push(result);
@@ -160,8 +232,7 @@ fn run_all(folder: &Folder, programs: &Programs, data: &Path) -> Result<Vec<RunR
     if failed > 0 {
         bail!("{failed} of {} runs failed; start again to repeat them", due.len());
     }
-    results.sort_by_key(|result| result.run.number);
-    Ok(results)
+    Ok(())
 }
 
 fn run_one(folder: &Folder, run: &Run, programs: &Programs, data: &Path) -> Result<RunResult> {

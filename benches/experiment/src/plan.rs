@@ -114,6 +114,9 @@ pub(crate) struct Plan {
     /// What the experiment shows, in a few sentences.
     #[serde(default)]
     pub(crate) about: String,
+    /// What must not be compared, and why: a sentence each, in the report.
+    #[serde(default)]
+    pub(crate) not_comparable: Vec<String>,
     pub(crate) kind: Kind,
     /// How often each point runs.
     #[serde(default = "one")]
@@ -144,6 +147,8 @@ pub(crate) struct Sweep {
     pub(crate) read: Vec<String>,
     pub(crate) value_bytes: Vec<u64>,
     pub(crate) clients: Vec<u64>,
+    /// Up to so many clients the sweep goes on, twice as many each time, while throughput rises.
+    pub(crate) clients_max: Option<u64>,
     /// Of a recovery: where the state comes from.
     pub(crate) source: Vec<Source>,
     /// Of a recovery: how many commands there are.
@@ -199,6 +204,7 @@ struct Quick {
     read: Option<Vec<String>>,
     value_bytes: Option<Vec<u64>>,
     clients: Option<Vec<u64>>,
+    clients_max: Option<u64>,
     source: Option<Vec<Source>>,
     commands: Option<Vec<u64>>,
     flags: Option<Vec<String>>,
@@ -242,6 +248,7 @@ impl Default for Sweep {
             read: vec!["linearizable".to_owned()],
             value_bytes: vec![1024],
             clients: vec![64],
+            clients_max: None,
             source: Vec::new(),
             commands: Vec::new(),
         }
@@ -324,8 +331,13 @@ impl Plan {
         for count in points_of("sweep.clients", &sweep.clients)? {
             bounded("sweep.clients", *count, 1, CLIENT_COUNT_MAX)?;
         }
+        if let Some(most) = sweep.clients_max {
+            bounded("sweep.clients_max", most, self.clients_most(), CLIENT_COUNT_MAX)?;
+            ensure!(self.kind == Kind::Load, "sweep.clients_max belongs to kind = \"load\"");
+        }
         self.check_kind()?;
-        let runs = self.runs().len();
+        let steps = self.steps();
+        let runs = self.runs().len() + steps.iter().map(Vec::len).sum::<usize>();
         ensure!(runs <= RUN_COUNT_MAX, "{runs} runs, give at most {RUN_COUNT_MAX}");
         Ok(())
     }
@@ -357,20 +369,43 @@ impl Plan {
         Ok(())
     }
 
-    /// Every run, by number. // I2
+    /// Every run that is made in any case, by number. // I2
     pub(crate) fn runs(&self) -> Vec<Run> {
+        self.numbered(0, self.points(&self.sweep.clients))
+    }
+
+    /// Runs by which the sweep may go on, step by step: each has twice as many clients as the one before.
+    /// Their numbers do not depend on which of them are made. // I2
+    pub(crate) fn steps(&self) -> Vec<Vec<Run>> {
+        let mut steps: Vec<Vec<Run>> = Vec::new();
+        let mut before = self.runs().len() as u64;
+        let mut clients = self.clients_most() * 2;
+        while self.sweep.clients_max.is_some_and(|most| clients <= most) {
+            let runs = self.numbered(before, self.points(&[clients]));
+            before += runs.len() as u64;
+            steps.push(runs);
+            clients *= 2;
+        }
+        steps
+    }
+
+    fn clients_most(&self) -> u64 {
+        self.sweep.clients.iter().copied().max().unwrap_or(1)
+    }
+
+    fn numbered(&self, before: u64, points: Vec<Point>) -> Vec<Run> {
         let mut runs = Vec::new();
-        for point in self.points() {
+        for point in points {
             for repetition in 1..=self.repeat {
-                let number = runs.len() as u64 + 1;
+                let number = before + runs.len() as u64 + 1;
                 runs.push(Run { number, repetition, point: point.clone() });
             }
         }
         runs
     }
 
-    fn points(&self) -> Vec<Point> {
-        let Sweep { machine, strategy, sync, read, value_bytes, clients, source, commands } =
+    fn points(&self, clients: &[u64]) -> Vec<Point> {
+        let Sweep { machine, strategy, sync, read, value_bytes, source, commands, .. } =
             &self.sweep;
         let point = Point {
             machine: Machine::Disk,
@@ -396,9 +431,8 @@ impl Plan {
         points
     }
 
-    /// Every run, in the order in which they are made: at random, as the seed says. // I2
-    pub(crate) fn order(&self) -> Vec<Run> {
-        let mut runs = self.runs();
+    /// Runs in the order in which they are made: at random, as the seed says. // I2
+    pub(crate) fn order(&self, mut runs: Vec<Run>) -> Vec<Run> {
         let mut state = self.seed;
         for last in (1..runs.len()).rev() {
             let other = usize::try_from(random(&mut state) % (last as u64 + 1));
@@ -423,6 +457,7 @@ impl Quick {
         set(&mut sweep.read, self.read);
         set(&mut sweep.value_bytes, self.value_bytes);
         set(&mut sweep.clients, self.clients);
+        set(&mut sweep.clients_max, self.clients_max.map(Some));
         set(&mut sweep.source, self.source);
         set(&mut sweep.commands, self.commands);
         set(&mut cluster.flags, self.flags);
@@ -450,7 +485,7 @@ impl Display for Point {
         let mut factors = self.factors();
         factors.retain(|factor| !factor.is_empty() && factor != "read linearizable");
         let clients = if self.commands.is_none() {
-            format!(", {} clients", self.clients)
+            format!(", {} client{}", self.clients, if self.clients == 1 { "" } else { "s" })
         } else {
             String::new()
         };
@@ -536,13 +571,29 @@ mod tests {
             let text = format!("{LEAST}seed = {seed}\nrepeat = 20");
             Plan::parse(&text, false).unwrap()
         };
-        let numbers =
-            |plan: &Plan| -> Vec<u64> { plan.order().iter().map(|run| run.number).collect() };
+        let numbers = |plan: &Plan| -> Vec<u64> {
+            plan.order(plan.runs()).iter().map(|run| run.number).collect()
+        };
         let one = numbers(&plan(1));
         assert_eq!(one, numbers(&plan(1)));
         assert_ne!(one, numbers(&plan(2)));
         assert_ne!(one, (1..=20).collect::<Vec<_>>());
         assert_eq!(one.iter().copied().collect::<BTreeSet<_>>(), (1..=20).collect());
+    }
+
+    #[test]
+    fn a_sweep_may_go_on_in_steps_whose_numbers_follow_from_the_file() {
+        let text = format!(
+            "{LEAST}repeat = 2\n[sweep]\nclients = [1, 8]\nclients_max = 40\nsync = ['always', 'never']"
+        );
+        let plan = Plan::parse(&text, false).unwrap();
+        let steps = plan.steps();
+        let clients: Vec<u64> = steps.iter().map(|step| step[0].point.clients).collect();
+        assert_eq!(clients, [16, 32]);
+        let all: Vec<Run> = plan.runs().into_iter().chain(steps.concat()).collect();
+        assert_eq!(all.len(), 8 + 2 * 4);
+        assert!(all.iter().zip(1..).all(|(run, number)| run.number == number));
+        assert_eq!(Plan::parse(LEAST, false).unwrap().steps(), Vec::<Vec<Run>>::new());
     }
 
     #[test]
@@ -579,6 +630,7 @@ mod tests {
         for (text, words) in [
             ("[sweep]\nclients = [0]", "sweep.clients = 0: give 1 to 50000"),
             ("[sweep]\nclients = [2, 2]", "sweep.clients: 2 stands there twice"),
+            ("[sweep]\nclients = [9]\nclients_max = 8", "clients_max = 8: give 9 to 50000"),
             ("[sweep]\nvalue_bytes = [31]", "sweep.value_bytes = 31"),
             ("repeat = 0", "repeat = 0"),
             ("[load]\nreads = 101", "load.reads = 101: give 0 to 100"),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Run;
+use crate::statistics::float;
 
 /// Writes of probes are counted by so many milliseconds.
 pub(crate) const SERVICE_BIN_MS: u64 = 50;
@@ -22,6 +23,33 @@ pub(crate) struct RunResult {
     pub(crate) nodes: NodeCounts,
     pub(crate) recovery: Option<Recovery>,
     pub(crate) failover: Option<Failover>,
+}
+
+/// A percentile of which reports speak.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Percentile {
+    pub(crate) name: &'static str,
+    /// Of operations in a thousand, how many are slower.
+    slower: u64,
+    latency: fn(&Latency) -> f64,
+}
+
+/// Those that are shown.
+pub(crate) const PERCENTILES: [Percentile; 4] = [
+    Percentile { name: "p50", slower: 500, latency: |latency| latency.p50_ms },
+    Percentile { name: "p90", slower: 100, latency: |latency| latency.p90_ms },
+    Percentile { name: "p99", slower: 10, latency: |latency| latency.p99_ms },
+    Percentile { name: "p99.9", slower: 1, latency: |latency| latency.p999_ms },
+];
+/// A percentile that fewer operations exceed is a matter of chance.
+const SLOWER_COUNT_MIN: u64 = 10;
+
+impl Percentile {
+    /// Its latency in milliseconds, if there were enough operations to speak of it.
+    pub(crate) fn of(self, load: &LoadReport) -> Option<f64> {
+        let slower = load.all.count * self.slower / 1000;
+        (slower >= SLOWER_COUNT_MIN).then(|| (self.latency)(&load.all.latency))
+    }
 }
 
 /// What `diskstore bench -json` printed.
@@ -139,8 +167,14 @@ pub(crate) struct Failover {
     pub(crate) kill_s: f64,
     /// The longest time without a successful write from then on, anywhere.
     pub(crate) without_service_ms: f64,
+    /// Until a node that lives was in a later term: it, or another one, campaigns.
+    #[serde(default)]
+    pub(crate) campaign_ms: Option<f64>,
     /// Until a node that lives said that it leads.
     pub(crate) elected_ms: Option<f64>,
+    /// Until the longest time without a write was over.
+    #[serde(default)]
+    pub(crate) resumed_ms: Option<f64>,
     /// Writes of probes that succeeded, by [`SERVICE_BIN_MS`] since the measurement began.
     pub(crate) service: Vec<u64>,
 }
@@ -176,6 +210,22 @@ impl RunResult {
         }
     }
 
+    /// The latencies of a kind of operations with the share of operations that took longer, as far as one
+    /// did: so the slowest is not among them.
+    pub(crate) fn tail(&self, operation: &str) -> Vec<(f64, f64)> {
+        let rows = || self.latencies.iter().filter(|row| row.operation == operation);
+        let count = rows().map(|row| row.count).max().unwrap_or_default();
+        let mut tail: Vec<(f64, f64)> = Vec::new();
+        for row in rows().filter(|row| row.count < count) {
+            // Several quantiles may have one latency.
+            if tail.last().is_some_and(|last| (last.0 - row.ms).abs() < f64::EPSILON) {
+                tail.pop();
+            }
+            tail.push((row.ms, float(count - row.count) / float(count)));
+        }
+        tail
+    }
+
     /// Operations a second.
     pub(crate) fn per_second(&self) -> f64 {
         self.load.as_ref().map_or(0.0, |load| load.all.per_second)
@@ -185,9 +235,22 @@ impl RunResult {
 impl Recovery {
     /// Commands installed a second, transfer and installation together; `None` where slots came or a
     /// part of the log was replayed, which nobody counts in commands.
-    #[expect(clippy::cast_precision_loss, reason = "statistics need 52 bits at most")]
     pub(crate) fn per_second(&self) -> Option<f64> {
-        self.install_ms.map(|_| self.commands as f64 / (self.total_ms / 1e3))
+        self.install_ms.map(|_| float(self.commands) / (self.total_ms / 1e3))
+    }
+}
+
+impl Failover {
+    /// The ends of detection, election and the wait for the first write: milliseconds after the kill.
+    pub(crate) fn bounds_ms(&self) -> [Option<f64>; 3] {
+        [self.campaign_ms, self.elected_ms, self.resumed_ms]
+    }
+
+    /// How long each of them took. What was seen late by asking takes no time rather than less than none.
+    pub(crate) fn parts_ms(&self) -> [Option<f64>; 3] {
+        let [campaign, elected, resumed] = self.bounds_ms();
+        let between = |from: Option<f64>, to: Option<f64>| Some((to? - from?).max(0.0));
+        [campaign, between(campaign, elected), between(elected, resumed)]
     }
 }
 
@@ -228,5 +291,50 @@ pub(crate) mod tests {
             count,
         };
         [(0.0, 0.5, 1), (0.5, 1.0, 2), (1.0, 8.0, 3)].map(quantile).into()
+    }
+
+    /// A run of a plan's first point, with a load of so many operations.
+    pub(crate) fn loaded(point: crate::plan::Point, repetition: u64, per_second: f64) -> RunResult {
+        let mut result = RunResult::new(Run { number: repetition, repetition, point });
+        let mut load = report();
+        load.all.per_second = per_second;
+        load.all.count = 100_000;
+        result.load = Some(load);
+        result
+    }
+
+    #[test]
+    fn a_tail_ends_where_nothing_took_longer_and_has_each_latency_once() {
+        let plan = "title = 'x'\nkind = 'load'";
+        let run = crate::plan::Plan::parse(plan, false).unwrap().runs().remove(0);
+        let mut result = RunResult::new(run);
+        let row = |ms, count| Quantile { operation: "writes".to_owned(), quantile: 0.0, ms, count };
+        result.latencies = vec![row(1.0, 50), row(2.0, 90), row(2.0, 98), row(9.0, 100)];
+        assert_eq!(result.tail("writes"), [(1.0, 0.5), (2.0, 0.02)]);
+        assert_eq!(result.tail("reads"), []);
+    }
+
+    #[test]
+    fn a_percentile_that_nearly_nothing_exceeds_is_none() {
+        let mut load = report();
+        for (count, has) in
+            [(9_999, [true, true, true, false]), (10_000, [true; 4]), (3, [false; 4])]
+        {
+            load.all.count = count;
+            assert_eq!(
+                PERCENTILES.map(|percentile| percentile.of(&load).is_some()),
+                has,
+                "{count}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failover_is_parted_into_detection_election_and_the_first_write() {
+        let [campaign_ms, elected_ms, resumed_ms] = [Some(1_500.0), Some(1_520.0), Some(1_515.0)];
+        let failover = Failover { campaign_ms, elected_ms, resumed_ms, ..Failover::default() };
+        assert_eq!(failover.parts_ms(), [Some(1_500.0), Some(20.0), Some(0.0)]);
+        let unseen = Failover { elected_ms, ..Failover::default() };
+        assert_eq!(unseen.parts_ms(), [None; 3]);
     }
 }

@@ -1,40 +1,71 @@
-//! Numbers of several repetitions as few numbers.
+//! Numbers of several repetitions as few numbers, and numbers of a column as text.
 
-/// Average and standard deviation (of a sample; 0 for a single value).
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Spread {
-    pub(crate) mean: f64,
-    pub(crate) deviation: f64,
+/// Decimals that a column has at most.
+const DECIMAL_COUNT_MAX: usize = 3;
+/// Digits that the least and the greatest number of a column have at least.
+const DIGIT_COUNTS: [i32; 2] = [2, 3];
+
+/// What is said of repetitions: nothing that two or three values cannot tell, so neither a deviation
+/// nor quartiles.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Summary {
+    pub(crate) count: usize,
+    pub(crate) least: f64,
+    pub(crate) median: f64,
+    pub(crate) most: f64,
 }
 
-impl Spread {
-    /// That of some values; zeros for none.
-    pub(crate) fn of(values: &[f64]) -> Spread {
-        let count = float(values.len() as u64);
-        if values.is_empty() {
-            return Spread::default();
-        }
-        let mean = values.iter().sum::<f64>() / count;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let deviation = if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 };
-        Spread { mean, deviation }
+impl Summary {
+    /// That of some values; nothing for none.
+    pub(crate) fn of(values: &[f64]) -> Option<Summary> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (count, last) = (sorted.len(), sorted.len().checked_sub(1)?);
+        let median = f64::midpoint(sorted[last / 2], sorted[count / 2]);
+        Some(Summary { count, least: sorted[0], median, most: sorted[last] })
+    }
+
+    /// In the form `median (least to most)`; what is always the same stands alone.
+    pub(crate) fn words(&self, decimals: usize) -> String {
+        let [least, median, most] =
+            [self.least, self.median, self.most].map(|value| fixed(value, decimals));
+        if least == most { median } else { format!("{median} ({least} to {most})") }
     }
 }
 
-/// Least, quarter, half, three quarters and most.
-pub(crate) fn quartiles(values: &[f64]) -> Option<[f64; 5]> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = float(sorted.len().checked_sub(1)? as u64);
-    let at = |share: f64| {
-        let place = share * last;
-        let mut pairs = sorted.windows(2).zip(0_u64..);
-        let between = pairs.find(|(_, index)| float(index + 1) >= place);
-        between.map_or(sorted[0], |(pair, index)| {
-            pair[0] + (pair[1] - pair[0]) * (place - float(index))
-        })
-    };
-    Some([0.0, 0.25, 0.5, 0.75, 1.0].map(at))
+/// How many decimals the numbers of one column have, so that they can be compared at a glance: enough for
+/// two digits of the least and three of the greatest; none where all are whole.
+pub(crate) fn decimals(values: &[f64]) -> usize {
+    let sizes = || values.iter().map(|value| value.abs()).filter(|size| *size > 0.0);
+    if values.iter().all(|value| (value - value.round()).abs() < 1e-9) {
+        return 0;
+    }
+    let ends = [sizes().min_by(f64::total_cmp), sizes().max_by(f64::total_cmp)];
+    let wanted = ends.into_iter().zip(DIGIT_COUNTS).filter_map(|(size, digits)| {
+        let mut count: usize = 0;
+        let mut limit = 10_f64.powi(digits - 1);
+        while count < DECIMAL_COUNT_MAX && size? < limit {
+            (count, limit) = (count + 1, limit / 10.0);
+        }
+        Some(count)
+    });
+    wanted.max().unwrap_or(0)
+}
+
+/// A number with so many decimals, and commas between groups of three digits.
+pub(crate) fn fixed(value: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", value.abs());
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut grouped = String::new();
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    let is_zero = !text.contains(|digit: char| digit.is_ascii_digit() && digit != '0');
+    let sign = if value < 0.0 && !is_zero { "-" } else { "" };
+    format!("{sign}{grouped}{rest}")
 }
 
 /// A count as a number to calculate with.
@@ -48,19 +79,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_that_of_a_sample() {
-        let spread = Spread::of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
-        assert!((spread.mean - 5.0).abs() < 1e-9);
-        assert!((spread.deviation - (32.0_f64 / 7.0).sqrt()).abs() < 1e-9);
-        assert_eq!(Spread::of(&[3.0]), Spread { mean: 3.0, deviation: 0.0 });
-        assert_eq!(Spread::of(&[]), Spread::default());
+    fn a_summary_has_nothing_but_values_that_were_measured_and_their_middle() {
+        let summary = |least, median, most, count| Some(Summary { count, least, median, most });
+        assert_eq!(Summary::of(&[4.0, 1.0, 3.0]), summary(1.0, 3.0, 4.0, 3));
+        assert_eq!(Summary::of(&[2.0, 1.0]), summary(1.0, 1.5, 2.0, 2));
+        assert_eq!(Summary::of(&[7.0]), summary(7.0, 7.0, 7.0, 1));
+        assert_eq!(Summary::of(&[]), None);
+        assert_eq!(Summary::of(&[4.0, 1.0, 3.0]).unwrap().words(1), "3.0 (1.0 to 4.0)");
+        assert_eq!(Summary::of(&[7.0]).unwrap().words(0), "7", "no range of one");
     }
 
     #[test]
-    fn quartiles_lie_between_values_where_they_must() {
-        assert_eq!(quartiles(&[4.0, 1.0, 3.0, 2.0, 5.0]), Some([1.0, 2.0, 3.0, 4.0, 5.0]));
-        assert_eq!(quartiles(&[1.0, 2.0]), Some([1.0, 1.25, 1.5, 1.75, 2.0]));
-        assert_eq!(quartiles(&[7.0]), Some([7.0; 5]));
-        assert_eq!(quartiles(&[]), None);
+    fn a_column_has_as_many_decimals_as_its_least_number_needs() {
+        for (values, count) in [
+            (&[1_279.4, 45_562.1][..], 0),
+            (&[0.34, 4.25], 2),
+            (&[1.31, 2.4], 2),
+            (&[12.2, 99.1], 1),
+            (&[0.052, 0.1], 3),
+            (&[0.0, 3.0, 1_000.0], 0),
+            (&[0.000_1], 3),
+            (&[], 0),
+        ] {
+            assert_eq!(decimals(values), count, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        for (value, decimals, text) in [
+            (0.0, 0, "0"),
+            (-0.01, 1, "0.0"),
+            (999.0, 0, "999"),
+            (41_344.26, 1, "41,344.3"),
+            (-1_234_567.0, 0, "-1,234,567"),
+        ] {
+            assert_eq!(fixed(value, decimals), text);
+        }
     }
 }

@@ -161,13 +161,22 @@ fn recovery(results: &[RunResult]) -> String {
 }
 
 fn failover(results: &[RunResult]) -> String {
-    let mut text = format!("{FACTORS},kill_s,without_service_ms,elected_ms\n");
+    let mut text =
+        format!("{FACTORS},kill_s,without_service_ms,campaign_ms,elected_ms,resumed_ms\n");
     for result in results {
         let Some(failover) = &result.failover else { continue };
-        let elected = failover.elected_ms.map(|ms| ms.to_string()).unwrap_or_default();
+        let [campaign, elected, resumed] =
+            failover.bounds_ms().map(|ms| ms.map(|ms| ms.to_string()).unwrap_or_default());
         push(
             &mut text,
-            &[&factors(result), &failover.kill_s, &failover.without_service_ms, &elected],
+            &[
+                &factors(result),
+                &failover.kill_s,
+                &failover.without_service_ms,
+                &campaign,
+                &elected,
+                &resumed,
+            ],
         );
     }
     text

@@ -22,11 +22,19 @@ pub(crate) struct Election {
     pub(crate) leader: String,
 }
 
+/// What was seen of elections.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) elections: Vec<Election>,
+    /// When a node was in a later term than before, milliseconds since 1970: somebody campaigns.
+    pub(crate) campaigns_unix_ms: Vec<u64>,
+}
+
 /// Asks every node for its status, again and again.
 #[derive(Debug)]
 pub(crate) struct Watch {
     is_over: Arc<AtomicBool>,
-    seen: Arc<Mutex<Vec<Election>>>,
+    seen: Arc<Mutex<Seen>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -34,7 +42,7 @@ impl Watch {
     /// Watches nodes that have had a leader up to `term`.
     pub(crate) fn start(cluster: &Cluster<'_>, term: u64, interval: Duration) -> Watch {
         let is_over = Arc::new(AtomicBool::new(false));
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Mutex::new(Seen::default()));
         let threads = cluster.nodes.iter().map(|node| {
             let (port, is_over, seen) = (node.port, Arc::clone(&is_over), Arc::clone(&seen));
             std::thread::spawn(move || watch(port, term, interval, (&is_over, &seen)))
@@ -43,8 +51,8 @@ impl Watch {
         Watch { is_over, seen, threads }
     }
 
-    /// The elections up to now.
-    pub(crate) fn elections(&self) -> Vec<Election> {
+    /// What was seen up to now.
+    pub(crate) fn seen(&self) -> Seen {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -54,11 +62,11 @@ impl Watch {
     /// A thread has panicked.
     pub(crate) fn stop(self) -> Result<Vec<Election>> {
         self.is_over.store(true, Ordering::Relaxed);
-        let elections = Arc::clone(&self.seen);
+        let seen = Arc::clone(&self.seen);
         for thread in self.threads {
             thread.join().ok().context("a watching thread has panicked")?;
         }
-        let mut elections = elections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut elections = seen.lock().unwrap_or_else(PoisonError::into_inner).elections.clone();
         elections.sort_by_key(|election| election.unix_ms);
         Ok(elections)
     }
@@ -69,20 +77,28 @@ fn watch(
     port: u16,
     mut term: u64,
     interval: Duration,
-    (is_over, seen): (&AtomicBool, &Mutex<Vec<Election>>),
+    (is_over, seen): (&AtomicBool, &Mutex<Seen>),
 ) {
     let mut connection = None;
+    let mut term_seen = term;
     while !is_over.load(Ordering::Relaxed) {
         if connection.is_none() {
             connection = Connection::open(port, ANSWER_TIME_MAX).ok();
         }
         match connection.as_mut().map(Connection::status) {
-            Some(Ok(status)) if status.role == "leader" && status.term > term => {
-                term = status.term;
-                let election = Election { unix_ms: unix_ms(), leader: status.name };
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(election);
+            Some(Ok(status)) => {
+                let unix_ms = unix_ms();
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if status.term > term_seen {
+                    term_seen = status.term;
+                    seen.campaigns_unix_ms.push(unix_ms);
+                }
+                if status.role == "leader" && status.term > term {
+                    term = status.term;
+                    seen.elections.push(Election { unix_ms, leader: status.name });
+                }
             }
-            Some(Ok(_)) | None => {}
+            None => {}
             Some(Err(_)) => connection = None,
         }
         std::thread::sleep(interval);

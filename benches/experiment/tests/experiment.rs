@@ -102,6 +102,12 @@ fn an_experiment_that_is_killed_goes_on_and_its_tables_make_sense() {
     assert_eq!(first.len(), 1);
     let kept = fs::read(&first[0]).unwrap();
     assert!(!out.join("runs.csv").exists());
+    // What there is can be read meanwhile, and says that it is not whole.
+    let output = run(experiment(&file, &out).arg("-report"));
+    assert!(output.status.success(), "{output:?}");
+    let report = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(report.contains("Not whole: 1 of 2 runs have been made"), "{report}");
+    assert_eq!(results(&out).len(), 1);
 
     let output = run(&mut experiment(&file, &out));
     assert!(output.status.success(), "{output:?}");
@@ -165,15 +171,30 @@ fn check_tables(out: &Path) {
 
 fn check_report(out: &Path) {
     let report = fs::read_to_string(out.join("report.html")).unwrap();
-    for words in ["<h1>quick</h1>", "disk, app, sync always", "<svg", "file system", "commit"] {
+    for words in [
+        "<h1>quick</h1>",
+        "disk, app, sync always",
+        "<svg",
+        "What is not comparable",
+        "% of none",
+        "file system",
+        "commit",
+    ] {
         assert!(report.contains(words), "{words}");
     }
+    assert!(!report.contains("Not whole"));
     for outside in ["src=", "href=", "url(", "@import"] {
         assert!(!report.contains(outside), "the report leans on {outside}");
     }
-    for plot in ["throughput-boxes", "latency-writes", "throughput-time-2", "resources-cpu"] {
+    for plot in ["throughput", "cost", "latency-writes", "throughput-time-2", "resources-cpu"] {
         let svg = fs::read_to_string(out.join(format!("plots/{plot}.svg"))).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{plot}");
+        let points = svg.matches("class=\"point\"").count();
+        match plot {
+            "throughput" | "resources-cpu" => assert_eq!(points, 2, "a point for each run"),
+            "cost" => assert_eq!(points, 1, "what is compared with none"),
+            _ => {}
+        }
     }
 }
 
@@ -225,6 +246,10 @@ fn what_cannot_be_run_is_named_and_refused_before_anything_starts() {
     assert!(refusal(&mut experiment(&file, &out)).contains("notes"));
     let output = run(experiment(&file, &out).arg("-qick"));
     assert_eq!(output.status.code(), Some(2));
+    let said = refusal(experiment(&file, &folder.path().join("none")).arg("-report"));
+    assert!(said.contains("none"), "{said}");
+    let said = refusal(experiment(&file, &out).arg(&file));
+    assert!(said.contains("-out is the folder of one FILE"), "{said}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("-quick"));
 }
 

@@ -12,6 +12,7 @@ use super::Setting;
 use crate::cluster::Cluster;
 use crate::resp::Connection;
 use crate::result::{Failover, RunResult, SERVICE_BIN_MS};
+use crate::statistics::float;
 use crate::watch::{seconds, unix_ms};
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,26 +44,39 @@ pub(super) fn measure(
     dead.child.kill()?;
     measuring.wait_for_end(&mut cluster)?;
     let successes = probes.stop()?;
-    let elections = measuring.watch.elections();
-    let elected = elections.iter().map(|election| election.unix_ms);
-    let elected = elected.filter(|time| *time >= killed_unix_ms).min();
+    let seen = measuring.watch.seen();
+    let elected = seen.elections.iter().map(|election| election.unix_ms);
+    let campaigns = seen.campaigns_unix_ms.iter().copied();
+    let first = |times: &mut dyn Iterator<Item = u64>| {
+        let time = times.filter(|time| *time >= killed_unix_ms).min();
+        time.map(|time| float(time - killed_unix_ms))
+    };
+    let (elected_ms, campaign_ms) = (first(&mut { elected }), first(&mut { campaigns }));
+    let pause = pause(&successes, killed_unix_ms)
+        .context("nothing was written after the leader was killed")?;
     let begin_unix_ms = measuring.begin_unix_ms;
     measuring.end(&cluster, result)?;
     let since = |time: u64| seconds(time.saturating_sub(begin_unix_ms));
     result.failover = Some(Failover {
         kill_s: since(killed_unix_ms),
-        without_service_ms: pause(&successes, killed_unix_ms)
-            .context("nothing was written after the leader was killed")?,
-        elected_ms: elected.map(|time| (seconds(time) - seconds(killed_unix_ms)) * 1e3),
+        without_service_ms: float(pause[1] - pause[0]),
+        campaign_ms,
+        elected_ms,
+        resumed_ms: Some(float(pause[1] - killed_unix_ms)),
         service: binned(&successes, begin_unix_ms),
     });
     Ok(())
 }
 
-/// The longest time between two successes, the latter of which came after the kill.
-fn pause(successes: &[u64], killed_unix_ms: u64) -> Option<f64> {
-    let pairs = successes.windows(2).filter(|pair| pair[1] >= killed_unix_ms);
-    pairs.map(|pair| seconds(pair[1] - pair[0]) * 1e3).max_by(f64::total_cmp)
+/// The two successes that are farthest apart, the latter of which came after the kill.
+fn pause(successes: &[u64], killed_unix_ms: u64) -> Option<[u64; 2]> {
+    let pairs = successes.windows(2).map(|pair| [pair[0], pair[1]]);
+    let pairs = pairs.filter(|[_, to]| *to >= killed_unix_ms);
+    pairs.reduce(
+        |longest, next| {
+            if next[1] - next[0] > longest[1] - longest[0] { next } else { longest }
+        },
+    )
 }
 
 fn binned(successes: &[u64], begin_unix_ms: u64) -> Vec<u64> {
@@ -134,9 +148,9 @@ mod tests {
     #[test]
     fn the_pause_is_the_longest_one_that_ends_after_the_kill() {
         let successes = [0, 500, 510, 520, 920, 930, 1000];
-        assert_eq!(pause(&successes, 515), Some(400.0));
-        assert_eq!(pause(&successes, 600), Some(400.0));
-        assert_eq!(pause(&successes, 921), Some(70.0));
+        assert_eq!(pause(&successes, 515), Some([520, 920]));
+        assert_eq!(pause(&successes, 600), Some([520, 920]));
+        assert_eq!(pause(&successes, 921), Some([930, 1000]));
         assert_eq!(pause(&successes, 2000), None);
     }
 
