@@ -76,11 +76,13 @@ impl Cluster {
                 continue;
             }
             let name = |id: &u64| view.members.get(id).map(|known| known.member.name.clone());
+            let mut durable: Vec<String> = holders.iter().filter_map(name).collect();
+            durable.sort_unstable();
             return WriteReceipt {
                 index,
                 term: self.term_of(index),
                 leader: name(&me),
-                durable: Some(holders.iter().filter_map(name).collect()),
+                durable: Some(durable),
                 stages: times.map(stages),
                 ..WriteReceipt::default()
             };
@@ -125,7 +127,7 @@ fn holders(view: &View, index: u64, me: Option<u64>) -> BTreeSet<u64> {
     others.map(|(id, _)| *id).filter(|id| Some(*id) != leader).chain(me).collect()
 }
 
-/// Whether they are a majority of all voters, or of all but this leader, whose disk may be late.
+/// Whether they are a majority of the voters, of every configuration.
 fn has_majority(view: &View, holders: &BTreeSet<u64>) -> bool {
     view.configs.iter().all(|voters| voters.intersection(holders).count() > voters.len() / 2)
 }

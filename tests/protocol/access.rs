@@ -335,7 +335,7 @@ fn each_path_asks_for_a_token_and_its_role() {
 #[test]
 fn a_token_stands_in_one_header_of_one_request() {
     nobody_gets_in(|guarded| {
-        let Tokens { read, admin, .. } = &guarded.tokens;
+        let Tokens { read, write, admin, .. } = &guarded.tokens;
         let put = |more: &str| http("PUT", "/v1/slots/7", more, "x");
         // Other schemes and places, and headers that one of two programs in a row may overlook.
         for more in [
@@ -377,6 +377,21 @@ fn a_token_stands_in_one_header_of_one_request() {
         let found = client.http("GET", "/v1/whoami", &bearer(read), "").body;
         assert_eq!(found, r#"{"name":"reader","role":"read"}"#);
         client.http("GET", "/v1/whoami", "", "").is("401", "no_token");
+        // Orders of an operator, with the token of a client.
+        for (method, path) in [
+            ("DELETE", "/v1/members/protocol"),
+            ("POST", "/v1/members/protocol/demote"),
+            ("POST", "/v1/members/protocol/replace?by=other"),
+            ("POST", "/v1/transfer-leader"),
+            ("POST", "/v1/checkpoint"),
+            ("POST", "/v1/resize?slots=1000"),
+            ("POST", "/v1/join-tokens"),
+            ("GET", "/v1/config"),
+            ("GET", "/v1/backup"),
+        ] {
+            guarded.denies(&http(method, path, &bearer(write), ""), "403", "forbidden");
+            guarded.denies(&http(method, path, "", ""), "401", "no_token");
+        }
         // A page of another site.
         for more in ["origin: http://evil.example\r\n", "sec-fetch-site: cross-site\r\n"] {
             guarded.denies(&put(&[&bearer(admin), more].concat()), "403", "cross_site");

@@ -216,8 +216,11 @@ impl Seat {
                 // Plain ASCII, without ends of lines.
                 told.extend(HeaderValue::try_from(receipt.to_json()).map(|json| (RECEIPT, json)));
                 told.insert(PREFERENCE_APPLIED, HeaderValue::from_static(RECEIPT_PREFERENCE));
-                let durable = receipt.durable.unwrap_or_default();
-                durable.iter().filter(|name| receipt.leader.as_ref() != Some(name)).count()
+                let is_other = |name: &&String| receipt.leader.as_ref() != Some(*name);
+                match &receipt.durable {
+                    Some(durable) => durable.iter().filter(is_other).count(),
+                    None => node.wait_replicas(index, 0, Duration::ZERO).await,
+                }
             }
         };
         let holders = u64::try_from(holders).unwrap_or(u64::MAX);
