@@ -37,5 +37,7 @@ pub mod server;
 pub mod status;
 pub mod throughput;
 pub mod tls;
+#[cfg(feature = "otel")]
+mod traces;
 
 pub use diskstore_profile as profile;

@@ -69,6 +69,8 @@ pub fn exit(name: &str, outcome: Result<ExitCode, Failed>) -> ExitCode {
         tell(&format!("{name}: {}\n", fault::chain(error.as_ref())));
         ExitCode::from(exit_code)
     });
+    #[cfg(feature = "otel")]
+    crate::traces::finish();
     lines::flush();
     exit_code
 }
@@ -446,6 +448,8 @@ fn log_to_stderr(level: LevelFilter, openraft: LevelFilter, format: LogFormat) {
         // It would be told on stderr at once, and a node must not wait for whoever reads that.
         .log_internal_errors(false);
     let all = tracing_subscriber::registry();
+    #[cfg(feature = "otel")]
+    let all = all.with(crate::traces::layer());
     match format {
         LogFormat::Text => all.with(lines.with_filter(targets)).init(),
         LogFormat::Json => {

@@ -45,6 +45,9 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "hyper-util",
     "indicatif",
     "openraft",
+    "opentelemetry",
+    "opentelemetry-otlp",
+    "opentelemetry_sdk",
     "parking_lot",
     "percent-encoding",
     "prometheus-client",
@@ -71,6 +74,7 @@ const NODE_DEPENDENCIES: &[&str] = &[
     "tonic-reflection",
     "tonic-types",
     "tracing",
+    "tracing-opentelemetry",
     "tracing-subscriber",
     "x509-parser",
 ];

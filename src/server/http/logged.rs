@@ -44,8 +44,10 @@ impl Named {
             (Some(id), Some(trace)) => tracing::error_span!("request", id, trace),
             (Some(id), None) => tracing::error_span!("request", id),
             (None, Some(trace)) => tracing::error_span!("request", trace),
-            (None, None) => Span::none(),
+            (None, None) => nameless(),
         };
+        #[cfg(feature = "otel")]
+        crate::traces::continued(&span, request.method(), request.uri().path(), headers);
         let line = tracing::enabled!(Level::DEBUG).then(|| {
             let path = request.uri().path();
             let path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned();
@@ -63,6 +65,8 @@ impl Named {
         let logged = async {
             let begun = Instant::now();
             let mut response = answer.await;
+            #[cfg(feature = "otel")]
+            crate::traces::answered(&Span::current(), response.status());
             if let Some(Asked { method, path }) = line {
                 let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
                 tracing::debug!(method, path, status, ?elapsed, "answered");
@@ -72,6 +76,11 @@ impl Named {
         };
         logged.instrument(span).await
     }
+}
+
+/// The span of a request that came without a name: there is one only where all requests are traced.
+fn nameless() -> Span {
+    if cfg!(feature = "otel") { tracing::error_span!("request") } else { Span::none() }
 }
 
 /// I1
@@ -176,5 +185,69 @@ mod tests {
             let (text, _) = logged(Level::WARN, &[("traceparent", parent)]);
             assert!(!text.contains("trace"), "{parent}: {text}");
         }
+    }
+
+    /// Plays a collector: gives the bytes of the first message that is sent to it.
+    #[cfg(feature = "otel")]
+    fn collector() -> (String, std::sync::mpsc::Receiver<Vec<u8>>) {
+        use axum::body::{Body, to_bytes};
+        use hyper::server::conn::http2;
+        use hyper_util::rt::{TokioExecutor, TokioIo};
+
+        let (sent, received) = std::sync::mpsc::channel();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        listener.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = hyper::service::service_fn(|request: Request<_>| {
+                    let sent = sent.clone();
+                    async move {
+                        let body = to_bytes(Body::new(request.into_body()), 1 << 20).await;
+                        drop(sent.send(body.unwrap().to_vec()));
+                        let response = Response::builder().header("grpc-status", "0");
+                        let response = response.header("content-type", "application/grpc");
+                        response.body(Body::empty())
+                    }
+                });
+                let connection = http2::Builder::new(TokioExecutor::new());
+                drop(connection.serve_connection(TokioIo::new(stream), service).await);
+            });
+        });
+        (endpoint, received)
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn a_span_of_the_clients_trace_arrives_at_the_collector() {
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let (endpoint, received) = collector();
+        let exporting = crate::traces::Exporting::to(&endpoint).unwrap();
+        let subscriber = tracing_subscriber::registry().with(exporting.layer());
+        let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let request = Request::builder().method("PUT").uri("/v1/slots/4?x=1");
+        let request = request.header("traceparent", format!("00-{trace}-{parent}-01"));
+        let request = request.body(()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let named = Named::of(&request);
+            let answer = async { Response::builder().status(204).body(()).unwrap() };
+            drop(futures_util::FutureExt::now_or_never(named.answered(answer)).unwrap());
+        });
+        let flushing = std::thread::spawn(move || exporting.flush());
+        let message = received.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+        let bytes = |hex: &str| -> Vec<u8> {
+            let pairs = (0..hex.len()).step_by(2).map(|at| &hex[at..at + 2]);
+            pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+        };
+        let wanted = [bytes(trace), bytes(parent), b"/v1/slots/4".into(), b"PUT".into()];
+        for wanted in wanted.iter().chain([&b"diskstore".to_vec()]) {
+            let is_there = message.windows(wanted.len()).any(|part| part == wanted);
+            assert!(is_there, "{wanted:?} in {message:?}");
+        }
+        flushing.join().unwrap();
     }
 }
