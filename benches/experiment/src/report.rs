@@ -15,7 +15,7 @@ use crate::variants::{share_of_none, variants};
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:900px;margin:2em auto;padding:0 1em;\
     color:#222;background:#fff}table{border-collapse:collapse;margin:1em 0;font-size:13px;\
     font-variant-numeric:tabular-nums}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;\
-    text-align:right;white-space:nowrap}td:first-child,th:first-child{text-align:left;white-space:normal}\
+    text-align:right;white-space:nowrap}td:first-child,th:first-child{text-align:left;white-space:normal;min-width:15em}\
     svg{max-width:100%;height:auto}figure{margin:1.5em 0}figcaption{font-size:13px;color:#555}\
     pre{background:#f4f4f4;padding:.7em;overflow:auto}.wide{overflow-x:auto}";
 
@@ -125,7 +125,11 @@ fn summary(results: &[RunResult]) -> Vec<Vec<String>> {
         for (row, runs) in rows.iter_mut().skip(1).zip(points.values()) {
             let values: Vec<f64> = runs.iter().filter_map(|run| of(run)).collect();
             let cell = Summary::of(&values).map(|summary| summary.words(decimals));
-            row.push(cell.unwrap_or_default());
+            let count = values.len();
+            // Not every run may have the number, and n stands for all of them.
+            let is_part = count > 0 && count < runs.len();
+            let of = if is_part { format!(", n = {count}") } else { String::new() };
+            row.push(cell.unwrap_or_default() + &of);
         }
     }
     rows
@@ -227,7 +231,10 @@ mod tests {
         ] {
             assert!(report.contains(words), "{words}: {report}");
         }
-        let whole = html(&manifest, &results, &[], 7).unwrap();
+        let mut some = results;
+        some[0].load.as_mut().unwrap().all.count = 500;
+        assert!(html(&manifest, &some, &[], 8).unwrap().contains("<td>1, n = 1</td>"));
+        let whole = html(&manifest, &some, &[], 7).unwrap();
         assert!(!whole.contains("Not whole") && !whole.contains("&plusmn;"));
     }
 }
