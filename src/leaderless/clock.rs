@@ -23,10 +23,15 @@ use super::rules::{Rule, Rules};
 
 /// How far ahead of a node's own time of day a version may be.
 pub const SKEW_MS_MAX: u64 = 5_000;
-/// How far a new ceiling lies ahead of what needs it.
-pub const CEILING_AHEAD_MS: u64 = 10_000;
+/// How far a new ceiling lies ahead of the time of day. A start begins above it, and what it then proposes is to be
+/// admitted everywhere.
+pub const CEILING_AHEAD_MS: u64 = 3_000;
+const _: () = assert!(CEILING_AHEAD_MS < SKEW_MS_MAX);
 /// A ceiling that is nearer than this is moved before anybody has to wait for it.
-const CEILING_NEAR_MS: u64 = 5_000;
+const CEILING_NEAR_MS: u64 = 1_500;
+/// The least that a ceiling is moved beyond a version that is ahead of the time of day, as after a start: one start after the other
+/// does not add up.
+const CEILING_STEP_MS: u64 = 100;
 
 const COUNTER_BITS: u32 = 12;
 /// Of the writer: 6 for its number, 4 for its losses.
@@ -270,7 +275,8 @@ impl Clock {
         let at_now = Version(now.0 << LOW_BITS | self.writer.bits());
         let version = next.max(at_now);
         if version.moment() > self.ceiling && self.rules.keep(Rule::Ceiling) {
-            self.asked = self.asked.max(version.moment().later(CEILING_AHEAD_MS));
+            let ceiling = version.moment().later(CEILING_STEP_MS).max(now.later(CEILING_AHEAD_MS));
+            self.asked = self.asked.max(ceiling);
             return Err(NoVersion::Ceiling(self.asked));
         }
         self.last = version;
@@ -279,11 +285,10 @@ impl Clock {
 
     /// A ceiling that is to be made durable now, so that no operation has to wait for it.
     pub fn ceiling_due(&mut self, now: Moment) -> Option<Moment> {
-        let needed = self.shown(now).moment();
-        if needed.later(CEILING_NEAR_MS) <= self.asked {
+        if now.later(CEILING_NEAR_MS) <= self.asked {
             return None;
         }
-        self.asked = needed.later(CEILING_AHEAD_MS);
+        self.asked = now.later(CEILING_AHEAD_MS);
         Some(self.asked)
     }
 
@@ -402,9 +407,28 @@ mod tests {
                 moves += 1;
             }
             near(&mut clock, now, Version::NONE);
-            near(&mut clock.clone(), now.later(4_000), Version::NONE);
+            near(&mut clock.clone(), now.later(1_000), Version::NONE);
         }
-        assert!((10..=20).contains(&moves), "{moves} records in 100 s");
+        assert!((33..=100).contains(&moves), "{moves} records in 100 s");
+    }
+
+    #[test]
+    fn what_is_proposed_after_starts_in_a_row_is_admitted() {
+        let mut ceiling = Moment::default();
+        for start in 0..10 {
+            let now = NOW.later(start * 50);
+            let mut clock = Clock::open(writer(1), ceiling, Rules::default());
+            if let Some(ceiling) = clock.ceiling_due(now) {
+                clock.ceiling_is_durable(ceiling);
+            }
+            let proposal = clock.propose(now, Version::NONE);
+            if let Err(NoVersion::Ceiling(needed)) = proposal {
+                clock.ceiling_is_durable(needed);
+            }
+            let version = near(&mut clock, now, Version::NONE);
+            assert!(is_admitted(now, version, [Version::NONE; 2]), "start {start}: {version:?}");
+            ceiling = clock.ceiling;
+        }
     }
 
     /// I2

@@ -167,7 +167,20 @@ impl Replica {
 
     /// Whether it answers asks.
     pub fn standing(&self) -> Standing {
-        let Numbers { floor, confirmed, lost, .. } = &self.latest;
+        // It is not ready before that is synced, and no more once anything says so.
+        match self.standing_by(&self.latest) {
+            Standing::Ready => self.standing_by(&self.durable),
+            standing => standing,
+        }
+    }
+
+    /// Whether it answers asks once everything that was written is synced.
+    pub fn is_ready_once_synced(&self) -> bool {
+        self.standing_by(&self.latest) == Standing::Ready
+    }
+
+    fn standing_by(&self, numbers: &Numbers) -> Standing {
+        let Numbers { floor, confirmed, lost, .. } = numbers;
         if lost.copied < lost.count && self.rules.keep(Rule::LostDisk) {
             Standing::Lost
         } else if floor.moment > *confirmed && self.rules.keep(Rule::BehindIsSilent) {
@@ -444,7 +457,7 @@ impl Replica {
     pub fn begin_copying(&mut self, known: u64) -> Vec<ReplicaEffect> {
         let mut numbers = self.latest.clone();
         if numbers.lost.copied < numbers.lost.count {
-            numbers.lost.count = numbers.lost.count.max(known + 1);
+            numbers.lost.count = numbers.lost.count.max(known.saturating_add(1));
         }
         self.write_numbers(numbers)
     }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use diskstore::client::WriteReceipt;
 
@@ -30,8 +31,18 @@ pub(crate) struct Response {
 
 impl Http {
     pub(crate) fn connect(node: &Node) -> io::Result<Http> {
-        let stream = TcpStream::connect(node.client_address())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        Http::to(&node.client_address())
+    }
+
+    /// To whoever listens at an address.
+    pub(crate) fn to(address: &str) -> io::Result<Http> {
+        Http::to_in(address, PATIENCE)
+    }
+
+    /// The same; an answer may take so long.
+    pub(crate) fn to_in(address: &str, patience: Duration) -> io::Result<Http> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         Ok(Http { stream: BufReader::new(stream) })
     }

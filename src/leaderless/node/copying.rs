@@ -35,6 +35,8 @@ const LISTEN_FIRST: Duration = Duration::from_secs(2);
 /// A copy under way.
 #[derive(Debug)]
 pub(super) struct Copying {
+    /// Tells its answers from those to an attempt before it.
+    attempt: u64,
     /// Who was asked to begin.
     asked: Vec<NodeNumber>,
     /// Who began.
@@ -68,6 +70,9 @@ impl Driver {
         if standing == Standing::Ready {
             self.copying = None;
             self.waits_for.clear();
+            return;
+        }
+        if self.replica.is_ready_once_synced() {
             return;
         }
         if standing == Standing::Lost && (self.found(now) || self.accept_loss(now)) {
@@ -121,7 +126,8 @@ impl Driver {
         let gossips = || self.peers.values().filter_map(|peer| peer.gossip.as_ref());
         let mut founders =
             gossips().map(|gossip| &gossip.founders).find(|it| is_named(it)).cloned();
-        if founders.is_none() {
+        // Who holds something has met a node that was ready: the note of that one counts alone.
+        if founders.is_none() && self.store.is_empty() {
             let is_new = |peer: &Peer| {
                 let gossip = peer.gossip.as_ref().filter(|_| peer.is_up(now))?;
                 let is_new = gossip.standing == Standing::Lost
@@ -168,11 +174,13 @@ impl Driver {
             }
             losses = self.store.kept.numbers.lost.count;
         }
+        let attempt = self.next_id();
         self.waits_for = format!("copies from {} nodes", asked.len());
         for to in &asked {
-            self.send_once_synced(*to, PeerMessage::CopyBegin { losses });
+            self.send_once_synced(*to, PeerMessage::CopyBegin { attempt, losses });
         }
         self.copying = Some(Copying {
+            attempt,
             asked,
             sources: BTreeMap::new(),
             left: VecDeque::new(),
@@ -249,26 +257,35 @@ impl Driver {
         self.ask_page();
     }
 
+    /// Whether this is the attempt under way.
+    pub(super) fn is_copying(&self, attempt: u64) -> bool {
+        self.copying.as_ref().is_some_and(|copying| copying.attempt == attempt)
+    }
+
     /// Asks for the next page, or ends the copy.
     fn ask_page(&mut self) {
+        let floor = self.store.kept.numbers.floor.moment;
         let Some(copying) = &self.copying else { return };
-        let from = copying.from;
-        match copying.left.front().copied() {
-            Some(source) => {
-                self.send(source, &PeerMessage::CopyPage { from });
-            }
-            None => {
-                let numbers: Vec<Numbers> =
-                    copying.sources.values().map(|source| source.numbers.clone()).collect();
-                let effects = self.replica.copied(&numbers);
-                self.apply(effects);
-                let written = self.written;
-                if let Some(copying) = &mut self.copying {
-                    copying.ends_at = Some(written);
-                }
-                self.end_copy();
-            }
+        if floor > copying.floor {
+            self.copying = None; // I3, of this node's own floor
+            return;
         }
+        let (attempt, from) = (copying.attempt, copying.from);
+        if let Some(source) = copying.left.front().copied() {
+            if !self.has_room() || !self.send(source, &PeerMessage::CopyPage { attempt, from }) {
+                self.copying = None; // begun anew in a while
+            }
+            return;
+        }
+        let numbers: Vec<Numbers> =
+            copying.sources.values().map(|source| source.numbers.clone()).collect();
+        let effects = self.replica.copied(&numbers);
+        self.apply(effects);
+        let written = self.written;
+        if let Some(copying) = &mut self.copying {
+            copying.ends_at = Some(written);
+        }
+        self.end_copy();
     }
 
     /// A page came.
@@ -292,13 +309,10 @@ impl Driver {
         copying.at = Instant::now();
         let floor = copying.floor;
         let is_ready = copying.sources.get(&source).is_some_and(|source| source.is_ready);
-        match next {
-            Some(next) => copying.from = next,
-            None => {
-                copying.left.pop_front();
-                copying.from = 0;
-            }
+        if next.is_none() {
+            copying.left.pop_front();
         }
+        copying.from = next.unwrap_or_default();
         if is_ready {
             self.drop_missing(source, range, (&records, floor));
         }
@@ -332,7 +346,7 @@ impl Driver {
     }
 
     /// Ends a copy whose end is synced. True while it waits for that, or has just ended.
-    fn end_copy(&mut self) -> bool {
+    pub(super) fn end_copy(&mut self) -> bool {
         let Some(ends_at) = self.copying.as_ref().and_then(|copying| copying.ends_at) else {
             return false;
         };

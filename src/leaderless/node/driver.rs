@@ -13,6 +13,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,17 +49,17 @@ const FRAME_BYTES: usize = 4 << 20;
 pub(super) const DOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where the outcome of an operation goes.
-pub(super) type Reply = oneshot::Sender<Result<Done, RegisterError>>;
+pub(super) type OutcomeSender = oneshot::Sender<Result<Done, RegisterError>>;
 
 /// What the driver is told.
 #[derive(Debug)]
 pub(super) enum Event {
     /// An operation begins here.
-    Begin { errand: Errand, key: Bytes, level: Level, reply: Reply },
+    Begin { errand: Errand, key: Bytes, level: Level, reply: OutcomeSender },
     /// What is held here of a key is asked for.
-    Held { key: Bytes, reply: Reply },
+    Held { key: Bytes, reply: OutcomeSender },
     /// A record is to be stored here alone.
-    StoreHere { key: Bytes, value: Option<Bytes>, version: Option<Version>, reply: Reply },
+    StoreHere { key: Bytes, value: Option<Bytes>, version: Option<Version>, reply: OutcomeSender },
     /// What the clock shows is asked for.
     Clock(oneshot::Sender<Version>),
     /// A version was seen.
@@ -177,6 +179,14 @@ impl Inlets {
     }
 }
 
+/// What is left of a driver that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) store: Store,
+    /// A checkpoint that was told to end.
+    pub(super) checkpoint: Option<JoinHandle<()>>,
+}
+
 /// See there.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -209,17 +219,23 @@ pub(super) struct Driver {
     /// What a node waits for that is not ready.
     pub(super) waits_for: String,
     pub(super) counters: Counters,
-    pub(super) is_checkpointing: bool,
+    /// The thread of the checkpoint that runs, and what ends it early.
+    pub(super) checkpoint: Option<JoinHandle<()>>,
+    pub(super) cancel: Arc<AtomicBool>,
+    /// The log took an entry no more.
+    pub(super) has_failed: bool,
     pub(super) started: Instant,
     /// When it did last what it does from time to time.
     pub(super) gossiped_at: Option<Instant>,
     pub(super) floor_sought_at: Option<Instant>,
-    pub(super) is_ready: Arc<std::sync::atomic::AtomicBool>,
+    /// Since when its replica answers.
+    pub(super) ready_since: Option<Instant>,
+    pub(super) is_ready: Arc<AtomicBool>,
 }
 
 impl Driver {
     /// Runs until it is told to stop, or the log fails.
-    pub(super) async fn run(mut self, mut inlets: Inlets) -> Store {
+    pub(super) async fn run(mut self, mut inlets: Inlets) -> Ended {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut events = Vec::with_capacity(TURN_EVENTS_MAX);
@@ -237,14 +253,15 @@ impl Driver {
             for event in events.drain(..) {
                 self.handle(event);
                 self.run_local();
-                if self.store.is_entry_full() {
-                    self.append();
-                }
             }
             self.end_turn();
+            if self.has_failed {
+                break; // what the log lacks is in memory
+            }
         }
         self.append();
-        self.store
+        self.cancel.store(true, Ordering::Relaxed);
+        Ended { store: self.store, checkpoint: self.checkpoint }
     }
 
     fn handle(&mut self, event: Event) {
@@ -272,9 +289,10 @@ impl Driver {
                 self.synced += count;
                 let effects = self.replica.synced(count);
                 self.apply(effects);
+                self.end_copy(); // before anything is begun under the old writer's clock
                 self.send_after_sync();
             }
-            Event::Checkpointed => self.is_checkpointing = false,
+            Event::Checkpointed => drop(self.checkpoint.take()),
         }
     }
 
@@ -284,6 +302,7 @@ impl Driver {
             tracing::info!(node = peer.id, reason, "a node cannot be reached");
         }
         peer.is_linked = false;
+        peer.out.truncate(FRAME_HEADER_BYTES); // what waits is of another connection
         peer.complaint = Some(reason);
         self.give_up_on(number);
     }
@@ -300,19 +319,27 @@ impl Driver {
                 PeerMessage::Response(operation, response) => {
                     self.response(from, operation, response);
                 }
-                PeerMessage::Forward { id, errand, key, level } => {
+                PeerMessage::Forward { id, until, errand, key, level } => {
                     let reply = super::operations::ReplyTo::Peer { node: from, id };
-                    self.begin(reply, errand, key, level);
+                    self.begin_forwarded(reply, until, (errand, key, level));
                 }
-                PeerMessage::Forwarded(id, result) => self.forwarded(id, result),
+                PeerMessage::Forwarded(id, result) => self.forwarded(from, id, result),
                 PeerMessage::Gossip(gossip) => self.hear_gossip(from, *gossip),
-                PeerMessage::CopyBegin { losses } => self.copy_begins(from, losses),
-                PeerMessage::CopyBegun { numbers, is_ready } => {
-                    self.copy_begun(from, *numbers, is_ready);
+                PeerMessage::CopyBegin { attempt, losses } => {
+                    self.copy_begins(from, attempt, losses);
                 }
-                PeerMessage::CopyPage { from: hash } => self.copy_page(from, hash),
-                PeerMessage::CopyPaged { from: hash, next, records } => {
-                    self.copy_paged(from, (hash, next), records);
+                PeerMessage::CopyBegun { attempt, numbers, is_ready } => {
+                    if self.is_copying(attempt) {
+                        self.copy_begun(from, *numbers, is_ready);
+                    }
+                }
+                PeerMessage::CopyPage { attempt, from: hash } => {
+                    self.copy_page(from, attempt, hash);
+                }
+                PeerMessage::CopyPaged { attempt, from: hash, next, records } => {
+                    if self.is_copying(attempt) {
+                        self.copy_paged(from, (hash, next), records);
+                    }
                 }
             }
             self.run_local();
@@ -338,6 +365,9 @@ impl Driver {
                 ReplicaEffect::Write(Logged::Record { key, held }) => {
                     self.written += 1;
                     self.store.put(&key, &held);
+                    if self.store.is_entry_full() {
+                        self.append();
+                    }
                 }
                 ReplicaEffect::Write(Logged::Numbers(numbers)) => {
                     self.written += 1;
@@ -400,6 +430,7 @@ impl Driver {
             Ok(None) => return,
             Err(error) => {
                 self.faults.report(format!("the log takes no more: {error}"));
+                self.has_failed = true;
                 return;
             }
         };
@@ -417,11 +448,10 @@ impl Driver {
         for peer in self.peers.values_mut() {
             peer.flush();
         }
-        if self.is_checkpointing {
+        if self.checkpoint.is_some() || self.has_failed {
             return;
         }
-        let Some(job) = self.store.checkpoint_due() else { return };
-        self.is_checkpointing = true;
+        let Some(job) = self.store.checkpoint_due(&self.cancel) else { return };
         let (signals, faults) = (self.signals.clone(), self.faults.clone());
         let begun = self.host.threads.spawn("checkpoint", move || {
             if let Err(error) = job.run() {
@@ -429,9 +459,11 @@ impl Driver {
             }
             drop(signals.send(Event::Checkpointed));
         });
-        if let Err(error) = begun {
-            tracing::warn!(%error, "no thread for a checkpoint: the log grows until there is");
-            self.is_checkpointing = false;
+        match begun {
+            Ok(thread) => self.checkpoint = Some(thread),
+            Err(error) => {
+                tracing::warn!(%error, "no thread for a checkpoint: the log grows until there is");
+            }
         }
     }
 
@@ -444,6 +476,11 @@ impl Driver {
     pub(super) fn next_id(&mut self) -> u64 {
         self.next_operation += 1;
         self.next_operation
+    }
+
+    /// Whether what need not be written now may be: there is room in the log, and the disk is not behind.
+    pub(super) fn has_room(&self) -> bool {
+        self.store.wal.has_next_segment() && !self.store.wal.is_over_bound()
     }
 
     /// What is held here of a key.

@@ -107,6 +107,7 @@ impl Outgoing {
             let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let (reason, pause) = match dialled {
                 Ok(mut halves) => {
+                    self.drain(); // of another connection
                     drop(self.signals.send(Event::Linked(to))); // only a node that stops is deaf
                     (self.send_frames(&mut halves).await, REDIAL_PAUSE)
                 }
@@ -116,10 +117,14 @@ impl Outgoing {
                 Err(error) => (error, REDIAL_PAUSE),
             };
             drop(self.signals.send(Event::Unlinked(to, reason.to_string())));
-            while let Ok(frame) = self.queue.try_recv() {
-                self.queued.fetch_sub(frame.len(), Ordering::Relaxed);
-            }
+            self.drain();
             sleep(pause).await;
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Ok(frame) = self.queue.try_recv() {
+            self.queued.fetch_sub(frame.len(), Ordering::Relaxed);
         }
     }
 
@@ -292,6 +297,12 @@ impl Door {
         }
         if hello.to != *to {
             return Some(format!("node {} was dialled here, and this is node {to}", hello.to));
+        }
+        if hello.value_bytes_max != self.own.value_bytes_max {
+            return Some(format!(
+                "nodes {} and {to} take values of different sizes: {} bytes there, {} here (value_max)",
+                hello.from, hello.value_bytes_max, self.own.value_bytes_max
+            ));
         }
         (hello.from == *to || !self.nodes.contains(&hello.from))
             .then(|| format!("node {} dials node {to}", hello.from))

@@ -44,9 +44,9 @@ use super::rules::Rules;
 use crate::config::SyncPolicy;
 use crate::fault::{Fault, Faults};
 use crate::host::{Host, Stream};
-use driver::{Counters, Driver, Event, Inlets, Peer};
+use driver::{Counters, Driver, Ended, Event, Inlets, Peer};
 use links::{Dial, Door, Link};
-use open::{OpenedStore, Opening, SEGMENT_BYTES, cluster_id_of};
+use open::{OpenedStore, Opening, cluster_id_of};
 use store::Store;
 use tending::Pace;
 use wire::{Done, RegistersHello};
@@ -110,7 +110,7 @@ pub struct Registers {
 /// What lasts until the node has stopped.
 #[derive(Debug)]
 struct Lasting {
-    driver: JoinHandle<Store>,
+    driver: JoinHandle<Ended>,
     lock: Box<dyn Lock>,
 }
 
@@ -137,7 +137,7 @@ impl Registers {
         let faults = Faults::new();
         let opened = {
             let (host, config, faults) = (host.clone(), config.clone(), faults.clone());
-            let segment_bytes = SEGMENT_BYTES;
+            let segment_bytes = pace.segment_bytes;
             let opening =
                 move || Opening { host: &host, config: &config, own, faults, segment_bytes }.run();
             tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other)??
@@ -149,6 +149,7 @@ impl Registers {
             layout_hash: config.layout.hash(),
             from: own,
             to: own,
+            value_bytes_max: config.value_bytes_max,
             process: u64::from_le_bytes(host.random.bytes()?),
         };
         let (stop, stopping) = watch::channel(false);
@@ -283,7 +284,8 @@ impl Registers {
         if is_told { status.await.unwrap_or_default() } else { RegistersStatus::default() }
     }
 
-    /// Whether its replica answers: it is not copying what it lacks, nor waiting for the start of the cluster.
+    /// Whether its replica answers: it is not copying what it lacks, nor waiting for the start of the cluster. At a start it waits a little
+    /// for the others, too.
     pub fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Relaxed)
     }
@@ -314,9 +316,14 @@ impl Registers {
         self.stop.send_replace(true);
         let Some(Lasting { driver, lock }) = self.running.lock().take() else { return };
         let stopped = async {
-            let store = driver.await.map_err(std::io::Error::other)?;
-            let syncer = store.syncer.clone();
-            tokio::task::spawn_blocking(move || syncer.stop()).await.map_err(std::io::Error::other)
+            let Ended { store, checkpoint } = driver.await.map_err(std::io::Error::other)?;
+            let end = move || {
+                if checkpoint.is_some_and(|thread| thread.join().is_err()) {
+                    tracing::error!("a checkpoint panicked");
+                }
+                store.syncer.stop();
+            };
+            tokio::task::spawn_blocking(end).await.map_err(std::io::Error::other)
         };
         if let Err(error) = stopped.await {
             tracing::error!(%error, "the node ended abnormally");
@@ -326,7 +333,7 @@ impl Registers {
 
     async fn held_of(
         &self,
-        event: impl FnOnce(driver::Reply) -> Event,
+        event: impl FnOnce(driver::OutcomeSender) -> Event,
     ) -> Result<Held, RegisterError> {
         match self.ask(event).await? {
             Done::Read(held) => Ok(held),
@@ -338,7 +345,7 @@ impl Registers {
 
     async fn version_of(
         &self,
-        event: impl FnOnce(driver::Reply) -> Event,
+        event: impl FnOnce(driver::OutcomeSender) -> Event,
     ) -> Result<Version, RegisterError> {
         match self.ask(event).await? {
             Done::Written(version) => Ok(version),
@@ -346,7 +353,10 @@ impl Registers {
         }
     }
 
-    async fn ask(&self, event: impl FnOnce(driver::Reply) -> Event) -> Result<Done, RegisterError> {
+    async fn ask(
+        &self,
+        event: impl FnOnce(driver::OutcomeSender) -> Event,
+    ) -> Result<Done, RegisterError> {
         let (reply, outcome) = oneshot::channel();
         self.clients.send(event(reply)).await.map_err(|_| stopping())?;
         let unknown = RegisterError::Unknown { version: Version::NONE, stored_by: 0, replicas: 0 };
@@ -438,10 +448,13 @@ impl Making<'_> {
             has_counted: false,
             waits_for: String::new(),
             counters: Counters::default(),
-            is_checkpointing: false,
+            checkpoint: None,
+            cancel: Arc::default(),
+            has_failed: false,
             started: Instant::now(),
             gossiped_at: None,
             floor_sought_at: None,
+            ready_since: None,
             is_ready,
         }
     }

@@ -7,23 +7,25 @@
 //! - I2: a directory whose log or records are missing is refused: it has lost what it acknowledged. An
 //!   empty one counts as a lost disk (`founding.rs` has the exception).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use diskstore_storage::disk::{Disk, Lock};
 use diskstore_storage::identity;
 use diskstore_storage::keys::{self, KeyImage, Keys, SNAPSHOT_FILE};
 use diskstore_storage::wal::{self, Seen, Wal};
 use sha2::{Digest, Sha256};
 
-use super::records::{Kept, Recorded, put_kept, read_kept, read_record};
-use super::store::{Overview, Store};
+use super::records::{Kept, Recorded, put_kept, put_kept_record, read_kept, read_record};
+use super::store::{Overview, Store, log_id};
 use super::{RegistersConfig, RegistersStartError};
 use crate::command::cursor::Cursor;
 use crate::config::SyncPolicy;
 use crate::fault::Faults;
 use crate::host::{Host, Random};
-use crate::leaderless::clock::NodeNumber;
+use crate::leaderless::clock::{NodeNumber, Version};
 use crate::leaderless::layout::Layout;
 use crate::leaderless::replica::{Lost, Numbers};
 use crate::replica::Syncer;
@@ -63,7 +65,7 @@ pub(super) fn cluster_id_of(layout: &Layout) -> u128 {
 
 /// A hash in hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl Opening<'_> {
@@ -81,12 +83,14 @@ impl Opening<'_> {
             ));
         }
         let options = keys::Options::new(self.config.memory_bytes_max);
-        let keys = match has_keys {
-            true => Some(Keys::open_registers(disk.clone(), directory, options)?),
-            false => None,
+        let keys = if has_keys {
+            Some(Keys::open_registers(disk.clone(), directory, options)?)
+        } else {
+            None
         };
         let checkpoint = keys.as_ref().and_then(Keys::durable).map_or(0, |it| it.log_id.index);
-        let mut replay = Replay { keys: keys.as_ref(), kept: None, checkpoint, failure: None };
+        let mut replay =
+            Replay { keys: keys.as_ref(), kept: None, checkpoint, failure: None, deleted: None };
         let aside = directory.join(identity::TMP_NAME);
         let (wal, _) = Wal::open_following(
             disk.clone(),
@@ -109,10 +113,11 @@ impl Opening<'_> {
                 self.check(&keys, &kept)?;
                 (keys, kept)
             }
-            None if wal.state().last.is_some() => {
+            // The first entry alone is what a start that was cut off has left.
+            None if wal.state().last.is_some_and(|last| last.index > 1) => {
                 return Err(self.other("snapshot.dat is missing beside its log. To have this node copy all keys from the others, start it with an empty directory"));
             }
-            None => self.create(&disk)?,
+            None => self.create(&disk, &wal, kept)?,
         };
         self.finish(keys, kept, wal, checkpoint).map(|store| OpenedStore { store, lock })
     }
@@ -127,7 +132,7 @@ impl Opening<'_> {
         let state = wal.state();
         let last_index = state.last.map_or(0, |last| last.index);
         let purged = state.purged.map_or(0, |purged| purged.index);
-        if purged > checkpoint || last_index < checkpoint {
+        if purged > checkpoint || last_index < checkpoint || last_index == 0 {
             return Err(self.other(&format!(
                 "the log holds entries {} to {last_index}, and snapshot.dat has those up to {checkpoint}: entries are missing. To have this node copy all keys from the others, start it with an empty directory",
                 state.first_index
@@ -219,7 +224,12 @@ impl Opening<'_> {
     }
 
     /// A new directory: the disk of a node that lost it, as far as anybody can see (I2).
-    fn create(&self, disk: &Arc<dyn Disk>) -> Result<(Keys, Kept), RegistersStartError> {
+    fn create(
+        &self,
+        disk: &Arc<dyn Disk>,
+        wal: &Wal,
+        begun: Option<Kept>,
+    ) -> Result<(Keys, Kept), RegistersStartError> {
         let layout = &self.config.layout;
         let kept = Kept {
             own: self.own,
@@ -229,6 +239,18 @@ impl Opening<'_> {
             founders: std::collections::BTreeMap::new(),
             numbers: Numbers { lost: Lost { count: 1, copied: 0 }, ..Numbers::default() },
         };
+        // In the log first: a log that is empty beside a snapshot.dat was lost.
+        let kept = begun.unwrap_or(kept);
+        if wal.state().last.is_none() {
+            let mut payload = Vec::new();
+            put_kept_record(&mut payload, &kept);
+            let (log_id, payload) = (log_id(1), payload.into());
+            wal.append([wal::Entry { log_id, kind: wal::EntryKind::Normal, payload }])?;
+            while let Some(batch) = wal.seal() {
+                wal.write(batch)?;
+            }
+            wal.sync()?;
+        }
         let mut numbers = Vec::new();
         put_kept(&mut numbers, &kept);
         let new = keys::New {
@@ -264,23 +286,62 @@ struct Replay<'a> {
     kept: Option<Kept>,
     checkpoint: u64,
     failure: Option<String>,
+    /// Deletes that are remembered, and some that are not any more; gathered once they are asked for.
+    deleted: Option<BTreeSet<(u64, Bytes)>>,
 }
 
 impl Replay<'_> {
+    fn take(&mut self, image: KeyImage) {
+        let Some(keys) = self.keys else { return };
+        if let (None, Some(deleted)) = (&image.value, &mut self.deleted) {
+            deleted.insert((image.index, Bytes::copy_from_slice(&image.key)));
+        }
+        keys.take(&image);
+    }
+
+    /// What the node forgot at a floor is forgotten at the same place: what came behind it may be older.
+    fn take_kept(&mut self, kept: Kept) {
+        let before = self.kept.as_ref().map(|kept| kept.numbers.floor.moment);
+        let floor = kept.numbers.floor.moment;
+        self.kept = Some(kept);
+        let Some(keys) = self.keys.filter(|_| before < Some(floor)) else { return };
+        let upto = Version::last_at(floor).get();
+        let deleted = self.deleted.get_or_insert_with(|| {
+            let mut deleted = BTreeSet::new();
+            keys.versions(0, u64::MAX, &mut |at| {
+                if !at.is_live {
+                    deleted.insert((at.index, Bytes::copy_from_slice(at.key)));
+                }
+            });
+            deleted
+        });
+        while let Some((version, key)) = deleted.pop_first() {
+            if version > upto {
+                deleted.insert((version, key));
+                return;
+            }
+            let found = keys.read(&key);
+            if found.index == version && found.value.is_none() {
+                keys.drop_register(&key, version);
+            }
+        }
+    }
+
     fn see(&mut self, seen: Seen) {
         let Seen::Entry(entry) = seen else { return };
-        let (Some(keys), true) = (self.keys, entry.log_id.index > self.checkpoint) else { return };
+        if entry.log_id.index <= self.checkpoint {
+            return;
+        }
         let mut cursor = Cursor::new(entry.payload);
         loop {
             match read_record(&mut cursor) {
                 Ok(Some(Recorded::Holds { key, held })) => {
-                    let (index, value) = (held.version.get(), held.value);
-                    keys.take(&KeyImage { key, index, value });
+                    self.take(KeyImage { key, index: held.version.get(), value: held.value });
                 }
                 Ok(Some(Recorded::Dropped { key, upto })) => {
-                    keys.drop_register(&key, upto.get());
+                    self.keys.and_then(|keys| keys.drop_register(&key, upto.get()));
                 }
-                Ok(Some(Recorded::Kept(kept))) => self.kept = Some(*kept),
+                Ok(Some(Recorded::Kept(kept))) => self.take_kept(*kept),
                 Ok(None) => return,
                 Err(error) => {
                     let index = entry.log_id.index;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::driver::{Driver, Local, Reply};
+use super::driver::{Driver, Local, OutcomeSender};
 use super::error::RegisterError;
 use super::wire::{Done, PeerMessage};
-use crate::leaderless::clock::{NoVersion, NodeNumber, Version};
+use crate::leaderless::clock::{Moment, NoVersion, NodeNumber, SKEW_MS_MAX, Version};
 use crate::leaderless::message::{
     Asker, Content, Held, OperationId, Origin, Refusal, Request, Response, Store,
 };
@@ -33,7 +33,7 @@ const LINGERING_MAX: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) enum ReplyTo {
     /// To a caller in this process.
-    Here(Reply),
+    Here(OutcomeSender),
     /// To the node that passed the operation on.
     Peer { node: NodeNumber, id: u64 },
 }
@@ -46,7 +46,7 @@ pub(super) enum Job {
     /// One that was passed on.
     Forwarded { to: NodeNumber, reply: ReplyTo, again: Option<ReadAgain>, replicas: usize },
     /// An ask or a store of this node's copy alone.
-    Here(Reply),
+    Here(OutcomeSender),
 }
 
 /// A read that another node may answer as well.
@@ -77,6 +77,10 @@ impl Driver {
     pub(super) fn begin(&mut self, reply: ReplyTo, errand: Errand, key: Bytes, level: Level) {
         if let Some(busy) = self.busy(&errand) {
             self.reply(reply, Err(RegisterError::Busy(busy)));
+            return;
+        }
+        if let Some(refused) = self.refused(&errand, &key) {
+            self.reply(reply, Err(refused));
             return;
         }
         let replicas = self.layout.replicas(&key);
@@ -137,6 +141,27 @@ impl Driver {
         }
     }
 
+    /// Why an operation is not begun, whoever may run it.
+    fn refused(&self, errand: &Errand, key: &[u8]) -> Option<RegisterError> {
+        let keys = &self.store.keys;
+        match errand {
+            Errand::Set(value) if value.len() > self.config.value_bytes_max as usize => {
+                let words = "the value is larger than a replica takes (value_max)";
+                Some(RegisterError::NotStored(words.into()))
+            }
+            // One that frees nothing only adds to what is remembered.
+            Errand::Delete
+                if keys.deleted_bytes() > self.config.memory_bytes_max / 4
+                    && self.held(key).value.is_none() =>
+            {
+                let words = "deletes that are remembered take a quarter of the memory (memory_mib); \
+                             they go once all nodes have been up for a while";
+                Some(RegisterError::Busy(words.into()))
+            }
+            Errand::Get | Errand::Set(_) | Errand::Delete => None,
+        }
+    }
+
     fn forward(&mut self, reply: ReplyTo, what: (Errand, Bytes, Level), replicas: &[NodeNumber]) {
         let (errand, key, level) = what;
         if let ReplyTo::Peer { .. } = reply {
@@ -159,14 +184,46 @@ impl Driver {
         let replicas = replicas.len();
         self.jobs.insert(id, Job::Forwarded { to, reply, again, replicas });
         self.deadlines.push_back((now + OPERATION_TIMEOUT, id));
-        self.send(to, &PeerMessage::Forward { id, errand, key, level });
+        let timeout_ms = u64::try_from(OPERATION_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let until = self.now().later(timeout_ms);
+        if !self.send(to, &PeerMessage::Forward { id, until, errand, key, level })
+            && let Some(Job::Forwarded { reply, .. }) = self.jobs.remove(&id)
+        {
+            let words = "too much waits for the replica that would run this";
+            self.reply(reply, Err(RegisterError::Busy(words.into())));
+        }
     }
 
     /// The outcome of an operation that was passed on.
-    pub(super) fn forwarded(&mut self, id: u64, result: Result<Done, RegisterError>) {
+    pub(super) fn forwarded(
+        &mut self,
+        from: NodeNumber,
+        id: u64,
+        result: Result<Done, RegisterError>,
+    ) {
+        let is_his = |job: &Job| matches!(job, Job::Forwarded { to, .. } if *to == from);
+        if !self.jobs.get(&id).is_some_and(is_his) {
+            return;
+        }
         if let Some(Job::Forwarded { reply, .. }) = self.jobs.remove(&id) {
             self.reply(reply, result);
         }
+    }
+
+    /// An operation that was passed on here. One that comes late is not begun: whoever asked for it has been told that its outcome
+    /// is unknown, and a write could go above newer ones.
+    pub(super) fn begin_forwarded(
+        &mut self,
+        reply: ReplyTo,
+        until: Moment,
+        what: (Errand, Bytes, Level),
+    ) {
+        let (errand, key, level) = what;
+        if self.now() > until.later(SKEW_MS_MAX) {
+            self.reply(reply, not_stored("it was under way for too long"));
+            return;
+        }
+        self.begin(reply, errand, key, level);
     }
 
     /// A peer is not reached any more: what it was passed is asked of another, or unknown.
@@ -295,7 +352,7 @@ impl Driver {
             }
             Some(Job::Here(_)) if from == self.own => self.answered_here(id, response),
             Some(_) => {}
-            None => self.pull_response(id, response),
+            None => self.pull_response(from, id, response),
         }
     }
 
@@ -340,7 +397,7 @@ impl Driver {
     // -- this node's copy alone
 
     /// What is held here of a key, once it is synced.
-    pub(super) fn ask_here(&mut self, key: &Bytes, reply: Reply) {
+    pub(super) fn ask_here(&mut self, key: &Bytes, reply: OutcomeSender) {
         let from = self.begin_here(reply);
         self.request(from, Request::Ask { key: key.clone(), wants_value: true });
     }
@@ -351,15 +408,15 @@ impl Driver {
         key: Bytes,
         value: Option<Bytes>,
         version: Option<Version>,
-        reply: Reply,
+        reply: OutcomeSender,
     ) {
         let errand = value.clone().map_or(Errand::Delete, Errand::Set);
         if let Some(busy) = self.busy(&errand) {
             drop(reply.send(Err(RegisterError::Busy(busy))));
             return;
         }
-        if version.is_none() && self.replica.standing() != Standing::Ready {
-            // After a loss its clock is another writer's first (V1 of `clock`).
+        if self.replica.standing() != Standing::Ready {
+            // After a loss its clock is another writer's first (V1 of `leaderless/clock.rs`).
             drop(reply.send(Err(RegisterError::Busy(Refusal::Copying.to_string()))));
             return;
         }
@@ -386,7 +443,7 @@ impl Driver {
         self.request(from, Request::Store(store));
     }
 
-    fn begin_here(&mut self, reply: Reply) -> Asker {
+    fn begin_here(&mut self, reply: OutcomeSender) -> Asker {
         let id = self.next_id();
         self.jobs.insert(id, Job::Here(reply));
         self.deadlines.push_back((Instant::now() + OPERATION_TIMEOUT, id));

@@ -218,6 +218,7 @@ pub(super) fn read_node(cursor: &mut Cursor) -> Result<NodeNumber, DecodeError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leaderless::node::open::hex;
 
     fn node(number: u16) -> NodeNumber {
         NodeNumber::new(number).unwrap()
@@ -240,10 +241,6 @@ mod tests {
                 others_lost: BTreeMap::from([(node(3), 2)]),
             },
         }
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn records(bytes: Vec<u8>) -> Result<Vec<Recorded>, DecodeError> {

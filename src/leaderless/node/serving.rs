@@ -40,14 +40,19 @@ impl Driver {
 
     fn can_take(&self, store: &Store) -> bool {
         let bytes = store.held.value.as_ref().map_or(0, bytes::Bytes::len);
-        bytes <= self.config.value_bytes_max as usize && self.store.wal.has_next_segment()
+        let is_small = bytes <= self.config.value_bytes_max as usize;
+        let memory_bytes_max = self.config.memory_bytes_max;
+        // A coordinator begins nothing while its own memory is full; others may be a little ahead of it.
+        let has_memory =
+            bytes == 0 || self.store.keys.memory_bytes() < memory_bytes_max + memory_bytes_max / 4;
+        is_small && has_memory && self.has_room()
     }
 
     /// Another node pulls from this one.
     fn pulled(&mut self, from: Asker, request: PullRequest) {
         let other = from.node;
         if let PullRequest::Begin { floor, fence } = request {
-            if fence > self.now() {
+            if fence > self.now() || !self.has_room() {
                 return; // a bad clock: with such a fence nothing could be written here for a while
             }
             let effects = self.replica.begin_pull(from, &floor, fence);
@@ -78,8 +83,8 @@ impl Driver {
     }
 
     /// Another node wants to copy what this one holds.
-    pub(super) fn copy_begins(&mut self, other: super::NodeNumber, losses: u64) {
-        if self.replica.standing() == Standing::Lost {
+    pub(super) fn copy_begins(&mut self, other: super::NodeNumber, attempt: u64, losses: u64) {
+        if self.replica.standing() == Standing::Lost || !self.has_room() {
             return;
         }
         if losses > 0 {
@@ -88,16 +93,16 @@ impl Driver {
         }
         let numbers = Box::new(self.replica.numbers().clone());
         let is_ready = self.replica.standing() == Standing::Ready;
-        self.send_once_synced(other, PeerMessage::CopyBegun { numbers, is_ready });
+        self.send_once_synced(other, PeerMessage::CopyBegun { attempt, numbers, is_ready });
     }
 
     /// It wants the next records.
-    pub(super) fn copy_page(&mut self, other: super::NodeNumber, from: u64) {
+    pub(super) fn copy_page(&mut self, other: super::NodeNumber, attempt: u64, from: u64) {
         if self.replica.standing() == Standing::Lost {
             return;
         }
         let page = self.store.page(other, from, RECORDS_BYTES_MAX);
         let (next, records) = (page.next, page.records);
-        self.send(other, &PeerMessage::CopyPaged { from, next, records });
+        self.send(other, &PeerMessage::CopyPaged { attempt, from, next, records });
     }
 }

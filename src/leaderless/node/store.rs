@@ -75,6 +75,7 @@ pub(super) struct CheckpointJob {
     wal: Arc<Wal>,
     syncer: Arc<Syncer>,
     target: Target,
+    cancel: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -95,6 +96,9 @@ impl Store {
             KeyImage { key: key.clone(), index: held.version.get(), value: held.value.clone() };
         if let Some(changed) = self.keys.take(&image) {
             change_sums(&mut self.sums, &self.layout, key, changed);
+            if !self.deleted.is_empty() {
+                self.deleted.remove(&(changed.before, key.clone()));
+            }
         }
         if held.value.is_none() {
             self.deleted.insert((held.version.get(), Bytes::copy_from_slice(key)));
@@ -136,7 +140,7 @@ impl Store {
 
     /// Whether the entry that is being filled is large enough.
     pub(super) fn is_entry_full(&self) -> bool {
-        self.pending.len() >= ENTRY_BYTES
+        self.pending.len() >= ENTRY_BYTES.min(self.wal.payload_bytes_max() / 4)
     }
 
     /// Appends what was written since the last time.
@@ -157,16 +161,16 @@ impl Store {
     }
 
     /// The checkpoint that is due, if one is. Nothing may be pending (I3).
-    pub(super) fn checkpoint_due(&mut self) -> Option<CheckpointJob> {
+    pub(super) fn checkpoint_due(&mut self, cancel: &Arc<AtomicBool>) -> Option<CheckpointJob> {
         let bytes = self.wal.log_bytes() - self.checkpoint_at;
         if bytes < CHECKPOINT_BYTES.max(self.keys.memory_bytes()) {
             return None;
         }
-        self.checkpoint()
+        self.checkpoint(cancel)
     }
 
     /// A checkpoint of what there is; none if nothing was written since the last one.
-    pub(super) fn checkpoint(&mut self) -> Option<CheckpointJob> {
+    pub(super) fn checkpoint(&mut self, cancel: &Arc<AtomicBool>) -> Option<CheckpointJob> {
         assert!(self.pending.is_empty(), "a checkpoint is taken between entries");
         self.checkpoint_at = self.wal.log_bytes();
         let done = self.keys.durable().map_or(0, |target| target.log_id.index);
@@ -181,7 +185,7 @@ impl Store {
             requests_crc: 0,
         };
         let (keys, wal, syncer) = (self.keys.clone(), self.wal.clone(), self.syncer.clone());
-        Some(CheckpointJob { keys, wal, syncer, target })
+        Some(CheckpointJob { keys, wal, syncer, target, cancel: cancel.clone() })
     }
 
     /// The sums with another node.
@@ -269,7 +273,10 @@ impl CheckpointJob {
         let syncer = &self.syncer;
         let mut durable = || syncer.barrier_blocking();
         durable()?;
-        let done = self.keys.checkpoint(self.target, &mut durable, &AtomicBool::new(false))?;
+        let done = self.keys.checkpoint(self.target, &mut durable, &self.cancel)?;
+        if done.cancelled && !done.lacked_space {
+            return Ok(()); // the node stops
+        }
         if done.cancelled {
             tracing::warn!("no room for a checkpoint: the log grows until there is");
             return Ok(());

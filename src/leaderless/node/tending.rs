@@ -7,12 +7,13 @@
 //! - I2: who has not been heard for too long may be left out of the floor; since when, each node counts by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::driver::{Driver, Peer};
-use super::open::{cluster_id_of, hex};
+use super::open::{SEGMENT_BYTES, cluster_id_of, hex};
 use super::status::{PeerStatus, RegistersStatus};
 use super::wire::{Gossip, PeerMessage};
 use crate::leaderless::clock::{Moment, NodeNumber};
@@ -24,23 +25,31 @@ use crate::leaderless::replica::{Numbers, Standing};
 const GOSSIP_EVERY: Duration = Duration::from_millis(250);
 /// How often it looks for the floor.
 const FLOOR_EVERY: Duration = Duration::from_secs(1);
+/// How long a node that is ready waits for the others, before it calls itself so.
+const OTHERS_AWAITED: Duration = Duration::from_secs(2);
 /// A pull that got no answer for so long is given up.
 const PULL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Records that a peer may be sent in a second on account of reads.
 const MENDS_PER_SECOND: u32 = 100;
 
-/// How often and how far back a node repairs. Programs have the default.
+/// How often and how far back a node repairs, and how large the parts of its log are. Programs have the default.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// Pause between pulls from one node.
     pub(super) pull_every: Duration,
     /// How far behind the time of day a fence is put.
     pub(super) fence_lag: Duration,
+    /// Bytes of a segment of the log.
+    pub(super) segment_bytes: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { pull_every: Duration::from_secs(10), fence_lag: Duration::from_secs(60) }
+        Self {
+            pull_every: Duration::from_secs(10),
+            fence_lag: Duration::from_mins(1),
+            segment_bytes: SEGMENT_BYTES,
+        }
     }
 }
 
@@ -72,16 +81,21 @@ impl Driver {
         let now = Instant::now();
         self.end_late(now);
         self.note_who_is_down(now);
-        if let Some(ceiling) = self.clock.ceiling_due(self.now()) {
+        if self.has_room()
+            && let Some(ceiling) = self.clock.ceiling_due(self.now())
+        {
             let effects = self.replica.raise_ceiling(ceiling);
             self.apply(effects);
         }
         if is_due(self.gossiped_at, GOSSIP_EVERY, now) {
             self.gossiped_at = Some(now);
+            let standing = self.replica.standing();
             self.gossip(now);
             self.catch_up(now);
-            let is_ready = self.replica.standing() == Standing::Ready;
-            self.is_ready.store(is_ready, std::sync::atomic::Ordering::Relaxed);
+            if self.replica.standing() != standing {
+                self.gossiped_at = None; // the others are told at once
+            }
+            self.note_readiness(now);
         }
         if is_due(self.floor_sought_at, FLOOR_EVERY, now) {
             self.floor_sought_at = Some(now);
@@ -91,6 +105,25 @@ impl Driver {
             self.find_floor(now);
         }
         self.tend_pulls(now);
+    }
+
+    /// Clients are let in once this node answers, and all others do; these are not waited for long.
+    fn note_readiness(&mut self, now: Instant) {
+        if self.replica.standing() != Standing::Ready {
+            self.ready_since = None;
+        }
+        let since = match self.replica.standing() {
+            Standing::Ready => *self.ready_since.get_or_insert(now),
+            Standing::Behind | Standing::Lost => now,
+        };
+        let is_whole = self.peers.values().all(|peer| peer.standing(now) == Some(Standing::Ready));
+        let is_ready =
+            self.ready_since.is_some() && (is_whole || now.duration_since(since) >= OTHERS_AWAITED);
+        if is_ready != self.is_ready.load(Ordering::Relaxed)
+            && (is_ready || self.ready_since.is_none())
+        {
+            self.is_ready.store(is_ready, Ordering::Relaxed);
+        }
     }
 
     /// What was passed on to a node that is down now waits no longer.
@@ -153,6 +186,9 @@ impl Driver {
     }
 
     fn find_floor(&mut self, now: Instant) {
+        if !self.has_room() {
+            return;
+        }
         let heard: BTreeMap<NodeNumber, Numbers> = self
             .peers
             .iter()
@@ -193,7 +229,7 @@ impl Driver {
                 self.carry_out_pull(id, effects);
             }
         }
-        if self.replica.standing() != Standing::Ready {
+        if self.replica.standing() != Standing::Ready || !self.has_room() {
             return; // I1
         }
         let ready: Vec<NodeNumber> = self
@@ -225,9 +261,13 @@ impl Driver {
 
     fn carry_out_pull(&mut self, id: u64, effects: Vec<PullEffect>) {
         for effect in effects {
+            let is_room = self.has_room();
             let Some(pulling) = self.pulls.get_mut(&id) else { return };
             let from = pulling.from;
             match effect {
+                PullEffect::Copy { .. } | PullEffect::Confirm(_) if !is_room => {
+                    self.pulls.remove(&id); // the next one begins anew
+                }
                 PullEffect::Send(request) => {
                     self.send(from, &PeerMessage::Request(id, Request::Pull(request)));
                 }
@@ -256,9 +296,12 @@ impl Driver {
     }
 
     /// An answer that is of no operation: of a pull.
-    pub(super) fn pull_response(&mut self, id: u64, response: Response) {
+    pub(super) fn pull_response(&mut self, sender: NodeNumber, id: u64, response: Response) {
         let Response::Pulled(response) = response else { return };
         let Some(from) = self.pulls.get(&id).map(|pulling| pulling.from) else { return };
+        if from != sender {
+            return;
+        }
         let listed = match &response {
             PullResponse::List { bucket, .. } => self.store.entries(from, *bucket),
             _ => Vec::new(),

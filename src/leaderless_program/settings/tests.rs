@@ -33,9 +33,9 @@ impl Folder {
         Folder(folder)
     }
 
-    /// What a line comes to, `@` being the folder, with these variables.
+    /// What a line comes to, `%` being the folder, with these variables.
     fn resolve_with(&self, line: &str, variables: &[(&str, &str)]) -> Result<Resolved> {
-        let line = line.replace('@', &format!("{}/", self.0.path().display()));
+        let line = line.replace('%', &format!("{}/", self.0.path().display()));
         let words = ["leaderless"].into_iter().chain(line.split_whitespace()).map(OsString::from);
         let variable = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
@@ -56,18 +56,18 @@ impl Folder {
 #[test]
 fn files_of_both_ages_make_nodes_and_coordinators() {
     let folder = Folder::new();
-    let node = folder.node("@node.yml @cluster.yml");
+    let node = folder.node("%node.yml %cluster.yml");
     assert_eq!((node.id.as_str(), node.layout.nodes().len()), ("1", 2));
     assert_eq!(node.directory, folder.0.path().join("d"));
-    assert_eq!(folder.node("@cluster.yml @node.yml").layout, node.layout, "in any order");
-    let storage = folder.resolve("@storage.yml @coordinator.yml").unwrap();
+    assert_eq!(folder.node("%cluster.yml %node.yml").layout, node.layout, "in any order");
+    let storage = folder.resolve("%storage.yml %coordinator.yml").unwrap();
     assert_eq!((storage.level, storage.metrics.unwrap().port), (Level::One, 91));
-    let resolved = folder.resolve("@coordinator.yml -port localhost:70").unwrap();
+    let resolved = folder.resolve("%coordinator.yml -port localhost:70").unwrap();
     let Role::Coordinator(coordinator) = resolved.role else { panic!("no coordinator") };
     let Role::Node(storage) = storage.role else { panic!("no node") };
     assert_eq!(coordinator.layout.hash(), storage.layout.hash(), "they place keys alike");
     assert_eq!(resolved.listen.port, 70);
-    let alone = folder.resolve("@storage.yml").unwrap();
+    let alone = folder.resolve("%storage.yml").unwrap();
     assert!(alone.notes[0].starts_with("this node is alone"), "{:?}", alone.notes);
     let Role::Node(alone) = alone.role else { panic!("no node") };
     assert_eq!((alone.layout.nodes().len(), alone.layout.replica_count()), (1, 1));
@@ -77,7 +77,7 @@ fn files_of_both_ages_make_nodes_and_coordinators() {
 fn flags_count_before_variables_and_those_before_files() {
     let folder = Folder::new();
     let variables = [("NODE_ID", "1"), ("BIND_ADDRESS", "localhost:88"), ("BADGERDB_FOLDER", "/v")];
-    let line = "@storage.yml @coordinator.yml";
+    let line = "%storage.yml %coordinator.yml";
     let resolved = folder.resolve_with(line, &variables).unwrap();
     let Role::Node(config) = resolved.role else { panic!("no node") };
     assert_eq!((config.id.as_str(), resolved.listen.port), ("1", 88));
@@ -96,7 +96,7 @@ fn flags_count_before_variables_and_those_before_files() {
 #[test]
 fn a_cluster_can_be_typed_and_stand_in_a_file_of_flags() {
     let folder = Folder::new();
-    let line = "-id b -nodes a=localhost:1*3@x,b=localhost:2@y,c=localhost:3 -replicas 2 -seed 7 -dir @b \
+    let line = "-id b -nodes a=localhost:1*3@x,b=localhost:2@y,c=localhost:3 -replicas 2 -seed 7 -dir %b \
                 -forget-after 1h -accept-loss";
     let node = folder.node(line);
     assert_eq!((node.layout.seed(), node.layout.replica_count()), (7, 2));
@@ -107,7 +107,7 @@ fn a_cluster_can_be_typed_and_stand_in_a_file_of_flags() {
     assert_eq!(resolved.listen.port, 2, "where the others dial it");
     let toml = "id = \"b\"\nnodes = \"a=localhost:1,b=localhost:2\"\nmemory-mib = 32\nlog-level = \"warn\"\n";
     std::fs::write(folder.0.path().join("f.toml"), toml).unwrap();
-    let resolved = folder.resolve("-config @f.toml -dir @b").unwrap();
+    let resolved = folder.resolve("-config %f.toml -dir %b").unwrap();
     assert_eq!(resolved.log, LogLevel::Warn);
     let Role::Node(config) = resolved.role else { panic!("no node") };
     assert_eq!((config.memory_bytes_max, config.layout.replica_count()), (32 << 20, 2));
@@ -123,20 +123,20 @@ fn what_does_not_go_together_is_named() {
     write("bad.toml", "prot = 1\n");
     for (line, words) in [
         ("", "give NODE.yml and CLUSTER.yml, or -id and -nodes; or try: leaderless demo"),
-        ("@none.yml", "none.yml"),
-        ("@cluster.yml", "needs a node's before it"),
-        ("@node.yml @storage.yml", "two files of one kind"),
-        ("@cluster.yml @coordinator.yml", "two files of one kind"),
-        ("@third.yml @cluster.yml", "node 01 is not among the nodes 1, 2"),
-        ("@beyond.yml @cluster.yml", "is reached from other machines"),
-        ("@node.yml @far.yml", "the others dial this node at 10.0.0.1:8001"),
-        ("@node.yml @cluster.yml -nodes 1=h:1", "not both"),
-        ("@coordinator.yml -id 1", "a coordinator has neither"),
-        ("@node.yml @cluster.yml -level two", "-level `two`: give one, quorum or all"),
-        ("@node.yml @cluster.yml -memory-mib 0", "-memory-mib"),
-        ("@node.yml @cluster.yml -sync now", "-sync"),
-        ("@node.yml @cluster.yml -forget-after 1s", "give 10m or more"),
-        ("@node.yml @cluster.yml -log loud", "-log"),
+        ("%none.yml", "none.yml"),
+        ("%cluster.yml", "needs a node's before it"),
+        ("%node.yml %storage.yml", "two files of one kind"),
+        ("%cluster.yml %coordinator.yml", "two files of one kind"),
+        ("%third.yml %cluster.yml", "node 01 is not among the nodes 1, 2"),
+        ("%beyond.yml %cluster.yml", "is reached from other machines"),
+        ("%node.yml %far.yml", "the others dial this node at 10.0.0.1:8001"),
+        ("%node.yml %cluster.yml -nodes 1=h:1", "not both"),
+        ("%coordinator.yml -id 1", "a coordinator has neither"),
+        ("%node.yml %cluster.yml -level two", "-level `two`: give one, quorum or all"),
+        ("%node.yml %cluster.yml -memory-mib 0", "-memory-mib"),
+        ("%node.yml %cluster.yml -sync now", "-sync"),
+        ("%node.yml %cluster.yml -forget-after 1s", "give 10m or more"),
+        ("%node.yml %cluster.yml -log loud", "-log"),
         ("-id 1 -nodes 1", "write ID=HOST:PORT"),
         ("-id 1 -nodes 1=h", "-nodes `h`"),
         ("-id 1 -nodes 1=localhost:1*33", "a weight is 1 to 32"),
@@ -144,12 +144,12 @@ fn what_does_not_go_together_is_named() {
         ("-id 1 -nodes 1=localhost:1,1=localhost:2", "node 1 is there twice"),
         ("-id 1 -nodes 1=localhost:1,2=localhost:1", "are both at"),
         ("-id 1 -nodes 1=localhost:1 -replicas 2", "2 replicas of each key over 1 nodes"),
-        ("-config @bad.toml", "prot"),
+        ("-config %bad.toml", "prot"),
     ] {
         let error = folder.resolve(line).expect_err(line).to_string();
         assert!(error.contains(words), "{line}: {error}");
     }
-    assert!(folder.resolve("@beyond.yml @cluster.yml -insecure").is_ok());
+    assert!(folder.resolve("%beyond.yml %cluster.yml -insecure").is_ok());
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_folder_of_the_original_is_refused_with_a_pointer_to_import() {
         let folder = Folder::new();
         std::fs::create_dir(folder.0.path().join("d")).unwrap();
         std::fs::write(folder.0.path().join("d").join(file), "x").unwrap();
-        let error = folder.resolve("@node.yml @cluster.yml").unwrap_err().to_string();
+        let error = folder.resolve("%node.yml %cluster.yml").unwrap_err().to_string();
         assert!(error.contains(file) && error.contains("leaderless import -from"), "{error}");
     }
 }

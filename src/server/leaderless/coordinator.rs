@@ -60,7 +60,7 @@ impl Coordinator {
             let terms = LinkTerms { net, id: id.clone(), layout_hash, bytes_max };
             let link = Link::begin(&terms, &receiver);
             if is_sought {
-                places.push(Place { id, address: sender });
+                places.push(Sought { id, address: sender });
             }
             link
         });
@@ -219,13 +219,13 @@ fn refused(code: &str, words: String, replicas: usize) -> RegisterError {
 }
 
 /// A node whose address DNS knows.
-struct Place {
+struct Sought {
     id: String,
     address: watch::Sender<Option<String>>,
 }
 
 /// Looks for nodes in DNS, and asks each of them who it is.
-async fn discover(net: Net, discovery: Discovery, places: Vec<Place>) {
+async fn discover(net: Net, discovery: Discovery, places: Vec<Sought>) {
     let Discovery { domain, port, interval } = discovery;
     loop {
         match tokio::net::lookup_host((domain.as_str(), port)).await {
@@ -242,7 +242,7 @@ async fn discover(net: Net, discovery: Discovery, places: Vec<Place>) {
     }
 }
 
-fn note(places: &[Place], id: &str, address: &str) {
+fn note(places: &[Sought], id: &str, address: &str) {
     let Some(place) = places.iter().find(|place| place.id == id) else { return };
     place.address.send_if_modified(|known| {
         let is_new = known.as_deref() != Some(address);

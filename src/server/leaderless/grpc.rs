@@ -27,6 +27,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use super::commands::KeyValue;
 use super::metrics::method_of;
 use super::registrar::level;
 use super::{RegisterServer, Stopping};
@@ -165,10 +166,10 @@ fn either(text: Bytes, bytes: Bytes) -> Bytes {
 }
 
 /// Key and value of an entry that a client gives (I2).
-fn given(entry: Option<api::Entry>) -> Result<(Bytes, Bytes), Status> {
+fn given(entry: Option<api::Entry>) -> Result<KeyValue, Status> {
     let entry = entry.ok_or_else(|| Complaint::wrong("`entry` is missing"))?;
     let api::Entry { key, value, value_bytes, key_bytes } = entry;
-    Ok((either(key, key_bytes), either(value, value_bytes)))
+    Ok(KeyValue { key: either(key, key_bytes), value: either(value, value_bytes) })
 }
 
 /// An entry as clients are to read it: what is no text is in the fields beside.
@@ -234,7 +235,7 @@ impl Cluster for Api {
         request: tonic::Request<api::SetRequest>,
     ) -> Result<tonic::Response<api::SetResponse>, Status> {
         let terms = Terms::of(&self.0, &request)?;
-        let (key, value) = given(request.into_inner().entry)?;
+        let KeyValue { key, value } = given(request.into_inner().entry)?;
         terms.wait(Done::Maybe, self.0.registrar.write(key, Some(value), terms.level)).await?;
         Ok(tonic::Response::new(api::SetResponse {}))
     }
@@ -308,7 +309,7 @@ impl Node for Api {
     ) -> Result<tonic::Response<api::SetResponse>, Status> {
         let terms = Terms::of(&self.0, &request)?;
         let node = self.0.registrar.node()?;
-        let ((key, value), version) = match request.into_inner() {
+        let (KeyValue { key, value }, version) = match request.into_inner() {
             api::NodeSetRequest { clocked_entry: Some(_), entry: Some(_) } => {
                 let words = "give `clocked_entry`, or `entry` for a version of this node";
                 return Err(Complaint::wrong(words).into());

@@ -205,7 +205,7 @@ impl Keeper {
 
     /// Sends what is asked, until the connection ends; gives the reason.
     async fn converse(&mut self, mut conversation: Conversation) -> io::Error {
-        let mut waiting = VecDeque::new();
+        let mut waiting: VecDeque<oneshot::Sender<_>> = VecDeque::new();
         let error = loop {
             let may_ask = waiting.len() < QUEUE_COUNT_MAX;
             let step = tokio::select! {
@@ -213,13 +213,12 @@ impl Keeper {
                     Some(ask) => self.send_all(ask, &mut conversation, &mut waiting).await,
                     None => break io::Error::other("the coordinator stops"),
                 },
-                replies = conversation.replies(waiting.len()), if !waiting.is_empty() => {
-                    replies.map(|replies| {
-                        for (reply, ask) in replies.into_iter().zip(waiting.drain(..)) {
-                            drop(ask.send(reply)); // it may have given up
-                        }
-                    })
-                }
+                // One at a time: what was read must not be lost where another arm is quicker.
+                reply = conversation.reply(), if !waiting.is_empty() => reply.map(|reply| {
+                    if let Some(ask) = waiting.pop_front() {
+                        drop(ask.send(reply)); // it may have given up
+                    }
+                }),
                 () = sleep(PAUSE), if waiting.is_empty() => {
                     timeout(BEGIN_TIME_MAX, self.look(&mut conversation)).await
                         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -299,15 +298,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// So many replies, in order.
-    async fn replies(&mut self, count: usize) -> io::Result<Vec<Result<Vec<Bytes>, LinkError>>> {
-        let mut replies = Vec::with_capacity(count);
-        while replies.len() < count {
-            replies.push(self.reply().await?);
-        }
-        Ok(replies)
-    }
-
+    /// The next reply. Cancelling it loses nothing.
     async fn reply(&mut self) -> io::Result<Result<Vec<Bytes>, LinkError>> {
         loop {
             if let Some(reply) = self.decoded()? {

@@ -74,15 +74,21 @@ impl CallCounts {
             let MethodName { service, method, kind } = method;
             format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"")
         };
-        let started = calls.iter().map(|(method, count)| (labels(method), count.started));
+        let started = calls
+            .iter()
+            .map(|(method, count)| Sample { labels: labels(method), value: count.started });
         let handled = calls.iter().flat_map(|(method, count)| {
             count.handled.iter().map(move |(code, count)| {
-                (format!("grpc_code=\"{}\",{}", code_name(*code), labels(method)), *count)
+                let labels = format!("grpc_code=\"{}\",{}", code_name(*code), labels(method));
+                Sample { labels, value: *count }
             })
         });
-        let received = calls.iter().map(|(method, count)| (labels(method), count.started));
+        let received = calls
+            .iter()
+            .map(|(method, count)| Sample { labels: labels(method), value: count.started });
         let sent = calls.iter().map(|(method, count)| {
-            (labels(method), count.handled.get(&0).copied().unwrap_or_default())
+            let value = count.handled.get(&0).copied().unwrap_or_default();
+            Sample { labels: labels(method), value }
         });
         counter(text, "grpc_server_started_total", "RPCs started on the server.", started);
         counter(text, "grpc_server_handled_total", "RPCs completed on the server.", handled);
@@ -92,14 +98,15 @@ impl CallCounts {
     }
 }
 
-fn counter(
-    text: &mut String,
-    name: &str,
-    help: &str,
-    samples: impl Iterator<Item = (String, u64)>,
-) {
+/// A number with its labels.
+struct Sample {
+    labels: String,
+    value: u64,
+}
+
+fn counter(text: &mut String, name: &str, help: &str, samples: impl Iterator<Item = Sample>) {
     head(text, name, "counter", help);
-    for (labels, value) in samples {
+    for Sample { labels, value } in samples {
         line(text, &format!("{name}{{{labels}}} {value}"));
     }
 }
@@ -167,7 +174,8 @@ pub(super) async fn render(server: &RegisterServer) -> String {
         ("not_stored", status.failed),
         ("unknown", status.unknown),
     ];
-    let outcomes = outcomes.map(|(word, count)| (format!("outcome=\"{word}\""), count));
+    let outcomes =
+        outcomes.map(|(word, value)| Sample { labels: format!("outcome=\"{word}\""), value });
     counter(&mut text, name, "Operations by their outcome.", outcomes.into_iter());
     let counts = [
         ("leaderless_forwarded_total", "Operations passed on to a replica.", status.forwarded),

@@ -17,8 +17,10 @@ mod grpc;
 mod http;
 mod link;
 mod metrics;
+mod outcomes;
 mod registrar;
 mod resp;
+mod table;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -242,7 +244,7 @@ impl RegisterServer {
                 }
             }
             Registrar::Coordinator(_) => {
-                tracing::warn!("a node dialled a coordinator, which holds no keys")
+                tracing::warn!("a node dialled a coordinator, which holds no keys");
             }
         }
         Ok(())

@@ -19,7 +19,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 
 use super::RegisterServer;
-use super::commands::{Agreed, Planned, Work, carry_out, greeting, plan};
+use super::commands::{Agreed, Planned, Work, greeting, plan};
+use super::outcomes::carry_out;
 use crate::leaderless::node::KEY_BYTES_MAX;
 use crate::leaderless::operation::Level;
 use crate::server::complaint::Complaint;
@@ -53,6 +54,9 @@ struct KeysUnderWay {
 impl KeysUnderWay {
     /// Whether an operation has to wait for those before it (I2).
     fn hold_back(&self, work: &Work) -> bool {
+        if work.is_about_all_keys() {
+            return !self.written.is_empty();
+        }
         work.keys()
             .into_iter()
             .any(|key| self.written.contains(key) || work.writes() && self.read.contains(key))
@@ -96,7 +100,9 @@ impl RespSession {
             };
             match socket.wait(wanted, None).await? {
                 Came::Wanted | Came::Mail => {}
-                Came::End | Came::Strange | Came::Ended(_) => return socket.send_rest().await,
+                Came::End | Came::Stop | Came::Strange | Came::Ended(_) => {
+                    return socket.send_rest().await;
+                }
                 Came::Stalled => {
                     tracing::debug!(from = %self.from, "ended: it asks for more than it takes");
                     let mut words = BytesMut::new();

@@ -164,14 +164,16 @@ async fn what_needs_an_order_is_refused_with_a_pointer() {
 #[tokio::test]
 async fn a_pipeline_is_answered_in_order_and_each_read_sees_the_write_before_it() {
     let served = serve().await;
-    let (mut request, mut expected) = (String::new(), String::new());
+    let (mut request, mut expected) = (Vec::new(), Vec::new());
     for step in 0..1000 {
-        request += &format!("SET k{} {step}\r\nGET k{}\r\nGET other\r\n", step % 7, step % 7);
-        expected += &format!("+OK\r\n${}\r\n{step}\r\n$-1\r\n", step.to_string().len());
+        let key = step % 7;
+        request.push(format!("SET k{key} {step}\r\nGET k{key}\r\nGET other\r\n"));
+        expected.push(format!("+OK\r\n${}\r\n{step}\r\n$-1\r\n", step.to_string().len()));
     }
-    request += "QUIT\r\n";
-    expected += "+OK\r\n";
-    assert_eq!(served.said_at(ADDRESS, request.as_bytes()).await, expected);
+    request.push("QUIT\r\n".to_owned());
+    expected.push("+OK\r\n".to_owned());
+    let said = served.said_at(ADDRESS, request.concat().as_bytes()).await;
+    assert_eq!(said, expected.concat());
 }
 
 #[tokio::test]

@@ -104,7 +104,9 @@ fn carry_out(store: &mut Store, happening: Happening) -> diskstore_storage::Resu
             store.put(&bytes("dropped"), &held_at(ms, Some(key)));
             store.drop_key(key.as_bytes(), at(ms));
         }
-        Happening::Checkpoint => return store.checkpoint().map_or(Ok(()), |job| job.run()),
+        Happening::Checkpoint => {
+            return store.checkpoint(&Arc::default()).map_or(Ok(()), |job| job.run());
+        }
     }
     if let Some(appended) = store.append()? {
         let synced = store.syncer.wait_blocking(appended.position);

@@ -14,8 +14,11 @@ mod crash;
 mod running;
 
 /// Repair that a test need not wait for.
-const PACE: Pace =
-    Pace { pull_every: Duration::from_millis(200), fence_lag: Duration::from_millis(500) };
+const PACE: Pace = Pace {
+    pull_every: Duration::from_millis(200),
+    fence_lag: Duration::from_millis(500),
+    segment_bytes: 8 << 20,
+};
 
 /// A cluster.
 struct Cluster {
@@ -56,7 +59,7 @@ impl Cluster {
             disks: BTreeMap::new(),
             accepts_loss: false,
             memory_bytes_max: 1 << 30,
-            forget_after: Duration::from_secs(3600),
+            forget_after: Duration::from_hours(1),
         }
     }
 
@@ -130,7 +133,7 @@ impl Cluster {
                 if holds(&status) {
                     break;
                 }
-                assert!(begun.elapsed() < Duration::from_secs(60), "never {what}: {status:?}");
+                assert!(begun.elapsed() < Duration::from_mins(1), "never {what}: {status:?}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
@@ -149,8 +152,4 @@ impl Cluster {
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
-}
-
-fn some(text: &str) -> Option<Bytes> {
-    Some(bytes(text))
 }

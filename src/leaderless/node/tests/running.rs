@@ -7,7 +7,7 @@ async fn what_one_node_writes_every_node_reads() {
     let cluster = Cluster::begun(5).await;
     let mut versions = Vec::new();
     for nth in 0..20_usize {
-        let (key, value) = (bytes(&format!("key-{nth}")), some(&nth.to_string()));
+        let (key, value) = (bytes(&format!("key-{nth}")), Some(bytes(&nth.to_string())));
         let writer = cluster.at(nth % 5 + 1);
         let version = writer.write(key.clone(), value.clone(), Level::Quorum).await.unwrap();
         versions.push(version);
@@ -52,7 +52,7 @@ async fn what_was_acknowledged_survives_that_all_nodes_crash() {
     let mut cluster = Cluster::begun(3).await;
     let mut written = BTreeMap::new();
     for nth in 0..30 {
-        let (key, value) = (bytes(&nth.to_string()), some(&format!("value {nth}")));
+        let (key, value) = (bytes(&nth.to_string()), Some(bytes(&format!("value {nth}"))));
         let version = cluster.at(nth % 3 + 1).write(key.clone(), value.clone(), Level::Quorum);
         written.insert(key, Held { version: version.await.unwrap(), value });
     }
@@ -66,18 +66,18 @@ async fn what_was_acknowledged_survives_that_all_nodes_crash() {
     for (key, held) in &written {
         assert_eq!(&cluster.at(2).read(key.clone(), Level::Quorum).await.unwrap(), held);
     }
-    let later = cluster.at(1).write(bytes("0"), some("later"), Level::Quorum).await.unwrap();
+    let later = cluster.at(1).write(bytes("0"), Some(bytes("later")), Level::Quorum).await.unwrap();
     assert!(written.values().all(|held| held.version < later), "the clock goes on above");
 }
 
 #[tokio::test]
 async fn a_minority_that_is_down_is_not_missed_and_catches_up() {
     let mut cluster = Cluster::begun(3).await;
-    cluster.at(1).write(bytes("a"), some("1"), Level::All).await.unwrap();
+    cluster.at(1).write(bytes("a"), Some(bytes("1")), Level::All).await.unwrap();
     cluster.stop(3).await;
     cluster.wait("down", |status| status.peers.iter().any(|peer| !peer.is_up)).await;
-    let version = cluster.at(1).write(bytes("a"), some("2"), Level::Quorum).await.unwrap();
-    let error = cluster.at(2).write(bytes("a"), some("3"), Level::All).await.unwrap_err();
+    let version = cluster.at(1).write(bytes("a"), Some(bytes("2")), Level::Quorum).await.unwrap();
+    let error = cluster.at(2).write(bytes("a"), Some(bytes("3")), Level::All).await.unwrap_err();
     assert!(
         matches!(&error, RegisterError::NotStored(words) if words.contains("2 of 3")),
         "{error}"
@@ -125,7 +125,8 @@ async fn a_node_that_lost_its_disk_copies_before_it_answers() {
     }
     let status = cluster.at(2).status().await;
     assert_eq!((status.losses, status.keys), (2, 40), "it counts above what the others knew");
-    let version = cluster.at(2).write(bytes("k1"), some("new"), Level::Quorum).await.unwrap();
+    let version =
+        cluster.at(2).write(bytes("k1"), Some(bytes("new")), Level::Quorum).await.unwrap();
     assert_eq!(cluster.at(1).read(bytes("k1"), Level::Quorum).await.unwrap().version, version);
 }
 
@@ -133,7 +134,11 @@ async fn a_node_that_lost_its_disk_copies_before_it_answers() {
 async fn deletes_are_forgotten_once_all_nodes_have_confirmed_them() {
     let cluster = Cluster::begun(3).await;
     for nth in 0..10 {
-        cluster.at(1).write(bytes(&nth.to_string()), some("x"), Level::Quorum).await.unwrap();
+        cluster
+            .at(1)
+            .write(bytes(&nth.to_string()), Some(bytes("x")), Level::Quorum)
+            .await
+            .unwrap();
         cluster.at(2).write(bytes(&nth.to_string()), None, Level::Quorum).await.unwrap();
     }
     cluster.wait("without tombstones", |status| status.tombstones == 0 && status.keys == 0).await;
@@ -151,8 +156,8 @@ async fn a_node_that_slept_through_a_delete_brings_nothing_back() {
         cluster.start(node).await;
     }
     cluster.ready().await;
-    cluster.at(1).write(bytes("gone"), some("x"), Level::All).await.unwrap();
-    cluster.at(1).write(bytes("kept"), some("x"), Level::All).await.unwrap();
+    cluster.at(1).write(bytes("gone"), Some(bytes("x")), Level::All).await.unwrap();
+    cluster.at(1).write(bytes("kept"), Some(bytes("x")), Level::All).await.unwrap();
     cluster.stop(3).await;
     cluster.at(1).write(bytes("gone"), None, Level::Quorum).await.unwrap();
     cluster.wait("forgotten", |status| status.tombstones == 0 && status.keys == 1).await;
@@ -163,7 +168,10 @@ async fn a_node_that_slept_through_a_delete_brings_nothing_back() {
         let held = cluster.at(3).read(bytes("gone"), level).await.unwrap();
         assert_eq!(held.value, None);
     }
-    assert_eq!(cluster.at(3).read(bytes("kept"), Level::All).await.unwrap().value, some("x"));
+    assert_eq!(
+        cluster.at(3).read(bytes("kept"), Level::All).await.unwrap().value,
+        Some(bytes("x"))
+    );
 }
 
 #[tokio::test]
@@ -172,13 +180,13 @@ async fn a_cluster_begins_once_all_nodes_were_there() {
     cluster.start(1).await;
     cluster.start(2).await;
     cluster.wait("waiting", |status| status.waits_for.contains("directory was empty")).await;
-    let error = cluster.at(1).write(bytes("a"), some("1"), Level::One).await.unwrap_err();
+    let error = cluster.at(1).write(bytes("a"), Some(bytes("1")), Level::One).await.unwrap_err();
     assert!(matches!(error, RegisterError::NotStored(_)), "{error}");
     cluster.start(3).await;
     cluster.ready().await;
     assert_eq!(cluster.at(3).status().await.losses, 1);
     // Whoever has not heard of it yet hears of it later, in the middle of writes.
-    cluster.at(1).write(bytes("a"), some("1"), Level::Quorum).await.unwrap();
+    cluster.at(1).write(bytes("a"), Some(bytes("1")), Level::Quorum).await.unwrap();
 }
 
 #[tokio::test]
@@ -199,6 +207,26 @@ async fn nodes_of_other_files_and_second_processes_are_refused_by_name() {
     cluster.wait("refused", refused).await;
     cluster.stop(3).await;
     cluster.layout = right;
+    cluster.disks.insert(3, SimDisk::new(78));
+    cluster.start(3).await;
+    cluster.ready().await;
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(79));
+    let host = Host { disk, net: Net::Local(cluster.net.clone()), ..Host::real() };
+    let twin = Registers::start_at(&host, cluster.config(3), PACE).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let status = twin.status().await;
+        let is_said = |peer: &PeerStatus| {
+            peer.complaint.as_ref().is_some_and(|it| it.contains("node 3 runs already"))
+        };
+        if status.peers.iter().all(is_said) {
+            assert_eq!(status.standing, "lost");
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_mins(1), "never refused: {status:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    twin.stop().await;
     let mut config = cluster.config(3);
     config.id = "9".into();
     let host = Host { disk: Arc::new(SimDisk::new(5)), ..Host::real() };
@@ -224,5 +252,5 @@ async fn full_memory_refuses_sets_and_lets_deletes_go_on() {
     }
     assert!(matches!(refused, Some(RegisterError::Busy(_))), "{refused:?}");
     node.write(bytes("0"), None, Level::One).await.unwrap();
-    node.write(bytes("0"), some("small"), Level::One).await.unwrap();
+    node.write(bytes("0"), Some(bytes("small")), Level::One).await.unwrap();
 }

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::leaderless::message::{Losses, Refusal};
+use crate::leaderless::node::open::hex;
 use crate::leaderless::replica::{Floor, Lost};
 
 fn node(number: u16) -> NodeNumber {
@@ -86,7 +88,13 @@ fn responses() -> Vec<Response> {
 
 fn samples() -> Vec<PeerMessage> {
     let key = Bytes::from_static(b"key");
-    let forward = |errand, level| PeerMessage::Forward { id: 3, errand, key: key.clone(), level };
+    let forward = |errand, level| PeerMessage::Forward {
+        id: 3,
+        until: Moment::new(6),
+        errand,
+        key: key.clone(),
+        level,
+    };
     let unknown = RegisterError::Unknown { version: version(1), stored_by: 1, replicas: 3 };
     let gossip = Gossip {
         standing: Standing::Behind,
@@ -109,11 +117,12 @@ fn samples() -> Vec<PeerMessage> {
         PeerMessage::Forwarded(4, Err(RegisterError::Busy("full".into()))),
         PeerMessage::Forwarded(4, Err(RegisterError::NotStored("no".into()))),
         PeerMessage::Gossip(Box::new(gossip)),
-        PeerMessage::CopyBegin { losses: 2 },
-        PeerMessage::CopyBegun { numbers: Box::new(numbers()), is_ready: true },
-        PeerMessage::CopyPage { from: 8 },
-        PeerMessage::CopyPaged { from: 8, next: None, records: Vec::new() },
+        PeerMessage::CopyBegin { attempt: 1, losses: 2 },
+        PeerMessage::CopyBegun { attempt: 1, numbers: Box::new(numbers()), is_ready: true },
+        PeerMessage::CopyPage { attempt: 1, from: 8 },
+        PeerMessage::CopyPaged { attempt: 1, from: 8, next: None, records: Vec::new() },
         PeerMessage::CopyPaged {
+            attempt: 1,
             from: 8,
             next: Some(9),
             records: vec![Found { key, held: held(Some("v")) }],
@@ -128,10 +137,6 @@ fn encoded(messages: &[PeerMessage]) -> Vec<u8> {
         put_message(&mut out, message);
     }
     out
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -152,7 +157,7 @@ fn what_is_sent_is_what_comes() {
     assert!(matches!(&read[0], PeerMessage::Forwarded(1, Err(RegisterError::NotStored(_)))));
 }
 
-/// I1
+/// I1 of `mod.rs`.
 #[test]
 fn no_damage_of_a_byte_panics() {
     for message in samples() {
@@ -204,25 +209,27 @@ fn frames_and_hellos_are_pinned_and_checked() {
         layout_hash: [0xab; 32],
         from: node(1),
         to: node(2),
+        value_bytes_max: 9,
         process: 7,
     };
     let mut out = Vec::new();
     put_frame(&mut out, |out| hello.put(out));
     let body = format!(
-        "0100{}{}{}{}{}",
+        "0100{}{}{}{}{}{}",
         "11000000000000000000000000000000",
         "0100000000000000",
         "ab".repeat(32),
         "01000200",
+        "09000000",
         "0700000000000000"
     );
     let crc = crc32fast::hash(&out[FRAME_HEADER_BYTES..]).to_le_bytes();
-    assert_eq!(hex(&out), format!("46000000{}{body}", hex(&crc)));
+    assert_eq!(hex(&out), format!("4a000000{}{body}", hex(&crc)));
     let header = *out.first_chunk().unwrap();
     let decoded = FrameHeader::decode(header, HELLO_BYTES_MAX).unwrap();
     let body = Bytes::copy_from_slice(&out[FRAME_HEADER_BYTES..]);
     assert_eq!(RegistersHello::decode(decoded.check(body.clone()).unwrap()).unwrap(), hello);
-    assert!(FrameHeader::decode(header, 69).is_err(), "longer than allowed");
+    assert!(FrameHeader::decode(header, 73).is_err(), "longer than allowed");
     let mut damaged = body.to_vec();
     damaged[20] ^= 1;
     assert!(decoded.check(damaged.into()).is_err());

@@ -9,55 +9,34 @@
 //!   panic.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+mod fields;
+mod frame;
+
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes};
 
 use super::error::RegisterError;
-use super::records::{
-    put_by_node, put_floor, put_numbers, read_by_node, read_floor, read_node, read_numbers,
-};
+use super::records::{put_by_node, put_floor, put_numbers, read_by_node, read_floor, read_numbers};
 use crate::command::DecodeError;
 use crate::command::cursor::{Cursor, put_string};
 use crate::leaderless::clock::{Moment, NodeNumber, Version};
-use crate::leaderless::message::{
-    Answer, Content, Held, Losses, Origin, Refusal, Request, Response, Store,
-};
+use crate::leaderless::message::{Answer, Content, Held, Origin, Request, Response, Store};
 use crate::leaderless::operation::{Errand, Level};
 use crate::leaderless::repair::{
     BUCKET_COUNT, Entry, FETCH_HASHES_MAX, Found, PullRequest, PullResponse, TOP_COUNT,
 };
 use crate::leaderless::replica::{Numbers, Standing};
 
-/// Version of these messages; a peer of another one is refused.
-pub(super) const WIRE_VERSION: u16 = 1;
-/// Length u32, CRC-32 of the body u32.
-pub(super) const FRAME_HEADER_BYTES: usize = 8;
-/// Most bytes of a frame's body: many messages, the last of which may have the largest value.
-pub(super) const FRAME_BYTES_MAX: usize = 48 << 20;
-/// Most bytes of a hello or a welcome.
-pub(super) const HELLO_BYTES_MAX: usize = 2048;
-/// Most bytes of a reason.
-const REASON_BYTES_MAX: usize = 1024;
-/// Most keys of a list.
-const LIST_COUNT_MAX: usize = 1 << 21;
-
-/// The first frame of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RegistersHello {
-    /// Follows from the first layout.
-    pub(super) cluster_id: u128,
-    /// The layout's epoch.
-    pub(super) epoch: u64,
-    /// Its hash.
-    pub(super) layout_hash: [u8; 32],
-    /// Who dials.
-    pub(super) from: NodeNumber,
-    /// Who is dialled.
-    pub(super) to: NodeNumber,
-    /// Random number of the process that dials.
-    pub(super) process: u64,
-}
+use fields::{
+    LIST_COUNT_MAX, level_byte, put_held_field, put_index, put_key, put_long, put_losses,
+    put_records, put_sums, read_held_field, read_index, read_key, read_level, read_long,
+    read_losses, read_records, read_refusal, read_sums, refusal_byte,
+};
+pub(super) use frame::{
+    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES_MAX, RegistersHello, end_frame,
+    put_frame, put_welcome, read_welcome,
+};
 
 /// What a node says of itself, again and again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +75,8 @@ pub(super) enum PeerMessage {
     Forward {
         /// Names it in the answer.
         id: u64,
+        /// After this it is not to be begun.
+        until: Moment,
         /// What to do.
         errand: Errand,
         /// The key.
@@ -109,11 +90,15 @@ pub(super) enum PeerMessage {
     Gossip(Box<Gossip>),
     /// The sender wants to copy. `losses` is how often it has lost its disk, 0 if that is not why.
     CopyBegin {
+        /// Names the copy among those of the node that copies.
+        attempt: u64,
         /// See there.
         losses: u64,
     },
     /// The receiver's loss is synced here: go on. The numbers are those of who answers, synced.
     CopyBegun {
+        /// Names the copy among those of the node that copies.
+        attempt: u64,
         /// See there.
         numbers: Box<Numbers>,
         /// Whether it answers asks.
@@ -121,11 +106,15 @@ pub(super) enum PeerMessage {
     },
     /// Send all records that both hold, from this hash on.
     CopyPage {
+        /// Names the copy among those of the node that copies.
+        attempt: u64,
         /// See there.
         from: u64,
     },
     /// Some of them.
     CopyPaged {
+        /// Names the copy among those of the node that copies.
+        attempt: u64,
         /// As asked for.
         from: u64,
         /// Where to go on; `None` at the end.
@@ -135,102 +124,8 @@ pub(super) enum PeerMessage {
     },
 }
 
-/// Appends a frame to `out`.
-pub(super) fn put_frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend([0; FRAME_HEADER_BYTES]);
-    body(out);
-    end_frame(out, start);
-}
-
-/// Fills in the header of the frame that began at `start`, with room for it.
-pub(super) fn end_frame(out: &mut [u8], start: usize) {
-    let Some((header, body)) =
-        out.get_mut(start..).and_then(|frame| frame.split_first_chunk_mut::<FRAME_HEADER_BYTES>())
-    else {
-        unreachable!("the header was just written");
-    };
-    let length = u32::try_from(body.len()).expect("invariant: bodies are bounded");
-    let crc = crc32fast::hash(body);
-    let mut fields = header.as_mut_slice();
-    fields.put_u32_le(length);
-    fields.put_u32_le(crc);
-}
-
-/// What a header says of the body behind it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FrameHeader {
-    pub(super) length: usize,
-    crc: u32,
-}
-
-impl FrameHeader {
-    /// Reads a header.
-    pub(super) fn decode(
-        bytes: [u8; FRAME_HEADER_BYTES],
-        bytes_max: usize,
-    ) -> Result<FrameHeader, DecodeError> {
-        let mut cursor = Cursor::new(Bytes::copy_from_slice(&bytes));
-        let (length, crc) = (cursor.u32()? as usize, cursor.u32()?);
-        if length > bytes_max {
-            return Err(cursor.error("frame too long"));
-        }
-        Ok(FrameHeader { length, crc })
-    }
-
-    /// The body, if it is the one that was sent.
-    pub(super) fn check(self, body: Bytes) -> Result<Bytes, DecodeError> {
-        if crc32fast::hash(&body) != self.crc {
-            return Err(DecodeError { what: "frame's checksum", offset: 0 });
-        }
-        Ok(body)
-    }
-}
-
-impl RegistersHello {
-    /// Appends the body.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
-        out.put_u16_le(WIRE_VERSION);
-        out.put_u128_le(self.cluster_id);
-        out.put_u64_le(self.epoch);
-        out.put_slice(&self.layout_hash);
-        out.put_u16_le(self.from.get());
-        out.put_u16_le(self.to.get());
-        out.put_u64_le(self.process);
-    }
-
-    /// Reads the body.
-    pub(super) fn decode(body: Bytes) -> Result<RegistersHello, DecodeError> {
-        let mut cursor = Cursor::new(body);
-        if cursor.u16()? != WIRE_VERSION {
-            return Err(cursor.error("peer of another version"));
-        }
-        let (cluster_id, epoch) = (cursor.u128()?, cursor.u64()?);
-        let mut layout_hash = [0; 32];
-        layout_hash.copy_from_slice(&cursor.bytes(32)?);
-        let (from, to) = (read_node(&mut cursor)?, read_node(&mut cursor)?);
-        let process = cursor.u64()?;
-        cursor.finish()?;
-        Ok(RegistersHello { cluster_id, epoch, layout_hash, from, to, process })
-    }
-}
-
-/// Appends the answer to a hello: a reason, if the connection may not be used.
-pub(super) fn put_welcome(out: &mut Vec<u8>, refused: Option<&str>) {
-    let reason = refused.unwrap_or_default();
-    let end = reason.floor_char_boundary(REASON_BYTES_MAX);
-    out.put_u8(u8::from(refused.is_some()));
-    put_string(out, reason.get(..end).unwrap_or_default());
-}
-
-/// Reads the answer to a hello.
-pub(super) fn read_welcome(body: Bytes) -> Result<Option<String>, DecodeError> {
-    let mut cursor = Cursor::new(body);
-    let is_refused = cursor.boolean()?;
-    let reason = cursor.string(REASON_BYTES_MAX)?;
-    cursor.finish()?;
-    Ok(is_refused.then_some(reason))
-}
+/// Most messages of a frame that is read; far more than one turn makes.
+const FRAME_MESSAGES_MAX: usize = 1 << 18;
 
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
@@ -255,9 +150,10 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &PeerMessage) {
             out.put_u64_le(*operation);
             put_response(out, response);
         }
-        PeerMessage::Forward { id, errand, key, level } => {
+        PeerMessage::Forward { id, until, errand, key, level } => {
             out.put_u8(FORWARD);
             out.put_u64_le(*id);
+            out.put_u64_le(until.get());
             out.put_u8(level_byte(*level));
             put_key(out, key);
             match errand {
@@ -278,21 +174,25 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &PeerMessage) {
             out.put_u8(GOSSIP);
             put_gossip(out, gossip);
         }
-        PeerMessage::CopyBegin { losses } => {
+        PeerMessage::CopyBegin { attempt, losses } => {
             out.put_u8(COPY_BEGIN);
+            out.put_u64_le(*attempt);
             out.put_u64_le(*losses);
         }
-        PeerMessage::CopyBegun { numbers, is_ready } => {
+        PeerMessage::CopyBegun { attempt, numbers, is_ready } => {
             out.put_u8(COPY_BEGUN);
+            out.put_u64_le(*attempt);
             out.put_u8(u8::from(*is_ready));
             put_numbers(out, numbers);
         }
-        PeerMessage::CopyPage { from } => {
+        PeerMessage::CopyPage { attempt, from } => {
             out.put_u8(COPY_PAGE);
+            out.put_u64_le(*attempt);
             out.put_u64_le(*from);
         }
-        PeerMessage::CopyPaged { from, next, records } => {
+        PeerMessage::CopyPaged { attempt, from, next, records } => {
             out.put_u8(COPY_PAGED);
+            out.put_u64_le(*attempt);
             out.put_u64_le(*from);
             out.put_u8(u8::from(next.is_some()));
             out.put_u64_le(next.unwrap_or_default());
@@ -306,6 +206,9 @@ pub(super) fn read_messages(body: Bytes) -> Result<Vec<PeerMessage>, DecodeError
     let mut cursor = Cursor::new(body);
     let mut messages = Vec::new();
     while cursor.finish().is_err() {
+        if messages.len() >= FRAME_MESSAGES_MAX {
+            return Err(cursor.error("too many messages in a frame"));
+        }
         messages.push(read_message(&mut cursor)?);
     }
     Ok(messages)
@@ -316,7 +219,7 @@ fn read_message(cursor: &mut Cursor) -> Result<PeerMessage, DecodeError> {
         REQUEST => PeerMessage::Request(cursor.u64()?, read_request(cursor)?),
         RESPONSE => PeerMessage::Response(cursor.u64()?, read_response(cursor)?),
         FORWARD => {
-            let id = cursor.u64()?;
+            let (id, until) = (cursor.u64()?, Moment::new(cursor.u64()?));
             let level = read_level(cursor)?;
             let key = read_key(cursor)?;
             let errand = match cursor.u8()? {
@@ -325,21 +228,21 @@ fn read_message(cursor: &mut Cursor) -> Result<PeerMessage, DecodeError> {
                 2 => Errand::Set(read_long(cursor)?),
                 _ => return Err(cursor.error("unknown errand")),
             };
-            PeerMessage::Forward { id, errand, key, level }
+            PeerMessage::Forward { id, until, errand, key, level }
         }
         FORWARDED => PeerMessage::Forwarded(cursor.u64()?, read_result(cursor)?),
         GOSSIP => PeerMessage::Gossip(Box::new(read_gossip(cursor)?)),
-        COPY_BEGIN => PeerMessage::CopyBegin { losses: cursor.u64()? },
+        COPY_BEGIN => PeerMessage::CopyBegin { attempt: cursor.u64()?, losses: cursor.u64()? },
         COPY_BEGUN => {
-            let is_ready = cursor.boolean()?;
-            PeerMessage::CopyBegun { is_ready, numbers: Box::new(read_numbers(cursor)?) }
+            let (attempt, is_ready) = (cursor.u64()?, cursor.boolean()?);
+            PeerMessage::CopyBegun { attempt, is_ready, numbers: Box::new(read_numbers(cursor)?) }
         }
-        COPY_PAGE => PeerMessage::CopyPage { from: cursor.u64()? },
+        COPY_PAGE => PeerMessage::CopyPage { attempt: cursor.u64()?, from: cursor.u64()? },
         COPY_PAGED => {
-            let from = cursor.u64()?;
+            let (attempt, from) = (cursor.u64()?, cursor.u64()?);
             let (has_next, next) = (cursor.boolean()?, cursor.u64()?);
             let records = read_records(cursor)?;
-            PeerMessage::CopyPaged { from, next: has_next.then_some(next), records }
+            PeerMessage::CopyPaged { attempt, from, next: has_next.then_some(next), records }
         }
         _ => return Err(cursor.error("unknown message")),
     })
@@ -348,7 +251,7 @@ fn read_message(cursor: &mut Cursor) -> Result<PeerMessage, DecodeError> {
 fn put_request(out: &mut Vec<u8>, request: &Request) {
     match request {
         Request::Ask { key, wants_value } => {
-            out.put_u8(if *wants_value { 1 } else { 0 });
+            out.put_u8(u8::from(*wants_value));
             put_key(out, key);
         }
         Request::Store(store) => {
@@ -599,128 +502,6 @@ fn read_gossip(cursor: &mut Cursor) -> Result<Gossip, DecodeError> {
     let founders = read_by_node(cursor)?;
     let numbers = read_numbers(cursor)?;
     Ok(Gossip { standing, is_empty, hears, incarnation, founders, numbers })
-}
-
-fn put_losses(out: &mut Vec<u8>, losses: &Losses) {
-    out.put_u64_le(losses.own);
-    put_by_node(out, losses.others.iter().map(|(node, count)| (*node, *count)));
-}
-
-fn read_losses(cursor: &mut Cursor) -> Result<Losses, DecodeError> {
-    Ok(Losses { own: cursor.u64()?, others: read_by_node(cursor)? })
-}
-
-fn put_records(out: &mut Vec<u8>, records: &[Found]) {
-    put_index(out, records.len());
-    for Found { key, held } in records {
-        put_key(out, key);
-        put_held_field(out, held);
-    }
-}
-
-fn read_records(cursor: &mut Cursor) -> Result<Vec<Found>, DecodeError> {
-    let count = read_index(cursor, LIST_COUNT_MAX)?;
-    let mut records = Vec::new(); // grows with the bytes that are there (I1)
-    for _ in 0..count {
-        records.push(Found { key: read_key(cursor)?, held: read_held_field(cursor)? });
-    }
-    Ok(records)
-}
-
-fn put_held_field(out: &mut Vec<u8>, held: &Held) {
-    out.put_u64_le(held.version.get());
-    out.put_u8(u8::from(held.value.is_some()));
-    if let Some(value) = &held.value {
-        put_long(out, value);
-    }
-}
-
-fn read_held_field(cursor: &mut Cursor) -> Result<Held, DecodeError> {
-    let version = Version::from_number(cursor.u64()?);
-    let value = if cursor.boolean()? { Some(read_long(cursor)?) } else { None };
-    Ok(Held { version, value })
-}
-
-fn put_sums(out: &mut Vec<u8>, sums: &[u64]) {
-    put_index(out, sums.len());
-    for sum in sums {
-        out.put_u64_le(*sum);
-    }
-}
-
-fn read_sums(cursor: &mut Cursor) -> Result<Vec<u64>, DecodeError> {
-    let count = read_index(cursor, TOP_COUNT)?; // groups, and buckets of a group, are as many
-    (0..count).map(|_| cursor.u64()).collect()
-}
-
-fn put_index(out: &mut Vec<u8>, index: usize) {
-    out.put_u32_le(u32::try_from(index).expect("invariant: counts are bounded"));
-}
-
-fn read_index(cursor: &mut Cursor, max: usize) -> Result<usize, DecodeError> {
-    let index = cursor.u32()? as usize;
-    if index > max { Err(cursor.error("number out of range")) } else { Ok(index) }
-}
-
-fn put_key(out: &mut Vec<u8>, key: &[u8]) {
-    out.put_u16_le(u16::try_from(key.len()).expect("invariant: keys are bounded"));
-    out.put_slice(key);
-}
-
-fn read_key(cursor: &mut Cursor) -> Result<Bytes, DecodeError> {
-    let length = usize::from(cursor.u16()?);
-    if length == 0 {
-        return Err(cursor.error("empty key"));
-    }
-    cursor.bytes(length)
-}
-
-fn put_long(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_index(out, bytes.len());
-    out.put_slice(bytes);
-}
-
-fn read_long(cursor: &mut Cursor) -> Result<Bytes, DecodeError> {
-    let length = cursor.u32()? as usize;
-    cursor.bytes(length)
-}
-
-fn level_byte(level: Level) -> u8 {
-    match level {
-        Level::One => 0,
-        Level::Quorum => 1,
-        Level::All => 2,
-    }
-}
-
-fn read_level(cursor: &mut Cursor) -> Result<Level, DecodeError> {
-    Ok(match cursor.u8()? {
-        0 => Level::One,
-        1 => Level::Quorum,
-        2 => Level::All,
-        _ => return Err(cursor.error("unknown level")),
-    })
-}
-
-fn refusal_byte(refusal: Refusal) -> u8 {
-    match refusal {
-        Refusal::Copying => 0,
-        Refusal::Fenced => 1,
-        Refusal::Forgotten => 2,
-        Refusal::Ahead => 3,
-        Refusal::NoVersion => 4,
-    }
-}
-
-fn read_refusal(cursor: &mut Cursor) -> Result<Refusal, DecodeError> {
-    Ok(match cursor.u8()? {
-        0 => Refusal::Copying,
-        1 => Refusal::Fenced,
-        2 => Refusal::Forgotten,
-        3 => Refusal::Ahead,
-        4 => Refusal::NoVersion,
-        _ => return Err(cursor.error("unknown refusal")),
-    })
 }
 
 #[cfg(test)]

@@ -175,10 +175,10 @@ pub fn resolve(
     let log_format =
         settings.log_format.as_deref().map_or(Ok(LogFormat::Text), LogFormat::parse)?;
     let mut resolved = match given(files)? {
-        Given { node: None, shared: Some(Shared::Coordinator(file)) } => {
+        Given { node: None, shared: Some(LayoutFile::Coordinator(file)) } => {
             coordinator(&settings, file, variable)?
         }
-        Given { node: None, shared: Some(Shared::Cluster(_)) } => {
+        Given { node: None, shared: Some(LayoutFile::Cluster(_)) } => {
             return Err(SettingsError::Files(
                 "a cluster's file needs a node's before it: NODE.yml CLUSTER.yml",
             ));
@@ -193,11 +193,11 @@ pub fn resolve(
 /// What files say together.
 struct Given {
     node: Option<NodeFile>,
-    shared: Option<Shared>,
+    shared: Option<LayoutFile>,
 }
 
 /// Where a layout comes from.
-enum Shared {
+enum LayoutFile {
     Cluster(Layout),
     Coordinator(CoordinatorFile),
 }
@@ -208,10 +208,10 @@ fn given(files: Vec<LeaderlessFile>) -> Result<Given> {
         let is_twice = match file {
             LeaderlessFile::Node(node) => found.node.replace(node).is_some(),
             LeaderlessFile::Cluster(layout) => {
-                found.shared.replace(Shared::Cluster(layout)).is_some()
+                found.shared.replace(LayoutFile::Cluster(layout)).is_some()
             }
             LeaderlessFile::Coordinator(file) => {
-                found.shared.replace(Shared::Coordinator(file)).is_some()
+                found.shared.replace(LayoutFile::Coordinator(file)).is_some()
             }
         };
         if is_twice {
@@ -300,7 +300,7 @@ fn discover_by(discovery: &mut Discovery, variable: &dyn Fn(&str) -> Option<Stri
 fn node_of(
     settings: &RegisterSettings,
     file: Option<&NodeFile>,
-    shared: Option<Shared>,
+    shared: Option<LayoutFile>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Resolved> {
     let has_file = file.is_some();
@@ -319,8 +319,8 @@ fn node_of(
             ));
         }
         (Some(list), None) => listed(list, settings)?,
-        (None, Some(Shared::Cluster(layout))) => layout,
-        (None, Some(Shared::Coordinator(file))) => file.layout,
+        (None, Some(LayoutFile::Cluster(layout))) => layout,
+        (None, Some(LayoutFile::Coordinator(file))) => file.layout,
         (None, None) => {
             notes.push(
                 "this node is alone: no other has copies of its keys. Give CLUSTER.yml or \
