@@ -120,9 +120,10 @@ async fn checkpoint(
         let reason = "no checkpoint was written: it takes long, or the disk has no room for one";
         Problem::new(StatusCode::CONFLICT, "order_refused", reason)
     };
-    let node = &seat.server.node;
-    let index = node.checkpoint().await.ok_or_else(lacking)?;
-    Ok(done(&json!({"node": node.config().id, "checkpoint": index})))
+    let server = seat.server.clone();
+    let written = carried_on(async move { server.node.checkpoint().await });
+    let index = written.await?.ok_or_else(lacking)?;
+    Ok(done(&json!({"node": seat.server.node.config().id, "checkpoint": index})))
 }
 
 async fn config(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
