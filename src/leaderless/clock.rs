@@ -319,7 +319,7 @@ mod tests {
 
     fn clock(node: u16) -> Clock {
         let mut clock = Clock::open(writer(node), Moment::default(), Rules::default());
-        clock.ceiling_is_durable(NOW.later(CEILING_AHEAD_MS));
+        clock.ceiling_is_durable(NOW.later(10_000));
         clock
     }
 

@@ -10,6 +10,9 @@ use crate::leaderless::message::{Asker, Request, Response, Store};
 use crate::leaderless::repair::{PullRequest, PullResponse};
 use crate::leaderless::replica::Standing;
 
+/// A replica whose disk is behind takes stores until so many bytes are not synced: its coordinators begin nothing when a quarter of it waits
+/// at themselves.
+const UNSYNCED_BYTES_MAX: usize = 128 << 20;
 /// Most bytes of records in an answer to a pull or a copy; the last record may be larger.
 const RECORDS_BYTES_MAX: usize = 1 << 20;
 
@@ -45,7 +48,9 @@ impl Driver {
         // A coordinator begins nothing while its own memory is full; others may be a little ahead of it.
         let has_memory =
             bytes == 0 || self.store.keys.memory_bytes() < memory_bytes_max + memory_bytes_max / 4;
-        is_small && has_memory && self.has_room()
+        let wal = &self.store.wal;
+        let is_room = wal.has_next_segment() && wal.unsynced_bytes() < UNSYNCED_BYTES_MAX;
+        is_small && has_memory && is_room
     }
 
     /// Another node pulls from this one.
