@@ -28,6 +28,7 @@ struct Cluster {
     disks: BTreeMap<usize, SimDisk>,
     accepts_loss: bool,
     memory_bytes_max: u64,
+    value_bytes_max: u32,
     forget_after: Duration,
 }
 
@@ -59,6 +60,7 @@ impl Cluster {
             disks: BTreeMap::new(),
             accepts_loss: false,
             memory_bytes_max: 1 << 30,
+            value_bytes_max: 1 << 20,
             forget_after: Duration::from_hours(1),
         }
     }
@@ -79,7 +81,7 @@ impl Cluster {
             layout: self.layout.clone(),
             directory: "/node".into(),
             memory_bytes_max: self.memory_bytes_max,
-            value_bytes_max: 1 << 20,
+            value_bytes_max: self.value_bytes_max,
             sync: SyncPolicy::Always,
             accepts_loss: self.accepts_loss,
             forget_after: self.forget_after,

@@ -254,3 +254,34 @@ async fn full_memory_refuses_sets_and_lets_deletes_go_on() {
     node.write(bytes("0"), None, Level::One).await.unwrap();
     node.write(bytes("0"), Some(bytes("small")), Level::One).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_node_that_is_started_again_writes_at_once() {
+    let mut cluster = Cluster::begun(1).await;
+    let mut last = Version::NONE;
+    for nth in 0..4 {
+        let value = Some(bytes(&nth.to_string()));
+        let version = cluster.at(1).write(bytes("a"), value, Level::Quorum).await.unwrap();
+        assert!(version > last);
+        last = version;
+        cluster.crash(1).await;
+        cluster.start(1).await;
+        cluster.ready().await;
+    }
+    let status = cluster.at(1).status().await;
+    assert_eq!((status.ahead, status.losses), (0, 1));
+}
+
+#[tokio::test]
+async fn nodes_that_take_values_of_other_sizes_refuse_each_other() {
+    let mut cluster = Cluster::begun(2).await;
+    cluster.stop(2).await;
+    cluster.disks.insert(2, SimDisk::new(55));
+    cluster.value_bytes_max = 99;
+    cluster.start(2).await;
+    let is_said = |status: &RegistersStatus| {
+        let complaint = status.peers[0].complaint.as_ref();
+        complaint.is_some_and(|it| it.contains("99 ") && it.contains("value_max"))
+    };
+    cluster.wait("refused", is_said).await;
+}
