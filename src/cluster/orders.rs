@@ -1,11 +1,12 @@
 //! What an operator orders of a cluster: to take a member out, to give or take its vote, to have one
 //! take the place of another, to have another lead. Whoever is asked has the leader do it.
 //!
-//! Called by `node`, and by other members through `peer`; `steps` decides; calls `raft`. Invariant:
+//! Called by `node`, and by other members through `peer`; `steps` decides; calls `raft`. Invariants:
 //!
 //! - I1: once a step was begun, members are looked up by their ids and no longer by their names,
 //!   because another member may have the name by then. One that was to leave and is gone by then has
 //!   left.
+//! - I2: an order of which a step may have been taken is unknown if its end is not seen in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,11 +237,16 @@ impl Cluster {
                 OrderReply::Refused(reason) | OrderReply::Absent(reason) => return refused(reason),
                 OrderReply::Unknown(reason) => return failed(self.unknown(&reason)),
                 OrderReply::Silent(reason) if begun.elapsed() >= SILENCE_BOUND => {
-                    return refused(reason);
+                    // I2
+                    return if is_begun { failed(self.unknown(&reason)) } else { refused(reason) };
                 }
                 OrderReply::Silent(_) => {}
                 OrderReply::Later(reason) if Instant::now() + RETRY_PAUSE >= deadline => {
-                    return failed(Failure::NoLeader { reason });
+                    let failure = match is_begun {
+                        true => self.unknown(&reason), // I2
+                        false => Failure::NoLeader { reason },
+                    };
+                    return failed(failure);
                 }
                 OrderReply::Later(_) => {
                     if !is_begun

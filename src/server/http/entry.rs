@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version
 
 use super::HEAD_BYTES_MAX;
 use super::problem::{Problem, status_of};
+use crate::server::access::Access;
 use crate::command::FailureClass;
 
 /// Ends the connection behind a response.
@@ -19,11 +20,16 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whether a request that came to the address `local` may go on to its handler. On a loopback address,
 /// its host has to be an address or `localhost`: any other name may have been pointed here by a page
-/// that the browser then takes for ours.
+/// that the browser then takes for ours. Beyond loopback names are how nodes are called, so there a page
+/// writes only where tokens say who it is for.
 ///
 /// # Errors
 /// It may not; the connection is to be closed, since what follows may not be a request.
-pub(crate) fn check(request: &Request, local: IpAddr) -> Result<(), Problem> {
+pub(crate) fn check(
+    request: &Request,
+    local: IpAddr,
+    access: Option<&Access>,
+) -> Result<(), Problem> {
     check_form(request.version(), request.headers())?;
     check_length(request)?;
     let host = one(request.headers(), &HOST)?.ok_or_else(|| Problem::wrong("no Host header"))?;
@@ -31,7 +37,18 @@ pub(crate) fn check(request: &Request, local: IpAddr) -> Result<(), Problem> {
         let message = "this address is asked by its number, or as localhost";
         return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", message));
     }
-    check_site(request.method(), request.headers(), host)
+    let pages = match local.is_loopback() || access.is_some_and(Access::is_guarded) {
+        true => Pages::OfThisHost,
+        false => Pages::None,
+    };
+    check_site(request.method(), request.headers(), host, pages)
+}
+
+/// Which pages may have a browser send writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    OfThisHost,
+    None,
 }
 
 /// HTTP/1.1, and a body whose length is known: a body in chunks is where proxies and servers have
@@ -65,7 +82,12 @@ fn check_length(request: &Request) -> Result<(), Problem> {
 }
 
 /// Refuses a write that a page of another site has a browser make.
-fn check_site(method: &Method, headers: &HeaderMap, host: &str) -> Result<(), Problem> {
+fn check_site(
+    method: &Method,
+    headers: &HeaderMap,
+    host: &str,
+    pages: Pages,
+) -> Result<(), Problem> {
     let forbidden = |message| Problem::new(StatusCode::FORBIDDEN, "cross_site", message);
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
@@ -76,7 +98,11 @@ fn check_site(method: &Method, headers: &HeaderMap, host: &str) -> Result<(), Pr
     }
     let Some(origin) = one(headers, &ORIGIN)? else { return Ok(()) };
     let is_ours = origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
-    if is_ours { Ok(()) } else { Err(forbidden("a page of another origin may not write here")) }
+    match pages {
+        Pages::OfThisHost if is_ours => Ok(()),
+        Pages::OfThisHost => Err(forbidden("a page of another origin may not write here")),
+        Pages::None => Err(forbidden("a page may write here only if the node has -tokens")),
+    }
 }
 
 /// What a request presents in `Authorization`; nothing where that is not there.
@@ -137,11 +163,27 @@ mod tests {
         let status = |bytes: usize| {
             let head =
                 Request::get("/v1").header("host", "localhost").header("a", "a".repeat(bytes));
-            check(&head.body(Body::empty()).unwrap(), Ipv4Addr::LOCALHOST.into())
+            check(&head.body(Body::empty()).unwrap(), Ipv4Addr::LOCALHOST.into(), None)
                 .map_err(|problem| problem.status.as_u16())
         };
         let rest = "GET/v1hostlocalhosta".len();
         assert_eq!(status(HEAD_BYTES_MAX - rest), Ok(()));
         assert_eq!(status(HEAD_BYTES_MAX - rest + 1), Err(431));
+    }
+
+    #[test]
+    fn a_name_that_was_pointed_here_makes_no_page_ours() {
+        let status = |local: Ipv4Addr, origin: Option<&str>| {
+            let mut head = Request::delete("/v1/members/node1").header("host", "10.0.0.5:11000");
+            if let Some(origin) = origin {
+                head = head.header("origin", origin).header("sec-fetch-site", "same-origin");
+            }
+            check(&head.body(Body::empty()).unwrap(), local.into(), Some(&Access::free()))
+                .map_err(|problem| problem.status.as_u16())
+        };
+        let beyond = Ipv4Addr::new(10, 0, 0, 5);
+        assert_eq!(status(beyond, Some("http://10.0.0.5:11000")), Err(403));
+        assert_eq!(status(beyond, None), Ok(()), "no browser sends this");
+        assert_eq!(status(Ipv4Addr::LOCALHOST, Some("http://10.0.0.5:11000")), Ok(()));
     }
 }

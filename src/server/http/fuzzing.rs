@@ -55,7 +55,7 @@ async fn pause() {
 }
 
 async fn answer(request: Request, keys: Keys) -> Response {
-    if let Err(problem) = entry::check(&request, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+    if let Err(problem) = entry::check(&request, IpAddr::V4(Ipv4Addr::LOCALHOST), None) {
         return super::closing(problem);
     }
     let asked = Asked::of(request.uri(), request.headers(), NAMES);

@@ -214,7 +214,7 @@ where
 async fn answer(seat: Seat, mut request: Request) -> Response {
     seat.unsent.wait_for_room().await;
     let method = request.method().clone();
-    if let Err(problem) = check(&request, seat.local) {
+    if let Err(problem) = check(&request, seat.local, Some(&seat.server.access)) {
         return closing(problem);
     }
     if let Err(problem) = seat.authenticate(request.headers()).await {
@@ -240,7 +240,7 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
         response.headers_mut().extend(allowed.map(|allowed| (header::ALLOW, allowed)));
     }
     if is_last {
-        response.headers_mut().insert(header::CONNECTION, entry::CLOSE);
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     if method != Method::HEAD {
         let bytes = response.body().size_hint().exact().unwrap_or_default();

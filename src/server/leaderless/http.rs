@@ -92,7 +92,7 @@ where
 
 async fn respond(door: HttpDoor, unsent: Arc<Unsent>, mut request: Request) -> Response {
     unsent.wait_for_room().await;
-    if let Err(problem) = check(&request, door.local) {
+    if let Err(problem) = check(&request, door.local, None) {
         return closing(problem);
     }
     let bodies = Arc::clone(&door.server.bodies);
