@@ -179,6 +179,11 @@ pub enum RegisterTask {
         /// Its storage nodes, with commas: the more, the newer is what is found.
         #[arg(long, value_name = "HOST:PORT[,...]")]
         from: String,
+        /// Writes over keys that were written here already, too; otherwise they are left alone.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "false", default_missing_value = "true",
+              hide_default_value = true, value_parser = parse_boolean)]
+        overwrite: bool,
         /// Where to.
         #[command(flatten)]
         asked: RegisterAsked,

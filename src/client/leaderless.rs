@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use super::answer::Answer;
 use super::connection::NodeConnection;
 use super::dialling::Dialling;
+use super::import::Existing;
 use super::{ClientError, addresses_in, bench, import, print};
 use crate::cli::{RegisterAsked, RegisterTask};
 use crate::leaderless::operation::Level;
@@ -33,14 +34,17 @@ pub fn run(task: &RegisterTask, out: &mut dyn Write) -> Result<u8, ClientError> 
             write(&[b"ERASE"], key.as_encoded_bytes(), None, asked, out)
         }
         RegisterTask::Status { asked } => status(asked, out),
-        RegisterTask::Import { from, asked } => import::run(from, asked, out).map(|()| 0),
+        RegisterTask::Import { from, overwrite, asked } => {
+            let existing = if *overwrite { Existing::Overwritten } else { Existing::LeftAlone };
+            import::run(from, existing, asked, out).map(|()| 0)
+        }
         RegisterTask::Bench(flags) => bench::run(flags, out).map(|()| 0),
     }
 }
 
 /// The level that is asked for; that of the node if none is.
 fn level(asked: &RegisterAsked) -> Result<&str, ClientError> {
-    let Some(text) = asked.level.as_deref() else { return Ok("quorum") };
+    let Some(text) = asked.level.as_deref() else { return Ok("default") };
     if Level::parse(text).is_none() {
         return Err(ClientError::flag("level", text, "give one, quorum or all"));
     }

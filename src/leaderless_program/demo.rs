@@ -39,15 +39,17 @@ pub fn run(data: Option<&Path>) -> Result<ExitCode, Failed> {
     start_logging(LogLevel::Error, LogFormat::Text);
     prepare_descriptors(usize::from(NODE_COUNT)).map_err(failed)?;
     diskstore_storage::disk::report_bus_errors().map_err(failed)?;
-    let directory = Directory::open(data).map_err(failed)?;
     let runtime = runtime().map_err(failed)?;
-    let outcome = runtime.block_on(serve(&directory.path));
+    let outcome = runtime.block_on(serve(data));
     runtime.shutdown_timeout(SHUTDOWN_TIME_MAX);
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(directory: &Path) -> Result<(), Failed> {
+async fn serve(data: Option<&Path>) -> Result<(), Failed> {
     let mut signals = Signals::new().map_err(failed)?;
+    // From here on no signal ends the process before it is removed. // I1
+    let kept = Directory::open(data).map_err(failed)?;
+    let directory = kept.path.as_path();
     let ports = ports().map_err(failed)?;
     let layout = layout(&ports);
     let mut nodes = Vec::new();

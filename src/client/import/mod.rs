@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use indicatif::ProgressBar;
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -36,9 +37,8 @@ use crate::cli::RegisterAsked;
 use crate::config::Address;
 use crate::leaderless::operation::Level;
 
-/// Keys that are copied at a time, and bytes of their values after which it is enough.
-const BATCH_COUNT: usize = 64;
-const BATCH_BYTES: usize = 4 << 20;
+/// Keys that are asked for at a time.
+const BATCH_COUNT: usize = 16;
 /// Most bytes of a message of the original, which sends all keys in one.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// How long a call may take.
@@ -69,12 +69,6 @@ struct OriginalNode {
     client: NodeClient<OriginalConnection>,
 }
 
-/// A key with what is copied.
-struct Copied {
-    key: Bytes,
-    value: Bytes,
-}
-
 /// A value with the clock that it was stored under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Clocked {
@@ -83,103 +77,128 @@ struct Clocked {
     value: Bytes,
 }
 
+/// What becomes of keys that were written here before: a second import must not bring old values back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    LeftAlone,
+    Overwritten,
+}
+
+/// What an import came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+struct Tally {
+    copied: u64,
+    /// Keys that had been written here before.
+    left_alone: u64,
+    without_value: u64,
+}
+
 /// Copies everything.
 pub(super) fn run(
     from: &str,
+    existing: Existing,
     asked: &RegisterAsked,
     out: &mut dyn Write,
 ) -> Result<(), ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ClientError::local("starting", source))?;
     let sources = addresses_in(from)?;
-    let mut target = target(asked)?;
-    let (copied, gone) = runtime.block_on(async {
-        let mut nodes = join_all(sources.into_iter().map(connect))
-            .await
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        let keys: Vec<Bytes> = keys_of(&mut nodes).await?.into_iter().collect();
-        let bar = ProgressBar::new(keys.len() as u64); // shows nothing but on a terminal
-        let (mut copied, mut gone) = (0_u64, 0_u64);
-        let mut rest = keys.as_slice();
-        while !rest.is_empty() {
-            let (batch, behind) = rest.split_at(rest.len().min(BATCH_COUNT));
-            rest = behind;
-            let newest = join_all(batch.iter().map(|key| newest(&nodes, key))).await;
-            let mut pairs = Vec::new();
-            for (key, found) in batch.iter().zip(newest) {
-                match found? {
-                    Some(found) => pairs.push(Copied { key: key.clone(), value: found.value }),
-                    None => gone += 1,
-                }
-            }
-            copied += pairs.len() as u64;
-            store(&mut target, &pairs)?;
-            bar.inc(batch.len() as u64);
-        }
-        bar.finish_and_clear();
-        Ok::<_, ClientError>((copied, gone))
-    })?;
+    let mut target = Target::open(asked)?;
+    let tally = runtime.block_on(copy_all(sources, existing, &mut target))?;
     if asked.form.json {
-        let line = serde_json::json!({"copied": copied, "without_value": gone});
+        let line = serde_json::to_string(&tally).expect("invariant: numbers have a JSON form");
         return print(out, format!("{line}\n").as_bytes());
     }
-    let rest = if gone > 0 { format!("; {gone} had no value") } else { String::new() };
-    print(out, format!("{copied} keys were copied{rest}\n").as_bytes())
+    let Tally { copied, left_alone, without_value } = tally;
+    let left = match left_alone {
+        0 => String::new(),
+        count => format!("; {count} were left alone, for they had been written here (-overwrite)"),
+    };
+    let rest = match without_value {
+        0 => String::new(),
+        count => format!("; {count} had no value"),
+    };
+    print(out, format!("{copied} keys were copied{left}{rest}\n").as_bytes())
 }
 
-/// Where everything goes: one connection, at the level that is asked for.
+async fn copy_all(
+    sources: Vec<&str>,
+    existing: Existing,
+    target: &mut Target,
+) -> Result<Tally, ClientError> {
+    let connected = join_all(sources.into_iter().map(connect)).await;
+    let mut nodes = connected.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let keys: Vec<Bytes> = keys_of(&mut nodes).await?.into_iter().collect();
+    let bar = ProgressBar::new(keys.len() as u64); // shows nothing but on a terminal
+    let mut tally = Tally::default();
+    for batch in keys.chunks(BATCH_COUNT) {
+        let newest = join_all(batch.iter().map(|key| newest(&nodes, key))).await;
+        for (key, found) in batch.iter().zip(newest) {
+            match found? {
+                None => tally.without_value += 1,
+                Some(_) if existing == Existing::LeftAlone && target.knows(key)? => {
+                    tally.left_alone += 1;
+                }
+                Some(found) => {
+                    target.write(key, &found.value)?;
+                    tally.copied += 1;
+                }
+            }
+        }
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(tally)
+}
+
+/// Where everything goes: one connection, and the level that is asked for.
 struct Target {
     address: String,
     connection: NodeConnection,
-}
-
-fn target(asked: &RegisterAsked) -> Result<Target, ClientError> {
-    let level = asked.level.as_deref().unwrap_or("quorum");
-    if Level::parse(level).is_none() {
-        return Err(ClientError::flag("level", level, "give one, quorum or all"));
-    }
-    let mut tried = Vec::new();
-    for address in addresses_in(&asked.list)? {
-        match NodeConnection::open(address, &Dialling::default()) {
-            Ok(connection) => {
-                let mut target = Target { address: address.to_owned(), connection };
-                target.order(&[b"LEVEL", level.as_bytes()])?;
-                return Ok(target);
-            }
-            Err(error) => tried.push(format!("{address}: {error}")),
-        }
-    }
-    Err(ClientError::NoNode { tried })
+    level: String,
 }
 
 impl Target {
-    /// An order that is answered with OK.
-    fn order(&mut self, request: &[&[u8]]) -> Result<(), ClientError> {
+    fn open(asked: &RegisterAsked) -> Result<Target, ClientError> {
+        let level = asked.level.as_deref().unwrap_or("default");
+        if level != "default" && Level::parse(level).is_none() {
+            return Err(ClientError::flag("level", level, "give one, quorum or all"));
+        }
+        let mut tried = Vec::new();
+        for address in addresses_in(&asked.list)? {
+            match NodeConnection::open(address, &Dialling::default()) {
+                Ok(connection) => {
+                    let (address, level) = (address.to_owned(), level.to_owned());
+                    return Ok(Target { address, connection, level });
+                }
+                Err(error) => tried.push(format!("{address}: {error}")),
+            }
+        }
+        Err(ClientError::NoNode { tried })
+    }
+
+    /// Whether a key was ever written there, deletes among that: it has a version then.
+    fn knows(&mut self, key: &[u8]) -> Result<bool, ClientError> {
+        let level = self.level.clone();
+        let parts = self.ask(&[b"DISKSTORE", b"READ", level.as_bytes(), key])?;
+        Ok(parts.first() != Some(&Answer::Value(b"0".to_vec())))
+    }
+
+    fn write(&mut self, key: &[u8], value: &[u8]) -> Result<(), ClientError> {
+        let level = self.level.clone();
+        self.ask(&[b"DISKSTORE", b"WRITE", level.as_bytes(), key, value]).map(drop)
+    }
+
+    /// A request that is answered with a list (I1).
+    fn ask(&mut self, request: &[&[u8]]) -> Result<Vec<Answer>, ClientError> {
         let address = self.address.clone();
         match self.connection.call(request) {
-            Ok(Answer::Status(_)) => Ok(()),
+            Ok(Answer::List(parts)) => Ok(parts),
             Ok(Answer::Error(message)) => Err(ClientError::Refused { address, message }),
             Ok(_) => Err(ClientError::Foreign { address }),
             Err(source) => Err(ClientError::Unknown { address, source }),
         }
     }
-}
-
-/// Stores so many keys (I1).
-fn store(target: &mut Target, pairs: &[Copied]) -> Result<(), ClientError> {
-    let mut words: Vec<&[u8]> = vec![b"MSET"];
-    let mut bytes = 0;
-    for Copied { key, value } in pairs {
-        if words.len() > 1 && bytes + value.len() > BATCH_BYTES {
-            target.order(&words)?;
-            words.truncate(1);
-            bytes = 0;
-        }
-        bytes += value.len();
-        words.extend([&key[..], &value[..]]);
-    }
-    if words.len() > 1 { target.order(&words) } else { Ok(()) }
 }
 
 async fn connect(address: &str) -> Result<OriginalNode, ClientError> {
@@ -207,21 +226,26 @@ fn refused(address: &str, status: &tonic::Status) -> ClientError {
     ClientError::Refused { address: address.to_owned(), message }
 }
 
+/// What comes of a call, within a bounded time.
+async fn within<T>(
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let late = || tonic::Status::deadline_exceeded("it does not answer in time");
+    timeout(CALL_TIME_MAX, call).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// The keys of all nodes.
 async fn keys_of(nodes: &mut [OriginalNode]) -> Result<BTreeSet<Bytes>, ClientError> {
     let mut keys = BTreeSet::new();
     for OriginalNode { address, client } in nodes {
-        let failed = |status: tonic::Status| refused(address, &status);
-        let mut pieces = client.info(api::InfoRequest {}).await.map_err(failed)?.into_inner();
-        let failed = |status: tonic::Status| refused(address, &status);
-        while let Some(piece) = pieces.message().await.map_err(failed)? {
-            keys.extend(
-                piece
-                    .keys
-                    .into_iter()
-                    .chain(piece.keys_bytes)
-                    .map(|key| Bytes::copy_from_slice(&key)),
-            );
+        let asked = within(client.info(api::InfoRequest {})).await;
+        let mut pieces = asked.map_err(|status| refused(address, &status))?.into_inner();
+        loop {
+            let piece =
+                within(pieces.message()).await.map_err(|status| refused(address, &status))?;
+            let Some(piece) = piece else { break };
+            let all = piece.keys.into_iter().chain(piece.keys_bytes);
+            keys.extend(all.map(|key| Bytes::copy_from_slice(&key)));
         }
     }
     Ok(keys)
@@ -231,9 +255,7 @@ async fn keys_of(nodes: &mut [OriginalNode]) -> Result<BTreeSet<Bytes>, ClientEr
 async fn newest(nodes: &[OriginalNode], key: &Bytes) -> Result<Option<Clocked>, ClientError> {
     let asked = nodes.iter().map(|node| async move {
         let mut client = node.client.clone();
-        let asked = timeout(CALL_TIME_MAX, client.get(api::GetRequest { key: key.clone() })).await;
-        let late = || tonic::Status::deadline_exceeded("it does not answer in time");
-        let answer = asked.unwrap_or_else(|_| Err(late()));
+        let answer = within(client.get(api::GetRequest { key: key.clone() })).await;
         answer.map(tonic::Response::into_inner).map_err(|status| refused(&node.address, &status))
     });
     let mut best = None;

@@ -82,7 +82,7 @@ fn serve_original(holds: &[(&'static str, (u64, u64, &'static str))]) -> String 
     address
 }
 
-/// A node that says OK to everything, and what it was told: each request in one line.
+/// A node that takes everything, and what it was told: each request in one line.
 fn serve_target() -> (String, std::sync::mpsc::Receiver<String>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -108,8 +108,11 @@ fn serve_target() -> (String, std::sync::mpsc::Receiver<String>) {
                     stream.read_exact(&mut word).await.unwrap();
                     words.push(String::from_utf8_lossy(&word[..length]).into_owned());
                 }
+                // Key `b` was written before.
+                let version = if words[1] == "WRITE" || words[3] == "b" { "7" } else { "0" };
                 told.send(words.join(" ")).unwrap();
-                stream.write_all(b"+OK\r\n").await.unwrap();
+                let reply = format!("*1\r\n$1\r\n{version}\r\n");
+                stream.write_all(reply.as_bytes()).await.unwrap();
             }
         });
     });
@@ -125,11 +128,24 @@ fn the_newest_of_each_key_is_copied_once() {
     let first = serve_original(&[("a", (1, 9, "old")), ("b", (2, 1, "b")), ("c", (1, 1, "c"))]);
     let second = serve_original(&[("a", (2, 1, "new")), ("b", (1, 9, "stale")), ("d", (1, 1, ""))]);
     let (target, heard) = serve_target();
+    let from = format!("{first},{second}");
     let mut out = Vec::new();
-    run(&format!("{first},{second}"), &asked(&target), &mut out).unwrap();
-    assert_eq!(String::from_utf8(out).unwrap(), "4 keys were copied\n");
-    let heard: Vec<String> = heard.iter().collect();
-    assert_eq!(heard, ["LEVEL all", "MSET a new b b c c d "]);
+    run(&from, Existing::LeftAlone, &asked(&target), &mut out).unwrap();
+    let words =
+        "3 keys were copied; 1 were left alone, for they had been written here (-overwrite)\n";
+    assert_eq!(String::from_utf8(out).unwrap(), words);
+    let written = |heard: std::sync::mpsc::Receiver<String>| {
+        heard
+            .iter()
+            .filter_map(|line| line.strip_prefix("DISKSTORE WRITE all ").map(str::to_owned))
+            .collect()
+    };
+    let heard: Vec<String> = written(heard);
+    assert_eq!(heard, ["a new", "c c", "d "]);
+    let (target, heard) = serve_target();
+    run(&from, Existing::Overwritten, &asked(&target), &mut Vec::new()).unwrap();
+    let heard: Vec<String> = written(heard);
+    assert_eq!(heard, ["a new", "b b", "c c", "d "]);
 }
 
 #[test]
@@ -138,11 +154,13 @@ fn a_node_that_does_not_answer_ends_it_before_anything_is_copied() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (target, heard) = serve_target();
     let mut out = Vec::new();
-    let error = run(&format!("{first},{closed}"), &asked(&target), &mut out).unwrap_err();
+    let error = run(&format!("{first},{closed}"), Existing::LeftAlone, &asked(&target), &mut out)
+        .unwrap_err();
     assert!(error.to_string().contains(&closed.to_string()), "{error}");
-    assert_eq!(heard.iter().collect::<Vec<_>>(), ["LEVEL all"]);
+    assert_eq!(heard.iter().count(), 0);
     for (from, words) in [("h", "-addr"), ("", "-addr")] {
-        let error = run(from, &asked(&target), &mut out).unwrap_err().to_string();
+        let error =
+            run(from, Existing::LeftAlone, &asked(&target), &mut out).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
 }

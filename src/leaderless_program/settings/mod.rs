@@ -91,6 +91,14 @@ pub enum SettingsError {
         /// All ids.
         known: String,
     },
+    /// A node that the others could not dial.
+    #[error(
+        "node {id} has no address: nodes dial each other by the addresses of the file, and DNS          (dns_service_discovery) is asked by coordinators alone; give it one in static_service_discovery"
+    )]
+    NoAddress {
+        /// Its id.
+        id: String,
+    },
     /// An address beyond this machine.
     #[error(
         "{name} {address} is reached from other machines, and whoever reaches it may read and write \
@@ -265,9 +273,19 @@ fn coordinator(
     if let Some(discovery) = &mut file.discovery {
         discover_by(discovery, variable)?;
     }
-    if settings.nodes.is_some() || settings.dir.is_some() || settings.id.is_some() {
+    let of_node = RegisterSettings {
+        port: None,
+        metrics: None,
+        level: None,
+        insecure: None,
+        log: None,
+        log_format: None,
+        ..settings.clone()
+    };
+    if of_node != RegisterSettings::default() {
         return Err(SettingsError::Files(
-            "a coordinator has neither -id, -nodes nor -dir: its file says all",
+            "a coordinator takes -port, -metrics, -level, -insecure, -log and -log-format: its file says \
+             the rest, and it has no keys",
         ));
     }
     if let Some(text) = &settings.port {
@@ -331,11 +349,7 @@ fn node_of(
             Layout::first(0, 1, vec![one])?
         }
     };
-    let Some(node) = layout.node(&id) else {
-        let known: Vec<&str> = layout.nodes().iter().map(|node| node.id.as_str()).collect();
-        return Err(SettingsError::NotListed { id, known: known.join(", ") });
-    };
-    let listed = node.address.clone();
+    let listed = place_in(&layout, &id, settings)?;
     let of_variable = variable("BIND_ADDRESS");
     let listen = match (&settings.port, &of_variable, file) {
         (Some(text), ..) => address("-port", text)?,
@@ -374,6 +388,25 @@ fn node_of(
         log_format: LogFormat::Text,
         notes,
     })
+}
+
+/// Where the others dial the node of this id, in a layout by which all of them can.
+fn place_in(layout: &Layout, id: &str, settings: &RegisterSettings) -> Result<Option<Address>> {
+    if settings.nodes.is_none() && (settings.replicas.is_some() || settings.seed.is_some()) {
+        return Err(SettingsError::Files(
+            "-replicas and -seed go with -nodes: a file says them itself",
+        ));
+    }
+    let unknown = layout.nodes().iter().find(|node| node.address.is_none() && node.id != id);
+    if let Some(unknown) = unknown {
+        return Err(SettingsError::NoAddress { id: unknown.id.clone() });
+    }
+    let Some(node) = layout.node(id) else {
+        let known: Vec<&str> = layout.nodes().iter().map(|node| node.id.as_str()).collect();
+        let (id, known) = (id.to_owned(), known.join(", "));
+        return Err(SettingsError::NotListed { id, known });
+    };
+    Ok(node.address.clone())
 }
 
 /// What the original left behind of its clock. Our epochs are milliseconds, far above its counts.

@@ -120,6 +120,9 @@ fn what_does_not_go_together_is_named() {
     write("beyond.yml", &NODE.replace("localhost", "0.0.0.0"));
     write("far.yml", &CLUSTER.replace("localhost:8001", "10.0.0.1:8001"));
     write("third.yml", &NODE.replace("id: 1", "id: 01"));
+    let found = "dns_service_discovery: {storage_node_domain: d, storage_node_port: 80, update_interval: 1m}";
+    let dns = COORDINATOR.replace("{1: localhost:81, 2: localhost:82}", "{2: localhost:82}");
+    write("dns.yml", &format!("{dns}  {found}\n"));
     write("bad.toml", "prot = 1\n");
     for (line, words) in [
         ("", "give NODE.yml and CLUSTER.yml, or -id and -nodes; or try: leaderless demo"),
@@ -131,7 +134,10 @@ fn what_does_not_go_together_is_named() {
         ("%beyond.yml %cluster.yml", "is reached from other machines"),
         ("%node.yml %far.yml", "the others dial this node at 10.0.0.1:8001"),
         ("%node.yml %cluster.yml -nodes 1=h:1", "not both"),
-        ("%coordinator.yml -id 1", "a coordinator has neither"),
+        ("%coordinator.yml -id 1", "a coordinator takes -port"),
+        ("%coordinator.yml -memory-mib 5", "a coordinator takes -port"),
+        ("%node.yml %cluster.yml -replicas 1", "-replicas and -seed go with -nodes"),
+        ("%storage.yml %dns.yml", "node 1 has no address"),
         ("%node.yml %cluster.yml -level two", "-level `two`: give one, quorum or all"),
         ("%node.yml %cluster.yml -memory-mib 0", "-memory-mib"),
         ("%node.yml %cluster.yml -sync now", "-sync"),

@@ -139,7 +139,7 @@ pub(super) fn plan(
         "SCAN" => scan(rest).map(Planned::Work),
         "DBSIZE" => Ok(Planned::Work(Work::Count)),
         "INFO" => Ok(Planned::Work(Work::Info)),
-        "DISKSTORE" => diskstore(rest).map(Planned::Work),
+        "DISKSTORE" => diskstore(agreed.level, rest).map(Planned::Work),
         "CLUSTER" => cluster(server, rest),
         "COMMAND" => command(rest).map(Planned::Answer),
         "HELLO" => hello(agreed, rest),
@@ -225,9 +225,11 @@ fn scan(rest: &[&[u8]]) -> Result<Work, Complaint> {
     }
 }
 
-/// `DISKSTORE STATUS | NODE | READ level key | WRITE level key value | ERASE level key`
-fn diskstore(rest: &[&[u8]]) -> Result<Work, Complaint> {
+/// `DISKSTORE STATUS | NODE | READ level key | WRITE level key value | ERASE level key`, where the level may be
+/// `default`: that of the connection
+fn diskstore(agreed: Level, rest: &[&[u8]]) -> Result<Work, Complaint> {
     let (sub, rest) = rest.split_first().ok_or(Complaint::SYNTAX)?;
+    let level = |text: &[u8]| if text == b"default" { Ok(agreed) } else { level(text) };
     Ok(match (sub.to_ascii_uppercase().as_slice(), rest) {
         (b"STATUS", []) => Work::Status,
         (b"NODE", []) => Work::Node,

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::link::{Link, LinkError, LinkState, LinkTerms, request};
 use super::registrar::word_of;
+use crate::command::FailureClass;
 use crate::host::Net;
 use crate::leaderless::clock::{NodeNumber, Version};
 use crate::leaderless::file::{CoordinatorFile, Discovery, VALUE_BYTES_MAX};
@@ -27,7 +28,10 @@ use crate::leaderless::node::{
     BadInput, KEY_BYTES_MAX, PeerStatus, RegisterError, RegistersStatus,
 };
 use crate::leaderless::operation::Level;
+use crate::server::complaint::Complaint;
 
+/// What is said of an answer that is none.
+const FOREIGN: &str = "a node answers with something else than expected";
 /// Bytes of a request beside its key and its value.
 const SPARE_BYTES: usize = 4 << 10;
 /// Most addresses of a domain that are looked at.
@@ -77,16 +81,14 @@ impl Coordinator {
         &self.layout
     }
 
-    pub(super) async fn read(&self, key: Bytes, level: Level) -> Result<Held, RegisterError> {
+    pub(super) async fn read(&self, key: Bytes, level: Level) -> Result<Held, Complaint> {
         check(&key, 0)?;
         let words: [&[u8]; 4] = [b"DISKSTORE", b"READ", word_of(level).as_bytes(), &key];
         let mut last = None;
         for link in self.links_of(&key) {
             match link.call(request(words)).await {
-                Ok(parts) => return held(&parts),
-                Err(LinkError::Refused { code, words }) => {
-                    return Err(refused(&code, words, self.layout.replica_count()));
-                }
+                Ok(parts) => return held(&parts).ok_or_else(|| unavailable(FOREIGN)),
+                Err(LinkError::Refused { code, words }) => return Err(refused(&code, words)),
                 Err(LinkError::NotSent(words) | LinkError::Lost(words)) => last = Some(words), // I1
             }
         }
@@ -98,30 +100,20 @@ impl Coordinator {
         key: Bytes,
         value: Option<Bytes>,
         level: Level,
-    ) -> Result<Version, RegisterError> {
+    ) -> Result<Version, Complaint> {
         check(&key, value.as_ref().map_or(0, Bytes::len))?;
         let level = word_of(level).as_bytes();
         let bytes = match &value {
             Some(value) => request([b"DISKSTORE".as_slice(), b"WRITE", level, &key, value]),
             None => request([b"DISKSTORE".as_slice(), b"ERASE", level, &key]),
         };
-        let replicas = self.layout.replica_count();
         let mut last = None;
         for link in self.links_of(&key) {
             match link.call(bytes.clone()).await {
-                Ok(parts) => return version(parts.first()),
-                Err(LinkError::Refused { code, words }) => {
-                    return Err(refused(&code, words, replicas));
-                }
+                Ok(parts) => return version(parts.first()).ok_or_else(|| unknown(FOREIGN)), // I2
+                Err(LinkError::Refused { code, words }) => return Err(refused(&code, words)),
                 Err(LinkError::NotSent(words)) => last = Some(words), // I1
-                Err(LinkError::Lost(words)) => {
-                    tracing::debug!(words, "a write was sent and not answered");
-                    return Err(RegisterError::Unknown {
-                        version: Version::NONE,
-                        stored_by: 0,
-                        replicas,
-                    }); // I2
-                }
+                Err(LinkError::Lost(words)) => return Err(unknown(&words)), // I2
             }
         }
         Err(unreachable_replicas(last))
@@ -181,41 +173,50 @@ pub(super) fn hash_text(layout: &Layout) -> String {
     })
 }
 
-fn check(key: &Bytes, value_bytes: usize) -> Result<(), RegisterError> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(BadInput::Key { bytes: key.len() }.into());
-    }
-    if value_bytes > VALUE_BYTES_MAX as usize {
-        return Err(BadInput::Value { bytes: value_bytes, max: VALUE_BYTES_MAX }.into());
-    }
-    Ok(())
+fn check(key: &Bytes, value_bytes: usize) -> Result<(), Complaint> {
+    let bytes_max = VALUE_BYTES_MAX;
+    let wrong = if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        BadInput::Key { bytes: key.len() }
+    } else if value_bytes > bytes_max as usize {
+        BadInput::Value { bytes: value_bytes, max: bytes_max }
+    } else {
+        return Ok(());
+    };
+    Err(RegisterError::BadInput(wrong).into())
 }
 
-fn unreachable_replicas(last: Option<String>) -> RegisterError {
+fn unavailable(words: &str) -> Complaint {
+    Complaint::new(FailureClass::Unavailable, words.to_owned())
+}
+
+fn unknown(words: &str) -> Complaint {
+    let words = format!("unknown: the write was sent to a replica, and then: {words}");
+    Complaint::new(FailureClass::Unknown, words)
+}
+
+fn unreachable_replicas(last: Option<String>) -> Complaint {
     let why = last.unwrap_or_default();
-    RegisterError::NotStored(format!("no replica of the key can be reached: {why}"))
+    unavailable(&format!("no replica of the key can be reached: {why}"))
 }
 
-fn foreign() -> RegisterError {
-    RegisterError::NotStored("a node answers with something else than expected".to_owned())
+fn version(part: Option<&Bytes>) -> Option<Version> {
+    let text = std::str::from_utf8(part?).ok()?;
+    text.parse().ok().map(Version::from_number)
 }
 
-fn version(part: Option<&Bytes>) -> Result<Version, RegisterError> {
-    let text = part.and_then(|part| std::str::from_utf8(part).ok());
-    text.and_then(|text| text.parse().ok()).map(Version::from_number).ok_or_else(foreign)
+fn held(parts: &[Bytes]) -> Option<Held> {
+    Some(Held { version: version(parts.first())?, value: parts.get(1).cloned() })
 }
 
-fn held(parts: &[Bytes]) -> Result<Held, RegisterError> {
-    Ok(Held { version: version(parts.first())?, value: parts.get(1).cloned() })
-}
-
-/// What a node's error says.
-fn refused(code: &str, words: String, replicas: usize) -> RegisterError {
-    match code {
-        "UNKNOWN" => RegisterError::Unknown { version: Version::NONE, stored_by: 0, replicas },
-        "BUSY" | "OOM" | "NO_SPACE" => RegisterError::Busy(words),
-        _ => RegisterError::NotStored(words),
-    }
+/// What a node's error says: its own class, so that clients send again only what that class allows.
+fn refused(code: &str, words: String) -> Complaint {
+    let class = match code {
+        "UNKNOWN" => FailureClass::Unknown,
+        "BUSY" | "OOM" | "NO_SPACE" => FailureClass::Busy,
+        "CLUSTERDOWN" => FailureClass::Unavailable,
+        _ => FailureClass::Wrong,
+    };
+    Complaint::new(class, words)
 }
 
 /// A node whose address DNS knows.

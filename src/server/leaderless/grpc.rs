@@ -33,7 +33,7 @@ use super::registrar::level;
 use super::{RegisterServer, Stopping};
 use crate::leaderless::clock::{ClockValue, Version};
 use crate::leaderless::message::Held;
-use crate::leaderless::node::{KEY_BYTES_MAX, RegisterError};
+use crate::leaderless::node::KEY_BYTES_MAX;
 use crate::leaderless::operation::Level;
 use crate::server::complaint::Complaint;
 use crate::server::grpc::{
@@ -50,9 +50,10 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(5);
 const LEVEL: &str = "x-level";
 /// Bytes of a message beside its key and its value.
 const MESSAGE_SPARE_BYTES: usize = 64 << 10;
-/// Bytes of one message of Node.Info, about, and the keys that are looked at for it at a time.
-const INFO_BYTES: usize = 1 << 20;
-const INFO_COUNT: usize = 1024;
+/// Bytes of keys after which a message of Node.Info is sent, and the keys that are looked at for it at a time:
+/// together at most 1 MiB.
+const INFO_BYTES: usize = 512 << 10;
+const INFO_COUNT: usize = 8;
 /// The services that can be asked for their health; none means the node.
 const SERVICES: [&str; 4] = ["", "api.Cluster", "api.Node", "api.Clock"];
 
@@ -151,10 +152,10 @@ impl Terms {
     async fn wait<T>(
         &self,
         done: Done,
-        work: impl Future<Output = Result<T, RegisterError>>,
+        work: impl Future<Output = Result<T, impl Into<Complaint>>>,
     ) -> Result<T, Status> {
         match timeout(self.time_max, work).await {
-            Ok(outcome) => Ok(outcome.map_err(Complaint::from)?),
+            Ok(outcome) => Ok(outcome.map_err(Into::into)?),
             Err(_) => Err(timed_out("the call took too long", done)), // I1
         }
     }

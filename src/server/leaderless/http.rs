@@ -165,7 +165,7 @@ fn tag(version: u64) -> HeaderValue {
 
 async fn read(Extension(server): Door, request: Request) -> Result<Response, Problem> {
     let level = level_of(&server, request.uri())?;
-    let held = server.registrar.read(key_of(request.uri()), level).await.map_err(problem)?;
+    let held = server.registrar.read(key_of(request.uri()), level).await?;
     let Some(value) = held.value else { return Err(Problem::no_value()) };
     let tag = tag(held.version.get());
     let known = request.headers().get(IF_NONE_MATCH);
@@ -184,23 +184,19 @@ async fn write(Extension(server): Door, request: Request) -> Result<Response, Pr
     let bytes_max = server.registrar.value_bytes_max() + BODY_SPARE_BYTES;
     let value = take_body(body, bytes_max).await?;
     let written = server.registrar.write(key_of(&parts.uri), Some(value), level).await;
-    let version = written.map_err(problem)?;
+    let version = written?;
     Ok((StatusCode::NO_CONTENT, [(ETAG, tag(version.get()))]).into_response())
 }
 
 async fn erase(Extension(server): Door, request: Request) -> Result<Response, Problem> {
     let level = level_of(&server, request.uri())?;
     check_conditions(request.headers())?;
-    let deleted = server.registrar.delete(key_of(request.uri()), level).await.map_err(problem)?;
+    let deleted = server.registrar.delete(key_of(request.uri()), level).await?;
     let Deleted { had_value, version } = deleted;
     let mut response = (StatusCode::NO_CONTENT, [(ETAG, tag(version.get()))]).into_response();
     let word = HeaderValue::from_static(if had_value { "true" } else { "false" });
     response.headers_mut().insert(DELETED, word);
     Ok(response)
-}
-
-fn problem(error: crate::leaderless::node::RegisterError) -> Problem {
-    crate::server::complaint::Complaint::from(error).into()
 }
 
 async fn readiness(Extension(server): Door) -> Result<Response, Problem> {

@@ -2,17 +2,18 @@
 //!
 //! Called by `resp`; calls the registrar.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::RegisterServer;
 use super::commands::{KeyValue, Work};
 use super::coordinator::hash_text;
-use super::registrar::Deleted;
 use crate::command::FailureClass;
 use crate::leaderless::clock::Version;
 use crate::leaderless::message::Held;
-use crate::leaderless::node::RegisterError;
+use crate::leaderless::node::{KeysHere, Registers};
 use crate::leaderless::operation::Level;
 use crate::messages::glob::matches;
 use crate::server::ask::REDIS_VERSION;
@@ -21,6 +22,11 @@ use crate::server::value::Value;
 
 /// Operations of one command that are under way at a time.
 const OPERATIONS_AT_ONCE: usize = 128;
+/// Bytes of the values of one reply.
+const REPLY_BYTES_MAX: usize = 64 << 20;
+/// Bytes of keys after which a page of SCAN ends, and the keys that are looked at for it at a time.
+const SCAN_BYTES_MAX: usize = 1 << 20;
+const SCAN_PAGE_COUNT: usize = 16;
 
 /// Carries out what a request came to.
 pub(super) async fn carry_out(server: &RegisterServer, at: Level, work: Work) -> Value {
@@ -44,12 +50,7 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
         Work::GetAll(keys) => get_all(server, at, keys).await?,
         Work::SetAll(pairs) => set_all(server, at, pairs).await?,
         Work::Delete(keys) => delete_all(server, at, keys).await?,
-        Work::Exists(keys) => {
-            let Value::Array(found) = get_all(server, at, keys).await? else {
-                return Ok(Value::Null);
-            };
-            Value::size(found.iter().filter(|value| **value != Value::Null).count())
-        }
+        Work::Exists(keys) => Value::size(exists(server, at, keys).await?),
         Work::Read(key, level) => {
             let Held { version, value } = store.read(key, level).await?;
             let value = value.map(Value::Bytes);
@@ -59,10 +60,10 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
             Value::Array(vec![number(store.write(key, value, level).await?)])
         }
         Work::Scan { cursor, count, pattern } => {
-            let page = store.node()?.keys_here(cursor, count);
+            let found = scan(store.node()?, cursor, count);
             let is_wanted = |key: &Bytes| pattern.as_ref().is_none_or(|it| matches(it, key));
-            let keys = page.keys.into_iter().filter(is_wanted).map(Value::Bytes).collect();
-            let next = Value::word(&page.next.unwrap_or(0).to_string());
+            let keys = found.keys.into_iter().filter(is_wanted).map(Value::Bytes).collect();
+            let next = Value::word(&found.next.unwrap_or(0).to_string());
             Value::Array(vec![next, Value::Array(keys)])
         }
         Work::Count => Value::count(store.node()?.status().await.keys),
@@ -88,14 +89,46 @@ fn value_of(held: Held) -> Value {
     held.value.map_or(Value::Null, Value::Bytes)
 }
 
+/// Keys from a cursor on: as many as are asked for, or as their bytes allow.
+fn scan(node: &Registers, cursor: u64, count: usize) -> KeysHere {
+    let mut found = KeysHere { keys: Vec::new(), next: Some(cursor) };
+    let mut bytes = 0;
+    while let Some(from) = found.next
+        && found.keys.len() < count
+        && bytes < SCAN_BYTES_MAX
+    {
+        let page = node.keys_here(from, SCAN_PAGE_COUNT.min(count));
+        bytes += page.keys.iter().map(Bytes::len).sum::<usize>();
+        found.keys.extend(page.keys);
+        found.next = page.next;
+    }
+    found
+}
+
 async fn get_all(server: &RegisterServer, at: Level, keys: Vec<Bytes>) -> Result<Value, Complaint> {
     let reads = keys.into_iter().map(|key| server.registrar.read(key, at));
     let mut under_way = stream::iter(reads).buffered(OPERATIONS_AT_ONCE);
-    let mut values = Vec::new();
+    let (mut values, mut bytes) = (Vec::new(), 0);
     while let Some(held) = under_way.next().await {
-        values.push(value_of(held?));
+        let value = value_of(held?);
+        bytes += value.byte_count();
+        if bytes > REPLY_BYTES_MAX {
+            let text = format!("the values are more than {REPLY_BYTES_MAX} bytes: ask for fewer");
+            return Err(Complaint::too_large(text));
+        }
+        values.push(value);
     }
     Ok(Value::Array(values))
+}
+
+async fn exists(server: &RegisterServer, at: Level, keys: Vec<Bytes>) -> Result<usize, Complaint> {
+    let reads = keys.into_iter().map(|key| server.registrar.read(key, at));
+    let mut under_way = stream::iter(reads).buffered(OPERATIONS_AT_ONCE);
+    let mut count = 0;
+    while let Some(held) = under_way.next().await {
+        count += usize::from(held?.value.is_some());
+    }
+    Ok(count)
 }
 
 async fn set_all(
@@ -103,16 +136,13 @@ async fn set_all(
     at: Level,
     pairs: Vec<KeyValue>,
 ) -> Result<Value, Complaint> {
-    let count = pairs.len();
-    let writes = pairs
-        .into_iter()
-        .map(|KeyValue { key, value }| server.registrar.write(key, Some(value), at));
+    // Of two values of one key the last one counts, as in Redis: together they would race.
+    let pairs: BTreeMap<Bytes, Bytes> =
+        pairs.into_iter().map(|KeyValue { key, value }| (key, value)).collect();
+    let writes = pairs.into_iter().map(|(key, value)| server.registrar.write(key, Some(value), at));
     let written: Vec<_> = stream::iter(writes).buffered(OPERATIONS_AT_ONCE).collect().await;
-    let done = written.iter().filter(|outcome| outcome.is_ok()).count();
-    match written.into_iter().find_map(Result::err) {
-        None => Ok(Value::OK),
-        Some(error) => Err(partly(error, done, count)),
-    }
+    all_done(&written)?;
+    Ok(Value::OK)
 }
 
 async fn delete_all(
@@ -120,31 +150,29 @@ async fn delete_all(
     at: Level,
     keys: Vec<Bytes>,
 ) -> Result<Value, Complaint> {
-    let count = keys.len();
+    let keys: BTreeSet<Bytes> = keys.into_iter().collect(); // a key is deleted, and counted, once
     let deletes = keys.into_iter().map(|key| server.registrar.delete(key, at));
     let deleted: Vec<_> = stream::iter(deletes).buffered(OPERATIONS_AT_ONCE).collect().await;
-    let done = deleted.iter().filter(|outcome| outcome.is_ok()).count();
-    let had =
-        |outcome: &Result<Deleted, RegisterError>| outcome.as_ref().is_ok_and(|it| it.had_value);
-    let had_value = deleted.iter().filter(|outcome| had(outcome)).count();
-    match deleted.into_iter().find_map(Result::err) {
-        None => Ok(Value::size(had_value)),
-        Some(error) => Err(partly(error, done, count)),
-    }
+    all_done(&deleted)?;
+    Ok(Value::size(deleted.iter().flatten().filter(|deleted| deleted.had_value).count()))
 }
 
-/// Of several operations so many were done, and this became of another one: what clients would send again
-/// by themselves is no word for that.
-fn partly(error: RegisterError, done: usize, count: usize) -> Complaint {
-    let Complaint { class, text } = Complaint::from(error);
+/// Whether all of several writes were done. If some were, or may have been, the class is none of those that
+/// clients send again by themselves.
+pub(super) fn all_done<T>(outcomes: &[Result<T, Complaint>]) -> Result<(), Complaint> {
+    let errors = || outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+    let Some(first) = errors().next() else { return Ok(()) };
+    let unknown = errors().filter(|error| error.class == FailureClass::Unknown).count();
+    let (count, done) = (outcomes.len(), outcomes.len() - errors().count());
     if count == 1 {
-        return Complaint { class, text };
+        return Err(first.clone());
     }
-    let class = if done == 0 { class } else { FailureClass::Unknown };
-    Complaint::new(
-        class,
-        format!("{done} of {count} keys are done, each by itself; another: {text}"),
-    )
+    let class = if done + unknown > 0 { FailureClass::Unknown } else { first.class };
+    let text = format!(
+        "of {count} keys {done} are done and {unknown} unknown, each by itself; the first that is not done: {}",
+        first.text
+    );
+    Err(Complaint::new(class, text))
 }
 
 /// One range for all hash slots: this node takes every key.

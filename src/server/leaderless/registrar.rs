@@ -27,9 +27,9 @@ pub enum Registrar {
 
 impl Registrar {
     /// Reads a key.
-    pub(super) async fn read(&self, key: Bytes, level: Level) -> Result<Held, RegisterError> {
+    pub(super) async fn read(&self, key: Bytes, level: Level) -> Result<Held, Complaint> {
         match self {
-            Registrar::Node(node) => node.read(key, level).await,
+            Registrar::Node(node) => Ok(node.read(key, level).await?),
             Registrar::Coordinator(coordinator) => coordinator.read(key, level).await,
         }
     }
@@ -40,16 +40,16 @@ impl Registrar {
         key: Bytes,
         value: Option<Bytes>,
         level: Level,
-    ) -> Result<Version, RegisterError> {
+    ) -> Result<Version, Complaint> {
         match self {
-            Registrar::Node(node) => node.write(key, value, level).await,
+            Registrar::Node(node) => Ok(node.write(key, value, level).await?),
             Registrar::Coordinator(coordinator) => coordinator.write(key, value, level).await,
         }
     }
 
     /// Deletes a key, and says whether it had a value. At QUORUM and ALL a key without one is not written
     /// to: a read at these levels is in the same order as the writes of the key.
-    pub(super) async fn delete(&self, key: Bytes, level: Level) -> Result<Deleted, RegisterError> {
+    pub(super) async fn delete(&self, key: Bytes, level: Level) -> Result<Deleted, Complaint> {
         let before = self.read(key.clone(), level).await?;
         let had_value = before.value.is_some();
         if !had_value && level != Level::One {

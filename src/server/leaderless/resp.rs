@@ -4,7 +4,8 @@
 //!
 //! - I1: replies leave in the order of the requests.
 //! - I2: requests of one key on one connection do not overtake each other where one of them writes.
-//! - I3: at most [`PIPELINE_COUNT_MAX`] operations of a connection are under way.
+//! - I3: once [`PIPELINE_COUNT_MAX`] operations of a connection are under way, all of them are waited for. A
+//!   single command of more keys than that has a bound of its own (`outcomes`).
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -134,7 +135,7 @@ impl RespSession {
     async fn turn(&mut self, input: &mut BytesMut, replies: &mut BytesMut) -> Flow {
         let server = Arc::clone(&self.server);
         let mut under_way = FuturesOrdered::new();
-        let mut keys = KeysUnderWay::default();
+        let (mut keys, mut under_way_count) = (KeysUnderWay::default(), 0);
         let run = async |pending| match pending {
             Pending::Ready(value) => value,
             Pending::Work(level, work) => carry_out(&server, level, work).await,
@@ -177,18 +178,20 @@ impl RespSession {
                 Encoder::new(replies, self.agreed.encoding).answer(&value);
                 break Flow::Read;
             }
+            let mut weight = 1;
             if let Pending::Work(_, work) = &pending {
+                weight = work.keys().len().max(1);
                 if keys.hold_back(work) {
                     drain(&mut under_way, replies, self.agreed.encoding).await;
-                    keys = KeysUnderWay::default();
+                    (keys, under_way_count) = (KeysUnderWay::default(), 0);
                 }
                 keys.note(work);
             }
             under_way.push_back(run(pending));
-            if under_way.len() >= PIPELINE_COUNT_MAX
-                && let Some(value) = under_way.next().await
-            {
-                Encoder::new(replies, self.agreed.encoding).answer(&value);
+            under_way_count += weight;
+            if under_way_count >= PIPELINE_COUNT_MAX {
+                drain(&mut under_way, replies, self.agreed.encoding).await; // I3
+                (keys, under_way_count) = (KeysUnderWay::default(), 0);
             }
         };
         drain(&mut under_way, replies, self.agreed.encoding).await;

@@ -97,6 +97,7 @@ async fn commands_of_keys_are_answered_as_redis_does() {
         ("GET a\nSET a 1\nGET a\nSTRLEN a\nTYPE a\nTYPE z", "$-1|+OK|$1|1|:1|+string|+none|"),
         ("MSET b 2 c \"\"\nMGET a b c d", "+OK|*4|$1|1|$1|2|$0||$-1|"),
         ("EXISTS a b d a\nDEL a d\nEXISTS a\nUNLINK b c", ":3|:1|:0|:2|"),
+        ("MSET m 1 m 2\nGET m\nDEL m m\nEXISTS m m", "+OK|$1|2|:1|:0|"),
         ("DBSIZE\nSET k v\nDBSIZE\nSCAN 0", ":0|+OK|:1|*2|$1|0|*1|$1|k|"),
         ("SCAN 0 MATCH x*\nSCAN 0 MATCH k COUNT 5", "*2|$1|0|*0|*2|$1|0|*1|$1|k|"),
         (
@@ -295,6 +296,34 @@ async fn a_coordinator_passes_operations_on_and_holds_no_keys() {
     assert!(status.peers[0].is_up && status.standing == "coordinator", "{status:?}");
 }
 
+#[tokio::test]
+async fn a_coordinator_that_would_place_keys_elsewhere_asks_a_node_nothing() {
+    use crate::leaderless::file::CoordinatorFile;
+    let served = serve().await;
+    let address = Some(Address::parse(ADDRESS).unwrap());
+    let one = Described { id: "1".to_owned(), address, weight: 1, zone: None };
+    let layout = Layout::first(1, 1, vec![one]).unwrap();
+    let listen = Address::parse("coordinator:8080").unwrap();
+    let file = CoordinatorFile { listen, layout, discovery: None, level: Level::Quorum };
+    let registrar = Registrar::Coordinator(Coordinator::begin(&served.net, &file));
+    let complaint = loop {
+        let status = registrar.status().await;
+        if let Some(complaint) = status.peers[0].complaint.clone() {
+            break complaint;
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
+    let own = coordinator::hash_text(&file.layout);
+    let theirs = coordinator::hash_text(&layout_of_one());
+    assert!(complaint.contains(&own) && complaint.contains(&theirs), "{complaint}");
+    assert!(!registrar.is_ready());
+    let key = Bytes::from_static(b"a");
+    let refused = registrar.write(key.clone(), Some(key.clone()), Level::One).await;
+    let class = refused.unwrap_err().class;
+    assert_eq!(class, crate::command::FailureClass::Unavailable);
+    assert_eq!(served.replies("EXISTS a").await, ":0|");
+}
+
 #[test]
 fn peers_and_clients_are_told_apart_by_their_first_bytes() {
     for (first, expected) in [
@@ -313,5 +342,74 @@ fn peers_and_clients_are_told_apart_by_their_first_bytes() {
     }
     for end in 1..4 {
         assert_eq!(spoken_by(&b"\xd5DSP"[..end]), None);
+    }
+}
+
+#[test]
+fn of_several_writes_a_class_that_is_sent_again_says_that_nothing_was_stored() {
+    use crate::command::FailureClass;
+    use crate::server::complaint::Complaint;
+    let unavailable = || Err(Complaint::new(FailureClass::Unavailable, "down"));
+    let unknown = || Err(Complaint::new(FailureClass::Unknown, "lost"));
+    let class = |outcomes: &[Result<(), Complaint>]| {
+        outcomes::all_done(outcomes).err().map(|complaint| complaint.class)
+    };
+    assert_eq!(class(&[Ok(()), Ok(())]), None);
+    assert_eq!(class(&[unavailable(), unavailable()]), Some(FailureClass::Unavailable));
+    assert_eq!(class(&[unavailable(), unknown()]), Some(FailureClass::Unknown));
+    assert_eq!(class(&[unavailable(), Ok(())]), Some(FailureClass::Unknown));
+}
+
+/// A node whose replies come in pieces while requests go on arriving.
+#[tokio::test]
+async fn every_reply_of_a_node_goes_to_the_request_that_it_answers() {
+    let net = Net::Local(LocalNet::default());
+    let listener = net.listen(ADDRESS).await.unwrap();
+    let hash = coordinator::hash_text(&layout_of_one());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(trickle(stream, hash.clone()));
+        }
+    });
+    let (_address, place) = watch::channel(Some(ADDRESS.to_owned()));
+    let (id, layout_hash) = ("1".to_owned(), coordinator::hash_text(&layout_of_one()));
+    let terms = link::LinkTerms { net, id, layout_hash, bytes_max: 1 << 20 };
+    let link = Arc::new(link::Link::begin(&terms, &place));
+    while link.state().open < 4 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let asked = (0..200).map(|step| {
+        let link = Arc::clone(&link);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(step % 20)).await;
+            let key = step.to_string();
+            let reply = link.call(link::request([b"ECHO".as_slice(), key.as_bytes()])).await;
+            assert_eq!(reply.unwrap(), [Bytes::from(key)]);
+        })
+    });
+    for asked in asked.collect::<Vec<_>>() {
+        asked.await.unwrap();
+    }
+}
+
+async fn trickle(mut stream: Stream, hash: String) {
+    use crate::server::resp::Decoder;
+    let (mut decoder, mut input) = (Decoder::default(), bytes::BytesMut::new());
+    loop {
+        while let Some(request) = decoder.next(&mut input).unwrap() {
+            let arguments = request.arguments();
+            let words: &[&[u8]] = match arguments[0] {
+                b"ECHO" => &arguments[1..],
+                _ => &[hash.as_bytes(), b"1", b"ready"],
+            };
+            for byte in link::request(words.iter().copied()) {
+                drop(stream.write_all(&[byte]).await);
+                tokio::task::yield_now().await;
+            }
+        }
+        if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
+            return;
+        }
     }
 }
