@@ -303,27 +303,28 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Completions { shell, program } => shells::completions(*shell, program, out),
         Task::Man { output } => shells::manual(output, out),
         Task::Inspect { file } => inspect(file, out),
-        Task::Token { name, role, tokens, expires, servers } => {
-            let secret = match (role, tokens) {
-                (None, None) if name == "revoke-join" && expires.is_none() => {
-                    administration::order(&["UNINVITE"], servers)?;
-                    b"OK".to_vec()
-                }
-                (None, None) if name == "join" => administration::invite(*expires, servers)?,
-                (Some(role), Some(file)) => {
-                    dialling::make(name, role, file, *expires)?.into_bytes()
-                }
-                (None, _) => return Err(ClientError::flag("role", "", "read, write or admin")),
-                (_, None) => {
-                    return Err(ClientError::flag("tokens", "", "name the file of tokens"));
-                }
-            };
-            print(out, &[&secret[..], b"\n"].concat())
-        }
+        Task::Token { .. } => print(out, &[&token(task)?[..], b"\n"].concat()),
         Task::Top(flags) => top::run(flags),
         Task::Bench(flags) => bench::run(flags, out),
         Task::Bundle(flags) => bundle::run(flags, out),
         Task::Certs(flags) => certs::run(flags, out),
+    }
+}
+
+/// What `token` prints: a new token, or that all join tokens are revoked.
+fn token(task: &Task) -> Result<Vec<u8>, ClientError> {
+    let Task::Token { name, role, tokens, expires, servers } = task else {
+        unreachable!("this is asked for tokens alone");
+    };
+    match (role, tokens) {
+        (None, None) if name == "revoke-join" && expires.is_none() => {
+            administration::order(&["UNINVITE"], servers)?;
+            Ok(b"OK".to_vec())
+        }
+        (None, None) if name == "join" => administration::invite(*expires, servers),
+        (Some(role), Some(file)) => Ok(dialling::make(name, role, file, *expires)?.into_bytes()),
+        (None, _) => Err(ClientError::flag("role", "", "read, write or admin")),
+        (_, None) => Err(ClientError::flag("tokens", "", "name the file of tokens")),
     }
 }
 

@@ -242,11 +242,9 @@ impl Cluster {
                 }
                 OrderReply::Silent(_) => {}
                 OrderReply::Later(reason) if Instant::now() + RETRY_PAUSE >= deadline => {
-                    let failure = match is_begun {
-                        true => self.unknown(&reason), // I2
-                        false => Failure::NoLeader { reason },
-                    };
-                    return failed(failure);
+                    // I2
+                    let unknown = is_begun.then(|| self.unknown(&reason));
+                    return failed(unknown.unwrap_or(Failure::NoLeader { reason }));
                 }
                 OrderReply::Later(_) => {
                     if !is_begun

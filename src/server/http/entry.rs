@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version
 
 use super::HEAD_BYTES_MAX;
 use super::problem::{Problem, status_of};
-use crate::server::access::Access;
 use crate::command::FailureClass;
+use crate::server::access::Access;
 
 /// Ends the connection behind a response.
 pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -37,10 +37,8 @@ pub(crate) fn check(
         let message = "this address is asked by its number, or as localhost";
         return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", message));
     }
-    let pages = match local.is_loopback() || access.is_some_and(Access::is_guarded) {
-        true => Pages::OfThisHost,
-        false => Pages::None,
-    };
+    let is_ours_alone = local.is_loopback() || access.is_some_and(Access::is_guarded);
+    let pages = if is_ours_alone { Pages::OfThisHost } else { Pages::None };
     check_site(request.method(), request.headers(), host, pages)
 }
 
