@@ -291,12 +291,12 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn take(&mut self, image: KeyImage) {
+    fn take(&mut self, image: &KeyImage) {
         let Some(keys) = self.keys else { return };
         if let (None, Some(deleted)) = (&image.value, &mut self.deleted) {
             deleted.insert((image.index, Bytes::copy_from_slice(&image.key)));
         }
-        keys.take(&image);
+        keys.take(image);
     }
 
     /// What the node forgot at a floor is forgotten at the same place: what came behind it may be older.
@@ -336,7 +336,7 @@ impl Replay<'_> {
         loop {
             match read_record(&mut cursor) {
                 Ok(Some(Recorded::Holds { key, held })) => {
-                    self.take(KeyImage { key, index: held.version.get(), value: held.value });
+                    self.take(&KeyImage { key, index: held.version.get(), value: held.value });
                 }
                 Ok(Some(Recorded::Dropped { key, upto })) => {
                     self.keys.and_then(|keys| keys.drop_register(&key, upto.get()));
