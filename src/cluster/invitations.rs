@@ -113,15 +113,11 @@ impl Cluster {
         changed_record(self.consensus.change_records(change).await)
     }
 
-    /// Takes every token out of the membership.
+    /// Takes every token out of the membership. A record is committed even if there are none: the newest
+    /// membership of a leader may be one that is never committed, or no longer the newest.
     pub(super) async fn forget_invitations(&self) -> OrderReply {
-        let Ok(records) = self.consensus.records().await else {
-            return OrderReply::Later("this node stops".into());
-        };
-        if without(&records, |_| true).is_empty() {
-            return OrderReply::Done;
-        }
-        let change = |newest: &BTreeMap<u64, Member>| Some(without(newest, |_| true));
+        let me = self.member_id();
+        let change = |newest: &BTreeMap<u64, Member>| Some(forgotten(newest, me));
         changed_record(self.consensus.change_records(change).await)
     }
 
@@ -153,6 +149,15 @@ fn without(
         (*id, Member { invitations: left, ..known.clone() })
     });
     kept.collect()
+}
+
+/// The records that are set so that no token counts any more, and this leader's own in any case.
+fn forgotten(records: &BTreeMap<u64, Member>, me: u64) -> BTreeMap<u64, Member> {
+    let mut changed = without(records, |_| true);
+    if let Some(own) = records.get(&me) {
+        changed.entry(me).or_insert_with(|| own.clone());
+    }
+    changed
 }
 
 /// The records that change where a leader notes one token more: its own, and those with tokens that have
@@ -191,6 +196,13 @@ mod tests {
 
     fn invitation(text: &str, expires_s: u64) -> Invitation {
         Invitation { hash: TokenHash::of(text.as_bytes()).bytes(), expires_s }
+    }
+
+    #[test]
+    fn a_leader_that_knows_no_token_commits_its_record_all_the_same() {
+        assert_eq!(forgotten(&of(&[]), 2), BTreeMap::from([(2, Member::default())]));
+        let changed = forgotten(&of(&[invitation("a", 2000)]), 1);
+        assert_eq!(changed, BTreeMap::from([(1, Member::default()), (2, Member::default())]));
     }
 
     fn of(invitations: &[Invitation]) -> BTreeMap<u64, Member> {

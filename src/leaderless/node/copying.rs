@@ -48,6 +48,8 @@ pub(super) struct Copying {
     /// Where the present page begins.
     from: u64,
     at: Instant,
+    /// The next page was not asked for, because there was no room for it.
+    is_held_up: bool,
     /// The end is written, and waits for the disk: up to this write.
     ends_at: Option<u64>,
     has_begun: bool,
@@ -79,6 +81,10 @@ impl Driver {
             return;
         }
         if let Some(copying) = &self.copying {
+            if copying.is_held_up {
+                self.ask_page();
+                return;
+            }
             if now.duration_since(copying.at) < COPY_TIMEOUT {
                 return;
             }
@@ -187,6 +193,7 @@ impl Driver {
             floor: Moment::default(),
             from: 0,
             at: now,
+            is_held_up: false,
             ends_at: None,
             has_begun: false,
         });
@@ -272,8 +279,15 @@ impl Driver {
         }
         let (attempt, from) = (copying.attempt, copying.from);
         if let Some(source) = copying.left.front().copied() {
-            if !self.has_room() || !self.send(source, &PeerMessage::CopyPage { attempt, from }) {
+            let now = Instant::now();
+            if !self.peers.get(&source).is_some_and(|peer| peer.is_up(now)) {
                 self.copying = None; // begun anew in a while
+                return;
+            }
+            let page = PeerMessage::CopyPage { attempt, from };
+            let is_asked = self.has_room() && self.send(source, &page);
+            if let Some(copying) = &mut self.copying {
+                (copying.is_held_up, copying.at) = (!is_asked, now);
             }
             return;
         }

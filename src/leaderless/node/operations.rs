@@ -75,18 +75,24 @@ fn not_stored(reason: impl Into<String>) -> Result<Done, RegisterError> {
 impl Driver {
     /// Begins an operation, or passes it on.
     pub(super) fn begin(&mut self, reply: ReplyTo, errand: Errand, key: Bytes, level: Level) {
-        if let Some(busy) = self.busy(&errand) {
-            self.reply(reply, Err(RegisterError::Busy(busy)));
-            return;
-        }
-        if let Some(refused) = self.refused(&errand, &key) {
-            self.reply(reply, Err(refused));
+        if self.jobs.len() >= JOB_COUNT_MAX {
+            let words = format!("{JOB_COUNT_MAX} operations are under way");
+            self.reply(reply, Err(RegisterError::Busy(words)));
             return;
         }
         let replicas = self.layout.replicas(&key);
         let is_ready = self.replica.standing() == Standing::Ready;
         if !is_ready || !replicas.contains(&self.own) {
             self.forward(reply, (errand, key, level), &replicas);
+            return;
+        }
+        // What a node lacks keeps it from nothing that it only passes on.
+        if let Some(busy) = self.busy(&errand) {
+            self.reply(reply, Err(RegisterError::Busy(busy)));
+            return;
+        }
+        if let Some(refused) = self.refused(&errand, &key) {
+            self.reply(reply, Err(refused));
             return;
         }
         let count = replicas.len();
@@ -119,11 +125,8 @@ impl Driver {
         self.carry_out(id, effects);
     }
 
-    /// Why nothing is begun now, if so. Deletes go on in full memory: they free it.
+    /// Why nothing is begun here now, if so. Deletes go on in full memory: they free it.
     fn busy(&self, errand: &Errand) -> Option<String> {
-        if self.jobs.len() >= JOB_COUNT_MAX {
-            return Some(format!("{JOB_COUNT_MAX} operations are under way"));
-        }
         match errand {
             Errand::Get => None,
             Errand::Set(_) if self.store.keys.is_full() => {
@@ -141,7 +144,7 @@ impl Driver {
         }
     }
 
-    /// Why an operation is not begun, whoever may run it.
+    /// Why an operation is not begun here.
     fn refused(&self, errand: &Errand, key: &[u8]) -> Option<RegisterError> {
         let keys = &self.store.keys;
         match errand {

@@ -89,7 +89,8 @@ impl Driver {
 
     /// Another node wants to copy what this one holds.
     pub(super) fn copy_begins(&mut self, other: super::NodeNumber, attempt: u64, losses: u64) {
-        if self.replica.standing() == Standing::Lost || !self.has_room() {
+        // A loss is noted in the log first.
+        if self.replica.standing() == Standing::Lost || losses > 0 && !self.has_room() {
             return;
         }
         if losses > 0 {

@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::host::{Net, ReadHalf, WriteHalf};
 use crate::server::resp::Decoder;
@@ -206,19 +206,30 @@ impl Keeper {
     /// Sends what is asked, until the connection ends; gives the reason.
     async fn converse(&mut self, mut conversation: Conversation) -> io::Error {
         let mut waiting: VecDeque<oneshot::Sender<_>> = VecDeque::new();
+        // Since when the node owes a reply; what is asked meanwhile does not make that later.
+        let mut owed_since = Instant::now();
         let error = loop {
             let may_ask = waiting.len() < QUEUE_COUNT_MAX;
+            let silent = || Err(io::ErrorKind::TimedOut.into());
             let step = tokio::select! {
                 ask = self.asks.recv(), if may_ask => match ask {
-                    Some(ask) => self.send_all(ask, &mut conversation, &mut waiting).await,
+                    Some(ask) => {
+                        if waiting.is_empty() {
+                            owed_since = Instant::now();
+                        }
+                        let sent = self.send_all(ask, &mut conversation, &mut waiting);
+                        timeout(SILENT_TIME_MAX, sent).await.unwrap_or_else(|_| silent())
+                    }
                     None => break io::Error::other("the coordinator stops"),
                 },
                 // One at a time: what was read must not be lost where another arm is quicker.
                 reply = conversation.reply(), if !waiting.is_empty() => reply.map(|reply| {
+                    owed_since = Instant::now();
                     if let Some(ask) = waiting.pop_front() {
                         drop(ask.send(reply)); // it may have given up
                     }
                 }),
+                () = sleep_until(owed_since + SILENT_TIME_MAX), if !waiting.is_empty() => silent(),
                 () = sleep(PAUSE), if waiting.is_empty() => {
                     timeout(BEGIN_TIME_MAX, self.look(&mut conversation)).await
                         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

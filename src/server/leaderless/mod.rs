@@ -50,6 +50,8 @@ pub use registrar::Registrar;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at whether clients are left, at a stop.
+const CLIENTS_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a client hears that comes when there are too many.
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -240,7 +242,10 @@ impl RegisterServer {
             Registrar::Node(node) => {
                 tokio::select! {
                     () = Arc::clone(node).serve_peer(stream, came) => {}
-                    () = stopping => {}
+                    () = async {
+                        stopping.await;
+                        self.clients_gone().await;
+                    } => {}
                 }
             }
             Registrar::Coordinator(_) => {
@@ -248,6 +253,13 @@ impl RegisterServer {
             }
         }
         Ok(())
+    }
+
+    /// What clients wait for comes from peers: those are heard until no client is left.
+    async fn clients_gone(&self) {
+        while self.clients.take(1).is_none() {
+            sleep(CLIENTS_PAUSE).await;
+        }
     }
 
     fn next_client_id(&self) -> u64 {

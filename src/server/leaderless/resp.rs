@@ -25,7 +25,7 @@ use super::outcomes::carry_out;
 use crate::leaderless::node::KEY_BYTES_MAX;
 use crate::leaderless::operation::Level;
 use crate::server::complaint::Complaint;
-use crate::server::resp::{Decoder, Encoder, Version as Encoding};
+use crate::server::resp::{Decoder, Encoder, REQUEST_BYTES_MAX, Version as Encoding};
 use crate::server::session::{Flow, stalled};
 use crate::server::socket::{Came, Socket, Wanted};
 use crate::server::value::Value;
@@ -82,6 +82,7 @@ impl RespSession {
         let (level, encoding) = (server.level, Encoding::default());
         let agreed = Agreed { level, encoding, client_id, name: Bytes::new() };
         let bytes_max = server.registrar.value_bytes_max() + KEY_BYTES_MAX + REQUEST_SPARE_BYTES;
+        let bytes_max = bytes_max.max(REQUEST_BYTES_MAX); // many keys, where values are small
         RespSession { server, from, agreed, decoder: Decoder::taking(bytes_max) }
     }
 

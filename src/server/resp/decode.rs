@@ -79,8 +79,8 @@ pub(crate) enum Excess {
     )]
     Arguments(usize),
     /// Its arguments and their lengths take more bytes than a request may.
-    #[error("the request is too long; at most {REQUEST_BYTES_MAX} bytes are taken")]
-    Bytes,
+    #[error("the request is too long; at most {0} bytes are taken")]
+    Bytes(usize),
 }
 
 /// One request: at least one argument, the first its name.
@@ -248,7 +248,7 @@ impl Decoder {
         let Some((length, start)) = bulk_length(input, self.position)? else { return Ok(false) };
         let end = start + length;
         if end > self.request_bytes_max() {
-            self.begin_passing(Excess::Bytes, input);
+            self.begin_passing(Excess::Bytes(self.request_bytes_max()), input);
             return Ok(true);
         }
         match input.get(end..end + 2) {
@@ -479,7 +479,7 @@ mod tests {
         let request = decoder.next(&mut input).unwrap().unwrap();
         assert_eq!(
             (&request.arguments()[..], request.excess()),
-            (&[&b"GET"[..]][..], Some(Excess::Bytes))
+            (&[&b"GET"[..]][..], Some(Excess::Bytes(STRANGER_REQUEST_BYTES_MAX)))
         );
         input.extend_from_slice(&b"$1\r\nx\r\n".repeat(17));
         let request = decoder.next(&mut input).unwrap().unwrap();
@@ -531,12 +531,16 @@ mod tests {
         let cases = [
             (array(&most), b"w".to_vec(), Excess::Arguments(ARGUMENT_COUNT_MAX + 1)),
             (named(b"MSET", &most), b"MSET".to_vec(), Excess::Arguments(ARGUMENT_COUNT_MAX + 2)),
-            (array(&[b"MGET", &mebibyte, &mebibyte, &long]), b"MGET".to_vec(), Excess::Bytes),
-            (array(&[&long, b"SET"]), Vec::new(), Excess::Bytes),
+            (
+                array(&[b"MGET", &mebibyte, &mebibyte, &long]),
+                b"MGET".to_vec(),
+                Excess::Bytes(REQUEST_BYTES_MAX),
+            ),
+            (array(&[&long, b"SET"]), Vec::new(), Excess::Bytes(REQUEST_BYTES_MAX)),
             (
                 array(&[[b"SET".as_slice()].as_slice(), &[mebibyte.as_slice(); 8]].concat()),
                 b"SET".to_vec(),
-                Excess::Bytes,
+                Excess::Bytes(REQUEST_BYTES_MAX),
             ),
         ];
         for (bytes, name, excess) in cases {

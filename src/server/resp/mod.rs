@@ -20,7 +20,7 @@ mod table;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use decode::fuzzed;
-pub(crate) use decode::{Decoder, parse_integer};
+pub(crate) use decode::{Decoder, REQUEST_BYTES_MAX, parse_integer};
 pub(crate) use dialect::RespDialect;
 pub(crate) use encode::{Encoder, Version};
 pub(crate) use table::{Spec, TABLE, lookup};
