@@ -102,22 +102,20 @@ struct Certified {
 }
 
 impl Certified {
-    /// Makes them in a directory, unless an earlier demonstration has.
+    /// Makes them in a directory, anew at each start, by the authority that an earlier demonstration has left.
     fn make(directory: &Path) -> Result<Certified, ClientError> {
         let directory = directory.join(CERTIFICATES);
-        if !directory.exists() {
-            let flags = CertsFlags {
-                members: (0..NODE_COUNT).map(|index| format!("node{index}")).collect(),
-                client: Some(CLIENT.to_owned()),
-                out: directory.clone(),
-                days: Number(CERTIFICATE_DAYS.to_owned()),
-                renew: false,
-                new_ca: false,
-                drop_old_ca: false,
-                form: Form { json: false },
-            };
-            certs::run(&flags, &mut io::sink())?;
-        }
+        let flags = CertsFlags {
+            members: (0..NODE_COUNT).map(|index| format!("node{index}")).collect(),
+            client: Some(CLIENT.to_owned()),
+            out: directory.clone(),
+            days: Number(CERTIFICATE_DAYS.to_owned()),
+            renew: true,
+            new_ca: false,
+            drop_old_ca: false,
+            form: Form { json: false },
+        };
+        certs::run(&flags, &mut io::sink())?;
         let dialling = Dialling::read(None, Some(&directory.join(CLIENT_FOLDER)))?;
         Ok(Certified { directory, dialling })
     }

@@ -1,4 +1,4 @@
-//! Asks many nodes for their status at once. `status` and `doctor` begin here.
+//! Asks many nodes for their status at once. `doctor` and `top` begin here.
 //!
 //! - I1: all nodes are asked at the same time, and each has [`ASK_TIME_MAX`] to answer: one that hangs
 //!   costs no more than that.
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::answer::Answer;
 use super::connection::NodeConnection;
+use super::health::Health;
 use super::{ClientError, Dialling, addresses_in};
 use crate::status::{MemberStatus, Status};
 
@@ -87,6 +88,19 @@ impl Survey {
             }
         }
         answers
+    }
+
+    /// The one that leads, if it answered: of several that of the newest term.
+    pub(super) fn leader(&self) -> Option<&Seen> {
+        let leads =
+            |seen: &&Seen| seen.status.role == "leader" && seen.status.no_majority_s.is_none();
+        self.answers().into_iter().filter(leads).max_by_key(|seen| seen.status.term)
+    }
+
+    /// How the cluster is, by all answers.
+    pub(super) fn health(&self) -> Health {
+        let answers = self.answers().into_iter().map(|seen| seen.status.clone());
+        Health::of(&answers.map(|status| (status.member_id.clone(), status)).collect())
     }
 }
 

@@ -182,7 +182,12 @@ pub(super) fn digits(value: u64) -> String {
 }
 
 pub(super) fn milliseconds(us: u64) -> String {
-    format!("{}.{:02} ms", us / 1000, us % 1000 / 10)
+    format!("{} ms", bare_milliseconds(us))
+}
+
+/// As [`milliseconds`], where the head of a column names the unit.
+pub(super) fn bare_milliseconds(us: u64) -> String {
+    format!("{}.{:02}", us / 1000, us % 1000 / 10)
 }
 
 /// Bytes for people.

@@ -90,9 +90,9 @@ impl Order {
             Order::Promote(who) => Order::Promote(id(who)?),
             Order::Demote(who) => Order::Demote(id(who)?),
             Order::Replace { old, new } => Order::Replace { old: id(old)?, new: id(new)? },
-            Order::Lead(None) | Order::Invite(_) | Order::Uninvite | Order::Resize(_) => {
-                self.clone()
-            }
+            Order::Lead(None) => self.clone(),
+            // They name nobody, and have one step: until it is taken nothing was done. // I2
+            Order::Invite(_) | Order::Uninvite | Order::Resize(_) => return None,
             Order::Lead(Some(who)) => Order::Lead(Some(id(who)?)),
         })
     }

@@ -118,32 +118,12 @@ impl Server {
     /// Serves clients until `stop` becomes true; then sessions answer what they have taken and end.
     ///
     /// Returns when no session is left, after a few seconds at the latest.
-    pub async fn run(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
-        let mut sessions = JoinSet::new();
+    pub async fn run(self: Arc<Self>, listener: Listener, stop: watch::Receiver<bool>) {
         let sessions_stop = stop.clone();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.begin(stream, peer, &mut sessions, &sessions_stop),
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                Some(ended) = sessions.join_next() => note_end(ended),
-                () = stopped(&mut stop) => break,
-            }
-        }
-        drop(listener);
-        let ended = timeout(STOP_TIMEOUT, async {
-            while let Some(ended) = sessions.join_next().await {
-                note_end(ended);
-            }
-        });
-        if ended.await.is_err() {
-            tracing::warn!(sessions = sessions.len(), "sessions were cut off at the stop");
-            sessions.shutdown().await;
-        }
+        let begin = |stream, peer, sessions: &mut JoinSet<()>| {
+            self.begin(stream, peer, sessions, &sessions_stop);
+        };
+        accept(listener, stop, begin).await;
     }
 
     fn begin(
@@ -233,6 +213,39 @@ async fn tell(stream: Stream, tls: Option<&Arc<Tls>>, peer: SocketAddr) -> io::R
     match first_word(stream, tls, peer).await {
         Some(Heard { stream, first }) => refuse(stream, &STARTING.told(&first)).await,
         None => Ok(()),
+    }
+}
+
+/// Has `begin` spawn a session for each connection until `stop` becomes true; then waits for the sessions that
+/// are left, and cuts them off after a few seconds.
+async fn accept(
+    listener: Listener,
+    mut stop: watch::Receiver<bool>,
+    begin: impl Fn(Stream, SocketAddr, &mut JoinSet<()>),
+) {
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => begin(stream, from, &mut sessions),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = sessions.join_next() => note_end(ended),
+            () = stopped(&mut stop) => break,
+        }
+    }
+    drop(listener);
+    let ended = timeout(STOP_TIMEOUT, async {
+        while let Some(ended) = sessions.join_next().await {
+            note_end(ended);
+        }
+    });
+    if ended.await.is_err() {
+        tracing::warn!(sessions = sessions.len(), "sessions were cut off at the stop");
+        sessions.shutdown().await;
     }
 }
 

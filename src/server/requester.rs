@@ -26,6 +26,9 @@ use crate::command::{Command, CommandResult, Failure, FailureClass, Freshness, R
 use crate::metrics::Times;
 use crate::node::{FreshReplica, Node, Order, OrderError};
 
+/// How long a join token may count, in seconds: a year.
+const JOIN_TOKEN_S_MAX: u64 = 31_536_000;
+
 /// What a client hears that has presented no token, in the words of Redis.
 const NO_TOKEN: &str = "Authentication required.";
 /// The same for HELLO.
@@ -330,4 +333,14 @@ fn the_one(results: Vec<CommandResult>) -> CommandResult {
     let missing =
         || Failure::Unknown { term: 0, index: 0, reason: "the node gave no result".to_owned() };
     results.into_iter().next().unwrap_or_else(|| Err(missing()))
+}
+/// How long a join token counts that is asked for in seconds.
+///
+/// # Errors
+/// Not at all, or more than a year.
+pub(crate) fn join_token_time(seconds: Option<u64>) -> Result<Duration, Complaint> {
+    let seconds = seconds.filter(|seconds| (1..=JOIN_TOKEN_S_MAX).contains(seconds));
+    let seconds =
+        seconds.ok_or_else(|| Complaint::wrong(format!("seconds are 1 to {JOIN_TOKEN_S_MAX}")))?;
+    Ok(Duration::from_secs(seconds))
 }

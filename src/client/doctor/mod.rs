@@ -141,15 +141,11 @@ impl Facts {
 
     /// The leader's status, if it answered: of several the one of the newest term.
     fn leader(&self) -> Option<&Seen> {
-        let answers = self.survey.answers().into_iter();
-        let leads =
-            |seen: &&Seen| seen.status.role == "leader" && seen.status.no_majority_s.is_none();
-        answers.filter(leads).max_by_key(|seen| seen.status.term)
+        self.survey.leader()
     }
 
     fn health(&self) -> Health {
-        let answers = self.survey.answers().into_iter().map(|seen| seen.status.clone());
-        Health::of(&answers.map(|status| (status.member_id.clone(), status)).collect())
+        self.survey.health()
     }
 }
 

@@ -252,7 +252,7 @@ impl Client {
 
     /// Sets the value of a key, and answers with the receipt: where its entry is in the log, which members the
     /// leader knows to hold it durably, and where its time went. A write with a receipt takes a question to
-    /// the leader more, and may be answered up to 0.1 s later.
+    /// the leader more, and may be answered up to 0.1 s later; 1.1 s where the leader does not answer.
     ///
     /// # Errors
     /// As [`Client::set`].

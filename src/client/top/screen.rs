@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 use ratatui_core::buffer::Buffer;
 use ratatui_core::style::{Color, Modifier, Style};
 
-use super::super::health::Health;
 use super::super::stages::{buckets, count, since};
 use super::super::survey::{Seen, Survey};
-use super::super::table::{digits, size};
+use super::super::table::{bare_milliseconds, digits, size};
 use crate::metrics::percentile_us;
-use crate::status::{MemberStatus, Status};
+use crate::status::MemberStatus;
 
 /// Lines above the members: health, position, keys, a blank line, names of the columns.
 const HEAD_LINES: u16 = 5;
@@ -95,7 +94,7 @@ impl Screen {
 
     fn rows(&self, survey: &Survey) -> Vec<Row> {
         let answers = survey.answers();
-        let leader = leader(&answers);
+        let leader = survey.leader().map(|seen| &seen.status);
         let seen_of = |id: &str| answers.iter().find(|seen| seen.status.member_id == id).copied();
         let row = |member: &MemberStatus| {
             let seen = seen_of(&member.id);
@@ -142,9 +141,6 @@ impl Screen {
             return;
         };
         let answers = survey.answers();
-        let statuses =
-            answers.iter().map(|seen| (seen.status.member_id.clone(), seen.status.clone()));
-        let health = Health::of(&statuses.collect());
         if answers.is_empty() {
             let reasons = survey.typed.iter().filter_map(|visit| {
                 let reason = visit.outcome.as_ref().err()?;
@@ -154,10 +150,11 @@ impl Screen {
             put_line(buffer, 1, &reasons.collect::<Vec<_>>().join("; "), plain);
             return;
         }
+        let health = survey.health();
         let color = if health.is_healthy { Color::Green } else { Color::Yellow };
         let color = if health.has_majority { color } else { Color::Red };
         put_line(buffer, 0, &health.summary, bold.fg(color));
-        put_line(buffer, 1, &position(&answers), plain);
+        put_line(buffer, 1, &position(survey, &answers), plain);
         let rows = self.rows(survey);
         let columns = fitting(&rows, buffer.area.width);
         let head = plain.add_modifier(Modifier::REVERSED);
@@ -178,16 +175,10 @@ impl Screen {
     }
 }
 
-/// The status of the one that leads: of several that of the newest term.
-fn leader<'a>(answers: &[&'a Seen]) -> Option<&'a Status> {
-    let leads = |status: &&Status| status.role == "leader" && status.no_majority_s.is_none();
-    answers.iter().map(|seen| &seen.status).filter(leads).max_by_key(|status| status.term)
-}
-
-fn position(answers: &[&Seen]) -> String {
+fn position(survey: &Survey, answers: &[&Seen]) -> String {
     let term = answers.iter().map(|seen| seen.status.term).max().unwrap_or(0);
     let committed = answers.iter().map(|seen| seen.status.committed).max().unwrap_or(0);
-    let leader = leader(answers).map_or("no leader", |status| &status.name);
+    let leader = survey.leader().map_or("no leader", |seen| &seen.status.name);
     format!("{leader}, term {term}, committed {}", digits(committed))
 }
 
@@ -226,8 +217,8 @@ const COLUMNS: &[Column] = &[
     Column { head: "ROLE", cell: role, is_right: false },
     Column { head: "LAG", cell: |row| or_dash(row.lag, digits), is_right: true },
     Column { head: "OPS/S", cell: |row| or_dash(row.operations_per_s, digits), is_right: true },
-    Column { head: "P99 MS", cell: |row| or_dash(row.p99_us, milliseconds), is_right: true },
-    Column { head: "P50 MS", cell: |row| or_dash(row.p50_us, milliseconds), is_right: true },
+    Column { head: "P99 MS", cell: |row| or_dash(row.p99_us, bare_milliseconds), is_right: true },
+    Column { head: "P50 MS", cell: |row| or_dash(row.p50_us, bare_milliseconds), is_right: true },
     Column { head: "LEFT", cell: |row| or_dash(row.disk_left_bytes, size), is_right: true },
     Column { head: "USED", cell: |row| or_dash(row.disk_used_bytes, size), is_right: true },
     Column { head: "ADDRESS", cell: |row| row.address.clone(), is_right: false },
@@ -239,10 +230,6 @@ fn role(row: &Row) -> String {
 
 fn or_dash(value: Option<u64>, shown: fn(u64) -> String) -> String {
     value.map_or("-".to_owned(), shown)
-}
-
-fn milliseconds(us: u64) -> String {
-    format!("{}.{:02}", us / 1000, us % 1000 / 10)
 }
 
 /// A column with the cells that it takes.
@@ -301,7 +288,7 @@ mod tests {
 
     use super::super::super::survey::Visit;
     use super::*;
-    use crate::status::StageStatus;
+    use crate::status::{StageStatus, Status};
 
     fn member(number: u64) -> MemberStatus {
         MemberStatus {

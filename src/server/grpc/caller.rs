@@ -195,8 +195,9 @@ impl Caller {
         self.written_index.fetch_max(reply.index, Ordering::AcqRel);
         call.is_repeat = reply.is_repeat;
         if call.wants_receipt {
-            let receipt = Written::of(&reply).receipt(&self.server.node).await;
-            call.receipt = Some(receipt.to_json());
+            let written = Written::of(&reply);
+            let receipt = call.by.wait(written.receipt(&self.server.node)).await;
+            call.receipt = receipt.map(|receipt| receipt.to_json()); // the write is done all the same
         }
         Ok(reply)
     }

@@ -7,9 +7,6 @@
 //! - I1: an order that was begun is carried on, also if its client leaves: half of it may be done.
 //! - I2: every change is for administrators alone, and no page of another site makes one (`entry`).
 
-use std::ops::RangeInclusive;
-use std::time::Duration;
-
 use axum::extract::{Extension, Request};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
@@ -25,12 +22,11 @@ use super::{Route, Seat, take_body};
 use crate::node::{Order, OrderError};
 use crate::server::access::RequestKind;
 use crate::server::keys::decimal;
+use crate::server::requester::join_token_time;
 
 const MEMBERS: &str = "/v1/members/";
 /// How long a join token counts unless the request says so, in seconds.
 const JOIN_TOKEN_S: u64 = 3600;
-/// How long it may count.
-const JOIN_TOKEN_S_BOUNDS: RangeInclusive<u64> = 1..=31_536_000;
 
 /// The routes of administration.
 pub(super) fn routes() -> Vec<Route> {
@@ -102,13 +98,14 @@ async fn resize(Extension(seat): Extension<Seat>, request: Request) -> Result<Re
 async fn invite(Extension(seat): Extension<Seat>, request: Request) -> Result<Response, Problem> {
     let asked = asked(request, &["seconds"]).await?;
     let seconds = asked.value("seconds").map_or(Some(JOIN_TOKEN_S), decimal);
-    let seconds = seconds.filter(|seconds| JOIN_TOKEN_S_BOUNDS.contains(seconds));
-    let seconds = seconds.ok_or_else(|| Problem::wrong("seconds are 1 to 31536000"))?;
-    let valid_for = Duration::from_secs(seconds);
+    let valid_for = join_token_time(seconds)?;
     let requester = seat.requester.lock().await.clone();
     let made = carried_on(async move { requester.invite(&seat.server.node, valid_for).await });
     let token = made.await?.map_err(refused)?;
-    Ok(fresh(answered(StatusCode::CREATED, &json!({"token": token, "seconds": seconds}))))
+    Ok(fresh(answered(
+        StatusCode::CREATED,
+        &json!({"token": token, "seconds": valid_for.as_secs()}),
+    )))
 }
 
 async fn checkpoint(

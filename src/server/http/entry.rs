@@ -135,7 +135,7 @@ fn is_local_host(host: &str) -> bool {
 ///
 /// # Errors
 /// It is there twice, or is no text.
-pub(super) fn one<'a>(
+pub(crate) fn one<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> Result<Option<&'a str>, Problem> {

@@ -64,14 +64,15 @@ use tokio::time::timeout;
 
 use super::access::RequestKind;
 use super::socket::UNTAKEN_TIME_MAX;
-use super::wire::{Wire, until_ended};
+use super::wire::{Unsent, Wire, until_ended};
 use crate::command::Failure;
-pub(crate) use entry::{CLOSE, bearer, check};
+pub(crate) use entry::{CLOSE, bearer, check, one};
 pub(crate) use json::json;
 pub(crate) use logged::Named;
 pub(crate) use operations::obstacle;
 pub(crate) use problem::{Problem, status_of};
 pub(crate) use seat::{Seat, prefers_receipt};
+pub(crate) use slots::{names, tag};
 
 /// Most bytes of a request line and its headers.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -243,14 +244,19 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     if method != Method::HEAD {
-        let bytes = response.body().size_hint().exact().unwrap_or_default();
-        unsent.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+        count_unsent(&response, &unsent);
     }
     response
 }
 
+/// Counts the body of a response among what its client has yet to take.
+pub(crate) fn count_unsent(response: &Response, unsent: &Unsent) {
+    let bytes = response.body().size_hint().exact().unwrap_or_default();
+    unsent.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+}
+
 /// A problem behind which the connection is closed.
-fn closing(problem: Problem) -> Response {
+pub(crate) fn closing(problem: Problem) -> Response {
     let mut response = problem.into_response();
     response.headers_mut().insert(header::CONNECTION, CLOSE);
     response

@@ -135,12 +135,13 @@ fn version_of(tag: &str) -> Option<u64> {
     decimal(tag.strip_prefix('"')?.strip_suffix('"')?.as_bytes())
 }
 
-fn tag(version: u64) -> String {
+/// The ETag of a version.
+pub(crate) fn tag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
 /// Whether `If-None-Match` of a read names this tag.
-fn names(known: &str, tag: &str) -> bool {
+pub(crate) fn names(known: &str, tag: &str) -> bool {
     let known = known.split(',').map(str::trim);
     known
         .map(|known| known.strip_prefix("W/").unwrap_or(known))

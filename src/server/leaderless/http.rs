@@ -25,7 +25,8 @@ use super::registrar::{Deleted, level};
 use super::{Port, RegisterServer, Stopping};
 use crate::leaderless::operation::Level;
 use crate::server::http::{
-    CLOSE, HEAD_TIME_MAX, Named, Problem, check, json, reserve, serve_by, take_body,
+    HEAD_TIME_MAX, Named, Problem, check, closing, count_unsent, json, names, one, reserve,
+    serve_by, tag, take_body,
 };
 use crate::server::socket::{Share, UNTAKEN_TIME_MAX};
 use crate::server::wire::{Unsent, Wire};
@@ -111,16 +112,8 @@ async fn respond(door: HttpDoor, unsent: Arc<Unsent>, mut request: Request) -> R
         response.headers_mut().extend(allowed.map(|allowed| (header::ALLOW, allowed)));
     }
     if !is_head {
-        use axum::body::HttpBody;
-        let bytes = response.body().size_hint().exact().unwrap_or_default();
-        unsent.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+        count_unsent(&response, &unsent);
     }
-    response
-}
-
-fn closing(problem: Problem) -> Response {
-    let mut response = problem.into_response();
-    response.headers_mut().insert(header::CONNECTION, CLOSE);
     response
 }
 
@@ -158,23 +151,17 @@ fn check_conditions(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-fn tag(version: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{version}\""))
-        .expect("invariant: digits are a header's value")
-}
-
 async fn read(Extension(server): Door, request: Request) -> Result<Response, Problem> {
     let level = level_of(&server, request.uri())?;
     let held = server.registrar.read(key_of(request.uri()), level).await?;
     let Some(value) = held.value else { return Err(Problem::no_value()) };
     let tag = tag(held.version.get());
-    let known = request.headers().get(IF_NONE_MATCH);
-    if known.is_some_and(|known| known == tag) {
+    if one(request.headers(), &IF_NONE_MATCH)?.is_some_and(|known| names(known, &tag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
-    let kind = HeaderValue::from_static("application/octet-stream");
-    let fresh = HeaderValue::from_static("no-cache");
-    Ok(([(CONTENT_TYPE, kind), (CACHE_CONTROL, fresh), (ETAG, tag)], value).into_response())
+    let kind = "application/octet-stream".to_owned();
+    let headers = [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache".to_owned()), (ETAG, tag)];
+    Ok((headers, value).into_response())
 }
 
 async fn write(Extension(server): Door, request: Request) -> Result<Response, Problem> {

@@ -38,7 +38,7 @@ use super::counters::Counters;
 use super::detect::{self, Protocol};
 use super::http::BODY_BYTES_MAX_ALL;
 use super::socket::{Backlog, Came, ROOM_TIME_MAX, Socket, Wanted, linger};
-use super::{ACCEPT_PAUSE, STOP_TIMEOUT, note_end, refuse, stopped};
+use super::{accept, refuse};
 use crate::descriptors::{Place, Places, Shares};
 use crate::host::{Listener, Stream};
 use crate::leaderless::node::PEER_PREFACE;
@@ -129,40 +129,12 @@ impl RegisterServer {
     /// Serves until `stop` becomes true; then sessions answer what they have taken and end.
     ///
     /// Returns when no session is left, after a few seconds at the latest.
-    pub async fn run(
-        self: Arc<Self>,
-        listener: Listener,
-        at: Port,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let mut sessions = JoinSet::new();
+    pub async fn run(self: Arc<Self>, listener: Listener, at: Port, stop: watch::Receiver<bool>) {
         let sessions_stop = stop.clone();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, from)) => {
-                        let arrived = Arrived { stream, from, at };
-                        self.begin(arrived, &mut sessions, &sessions_stop);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                Some(ended) = sessions.join_next() => note_end(ended),
-                () = stopped(&mut stop) => break,
-            }
-        }
-        drop(listener);
-        let ended = timeout(STOP_TIMEOUT, async {
-            while let Some(ended) = sessions.join_next().await {
-                note_end(ended);
-            }
-        });
-        if ended.await.is_err() {
-            tracing::warn!(sessions = sessions.len(), "sessions were cut off at the stop");
-            sessions.shutdown().await;
-        }
+        let begin = |stream, from, sessions: &mut JoinSet<()>| {
+            self.begin(Arrived { stream, from, at }, sessions, &sessions_stop);
+        };
+        accept(listener, stop, begin).await;
     }
 
     fn begin(

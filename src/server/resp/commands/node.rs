@@ -1,6 +1,5 @@
 //! Commands that ask about the node itself or about all its keys. Pure: each becomes a question.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use crate::server::ask::{Order, Question};
 use crate::server::complaint::Complaint;
 use crate::server::hash_slot;
 use crate::server::keys::decimal;
+use crate::server::requester::join_token_time;
 use crate::server::value::Value;
 
 /// Most slots that one SCAN answers.
@@ -22,8 +22,6 @@ const SCAN_COUNT_MAX: usize = 10_000;
 const SCAN_COUNT: usize = 10;
 /// Longest wait of WAIT, in milliseconds; 0 in a request stands for it.
 const WAIT_MS_MAX: u64 = 3_600_000;
-/// How long a join token may count, in seconds: up to a year.
-const INVITE_S: RangeInclusive<u64> = 1..=31_536_000;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Spec] = &[
@@ -102,10 +100,8 @@ fn diskstore(connection: &mut Connection, arguments: &[&[u8]]) -> Result<Step, C
             order(Order::Resize(slots))
         }
         (b"INVITE", [seconds]) => {
-            let seconds = integer(seconds)?;
-            let seconds = u64::try_from(seconds).ok().filter(|s| INVITE_S.contains(s));
-            let seconds = seconds.ok_or_else(|| Complaint::wrong("seconds are 1 to 31536000"))?;
-            Ok(Step::Ask(Question::Invite { valid_for: Duration::from_secs(seconds) }))
+            let valid_for = join_token_time(u64::try_from(integer(seconds)?).ok())?;
+            Ok(Step::Ask(Question::Invite { valid_for }))
         }
         (b"UNINVITE", []) => order(Order::Uninvite),
         (b"UNINVITE", _) => Err(Complaint::arity("diskstore|uninvite")),

@@ -48,8 +48,8 @@ const HAS_SUBCOMMANDS: [&str; 9] =
 
 /// Most bytes of a sub-command's name that are repeated.
 const SUBCOMMAND_BYTES_MAX: usize = 32;
-/// Bytes of a receipt, about.
-const RECEIPT_BYTES: u64 = 1 << 10;
+/// Bytes of a receipt with 64 versions and some tens of names.
+const RECEIPT_BYTES: u64 = 4 << 10;
 
 /// What is to be done for one request.
 #[derive(Debug, Clone)]
