@@ -172,6 +172,10 @@ fn troubles(status: &Json) -> Vec<String> {
     if !waits_for.is_empty() {
         found.push(format!("it takes no operations: it waits for {waits_for}"));
     }
+    let busy = word(status, "busy");
+    if !busy.is_empty() {
+        found.push(format!("it refuses writes: {busy}"));
+    }
     for peer in peers(status) {
         if peer.get("is_up") == Some(&Json::Bool(false)) {
             let (id, complaint) = (word(peer, "id"), word(peer, "complaint"));

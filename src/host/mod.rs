@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use diskstore_storage::disk::{Disk, RealDisk};
+use diskstore_storage::wal::Nonces;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -126,6 +127,13 @@ impl Random {
             Random::System => getrandom::fill(&mut bytes).map_err(io::Error::other)?,
         }
         Ok(bytes)
+    }
+
+    /// What tells a log's own bytes from those that a client chose; nobody may guess it.
+    pub(crate) fn nonces(&self) -> Nonces {
+        let what = "invariant: Linux has random bytes once it has started";
+        let random = self.clone();
+        Nonces::new(move || u128::from_le_bytes(random.bytes().expect(what)))
     }
 }
 

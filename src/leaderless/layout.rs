@@ -9,6 +9,7 @@
 //! - I2: the number of a node is unique in the layout, because versions are told apart by it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
@@ -24,6 +25,14 @@ pub const REPLICA_COUNT_MAX: usize = 7;
 pub const WEIGHT_MAX: u32 = 32;
 /// Most that all weights make together.
 pub const WEIGHT_SUM_MAX: u32 = 1024;
+
+/// Bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("invariant: a string takes what is written to it");
+        text
+    })
+}
 
 /// A node of the layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +214,11 @@ impl Layout {
     pub fn replicas(&self, key: &[u8]) -> Vec<NodeNumber> {
         let chosen = place::replicas(&self.candidates, key, self.replica_count);
         chosen.into_iter().map(|at| self.nodes[at].number).collect()
+    }
+
+    /// The hash in hexadecimal digits.
+    pub fn hash_text(&self) -> String {
+        hex(&self.hash())
     }
 
     /// What two nodes compare to know that they place keys alike: SHA-256 over everything that

@@ -46,6 +46,15 @@ impl Level {
         let words = [("one", Self::One), ("quorum", Self::Quorum), ("all", Self::All)];
         words.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)).map(|(_, level)| *level)
     }
+
+    /// The word that [`Level::parse`] reads.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Quorum => "quorum",
+            Self::All => "all",
+        }
+    }
 }
 
 /// What an operation is to do with its key.

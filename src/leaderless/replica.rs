@@ -127,6 +127,8 @@ pub struct Replica {
     unsynced_numbers: VecDeque<(u64, Numbers)>,
     /// Keys whose newest record is not synced yet, with its position.
     unsynced_keys: BTreeMap<Bytes, u64>,
+    /// The same in order of positions, with records that are not the newest.
+    unsynced_order: VecDeque<(u64, Bytes)>,
     /// Effects that wait, ascending by position.
     waiting: VecDeque<Waiting>,
     /// Position of what was written last.
@@ -152,6 +154,7 @@ impl Replica {
             latest: numbers,
             unsynced_numbers: VecDeque::new(),
             unsynced_keys: BTreeMap::new(),
+            unsynced_order: VecDeque::new(),
             waiting: VecDeque::new(),
             written: 0,
             synced: 0,
@@ -327,7 +330,9 @@ impl Replica {
 
     fn write_record(&mut self, key: Bytes, held: Held) -> ReplicaEffect {
         self.written += 1;
-        self.unsynced_keys.insert(key.clone(), self.written);
+        let own = Bytes::copy_from_slice(&key); // and not the frame that it came in
+        self.unsynced_order.push_back((self.written, own.clone()));
+        self.unsynced_keys.insert(own, self.written);
         ReplicaEffect::Write(Logged::Record { key, held })
     }
 
@@ -351,7 +356,11 @@ impl Replica {
     pub fn synced(&mut self, count: u64) -> Vec<ReplicaEffect> {
         self.synced = self.written.min(self.synced + count);
         let synced = self.synced;
-        self.unsynced_keys.retain(|_, position| *position > synced);
+        while let Some((at, key)) = self.unsynced_order.pop_front_if(|(at, _)| *at <= synced) {
+            if self.unsynced_keys.get(&key) == Some(&at) {
+                self.unsynced_keys.remove(&key);
+            }
+        }
         let mut effects = Vec::new();
         while let Some((_, numbers)) = self.unsynced_numbers.pop_front_if(|(at, _)| *at <= synced) {
             if numbers.ceiling > self.durable.ceiling {

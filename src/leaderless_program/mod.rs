@@ -21,7 +21,7 @@ use crate::program::{
     EXIT_USAGE, Failed, SHUTDOWN_TIME_MAX, Signals, failed, listen, notify, prepare_descriptors,
     runtime, say, start_logging, stop_at_second, told,
 };
-use crate::server::{Coordinator, Port, RegisterServer, Registrar};
+use crate::server::{Coordinator, Port, RegisterServer, Registrar, START_PATIENCE, tell_starting};
 pub use demo::run as run_demo;
 pub use settings::{Resolved, Role, SettingsError, resolve};
 
@@ -57,6 +57,7 @@ async fn serve(resolved: Resolved) -> Result<u8, Failed> {
             let started = tokio::select! {
                 started = Registers::start(&host, config) => started,
                 () = signals.next() => return Ok(0),
+                never = tell_starting(&listener, None, START_PATIENCE) => match never {},
             };
             Registrar::Node(started.map_err(failed)?)
         }

@@ -151,7 +151,7 @@ pub(super) async fn open_files(
                 .map_err(raft::StartError::from)?,
         };
         let (wal_directory, aside) = (directory.join(WAL_NAME), directory.join(identity::TMP_NAME));
-        let options = log_options(&config, &machine, random);
+        let options = log_options(&config, &machine, &random);
         let (wal, recovery) = match &mut ahead {
             Some(ahead) => {
                 let follow = &mut |seen| ahead.see(seen);
@@ -179,18 +179,12 @@ pub(super) async fn open_files(
     .await?
 }
 
-/// What tells the log's own bytes from those that a client chose; nobody may guess it.
-fn nonces(random: Random) -> wal::Nonces {
-    let what = "invariant: Linux has random bytes once it has started";
-    wal::Nonces::new(move || u128::from_le_bytes(random.bytes().expect(what)))
-}
-
-fn log_options(config: &Config, machine: &Machine, random: Random) -> wal::Options {
+fn log_options(config: &Config, machine: &Machine, random: &Random) -> wal::Options {
     let sync = match config.sync {
         SyncPolicy::Always => wal::SyncMode::Always,
         SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
     };
-    let nonces = nonces(random);
+    let nonces = random.nonces();
     let mut options = wal::Options { sync, ..wal::Options::new(nonces) };
     // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
     // first, and removing many at once makes the disk busy with what it forgets.
@@ -359,7 +353,7 @@ mod tests {
         let keys = Arc::new(Keys::create(disk, Path::new("/node"), new).unwrap());
         let machine = Machine::Memory(MemoryMachine::new(keys));
         let config = Config::new(MachineKind::Memory, Settings::default()).unwrap();
-        let of_node = || log_options(&config, &machine, Random::System);
+        let of_node = || log_options(&config, &machine, &Random::System);
         let guessed = || wal::Options { nonces: Nonces::counted(), ..of_node() };
         assert_eq!(segment(&guessed()), segment(&guessed()), "nothing else differs");
         let segments = [segment(&guessed()), segment(&of_node()), segment(&of_node())];

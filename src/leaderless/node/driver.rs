@@ -45,6 +45,8 @@ const TURN_EVENTS_MAX: usize = 512;
 const TICK: Duration = Duration::from_millis(25);
 /// A frame is sent once it has so many bytes; its last message may be larger.
 const FRAME_BYTES: usize = 4 << 20;
+/// Before a checkpoint is tried again that found no room.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
 /// A peer that was not heard for so long is down.
 pub(super) const DOWN_AFTER: Duration = Duration::from_secs(1);
 
@@ -74,8 +76,8 @@ pub(super) enum Event {
     Unlinked(NodeNumber, String),
     /// So many more writes are synced.
     Synced(u64),
-    /// A checkpoint ended.
-    Checkpointed,
+    /// A checkpoint ended; it is not there if the disk had no room for it.
+    Checkpointed { is_there: bool },
 }
 
 /// A message of this node to itself.
@@ -219,6 +221,8 @@ pub(super) struct Driver {
     /// What a node waits for that is not ready.
     pub(super) waits_for: String,
     pub(super) counters: Counters,
+    /// When a checkpoint is to be tried again that was not made.
+    pub(super) checkpoint_again: Option<Instant>,
     /// The thread of the checkpoint that runs, and what ends it early.
     pub(super) checkpoint: Option<JoinHandle<()>>,
     pub(super) cancel: Arc<AtomicBool>,
@@ -292,7 +296,10 @@ impl Driver {
                 self.end_copy(); // before anything is begun under the old writer's clock
                 self.send_after_sync();
             }
-            Event::Checkpointed => drop(self.checkpoint.take()),
+            Event::Checkpointed { is_there } => {
+                drop(self.checkpoint.take());
+                self.checkpoint_again = (!is_there).then(|| Instant::now() + CHECKPOINT_PAUSE);
+            }
         }
     }
 
@@ -451,18 +458,26 @@ impl Driver {
         if self.checkpoint.is_some() || self.has_failed {
             return;
         }
-        let Some(job) = self.store.checkpoint_due(&self.cancel) else { return };
+        // A log that may not grow is never long enough for the next one.
+        let job = match self.checkpoint_again {
+            Some(at) if at <= Instant::now() => self.store.checkpoint(&self.cancel),
+            _ => self.store.checkpoint_due(&self.cancel),
+        };
+        let Some(job) = job else { return };
+        self.checkpoint_again = None;
         let (signals, faults) = (self.signals.clone(), self.faults.clone());
         let begun = self.host.threads.spawn("checkpoint", move || {
-            if let Err(error) = job.run() {
+            let is_there = job.run().unwrap_or_else(|error| {
                 faults.report(format!("a checkpoint failed: {}", crate::fault::chain(&error)));
-            }
-            drop(signals.send(Event::Checkpointed));
+                true // the node stops
+            });
+            drop(signals.send(Event::Checkpointed { is_there }));
         });
         match begun {
             Ok(thread) => self.checkpoint = Some(thread),
             Err(error) => {
                 tracing::warn!(%error, "no thread for a checkpoint: the log grows until there is");
+                self.checkpoint_again = Some(Instant::now() + CHECKPOINT_PAUSE);
             }
         }
     }

@@ -135,12 +135,10 @@ impl Outgoing {
             tokio::select! {
                 frame = self.queue.recv() => {
                     let Some(frame) = frame else { std::future::pending().await };
-                    let written = timeout(WRITE_TIMEOUT, write_all(&mut halves.write, &frame)).await;
+                    let written = write_all(&mut halves.write, &frame).await;
                     self.queued.fetch_sub(frame.len(), Ordering::Relaxed);
-                    match written {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => return error,
-                        Err(_) => return io::ErrorKind::TimedOut.into(),
+                    if let Err(error) = written {
+                        return error;
                     }
                 }
                 read = halves.read.read_buf(&mut unread) => match read {
@@ -177,7 +175,9 @@ impl Dial {
 
 async fn write_all(write: &mut WriteHalf, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        let count = write.write(bytes).await?;
+        // A large frame may take its time, as long as it goes on.
+        let count = timeout(WRITE_TIMEOUT, write.write(bytes)).await;
+        let count = count.map_err(|_| io::ErrorKind::TimedOut)??;
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -205,7 +205,9 @@ impl FrameSource {
                 return Ok(Some(body));
             }
             self.buffer.reserve(READ_BYTES);
-            if self.read.read_buf(&mut self.buffer).await? == 0 {
+            // Silence is where nothing comes at all, and not where a large frame takes its time.
+            let read = timeout(SILENCE_MAX, self.read.read_buf(&mut self.buffer)).await;
+            if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
                 return Ok(None);
             }
         }
@@ -267,8 +269,7 @@ impl Door {
         write_all(&mut write, &out).await?;
         reader.bytes_max = FRAME_BYTES_MAX;
         loop {
-            let next = timeout(SILENCE_MAX, reader.next()).await;
-            let Some(body) = next.map_err(|_| io::ErrorKind::TimedOut)?? else { return Ok(()) };
+            let Some(body) = reader.next().await? else { return Ok(()) };
             let messages = read_messages(body).map_err(no_frame)?;
             let from = hello.from;
             if self.events.send(Event::Peer { from, messages }).await.is_err() {
@@ -280,7 +281,7 @@ impl Door {
     /// Why a hello is refused, if it is.
     fn refusal(&self, hello: &RegistersHello) -> Option<String> {
         let RegistersHello { cluster_id, epoch, layout_hash, to, .. } = &self.own;
-        let hex = super::open::hex;
+        let hex = crate::leaderless::layout::hex;
         if hello.layout_hash != *layout_hash {
             return Some(format!(
                 "the cluster files of nodes {} and {to} differ: layout {} there, {} here; start all nodes with the same file",

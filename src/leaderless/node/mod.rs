@@ -335,7 +335,11 @@ impl Registers {
         &self,
         event: impl FnOnce(driver::OutcomeSender) -> Event,
     ) -> Result<Held, RegisterError> {
-        match self.ask(event).await? {
+        let read = self.ask(event).await.map_err(|error| match error {
+            RegisterError::Unknown { .. } => no_answer(), // nothing that a read does is left open
+            error => error,
+        });
+        match read? {
             Done::Read(held) => Ok(held),
             Done::Written(_) => {
                 Err(RegisterError::NotStored("another answer than asked for".into()))
@@ -349,7 +353,8 @@ impl Registers {
     ) -> Result<Version, RegisterError> {
         match self.ask(event).await? {
             Done::Written(version) => Ok(version),
-            Done::Read(_) => Err(RegisterError::NotStored("another answer than asked for".into())),
+            // It was sent, and what it came to is not known.
+            Done::Read(_) => Err(unknown()),
         }
     }
 
@@ -359,8 +364,7 @@ impl Registers {
     ) -> Result<Done, RegisterError> {
         let (reply, outcome) = oneshot::channel();
         self.clients.send(event(reply)).await.map_err(|_| stopping())?;
-        let unknown = RegisterError::Unknown { version: Version::NONE, stored_by: 0, replicas: 0 };
-        outcome.await.unwrap_or(Err(unknown)) // the node stops in the middle
+        outcome.await.unwrap_or_else(|_| Err(unknown())) // the node stops in the middle
     }
 
     fn check_value(&self, value: Option<&Bytes>) -> Result<(), RegisterError> {
@@ -377,6 +381,15 @@ fn check_key(key: &Bytes) -> Result<(), RegisterError> {
         return Err(RegisterError::BadInput(BadInput::Key { bytes: key.len() }));
     }
     Ok(())
+}
+
+fn no_answer() -> RegisterError {
+    RegisterError::NotStored("the read got no answer".into())
+}
+
+/// A write of which nothing is known.
+fn unknown() -> RegisterError {
+    RegisterError::Unknown { version: Version::NONE, stored_by: 0, replicas: 0 }
 }
 
 fn stopping() -> RegisterError {
@@ -449,6 +462,7 @@ impl Making<'_> {
             waits_for: String::new(),
             counters: Counters::default(),
             checkpoint: None,
+            checkpoint_again: None,
             cancel: Arc::default(),
             has_failed: false,
             started: Instant::now(),

@@ -24,9 +24,9 @@ use super::{RegistersConfig, RegistersStartError};
 use crate::command::cursor::Cursor;
 use crate::config::SyncPolicy;
 use crate::fault::Faults;
-use crate::host::{Host, Random};
+use crate::host::Host;
 use crate::leaderless::clock::{NodeNumber, Version};
-use crate::leaderless::layout::Layout;
+use crate::leaderless::layout::{Layout, hex};
 use crate::leaderless::replica::{Lost, Numbers};
 use crate::replica::Syncer;
 
@@ -63,11 +63,6 @@ pub(super) fn cluster_id_of(layout: &Layout) -> u128 {
     digest.first_chunk().map_or(0, |half| u128::from_le_bytes(*half))
 }
 
-/// A hash in hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
 impl Opening<'_> {
     /// Opens the directory, or makes it.
     pub(super) fn run(self) -> Result<OpenedStore, RegistersStartError> {
@@ -89,8 +84,14 @@ impl Opening<'_> {
             None
         };
         let checkpoint = keys.as_ref().and_then(Keys::durable).map_or(0, |it| it.log_id.index);
-        let mut replay =
-            Replay { keys: keys.as_ref(), kept: None, checkpoint, failure: None, deleted: None };
+        let mut replay = Replay {
+            keys: keys.as_ref(),
+            kept: None,
+            checkpoint,
+            failure: None,
+            deleted: None,
+            bytes: 0,
+        };
         let aside = directory.join(identity::TMP_NAME);
         let (wal, _) = Wal::open_following(
             disk.clone(),
@@ -99,7 +100,7 @@ impl Opening<'_> {
             &self.log_options(),
             &mut |seen| replay.see(seen),
         )?;
-        let (kept, failure) = (replay.kept, replay.failure);
+        let Replay { kept, failure, bytes: replayed_bytes, .. } = replay;
         if let Some(reason) = failure {
             return Err(self.other(&reason));
         }
@@ -119,7 +120,9 @@ impl Opening<'_> {
             }
             None => self.create(&disk, &wal, kept)?,
         };
-        self.finish(keys, kept, wal, checkpoint).map(|store| OpenedStore { store, lock })
+        let mut store = self.finish(keys, kept, wal, checkpoint)?;
+        store.replayed_bytes = replayed_bytes;
+        Ok(OpenedStore { store, lock })
     }
 
     fn finish(
@@ -160,6 +163,7 @@ impl Opening<'_> {
             last_index,
             pending: Vec::new(),
             pending_count: 0,
+            replayed_bytes: 0,
         };
         store.forget(floor);
         Ok(store)
@@ -268,16 +272,10 @@ impl Opening<'_> {
             SyncPolicy::Always => wal::SyncMode::Always,
             SyncPolicy::Batch(_) | SyncPolicy::Never => wal::SyncMode::OnRequest,
         };
-        let nonces = nonces(self.host.random.clone());
+        let nonces = self.host.random.nonces();
         let segment_bytes = self.segment_bytes;
         wal::Options { sync, segment_bytes, tail_bytes_max: 0, ..wal::Options::new(nonces) }
     }
-}
-
-/// What tells the log's own bytes from those that a client chose; nobody may guess it.
-fn nonces(random: Random) -> wal::Nonces {
-    let what = "invariant: Linux has random bytes once it has started";
-    wal::Nonces::new(move || u128::from_le_bytes(random.bytes().expect(what)))
 }
 
 /// Applies the log behind a checkpoint.
@@ -286,6 +284,8 @@ struct Replay<'a> {
     kept: Option<Kept>,
     checkpoint: u64,
     failure: Option<String>,
+    /// Bytes of the entries that were applied.
+    bytes: u64,
     /// Deletes that are remembered, and some that are not any more; gathered once they are asked for.
     deleted: Option<BTreeSet<(u64, Bytes)>>,
 }
@@ -332,6 +332,7 @@ impl Replay<'_> {
         if entry.log_id.index <= self.checkpoint {
             return;
         }
+        self.bytes += entry.payload.len() as u64;
         let mut cursor = Cursor::new(entry.payload);
         loop {
             match read_record(&mut cursor) {

@@ -126,7 +126,7 @@ impl Driver {
     }
 
     /// Why nothing is begun here now, if so. Deletes go on in full memory: they free it.
-    fn busy(&self, errand: &Errand) -> Option<String> {
+    pub(super) fn busy(&self, errand: &Errand) -> Option<String> {
         match errand {
             Errand::Get => None,
             Errand::Set(_) if self.store.keys.is_full() => {
@@ -413,6 +413,12 @@ impl Driver {
         version: Option<Version>,
         reply: OutcomeSender,
     ) {
+        if !self.layout.replicas(&key).contains(&self.own) {
+            // Nobody would compare it with the key's replicas, and so it could outlive its delete.
+            let words = "this node is no replica of the key: ask one that is, or Cluster.Set";
+            drop(reply.send(not_stored(words)));
+            return;
+        }
         let errand = value.clone().map_or(Errand::Delete, Errand::Set);
         if let Some(busy) = self.busy(&errand) {
             drop(reply.send(Err(RegisterError::Busy(busy))));

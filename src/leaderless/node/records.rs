@@ -218,7 +218,7 @@ pub(super) fn read_node(cursor: &mut Cursor) -> Result<NodeNumber, DecodeError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::leaderless::node::open::hex;
+    use crate::leaderless::layout::hex;
 
     fn node(number: u16) -> NodeNumber {
         NodeNumber::new(number).unwrap()

@@ -22,6 +22,8 @@ pub struct RegistersStatus {
     pub standing: String,
     /// What it waits for while it is not ready.
     pub waits_for: String,
+    /// Why it begins no write of its own keys now: full memory, a full disk, one that is behind; nothing else.
+    pub busy: String,
     /// Milliseconds since it started.
     pub uptime_ms: u64,
     /// Keys held here that have a value.

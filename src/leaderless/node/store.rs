@@ -55,8 +55,10 @@ pub(super) struct Store {
     pub(super) pending: Vec<u8>,
     /// See there.
     pub(super) pending_count: u64,
-    /// Bytes of the log at the last checkpoint.
+    /// Bytes of the log at the last checkpoint, counted from the start of this process.
     pub(super) checkpoint_at: u64,
+    /// Bytes that this start found in the log behind its last checkpoint, until the next one.
+    pub(super) replayed_bytes: u64,
 }
 
 /// What was appended to the log.
@@ -162,7 +164,7 @@ impl Store {
 
     /// The checkpoint that is due, if one is. Nothing may be pending (I3).
     pub(super) fn checkpoint_due(&mut self, cancel: &Arc<AtomicBool>) -> Option<CheckpointJob> {
-        let bytes = self.wal.log_bytes() - self.checkpoint_at;
+        let bytes = self.replayed_bytes + self.wal.log_bytes() - self.checkpoint_at;
         if bytes < CHECKPOINT_BYTES.max(self.keys.memory_bytes()) {
             return None;
         }
@@ -172,7 +174,7 @@ impl Store {
     /// A checkpoint of what there is; none if nothing was written since the last one.
     pub(super) fn checkpoint(&mut self, cancel: &Arc<AtomicBool>) -> Option<CheckpointJob> {
         assert!(self.pending.is_empty(), "a checkpoint is taken between entries");
-        self.checkpoint_at = self.wal.log_bytes();
+        (self.checkpoint_at, self.replayed_bytes) = (self.wal.log_bytes(), 0);
         let done = self.keys.durable().map_or(0, |target| target.log_id.index);
         if self.last_index <= done {
             return None;
@@ -264,26 +266,26 @@ impl Store {
 }
 
 impl CheckpointJob {
-    /// Writes the checkpoint, and drops the log up to it. Blocks.
+    /// Writes the checkpoint, and drops the log up to it; false if there was no room for it. Blocks.
     ///
     /// # Errors
     /// Of the disk.
-    pub(super) fn run(self) -> diskstore_storage::Result<()> {
+    pub(super) fn run(self) -> diskstore_storage::Result<bool> {
         let log_id = self.target.log_id;
         let syncer = &self.syncer;
         let mut durable = || syncer.barrier_blocking();
         durable()?;
         let done = self.keys.checkpoint(self.target, &mut durable, &self.cancel)?;
         if done.cancelled && !done.lacked_space {
-            return Ok(()); // the node stops
+            return Ok(true); // the node stops
         }
         if done.cancelled {
             tracing::warn!("no room for a checkpoint: the log grows until there is");
-            return Ok(());
+            return Ok(false);
         }
         self.wal.purge(log_id);
         self.syncer.kick_segments();
-        Ok(())
+        Ok(true)
     }
 }
 

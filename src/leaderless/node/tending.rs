@@ -13,11 +13,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Peer};
-use super::open::{SEGMENT_BYTES, cluster_id_of, hex};
+use super::open::{SEGMENT_BYTES, cluster_id_of};
 use super::status::{PeerStatus, RegistersStatus};
 use super::wire::{Gossip, PeerMessage};
 use crate::leaderless::clock::{Moment, NodeNumber};
 use crate::leaderless::message::{Request, Response};
+use crate::leaderless::operation::Errand;
 use crate::leaderless::repair::{Found, LOOK_MS, Pull, PullEffect, PullResponse};
 use crate::leaderless::replica::{Numbers, Standing};
 
@@ -332,10 +333,11 @@ impl Driver {
             number: self.own.get(),
             cluster_id: format!("{:032x}", cluster_id_of(&self.layout)),
             epoch: self.layout.epoch(),
-            layout_hash: hex(&self.layout.hash()),
+            layout_hash: self.layout.hash_text(),
             replica_count: self.layout.replica_count(),
             standing: name_of(self.replica.standing()).to_owned(),
             waits_for: self.waits_for.clone(),
+            busy: self.busy(&Errand::Set(bytes::Bytes::new())).unwrap_or_default(),
             uptime_ms: ms(self.started.elapsed()),
             keys: keys.live_count(),
             tombstones: keys.deleted_count(),

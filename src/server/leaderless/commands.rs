@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::RegisterServer;
-use super::registrar::{level, word_of};
+use super::registrar::level;
 use super::table::{CONDITIONS, CommandRow, EXPIRY, ORDER, REFUSED, ROWS};
 use crate::command::FailureClass;
 use crate::leaderless::operation::Level;
@@ -332,7 +332,7 @@ fn about_connection(
     Ok(match (name, rest) {
         ("PING", []) => Value::Status("PONG"),
         ("PING" | "ECHO", [text]) => Value::word(text),
-        ("LEVEL", []) => Value::known(word_of(agreed.level)),
+        ("LEVEL", []) => Value::known(agreed.level.word()),
         ("LEVEL", [text]) => {
             agreed.level = level(text)?;
             Value::OK

@@ -6,7 +6,6 @@
 //!   replica.
 //! - I2: a write that was sent and not answered is unknown.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::{Link, LinkError, LinkState, LinkTerms, request};
-use super::registrar::word_of;
 use crate::command::FailureClass;
 use crate::host::Net;
 use crate::leaderless::clock::{NodeNumber, Version};
@@ -53,7 +51,7 @@ impl Coordinator {
     /// Begins to connect to all nodes of the file.
     pub fn begin(net: &Net, file: &CoordinatorFile) -> Arc<Coordinator> {
         let layout = file.layout.clone();
-        let layout_hash = hash_text(&layout);
+        let layout_hash = layout.hash_text();
         let bytes_max = VALUE_BYTES_MAX as usize + KEY_BYTES_MAX + SPARE_BYTES;
         let mut places = Vec::new();
         let links = layout.nodes().iter().map(|node| {
@@ -83,7 +81,7 @@ impl Coordinator {
 
     pub(super) async fn read(&self, key: Bytes, level: Level) -> Result<Held, Complaint> {
         check(&key, 0)?;
-        let words: [&[u8]; 4] = [b"DISKSTORE", b"READ", word_of(level).as_bytes(), &key];
+        let words: [&[u8]; 4] = [b"DISKSTORE", b"READ", level.word().as_bytes(), &key];
         let mut last = None;
         for link in self.links_of(&key) {
             match link.call(request(words)).await {
@@ -102,7 +100,7 @@ impl Coordinator {
         level: Level,
     ) -> Result<Version, Complaint> {
         check(&key, value.as_ref().map_or(0, Bytes::len))?;
-        let level = word_of(level).as_bytes();
+        let level = level.word().as_bytes();
         let bytes = match &value {
             Some(value) => request([b"DISKSTORE".as_slice(), b"WRITE", level, &key, value]),
             None => request([b"DISKSTORE".as_slice(), b"ERASE", level, &key]),
@@ -122,7 +120,7 @@ impl Coordinator {
     /// The replicas of a key, those first that are connected.
     fn links_of(&self, key: &Bytes) -> impl Iterator<Item = &Link> {
         let mut numbers = self.layout.replicas(key);
-        numbers.sort_by_key(|number| self.link(*number).state().open == 0); // stable
+        numbers.sort_by_cached_key(|number| !self.link(*number).is_open()); // stable
         numbers.into_iter().map(|number| self.link(number))
     }
 
@@ -134,7 +132,7 @@ impl Coordinator {
 
     /// Ready once a majority of the nodes is connected.
     pub(super) fn is_ready(&self) -> bool {
-        let open = self.links.iter().filter(|link| link.state().open > 0).count();
+        let open = self.links.iter().filter(|link| link.is_open()).count();
         2 * open > self.links.len()
     }
 
@@ -156,21 +154,13 @@ impl Coordinator {
             standing: "coordinator".to_owned(),
             waits_for: waits_for.to_owned(),
             epoch: self.layout.epoch(),
-            layout_hash: hash_text(&self.layout),
+            layout_hash: self.layout.hash_text(),
             replica_count: self.layout.replica_count(),
             uptime_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             peers: peers.collect(),
             ..RegistersStatus::default()
         }
     }
-}
-
-/// The hash of a layout as text.
-pub(super) fn hash_text(layout: &Layout) -> String {
-    layout.hash().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("invariant: a string takes what is written to it");
-        text
-    })
 }
 
 fn check(key: &Bytes, value_bytes: usize) -> Result<(), Complaint> {

@@ -282,6 +282,7 @@ impl Node for Api {
                         (if is_text { &mut piece.keys } else { &mut piece.keys_bytes }).push(key);
                     }
                     cursor = page.next;
+                    tokio::task::yield_now().await; // a page may be deletes alone
                 }
                 Some((Ok(piece), cursor))
             }

@@ -106,6 +106,11 @@ impl Link {
         self.state.lock().clone()
     }
 
+    /// Whether it is connected.
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().open > 0
+    }
+
     /// Sends a request and waits for its reply.
     pub(super) async fn call(&self, request: Bytes) -> Result<Vec<Bytes>, LinkError> {
         let nth = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % self.asks.len();

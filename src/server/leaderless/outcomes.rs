@@ -9,7 +9,6 @@ use futures_util::{StreamExt, stream};
 
 use super::RegisterServer;
 use super::commands::{KeyValue, Work};
-use super::coordinator::hash_text;
 use crate::command::FailureClass;
 use crate::leaderless::clock::Version;
 use crate::leaderless::message::Held;
@@ -73,7 +72,7 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
             Value::word(&status.expect("invariant: a status always has a JSON form"))
         }
         Work::Node => {
-            let hash = hash_text(store.layout());
+            let hash = store.layout().hash_text();
             let standing = store.status().await.standing;
             Value::Array(vec![Value::word(&hash), Value::word(store.id()), Value::word(&standing)])
         }
@@ -97,10 +96,15 @@ fn scan(node: &Registers, cursor: u64, count: usize) -> KeysHere {
         && found.keys.len() < count
         && bytes < SCAN_BYTES_MAX
     {
-        let page = node.keys_here(from, SCAN_PAGE_COUNT.min(count));
+        let wanted = SCAN_PAGE_COUNT.min(count);
+        let page = node.keys_here(from, wanted);
+        let is_short = page.keys.len() < wanted;
         bytes += page.keys.iter().map(Bytes::len).sum::<usize>();
         found.keys.extend(page.keys);
         found.next = page.next;
+        if is_short {
+            break; // the rest was deletes: the next call goes on from here
+        }
     }
     found
 }

@@ -138,12 +138,3 @@ pub(super) fn level(text: &[u8]) -> Result<Level, Complaint> {
     let level = std::str::from_utf8(text).ok().and_then(Level::parse);
     level.ok_or_else(|| Complaint::wrong("level is one, quorum or all"))
 }
-
-/// How clients write a level.
-pub(super) fn word_of(level: Level) -> &'static str {
-    match level {
-        Level::One => "one",
-        Level::Quorum => "quorum",
-        Level::All => "all",
-    }
-}

@@ -190,7 +190,7 @@ async fn every_operation_can_be_told_with_its_version() {
     let number = |text: &str| text.parse::<u64>().unwrap();
     assert!(number(erased) > number(written) && number(read) == number(erased), "{said}");
     let node = served.replies("DISKSTORE NODE").await;
-    let hash = coordinator::hash_text(&layout_of_one());
+    let hash = layout_of_one().hash_text();
     assert!(node.starts_with(&format!("*3|$64|{hash}|$1|1|")), "{node}");
 }
 
@@ -313,8 +313,8 @@ async fn a_coordinator_that_would_place_keys_elsewhere_asks_a_node_nothing() {
         }
         sleep(Duration::from_millis(5)).await;
     };
-    let own = coordinator::hash_text(&file.layout);
-    let theirs = coordinator::hash_text(&layout_of_one());
+    let own = file.layout.hash_text();
+    let theirs = layout_of_one().hash_text();
     assert!(complaint.contains(&own) && complaint.contains(&theirs), "{complaint}");
     assert!(!registrar.is_ready());
     let key = Bytes::from_static(b"a");
@@ -365,7 +365,7 @@ fn of_several_writes_a_class_that_is_sent_again_says_that_nothing_was_stored() {
 async fn every_reply_of_a_node_goes_to_the_request_that_it_answers() {
     let net = Net::Local(LocalNet::default());
     let listener = net.listen(ADDRESS).await.unwrap();
-    let hash = coordinator::hash_text(&layout_of_one());
+    let hash = layout_of_one().hash_text();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -373,7 +373,7 @@ async fn every_reply_of_a_node_goes_to_the_request_that_it_answers() {
         }
     });
     let (_address, place) = watch::channel(Some(ADDRESS.to_owned()));
-    let (id, layout_hash) = ("1".to_owned(), coordinator::hash_text(&layout_of_one()));
+    let (id, layout_hash) = ("1".to_owned(), layout_of_one().hash_text());
     let terms = link::LinkTerms { net, id, layout_hash, bytes_max: 1 << 20 };
     let link = Arc::new(link::Link::begin(&terms, &place));
     while link.state().open < 4 {

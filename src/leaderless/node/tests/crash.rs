@@ -105,7 +105,7 @@ fn carry_out(store: &mut Store, happening: Happening) -> diskstore_storage::Resu
             store.drop_key(key.as_bytes(), at(ms));
         }
         Happening::Checkpoint => {
-            return store.checkpoint(&Arc::default()).map_or(Ok(()), |job| job.run());
+            return store.checkpoint(&Arc::default()).map_or(Ok(()), |job| job.run().map(drop));
         }
     }
     if let Some(appended) = store.append()? {
@@ -204,4 +204,18 @@ fn a_directory_without_its_log_or_its_records_is_refused_by_name() {
         assert!(error.contains(words), "{error}");
         disk.remove(&path).unwrap();
     }
+}
+
+#[test]
+fn the_log_that_a_start_finds_counts_towards_its_checkpoint() {
+    let disk = SimDisk::new(1);
+    run(&disk);
+    let mut store = open(&disk).unwrap();
+    store.put(&bytes("a"), &held_at(100_000, Some("x")));
+    store.append().unwrap();
+    drop(store);
+    let mut store = open(&disk).unwrap();
+    assert!(store.replayed_bytes > 0 && store.wal.log_bytes() == 0, "{}", store.replayed_bytes);
+    assert!(store.checkpoint(&Arc::default()).is_some());
+    assert_eq!(store.replayed_bytes, 0);
 }

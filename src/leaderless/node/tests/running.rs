@@ -198,7 +198,7 @@ async fn nodes_of_other_files_and_second_processes_are_refused_by_name() {
     assert!(error.contains("another layout") && error.contains("cluster file"), "{error}");
     cluster.disks.insert(3, SimDisk::new(77));
     cluster.start(3).await;
-    let hash = open::hex(&right.hash());
+    let hash = right.hash_text();
     let refused = |status: &RegistersStatus| {
         let complaints: Vec<&str> =
             status.peers.iter().filter_map(|peer| peer.complaint.as_deref()).collect();
@@ -284,4 +284,19 @@ async fn nodes_that_take_values_of_other_sizes_refuse_each_other() {
         complaint.is_some_and(|it| it.contains("99 ") && it.contains("value_max"))
     };
     cluster.wait("refused", is_said).await;
+}
+
+#[tokio::test]
+async fn a_node_stores_nothing_alone_of_which_it_is_no_replica() {
+    let cluster = Cluster::begun(5).await;
+    let key = bytes("a");
+    let replicas = cluster.layout.replicas(&key);
+    let at = |holds: bool| {
+        let number = |node: &usize| NodeNumber::new(u16::try_from(*node).unwrap()).unwrap();
+        (1..=5).find(|node| replicas.contains(&number(node)) == holds).unwrap()
+    };
+    let value = Some(bytes("x"));
+    cluster.at(at(true)).store_here(key.clone(), value.clone(), None).await.unwrap();
+    let error = cluster.at(at(false)).store_here(key, value, None).await.unwrap_err();
+    assert!(matches!(&error, RegisterError::NotStored(words) if words.contains("no replica")));
 }

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::leaderless::layout::hex;
 use crate::leaderless::message::{Losses, Refusal};
-use crate::leaderless::node::open::hex;
 use crate::leaderless::replica::{Floor, Lost};
 
 fn node(number: u16) -> NodeNumber {
