@@ -8,8 +8,8 @@
 //! - I2: a command has one encoding: every field that its kind does not use is zero.
 //! - I3: no length is trusted before it is compared with the bytes that are there.
 //! - I4: the payload of an entry is one or more commands, one behind the other. A walk over the
-//!   operations gives those of all commands, in order, so an entry of many commands needs no code
-//!   of its own. A command with a request id stands alone in its entry.
+//!   operations gives those of all commands, in order. A command with a request id, or without
+//!   operations, stands alone in its entry; which others share one says `raft::entries`.
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
@@ -170,6 +170,38 @@ impl Command {
         self.operation_count
     }
 
+    /// The commands that the bytes hold, each as its operations.
+    pub fn commands(&self) -> Commands<'_> {
+        Commands { rest: &self.bytes }
+    }
+
+    /// The payload of one entry of all of these commands, in their order (I4). A single one is not copied.
+    ///
+    /// # Panics
+    /// If all together are beyond the limits of one, or if one has to stand alone and does not.
+    pub fn join(commands: &[Command]) -> Command {
+        if let [only] = commands {
+            return only.clone();
+        }
+        let mut bytes = BytesMut::with_capacity(commands.iter().map(|it| it.bytes.len()).sum());
+        let mut joined = Command::default();
+        for command in commands {
+            assert!(!command.stands_alone(), "a command that stands alone has an entry of its own");
+            bytes.put_slice(&command.bytes);
+            joined.operation_count += command.operation_count;
+            joined.message_count += command.message_count;
+        }
+        let is_within =
+            bytes.len() <= COMMAND_BYTES_MAX && joined.operation_count <= OPERATION_COUNT_MAX;
+        assert!(is_within && !commands.is_empty(), "an entry keeps the limits of a command");
+        Command { bytes: bytes.freeze(), ..joined }
+    }
+
+    /// Whether no other command may be in its entry (I4).
+    pub fn stands_alone(&self) -> bool {
+        self.operation_count == 0 || self.request_id().is_some()
+    }
+
     /// The same command with the id of its request. Of all commands with one id the first that is
     /// applied counts, as long as the id is remembered.
     ///
@@ -240,6 +272,25 @@ impl fmt::Display for Command {
             (Some(first), 1) => write!(formatter, "{first}"),
             (Some(first), count) => write!(formatter, "{first} and {} more", count - 1),
         }
+    }
+}
+
+/// The commands of an entry, in order; see [`Command::commands`].
+#[derive(Debug, Clone)]
+pub struct Commands<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Commands<'a> {
+    type Item = Operations<'a>;
+
+    fn next(&mut self) -> Option<Operations<'a>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let part =
+            split_command(&mut self.rest).expect("invariant I1: the bytes of a command are valid");
+        Some(Operations { rest: part.operations, in_command: part.count, remaining: part.count })
     }
 }
 
@@ -707,6 +758,10 @@ mod tests {
         assert_eq!(entry.operations().collect::<Vec<_>>(), operations);
         assert_eq!(entry.operation_count(), operations.len());
         assert_eq!(entry.bytes().as_ref(), bytes);
+        let each: Vec<Vec<_>> = entry.commands().map(Iterator::collect).collect();
+        assert_eq!(each, [&operations[..1], &operations[1..4], &operations[4..]]);
+        let parts = [&operations[..1], &operations[1..4], &operations[4..]].map(built);
+        assert_eq!(Command::join(&parts), entry);
         for end in 0..bytes.len() {
             let whole =
                 [built(&operations[..1]).bytes().len(), built(&operations[1..4]).bytes().len()];

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub use class::FailureClass;
-pub use layout::{BuildError, BuilderMark, Command, CommandBuilder, Operations, slot_key, slot_of};
+pub use layout::{
+    BuildError, BuilderMark, Command, CommandBuilder, Commands, Operations, slot_key, slot_of,
+};
 pub use reply::encode_result;
 pub(crate) use reply::{decode_reply, decode_result, outcome_bytes, reply_bytes, result_bytes};
 

@@ -22,7 +22,7 @@ use diskstore_storage::identity::MachineKind;
 use diskstore_storage::slots::{Current, Guard, ROUND_PAGES_DEFAULT, Slots};
 use diskstore_storage::state::{Applied, Change, Checkpointed, PAGE_BYTES, Target, Versioned};
 use diskstore_storage::{LogIndex, SlotIndex};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::any::{AnyMachine, LiveKeys, Scanned};
 use super::effect::{self, Draft, change_of, nothing, replaces, run};
@@ -32,13 +32,15 @@ use super::{
     Images, Limits, LogDurable, Paged, RequestIds, Sending, Usage, check_operation, other_kind,
 };
 use crate::command::{
-    Action, Body, Command, Failure, Holder, Operation, Outcome, Refusal, Reply, slot_key, slot_of,
+    Action, Body, Command, Failure, Holder, Operation, Operations, Outcome, Refusal, Reply,
+    slot_key, slot_of,
 };
 use crate::oplog::OpLogError;
 
-/// Operations of entry `index` that all have one key.
+/// Operations of the command `nth` of entry `index` that all have one key.
 struct Group<'a> {
     index: u64,
+    nth: usize,
     operations: &'a [Operation<'a>],
 }
 
@@ -49,7 +51,7 @@ const SCAN_STEP: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Damaged slots would have to be known. The entry was applied but for them, and the node goes on.
-    #[error("slot {} is damaged on this member and log entry {} needs its content", .0.slot, .0.reply.index)]
+    #[error("slot {} is damaged on this member and log entry {} needs its content", .0.first_slot(), .0.reply.index)]
     Damaged(Box<DamageMet>),
     /// The slots refused what the machine had checked.
     #[error(transparent)]
@@ -63,26 +65,33 @@ pub enum ApplyError {
 }
 
 /// Damaged slots that an entry would have had to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DamageMet {
-    /// The first of them.
-    pub slot: u64,
+    /// The entry's commands that would have had to know them, in ascending order; one with several such
+    /// slots stands here several times.
+    pub commands: Vec<DamagedCommand>,
     /// True if the entry may have changed one of them, on members where it is whole.
     pub may_have_changed: bool,
-    /// True if the entry changes nothing anywhere.
-    pub only_reads: bool,
     /// Those that this entry is the first to be missing in, since they were set last.
     pub given_up: Vec<u64>,
     /// The reply, with outcomes that mean nothing for the operations on these slots.
     pub reply: Reply,
 }
 
-/// The damaged slots met so far while an entry is applied.
-#[derive(Debug, Default)]
-struct Met {
-    first: Option<u64>,
-    may_have_changed: bool,
-    given_up: Vec<u64>,
+/// A command that met a damaged slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DamagedCommand {
+    /// Which of the entry's commands it is, counted from 0.
+    pub nth: usize,
+    /// The slot.
+    pub slot: SlotIndex,
+}
+
+impl DamageMet {
+    /// The slot that is named where one is.
+    pub fn first_slot(&self) -> u64 {
+        self.commands.first().map_or(0, |first| first.slot.get())
+    }
 }
 
 /// Applies commands to slots and reads from them.
@@ -151,26 +160,30 @@ impl DiskMachine {
         effect::Limits { value_bytes_max, holder: Holder::Slot, index }
     }
 
-    fn apply_many(
+    /// Applies one of an entry's commands; its outcomes go behind those of the commands before.
+    fn apply_command(
         &self,
         index: u64,
-        command: &Command,
-        met: &mut Met,
-    ) -> Result<SmallVec<[Outcome; 1]>, ApplyError> {
-        let operations: Vec<Operation<'_>> = command.operations().collect();
+        nth: usize,
+        operations: Operations<'_>,
+        met: &mut DamageMet,
+    ) -> Result<(), ApplyError> {
+        let operations: SmallVec<[Operation<'_>; 1]> = operations.collect();
         let keys = operations.iter().filter_map(|operation| self.key_of(operation));
         let mut guard = self.slots.lock(keys);
-        by_key(index, &operations, |operations, record| {
-            self.apply_locked(&mut guard, &Group { index, operations }, met, record)
-        })
+        let outcomes = by_key(index, &operations, |operations, record| {
+            self.apply_locked(&mut guard, &Group { index, nth, operations }, met, record)
+        })?;
+        met.reply.outcomes.extend(outcomes);
+        Ok(())
     }
 
     /// Applies operations that all have one key.
     fn apply_locked(
         &self,
         guard: &mut Guard<'_>,
-        &Group { index, operations }: &Group<'_>,
-        met: &mut Met,
+        &Group { index, nth: nth_command, operations }: &Group<'_>,
+        met: &mut DamageMet,
         record: &mut dyn FnMut(usize, Outcome),
     ) -> Result<(), ApplyError> {
         let Some(key) = operations.first().and_then(|operation| self.key_of(operation)) else {
@@ -205,7 +218,7 @@ impl DiskMachine {
             change_of(draft, operations)
         })?;
         if is_damaged {
-            met.first.get_or_insert(key);
+            met.commands.push(DamagedCommand { nth: nth_command, slot: SlotIndex::new(key) });
             met.may_have_changed |= !only_reads;
             met.given_up.extend((applied == Applied::GivenUp).then_some(key));
             for nth in 0..operations.len() {
@@ -261,24 +274,15 @@ impl AnyMachine for DiskMachine {
     /// # Errors
     /// Only for a sick node; a command that is refused has a reply.
     fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
-        let mut met = Met::default();
-        let mut operations = command.operations();
-        let outcomes = match (operations.next(), command.operation_count()) {
-            (Some(operation), 1) if operation.data_key().is_none() => smallvec![nothing(index)],
-            (Some(operation), 1) => {
-                let mut outcomes = smallvec![];
-                let mut guard = self.slots.lock(self.key_of(&operation).into_iter());
-                let group = Group { index, operations: &[operation] };
-                let record = &mut |_, outcome| outcomes.push(outcome);
-                self.apply_locked(&mut guard, &group, &mut met, record)?;
-                outcomes
-            }
-            _ => self.apply_many(index, command, &mut met)?,
-        };
-        let reply = Reply { index, outcomes, ..Reply::default() };
-        let Met { first: Some(slot), may_have_changed, given_up } = met else { return Ok(reply) };
-        let only_reads = command.operations().all(|operation| operation.action.is_read());
-        let met = DamageMet { slot, may_have_changed, only_reads, given_up, reply };
+        let mut met = DamageMet::default();
+        met.reply.index = index;
+        met.reply.outcomes.reserve_exact(command.operation_count());
+        for (nth, operations) in command.commands().enumerate() {
+            self.apply_command(index, nth, operations, &mut met)?;
+        }
+        if met.commands.is_empty() {
+            return Ok(met.reply);
+        }
         Err(ApplyError::Damaged(Box::new(met)))
     }
 

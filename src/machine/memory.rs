@@ -94,14 +94,19 @@ impl AnyMachine for MemoryMachine {
     /// # Errors
     /// None: what is refused has a reply.
     fn apply(&self, index: u64, command: &Command) -> Result<Reply, ApplyError> {
-        let operations: SmallVec<[Operation<'_>; 1]> = command.operations().collect();
-        let mut guard = self.keys.lock(operations.iter().filter_map(Operation::data_key));
-        let applied = by_key::<Infallible>(index, &operations, |members, record| {
-            self.apply_locked(&mut guard, index, members, record);
-            Ok(())
-        });
-        let Ok(outcomes) = applied;
-        Ok(Reply { index, outcomes, ..Reply::default() })
+        let mut reply = Reply { index, ..Reply::default() };
+        reply.outcomes.reserve_exact(command.operation_count());
+        for operations in command.commands() {
+            let operations: SmallVec<[Operation<'_>; 1]> = operations.collect();
+            let mut guard = self.keys.lock(operations.iter().filter_map(Operation::data_key));
+            let applied = by_key::<Infallible>(index, &operations, |members, record| {
+                self.apply_locked(&mut guard, index, members, record);
+                Ok(())
+            });
+            let Ok(outcomes) = applied;
+            reply.outcomes.extend(outcomes);
+        }
+        Ok(reply)
     }
 
     /// Reads what a command of nothing but reads asks for, at one moment.

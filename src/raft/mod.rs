@@ -6,6 +6,7 @@
 //! change the membership, hand over, stop.
 
 mod appends;
+mod entries;
 mod log_store;
 mod members;
 mod network;

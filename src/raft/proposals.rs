@@ -1,7 +1,7 @@
 //! Proposals: commands that arrive while a batch is on its way go out together as the next batch.
 //!
-//! Called by `mod.rs`. A batch costs every member a pass through openraft, a frame, a sync and
-//! several wake-ups, whatever its size. So the next one leaves when the one before was answered, or
+//! Called by `mod.rs`; calls `entries`. A batch costs every member a pass through openraft, a frame, a
+//! sync and several wake-ups, whatever its size. So the next one leaves when the one before was answered, or
 //! as soon as it is as large as all batches on their way together. Invariants:
 //!
 //! - I1: commands are proposed in the order in which they came, and answered in it.
@@ -22,6 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{RwLock, RwLockWriteGuard, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::entries::Entries;
 use super::types::TypeConfig;
 use super::{ProposeError, RaftHandle};
 use crate::command::{Command, Failure, Reply};
@@ -38,7 +39,13 @@ const HELD_MAX: Duration = Duration::from_millis(2);
 
 /// Results in the order of their commands.
 pub(super) type Results = Vec<Result<Reply, ProposeError>>;
-type Answers = BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>;
+
+/// What openraft answers.
+struct Answers {
+    of_entries: BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>,
+    /// How many commands each of the entries has.
+    counts: Vec<usize>,
+}
 
 struct Proposal {
     commands: Vec<Command>,
@@ -49,7 +56,9 @@ struct Proposal {
 /// Commands that go out together.
 #[derive(Default)]
 struct Batch {
-    commands: Vec<Command>,
+    entries: Entries,
+    /// How many commands there are.
+    count: usize,
     /// Who waits for how many of them.
     callers: Vec<(usize, oneshot::Sender<Results>)>,
     bytes: usize,
@@ -68,12 +77,15 @@ impl Batch {
         self.since.get_or_insert_with(Instant::now);
         self.deadline.get_or_insert(deadline);
         self.callers.push((commands.len(), results));
-        self.bytes += commands.iter().map(|command| command.bytes().len()).sum::<usize>();
-        self.commands.extend(commands);
+        self.count += commands.len();
+        for command in commands {
+            self.bytes += command.bytes().len();
+            self.entries.push(command);
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.commands.len() >= COMMAND_COUNT_MAX || self.bytes >= COMMAND_BYTES_MAX // I4
+        self.count >= COMMAND_COUNT_MAX || self.bytes >= COMMAND_BYTES_MAX // I4
     }
 }
 
@@ -162,7 +174,7 @@ async fn run<F: Future<Output = usize>>(
         {
             next.add(proposal);
         }
-        let count = next.commands.len();
+        let count = next.count;
         let is_due = count >= on_way || is_late || next.is_full() || !is_open;
         if is_due && !next.callers.is_empty() {
             on_way += count;
@@ -174,11 +186,12 @@ async fn run<F: Future<Output = usize>>(
 
 /// Proposes a batch, which was `queued` for so long, and answers its callers; how many commands it had.
 async fn propose(raft: RaftHandle, syncer: Arc<Syncer>, batch: Batch, queued: Duration) -> usize {
-    let Batch { commands, callers, deadline, .. } = batch;
-    let count = commands.len();
+    let Batch { entries, count, callers, deadline, .. } = batch;
+    let (entries, counts) = entries.finish();
+    let entry_count = entries.len() as u64;
     let deadline = deadline.unwrap_or_else(Instant::now);
     let refused = |error| propose_error(&raft, error);
-    match timeout_at(deadline, raft.client_write_many(commands)).await {
+    match timeout_at(deadline, raft.client_write_many(entries)).await {
         Ok(Ok(answers)) => {
             let missing = || unknown(&raft, "no answer from a majority");
             let mut is_first = true;
@@ -187,17 +200,18 @@ async fn propose(raft: RaftHandle, syncer: Arc<Syncer>, batch: Batch, queued: Du
                     && std::mem::take(&mut is_first)
                 {
                     let first = written.log_id.index;
-                    syncer.stages().queued(first, first + (count as u64 - 1), queued);
+                    syncer.stages().queued(first, first + (entry_count - 1), queued);
                 }
             });
-            answer(callers, answers.boxed(), deadline, &refused, &missing).await;
+            let answers = Answers { of_entries: answers.boxed(), counts };
+            answer(callers, answers, deadline, &refused, &missing).await;
         }
         not_sent => {
             let is_stopping = not_sent.is_ok();
             drop(not_sent);
             let busy = || Failure::Busy { reason: "too many commands wait".into() };
             let missing = || if is_stopping { Failure::Stopping } else { busy() };
-            let nothing = futures_util::stream::empty().boxed();
+            let nothing = Answers { of_entries: futures_util::stream::empty().boxed(), counts };
             answer(callers, nothing, deadline, &refused, &missing).await;
         }
     }
@@ -210,29 +224,46 @@ type Missing<'a> = &'a (dyn Fn() -> Failure + Sync);
 /// Hands answers on as they come. What has none when they end, or by the deadline, is `missing`.
 async fn answer(
     callers: Vec<(usize, oneshot::Sender<Results>)>,
-    mut answers: Answers,
+    answers: Answers,
     deadline: Instant,
     refused: Refused<'_>,
     missing: Missing<'_>,
 ) {
+    let Answers { mut of_entries, counts } = answers;
+    let mut counts = counts.into_iter();
     let mut late = Box::pin(sleep_until(deadline));
     let mut has_ended = false;
+    let mut answered = Results::new().into_iter();
     for (count, caller) in callers {
         let mut results = Results::with_capacity(count);
-        while results.len() < count && !has_ended {
+        while results.len() < count {
+            if let Some(result) = answered.next() {
+                results.push(result);
+                continue;
+            }
+            if has_ended {
+                break;
+            }
             let answer = tokio::select! {
                 biased;
-                answer = answers.next() => answer,
+                answer = of_entries.next() => answer,
                 () = &mut late => None, // I3
             };
-            match answer {
+            let command_count = counts.next().unwrap_or_default();
+            let mut of_entry: Results = match answer {
                 Some(Ok(Ok(written))) => {
-                    results.push(written.response.map_err(ProposeError::Failed));
+                    let results = written.response.into_iter();
+                    results.map(|result| result.map_err(ProposeError::Failed)).collect()
                 }
-                Some(Ok(Err(error))) => results.push(Err(refused(error))),
+                Some(Ok(Err(error))) => vec![Err(refused(error)); command_count],
                 // openraft has ended, or it is too late: it may have been carried out.
-                Some(Err(_)) | None => has_ended = true,
-            }
+                Some(Err(_)) | None => {
+                    has_ended = true;
+                    continue;
+                }
+            };
+            of_entry.resize_with(command_count, || Err(ProposeError::Failed(missing())));
+            answered = of_entry.into_iter();
         }
         results.resize_with(count, || Err(ProposeError::Failed(missing())));
         // The caller may have given up.
@@ -280,7 +311,7 @@ mod tests {
     fn start(held_max: Duration) -> (Proposals, Sent) {
         let (sent, receiver) = mpsc::unbounded_channel();
         let proposals = Proposals::start_with(held_max, move |batch: Batch| {
-            let count = batch.commands.len();
+            let count = batch.count;
             let (answered, wait) = oneshot::channel();
             sent.send((batch, answered)).unwrap();
             async move {
@@ -315,7 +346,7 @@ mod tests {
         assert!(sent.try_recv().is_err(), "two commands wait for the answers to three");
         answered.send(()).unwrap();
         let (second, _answered) = sent.recv().await.unwrap();
-        assert_eq!((first.commands.len(), second.callers.len()), (3, 2));
+        assert_eq!((first.count, second.callers.len()), (3, 2));
     }
 
     #[tokio::test]
@@ -324,7 +355,7 @@ mod tests {
         let _first = call(&proposals, 2);
         let (_, _answered) = sent.recv().await.unwrap();
         let _others = [call(&proposals, 1), call(&proposals, 1)];
-        assert_eq!(sent.recv().await.unwrap().0.commands.len(), 2);
+        assert_eq!(sent.recv().await.unwrap().0.count, 2);
     }
 
     #[tokio::test]
@@ -368,7 +399,7 @@ mod tests {
         let (_, _answered) = sent.recv().await.unwrap();
         let _second = call(&proposals, 1);
         let (second, _) = timeout_at(Instant::now() + LONG, sent.recv()).await.unwrap().unwrap();
-        assert_eq!(second.commands.len(), 1);
+        assert_eq!(second.count, 1);
     }
 
     /// I4
@@ -377,9 +408,9 @@ mod tests {
         let (proposals, mut sent) = start(HELD_MAX);
         let _callers: Vec<_> = (0..3).map(|_| call(&proposals, COMMAND_COUNT_MAX - 1)).collect();
         let (first, _answered) = sent.recv().await.unwrap();
-        assert_eq!(first.commands.len(), 2 * (COMMAND_COUNT_MAX - 1));
+        assert_eq!(first.count, 2 * (COMMAND_COUNT_MAX - 1));
         let (second, _answered) = sent.recv().await.unwrap();
-        assert_eq!(second.commands.len(), COMMAND_COUNT_MAX - 1);
+        assert_eq!(second.count, COMMAND_COUNT_MAX - 1);
     }
 
     #[tokio::test]
@@ -387,7 +418,7 @@ mod tests {
         let (proposals, mut sent) = start(LONG);
         drop(call(&proposals, 5));
         let _second = call(&proposals, 1);
-        assert_eq!(sent.recv().await.unwrap().0.commands.len(), 1);
+        assert_eq!(sent.recv().await.unwrap().0.count, 1);
     }
 
     /// I3, and an answer that was given counts.
@@ -396,7 +427,8 @@ mod tests {
         let (caller, results) = oneshot::channel();
         let refusal = ClientWriteError::ForwardToLeader(ForwardToLeader::empty());
         let one = futures_util::stream::iter([Ok(Err(refusal))]);
-        let answers = one.chain(futures_util::stream::pending()).boxed();
+        let of_entries = one.chain(futures_util::stream::pending()).boxed();
+        let answers = Answers { of_entries, counts: vec![1, 1] };
         let deadline = Instant::now() + Duration::from_millis(50);
         let refused = |_| ProposeError::NotLeader { leader: None };
         let missing = || Failure::NoSpace;
@@ -407,5 +439,47 @@ mod tests {
             results.as_slice(),
             [Err(ProposeError::NotLeader { .. }), Err(ProposeError::Failed(Failure::NoSpace))]
         ));
+    }
+
+    /// I1: callers share entries, and entries hold the commands of several callers.
+    #[tokio::test]
+    async fn each_caller_gets_the_results_of_its_commands() {
+        let reply = |index| Ok(Reply { index, ..Reply::default() });
+        let written = |first: u64, count: u64| {
+            let log_id = crate::raft::types::log_id_from(diskstore_storage::LogId {
+                term: diskstore_storage::Term::new(1),
+                index: first,
+            });
+            let response = (first..first + count).map(reply).collect();
+            Ok(Ok(openraft::raft::WriteResponse::<TypeConfig> { log_id, response }))
+        };
+        let refusal = ClientWriteError::ForwardToLeader(ForwardToLeader::empty());
+        let entries = vec![written(10, 3), Ok(Err(refusal)), written(20, 1)];
+        let of_entries = futures_util::stream::iter(entries).boxed();
+        let answers = Answers { of_entries, counts: vec![3, 2, 1] };
+        let (callers, mut receivers) =
+            (0..4).map(|_| oneshot::channel()).unzip::<_, _, Vec<_>, Vec<_>>();
+        let callers = [2, 2, 1, 2].into_iter().zip(callers).collect();
+        let refused = |_| ProposeError::NotLeader { leader: None };
+        let deadline = Instant::now() + LONG;
+        answer(callers, answers, deadline, &refused, &|| Failure::NoSpace).await;
+        let mut told = Vec::new();
+        for receiver in &mut receivers {
+            let results = receiver.await.unwrap();
+            told.push(
+                results
+                    .into_iter()
+                    .map(|result| match result {
+                        Ok(reply) => reply.index.to_string(),
+                        Err(ProposeError::NotLeader { .. }) => "not here".to_owned(),
+                        Err(ProposeError::Failed(failure)) => failure.to_string(),
+                    })
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let missing = Failure::NoSpace.to_string();
+        let expected =
+            [vec!["10", "11"], vec!["12", "not here"], vec!["not here"], vec!["20", &missing]];
+        assert_eq!(told, expected);
     }
 }

@@ -32,8 +32,8 @@ use crate::replica::{Answer, Applied, Applier, Job, Replica, SlotsSnapshot};
 const JOB_ENTRIES_MAX: usize = 512;
 
 impl Answer for ApplyResponder<TypeConfig> {
-    fn answer(self, result: CommandResult) {
-        self.send(result);
+    fn answer(self, results: Vec<CommandResult>) {
+        self.send(results);
     }
 }
 

@@ -28,7 +28,7 @@ openraft::declare_raft_types!(
     /// The types that openraft works with here.
     pub TypeConfig:
         D = Command,
-        R = CommandResult,
+        R = Vec<CommandResult>,
         NodeId = u64,
         Node = Member,
         Term = u64,

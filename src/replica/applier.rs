@@ -64,13 +64,14 @@ impl Committed {
 
 /// Takes the reply to an entry that was proposed here.
 pub(crate) trait Answer: Send + 'static {
-    /// Passes the result on. Called once the entry's effects can be read; must not block.
-    fn answer(self, result: CommandResult);
+    /// Passes on the results of the entry's commands, in their order. Called once its effects can be read;
+    /// must not block.
+    fn answer(self, results: Vec<CommandResult>);
 }
 
 /// Drops the reply: an entry that is replayed was answered before, or never will be.
 impl Answer for std::convert::Infallible {
-    fn answer(self, _result: CommandResult) {
+    fn answer(self, _results: Vec<CommandResult>) {
         match self {}
     }
 }
@@ -234,7 +235,11 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         membership = new_membership.take().or(membership);
         last = Some(log_id);
         if let Some(answer) = answer {
-            replies.push((answer, carried_out.into_result(log_id)));
+            let command = match &entry.payload {
+                Payload::Command(command) => Some(command),
+                Payload::Blank | Payload::Membership(_) => None,
+            };
+            replies.push((answer, carried_out.into_results(log_id, command)));
         }
     }
     if let Some(oplog) = &mut setup.oplog {
@@ -252,8 +257,8 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         }
     }
     drop(applying);
-    for (answer, reply) in replies {
-        answer.answer(reply);
+    for (answer, results) in replies {
+        answer.answer(results);
     }
     Ok(())
 }
@@ -276,21 +281,38 @@ impl CarriedOut {
         self.refused.is_some() || self.reply.is_repeat
     }
 
-    /// The reply to the proposer. Where a slot is damaged here, other members may have applied what
-    /// this one could not.
-    pub(crate) fn into_result(self, log_id: LogId) -> CommandResult {
+    /// The results of the entry's commands, for whoever proposed them. Where a slot is damaged here, other
+    /// members may have applied what this one could not.
+    pub(crate) fn into_results(
+        self,
+        log_id: LogId,
+        command: Option<&Command>,
+    ) -> Vec<CommandResult> {
         if let Some(failure) = self.refused {
-            return Err(failure);
+            return vec![Err(failure)]; // it has a request id, and stands alone
         }
-        match self.met {
-            None => Ok(self.reply),
-            Some(met) if met.only_reads => Err(Failure::Damaged { slot: met.slot }),
-            Some(met) => Err(Failure::Unknown {
-                term: log_id.term.get(),
-                index: log_id.index,
-                reason: Failure::Damaged { slot: met.slot }.to_string(),
-            }),
-        }
+        let Reply { index, is_repeat, outcomes } = self.reply;
+        let mut met = self.met.iter().flat_map(|met| &met.commands).peekable();
+        let mut outcomes = outcomes.into_iter();
+        let Some(command) = command else { return vec![Ok(Reply { index, ..Reply::default() })] };
+        let results = command.commands().enumerate().map(|(nth, operations)| {
+            let of_command = outcomes.by_ref().take(operations.len()).collect();
+            let mut damaged = None;
+            while let Some(met) = met.next_if(|met| met.nth == nth) {
+                damaged.get_or_insert(met.slot.get());
+            }
+            let Some(slot) = damaged else {
+                return Ok(Reply { index, is_repeat, outcomes: of_command });
+            };
+            let failure = Failure::Damaged { slot };
+            Err(if operations.into_iter().all(|operation| operation.action.is_read()) {
+                failure
+            } else {
+                let (term, index) = (log_id.term.get(), log_id.index);
+                Failure::Unknown { term, index, reason: failure.to_string() }
+            })
+        });
+        results.collect()
     }
 
     /// Records the entry in the application log. Effects that depend on a damaged slot are a gap.

@@ -114,7 +114,9 @@ async fn after(
     let other_reply = damaged.replica.machine.apply(4, &entry);
     match &other_reply {
         Ok(other_reply) => assert_eq!(&reply, other_reply, "{actions:?}"),
-        Err(error) => assert!(matches!(error, ApplyError::Damaged(met) if met.slot == SLOT)),
+        Err(error) => {
+            assert!(matches!(error, ApplyError::Damaged(met) if met.first_slot() == SLOT))
+        }
     }
     healthy.apply(blanks(1, [4])).await.unwrap();
     (content(&healthy), content(&damaged), other_reply.is_ok())
@@ -224,7 +226,10 @@ async fn whoever_proposed_hears_of_the_damage() {
     let answer = |index, operations: &[(u64, Action<'_>)]| {
         let entry = normal(1, index, command(operations));
         let carried_out = apply_entry(&damaged.replica.machine, &committed_from(entry)).unwrap();
-        carried_out.into_result(super::stored(1, index)).unwrap_err()
+        let command = command(operations);
+        let results = carried_out.into_results(super::stored(1, index), Some(&command));
+        let [Err(failure)] = &results[..] else { panic!("{results:?}") };
+        failure.clone()
     };
     let is_damaged = Failure::Damaged { slot: SLOT };
     let reason = is_damaged.to_string();
@@ -233,6 +238,15 @@ async fn whoever_proposed_hears_of_the_damage() {
     let unknown = |index| Failure::Unknown { term: 1, index, reason: reason.clone() };
     assert_eq!(answer(6, &[(SLOT, Action::Get), (1, SET)]), unknown(6));
     assert_eq!(answer(7, &[(SLOT, DELETE)]), unknown(7));
+    // Of several commands in one entry those fail that needed the slot.
+    let parts = [(1, SET), (SLOT, Action::Get), (3, SET), (SLOT, DELETE), (4, SET)];
+    let joined = Command::join(&parts.map(|part| command(&[part])));
+    let carried_out =
+        apply_entry(&damaged.replica.machine, &committed_from(normal(1, 8, joined.clone())))
+            .unwrap();
+    let results = carried_out.into_results(super::stored(1, 8), Some(&joined));
+    let told: Vec<_> = results.into_iter().map(|result| result.map(|reply| reply.index)).collect();
+    assert_eq!(told, [Ok(8), Err(is_damaged), Ok(8), Err(unknown(8)), Ok(8)]);
     assert_eq!(answer(8, &[(1, SET), (SLOT, Action::Increment { by: 1 })]), unknown(8));
     assert_eq!(damaged.value(1).as_deref(), Some(&b"new"[..]));
 }

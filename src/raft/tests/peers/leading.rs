@@ -15,8 +15,9 @@ use crate::raft::types::{Membership, encode_membership};
 use crate::raft::{Consensus, MemberError};
 use crate::replica::Replica;
 
+/// Writes so many entries; the index of the last.
 async fn applied(consensus: &Consensus, count: u64) -> u64 {
-    let commands = (0..count).map(set).collect();
+    let commands = (0..count).map(|_| set(0)).collect(); // of one key, so each has an entry
     let replies = consensus.propose(commands, BOUND).await;
     replies.last().unwrap().as_ref().unwrap().index
 }

@@ -1,0 +1,168 @@
+//! Which commands share an entry: what goes out together becomes as few entries as may be.
+//!
+//! Called by `proposals`; calls nothing. An entry costs the log, each follower and openraft the same
+//! whatever it holds. Invariants:
+//!
+//! - I1: the commands of all entries, one behind the other, are in the order in which they came.
+//! - I2: no two commands of one entry name the same key, so a version tells which command wrote it, and
+//!   the slot rule, which looks at the index alone, applies each of them once.
+//! - I3: an entry is bounded, in commands and bytes; a command that is larger stands alone.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+use crate::command::{Command, OPERATION_COUNT_MAX};
+
+/// Most commands of an entry. All of them are applied before anything else has a turn.
+const ENTRY_COMMAND_COUNT_MAX: usize = 512;
+/// Most bytes of an entry of several commands.
+const ENTRY_BYTES_MAX: usize = 512 << 10;
+
+/// Commands on their way into entries.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    done: Vec<Command>,
+    /// How many commands each of them has.
+    counts: Vec<usize>,
+    /// Those of the entry that others may still join.
+    open: Vec<Command>,
+    /// Hashes of the keys that they name. Two keys with one hash only cost an entry.
+    keys: HashSet<u64>,
+    hasher: RandomState,
+    operation_count: usize,
+    bytes: usize,
+}
+
+impl Entries {
+    /// Adds the next command.
+    pub(super) fn push(&mut self, command: Command) {
+        if !self.joins(&command) {
+            self.close();
+            self.insert_keys(&command);
+        }
+        self.operation_count += command.operation_count();
+        self.bytes += command.bytes().len();
+        self.open.push(command);
+    }
+
+    /// The entries, and how many commands each of them has.
+    pub(super) fn finish(mut self) -> (Vec<Command>, Vec<usize>) {
+        self.close();
+        (self.done, self.counts)
+    }
+
+    /// Whether the command may join the open entry; if so its keys are noted.
+    fn joins(&mut self, command: &Command) -> bool {
+        let is_alone = |command: &Command| command.stands_alone();
+        !is_alone(command)
+            && !self.open.last().is_some_and(is_alone)
+            && self.open.len() < ENTRY_COMMAND_COUNT_MAX
+            && self.operation_count + command.operation_count() <= OPERATION_COUNT_MAX
+            && self.bytes + command.bytes().len() <= ENTRY_BYTES_MAX
+            && self.are_new(command)
+            && self.insert_keys(command)
+    }
+
+    fn are_new(&self, command: &Command) -> bool {
+        let mut keys = command.operations().filter_map(|operation| operation.data_key());
+        keys.all(|key| !self.keys.contains(&self.hasher.hash_one(key)))
+    }
+
+    fn insert_keys(&mut self, command: &Command) -> bool {
+        let keys = command.operations().filter_map(|operation| operation.data_key());
+        self.keys.extend(keys.map(|key| self.hasher.hash_one(key)));
+        true
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.done.push(Command::join(&self.open));
+            self.counts.push(self.open.len());
+        }
+        self.open.clear();
+        self.keys.clear();
+        (self.operation_count, self.bytes) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Action, CommandBuilder, Operation, slot_key};
+
+    fn set(slot: u64) -> Command {
+        Command::set(&slot_key(slot), b"value").unwrap()
+    }
+
+    fn message() -> Command {
+        Command::single(&Operation { key: b"news", action: Action::Publish { message: b"m" } })
+            .unwrap()
+    }
+
+    /// How many commands each entry has. All of them are there, in their order (I1).
+    fn counts(commands: Vec<Command>) -> Vec<usize> {
+        let mut entries = Entries::default();
+        let sent: Vec<u8> = commands.iter().flat_map(|it| it.bytes().to_vec()).collect();
+        commands.into_iter().for_each(|command| entries.push(command));
+        let (entries, counts) = entries.finish();
+        let got: Vec<u8> = entries.iter().flat_map(|it| it.bytes().to_vec()).collect();
+        assert_eq!(got, sent);
+        for (entry, count) in entries.iter().zip(&counts) {
+            assert_eq!(entry.commands().count(), *count);
+            assert_eq!(&Command::decode(entry.bytes().clone()).unwrap(), entry);
+        }
+        assert_eq!(entries.len(), counts.len());
+        counts
+    }
+
+    #[test]
+    fn commands_on_other_keys_share_an_entry() {
+        assert_eq!(counts(vec![]), [0; 0]);
+        assert_eq!(counts(vec![set(1)]), [1]);
+        assert_eq!(counts(vec![set(1), set(2), set(3)]), [3]);
+    }
+
+    /// I2
+    #[test]
+    fn a_key_that_the_entry_names_begins_the_next() {
+        assert_eq!(counts(vec![set(1), set(2), set(1), set(2), set(3)]), [2, 3]);
+        assert_eq!(counts(vec![set(1); 3]), [1, 1, 1]);
+        let mut builder = CommandBuilder::new();
+        for slot in [5, 6, 5] {
+            builder.push(&Operation { key: &slot_key(slot), action: Action::Get }).unwrap();
+        }
+        let together = builder.finish(); // within one command a key may stand twice
+        assert_eq!(counts(vec![set(1), together.clone(), set(6)]), [2, 1]);
+        assert_eq!(counts(vec![together, set(7)]), [2]);
+    }
+
+    /// Their position in the entry tells them apart.
+    #[test]
+    fn messages_share_an_entry_whatever_their_channel() {
+        assert_eq!(counts(vec![message(), set(1), message(), set(2)]), [4]);
+    }
+
+    #[test]
+    fn a_request_with_an_id_and_a_command_of_nothing_stand_alone() {
+        let once = set(2).with_request_id(b"id").unwrap();
+        assert_eq!(counts(vec![set(1), once, set(3), set(4)]), [1, 1, 2]);
+        assert_eq!(counts(vec![set(1), Command::default(), set(3)]), [1, 1, 1]);
+    }
+
+    /// I3
+    #[test]
+    fn an_entry_is_bounded() {
+        let many = (0..ENTRY_COMMAND_COUNT_MAX as u64 + 1).map(set).collect();
+        assert_eq!(counts(many), [ENTRY_COMMAND_COUNT_MAX, 1]);
+        let large = |slot| Command::set(&slot_key(slot), &vec![7; ENTRY_BYTES_MAX / 2]).unwrap();
+        assert_eq!(counts(vec![set(1), large(2), large(3), set(4)]), [2, 2]);
+        let larger = Command::set(&slot_key(9), &vec![7; ENTRY_BYTES_MAX]).unwrap();
+        assert_eq!(counts(vec![set(1), larger, set(2)]), [1, 1, 1]);
+        let mut builder = CommandBuilder::new();
+        for slot in 0..OPERATION_COUNT_MAX as u64 {
+            builder.push(&Operation { key: &slot_key(slot), action: Action::Get }).unwrap();
+        }
+        let all = builder.finish();
+        assert_eq!(counts(vec![set(1 << 20), all, set(1 << 21)]), [1, 1, 1]);
+    }
+}
