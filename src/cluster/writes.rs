@@ -26,10 +26,10 @@ impl Cluster {
     /// be right is refused here and becomes no log entry.
     pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let machine = &self.consensus.replica().machine;
-        let checks: Vec<_> = commands.iter().map(|command| machine.check(command)).collect();
-        if checks.iter().all(Result::is_ok) {
+        if commands.iter().all(|command| machine.check(command).is_ok()) {
             return self.propose(commands).await;
         }
+        let checks: Vec<_> = commands.iter().map(|command| machine.check(command)).collect();
         let good = commands.into_iter().zip(&checks).filter(|(_, check)| check.is_ok());
         let good: Vec<Command> = good.map(|(command, _)| command).collect();
         let mut results = if good.is_empty() {

@@ -31,6 +31,8 @@ const REQUEST_ID_OFFSET: usize = 1;
 /// kind, condition, answer, reserved u8; key bytes u16; reserved u16; value bytes u32; compare
 /// bytes u32; argument u64.
 const OPERATION_BYTES: usize = 24;
+/// A command of so many bytes is not copied into its entry.
+const SHARED_BYTES_MIN: usize = 4 << 10;
 /// The command without operations.
 const EMPTY: [u8; HEADER_BYTES] = [VERSION, 0, 0, 0, 0, 0, 0, 0];
 
@@ -73,7 +75,6 @@ pub fn slot_of(key: &[u8]) -> Option<u64> {
 pub struct Command {
     bytes: Bytes,
     operation_count: usize,
-    message_count: usize,
 }
 
 impl Command {
@@ -88,7 +89,7 @@ impl Command {
             return Err(DecodeError { what: "command longer than allowed", offset: 0 });
         }
         let mut rest = bytes.as_ref();
-        let (mut operation_count, mut message_count) = (0, 0);
+        let mut operation_count = 0;
         loop {
             let start = rest;
             let Part { count, mut operations, has_request_id } =
@@ -107,18 +108,28 @@ impl Command {
             let tail = start.len() - HEADER_BYTES - operations.len(); // behind the operations
             for _ in 0..count {
                 let behind = operations.len() + tail;
-                let operation = split_operation(&mut operations)
+                split_operation(&mut operations)
                     .map_err(|what| DecodeError { what, offset: bytes.len() - behind })?;
-                message_count += usize::from(operation.channel().is_some());
             }
             if !operations.is_empty() {
                 let offset = bytes.len() - tail - operations.len();
                 return Err(DecodeError { what: "bytes behind the last operation", offset });
             }
             if rest.is_empty() {
-                return Ok(Command { bytes, operation_count, message_count });
+                return Ok(Command { bytes, operation_count });
             }
         }
+    }
+
+    /// The bytes of a command, or of several, that this process has made or checked before: nothing of
+    /// the operations is looked at.
+    ///
+    /// # Panics
+    /// If they are none.
+    pub(crate) fn checked_before(bytes: Bytes) -> Command {
+        let commands = Commands { rest: &bytes };
+        let operation_count = commands.map(|operations| operations.len()).sum();
+        Command { bytes, operation_count }
     }
 
     /// A command of one operation.
@@ -175,26 +186,28 @@ impl Command {
         Commands { rest: &self.bytes }
     }
 
-    /// The payload of one entry of all of these commands, in their order (I4). A single one is not copied.
+    /// The payload of one entry of all of these commands, in their order (I4). The bytes of a single long
+    /// one are shared; short ones are copied, for they may be parts of a larger buffer.
     ///
     /// # Panics
     /// If all together are beyond the limits of one, or if one has to stand alone and does not.
     pub fn join(commands: &[Command]) -> Command {
-        if let [only] = commands {
+        if let [only] = commands
+            && only.bytes.len() >= SHARED_BYTES_MIN
+        {
             return only.clone();
         }
         let mut bytes = BytesMut::with_capacity(commands.iter().map(|it| it.bytes.len()).sum());
-        let mut joined = Command::default();
+        let mut operation_count = 0;
         for command in commands {
-            assert!(!command.stands_alone(), "a command that stands alone has an entry of its own");
+            let is_fit = commands.len() == 1 || !command.stands_alone();
+            assert!(is_fit, "a command that stands alone has an entry of its own");
             bytes.put_slice(&command.bytes);
-            joined.operation_count += command.operation_count;
-            joined.message_count += command.message_count;
+            operation_count += command.operation_count;
         }
-        let is_within =
-            bytes.len() <= COMMAND_BYTES_MAX && joined.operation_count <= OPERATION_COUNT_MAX;
+        let is_within = bytes.len() <= COMMAND_BYTES_MAX && operation_count <= OPERATION_COUNT_MAX;
         assert!(is_within && !commands.is_empty(), "an entry keeps the limits of a command");
-        Command { bytes: bytes.freeze(), ..joined }
+        Command { bytes: bytes.freeze(), operation_count }
     }
 
     /// Whether no other command may be in its entry (I4).
@@ -241,9 +254,9 @@ impl Command {
         self.bytes.get(HEADER_BYTES..self.bytes.len() - id_bytes).unwrap_or_default()
     }
 
-    /// How many of the operations send a message.
-    pub fn message_count(&self) -> usize {
-        self.message_count
+    /// Whether one of the operations sends a message.
+    pub fn has_messages(&self) -> bool {
+        self.operations().any(|operation| operation.channel().is_some())
     }
 
     /// True if every operation only reads, so that no entry is needed.
@@ -255,7 +268,7 @@ impl Command {
 impl Default for Command {
     /// The command without operations.
     fn default() -> Command {
-        Command { bytes: Bytes::from_static(&EMPTY), operation_count: 0, message_count: 0 }
+        Command { bytes: Bytes::from_static(&EMPTY), operation_count: 0 }
     }
 }
 
@@ -344,18 +357,27 @@ pub enum BuildError {
     RequestId,
 }
 
+/// Most bytes of memory that short commands share.
+const CHUNK_BYTES_MAX: usize = 16 << 10;
+
 /// Lays out a command, operation by operation.
 #[derive(Debug, Default)]
 pub struct CommandBuilder {
     bytes: BytesMut,
     count: u16,
-    message_count: usize,
+    /// How much memory is taken at a time, if less is needed.
+    chunk_bytes: usize,
 }
 
 impl CommandBuilder {
     /// Begins a command.
     pub fn new() -> CommandBuilder {
         CommandBuilder::default()
+    }
+
+    /// Of this and the next commands about so many bytes are still to come: short ones share memory.
+    pub fn expect(&mut self, bytes: usize) {
+        self.chunk_bytes = bytes.min(CHUNK_BYTES_MAX);
     }
 
     /// Adds one operation. After an error the command is as it was before the call.
@@ -378,7 +400,10 @@ impl CommandBuilder {
             return Err(BuildError::TooManyBytes);
         }
         if self.bytes.is_empty() {
-            self.bytes.reserve(HEADER_BYTES + operation_bytes);
+            let needed = HEADER_BYTES + operation_bytes;
+            if self.bytes.capacity() < needed {
+                self.bytes.reserve(needed.max(self.chunk_bytes));
+            }
             self.bytes.put_slice(&EMPTY);
         }
         self.bytes.reserve(operation_bytes);
@@ -392,7 +417,6 @@ impl CommandBuilder {
         self.bytes.put_slice(fields.value);
         self.bytes.put_slice(fields.compare);
         self.count += 1;
-        self.message_count += usize::from(operation.channel().is_some());
         Ok(self)
     }
 
@@ -403,15 +427,13 @@ impl CommandBuilder {
 
     /// Where the command stands, to take back what is added from here on.
     pub fn mark(&self) -> BuilderMark {
-        let CommandBuilder { bytes, count, message_count } = self;
-        BuilderMark { bytes: bytes.len(), count: *count, message_count: *message_count }
+        BuilderMark { bytes: self.bytes.len(), count: self.count }
     }
 
     /// Takes back what was added since `mark`, which is of this command.
     pub fn rewind(&mut self, mark: BuilderMark) {
         self.bytes.truncate(mark.bytes);
         self.count = mark.count;
-        self.message_count = mark.message_count;
     }
 
     /// Ends the command; the builder is empty again and may begin the next.
@@ -427,11 +449,7 @@ impl CommandBuilder {
         if let Some(header) = self.bytes.first_chunk_mut::<HEADER_BYTES>() {
             *header = [VERSION, 0, c0, c1, b0, b1, b2, b3];
         }
-        Command {
-            bytes: self.bytes.split().freeze(),
-            operation_count: usize::from(count),
-            message_count: std::mem::take(&mut self.message_count),
-        }
+        Command { bytes: self.bytes.split().freeze(), operation_count: usize::from(count) }
     }
 }
 
@@ -440,7 +458,6 @@ impl CommandBuilder {
 pub struct BuilderMark {
     bytes: usize,
     count: u16,
-    message_count: usize,
 }
 
 /// Length of one part, if a command can hold it at all.

@@ -276,7 +276,7 @@ impl Messages {
                 return;
             }
         }
-        let mut messages = Vec::with_capacity(command.message_count());
+        let mut messages = Vec::new();
         for (position, operation) in command.operations().enumerate() {
             if let Action::Publish { message } = operation.action {
                 messages.push(Message::new(index, position, operation.key, message));

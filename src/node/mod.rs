@@ -127,7 +127,7 @@ impl Node {
     /// be right is refused here and becomes no log entry.
     pub async fn write(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let with_messages = commands.iter().enumerate();
-        let with_messages = with_messages.filter(|(_, command)| command.message_count() > 0);
+        let with_messages = with_messages.filter(|(_, command)| command.has_messages());
         let with_messages: Vec<_> =
             with_messages.map(|(nth, command)| (nth, command.clone())).collect();
         let mut results = self.cluster.write(commands).await;

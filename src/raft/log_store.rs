@@ -17,8 +17,8 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::time::Instant;
 
 use super::types::{
-    Entry, LogId, TypeConfig, Vote, entry_from, entry_to, log_id_from, log_id_to, vote_from,
-    vote_to,
+    Entry, LogId, TypeConfig, Vote, entry_from, entry_of_tail, entry_to, log_id_from, log_id_to,
+    vote_from, vote_to,
 };
 use crate::replica::Syncer;
 
@@ -40,13 +40,14 @@ impl LogStore {
     }
 
     async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let stored = if let Some(entries) = self.wal.read_tail(range.clone(), bytes_max) {
-            entries
-        } else {
-            let wal = self.wal.clone();
-            let reading = tokio::task::spawn_blocking(move || wal.read(range, bytes_max));
-            reading.await.map_err(io::Error::other)?.map_err(io::Error::other)?
-        };
+        if let Some(entries) = self.wal.read_tail(range.clone(), bytes_max) {
+            let entries =
+                entries.into_iter().map(|entry| entry_of_tail(entry).map_err(io::Error::other));
+            return entries.collect();
+        }
+        let wal = self.wal.clone();
+        let reading = tokio::task::spawn_blocking(move || wal.read(range, bytes_max));
+        let stored = reading.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         stored.into_iter().map(|entry| entry_from(entry).map_err(io::Error::other)).collect()
     }
 }

@@ -100,6 +100,20 @@ pub(super) fn entry_from(stored: wal::Entry) -> Result<Entry, DecodeError> {
     Ok(Entry::new(log_id_from(log_id), payload))
 }
 
+/// As [`entry_from`], of an entry that this process appended: its command was built or checked then.
+///
+/// # Errors
+/// As [`entry_from`], for a membership.
+pub(super) fn entry_of_tail(stored: wal::Entry) -> Result<Entry, DecodeError> {
+    match stored.kind {
+        wal::EntryKind::Normal => {
+            let command = Command::checked_before(stored.payload);
+            Ok(Entry::new(log_id_from(stored.log_id), EntryPayload::Normal(command)))
+        }
+        wal::EntryKind::Blank | wal::EntryKind::Membership => entry_from(stored),
+    }
+}
+
 /// A committed entry, as the replica applies it.
 pub(super) fn committed_from(entry: Entry) -> Committed {
     let log_id = log_id_to(&entry.log_id());

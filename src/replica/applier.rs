@@ -227,7 +227,7 @@ fn apply_each<A: Answer>(setup: &mut ApplierSetup, jobs: Vec<Job<A>>) -> io::Res
         }
         if let Payload::Command(command) = &entry.payload {
             has_request_ids |= command.request_id().is_some();
-            if command.message_count() > 0 && !carried_out.is_passed_over() {
+            if !carried_out.is_passed_over() && command.has_messages() {
                 with_messages.push((log_id.index, command.clone()));
             }
         }

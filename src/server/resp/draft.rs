@@ -60,7 +60,11 @@ pub(crate) struct DraftMark {
 impl Draft {
     /// A command without operations; `watched` holds for a transaction.
     pub(crate) fn new(watched: Option<Watched>) -> Draft {
-        let builder = CommandBuilder::new();
+        Draft::with(CommandBuilder::new(), watched)
+    }
+
+    /// As [`Draft::new`], in the memory of a builder.
+    pub(crate) fn with(builder: CommandBuilder, watched: Option<Watched>) -> Draft {
         Draft {
             builder,
             watched,
@@ -119,9 +123,9 @@ impl Draft {
         self.reply_bytes_max
     }
 
-    /// Ends the command of a single request, or of a transaction without a watch.
-    pub(crate) fn finish(mut self) -> Command {
-        self.builder.finish()
+    /// Ends the command of a single request; the builder may begin the next.
+    pub(crate) fn finish(mut self) -> (Command, CommandBuilder) {
+        (self.builder.finish(), self.builder)
     }
 
     /// Ends a watched transaction; also the operation that tells whether the watch held.

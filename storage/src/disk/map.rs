@@ -2,8 +2,8 @@
 //!
 //! Made by [`File::map`](super::File::map), used by `slots`. Invariants:
 //!
-//! - I1: the memory is accessed only as relaxed atomic words, so a race that a caller's lock failed
-//!   to prevent gives wrong bytes, never undefined behaviour.
+//! - I1: the memory is accessed only as relaxed atomic words, or by one machine instruction that copies
+//!   many, so a race that a caller's lock failed to prevent gives wrong bytes, never undefined behaviour.
 //! - I2: no reference into the memory leaves this file.
 //! - I3: writes to the map never reach the file.
 //! - I4: this program never shortens a mapped file. If somebody else does, or the medium fails, the
@@ -25,6 +25,8 @@ use crate::{Error, Result};
 
 /// Bytes of one atomic word: offsets are multiples of it.
 const WORD_BYTES: usize = 8;
+/// So many words are copied by one instruction, which takes some time to begin.
+const WIDE_WORDS_MIN: usize = 32;
 /// Exit code of a process that cannot read a mapped page.
 const BUS_ERROR_EXIT_CODE: c_int = 1;
 
@@ -142,8 +144,12 @@ impl Map {
         let words = self.words_of(offset, buffer.len());
         let (whole, rest) = buffer.as_chunks_mut::<WORD_BYTES>();
         let (words, last) = words.split_at(whole.len());
-        for (bytes, word) in whole.iter_mut().zip(words) {
-            *bytes = bytes_of(word);
+        if words.len() >= WIDE_WORDS_MIN {
+            wide::load(whole, words);
+        } else {
+            for (bytes, word) in whole.iter_mut().zip(words) {
+                *bytes = bytes_of(word);
+            }
         }
         if let Some(word) = last.first() {
             rest.copy_from_slice(&bytes_of(word)[..rest.len()]);
@@ -158,6 +164,10 @@ impl Map {
         let words = self.words_of(offset, bytes.len());
         let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
         assert!(rest.is_empty(), "a map is written in words, not {} bytes", bytes.len());
+        if words.len() >= WIDE_WORDS_MIN {
+            wide::store(words, whole);
+            return;
+        }
         for (bytes, word) in whole.iter().zip(words) {
             // The map keeps bytes in the order of the file: on a little-endian machine both
             // conversions are nothing.
@@ -253,6 +263,66 @@ impl Map {
                 // last word is whole. Every access goes through these atomics (I1, I2).
                 unsafe { std::slice::from_raw_parts(start, map.len().div_ceil(WORD_BYTES)) }
             }
+        }
+    }
+}
+
+/// Copies of many words, by one instruction that moves whole cache lines: a loop over atomic words moves
+/// eight bytes at a time, and has each line fetched before it is overwritten.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use std::arch::asm;
+
+    use super::{AtomicU64, WORD_BYTES};
+
+    /// Stores `bytes` in `words`, of which there are as many.
+    pub(super) fn store(words: &[AtomicU64], bytes: &[[u8; WORD_BYTES]]) {
+        assert_eq!(words.len(), bytes.len());
+        // SAFETY: both ranges have this length (asserted) and do not overlap, for no reference leads into
+        // the map (I2). The words may be changed through a shared reference because they are atomics. To
+        // the compiler this is what a store to each of them could do; the processor writes each byte once,
+        // in no promised order, which a racing reader may see as wrong bytes and no worse (I1).
+        unsafe {
+            asm!(
+                "rep movsb",
+                inout("rcx") size_of_val(bytes) => _,
+                inout("rdi") words.as_ptr() => _,
+                inout("rsi") bytes.as_ptr() => _,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+
+    /// Loads `words` into `bytes`, of which there are as many.
+    pub(super) fn load(bytes: &mut [[u8; WORD_BYTES]], words: &[AtomicU64]) {
+        assert_eq!(words.len(), bytes.len());
+        // SAFETY: as in `store`, the other way round; `bytes` is borrowed by nobody else.
+        unsafe {
+            asm!(
+                "rep movsb",
+                inout("rcx") size_of_val(bytes) => _,
+                inout("rdi") bytes.as_mut_ptr() => _,
+                inout("rsi") words.as_ptr() => _,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+}
+
+/// Elsewhere word by word.
+#[cfg(not(target_arch = "x86_64"))]
+mod wide {
+    use super::{AtomicU64, Ordering, WORD_BYTES, bytes_of};
+
+    pub(super) fn store(words: &[AtomicU64], bytes: &[[u8; WORD_BYTES]]) {
+        for (bytes, word) in bytes.iter().zip(words) {
+            word.store(u64::from_le_bytes(*bytes).to_le(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn load(bytes: &mut [[u8; WORD_BYTES]], words: &[AtomicU64]) {
+        for (bytes, word) in bytes.iter_mut().zip(words) {
+            *bytes = bytes_of(word);
         }
     }
 }

@@ -24,7 +24,7 @@ fn one(words: &[&str]) -> (Command, Form, Kind) {
     let mut draft = Draft::new(None);
     let form = added(&mut draft, words, &keys()).unwrap();
     let kind = draft.kind();
-    (draft.finish(), form, kind)
+    (draft.finish().0, form, kind)
 }
 
 fn complaint(words: &[&str]) -> String {

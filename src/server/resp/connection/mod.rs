@@ -25,7 +25,7 @@ use super::encode::{Encoder, Version};
 use super::form::{Form, Item, Kind, Transaction};
 use super::refused;
 use super::table::{Add, Handler, Run, Spec, lookup};
-use crate::command::Command;
+use crate::command::{Command, CommandBuilder};
 use crate::config::MachineKind;
 use crate::messages::{Delivery, Subscriber};
 use crate::server::ask::Question;
@@ -161,6 +161,8 @@ pub(crate) struct Connection {
     /// What is said of the request that is being taken, beside its step.
     pub(super) effect: Effect,
     reply_bytes_max: u64,
+    /// Lays out the commands of a turn, which share its memory.
+    builder: CommandBuilder,
     /// The command of the last request, if there is such a one.
     last: Option<&'static Spec>,
 }
@@ -178,8 +180,17 @@ impl Connection {
             watch: Watch::Nothing,
             effect: Effect::Nothing,
             reply_bytes_max: 0,
+            builder: CommandBuilder::new(),
             last: None,
         }
+    }
+
+    /// Requests of so many bytes wait to be taken, or none: then no memory is kept for their commands.
+    pub(crate) fn expect(&mut self, bytes: usize) {
+        if bytes == 0 {
+            self.builder = CommandBuilder::new();
+        }
+        self.builder.expect(bytes);
     }
 
     /// Who sends its requests.
@@ -297,11 +308,13 @@ impl Connection {
 
     /// A request about data as a command.
     fn draft(&mut self, add: Add, rest: &[&[u8]]) -> Result<Drafted, Complaint> {
-        let mut draft = Draft::new(None);
+        let mut draft = Draft::with(std::mem::take(&mut self.builder), None);
         let form = draft.add(add, rest, &self.keys)?;
         let kind = draft.kind();
         self.reply_bytes_max = draft.reply_bytes_max();
-        Ok(Drafted { command: draft.finish(), form, kind })
+        let (command, builder) = draft.finish();
+        self.builder = builder;
+        Ok(Drafted { command, form, kind })
     }
 
     /// A write that is carried out once, however often it is sent with this id; its reply stands behind

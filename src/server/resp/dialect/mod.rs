@@ -48,8 +48,10 @@ impl Dialect for RespDialect {
     fn take(&mut self, input: &mut BytesMut) -> Option<Errand<Planned>> {
         let is_strangers = self.connection.requester().granted().is_none();
         self.decoder.of_stranger(is_strangers);
+        self.connection.expect(input.len());
         let planned = match self.decoder.next(input) {
-            Ok(request) => self.connection.take(&request?),
+            Ok(Some(request)) => self.connection.take(&request),
+            Ok(None) => return None,
             Err(error) => Planned::farewell(Complaint::wrong(format!("Protocol error: {error}"))),
         };
         Some(errand(planned))
