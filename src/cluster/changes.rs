@@ -146,13 +146,15 @@ impl Cluster {
         self.consensus.wal().state().purged.map_or(1, |log_id| log_id.index + 1)
     }
 
-    /// What became of each operation of the command of entry `index`, which is applied here.
-    pub fn became(&self, index: u64, command: &Command) -> Vec<Became> {
+    /// What became of each operation of the command of entry `index`, which is applied here. Beyond
+    /// `value_bytes_max` bytes of values no more are read.
+    pub fn became(&self, index: u64, command: &Command, value_bytes_max: usize) -> Vec<Became> {
+        let mut bytes_left = value_bytes_max;
         let replica = self.consensus.replica();
         let mut counts: HashMap<&[u8], usize> = HashMap::new();
         if command.operation_count() > 1 {
-            for operation in command.operations() {
-                *counts.entry(operation.key).or_default() += 1;
+            for key in command.operations().filter_map(|operation| operation.data_key()) {
+                *counts.entry(key).or_default() += 1;
             }
         }
         let is_only = |key: &[u8]| counts.get(key).is_none_or(|count| *count == 1);
@@ -175,7 +177,14 @@ impl Cluster {
                 look_up(replica, &operation, index, Action::Measure)
             }
             Action::Increment { .. } | Action::Append { .. } | Action::SetRange { .. } => {
-                look_up(replica, &operation, index, Action::Get)
+                let by = if bytes_left > 0 { Action::Get } else { Action::Measure };
+                let mut became = look_up(replica, &operation, index, by);
+                let bytes = became.value.as_ref().map_or(0, Bytes::len);
+                if bytes > bytes_left {
+                    became.value = None;
+                }
+                bytes_left = bytes_left.saturating_sub(bytes);
+                became
             }
         });
         became.collect()

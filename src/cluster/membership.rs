@@ -26,10 +26,10 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// A learner becomes a voter when it was level and alive at so many looks in a row, two seconds: one
 /// that dies as soon as it has joined must not count as a voter already.
 const LOOK_COUNT: u32 = 10;
-/// A learner this many entries behind the end of the log has caught up.
-const LAG_MAX: u64 = 256;
+/// A learner this many entries, of up to half a MiB each, behind the end of the log has caught up.
+const LAG_MAX: u64 = 64;
 /// The same of a learner for ever, to which entries are sent in large frames.
-const LEARNER_LAG_MAX: u64 = 65_536;
+const LEARNER_LAG_MAX: u64 = 16_384;
 /// How long a change may take before the leader looks again.
 const CHANGE_BOUND: Duration = Duration::from_secs(10);
 /// The pause after a change that was not made; it doubles.

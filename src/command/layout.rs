@@ -132,6 +132,16 @@ impl Command {
         Command { bytes, operation_count }
     }
 
+    /// About how many operations the payload of an entry has, which nobody has checked yet.
+    pub(crate) fn estimate(payload: &[u8]) -> u64 {
+        let mut rest = payload;
+        let mut count = 0;
+        while let Ok(part) = split_command(&mut rest) {
+            count += part.count as u64;
+        }
+        count
+    }
+
     /// A command of one operation.
     ///
     /// # Errors

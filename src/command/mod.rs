@@ -332,6 +332,19 @@ impl Action<'_> {
         }
     }
 
+    /// True for an action that may leave a value much longer than what it brings.
+    pub fn may_leave_more(&self) -> bool {
+        match self {
+            Action::Append { .. } | Action::SetRange { .. } => true,
+            Action::Get
+            | Action::Measure
+            | Action::Set { .. }
+            | Action::Delete { .. }
+            | Action::Increment { .. }
+            | Action::Publish { .. } => false,
+        }
+    }
+
     /// True for an action whose outcome may bring a value.
     pub fn answers_a_value(&self) -> bool {
         match self {

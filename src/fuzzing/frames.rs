@@ -33,6 +33,9 @@ pub(super) fn decode_command(input: &[u8]) {
             assert!(operation.key.len() <= input.len());
         }
         assert_eq!(command.operations().count(), command.operation_count());
+        let each = command.commands().map(|operations| operations.count());
+        assert_eq!(each.sum::<usize>(), command.operation_count());
+        assert!(Command::checked_before(bytes.clone()) == command);
     }
     seen(decode_reply(bytes.clone()));
     seen(decode_result(&mut Cursor::new(bytes)));

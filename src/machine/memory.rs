@@ -320,6 +320,21 @@ mod tests {
     }
 
     #[test]
+    fn the_commands_of_one_entry_are_applied_once_each_wherever_keys_are_ahead() {
+        let machine = machine(&SimDisk::new(1));
+        let add = |key| command(&[(key, Action::Increment { by: 1 })]);
+        let joined = Command::join(&["a", "b", "c"].map(add));
+        machine.apply(3, &add("b")).unwrap(); // as a replay may find it
+        for _ in 0..2 {
+            let reply = machine.apply(3, &joined).unwrap();
+            assert_eq!(reply.outcomes.len(), 3);
+        }
+        for key in ["a", "b", "c"] {
+            assert_eq!(value(&machine, key).as_deref(), Some("1"), "{key}");
+        }
+    }
+
+    #[test]
     fn a_deleted_key_is_for_commands_what_one_is_that_never_was() {
         let machine = machine(&SimDisk::new(1));
         let (condition, answer) = (Condition::IfVersion(0), Answer::Status);

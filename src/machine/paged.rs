@@ -40,12 +40,12 @@ impl Paged<'_> {
         self.disk.keys_of(command).for_each(|key| self.disk.slots().prefetch(key));
     }
 
-    /// So many entries are about to be applied: has the disk read what they may need, where reading
+    /// So many operations are about to be applied: has the disk read what they may need, where reading
     /// everything in order beats reading what they name as they come. Pages that memory has no room
     /// for are not read ahead. Blocks, until `is_done` too.
-    pub fn read_ahead(&self, entry_count: u64, is_done: &dyn Fn() -> bool) {
+    pub fn read_ahead(&self, operation_count: u64, is_done: &dyn Fn() -> bool) {
         let page_count = self.disk.slots().geometry().page_count();
-        let is_worth_it = entry_count.saturating_mul(PAGES_A_RANDOM_READ) >= page_count;
+        let is_worth_it = operation_count.saturating_mul(PAGES_A_RANDOM_READ) >= page_count;
         if is_worth_it && self.fits_in_memory() {
             self.disk.slots().read_ahead(is_done);
         }

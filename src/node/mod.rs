@@ -298,8 +298,9 @@ impl Node {
     }
 
     /// What became of each operation of the command of entry `index`, which is applied here.
-    pub fn became(&self, index: u64, command: &Command) -> Vec<Became> {
-        self.cluster.became(index, command)
+    /// Beyond `value_bytes_max` bytes of values no more are read.
+    pub fn became(&self, index: u64, command: &Command, value_bytes_max: usize) -> Vec<Became> {
+        self.cluster.became(index, command, value_bytes_max)
     }
 
     /// The first index whose entry is in this replica's log.

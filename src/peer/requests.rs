@@ -174,7 +174,11 @@ pub fn decode_commands(body: Bytes) -> Result<(Vec<Command>, ReadLevel), DecodeE
     let mut commands = Vec::with_capacity(count.min(1024));
     for _ in 0..count {
         let length = cursor.u32()? as usize;
-        commands.push(Command::decode(cursor.bytes(length)?)?);
+        let command = Command::decode(cursor.bytes(length)?)?;
+        if command.commands().nth(1).is_some() {
+            return Err(cursor.error("several commands in the place of one")); // each has a result
+        }
+        commands.push(command);
     }
     cursor.finish()?;
     Ok((commands, level))

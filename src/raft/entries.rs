@@ -6,7 +6,8 @@
 //! - I1: the commands of all entries, one behind the other, are in the order in which they came.
 //! - I2: no two commands of one entry name the same key, so a version tells which command wrote it, and
 //!   the slot rule, which looks at the index alone, applies each of them once.
-//! - I3: an entry is bounded, in commands and bytes; a command that is larger stands alone.
+//! - I3: an entry is bounded, in commands and bytes, and in what it may write: a short append may have a
+//!   value of a megabyte written, and recorded as a whole. A command that is larger stands alone.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -17,6 +18,9 @@ use crate::command::{Command, OPERATION_COUNT_MAX};
 const ENTRY_COMMAND_COUNT_MAX: usize = 512;
 /// Most bytes of an entry of several commands.
 const ENTRY_BYTES_MAX: usize = 512 << 10;
+
+/// Most operations in an entry of several commands that may write much more than they bring.
+const LONG_COUNT_MAX: usize = 64;
 
 /// Commands on their way into entries.
 #[derive(Debug, Default)]
@@ -31,6 +35,8 @@ pub(super) struct Entries {
     hasher: RandomState,
     operation_count: usize,
     bytes: usize,
+    /// Operations that may write much more than they bring.
+    long_count: usize,
 }
 
 impl Entries {
@@ -42,6 +48,7 @@ impl Entries {
         }
         self.operation_count += command.operation_count();
         self.bytes += command.bytes().len();
+        self.long_count += long_count(&command);
         self.open.push(command);
     }
 
@@ -59,6 +66,7 @@ impl Entries {
             && self.open.len() < ENTRY_COMMAND_COUNT_MAX
             && self.operation_count + command.operation_count() <= OPERATION_COUNT_MAX
             && self.bytes + command.bytes().len() <= ENTRY_BYTES_MAX
+            && self.long_count + long_count(command) <= LONG_COUNT_MAX
             && self.are_new(command)
             && self.insert_keys(command)
     }
@@ -81,8 +89,12 @@ impl Entries {
         }
         self.open.clear();
         self.keys.clear();
-        (self.operation_count, self.bytes) = (0, 0);
+        (self.operation_count, self.bytes, self.long_count) = (0, 0, 0);
     }
+}
+
+fn long_count(command: &Command) -> usize {
+    command.operations().filter(|operation| operation.action.may_leave_more()).count()
 }
 
 #[cfg(test)]
@@ -103,7 +115,9 @@ mod tests {
     fn counts(commands: Vec<Command>) -> Vec<usize> {
         let mut entries = Entries::default();
         let sent: Vec<u8> = commands.iter().flat_map(|it| it.bytes().to_vec()).collect();
-        commands.into_iter().for_each(|command| entries.push(command));
+        for command in commands {
+            entries.push(command);
+        }
         let (entries, counts) = entries.finish();
         let got: Vec<u8> = entries.iter().flat_map(|it| it.bytes().to_vec()).collect();
         assert_eq!(got, sent);
@@ -152,7 +166,7 @@ mod tests {
     /// I3
     #[test]
     fn an_entry_is_bounded() {
-        let many = (0..ENTRY_COMMAND_COUNT_MAX as u64 + 1).map(set).collect();
+        let many = (0..=ENTRY_COMMAND_COUNT_MAX as u64).map(set).collect();
         assert_eq!(counts(many), [ENTRY_COMMAND_COUNT_MAX, 1]);
         let large = |slot| Command::set(&slot_key(slot), &vec![7; ENTRY_BYTES_MAX / 2]).unwrap();
         assert_eq!(counts(vec![set(1), large(2), large(3), set(4)]), [2, 2]);
@@ -164,5 +178,12 @@ mod tests {
         }
         let all = builder.finish();
         assert_eq!(counts(vec![set(1 << 20), all, set(1 << 21)]), [1, 1, 1]);
+        let append = |slot| {
+            let action = Action::Append { value: b"x" };
+            Command::single(&Operation { key: &slot_key(slot), action }).unwrap()
+        };
+        let mut appends: Vec<Command> = (0..=LONG_COUNT_MAX as u64).map(append).collect();
+        appends.insert(1, set(1 << 20));
+        assert_eq!(counts(appends), [LONG_COUNT_MAX + 1, 1]);
     }
 }

@@ -28,8 +28,9 @@ use crate::command::CommandResult;
 use crate::replica::snapshot::Outgoing;
 use crate::replica::{Answer, Applied, Applier, Job, Replica, SlotsSnapshot};
 
-/// Most entries that go to the applier at once.
-const JOB_ENTRIES_MAX: usize = 512;
+/// No entry is added to what the applier does at once that has so many operations already, or so many
+/// entries: heartbeats wait meanwhile.
+const JOB_OPERATION_COUNT_MAX: usize = 512;
 
 impl Answer for ApplyResponder<TypeConfig> {
     fn answer(self, results: Vec<CommandResult>) {
@@ -75,15 +76,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
-        let mut jobs = Vec::new();
+        let (mut jobs, mut operation_count) = (Vec::new(), 0);
         while let Some(item) = entries.next().await {
             let (entry, answer) = item?;
             if let EntryPayload::Membership(membership) = &entry.payload {
                 follow_slot_count(&self.replica.machine, membership)?;
             }
+            operation_count += match &entry.payload {
+                EntryPayload::Normal(command) => command.operation_count().max(1),
+                EntryPayload::Blank | EntryPayload::Membership(_) => 1,
+            };
             jobs.push(Job { entry: committed_from(entry), answer });
-            if jobs.len() >= JOB_ENTRIES_MAX {
+            if operation_count >= JOB_OPERATION_COUNT_MAX {
                 self.applier.apply(std::mem::take(&mut jobs)).await?;
+                operation_count = 0;
             }
         }
         if jobs.is_empty() { Ok(()) } else { self.applier.apply(jobs).await }

@@ -26,10 +26,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::JoinHandle;
 
 use diskstore_storage::LogId;
-use diskstore_storage::wal::{self, Seen, Wal};
+use diskstore_storage::wal::{self, EntryKind, Seen, Wal};
 
 use super::applier::{ApplierSetup, Committed, Job, Payload, apply_all, apply_entry};
 use super::state::{Applied, Bounds, Replica, durable_of};
+use crate::command::Command;
 use crate::fault::chain;
 use crate::host::Threads;
 use crate::machine::Machine;
@@ -45,10 +46,10 @@ pub struct ReplayAhead {
     bounds: Bounds,
     /// Set once the thread has ended.
     is_done: Arc<AtomicBool>,
-    /// Bytes of the log, those of the batches seen, and the entries in them.
+    /// Bytes of the log, those of the batches seen, and about how many operations are in them.
     log_bytes: u64,
     seen_bytes: u64,
-    seen_count: u64,
+    seen_operation_count: u64,
     /// The next entry that belongs behind those that wait.
     next: u64,
     /// Entries that are not known to be committed.
@@ -97,7 +98,7 @@ impl ReplayAhead {
             is_done,
             log_bytes: 0,
             seen_bytes: 0,
-            seen_count: 0,
+            seen_operation_count: 0,
             next,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -144,7 +145,7 @@ impl ReplayAhead {
     }
 
     fn wait(&mut self, entry: wal::Entry) {
-        self.seen_count += 1;
+        self.seen_operation_count += operations_in(&entry);
         if entry.log_id.index < self.next {
             return; // the checkpoint has it
         }
@@ -177,13 +178,13 @@ impl ReplayAhead {
         }
     }
 
-    /// Has pages read if as many entries as these and the rest of the log may hold are worth it.
+    /// Has pages read if as many operations as these and the rest of the log may hold are worth it.
     fn read_ahead(&self, piece: &[wal::Entry]) {
         let rest = self.log_bytes.saturating_sub(self.seen_bytes);
-        let in_rest = rest.saturating_mul(self.seen_count) / self.seen_bytes.max(1);
-        let entry_count = in_rest + piece.len() as u64;
+        let in_rest = rest.saturating_mul(self.seen_operation_count) / self.seen_bytes.max(1);
+        let operation_count = in_rest + piece.iter().map(operations_in).sum::<u64>();
         // It ends by itself once `is_done` says so.
-        drop(read_ahead(&self.machine, &self.threads, entry_count, &self.is_done));
+        drop(read_ahead(&self.machine, &self.threads, operation_count, &self.is_done));
     }
 
     /// Waits until everything that was seen as committed is applied; what that makes. `wal` is the
@@ -211,18 +212,18 @@ impl ReplayAhead {
     }
 }
 
-/// Has pages read that so many entries may need, until they are applied; by nobody if there is no
+/// Has pages read that so many operations may need, until they are applied; by nobody if there is no
 /// thread for that.
 fn read_ahead(
     machine: &Machine,
     threads: &Threads,
-    entry_count: u64,
+    operation_count: u64,
     is_done: &Arc<AtomicBool>,
 ) -> Option<JoinHandle<()>> {
     let (machine, is_done) = (machine.clone(), is_done.clone());
     let reading = threads.spawn("read-ahead", move || {
         if let Some(paged) = machine.paged() {
-            paged.read_ahead(entry_count, &|| is_done.load(Ordering::Relaxed));
+            paged.read_ahead(operation_count, &|| is_done.load(Ordering::Relaxed));
         }
     });
     reading.inspect_err(|error| tracing::debug!(%error, "pages are read one by one")).ok()
@@ -231,6 +232,14 @@ fn read_ahead(
 /// Waits until a thread that a replay needs has ended.
 fn join(thread: JoinHandle<()>) -> io::Result<()> {
     thread.join().map_err(|_| io::Error::other("a thread of a replay panicked"))
+}
+
+/// How many operations an entry has, about.
+fn operations_in(entry: &wal::Entry) -> u64 {
+    match entry.kind {
+        EntryKind::Normal => Command::estimate(&entry.payload),
+        EntryKind::Blank | EntryKind::Membership => 1,
+    }
 }
 
 /// Bytes of memory that an entry takes, about.
@@ -294,12 +303,22 @@ pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
     }
     let (wal, replica) = (setup.wal.clone(), setup.replica.clone());
     let (sender, pieces) = mpsc::sync_channel(PIECE_COUNT_MAX);
-    let is_done = Arc::new(AtomicBool::new(false));
-    let ahead = read_ahead(&replica.machine, &setup.threads, end - first, &is_done);
+    let machine = replica.machine.clone();
     let reading = setup
         .threads
-        .spawn("replay-read", move || read_pieces(&wal, &replica, first..end, &sender));
-    let applied = reading.and_then(|reading| apply_pieces(setup, pieces).and(join(reading)));
+        .spawn("replay-read", move || read_pieces(&wal, &replica, first..end, &sender))?;
+    let mut pieces = pieces.into_iter();
+    let first_piece = pieces.next();
+    // The rest of them is taken to be like the first entries.
+    let counts = first_piece.iter().flatten().flatten().map(|entry| match &entry.payload {
+        Payload::Command(command) => command.operation_count() as u64,
+        Payload::Blank | Payload::Membership(_) => 1,
+    });
+    let (read_count, in_first) = counts.fold((0, 0), |(count, sum), next| (count + 1, sum + next));
+    let operation_count = (end - first).saturating_mul(in_first) / u64::max(read_count, 1);
+    let is_done = Arc::new(AtomicBool::new(false));
+    let ahead = read_ahead(&machine, &setup.threads, operation_count, &is_done);
+    let applied = apply_pieces(setup, first_piece.into_iter().chain(pieces)).and(join(reading));
     is_done.store(true, Ordering::Relaxed);
     ahead.map_or(Ok(()), join)?;
     applied?;
@@ -308,7 +327,7 @@ pub(crate) fn replay(setup: &mut ApplierSetup) -> io::Result<u64> {
 
 fn apply_pieces(
     setup: &mut ApplierSetup,
-    pieces: Receiver<io::Result<Vec<Committed>>>,
+    pieces: impl Iterator<Item = io::Result<Vec<Committed>>>,
 ) -> io::Result<()> {
     for piece in pieces {
         let jobs = piece?.into_iter().map(|entry| Job { entry, answer: None::<Infallible> });

@@ -206,7 +206,16 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn propose(&mut self, numbers: &mut Numbers) -> Result<()> {
-        let command = numbers.command();
+        // An entry of up to three commands, of which no two name one slot.
+        let mut commands = vec![numbers.command()];
+        for _ in 0..numbers.below(3) {
+            let next = numbers.command();
+            let named = |key| commands.iter().flat_map(Command::operations).any(|it| it.key == key);
+            if !next.operations().any(|operation| named(operation.key)) {
+                commands.push(next);
+            }
+        }
+        let command = Command::join(&commands);
         self.history.commands.push(command.clone());
         let index = self.history.commands.len() as u64;
         self.wal.append([entry(index, command.bytes().clone())])?;

@@ -78,6 +78,19 @@ fn both_increments_of_one_batch_count_and_a_replay_adds_nothing() {
     let bodies: Vec<_> = reply.outcomes.iter().map(|outcome| outcome.body.clone()).collect();
     assert_eq!(bodies, [Body::Integer(1), Body::Integer(1), Body::Integer(2)]);
     machine.apply(1, &twice).unwrap();
+    // The same of several commands in one entry, of which one is in its slot already.
+    let add = |slot| {
+        let action = Action::Increment { by: 1 };
+        Command::single(&Operation { key: &slot_key(slot), action }).unwrap()
+    };
+    machine.apply(2, &add(8)).unwrap();
+    for _ in 0..2 {
+        machine.apply(2, &Command::join(&[7, 8, 9].map(add))).unwrap();
+    }
+    for slot in [7, 8, 9] {
+        let value = machine.slot(&slot_key(slot)).unwrap().value;
+        assert_eq!(value.as_deref(), Some(&b"1"[..]), "slot {slot}");
+    }
     let value = machine.slot(&slot_key(5)).unwrap().value;
     assert_eq!(value.as_deref(), Some(&b"2"[..]));
 }

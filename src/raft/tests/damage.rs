@@ -115,7 +115,7 @@ async fn after(
     match &other_reply {
         Ok(other_reply) => assert_eq!(&reply, other_reply, "{actions:?}"),
         Err(error) => {
-            assert!(matches!(error, ApplyError::Damaged(met) if met.first_slot() == SLOT))
+            assert!(matches!(error, ApplyError::Damaged(met) if met.first_slot() == SLOT));
         }
     }
     healthy.apply(blanks(1, [4])).await.unwrap();

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use diskstore_proto::diskstore::{
     self as proto, Begun, ChangesRequest, ChangesResponse, Purged, SetRange, changes_response,
     condition, write,
@@ -176,13 +175,8 @@ impl Follower<'_> {
         let Some(command) = command else {
             return proto::Change { index, term, writes: Vec::new() };
         };
-        let became = self.caller.server.node.became(index, &command);
-        let mut value_bytes = 0;
-        let writes = command.operations().zip(became).filter_map(|(operation, mut became)| {
-            value_bytes += became.value.as_ref().map_or(0, Bytes::len);
-            if value_bytes > VALUE_BYTES_MAX {
-                became.value = None;
-            }
+        let became = self.caller.server.node.became(index, &command, VALUE_BYTES_MAX);
+        let writes = command.operations().zip(became).filter_map(|(operation, became)| {
             write_of(self.caller.keys(), &command, &operation, became)
         });
         proto::Change { index, term, writes: writes.collect() }

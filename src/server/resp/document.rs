@@ -23,7 +23,7 @@ Written by the test `the_document_of_commands_is_what_the_table_says` from the t
 everything. *Programs* are those that answer the command: `stores` are `diskstore`, whose keys are slot numbers, and `kvstore`, whose keys are
 any bytes; `all` includes `logger`, which holds no keys. In a *transaction* (`MULTI`) a command is queued for `EXEC`, or is carried
 out at once; `but for` names a form of the command that is answered with an error there. Reads have the level of the node's
-`-read`, or are local after `READONLY`. A command that writes is one entry of the log;
+`-read`, or are local after `READONLY`. A command that writes takes effect as a whole, in one entry of the log;
 `DISKSTORE ONCE id command ...` carries one out once, however often it is sent ([requests.md](requests.md)).
 
 ";
@@ -31,7 +31,7 @@ out at once; `but for` names a form of the command that is answered with an erro
 const MESSAGES_HEAD: &str = "\
 ## Commands about messages
 
-`PUBLISH` is one entry of the log, and reaches the subscribers of all nodes. [messages.md](messages.md) tells what they may rely on.
+`PUBLISH` goes through the log, and reaches the subscribers of all nodes. [messages.md](messages.md) tells what they may rely on.
 Its answer counts subscriptions at the node that answers, as in a cluster of Redis: those of other nodes get the message too, and are not counted.
 
 | command | arguments | keys | role | programs | in a transaction | does |

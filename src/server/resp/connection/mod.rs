@@ -185,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// Requests of so many bytes wait to be taken, or none: then no memory is kept for their commands.
+    /// Requests of so many bytes wait to be taken, or no whole one: then no memory is kept for commands.
     pub(crate) fn expect(&mut self, bytes: usize) {
         if bytes == 0 {
             self.builder = CommandBuilder::new();

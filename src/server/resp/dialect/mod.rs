@@ -51,7 +51,10 @@ impl Dialect for RespDialect {
         self.connection.expect(input.len());
         let planned = match self.decoder.next(input) {
             Ok(Some(request)) => self.connection.take(&request),
-            Ok(None) => return None,
+            Ok(None) => {
+                self.connection.expect(0);
+                return None;
+            }
             Err(error) => Planned::farewell(Complaint::wrong(format!("Protocol error: {error}"))),
         };
         Some(errand(planned))
