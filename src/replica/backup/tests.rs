@@ -202,12 +202,15 @@ async fn a_snapshot_that_arrives_ends_the_backup_with_a_reason() {
 #[tokio::test]
 async fn a_cluster_that_comes_to_have_more_slots_ends_the_backup_with_a_reason() {
     let disk = empty_disk();
-    let geometry = Geometry::new(64, 32).unwrap();
-    let new = slots::New { geometry, cluster_id: 7, options: slots::Options::new(1 << 20) };
+    let geometry = Geometry::new(64, u32::try_from(VALUE_BYTES).unwrap()).unwrap();
+    let new = slots::New { geometry, cluster_id: 7, options: slots::Options::new(1 << 30) };
     let slots = Slots::create(&*disk, Path::new(DIRECTORY), new, &mut |_, _| {}).unwrap();
     let machine = DiskMachine::new(Arc::new(slots)).limited_to(16);
     let alone = Alone::over(disk, Machine::Slots(machine));
-    alone.apply(1, &Command::set(&slot_key(1), b"one").unwrap());
+    // More than may wait for the client: the second backup cannot be over before it is received.
+    for slot in 1..=KEY_COUNT {
+        alone.apply(slot, &Command::set(&slot_key(slot), &vec![7; VALUE_BYTES]).unwrap());
+    }
     let (bytes, ended) = rest(alone.begin(0).unwrap()).await;
     ended.unwrap();
     let reader = BackupReader::new(Box::new(&bytes[..]), Path::new("backup")).unwrap();
@@ -216,7 +219,7 @@ async fn a_cluster_that_comes_to_have_more_slots_ends_the_backup_with_a_reason()
     alone.right.add_permits(1);
     let stream = alone.begin(0).unwrap();
     assert!(alone.replica.machine.paged().unwrap().raise_limit(64));
-    alone.apply(2, &Command::set(&slot_key(40), b"beyond").unwrap());
+    alone.apply(KEY_COUNT + 1, &Command::set(&slot_key(40), b"beyond").unwrap());
     let (_, ended) = rest(stream).await;
     assert!(ended.unwrap_err().to_string().contains("more slots meanwhile"));
     alone.right.acquire().await.unwrap().forget();
