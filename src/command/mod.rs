@@ -7,6 +7,7 @@
 //! `layout.rs` has the bytes of a command, `reply.rs` those of replies and failures;
 //! `cursor.rs` reads bytes from another member; `class.rs` has the classes of failures.
 
+mod builder;
 mod class;
 pub(crate) mod cursor;
 mod layout;
@@ -17,10 +18,9 @@ use std::fmt;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use builder::{BuildError, BuilderMark, CommandBuilder};
 pub use class::FailureClass;
-pub use layout::{
-    BuildError, BuilderMark, Command, CommandBuilder, Commands, Operations, slot_key, slot_of,
-};
+pub use layout::{Command, Commands, Operations, slot_key, slot_of};
 pub use reply::encode_result;
 pub(crate) use reply::{decode_reply, decode_result, outcome_bytes, reply_bytes, result_bytes};
 

@@ -297,7 +297,9 @@ async fn changes_are_told_entry_by_entry_with_what_became_of_them() {
         let changes_response::Event::Change(change) = event else { panic!("{event:?}") };
         if change.index == later {
             // Others that write meanwhile may share the entry.
-            let is_told = |told: &Write| told.action == Some(write::Action::Set("later".into()));
+            let is_told = |told: &diskstore_proto::diskstore::Write| {
+                told.action == Some(write::Action::Set("later".into()))
+            };
             assert!(change.writes.iter().any(is_told), "{change:?}");
             break;
         }
