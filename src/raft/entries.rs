@@ -10,7 +10,10 @@
 //!   value of a megabyte written, and recorded as a whole. A command that is larger stands alone.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use crate::command::{Command, OPERATION_COUNT_MAX};
 
@@ -31,7 +34,7 @@ pub(super) struct Entries {
     /// Those of the entry that others may still join.
     open: Vec<Command>,
     /// Hashes of the keys that they name. Two keys with one hash only cost an entry.
-    keys: HashSet<u64>,
+    keys: HashSet<u64, RandomState>,
     hasher: RandomState,
     operation_count: usize,
     bytes: usize,
@@ -42,13 +45,21 @@ pub(super) struct Entries {
 impl Entries {
     /// Adds the next command.
     pub(super) fn push(&mut self, command: Command) {
-        if !self.joins(&command) {
-            self.close();
-            self.insert_keys(&command);
+        let mut hashes: SmallVec<[u64; 4]> = SmallVec::new();
+        let mut long_count = 0;
+        for operation in command.operations() {
+            hashes.extend(operation.data_key().map(|key| self.hasher.hash_one(key)));
+            long_count += usize::from(operation.action.may_leave_more());
         }
+        if !self.has_room(&command, long_count)
+            || hashes.iter().any(|hash| self.keys.contains(hash))
+        {
+            self.close();
+        }
+        self.keys.extend(hashes);
         self.operation_count += command.operation_count();
         self.bytes += command.bytes().len();
-        self.long_count += long_count(&command);
+        self.long_count += long_count;
         self.open.push(command);
     }
 
@@ -58,28 +69,14 @@ impl Entries {
         (self.done, self.counts)
     }
 
-    /// Whether the command may join the open entry; if so its keys are noted.
-    fn joins(&mut self, command: &Command) -> bool {
-        let is_alone = |command: &Command| command.stands_alone();
-        !is_alone(command)
-            && !self.open.last().is_some_and(is_alone)
+    /// Whether the command may join the open entry, if that names none of its keys.
+    fn has_room(&self, command: &Command, long_count: usize) -> bool {
+        !command.stands_alone()
+            && !self.open.last().is_some_and(Command::stands_alone)
             && self.open.len() < ENTRY_COMMAND_COUNT_MAX
             && self.operation_count + command.operation_count() <= OPERATION_COUNT_MAX
             && self.bytes + command.bytes().len() <= ENTRY_BYTES_MAX
-            && self.long_count + long_count(command) <= LONG_COUNT_MAX
-            && self.are_new(command)
-            && self.insert_keys(command)
-    }
-
-    fn are_new(&self, command: &Command) -> bool {
-        let mut keys = command.operations().filter_map(|operation| operation.data_key());
-        keys.all(|key| !self.keys.contains(&self.hasher.hash_one(key)))
-    }
-
-    fn insert_keys(&mut self, command: &Command) -> bool {
-        let keys = command.operations().filter_map(|operation| operation.data_key());
-        self.keys.extend(keys.map(|key| self.hasher.hash_one(key)));
-        true
+            && self.long_count + long_count <= LONG_COUNT_MAX
     }
 
     fn close(&mut self) {
@@ -91,10 +88,6 @@ impl Entries {
         self.keys.clear();
         (self.operation_count, self.bytes, self.long_count) = (0, 0, 0);
     }
-}
-
-fn long_count(command: &Command) -> usize {
-    command.operations().filter(|operation| operation.action.may_leave_more()).count()
 }
 
 #[cfg(test)]
