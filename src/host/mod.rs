@@ -61,6 +61,8 @@ impl Host {
 pub enum Clock {
     /// The system's.
     System,
+    /// The system's, so many milliseconds ahead of it, or behind.
+    Off(i64),
     /// One that showed a time, since 1970, at an instant of the runtime's, and goes on with the runtime.
     Set(Duration, Instant),
 }
@@ -71,6 +73,10 @@ impl Clock {
         match self {
             Clock::System => {
                 SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+            }
+            Clock::Off(ms) => {
+                let (shown, off) = (Clock::System.wall(), Duration::from_millis(ms.unsigned_abs()));
+                if *ms < 0 { shown.saturating_sub(off) } else { shown.saturating_add(off) }
             }
             Clock::Set(shown, at) => *shown + at.elapsed(),
         }
@@ -148,6 +154,11 @@ mod tests {
         let before = clock.wall();
         assert!(clock.wall() >= before && before >= shown);
         assert!(Clock::System.wall() > clock.wall(), "it is later than 2001");
+        let hour = Duration::from_hours(1);
+        let (behind, ahead) = (Clock::Off(-3_600_000), Clock::Off(3_600_000));
+        assert!(behind.wall() + hour <= Clock::System.wall());
+        assert!(Clock::System.wall() <= ahead.wall() - hour);
+        assert_eq!(Clock::Off(i64::MIN).wall(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ pub fn run(invocation: LeaderlessInvocation) -> Result<ExitCode, Failed> {
 
 async fn serve(resolved: Resolved) -> Result<u8, Failed> {
     let mut signals = Signals::new().map_err(failed)?;
-    let host = Host::real();
+    let host = Host { clock: resolved.clock, ..Host::real() };
     let listener = listen(&host, &resolved.listen).await.map_err(failed)?;
     let metrics = match &resolved.metrics {
         Some(address) => Some(listen(&host, address).await.map_err(failed)?),

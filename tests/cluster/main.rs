@@ -34,6 +34,7 @@ mod records;
 mod recovery;
 mod refusals;
 mod registers;
+mod relays;
 mod removal;
 mod resp;
 mod skipped;

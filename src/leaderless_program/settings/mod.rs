@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cli::{LeaderlessInvocation, Number, RegisterSettings, parse_time};
 use crate::config::{Address, ConfigError, LogFormat, LogLevel, log_level, number, sync_policy};
+use crate::host::Clock;
 use crate::leaderless::file::{
     CoordinatorFile, Discovery, LeaderlessFile, LeaderlessFileError, NodeFile, VALUE_BYTES_MAX,
     parse,
@@ -30,6 +31,8 @@ const FORGET_AFTER_MIN: Duration = Duration::from_mins(10);
 const MEMORY_BYTES_MIN: u64 = 16 << 20;
 const MEMORY_MIB_MAX: u64 = 1 << 24;
 const WEIGHT_MAX: u32 = crate::leaderless::layout::WEIGHT_MAX;
+/// For tests alone: by how many milliseconds a node's clock is wrong. Not in any help.
+const CLOCK_OFF: &str = "DISKSTORE_TEST_CLOCK_OFF_MS";
 /// Files that the original's store, Badger, leaves in its folder.
 const BADGER_FILES: [&str; 3] = ["MANIFEST", "KEYREGISTRY", "DISCARD"];
 const BADGER_ENDINGS: [&str; 2] = ["vlog", "sst"];
@@ -147,6 +150,8 @@ pub struct Resolved {
     pub metrics: Option<Address>,
     /// Of operations that ask for none.
     pub level: Level,
+    /// What it takes for the time of day.
+    pub clock: Clock,
     /// What is logged, and how.
     pub log: LogLevel,
     /// See there.
@@ -194,6 +199,11 @@ pub fn resolve(
         Given { node, shared } => node_of(&settings, node.as_ref(), shared, variable)?,
     };
     (resolved.log, resolved.log_format) = (log, log_format);
+    if let Some(text) = variable(CLOCK_OFF) {
+        let ms = text.parse().map_err(|_| word(CLOCK_OFF, &text, "give milliseconds"))?;
+        resolved.clock = Clock::Off(ms);
+        resolved.notes.push(format!("{CLOCK_OFF}: the clock of this node is wrong by {ms} ms"));
+    }
     check_addresses(&resolved, settings.insecure.unwrap_or(false))?;
     Ok(resolved)
 }
@@ -296,6 +306,7 @@ fn coordinator(
         listen: file.listen.clone(),
         metrics,
         level: level(settings, file.level)?,
+        clock: Clock::System,
         log: LogLevel::Info,
         log_format: LogFormat::Text,
         notes: Vec::new(),
@@ -384,6 +395,7 @@ fn node_of(
         listen,
         metrics,
         level,
+        clock: Clock::System,
         log: LogLevel::Info,
         log_format: LogFormat::Text,
         notes,

@@ -168,3 +168,14 @@ fn a_folder_of_the_original_is_refused_with_a_pointer_to_import() {
         assert!(error.contains(file) && error.contains("leaderless import -from"), "{error}");
     }
 }
+
+#[test]
+fn a_clock_is_wrong_for_a_test_alone_and_says_so() {
+    let folder = Folder::new();
+    let line = "-id 1 -nodes 1=localhost:8001 -replicas 1 -dir %d";
+    assert!(matches!(folder.resolve(line).unwrap().clock, Clock::System));
+    let off = folder.resolve_with(line, &[(CLOCK_OFF, "-8000")]).unwrap();
+    assert!(matches!(off.clock, Clock::Off(-8000)));
+    assert!(off.notes.last().is_some_and(|note| note.contains("wrong by -8000 ms")));
+    assert!(folder.resolve_with(line, &[(CLOCK_OFF, "1h")]).is_err());
+}
