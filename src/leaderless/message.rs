@@ -141,6 +141,17 @@ pub enum Content {
     Withheld,
 }
 
+impl Refusal {
+    /// Whether the message that was refused will not be taken later either, should a link deliver it again. A clock may come to
+    /// admit what is ahead of it.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Fenced | Self::Forgotten | Self::NoVersion | Self::NoRoom => true,
+            Self::Copying | Self::Ahead => false,
+        }
+    }
+}
+
 /// Why a replica refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -159,4 +170,7 @@ pub enum Refusal {
     /// It is no version at all.
     #[error("there is no version 0")]
     NoVersion,
+    /// Its memory or its disk is full, or its disk is behind.
+    #[error("the replica has no room for it: full memory, a full disk, or one that is behind")]
+    NoRoom,
 }

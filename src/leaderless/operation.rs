@@ -17,7 +17,7 @@
 //! - I2: an operation has one version. A store that was refused is not tried again under a higher
 //!   one: it may have been read meanwhile, and the value would then appear twice.
 //! - I3: the outcome is acknowledged, certainly not stored, or unknown. After the first store was sent
-//!   it is never the second.
+//!   it is the second only where every replica has refused it for good: no link carries a message twice.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -265,6 +265,13 @@ impl Operation {
                     let storer = self.storers.entry(from).or_insert(Storer { losses });
                     storer.losses = storer.losses.max(losses);
                     self.count_storers(&mut effects);
+                    let left = self.task.replicas.len() - self.refused.len();
+                    if let Some(refusal) = self.refused.values().next().copied()
+                        && self.phase == Phase::Storing
+                        && left < self.needed()
+                    {
+                        self.give_up(Failure::Refused(refusal), &mut effects);
+                    }
                 }
             }
             Response::Refused(refusal) => self.take_refusal(from, refusal, &mut effects),
@@ -365,7 +372,11 @@ impl Operation {
                 effects.push(OperationEffect::Send { to, request });
             }
         }
-        if self.task.replicas.len() - self.refused.len() < self.needed() {
+        let is_decided = self.phase == Phase::Asking
+            || self.task.errand == Errand::Get
+            || !self.storers.is_empty()
+            || self.refused.len() == self.task.replicas.len(); // else it may yet be certain
+        if is_decided && self.task.replicas.len() - self.refused.len() < self.needed() {
             self.give_up(Failure::Refused(refusal), effects);
         }
     }
@@ -524,9 +535,11 @@ impl Operation {
 
     fn give_up(&mut self, failure: Failure, effects: &mut Effects) {
         let is_sent = matches!(self.phase, Phase::StoringOwn | Phase::Storing);
+        let is_refused = self.refused.len() == self.task.replicas.len()
+            && self.refused.values().all(|refusal| refusal.is_final());
         let outcome = match self.phase {
             Phase::Done => return,
-            _ if is_sent && self.task.errand != Errand::Get => {
+            _ if is_sent && !is_refused && self.task.errand != Errand::Get => {
                 let (version, stored_by) = (self.chosen.version, self.storers.len());
                 Outcome::Unknown { version, stored_by } // I3
             }

@@ -52,6 +52,21 @@ pub struct Hashed<'a> {
     pub key: &'a [u8],
 }
 
+/// What a sum and a list have of a key's record: its version, and its value by a mark, for clients of the original's API may
+/// give two values one version. Two values of one version with one mark (one pair in 2^32) are not told apart here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    /// The version; [`Version::NONE`] of a key that is not there.
+    pub version: Version,
+    /// 0 if there is no value, else one more than its CRC-32: of two records of one version the higher one is kept.
+    pub mark: u64,
+}
+
+impl Stamp {
+    /// Of a key that is not there.
+    pub const NONE: Self = Self { version: Version::NONE, mark: 0 };
+}
+
 /// Sums over the keys that two nodes both hold, by bucket: what is alike has the same sums, in
 /// whatever order it came.
 #[derive(Debug, Clone)]
@@ -68,20 +83,21 @@ impl Sums {
         Self { cluster_id, buckets: vec![0; BUCKET_COUNT], tops: vec![0; TOP_COUNT] }
     }
 
-    /// A key holds another version than before; [`Version::NONE`] is that of a key that is not there.
-    pub fn change(&mut self, key: Hashed<'_>, before: Version, after: Version) {
+    /// A key holds another record than before.
+    pub fn change(&mut self, key: Hashed<'_>, before: Stamp, after: Stamp) {
         let change = self.term(key, before) ^ self.term(key, after);
         let bucket = bucket_of(key.hash);
         self.buckets[bucket] ^= change;
         self.tops[bucket / GROUP_COUNT] ^= change;
     }
 
-    fn term(&self, key: Hashed<'_>, version: Version) -> u64 {
-        if version == Version::NONE {
+    fn term(&self, key: Hashed<'_>, stamp: Stamp) -> u64 {
+        if stamp.version == Version::NONE {
             return 0;
         }
         let mut hasher = SipHasher13::new_with_key(&self.cluster_id.to_le_bytes());
-        hasher.write(&version.get().to_le_bytes());
+        hasher.write(&stamp.version.get().to_le_bytes());
+        hasher.write(&stamp.mark.to_le_bytes());
         hasher.write(key.key);
         hasher.finish()
     }
@@ -102,8 +118,8 @@ impl Sums {
 pub struct Entry {
     /// The hash of the key; two keys may have one.
     pub hash: u64,
-    /// Its version.
-    pub version: Version,
+    /// What it holds.
+    pub stamp: Stamp,
 }
 
 /// A record of a bucket.
@@ -379,17 +395,17 @@ pub fn after_copy(own: &Held, sources: &[Sourced], floor: Moment) -> Option<Held
 }
 
 /// Hashes of what `theirs` has newer than `own`. Where keys share a hash, they are told apart by their
-/// versions, for a version belongs to one write of one key.
+/// stamps, for a version belongs to one write of one key, as a rule.
 fn lacking(theirs: &[Entry], own: &[Entry]) -> Vec<u64> {
     let by_hash = |entries: &[Entry]| {
-        let mut map: BTreeMap<u64, BTreeSet<Version>> = BTreeMap::new();
+        let mut map: BTreeMap<u64, BTreeSet<Stamp>> = BTreeMap::new();
         for entry in entries {
-            map.entry(entry.hash).or_default().insert(entry.version);
+            map.entry(entry.hash).or_default().insert(entry.stamp);
         }
         map
     };
     let own = by_hash(own);
-    let is_lacking = |hash: u64, theirs: &BTreeSet<Version>| match own.get(&hash) {
+    let is_lacking = |hash: u64, theirs: &BTreeSet<Stamp>| match own.get(&hash) {
         None => true,
         Some(own) if own.len() == 1 && theirs.len() == 1 => own.first() < theirs.first(),
         Some(own) => !theirs.is_subset(own),
@@ -410,18 +426,22 @@ mod tests {
         hash.to_le_bytes()
     }
 
+    fn stamp(number: u64) -> Stamp {
+        Stamp { version: version(number), mark: 1 }
+    }
+
     /// Sums over keys given as hash and version.
     fn sums(cluster_id: u128, keys: &[(u64, u64)]) -> Sums {
         let mut sums = Sums::new(cluster_id);
         for (hash, number) in keys {
             let key = key(*hash);
-            sums.change(Hashed { hash: *hash, key: &key }, Version::NONE, version(*number));
+            sums.change(Hashed { hash: *hash, key: &key }, Stamp::NONE, stamp(*number));
         }
         sums
     }
 
     fn entries(keys: &[(u64, u64)]) -> Vec<Entry> {
-        let entry = |(hash, number): &(u64, u64)| Entry { hash: *hash, version: version(*number) };
+        let entry = |(hash, number): &(u64, u64)| Entry { hash: *hash, stamp: stamp(*number) };
         keys.iter().map(entry).collect()
     }
 
@@ -437,11 +457,14 @@ mod tests {
         let mut changed = sums(1, &[(5, 1), (FAR, 7)]);
         let key = key(5);
         let place = Hashed { hash: 5, key: &key };
-        changed.change(place, version(1), version(2));
+        changed.change(place, stamp(1), stamp(2));
         let anew = sums(1, &[(FAR, 7), (5, 2)]);
         assert_eq!(changed.tops(), anew.tops());
         assert_eq!(changed.of_group(0), anew.of_group(0));
-        changed.change(place, version(2), Version::NONE);
+        let other = Stamp { mark: 2, ..stamp(2) };
+        changed.change(place, stamp(2), other);
+        assert_ne!(changed.tops(), anew.tops(), "another value of the same version");
+        changed.change(place, other, Stamp::NONE);
         assert_eq!(changed.tops(), sums(1, &[(FAR, 7)]).tops());
         assert_ne!(anew.tops(), sums(2, &[(FAR, 7), (5, 2)]).tops(), "another cluster");
         assert_ne!(anew.tops(), sums(1, &[(FAR, 7), (5, 3)]).tops());
@@ -457,6 +480,9 @@ mod tests {
             of(&[(1, 5), (2, 5), (3, 5), (4, 5)], &[(1, 5), (2, 4), (3, 6), (9, 9)]),
             [2, 4]
         );
+        let marked = |mark| [Entry { hash: 1, stamp: Stamp { mark, ..stamp(5) } }];
+        assert_eq!(lacking(&marked(2), &marked(1)), [1], "the higher value of one version is kept");
+        assert_eq!(lacking(&marked(1), &marked(2)), [0_u64; 0]);
         assert_eq!(of(&[(1, 5), (1, 3)], &[(1, 5)]), [1], "two keys of one hash");
         assert_eq!(of(&[(1, 5)], &[(1, 5), (1, 3)]), [0_u64; 0]);
         assert_eq!(of(&[(1, 5)], &[(1, 6), (1, 3)]), [1], "it may be newer than the 3");

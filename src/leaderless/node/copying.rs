@@ -55,6 +55,17 @@ pub(super) struct Copying {
     has_begun: bool,
 }
 
+impl Copying {
+    /// Who owes an answer.
+    fn silent(&self) -> Vec<NodeNumber> {
+        if self.has_begun {
+            return self.left.front().copied().into_iter().collect();
+        }
+        let asked = self.asked.iter().copied();
+        asked.filter(|node| !self.sources.contains_key(node)).collect()
+    }
+}
+
 /// Who is copied.
 #[derive(Debug)]
 struct CopySource {
@@ -88,10 +99,19 @@ impl Driver {
             if now.duration_since(copying.at) < COPY_TIMEOUT {
                 return;
             }
-            tracing::warn!("a copy got no answer, and begins anew");
+            let silent = self.names_of(&copying.silent());
+            tracing::warn!(nodes = silent, "a copy got no answer, and begins anew");
             self.copying = None;
+            self.begin_copy(standing, now, &silent);
+            return;
         }
-        self.begin_copy(standing, now);
+        self.begin_copy(standing, now, "");
+    }
+
+    /// The ids of these nodes.
+    fn names_of(&self, nodes: &[NodeNumber]) -> String {
+        let ids = nodes.iter().filter_map(|node| self.peers.get(node)).map(|peer| &*peer.id);
+        ids.collect::<Vec<_>>().join(", ")
     }
 
     /// Whoever started the node says that nothing is to be copied. It listens first for what others know of its losses.
@@ -160,7 +180,8 @@ impl Driver {
         true
     }
 
-    fn begin_copy(&mut self, standing: Standing, now: Instant) {
+    /// Begins a copy. `silent` names the nodes that gave no answer to the one before.
+    fn begin_copy(&mut self, standing: Standing, now: Instant, silent: &str) {
         let is_source =
             |peer: &Peer| peer.standing(now).is_some_and(|standing| standing != Standing::Lost);
         let asked: Vec<NodeNumber> =
@@ -182,6 +203,10 @@ impl Driver {
         }
         let attempt = self.next_id();
         self.waits_for = format!("copies from {} nodes", asked.len());
+        if !silent.is_empty() {
+            let words = "no answer to the copy before this one came from";
+            self.waits_for = format!("{}; {words} {silent}", self.waits_for);
+        }
         for to in &asked {
             self.send_once_synced(*to, PeerMessage::CopyBegin { attempt, losses });
         }

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -235,6 +235,8 @@ pub(super) struct Driver {
     /// Since when its replica answers.
     pub(super) ready_since: Option<Instant>,
     pub(super) is_ready: Arc<AtomicBool>,
+    /// How its replica stands, for whoever asks for nothing else ([`Standing`] as a number).
+    pub(super) standing: Arc<AtomicU8>,
 }
 
 impl Driver {
@@ -392,7 +394,10 @@ impl Driver {
                     self.clock.ceiling_is_durable(ceiling);
                     self.resume();
                 }
-                ReplicaEffect::Forget(floor) => self.store.forget(floor),
+                ReplicaEffect::Forget(floor) => {
+                    self.store.forget(floor);
+                    self.store.forget_some(); // all, as a rule; the rest with the ticks
+                }
             }
         }
     }
@@ -452,6 +457,7 @@ impl Driver {
 
     fn end_turn(&mut self) {
         self.append();
+        self.standing.store(self.replica.standing() as u8, Ordering::Relaxed);
         for peer in self.peers.values_mut() {
             peer.flush();
         }

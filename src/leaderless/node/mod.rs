@@ -21,7 +21,7 @@ mod wire;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -39,7 +39,7 @@ use super::clock::{Clock, Moment, NodeNumber, SKEW_MS_MAX, Version, Writer};
 use super::layout::Layout;
 use super::message::Held;
 use super::operation::{Errand, Level};
-use super::replica::Replica;
+use super::replica::{Replica, Standing};
 use super::rules::Rules;
 use crate::config::SyncPolicy;
 use crate::fault::{Fault, Faults};
@@ -103,6 +103,8 @@ pub struct Registers {
     clients: mpsc::Sender<Event>,
     door: Door,
     is_ready: Arc<AtomicBool>,
+    /// As the driver shows it at the end of each turn.
+    standing: Arc<AtomicU8>,
     stop: watch::Sender<bool>,
     running: Mutex<Option<Lasting>>,
 }
@@ -163,10 +165,12 @@ impl Registers {
             inside: Arc::default(),
         };
         let is_ready = Arc::new(AtomicBool::new(false));
+        let standing = Arc::new(AtomicU8::new(Standing::Lost as u8));
         let keys = store.keys.clone();
         let making = Making { host, config: &config, pace, faults: faults.clone(), own, hello };
         let first_id = u64::from_le_bytes(host.random.bytes()?) >> 1;
         let mut driver = making.driver(store, &signals, &stopping, is_ready.clone());
+        driver.standing = standing.clone();
         driver.next_operation = first_id; // none is given again after a restart
         let inlets = Inlets {
             signals: signal_inlet,
@@ -185,6 +189,7 @@ impl Registers {
             clients,
             door,
             is_ready,
+            standing,
             stop,
             running,
         }))
@@ -251,6 +256,15 @@ impl Registers {
         self.version_of(|reply| Event::StoreHere { key, value, version, reply }).await
     }
 
+    /// Bytes of the value of a key as this node's own copy has it, synced or not; `None` if it is no replica of
+    /// the key.
+    pub fn value_bytes_here(&self, key: &[u8]) -> Option<usize> {
+        if !self.config.layout.replicas(key).contains(&self.door.own.from) {
+            return None;
+        }
+        Some(self.keys.read(key).value.map_or(0, |value| value.len()))
+    }
+
     /// About `count` of the keys held here that have a value, from `cursor` on (0 is the beginning), in
     /// the order of their hashes.
     pub fn keys_here(&self, cursor: u64, count: usize) -> KeysHere {
@@ -282,6 +296,18 @@ impl Registers {
         let (reply, status) = oneshot::channel();
         let is_told = self.clients.send(Event::Status(reply)).await.is_ok();
         if is_told { status.await.unwrap_or_default() } else { RegistersStatus::default() }
+    }
+
+    /// How its replica stands: `ready`, `behind` or `lost` ([`RegistersStatus::standing`]).
+    pub fn standing(&self) -> &'static str {
+        let shown = self.standing.load(Ordering::Relaxed);
+        let all = [Standing::Ready, Standing::Behind, Standing::Lost];
+        all.into_iter().find(|standing| *standing as u8 == shown).map_or("", tending::name_of)
+    }
+
+    /// Keys held here that have a value.
+    pub fn key_count(&self) -> u64 {
+        self.keys.live_count()
     }
 
     /// Whether its replica answers: it is not copying what it lacks, nor waiting for the start of the cluster. At a start it waits a little
@@ -470,6 +496,7 @@ impl Making<'_> {
             floor_sought_at: None,
             ready_since: None,
             is_ready,
+            standing: Arc::default(),
         }
     }
 }

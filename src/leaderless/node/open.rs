@@ -159,6 +159,7 @@ impl Opening<'_> {
             kept,
             sums,
             deleted,
+            forgets_upto: 0,
             highest,
             last_index,
             pending: Vec::new(),
@@ -166,6 +167,9 @@ impl Opening<'_> {
             replayed_bytes: 0,
         };
         store.forget(floor);
+        while store.is_forgetting() {
+            store.forget_some();
+        }
         Ok(store)
     }
 
@@ -309,7 +313,7 @@ impl Replay<'_> {
         let deleted = self.deleted.get_or_insert_with(|| {
             let mut deleted = BTreeSet::new();
             keys.versions(0, u64::MAX, &mut |at| {
-                if !at.is_live {
+                if at.value.is_none() {
                     deleted.insert((at.index, Bytes::copy_from_slice(at.key)));
                 }
             });

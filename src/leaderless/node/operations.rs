@@ -320,6 +320,9 @@ impl Driver {
             Outcome::Failed(Failure::TooFew) => not_stored(format!(
                 "too few of the {replicas} replicas of the key answered; {needed} are needed"
             )),
+            Outcome::Failed(failure @ Failure::Refused(Refusal::NoRoom)) => {
+                Err(RegisterError::Busy(failure.to_string()))
+            }
             Outcome::Failed(failure) => not_stored(failure.to_string()),
             Outcome::Unknown { version, stored_by } => {
                 Err(RegisterError::Unknown { version, stored_by, replicas })
@@ -470,7 +473,7 @@ impl Driver {
                 Ok(Done::Read(Held { version: answer.version, value }))
             }
             Response::Stored { version, .. } => Ok(Done::Written(version)),
-            Response::Refused(refusal @ Refusal::Copying) => {
+            Response::Refused(refusal @ (Refusal::Copying | Refusal::NoRoom)) => {
                 Err(RegisterError::Busy(refusal.to_string()))
             }
             Response::Refused(refusal) => not_stored(refusal.to_string()),

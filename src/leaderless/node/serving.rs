@@ -6,9 +6,9 @@
 
 use super::driver::Driver;
 use super::wire::PeerMessage;
-use crate::leaderless::message::{Asker, Request, Response, Store};
+use crate::leaderless::message::{Asker, Refusal, Request, Response, Store};
 use crate::leaderless::repair::{PullRequest, PullResponse};
-use crate::leaderless::replica::Standing;
+use crate::leaderless::replica::{ReplicaEffect, Standing};
 
 /// A replica whose disk is behind takes stores until so many bytes are not synced: its coordinators begin nothing when a quarter of it waits
 /// at themselves.
@@ -25,8 +25,13 @@ impl Driver {
                 self.replica.ask(from, &key, &held, wants_value)
             }
             Request::Store(store) => {
-                if !self.can_take(&store) {
+                if !self.is_within_bounds(&store) {
                     return; // I1
+                }
+                if !self.has_room_for(&store) {
+                    let response = Response::Refused(Refusal::NoRoom);
+                    self.apply(vec![ReplicaEffect::Respond { to: from, response }]);
+                    return;
                 }
                 let now = self.now();
                 self.clock.observe(now, store.held.version);
@@ -41,16 +46,20 @@ impl Driver {
         self.apply(effects);
     }
 
-    fn can_take(&self, store: &Store) -> bool {
+    fn is_within_bounds(&self, store: &Store) -> bool {
         let bytes = store.held.value.as_ref().map_or(0, bytes::Bytes::len);
-        let is_small = bytes <= self.config.value_bytes_max as usize;
+        bytes <= self.config.value_bytes_max as usize
+    }
+
+    fn has_room_for(&self, store: &Store) -> bool {
+        let bytes = store.held.value.as_ref().map_or(0, bytes::Bytes::len);
         let memory_bytes_max = self.config.memory_bytes_max;
         // A coordinator begins nothing while its own memory is full; others may be a little ahead of it.
         let has_memory =
             bytes == 0 || self.store.keys.memory_bytes() < memory_bytes_max + memory_bytes_max / 4;
         let wal = &self.store.wal;
         let is_room = wal.has_next_segment() && wal.unsynced_bytes() < UNSYNCED_BYTES_MAX;
-        is_small && has_memory && is_room
+        has_memory && is_room
     }
 
     /// Another node pulls from this one.
@@ -64,8 +73,8 @@ impl Driver {
             self.apply(effects);
             return;
         }
-        if self.replica.standing() != Standing::Ready {
-            return;
+        if self.replica.standing() != Standing::Ready || self.store.is_forgetting() {
+            return; // the other one begins anew in a while
         }
         let Some(sums) = self.store.sums_with(other) else { return };
         let response = match request {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use diskstore_storage::keys::{Changed, KeyImage, Keys};
+use diskstore_storage::keys::{Changed, KeyImage, Keys, Walked, mark_of};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::wal::{Entry, EntryKind, Position, Wal};
 use diskstore_storage::{LogId, Term};
@@ -22,7 +22,7 @@ use super::records::{Kept, put_dropped, put_held, put_kept, put_kept_record};
 use crate::leaderless::clock::{Moment, NodeNumber, Version};
 use crate::leaderless::layout::Layout;
 use crate::leaderless::message::Held;
-use crate::leaderless::repair::{self, BUCKET_COUNT, Found, Hashed, Sums};
+use crate::leaderless::repair::{self, BUCKET_COUNT, Found, Hashed, Stamp, Sums};
 use crate::leaderless::replica::Numbers;
 use crate::replica::Syncer;
 
@@ -34,6 +34,9 @@ const CHECKPOINT_BYTES: u64 = 256 << 20;
 const BUCKET_SHIFT: u32 = 64 - BUCKET_COUNT.ilog2();
 /// What a record counts in a page beside its key and value, in bytes.
 const RECORD_BYTES: usize = 32;
+
+/// Deletes that are forgotten at a time.
+pub(super) const FORGOTTEN_MAX: usize = 2048;
 
 /// See there.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(super) struct Store {
     pub(super) sums: BTreeMap<NodeNumber, Sums>,
     /// Deletes that are remembered, and some that are not any more, by version.
     pub(super) deleted: BTreeSet<(u64, Bytes)>,
+    /// Deletes are forgotten up to this version, some of them still to come ([`Store::forget_some`]).
+    pub(super) forgets_upto: u64,
     /// The highest version that was there at the start.
     pub(super) highest: Version,
     /// Index of the entry that was appended last.
@@ -124,11 +129,24 @@ impl Store {
         self.pending_count += 1;
     }
 
-    /// Forgets deletes up to a moment. A start forgets them again, so the log need not say so.
+    /// Deletes up to a moment are to be forgotten, piece by piece. A start forgets them again, so the log need not
+    /// say so.
     pub(super) fn forget(&mut self, floor: Moment) {
-        let upto = Version::last_at(floor).get();
-        self.keys.raise_floor(upto);
-        while self.deleted.first().is_some_and(|(version, _)| *version <= upto) {
+        self.forgets_upto = self.forgets_upto.max(Version::last_at(floor).get());
+        self.keys.raise_floor(self.forgets_upto);
+    }
+
+    /// Whether there are deletes that are to be forgotten.
+    pub(super) fn is_forgetting(&self) -> bool {
+        self.deleted.first().is_some_and(|(version, _)| *version <= self.forgets_upto)
+    }
+
+    /// Forgets some of what is to be forgotten.
+    pub(super) fn forget_some(&mut self) {
+        for _ in 0..FORGOTTEN_MAX {
+            if !self.is_forgetting() {
+                return;
+            }
             let Some((version, key)) = self.deleted.pop_first() else { return };
             let found = self.keys.read(&key);
             if found.index != version || found.value.is_some() {
@@ -201,8 +219,7 @@ impl Store {
         let Some((from, last)) = range_of(bucket) else { return entries };
         self.keys.versions(from, last, &mut |at| {
             if self.layout.replicas(at.key).contains(&other) {
-                let version = Version::from_number(at.index);
-                entries.push(repair::Entry { hash: at.hash, version });
+                entries.push(repair::Entry { hash: at.hash, stamp: stamp_of(&at) });
             }
         });
         entries
@@ -324,6 +341,10 @@ fn range_of(bucket: usize) -> Option<(u64, u64)> {
     Some((from, from | ((1 << BUCKET_SHIFT) - 1)))
 }
 
+fn stamp_of(walked: &Walked<'_>) -> Stamp {
+    Stamp { version: Version::from_number(walked.index), mark: mark_of(walked.value) }
+}
+
 /// Has the sums follow a change of a key (V8).
 fn change_sums(
     sums: &mut BTreeMap<NodeNumber, Sums>,
@@ -331,11 +352,11 @@ fn change_sums(
     key: &[u8],
     changed: Changed,
 ) {
-    let Changed { hash, before, after } = changed;
+    let Changed { hash, before, mark_before, after, mark_after } = changed;
+    let stamp = |index, mark| Stamp { version: Version::from_number(index), mark };
     for replica in layout.replicas(key) {
         if let Some(sums) = sums.get_mut(&replica) {
-            let (before, after) = (Version::from_number(before), Version::from_number(after));
-            sums.change(Hashed { hash, key }, before, after);
+            sums.change(Hashed { hash, key }, stamp(before, mark_before), stamp(after, mark_after));
         }
     }
 }
@@ -359,10 +380,12 @@ impl Overview {
         let mut deleted = BTreeSet::new();
         let mut highest = Version::NONE;
         keys.versions(0, u64::MAX, &mut |at| {
-            let changed = Changed { hash: at.hash, before: 0, after: at.index };
+            let mark_after = mark_of(at.value);
+            let (hash, after) = (at.hash, at.index);
+            let changed = Changed { hash, before: 0, mark_before: 0, after, mark_after };
             change_sums(&mut sums, layout, at.key, changed);
             highest = highest.max(Version::from_number(at.index));
-            if !at.is_live {
+            if at.value.is_none() {
                 deleted.insert((at.index, Bytes::copy_from_slice(at.key)));
             }
         });

@@ -4,6 +4,8 @@
 //! Called by `driver`; calls `repair`, `replica`. Invariants:
 //!
 //! - I1: a node pulls from ready nodes alone, while it is ready itself, and from each one at a time.
+//!   Neither of two nodes compares anything while it has deletes to forget: what one has forgotten and the other not
+//!   is no difference.
 //! - I2: who has not been heard for too long may be left out of the floor; since when, each node counts by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +84,7 @@ impl Driver {
         let now = Instant::now();
         self.end_late(now);
         self.note_who_is_down(now);
+        self.store.forget_some();
         if self.has_room()
             && let Some(ceiling) = self.clock.ceiling_due(self.now())
         {
@@ -230,7 +233,8 @@ impl Driver {
                 self.carry_out_pull(id, effects);
             }
         }
-        if self.replica.standing() != Standing::Ready || !self.has_room() {
+        let is_able = self.replica.standing() == Standing::Ready && self.has_room();
+        if !is_able || self.store.is_forgetting() {
             return; // I1
         }
         let ready: Vec<NodeNumber> = self
@@ -385,7 +389,8 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn name_of(standing: Standing) -> &'static str {
+/// As people read it.
+pub(super) fn name_of(standing: Standing) -> &'static str {
     match standing {
         Standing::Ready => "ready",
         Standing::Behind => "behind",

@@ -256,8 +256,29 @@ fn an_outcome_is_certain_before_the_first_store_and_unknown_behind_it() {
     let held = proposed(&bench.hear(2, nothing()));
     assert_eq!(sent(&bench.hear(3, copying())), "", "a late answer to the ask");
     assert_eq!(sent(&bench.hear(1, Response::Refused(Refusal::Fenced))), "");
-    let effects = bench.hear(2, Response::Refused(Refusal::Fenced));
-    assert_eq!(outcome(&effects), Outcome::Unknown { version: held.version, stored_by: 0 });
+    assert_eq!(
+        sent(&bench.hear(2, Response::Refused(Refusal::Fenced))),
+        "",
+        "it may be certain yet"
+    );
+    let effects = bench.stored(3, held.version);
+    assert_eq!(outcome(&effects), Outcome::Unknown { version: held.version, stored_by: 1 });
+
+    // A refusal of all is certain, unless a clock may come to admit the version.
+    for (last, is_certain) in [(Refusal::NoRoom, true), (Refusal::Ahead, false)] {
+        let (mut bench, _) = begin(set(), Level::All);
+        for from in 1..3 {
+            bench.hear(from, nothing());
+        }
+        let version = proposed(&bench.hear(3, nothing())).version;
+        for from in 1..3 {
+            assert_eq!(sent(&bench.hear(from, Response::Refused(Refusal::NoRoom))), "");
+        }
+        let effects = bench.hear(3, Response::Refused(last));
+        let unknown = Outcome::Unknown { version, stored_by: 0 };
+        let certain = failed(Failure::Refused(last));
+        assert_eq!(outcome(&effects), if is_certain { certain } else { unknown });
+    }
 
     let (mut bench, _) = begin(Errand::Get, Level::Quorum);
     bench.hear(1, told_all(version(5)));

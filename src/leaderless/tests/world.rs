@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use diskstore_storage::keys::mark_of;
 
 use super::super::clock::{Clock, Moment, NodeNumber, Version, Writer};
 use super::super::layout::{Described, Layout};
@@ -12,8 +13,8 @@ use super::super::message::{Asker, Held, OperationId, Origin, Request, Response}
 use super::super::operation::{Errand, Level, Local, Operation, OperationEffect, Outcome, Task};
 use super::super::place::hash64;
 use super::super::repair::{
-    Entry, Found, Hashed, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse, Sourced, Sums,
-    after_copy, bucket_of,
+    Entry, Found, Hashed, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse, Sourced, Stamp,
+    Sums, after_copy, bucket_of,
 };
 use super::super::replica::{Floor, Logged, Numbers, Replica, ReplicaEffect, Standing};
 use super::super::rules::{Rule, Rules};
@@ -192,12 +193,12 @@ fn place(key: &Bytes) -> Hashed<'_> {
 impl Node {
     /// The key holds this in memory from now on. Sums change with it.
     fn put(&mut self, key: &Bytes, held: Option<Held>, replicas: &[NodeNumber]) {
-        let after = held.as_ref().map_or(Version::NONE, |held| held.version);
+        let after = held.as_ref().map_or(Stamp::NONE, stamp_of);
         let before = match held {
             Some(held) => self.memory.insert(key.clone(), held),
             None => self.memory.remove(key),
         };
-        let before = before.map_or(Version::NONE, |held| held.version);
+        let before = before.as_ref().map_or(Stamp::NONE, stamp_of);
         for other in replicas.iter().filter(|other| **other != self.number) {
             let sums = self.sums.entry(*other).or_insert_with(|| Sums::new(1));
             sums.change(place(key), before, after);
@@ -207,6 +208,10 @@ impl Node {
     fn sums_with(&mut self, other: NodeNumber) -> &Sums {
         self.sums.entry(other).or_insert_with(|| Sums::new(1))
     }
+}
+
+fn stamp_of(held: &Held) -> Stamp {
+    Stamp { version: held.version, mark: mark_of(held.value.as_deref()) }
 }
 
 /// As the store of a node merges a record, in memory as at a replay.
@@ -745,7 +750,7 @@ impl World {
     fn entries(&self, at: usize, other: NodeNumber, bucket: usize) -> Vec<Entry> {
         let all = self.shared(at, other).into_iter().map(|key| Entry {
             hash: place(&key).hash,
-            version: self.nodes[at].held(&key).version,
+            stamp: stamp_of(&self.nodes[at].held(&key)),
         });
         all.filter(|entry| bucket_of(entry.hash) == bucket).collect()
     }

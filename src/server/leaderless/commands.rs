@@ -98,6 +98,11 @@ impl Work {
         matches!(self, Work::Scan { .. } | Work::Count | Work::Info | Work::Status)
     }
 
+    /// Whether its reply has the values of its keys.
+    pub(super) fn answers_values(&self) -> bool {
+        matches!(self, Work::Get(_) | Work::GetAll(_) | Work::Read(..))
+    }
+
     /// Whether it changes its keys.
     pub(super) fn writes(&self) -> bool {
         matches!(self, Work::Set(_) | Work::SetAll(_) | Work::Delete(_) | Work::Write { .. })

@@ -28,6 +28,8 @@ use crate::leaderless::node::{
 use crate::leaderless::operation::Level;
 use crate::server::complaint::Complaint;
 
+/// How a coordinator stands.
+pub(super) const COORDINATOR: &str = "coordinator";
 /// What is said of an answer that is none.
 const FOREIGN: &str = "a node answers with something else than expected";
 /// Bytes of a request beside its key and its value.
@@ -151,7 +153,7 @@ impl Coordinator {
         });
         let waits_for = if self.is_ready() { "" } else { "connections to a majority of the nodes" };
         RegistersStatus {
-            standing: "coordinator".to_owned(),
+            standing: COORDINATOR.to_owned(),
             waits_for: waits_for.to_owned(),
             epoch: self.layout.epoch(),
             layout_hash: self.layout.hash_text(),

@@ -5,13 +5,14 @@
 //!
 //! - I1: whoever asks is told whether the request may have been carried out.
 //! - I2: a node of another layout is asked nothing.
+//! - I3: replies are read while requests are written: large values both ways do not wait for each other.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -24,6 +25,8 @@ use crate::server::resp::Decoder;
 const CONNECTION_COUNT: usize = 4;
 /// Requests of one connection that wait to be sent, and that wait for their replies.
 const QUEUE_COUNT_MAX: usize = 256;
+/// Bytes of requests of one connection that wait to be written; the last of them may be larger.
+const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// How long connecting and its first question may take.
 const BEGIN_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a node may be silent that owes replies.
@@ -132,10 +135,31 @@ struct Keeper {
 
 /// An open connection.
 struct Conversation {
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+/// Its replies.
+struct Incoming {
     read: ReadHalf,
-    write: WriteHalf,
     input: BytesMut,
     decoder: Decoder,
+}
+
+/// Its requests.
+struct Outgoing {
+    write: WriteHalf,
+    /// What is not written yet.
+    unsent: BytesMut,
+    /// Bytes that were ever asked to be written.
+    asked: u64,
+}
+
+/// Who waits for a reply.
+struct Waiting {
+    reply: oneshot::Sender<Result<Vec<Bytes>, LinkError>>,
+    /// Where the request ends, among all bytes of the connection.
+    ends_at: u64,
 }
 
 impl Keeper {
@@ -210,11 +234,13 @@ impl Keeper {
 
     /// Sends what is asked, until the connection ends; gives the reason.
     async fn converse(&mut self, mut conversation: Conversation) -> io::Error {
-        let mut waiting: VecDeque<oneshot::Sender<_>> = VecDeque::new();
-        // Since when the node owes a reply; what is asked meanwhile does not make that later.
+        let mut waiting: VecDeque<Waiting> = VecDeque::new();
+        // Since when the node owes a reply, or takes nothing of the request that it owes one to; what is asked
+        // meanwhile does not make that later.
         let mut owed_since = Instant::now();
         let error = loop {
-            let may_ask = waiting.len() < QUEUE_COUNT_MAX;
+            let Conversation { incoming, outgoing } = &mut conversation;
+            let may_ask = waiting.len() < QUEUE_COUNT_MAX && outgoing.has_room();
             let silent = || Err(io::ErrorKind::TimedOut.into());
             let step = tokio::select! {
                 ask = self.asks.recv(), if may_ask => match ask {
@@ -222,16 +248,21 @@ impl Keeper {
                         if waiting.is_empty() {
                             owed_since = Instant::now();
                         }
-                        let sent = self.send_all(ask, &mut conversation, &mut waiting);
-                        timeout(SILENT_TIME_MAX, sent).await.unwrap_or_else(|_| silent())
+                        self.take_all(ask, outgoing, &mut waiting);
+                        Ok(())
                     }
                     None => break io::Error::other("the coordinator stops"),
                 },
                 // One at a time: what was read must not be lost where another arm is quicker.
-                reply = conversation.reply(), if !waiting.is_empty() => reply.map(|reply| {
+                reply = incoming.reply(), if !waiting.is_empty() => reply.map(|reply| {
                     owed_since = Instant::now();
-                    if let Some(ask) = waiting.pop_front() {
-                        drop(ask.send(reply)); // it may have given up
+                    if let Some(waiting) = waiting.pop_front() {
+                        drop(waiting.reply.send(reply)); // it may have given up
+                    }
+                }),
+                written = outgoing.write_some(), if outgoing.has_unsent() => written.map(|before| {
+                    if waiting.front().is_some_and(|first| first.ends_at > before) {
+                        owed_since = Instant::now();
                     }
                 }),
                 () = sleep_until(owed_since + SILENT_TIME_MAX), if !waiting.is_empty() => silent(),
@@ -244,27 +275,21 @@ impl Keeper {
                 break error;
             }
         };
-        for ask in waiting {
-            drop(ask.send(Err(LinkError::Lost(error.to_string()))));
+        for Waiting { reply, .. } in waiting {
+            drop(reply.send(Err(LinkError::Lost(error.to_string()))));
         }
         error
     }
 
-    /// Sends what is there to be sent, as one write.
-    async fn send_all(
-        &mut self,
-        first: Ask,
-        conversation: &mut Conversation,
-        waiting: &mut VecDeque<oneshot::Sender<Result<Vec<Bytes>, LinkError>>>,
-    ) -> io::Result<()> {
-        let mut bytes = BytesMut::new();
+    /// Takes what is there to be sent, as far as there is room: for one write, where the system takes it.
+    fn take_all(&mut self, first: Ask, outgoing: &mut Outgoing, waiting: &mut VecDeque<Waiting>) {
         let mut next = Some(first);
         while let Some(Ask { request, reply }) = next {
-            bytes.put_slice(&request);
-            waiting.push_back(reply);
-            next = if waiting.len() < QUEUE_COUNT_MAX { self.asks.try_recv().ok() } else { None };
+            let ends_at = outgoing.put(&request);
+            waiting.push_back(Waiting { reply, ends_at });
+            let may_ask = waiting.len() < QUEUE_COUNT_MAX && outgoing.has_room();
+            next = if may_ask { self.asks.try_recv().ok() } else { None };
         }
-        conversation.send(&bytes).await
     }
 }
 
@@ -290,12 +315,18 @@ impl Conversation {
         stream.set_nodelay()?;
         let (read, write) = stream.into_halves()?;
         let decoder = Decoder::taking(bytes_max);
-        Ok(Conversation { read, write, input: BytesMut::new(), decoder })
+        Ok(Conversation {
+            incoming: Incoming { read, input: BytesMut::new(), decoder },
+            outgoing: Outgoing { write, unsent: BytesMut::new(), asked: 0 },
+        })
     }
 
     async fn who_is_there(&mut self) -> io::Result<Told> {
-        self.send(&request([b"DISKSTORE".as_slice(), b"NODE"])).await?;
-        let parts = self.reply().await?;
+        self.outgoing.put(&request([b"DISKSTORE".as_slice(), b"NODE"]));
+        while self.outgoing.has_unsent() {
+            self.outgoing.write_some().await?;
+        }
+        let parts = self.incoming.reply().await?;
         let parts = parts.map_err(|_| io::Error::other("this is no leaderless node"))?;
         let word = |nth: usize| {
             let part = parts.get(nth);
@@ -303,17 +334,39 @@ impl Conversation {
         };
         Ok(Told { hash: word(0), id: word(1), standing: word(2) })
     }
+}
 
-    async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.write.write(bytes).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => bytes = bytes.get(count..).unwrap_or_default(),
-            }
-        }
-        Ok(())
+impl Outgoing {
+    fn has_room(&self) -> bool {
+        self.unsent.len() < UNSENT_BYTES_MAX
     }
 
+    fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Takes a request; gives where it ends among all bytes of the connection.
+    fn put(&mut self, request: &[u8]) -> u64 {
+        self.unsent.put_slice(request);
+        self.asked += request.len() as u64;
+        self.asked
+    }
+
+    /// Writes what the system takes now; gives how many bytes were written before. Cancelling it loses nothing.
+    async fn write_some(&mut self) -> io::Result<u64> {
+        let before = self.asked - self.unsent.len() as u64;
+        match self.write.write(&self.unsent).await? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => self.unsent.advance(count),
+        }
+        if self.unsent.is_empty() && self.unsent.capacity() > UNSENT_BYTES_MAX {
+            self.unsent = BytesMut::new(); // that was a large value
+        }
+        Ok(before)
+    }
+}
+
+impl Incoming {
     /// The next reply. Cancelling it loses nothing.
     async fn reply(&mut self) -> io::Result<Result<Vec<Bytes>, LinkError>> {
         loop {

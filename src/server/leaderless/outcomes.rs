@@ -65,7 +65,7 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
             let next = Value::word(&found.next.unwrap_or(0).to_string());
             Value::Array(vec![next, Value::Array(keys)])
         }
-        Work::Count => Value::count(store.node()?.status().await.keys),
+        Work::Count => Value::count(store.node()?.key_count()),
         Work::Info => Value::Text(info(server).await),
         Work::Status => {
             let status = serde_json::to_string(&store.status().await);
@@ -73,8 +73,8 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
         }
         Work::Node => {
             let hash = store.layout().hash_text();
-            let standing = store.status().await.standing;
-            Value::Array(vec![Value::word(&hash), Value::word(store.id()), Value::word(&standing)])
+            let (id, standing) = (store.id(), store.standing());
+            Value::Array(vec![Value::word(&hash), Value::word(id), Value::word(standing)])
         }
         Work::Slots => slots(server),
     })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::coordinator::Coordinator;
+use super::coordinator::{COORDINATOR, Coordinator};
 use crate::command::FailureClass;
 use crate::leaderless::clock::Version;
 use crate::leaderless::layout::Layout;
@@ -86,6 +86,14 @@ impl Registrar {
         }
     }
 
+    /// Bytes of the value of a key as it is held here; `None` if it is held elsewhere.
+    pub(super) fn value_bytes_here(&self, key: &[u8]) -> Option<usize> {
+        match self {
+            Registrar::Node(node) => node.value_bytes_here(key),
+            Registrar::Coordinator(_) => None,
+        }
+    }
+
     /// Largest value, in bytes.
     pub(super) fn value_bytes_max(&self) -> usize {
         match self {
@@ -99,6 +107,14 @@ impl Registrar {
         match self {
             Registrar::Node(node) => node.status().await,
             Registrar::Coordinator(coordinator) => coordinator.status(),
+        }
+    }
+
+    /// How it stands, without anything else of its status.
+    pub(super) fn standing(&self) -> &'static str {
+        match self {
+            Registrar::Node(node) => node.standing(),
+            Registrar::Coordinator(_) => COORDINATOR,
         }
     }
 

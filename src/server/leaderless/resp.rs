@@ -6,6 +6,8 @@
 //! - I2: requests of one key on one connection do not overtake each other where one of them writes.
 //! - I3: once [`PIPELINE_COUNT_MAX`] operations of a connection are under way, all of them are waited for. A
 //!   single command of more keys than that has a bound of its own (`outcomes`).
+//! - I4: operations of a connection are under way together only as far as their replies may come to about
+//!   [`REPLY_BYTES_MAX`], by what this node holds of their keys, and by the replies before where it holds nothing.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -34,6 +36,10 @@ use crate::server::value::Value;
 const PIPELINE_COUNT_MAX: usize = 256;
 /// Bytes of replies after which a turn ends.
 const TURN_BYTES_MAX: usize = 1 << 20;
+/// Bytes that the replies of operations that are under way together may come to.
+const REPLY_BYTES_MAX: usize = 64 << 20;
+/// What a reply is taken to come to at least.
+const REPLY_BYTES_MIN: usize = REPLY_BYTES_MAX / PIPELINE_COUNT_MAX;
 /// Bytes of a request beside its key and its value.
 const REQUEST_SPARE_BYTES: usize = 4 << 10;
 
@@ -43,6 +49,23 @@ pub(super) struct RespSession {
     from: SocketAddr,
     agreed: Agreed,
     decoder: Decoder,
+    foreign: ForeignValues,
+}
+
+/// What is known of values that are not held here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ForeignValues {
+    /// One of them is taken to have so many bytes.
+    bytes: usize,
+}
+
+impl ForeignValues {
+    /// They are taken to be as large as the last were: at once if those were larger, step by step if smaller.
+    fn learn(&mut self, largest: Option<usize>) {
+        if let Some(largest) = largest {
+            self.bytes = largest.max(self.bytes / 2);
+        }
+    }
 }
 
 /// Keys of the operations that are under way.
@@ -72,7 +95,46 @@ impl KeysUnderWay {
 /// What is under way stands for an operation, or for a reply that is there already.
 enum Pending {
     Ready(Value),
-    Work(Level, Work),
+    Work { level: Level, work: Work, is_foreign: bool },
+}
+
+/// What a reply is taken to come to.
+struct Expected {
+    bytes: usize,
+    /// A value of it is not held here.
+    is_foreign: bool,
+}
+
+/// A reply.
+struct Finished {
+    value: Value,
+    is_foreign: bool,
+}
+
+/// How much is under way.
+#[derive(Default)]
+struct Load {
+    keys: KeysUnderWay,
+    count: usize,
+    reply_bytes: usize,
+}
+
+impl Load {
+    /// Whether an operation has to wait for those before it.
+    fn holds_back(&self, work: &Work, expected: &Expected) -> bool {
+        let is_too_much = self.reply_bytes + expected.bytes > REPLY_BYTES_MAX; // I4
+        self.keys.hold_back(work) || is_too_much && self.count > 0
+    }
+
+    fn note(&mut self, work: &Work, expected: &Expected) {
+        self.keys.note(work);
+        self.count += work.keys().len().max(1);
+        self.reply_bytes += expected.bytes;
+    }
+
+    fn is_full(&self) -> bool {
+        self.count >= PIPELINE_COUNT_MAX // I3
+    }
 }
 
 impl RespSession {
@@ -83,7 +145,23 @@ impl RespSession {
         let agreed = Agreed { level, encoding, client_id, name: Bytes::new() };
         let bytes_max = server.registrar.value_bytes_max() + KEY_BYTES_MAX + REQUEST_SPARE_BYTES;
         let bytes_max = bytes_max.max(REQUEST_BYTES_MAX); // many keys, where values are small
-        RespSession { server, from, agreed, decoder: Decoder::taking(bytes_max) }
+        let foreign = ForeignValues { bytes: server.registrar.value_bytes_max() };
+        RespSession { server, from, agreed, decoder: Decoder::taking(bytes_max), foreign }
+    }
+
+    /// What the reply to an operation comes to, as far as can be told before.
+    fn expect(&self, work: &Work) -> Expected {
+        let mut expected = Expected { bytes: 0, is_foreign: false };
+        if work.answers_values() {
+            for key in work.keys() {
+                let held = self.server.registrar.value_bytes_here(key);
+                expected.is_foreign |= held.is_none();
+                let bytes = held.unwrap_or(self.foreign.bytes);
+                expected.bytes = expected.bytes.saturating_add(bytes);
+            }
+        }
+        expected.bytes = expected.bytes.clamp(REPLY_BYTES_MIN, REPLY_BYTES_MAX);
+        expected
     }
 
     /// Serves the client until it leaves, breaks the protocol, or the node stops.
@@ -136,10 +214,12 @@ impl RespSession {
     async fn turn(&mut self, input: &mut BytesMut, replies: &mut BytesMut) -> Flow {
         let server = Arc::clone(&self.server);
         let mut under_way = FuturesOrdered::new();
-        let (mut keys, mut under_way_count) = (KeysUnderWay::default(), 0);
+        let mut load = Load::default();
         let run = async |pending| match pending {
-            Pending::Ready(value) => value,
-            Pending::Work(level, work) => carry_out(&server, level, work).await,
+            Pending::Ready(value) => Finished { value, is_foreign: false },
+            Pending::Work { level, work, is_foreign } => {
+                Finished { value: carry_out(&server, level, work).await, is_foreign }
+            }
         };
         let flow = loop {
             if replies.len() >= TURN_BYTES_MAX {
@@ -167,46 +247,94 @@ impl RespSession {
                     break Flow::Close;
                 }
                 Ok(Planned::Agree(encoding)) => {
-                    drain(&mut under_way, replies, self.agreed.encoding).await;
+                    let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
+                    self.foreign.learn(largest);
                     self.agreed.encoding = encoding;
                     Pending::Ready(greeting(&server, &self.agreed))
                 }
-                Ok(Planned::Work(work)) => Pending::Work(self.agreed.level, work),
+                Ok(Planned::Work(work)) => {
+                    Pending::Work { level: self.agreed.level, work, is_foreign: false }
+                }
             };
             if under_way.is_empty() && input.is_empty() {
                 // The only request: nothing to keep in order.
-                let value = run(pending).await;
+                let Finished { value, .. } = run(pending).await;
                 Encoder::new(replies, self.agreed.encoding).answer(&value);
                 break Flow::Read;
             }
-            let mut weight = 1;
-            if let Pending::Work(_, work) = &pending {
-                weight = work.keys().len().max(1);
-                if keys.hold_back(work) {
-                    drain(&mut under_way, replies, self.agreed.encoding).await;
-                    (keys, under_way_count) = (KeysUnderWay::default(), 0);
+            let mut pending = pending;
+            match &mut pending {
+                Pending::Work { work, is_foreign, .. } => {
+                    let expected = self.expect(work);
+                    if load.holds_back(work, &expected) {
+                        let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
+                        self.foreign.learn(largest);
+                        load = Load::default();
+                    }
+                    *is_foreign = expected.is_foreign;
+                    load.note(work, &expected);
                 }
-                keys.note(work);
+                Pending::Ready(_) => load.count += 1,
             }
             under_way.push_back(run(pending));
-            under_way_count += weight;
-            if under_way_count >= PIPELINE_COUNT_MAX {
-                drain(&mut under_way, replies, self.agreed.encoding).await; // I3
-                (keys, under_way_count) = (KeysUnderWay::default(), 0);
+            if load.is_full() {
+                let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
+                self.foreign.learn(largest);
+                load = Load::default();
             }
         };
-        drain(&mut under_way, replies, self.agreed.encoding).await;
+        let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
+        self.foreign.learn(largest);
         flow
     }
 }
 
-/// Waits for all that is under way, and writes the replies (I1).
-async fn drain<F: Future<Output = Value>>(
+/// Waits for all that is under way, and writes the replies (I1). Gives the bytes of the largest that came from
+/// elsewhere, if any did.
+async fn drain<F: Future<Output = Finished>>(
     under_way: &mut FuturesOrdered<F>,
     replies: &mut BytesMut,
     encoding: Encoding,
-) {
-    while let Some(value) = under_way.next().await {
+) -> Option<usize> {
+    let mut largest = None;
+    while let Some(Finished { value, is_foreign }) = under_way.next().await {
+        if is_foreign {
+            largest = largest.max(Some(value.byte_count()));
+        }
         Encoder::new(replies, encoding).answer(&value);
+    }
+    largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(key: usize) -> Work {
+        Work::Get(Bytes::from(key.to_string()))
+    }
+
+    /// I4
+    #[test]
+    fn large_replies_are_under_way_a_few_at_a_time_and_small_ones_all_together() {
+        let count = |bytes| {
+            let expected = Expected { bytes, is_foreign: false };
+            let mut load = Load::default();
+            (0..).find(|nth| {
+                let is_held_back = load.holds_back(&get(*nth), &expected) || load.is_full();
+                load.note(&get(*nth), &expected);
+                is_held_back
+            })
+        };
+        assert_eq!(count(16 << 20), Some(4));
+        assert_eq!(count(REPLY_BYTES_MAX), Some(1), "one goes alone, however large");
+        assert_eq!(count(REPLY_BYTES_MIN), Some(PIPELINE_COUNT_MAX));
+        let mut foreign = ForeignValues { bytes: 16 << 20 };
+        foreign.learn(None);
+        assert_eq!(foreign.bytes, 16 << 20, "nothing came");
+        foreign.learn(Some(10));
+        assert_eq!(foreign.bytes, 8 << 20);
+        foreign.learn(Some(9 << 20));
+        assert_eq!(foreign.bytes, 9 << 20);
     }
 }

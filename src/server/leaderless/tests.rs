@@ -413,3 +413,55 @@ async fn trickle(mut stream: Stream, hash: String) {
         }
     }
 }
+
+/// A node that answers a request only once it has all of it, byte by byte, and of which so much is unread that a
+/// coordinator has to read while it writes.
+#[tokio::test]
+async fn large_values_both_ways_do_not_wait_for_each_other() {
+    let net = Net::Local(LocalNet::default());
+    let listener = net.listen(ADDRESS).await.unwrap();
+    let hash = layout_of_one().hash_text();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(echo_in_order(stream, hash.clone()));
+        }
+    });
+    let (_address, place) = watch::channel(Some(ADDRESS.to_owned()));
+    let (id, layout_hash) = ("1".to_owned(), layout_of_one().hash_text());
+    let terms = link::LinkTerms { net, id, layout_hash, bytes_max: 1 << 24 };
+    let link = Arc::new(link::Link::begin(&terms, &place));
+    while link.state().open < 4 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let asked = (0..24_u8).map(|nth| {
+        let link = Arc::clone(&link);
+        tokio::spawn(async move {
+            let value = vec![nth; 600 << 10];
+            let reply = link.call(link::request([b"ECHO".as_slice(), &value])).await;
+            assert_eq!(reply.unwrap(), [Bytes::from(value)]);
+        })
+    });
+    for asked in asked.collect::<Vec<_>>() {
+        asked.await.unwrap();
+    }
+}
+
+/// Reads nothing more before it has written each reply.
+async fn echo_in_order(mut stream: Stream, hash: String) {
+    use crate::server::resp::Decoder;
+    let (mut decoder, mut input) = (Decoder::taking(1 << 24), bytes::BytesMut::new());
+    loop {
+        while let Some(request) = decoder.next(&mut input).unwrap() {
+            let arguments = request.arguments();
+            let words: &[&[u8]] = match arguments[0] {
+                b"ECHO" => &arguments[1..],
+                _ => &[hash.as_bytes(), b"1", b"ready"],
+            };
+            drop(stream.write_all(&link::request(words.iter().copied())).await);
+        }
+        if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+}

@@ -29,7 +29,7 @@ pub(crate) use file::MAGIC;
 pub use file::{Header, PIECE_BYTES_DEFAULT};
 pub use guard::{Base, Guard};
 pub(crate) use inspect::show_snapshot;
-pub use registers::{Changed, REGISTER_BYTES_MAX, Walked, hash_of};
+pub use registers::{Changed, REGISTER_BYTES_MAX, Walked, hash_of, mark_of};
 pub use scan::Page;
 pub use transfer::Sending;
 

@@ -36,8 +36,18 @@ pub struct Changed {
     pub hash: u64,
     /// The version that it had; 0 if it was not there.
     pub before: u64,
+    /// The mark of the value that it had ([`mark_of`]).
+    pub mark_before: u64,
     /// The version that it has; 0 if it is not there any more.
     pub after: u64,
+    /// The mark of the value that it has.
+    pub mark_after: u64,
+}
+
+/// What a value is told by beside its version: 0 for none, else one more than its CRC-32. Of two records of one
+/// version the one with the higher mark is kept, or where both have one mark (one pair in 2^32), that with the higher bytes.
+pub fn mark_of(value: Option<&[u8]>) -> u64 {
+    value.map_or(0, |value| 1 + u64::from(crc32fast::hash(value)))
 }
 
 /// A key on a walk.
@@ -49,8 +59,8 @@ pub struct Walked<'a> {
     pub key: &'a [u8],
     /// Its version.
     pub index: u64,
-    /// Whether it holds a value.
-    pub is_live: bool,
+    /// Its value; none if it is deleted.
+    pub value: Option<&'a [u8]>,
 }
 
 impl Keys {
@@ -87,22 +97,25 @@ impl Keys {
             return None;
         }
         let before = known.map_or(0, |known| known.index);
+        let mark_before = known.map_or(0, |known| mark_of(known.value.as_deref()));
+        let mark_after = mark_of(value.as_deref());
         // A copy of its own: a slice would keep a whole frame in memory.
         let value = value.as_ref().map(|value| Bytes::copy_from_slice(value));
         let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
         shard.set(hash, key, Record { index: *index, seen_in: 0, value }, &self.counts);
         self.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Some(Changed { hash, before, after: *index })
+        Some(Changed { hash, before, mark_before, after: *index, mark_after })
     }
 
     /// Drops what is there of a key, if its version is at most this: as if it had never been written.
     pub fn drop_register(&self, key: &[u8], upto: u64) -> Option<Changed> {
         let hash = map::hash_of(key);
         let mut shard = self.shards[shard_of(hash)].lock();
-        let before = shard.get(hash, key).map(|known| known.index).filter(|at| *at <= upto)?;
+        let known = shard.get(hash, key).filter(|known| known.index <= upto)?;
+        let (before, mark_before) = (known.index, mark_of(known.value.as_deref()));
         shard.remove(hash, key, &self.counts);
         self.dirty_bytes.fetch_add(key.len() as u64, Ordering::Relaxed);
-        Some(Changed { hash, before, after: 0 })
+        Some(Changed { hash, before, mark_before, after: 0, mark_after: 0 })
     }
 
     /// Deletes up to a version are forgotten: checkpoints leave them out from now on. Whoever calls drops those that are
@@ -118,8 +131,8 @@ impl Keys {
             let held = self.shards[shard].lock();
             let begin = if shard == shard_of(from) { from } else { 0 };
             for (hash, key, record) in held.from(begin).take_while(|(hash, _, _)| *hash <= last) {
-                let is_live = record.value.is_some();
-                look(Walked { hash, key, index: record.index, is_live });
+                let value = record.value.as_deref();
+                look(Walked { hash, key, index: record.index, value });
             }
         }
     }
@@ -151,9 +164,8 @@ fn yields(known: &Record, image: &KeyImage) -> bool {
     if known.index != image.index {
         return known.index < image.index;
     }
-    let rank = |value: Option<&Bytes>| value.map(|value| crc32fast::hash(value));
-    let (own, other) = (known.value.as_ref(), image.value.as_ref());
-    (rank(own), own) < (rank(other), other)
+    let (own, other) = (known.value.as_deref(), image.value.as_deref());
+    (mark_of(own), own) < (mark_of(other), other)
 }
 
 #[cfg(test)]

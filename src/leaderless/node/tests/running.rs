@@ -1,6 +1,7 @@
 //! Operations, restarts, lost disks and deletes on running nodes.
 
 use super::*;
+use crate::leaderless::node::store::FORGOTTEN_MAX;
 
 #[tokio::test]
 async fn what_one_node_writes_every_node_reads() {
@@ -299,4 +300,87 @@ async fn a_node_stores_nothing_alone_of_which_it_is_no_replica() {
     cluster.at(at(true)).store_here(key.clone(), value.clone(), None).await.unwrap();
     let error = cluster.at(at(false)).store_here(key, value, None).await.unwrap_err();
     assert!(matches!(&error, RegisterError::NotStored(words) if words.contains("no replica")));
+}
+
+#[tokio::test]
+async fn two_values_of_one_version_are_found_though_nobody_reads_them() {
+    let cluster = Cluster::begun(3).await;
+    let version = cluster.at(1).clock().await;
+    let version = Version::from_number(version.get() + (100 << 22));
+    // As two coordinators of the original may: their clocks are not unique.
+    for (node, value) in [(1, Some("one")), (2, Some("two")), (3, None)] {
+        let value = value.map(bytes);
+        cluster.at(node).store_here(bytes("a"), value, Some(version)).await.unwrap();
+    }
+    let begun = Instant::now();
+    loop {
+        let mut held = Vec::new();
+        for node in 1..=3 {
+            held.push(cluster.at(node).held(bytes("a")).await.unwrap());
+        }
+        assert!(held.iter().all(|held| held.version == version));
+        if held.iter().all(|other| *other == held[0] && other.value.is_some()) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_mins(1), "never alike: {held:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(cluster.at(2).status().await.clashes + cluster.at(1).status().await.clashes > 0);
+}
+
+#[tokio::test]
+async fn a_write_whose_replicas_have_no_room_is_refused_by_them() {
+    let mut cluster = Cluster::new(3);
+    cluster.start(1).await;
+    cluster.memory_bytes_max = 1 << 20;
+    for node in [2, 3] {
+        cluster.start(node).await;
+    }
+    cluster.ready().await;
+    let value = Some(Bytes::from(vec![1; 100_000]));
+    let mut stored_by_own = None;
+    for nth in 0..30 {
+        let written = cluster.at(1).write(bytes(&nth.to_string()), value.clone(), Level::Quorum);
+        if let Err(error) = written.await {
+            stored_by_own = Some(error);
+            break;
+        }
+    }
+    let is_told = |error: &RegisterError| match error {
+        RegisterError::Unknown { stored_by, replicas, .. } => *stored_by <= 1 && *replicas == 3,
+        error => matches!(error, RegisterError::Busy(_)),
+    };
+    assert!(stored_by_own.as_ref().is_some_and(is_told), "{stored_by_own:?}");
+    // Deletes go on.
+    cluster.at(1).write(bytes("0"), None, Level::All).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_deletes_are_forgotten_piece_by_piece() {
+    let cluster = Cluster::new(1);
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    let host = Host { disk, ..Host::real() };
+    let config = cluster.config(1);
+    let own = NodeNumber::new(1).unwrap();
+    let faults = Faults::new();
+    let opening = Opening { host: &host, config: &config, own, faults, segment_bytes: 8 << 20 };
+    let OpenedStore { mut store, lock: _lock } = opening.run().unwrap();
+    let (old, new) = (Moment::new(1000), Moment::new(2000));
+    let put = |store: &mut Store, count: u64, moment: Moment| {
+        for nth in 0..count {
+            let version = Version::from_number(moment.get() << 22 | nth << 10);
+            let key = bytes(&format!("{}-{nth}", moment.get()));
+            store.put(&key, &Held { version, value: None });
+        }
+    };
+    put(&mut store, 4000, old);
+    put(&mut store, 10, new);
+    store.forget(old);
+    store.forget_some();
+    assert!(store.is_forgetting(), "no more than {FORGOTTEN_MAX} at a time");
+    assert_eq!(store.keys.deleted_count(), 4010 - FORGOTTEN_MAX as u64);
+    store.forget_some();
+    assert!(!store.is_forgetting());
+    assert_eq!(store.keys.deleted_count(), 10, "those above the floor stay");
+    store.syncer.stop();
 }

@@ -122,6 +122,7 @@ pub(super) fn refusal_byte(refusal: Refusal) -> u8 {
         Refusal::Forgotten => 2,
         Refusal::Ahead => 3,
         Refusal::NoVersion => 4,
+        Refusal::NoRoom => 5,
     }
 }
 
@@ -132,6 +133,7 @@ pub(super) fn read_refusal(cursor: &mut Cursor) -> Result<Refusal, DecodeError> 
         2 => Refusal::Forgotten,
         3 => Refusal::Ahead,
         4 => Refusal::NoVersion,
+        5 => Refusal::NoRoom,
         _ => return Err(cursor.error("unknown refusal")),
     })
 }

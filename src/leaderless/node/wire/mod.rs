@@ -24,7 +24,7 @@ use crate::leaderless::clock::{Moment, NodeNumber, Version};
 use crate::leaderless::message::{Answer, Content, Held, Origin, Request, Response, Store};
 use crate::leaderless::operation::{Errand, Level};
 use crate::leaderless::repair::{
-    BUCKET_COUNT, Entry, FETCH_HASHES_MAX, Found, PullRequest, PullResponse, TOP_COUNT,
+    BUCKET_COUNT, Entry, FETCH_HASHES_MAX, Found, PullRequest, PullResponse, Stamp, TOP_COUNT,
 };
 use crate::leaderless::replica::{Numbers, Standing};
 
@@ -372,7 +372,8 @@ fn put_pull_response(out: &mut Vec<u8>, response: &PullResponse) {
             put_index(out, entries.len());
             for entry in entries {
                 out.put_u64_le(entry.hash);
-                out.put_u64_le(entry.version.get());
+                out.put_u64_le(entry.stamp.version.get());
+                out.put_u64_le(entry.stamp.mark);
             }
         }
         PullResponse::Records { count, floor, records } => {
@@ -421,7 +422,7 @@ fn read_pull_response(kind: u8, cursor: &mut Cursor) -> Result<PullResponse, Dec
             let mut entries = Vec::new(); // grows with the bytes that are there (I1)
             for _ in 0..count {
                 let (hash, version) = (cursor.u64()?, Version::from_number(cursor.u64()?));
-                entries.push(Entry { hash, version });
+                entries.push(Entry { hash, stamp: Stamp { version, mark: cursor.u64()? } });
             }
             PullResponse::List { bucket, entries }
         }

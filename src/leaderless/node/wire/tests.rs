@@ -72,7 +72,7 @@ fn responses() -> Vec<Response> {
         Response::Pulled(PullResponse::Group { top: 1, sums: vec![2; 64] }),
         Response::Pulled(PullResponse::List {
             bucket: 7,
-            entries: vec![Entry { hash: 1, version: version(2) }],
+            entries: vec![Entry { hash: 1, stamp: Stamp { version: version(2), mark: 3 } }],
         }),
         Response::Pulled(PullResponse::Records {
             count: 2,
@@ -80,8 +80,14 @@ fn responses() -> Vec<Response> {
             records: vec![found(Some("v")), found(None)],
         }),
     ];
-    let refusals =
-        [Refusal::Copying, Refusal::Fenced, Refusal::Forgotten, Refusal::Ahead, Refusal::NoVersion];
+    let refusals = [
+        Refusal::Copying,
+        Refusal::Fenced,
+        Refusal::Forgotten,
+        Refusal::Ahead,
+        Refusal::NoVersion,
+        Refusal::NoRoom,
+    ];
     all.extend(refusals.map(Response::Refused));
     all
 }
@@ -215,7 +221,7 @@ fn frames_and_hellos_are_pinned_and_checked() {
     let mut out = Vec::new();
     put_frame(&mut out, |out| hello.put(out));
     let body = format!(
-        "0100{}{}{}{}{}{}",
+        "0200{}{}{}{}{}{}",
         "11000000000000000000000000000000",
         "0100000000000000",
         "ab".repeat(32),
