@@ -31,6 +31,7 @@ const REDIS_RS: &str = "DISKSTORE_TEST_REDIS_RS";
 const CHROMIUM: &str = "DISKSTORE_TEST_CHROMIUM";
 const DISKSTORE: &str = env!("CARGO_BIN_EXE_diskstore");
 const KVSTORE: &str = env!("CARGO_BIN_EXE_kvstore");
+const LEADERLESS: &str = env!("CARGO_BIN_EXE_leaderless");
 /// What the suites are written for.
 const SLOTS: [&str; 2] = ["-slots", "4096"];
 /// What redis-benchmark puts before its numbers.
@@ -371,6 +372,33 @@ fn grpcio(script: &str) -> Option<Command> {
 fn grpcio_finds_everything_by_reflection() {
     if grpcio("tests/clients/grpcio.py").is_some() {
         Cluster::run_suite(|| grpcio("tests/clients/grpcio.py").unwrap());
+    }
+}
+
+#[test]
+fn clients_of_three_protocols_find_registers_without_a_leader() {
+    let modules = "import redis, requests";
+    let Some(mut suite) = grpcio("tests/clients/leaderless.py") else { return };
+    if !has("redis-py and requests", python().args(["-c", modules])) {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let places = [(); 3].map(|()| Place::new());
+    let listed = (1..).zip(&places).map(|(id, place): (u32, _)| format!("{id}={}", place.client()));
+    let listed = listed.collect::<Vec<_>>().join(",");
+    let start = |(id, place): (u32, &Place)| {
+        let mut command = Command::new(LEADERLESS);
+        command.args(["-id", &id.to_string(), "-port", &place.client(), "-nodes", &listed]);
+        let mut node = Node::spawn(command.arg("-dir").arg(place.data()));
+        node.wait_for("next: ");
+        node
+    };
+    let nodes: Vec<Node> = (1..).zip(&places).map(start).collect();
+    suite.args(places.iter().map(Place::client));
+    let output = suite.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(said(&output), "leaderless ok\n", "{}", stderr(&output));
+    for node in nodes {
+        node.stop();
     }
 }
 

@@ -7,9 +7,20 @@ use clap::Args;
 
 use super::{Number, Servers, parse_boolean};
 
-/// A load; nothing is checked yet.
+/// A load, and where it goes; nothing is checked yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct BenchFlags {
+    /// What is done.
+    #[command(flatten)]
+    pub load: BenchLoad,
+    /// Where connections go, in turn.
+    #[command(flatten)]
+    pub servers: Servers,
+}
+
+/// A load.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct BenchLoad {
     /// Connections.
     #[arg(long, value_name = "N", default_value = "64")]
     pub clients: Number,
@@ -80,7 +91,4 @@ pub struct BenchFlags {
     /// Writes latencies as HdrHistogram does; with reads and writes FILE-reads and FILE-writes.
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
-    /// Where connections go, in turn.
-    #[command(flatten)]
-    pub servers: Servers,
 }

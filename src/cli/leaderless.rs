@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use diskstore_flags::Refusal;
 use serde::Deserialize;
 
-use super::{BenchFlags, Form, Number, parse_boolean};
+use super::{BenchLoad, Form, Number, parse_boolean};
 
 /// What `leaderless` was asked to be.
 #[derive(Debug, Parser)]
@@ -190,7 +190,21 @@ pub enum RegisterTask {
     },
     /// Puts load on nodes and prints throughput and latencies, as `diskstore bench` does.
     #[command(args_override_self = true)]
-    Bench(Box<BenchFlags>),
+    Bench(Box<RegisterBench>),
+}
+
+/// A load on nodes of `leaderless`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RegisterBench {
+    /// What is done.
+    #[command(flatten)]
+    pub load: BenchLoad,
+    /// Where connections go, in turn.
+    #[arg(long = "addr", value_name = "HOST:PORT[,...]", default_value = "127.0.0.1:8001")]
+    pub list: String,
+    /// How many replicas to wait for: one, quorum or all [default: as the node is set].
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<String>,
 }
 
 /// Where a sub-command asks, and how.

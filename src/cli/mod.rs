@@ -25,21 +25,21 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use diskstore_flags::Refusal;
 use serde::{Deserialize, Deserializer};
 
-pub use bench::BenchFlags;
+pub use bench::{BenchFlags, BenchLoad};
 pub use bundle::BundleFlags;
 pub use certs::CertsFlags;
 pub use diskstore_flags::Shell;
 pub use doctor::DoctorFlags;
 pub use leaderless::{
-    LeaderlessInvocation, RegisterAsked, RegisterSettings, RegisterTask, parse_leaderless,
-    parse_time,
+    LeaderlessInvocation, RegisterAsked, RegisterBench, RegisterSettings, RegisterTask,
+    parse_leaderless, parse_time,
 };
 pub use recover::RecoverFlags;
 pub use restore::RestoreFlags;
 pub use top::TopFlags;
 
 /// The programs that run nodes, whose flags are all here.
-pub const PROGRAMS: [&str; 2] = ["diskstore", "kvstore"];
+pub const PROGRAMS: [&str; 3] = ["diskstore", "kvstore", "leaderless"];
 
 /// What the program was asked to be.
 #[derive(Debug, Parser)]
@@ -549,7 +549,12 @@ pub fn parse_kvstore(
 
 /// The table of one of [`PROGRAMS`].
 pub fn table_of(program: &str) -> clap::Command {
-    if program == PROGRAMS[0] { Invocation::command() } else { KvInvocation::command() }
+    let [_, kvstore, leaderless] = PROGRAMS;
+    match program {
+        name if name == kvstore => KvInvocation::command(),
+        name if name == leaderless => LeaderlessInvocation::command(),
+        _ => Invocation::command(),
+    }
 }
 
 /// The names of a node's flags, without dashes, in the order of the help.

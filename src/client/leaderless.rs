@@ -12,7 +12,7 @@ use super::connection::NodeConnection;
 use super::dialling::Dialling;
 use super::import::Existing;
 use super::{ClientError, addresses_in, bench, import, print};
-use crate::cli::{RegisterAsked, RegisterTask};
+use crate::cli::{BenchFlags, RegisterAsked, RegisterBench, RegisterTask, Servers};
 use crate::leaderless::operation::Level;
 
 /// What `status` exits with where something is not well.
@@ -38,13 +38,21 @@ pub fn run(task: &RegisterTask, out: &mut dyn Write) -> Result<u8, ClientError> 
             let existing = if *overwrite { Existing::Overwritten } else { Existing::LeftAlone };
             import::run(from, existing, asked, out).map(|()| 0)
         }
-        RegisterTask::Bench(flags) => bench::run(flags, out).map(|()| 0),
+        RegisterTask::Bench(asked) => load(asked, out),
     }
 }
 
+/// Puts load on nodes.
+fn load(asked: &RegisterBench, out: &mut dyn Write) -> Result<u8, ClientError> {
+    let RegisterBench { load, list, level: typed } = asked;
+    let level = typed.as_deref().map(|_| level(typed.as_deref())).transpose()?;
+    let servers = Servers { list: list.clone(), token_file: None, tls: None };
+    bench::run(&BenchFlags { load: load.clone(), servers }, level, out).map(|()| 0)
+}
+
 /// The level that is asked for; that of the node if none is.
-fn level(asked: &RegisterAsked) -> Result<&str, ClientError> {
-    let Some(text) = asked.level.as_deref() else { return Ok("default") };
+fn level(typed: Option<&str>) -> Result<&str, ClientError> {
+    let Some(text) = typed else { return Ok("default") };
     if Level::parse(text).is_none() {
         return Err(ClientError::flag("level", text, "give one, quorum or all"));
     }
@@ -103,7 +111,8 @@ fn record(heard: Heard) -> Result<Record, ClientError> {
 }
 
 fn get(key: &[u8], asked: &RegisterAsked, out: &mut dyn Write) -> Result<u8, ClientError> {
-    let request: [&[u8]; 4] = [b"DISKSTORE", b"READ", level(asked)?.as_bytes(), key];
+    let request: [&[u8]; 4] =
+        [b"DISKSTORE", b"READ", level(asked.level.as_deref())?.as_bytes(), key];
     let Record { version, value } = record(ask(&request, asked)?)?;
     if asked.form.json {
         let text = value.as_deref().map(String::from_utf8_lossy);
@@ -128,7 +137,7 @@ fn write(
 ) -> Result<u8, ClientError> {
     let mut request: Vec<&[u8]> = vec![b"DISKSTORE"];
     request.extend(order);
-    request.extend([level(asked)?.as_bytes(), key]);
+    request.extend([level(asked.level.as_deref())?.as_bytes(), key]);
     request.extend(value);
     let Record { version, .. } = record(ask(&request, asked)?)?;
     if asked.form.json {

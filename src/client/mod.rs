@@ -305,7 +305,7 @@ fn run_simple(task: &Task, out: &mut dyn Write) -> Result<(), ClientError> {
         Task::Inspect { file } => inspect(file, out),
         Task::Token { .. } => print(out, &[&token(task)?[..], b"\n"].concat()),
         Task::Top(flags) => top::run(flags),
-        Task::Bench(flags) => bench::run(flags, out),
+        Task::Bench(flags) => bench::run(flags, None, out),
         Task::Bundle(flags) => bundle::run(flags, out),
         Task::Certs(flags) => certs::run(flags, out),
     }

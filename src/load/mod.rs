@@ -37,7 +37,7 @@ pub use keys::{Distribution, INSERTS_UNDER_WAY_MAX};
 pub use limits::raise_descriptor_limit;
 pub use original::{Original, append_message};
 pub use report::{ErrorReport, Latency, OperationReport, Report, SecondReport};
-pub use resp::{AuthenticatedResp, Resp};
+pub use resp::{OpeningResp, Resp};
 pub use value::{HEAD_BYTES, Value, Values};
 pub use workload::{WORKLOADS, Workload};
 

@@ -67,32 +67,44 @@ impl Codec for Resp {
     }
 }
 
-/// The same for a server that asks for a password or a token first.
-pub struct AuthenticatedResp {
-    token: String,
+/// The same where a connection begins with a request of its own: a token, or a level.
+pub struct OpeningResp {
+    opening: Vec<u8>,
     is_open: bool,
 }
 
-impl AuthenticatedResp {
-    /// A connection that presents this.
-    pub fn new(token: String) -> AuthenticatedResp {
-        AuthenticatedResp { token, is_open: false }
+impl OpeningResp {
+    /// A connection that presents a token, for a server that asks for one. With a name, so that a server without
+    /// passwords takes it too.
+    pub fn with_token(token: &str) -> OpeningResp {
+        OpeningResp::beginning(&["AUTH", "default", token])
+    }
+
+    /// A connection whose operations wait for so many replicas, at a node of `leaderless`.
+    pub fn at_level(level: &str) -> OpeningResp {
+        OpeningResp::beginning(&["LEVEL", level])
+    }
+
+    fn beginning(words: &[&str]) -> OpeningResp {
+        let mut opening = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            append_length(word.len(), &mut opening);
+            opening.extend_from_slice(word.as_bytes());
+            opening.extend_from_slice(b"\r\n");
+        }
+        OpeningResp { opening, is_open: false }
     }
 }
 
-impl std::fmt::Debug for AuthenticatedResp {
+impl std::fmt::Debug for OpeningResp {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("AuthenticatedResp").finish_non_exhaustive()
+        formatter.debug_struct("OpeningResp").finish_non_exhaustive()
     }
 }
 
-impl Codec for AuthenticatedResp {
-    /// With a name, so that a server without passwords takes it too.
+impl Codec for OpeningResp {
     fn open(&mut self, output: &mut Vec<u8>) {
-        output.extend_from_slice(b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n");
-        append_length(self.token.len(), output);
-        output.extend_from_slice(self.token.as_bytes());
-        output.extend_from_slice(b"\r\n");
+        output.extend_from_slice(&self.opening);
     }
 
     fn is_open(&self) -> bool {
@@ -199,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_token_is_presented_before_anything_is_asked() {
-        let (mut codec, mut output) = (AuthenticatedResp::new("dst_a".to_owned()), Vec::new());
+        let (mut codec, mut output) = (OpeningResp::with_token("dst_a"), Vec::new());
         codec.open(&mut output);
         let expected = b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$5\r\ndst_a\r\n";
         assert_eq!((output.as_slice(), codec.is_open()), (&expected[..], false));

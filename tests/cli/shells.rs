@@ -43,6 +43,11 @@ fn bash_completes_flags_with_one_dash_and_sub_commands() {
         self::offered(&kvstore, "kvstore", &["kvstore", "-value-"]),
         ["-value-size", "-value-max"]
     );
+    let leaderless = completions(&["-program", "leaderless"]);
+    let offered = |words: &[&str]| self::offered(&leaderless, "leaderless", words);
+    assert_eq!(offered(&["leaderless", "-rep"]), ["-replicas"]);
+    assert_eq!(offered(&["leaderless", "bench", "-lev"]), ["-level"]);
+    assert_eq!(offered(&["leaderless", "stat"]), ["status"]);
 }
 
 #[test]
@@ -56,9 +61,12 @@ fn every_sub_command_has_a_page_that_man_can_show() {
     let commands = commands.map_while(|line| line.split_whitespace().next());
     let mut pages: Vec<_> = commands.map(|command| format!("diskstore-{command}.1")).collect();
     assert!(pages.contains(&"diskstore-doctor.1".to_owned()), "{pages:?}");
-    pages.extend(["diskstore.1".to_owned(), "kvstore.1".to_owned()]);
-    let text = |page: &String| std::fs::read_to_string(folder.join(page)).unwrap();
-    assert!(text(&pages[pages.len() - 2]).contains("\\-hjoin"));
+    pages.extend(
+        ["diskstore.1", "kvstore.1", "leaderless.1", "leaderless-bench.1"].map(str::to_owned),
+    );
+    let text = |page: &str| std::fs::read_to_string(folder.join(page)).unwrap();
+    assert!(text("diskstore.1").contains("\\-hjoin"));
+    assert!(text("leaderless-bench.1").contains("127.0.0.1:8001"));
     if is_installed(Command::new("groff").arg("--version")) {
         let paths = pages.iter().map(|page| folder.join(page));
         let checked =

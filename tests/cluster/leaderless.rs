@@ -294,9 +294,16 @@ async fn wrong_calls(example: &Example) {
         let outcome = clock.set(api::ClockSetRequest { value }).await;
         assert_eq!(code(outcome), Code::InvalidArgument, "{epoch} {clock_value}");
     }
-    let mut short = Request::new(key("a"));
-    short.set_timeout(std::time::Duration::from_nanos(1));
-    let late = code(cluster.get(short).await);
+    // A timer looks once in a millisecond, and an answer may be quicker.
+    let mut late = Code::Ok;
+    for _ in 0..1000 {
+        let mut short = Request::new(key("a"));
+        short.set_timeout(std::time::Duration::from_nanos(1));
+        late = code(cluster.get(short).await);
+        if late != Code::Ok {
+            break;
+        }
+    }
     assert!(matches!(late, Code::DeadlineExceeded | Code::Cancelled), "{late:?}");
 }
 

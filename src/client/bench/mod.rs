@@ -19,8 +19,7 @@ use super::{ClientError, print};
 use crate::cli::{BenchFlags, Number};
 use crate::config::{Address, number};
 use crate::load::{
-    self, AuthenticatedResp, Codec, Distribution, Load, MakeCodec, Pace, Progress, Report, Resp,
-    Workload,
+    self, Codec, Distribution, Load, MakeCodec, OpeningResp, Pace, Progress, Report, Resp, Workload,
 };
 use crate::status::Status;
 use crate::tls::Credentials;
@@ -49,35 +48,44 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// One thread of the load for so many processors: servers need some too.
 const PROCESSORS_PER_THREAD: usize = 4;
 
-pub(super) fn run(flags: &BenchFlags, out: &mut dyn Write) -> Result<(), ClientError> {
+/// Runs a load to its end; at a level of leaderless mode, if one is given.
+pub(super) fn run(
+    flags: &BenchFlags,
+    level: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<(), ClientError> {
     let dialling = Dialling::of(&flags.servers)?;
     let statuses = statuses(&flags.servers.list, &dialling);
     let slot_count = statuses.iter().map(|status| status.slots).filter(|slots| *slots > 0).min();
     let mut load = checked(flags, slot_count)?;
     load.unsafe_flags = unsafe_flags_of(&statuses);
     load.tls = dialling.tls().map(Credentials::client_dial);
-    if load.workload.writes() && !flags.yes {
+    if load.workload.writes() && !flags.load.yes {
         consent::ask(&flags.servers.list, &dialling)?;
     }
     // Before anything is measured: a folder that is not there should not cost a run.
-    let folder = flags.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
+    let folder =
+        flags.load.hgrm.as_deref().and_then(Path::parent).filter(|path| *path != Path::new(""));
     if let Some(folder) = folder {
         std::fs::read_dir(folder).map_err(|source| local(folder, source))?;
     }
-    let make_codec = || resp(&dialling);
+    let make_codec = || match level {
+        None => resp(&dialling),
+        Some(level) => Box::new(OpeningResp::at_level(level)),
+    };
     let report = measure(&load, &make_codec, &Progress::default(), &mut || {})?;
-    print_report(&report, flags.json, out)?;
-    if let Some(path) = &flags.hgrm {
+    print_report(&report, flags.load.json, out)?;
+    if let Some(path) = &flags.load.hgrm {
         write_quantiles(&report, path)?;
     }
-    judge(&report, &flags.faults)
+    judge(&report, &flags.load.faults)
 }
 
 /// A connection's side of RESP, which presents the token first if there is one.
 pub(super) fn resp(dialling: &Dialling) -> Box<dyn Codec> {
     match dialling.token() {
         None => Box::new(Resp),
-        Some(token) => Box::new(AuthenticatedResp::new(token.to_owned())),
+        Some(token) => Box::new(OpeningResp::with_token(token)),
     }
 }
 
@@ -171,39 +179,39 @@ fn path_for(path: &Path, kind: &str) -> PathBuf {
 /// The load that was asked for, if it is within bounds.
 fn checked(flags: &BenchFlags, slot_count: Option<u64>) -> Result<Load, ClientError> {
     let workload = workload(flags)?;
-    let value_bytes = value_bytes(&flags.value_bytes)?;
-    if flags.verify && *value_bytes.start() < load::HEAD_BYTES {
+    let value_bytes = value_bytes(&flags.load.value_bytes)?;
+    if flags.load.verify && *value_bytes.start() < load::HEAD_BYTES {
         let reason = "with -verify give at least 32, for the key and the number of the write";
-        return Err(refuse("value-bytes", &flags.value_bytes, reason));
+        return Err(refuse("value-bytes", &flags.load.value_bytes, reason));
     }
     let bounded = |flag, value: &Number, min, max| number(flag, value.clone(), min, max);
-    let clients = bounded("clients", &flags.clients, 1, load::CLIENT_COUNT_MAX)?;
-    let threads = match &flags.threads {
+    let clients = bounded("clients", &flags.load.clients, 1, load::CLIENT_COUNT_MAX)?;
+    let threads = match &flags.load.threads {
         Some(threads) => bounded("threads", threads, 1, load::THREAD_COUNT_MAX)?,
         None => threads_default(),
     };
-    let pace = match &flags.rate {
+    let pace = match &flags.load.rate {
         Some(rate) => Pace::Open { per_second: bounded("rate", rate, 1, load::RATE_MAX)? },
         None => Pace::Closed,
     };
     let keys = keys(flags, &workload, slot_count)?;
-    let pipeline = bounded("pipeline", &flags.pipeline, 1, load::PIPELINE_MAX)?;
+    let pipeline = bounded("pipeline", &flags.load.pipeline, 1, load::PIPELINE_MAX)?;
     if workload.inserts > 0 && clients * pipeline > load::INSERTS_UNDER_WAY_MAX {
         let most = load::INSERTS_UNDER_WAY_MAX;
         let reason = format!("with inserts give at most {most} for -clients times -pipeline");
         return Err(refuse("pipeline", &pipeline.to_string(), &reason));
     }
-    if flags.rate.is_some() && !flags.think.is_zero() {
+    if flags.load.rate.is_some() && !flags.load.think.is_zero() {
         let reason = "with -rate operations start when they are due: give one of the two";
-        return Err(refuse("think", &format!("{:?}", flags.think), reason));
+        return Err(refuse("think", &format!("{:?}", flags.load.think), reason));
     }
-    let requests = flags.requests.as_ref();
+    let requests = flags.load.requests.as_ref();
     let requests = requests.map(|count| bounded("requests", count, 1, u64::MAX)).transpose()?;
     // Each key once, but for what is not counted because it comes first.
-    let is_fill = workload.name == Some("fill") && flags.duration.is_none();
+    let is_fill = workload.name == Some("fill") && flags.load.duration.is_none();
     let requests = requests.or(is_fill.then_some(keys));
-    let duration = flags.duration.or(requests.is_none().then_some(DURATION_DEFAULT));
-    let whole = duration.unwrap_or_default().saturating_add(flags.warm_up);
+    let duration = flags.load.duration.or(requests.is_none().then_some(DURATION_DEFAULT));
+    let whole = duration.unwrap_or_default().saturating_add(flags.load.warm_up);
     if duration == Some(Duration::ZERO) || whole > load::DURATION_MAX {
         let shown = format!("{:?}", duration.unwrap_or_default());
         return Err(refuse("duration", &shown, "with -warm-up give up to 24h, and not 0"));
@@ -216,14 +224,14 @@ fn checked(flags: &BenchFlags, slot_count: Option<u64>) -> Result<Load, ClientEr
         pace,
         keys,
         workload,
-        think: flags.think..=flags.think,
+        think: flags.load.think..=flags.load.think,
         value_bytes,
         duration,
         requests,
-        warm_up: flags.warm_up,
-        seed: bounded("seed", &flags.seed, 0, u64::MAX)?,
-        verify: flags.verify,
-        timeout: flags.timeout.max(Duration::from_millis(1)),
+        warm_up: flags.load.warm_up,
+        seed: bounded("seed", &flags.load.seed, 0, u64::MAX)?,
+        verify: flags.load.verify,
+        timeout: flags.load.timeout.max(Duration::from_millis(1)),
         unsafe_flags: Vec::new(),
         tls: None,
         targets: targets(&flags.servers.list)?, // last: it asks the network
@@ -236,7 +244,7 @@ fn keys(
     workload: &Workload,
     slot_count: Option<u64>,
 ) -> Result<u64, ClientError> {
-    let Some(typed) = &flags.keys else {
+    let Some(typed) = &flags.load.keys else {
         let slots = slot_count.unwrap_or(KEYS_DEFAULT);
         // What is inserted comes behind the keys that are there.
         return Ok(if workload.inserts > 0 { (slots / 2).max(1) } else { slots });
@@ -253,8 +261,8 @@ fn keys(
 
 /// What `-workload`, or `-reads` and `-distribution`, ask for.
 fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
-    if let Some(name) = &flags.workload {
-        if flags.reads.is_some() || flags.distribution.is_some() {
+    if let Some(name) = &flags.load.workload {
+        if flags.load.reads.is_some() || flags.load.distribution.is_some() {
             let reason = "it says what -reads and -distribution would: leave those out";
             return Err(refuse("workload", name, reason));
         }
@@ -263,7 +271,7 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
         let reason = format!("give one of {}", names.join(", "));
         return Workload::named(name).ok_or_else(|| refuse("workload", name, &reason));
     }
-    let distribution = match flags.distribution.as_deref().unwrap_or("uniform") {
+    let distribution = match flags.load.distribution.as_deref().unwrap_or("uniform") {
         "uniform" => Distribution::Uniform,
         "zipfian" => Distribution::Zipfian,
         "latest" => Distribution::Latest,
@@ -273,7 +281,7 @@ fn workload(flags: &BenchFlags) -> Result<Workload, ClientError> {
             return Err(refuse("distribution", other, allowed));
         }
     };
-    let reads = flags.reads.clone().unwrap_or_else(|| Number("50".to_owned()));
+    let reads = flags.load.reads.clone().unwrap_or_else(|| Number("50".to_owned()));
     Ok(Workload::mixed(number("reads", reads, 0, 100)?, distribution))
 }
 

@@ -400,3 +400,30 @@ impl Driver {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_knows_who_owes_it_an_answer() {
+        let node = |number| NodeNumber::new(number).unwrap();
+        let source = || CopySource { numbers: Numbers::default(), is_ready: true };
+        let mut copying = Copying {
+            attempt: 1,
+            asked: vec![node(1), node(3)],
+            sources: BTreeMap::from([(node(1), source())]),
+            left: VecDeque::new(),
+            floor: Moment::default(),
+            from: 0,
+            at: Instant::now(),
+            is_held_up: false,
+            ends_at: None,
+            has_begun: false,
+        };
+        assert_eq!(copying.silent(), [node(3)], "it has not begun");
+        copying.has_begun = true;
+        copying.left = VecDeque::from([node(1), node(3)]);
+        assert_eq!(copying.silent(), [node(1)], "whose page is awaited");
+    }
+}

@@ -131,7 +131,14 @@ pub(super) fn plan(
     let (name, rest) = arguments.split_first().ok_or(Complaint::SYNTAX)?;
     let name = name.to_ascii_uppercase();
     let Some(found) = ROWS.iter().find(|row| row.name.as_bytes() == name) else {
-        return Err(unknown(&name, arguments));
+        let refused = unknown(&name, arguments);
+        // What a client sends in the same breath would be carried out one by one: it hears nothing more here.
+        let begins_transaction = name == b"MULTI";
+        return if begins_transaction {
+            Ok(Planned::Close(Value::Complaint(refused)))
+        } else {
+            Err(refused)
+        };
     };
     let count = i64::try_from(arguments.len()).unwrap_or(i64::MAX);
     if (found.arity > 0 && count != found.arity) || (found.arity < 0 && count < -found.arity) {

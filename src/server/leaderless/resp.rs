@@ -247,8 +247,7 @@ impl RespSession {
                     break Flow::Close;
                 }
                 Ok(Planned::Agree(encoding)) => {
-                    let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
-                    self.foreign.learn(largest);
+                    self.drain(&mut under_way, replies).await;
                     self.agreed.encoding = encoding;
                     Pending::Ready(greeting(&server, &self.agreed))
                 }
@@ -267,8 +266,7 @@ impl RespSession {
                 Pending::Work { work, is_foreign, .. } => {
                     let expected = self.expect(work);
                     if load.holds_back(work, &expected) {
-                        let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
-                        self.foreign.learn(largest);
+                        self.drain(&mut under_way, replies).await;
                         load = Load::default();
                     }
                     *is_foreign = expected.is_foreign;
@@ -278,32 +276,29 @@ impl RespSession {
             }
             under_way.push_back(run(pending));
             if load.is_full() {
-                let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
-                self.foreign.learn(largest);
+                self.drain(&mut under_way, replies).await;
                 load = Load::default();
             }
         };
-        let largest = drain(&mut under_way, replies, self.agreed.encoding).await;
-        self.foreign.learn(largest);
+        self.drain(&mut under_way, replies).await;
         flow
     }
-}
 
-/// Waits for all that is under way, and writes the replies (I1). Gives the bytes of the largest that came from
-/// elsewhere, if any did.
-async fn drain<F: Future<Output = Finished>>(
-    under_way: &mut FuturesOrdered<F>,
-    replies: &mut BytesMut,
-    encoding: Encoding,
-) -> Option<usize> {
-    let mut largest = None;
-    while let Some(Finished { value, is_foreign }) = under_way.next().await {
-        if is_foreign {
-            largest = largest.max(Some(value.byte_count()));
+    /// Waits for all that is under way, writes the replies (I1), and learns how large values are that came from elsewhere.
+    async fn drain<F: Future<Output = Finished>>(
+        &mut self,
+        under_way: &mut FuturesOrdered<F>,
+        replies: &mut BytesMut,
+    ) {
+        let mut largest = None;
+        while let Some(Finished { value, is_foreign }) = under_way.next().await {
+            if is_foreign {
+                largest = largest.max(Some(value.byte_count()));
+            }
+            Encoder::new(replies, self.agreed.encoding).answer(&value);
         }
-        Encoder::new(replies, encoding).answer(&value);
+        self.foreign.learn(largest);
     }
-    largest
 }
 
 #[cfg(test)]

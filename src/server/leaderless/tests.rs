@@ -131,7 +131,6 @@ async fn what_needs_an_order_is_refused_with_a_pointer() {
         "INCR a",
         "INCRBYFLOAT a 1",
         "APPEND a 1",
-        "MULTI",
         "WATCH a",
         "SETNX a 1",
         "GETDEL a",
@@ -139,6 +138,10 @@ async fn what_needs_an_order_is_refused_with_a_pointer() {
         let said = served.replies(line).await;
         assert!(said.starts_with("-ERR ") && said.contains(order), "{line}: {said}");
     }
+    // What comes with a transaction is not carried out without it.
+    let said = served.said_at(ADDRESS, b"SET b 1\r\nMULTI\r\nSET a 1\r\nEXEC\r\n").await;
+    assert!(said.starts_with("+OK\r\n-ERR ") && said.contains(order), "{said}");
+    assert_eq!(said.matches("\r\n").count(), 2, "{said}");
     for (line, words) in [
         ("SET a 1 EX 5", "values do not expire"),
         ("EXPIRE a 5", "values do not expire"),
