@@ -157,7 +157,8 @@ mod tests {
         let hour = Duration::from_hours(1);
         let (behind, ahead) = (Clock::Off(-3_600_000), Clock::Off(3_600_000));
         assert!(behind.wall() + hour <= Clock::System.wall());
-        assert!(Clock::System.wall() <= ahead.wall() - hour);
+        let now = Clock::System.wall();
+        assert!(now + hour <= ahead.wall());
         assert_eq!(Clock::Off(i64::MIN).wall(), Duration::ZERO);
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use diskstore::load::{Codec, Resp};
 use diskstore_process::Process;
 
-use crate::etcd::Etcd;
+use crate::grpc::{Grpc, Service};
 use crate::nodes::Nodes;
 use crate::redis::SetAndWait;
 use crate::servers::{Used, used_by, wait_until};
@@ -108,7 +108,7 @@ impl Running {
     /// The protocol of a connection; `first` writes make what later ones overwrite.
     pub(crate) fn codec(&self, first: bool) -> Box<dyn Codec> {
         match self.engine {
-            Engine::Etcd => Box::new(Etcd::new()),
+            Engine::Etcd => Box::new(Grpc::new(Service::Etcd)),
             Engine::ZooKeeper if first => Box::new(ZooKeeper::new(Write::Create)),
             Engine::ZooKeeper => Box::new(ZooKeeper::new(Write::Set)),
             Engine::RedisReplicated => Box::new(SetAndWait::default()),

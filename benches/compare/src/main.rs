@@ -7,10 +7,11 @@
 
 mod drive;
 mod engines;
-mod etcd;
+mod grpc;
 mod nodes;
 mod pages;
 mod redis;
+mod registers;
 mod rows;
 mod servers;
 mod settings;
@@ -72,7 +73,8 @@ fn try_all(node: &Path, settings: &Settings, failed: &mut Vec<&str>) -> Result<V
     let mut rows = Vec::new();
     for trial in &settings.trials {
         let directory = settings.data.join(trial.name);
-        let place = Place { node, directory: &directory, is_long: settings.is_long };
+        let place =
+            Place { node, directory: &directory, is_long: settings.is_long, away: settings.away };
         let found = (trial.run)(&place);
         rows.extend(trial.rows(found.as_deref().unwrap_or_default()));
         finish(trial.name, &directory, found.map(|_| ()), failed)?;

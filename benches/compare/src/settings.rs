@@ -1,6 +1,7 @@
 //! What was typed: how long, how often, and which of it all.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -9,13 +10,15 @@ use crate::rows::Loads;
 use crate::trials::{TRIALS, Trial};
 
 pub(crate) const USAGE: &str = "Usage: scripts/compare [-seconds N] [-rounds N] [-only NAME,...] \
-                                [-data DIR] [-long] [-json]\n\n\
+                                [-data DIR] [-away SECONDS] [-long] [-json]\n\n\
     -seconds  how long each load is measured [default: 3]\n\
     -rounds   how often every engine takes its turn [default: 2]\n\
     -only     engines: diskstore, diskstore-lease, diskstore-local, etcd, zookeeper, redis,\n          \
               redis-replicated; sustained (the long loads of all engines, or of those named);\n          \
-              rows of diskstore alone: background, restart, catch-up, growth, nodes\n\
+              rows of diskstore alone: background, restart, catch-up, growth, nodes;\n          \
+              of leaderless: leaderless-grpc, leaderless-sets, leaderless-kill, leaderless-return\n\
     -data     an empty directory for all data (scripts/compare makes one)\n\
+    -away     how long a node of leaderless-return misses writes [default: 60, with -long 600]\n\
     -long     also the sustained loads, and the other rows in full length\n\
     -json     prints JSON\n";
 /// The long loads, where a name is wanted.
@@ -36,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) trials: Vec<&'static Trial>,
     /// Whether these take their time.
     pub(crate) is_long: bool,
+    /// How long a node is away.
+    pub(crate) away: Duration,
     /// Where data goes.
     pub(crate) data: PathBuf,
     /// Whether JSON is printed.
@@ -54,10 +59,11 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option
         loads: Loads::Short,
         trials: TRIALS.iter().collect(),
         is_long: false,
+        away: Duration::ZERO,
         data: PathBuf::new(),
         is_json: false,
     };
-    let mut only = None;
+    let (mut only, mut away) = (None, None);
     while let Some(argument) = arguments.next() {
         let flag = argument.trim_start_matches('-');
         let (flag, mut joined) = match flag.split_once('=') {
@@ -74,6 +80,7 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option
             "long" => settings.is_long = true,
             "seconds" => settings.seconds = at_least_one(flag, &value()?)?,
             "rounds" => settings.rounds = at_least_one(flag, &value()?)?,
+            "away" => away = Some(at_least_one(flag, &value()?)?),
             "data" => settings.data = PathBuf::from(value()?),
             "only" => only = Some(value()?),
             _ => bail!("{argument} is no flag\n{USAGE}"),
@@ -83,6 +90,8 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option
         bail!("-data is missing\n{USAGE}");
     }
     settings.data = std::path::absolute(&settings.data)?;
+    let away = away.unwrap_or(if settings.is_long { 600 } else { 60 });
+    settings.away = Duration::from_secs(away);
     settings.loads = if settings.is_long { Loads::Both } else { Loads::Short };
     if let Some(only) = only {
         select(&mut settings, &only)?;
@@ -135,6 +144,8 @@ mod tests {
         assert_eq!((settings.engines.len(), settings.trials.len()), (ENGINES.len(), TRIALS.len()));
         assert!(settings.loads == Loads::Short && !settings.is_long);
         assert_eq!(typed("-long").loads, Loads::Both);
+        let away = |line| typed(line).away.as_secs();
+        assert_eq!([away(""), away("-long"), away("-away 5 -long")], [60, 600, 5]);
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl RespSession {
                 Some(excess) => Err(Complaint::too_large(excess.to_string())),
                 None => plan(&server, &mut self.agreed, &request.arguments()),
             };
-            let pending = match planned {
+            let mut pending = match planned {
                 Ok(Planned::Answer(value)) => Pending::Ready(value),
                 Err(complaint) => Pending::Ready(Value::Complaint(complaint)),
                 Ok(Planned::Close(value)) => {
@@ -261,7 +261,6 @@ impl RespSession {
                 Encoder::new(replies, self.agreed.encoding).answer(&value);
                 break Flow::Read;
             }
-            let mut pending = pending;
             match &mut pending {
                 Pending::Work { work, is_foreign, .. } => {
                     let expected = self.expect(work);
@@ -315,7 +314,7 @@ mod tests {
         let count = |bytes| {
             let expected = Expected { bytes, is_foreign: false };
             let mut load = Load::default();
-            (0..).find(|nth| {
+            (0..2 * PIPELINE_COUNT_MAX).find(|nth| {
                 let is_held_back = load.holds_back(&get(*nth), &expected) || load.is_full();
                 load.note(&get(*nth), &expected);
                 is_held_back

@@ -1,9 +1,10 @@
-//! What is measured of diskstore alone, one file for each kind: what a trial finds stands in the order
+//! What is measured of our programs alone, one file for each kind: what a trial finds stands in the order
 //! of its goals.
 
 mod background;
 mod catch_up;
 mod growth;
+mod registers;
 mod restart;
 mod sizes;
 
@@ -32,8 +33,17 @@ pub(crate) struct Trial {
 }
 
 /// All of them.
-pub(crate) static TRIALS: [Trial; 5] =
-    [background::TRIAL, restart::TRIAL, catch_up::TRIAL, growth::TRIAL, sizes::TRIAL];
+pub(crate) static TRIALS: [Trial; 9] = [
+    background::TRIAL,
+    restart::TRIAL,
+    catch_up::TRIAL,
+    growth::TRIAL,
+    sizes::TRIAL,
+    registers::GRPC,
+    registers::SETS,
+    registers::KILL,
+    registers::RETURN,
+];
 
 /// Where a trial takes place.
 #[derive(Debug)]
@@ -44,6 +54,8 @@ pub(crate) struct Place<'a> {
     pub(crate) directory: &'a Path,
     /// Whether it takes its time.
     pub(crate) is_long: bool,
+    /// How long a node is away that comes back.
+    pub(crate) away: Duration,
 }
 
 impl Place<'_> {

@@ -1,8 +1,8 @@
-//! etcd's `Put` and `Range` as gRPC over HTTP/2, laid out by hand: so that the load costs as little
-//! CPU as it does for the other engines on the same machine, to etcd's advantage.
+//! Writes and reads of etcd and of `leaderless` as gRPC over HTTP/2, laid out by hand: so that the load costs as
+//! little CPU as it does for the other engines on the same machine, to etcd's advantage.
 //!
 //! Source: RFC 9113 (frames), RFC 7541 (header fields), the gRPC protocol over HTTP/2, etcd's
-//! `rpc.proto`. One operation of a connection is on its way at a time.
+//! `rpc.proto`, our `api/api.proto`. One operation of a connection is on its way at a time.
 #![expect(clippy::big_endian_bytes, reason = "HTTP/2 is big-endian")]
 
 use diskstore::load::{Codec, CodecReply, CodecStep, Foreign, Operation};
@@ -31,9 +31,19 @@ const END_STREAM: u8 = 0x1;
 const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
+/// Whose calls are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// `KV`, with `Put` and `Range`.
+    Etcd,
+    /// `api.Cluster`, with `Set` and `Get`.
+    Leaderless,
+}
+
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Etcd {
+pub(crate) struct Grpc {
+    service: Service,
     /// The stream of the next operation.
     stream: u32,
     /// The reply to the present operation has come; what ends its stream has not.
@@ -42,10 +52,10 @@ pub(crate) struct Etcd {
     received: u32,
 }
 
-impl Etcd {
+impl Grpc {
     /// A connection that is not yet open.
-    pub(crate) fn new() -> Etcd {
-        Etcd { stream: FIRST_STREAM, is_answered: false, is_read: false, received: 0 }
+    pub(crate) fn new(service: Service) -> Grpc {
+        Grpc { service, stream: FIRST_STREAM, is_answered: false, is_read: false, received: 0 }
     }
 
     fn send(&mut self, path: &str, message: &[u8], output: &mut Vec<u8>) {
@@ -78,13 +88,18 @@ impl Etcd {
         if !self.is_read {
             return Some(CodecReply::Done);
         }
-        // Behind the flag of compression and the length: RangeResponse.kvs[0].value.
-        let value = payload.get(5..).and_then(|range| field(range, 2)).and_then(|kv| field(kv, 5));
+        // Behind the flag of compression and the length: RangeResponse.kvs[0].value, or GetResponse.entry.value.
+        let [entry, value] = match self.service {
+            Service::Etcd => [2, 5],
+            Service::Leaderless => [1, 2],
+        };
+        let response = payload.get(5..);
+        let value = response.and_then(|it| field(it, entry)).and_then(|it| field(it, value));
         Some(value.map_or(CodecReply::Missing, CodecReply::Value))
     }
 }
 
-impl Codec for Etcd {
+impl Codec for Grpc {
     fn open(&mut self, output: &mut Vec<u8>) {
         output.extend_from_slice(PREFACE);
         // SETTINGS_INITIAL_WINDOW_SIZE of each stream, then the window of the connection.
@@ -95,12 +110,16 @@ impl Codec for Etcd {
     }
 
     fn request(&mut self, operation: &Operation<'_>, output: &mut Vec<u8>) {
+        let [get, set] = match self.service {
+            Service::Etcd => ["/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put"],
+            Service::Leaderless => ["/api.Cluster/Get", "/api.Cluster/Set"],
+        };
         let mut message = Vec::with_capacity(2048);
         match operation {
             Operation::Read { key } => {
                 put_field(1, key.to_string().as_bytes(), &mut message);
                 self.is_read = true;
-                self.send("/etcdserverpb.KV/Range", &message, output);
+                self.send(get, &message, output);
             }
             Operation::Write { key, value } => {
                 put_field(1, key.to_string().as_bytes(), &mut message);
@@ -108,7 +127,11 @@ impl Codec for Etcd {
                 put_varint(value.bytes(), &mut message);
                 value.append_to(&mut message);
                 self.is_read = false;
-                self.send("/etcdserverpb.KV/Put", &message, output);
+                if self.service == Service::Leaderless {
+                    let entry = std::mem::take(&mut message);
+                    put_field(1, &entry, &mut message); // SetRequest.entry
+                }
+                self.send(set, &message, output);
             }
         }
     }
@@ -248,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_put_is_laid_out_as_the_standards_say() {
-        let (mut etcd, mut output) = (Etcd::new(), Vec::new());
+        let (mut etcd, mut output) = (Grpc::new(Service::Etcd), Vec::new());
         let values = Values::new(3);
         let value = values.value(7, 0, 3);
         etcd.request(&Operation::Write { key: 7, value }, &mut output);
@@ -262,8 +285,23 @@ mod tests {
     }
 
     #[test]
+    fn a_set_of_ours_is_an_entry_in_a_request() {
+        let (mut grpc, mut output) = (Grpc::new(Service::Leaderless), Vec::new());
+        let values = Values::new(3);
+        grpc.request(&Operation::Write { key: 7, value: values.value(7, 0, 3) }, &mut output);
+        let data =
+            b"\x00\x00\x0f\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x0a\x0a\x08\x0a\x017\x12\x03000";
+        assert!(output.ends_with(data), "{output:x?}");
+        grpc.request(&Operation::Read { key: 7 }, &mut Vec::new());
+        let found = message(b"\x0a\x06\x0a\x017\x12\x01v");
+        let data = received_on(FIRST_STREAM + 2, DATA, 0, &found);
+        let reply = CodecStep::Reply(data.len(), CodecReply::Value(b"v"));
+        assert_eq!(grpc.next(&data, &mut output), Ok(reply));
+    }
+
+    #[test]
     fn a_read_gets_its_value_once_and_frames_of_the_connection_are_answered() {
-        let (mut etcd, mut output) = (Etcd::new(), Vec::new());
+        let (mut etcd, mut output) = (Grpc::new(Service::Etcd), Vec::new());
         etcd.request(&Operation::Read { key: 7 }, &mut Vec::new());
         for kind in [SETTINGS, PING, HEADERS, WINDOW_UPDATE] {
             let frame = received(kind, 0, &[1; 8]);
@@ -289,7 +327,7 @@ mod tests {
 
     #[test]
     fn an_error_a_reset_and_a_missing_key_are_told_apart() {
-        let (mut etcd, mut output) = (Etcd::new(), Vec::new());
+        let (mut etcd, mut output) = (Grpc::new(Service::Etcd), Vec::new());
         etcd.request(&Operation::Read { key: 7 }, &mut Vec::new());
         let trailers = received(HEADERS, END_STREAM | END_HEADERS, b"");
         let step = etcd.next(&trailers, &mut output);
