@@ -72,6 +72,7 @@ pub(crate) use logged::Named;
 pub(crate) use operations::obstacle;
 pub(crate) use problem::{Problem, status_of};
 pub(crate) use seat::{Seat, prefers_receipt};
+use slots::KeyRequest;
 pub(crate) use slots::{names, tag};
 
 /// Most bytes of a request line and its headers.
@@ -128,16 +129,25 @@ impl Route {
             let kind = self.kind(request.method());
             async move {
                 let seat = request.extensions().get::<Seat>();
-                // Behind `answer`, which puts it there.
+                // Behind `routed`, which puts it there.
                 let Some(seat) = seat.cloned() else {
                     return Problem::fault("nobody asks").into_response();
                 };
-                match seat.check(kind).await {
-                    Ok(()) => next.run(request).await,
-                    Err(problem) => problem.into_response(),
-                }
+                permitted(&seat, kind, next.run(request)).await
             }
         }))
+    }
+}
+
+/// What a handler answers, to those alone who may do what is of this kind (I3).
+async fn permitted(
+    seat: &Seat,
+    kind: RequestKind,
+    handled: impl Future<Output = Response>,
+) -> Response {
+    match seat.check(kind).await {
+        Ok(()) => handled.await,
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -212,9 +222,9 @@ where
 }
 
 /// The response to one request.
-async fn answer(seat: Seat, mut request: Request) -> Response {
+async fn answer(seat: Seat, request: Request) -> Response {
     seat.unsent.wait_for_room().await;
-    let method = request.method().clone();
+    let is_asked_for_the_head = request.method() == Method::HEAD;
     if let Err(problem) = check(&request, seat.local, Some(&seat.server.access)) {
         return closing(problem);
     }
@@ -228,23 +238,33 @@ async fn answer(seat: Seat, mut request: Request) -> Response {
         Err(problem) => return closing(problem),
     };
     let unsent = Arc::clone(&seat.unsent);
+    let mut response = match KeyRequest::of(request.method(), request.uri()) {
+        Some(asked) => permitted(&seat, asked.kind(), asked.handle(seat.clone(), request)).await,
+        None => routed(seat, request).await,
+    };
+    if is_last {
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
+    if !is_asked_for_the_head {
+        count_unsent(&response, &unsent);
+    }
+    response
+}
+
+/// What the handler answers that the router finds.
+async fn routed(seat: Seat, mut request: Request) -> Response {
+    let is_asked_what_is_allowed = request.method() == Method::OPTIONS;
     request.extensions_mut().insert(seat);
     let Ok(mut response) = ROUTER.call(request).await;
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = response.headers_mut().remove(header::ALLOW);
-        response = if method == Method::OPTIONS {
+        response = if is_asked_what_is_allowed {
             StatusCode::NO_CONTENT.into_response()
         } else {
             let message = "this method is not served at this path";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", message).into_response()
         };
         response.headers_mut().extend(allowed.map(|allowed| (header::ALLOW, allowed)));
-    }
-    if is_last {
-        response.headers_mut().insert(header::CONNECTION, CLOSE);
-    }
-    if method != Method::HEAD {
-        count_unsent(&response, &unsent);
     }
     response
 }

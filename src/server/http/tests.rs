@@ -105,3 +105,38 @@ fn bodies_of_all_requests_together_are_bounded() {
     assert!(reserve(&bodies, &of(1)).is_ok());
     assert_eq!(reserve(&bodies, &of(BODY_BYTES_MAX + 1)).unwrap_err().code, "too_large");
 }
+
+#[tokio::test]
+async fn what_needs_no_router_is_what_the_router_would_have_found() {
+    let names = ["", "7", "7/", "/7", "7/8", "%2F", "%2f%2F", "a%20b", "%ff", "..", "7;a", "*"];
+    let folders = ["/v1/slots", "/v1/slots/", "/v1/keys/", "/v1/Slots/", "/V1/keys/", "//v1/keys/"];
+    let paths = folders.iter().flat_map(|folder| names.map(|name| format!("{folder}{name}?a=/b")));
+    let methods = [Method::GET, Method::PUT, Method::DELETE];
+    let (mut found_count, mut absent_count) = (0, 0);
+    for (path, method) in
+        paths.flat_map(|path| methods.clone().map(|method| (path.clone(), method)))
+    {
+        let request = Request::builder().method(&method).uri(&path).body(Body::empty()).unwrap();
+        let is_found = KeyRequest::of(&method, request.uri()).is_some();
+        let Ok(response) = ROUTER.call(request).await;
+        // A handler's guard finds no seat here.
+        let is_routed = response.status() == StatusCode::INTERNAL_SERVER_ERROR;
+        assert_eq!(is_found, is_routed, "{method} {path}");
+        *(if is_found { &mut found_count } else { &mut absent_count }) += 1;
+    }
+    assert!(found_count > 30 && absent_count > 30, "{found_count} {absent_count}");
+    for method in [Method::HEAD, Method::OPTIONS, Method::POST, Method::PATCH] {
+        assert_eq!(KeyRequest::of(&method, &"/v1/slots/7".parse().unwrap()), None, "{method}");
+    }
+}
+
+#[test]
+fn a_key_is_asked_for_by_the_same_right_with_and_without_the_router() {
+    for route in slots::routes() {
+        for method in [Method::GET, Method::PUT, Method::DELETE] {
+            let path = route.path.replace("{slot}", "7").replace("{*key}", "7");
+            let asked = KeyRequest::of(&method, &path.parse().unwrap()).unwrap();
+            assert_eq!(asked.kind(), route.kind(&method), "{method} {path}");
+        }
+    }
+}
