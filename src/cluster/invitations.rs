@@ -103,13 +103,10 @@ impl Cluster {
         let Ok(records) = self.consensus.records().await else {
             return OrderReply::Later("this node stops".into());
         };
-        match noted(&records, me, invitation, now) {
-            Err(reply) => return reply,
-            Ok(None) => return OrderReply::Done,
-            Ok(Some(_)) => {}
+        if let Err(reply) = noted(&records, me, invitation, now) {
+            return reply;
         }
-        let change =
-            |newest: &BTreeMap<u64, Member>| noted(newest, me, invitation, now).ok().flatten();
+        let change = |newest: &BTreeMap<u64, Member>| noted(newest, me, invitation, now).ok();
         changed_record(self.consensus.change_records(change).await)
     }
 
@@ -162,30 +159,30 @@ fn forgotten(records: &BTreeMap<u64, Member>, me: u64) -> BTreeMap<u64, Member> 
 
 /// The records that change where a leader notes one token more: its own, and those with tokens that have
 /// expired, whoever gave them out: nobody else would take them out of a membership, which has a bound.
-/// `None` if the token is there already, because it was asked for twice.
+/// Where the token is there already, because it was asked for twice, its own record is set as it is: the
+/// newest membership of a leader may be one that is never committed, so an entry has to tell.
 fn noted(
     records: &BTreeMap<u64, Member>,
     me: u64,
     invitation: &Invitation,
     now: Duration,
-) -> Result<Option<BTreeMap<u64, Member>>, OrderReply> {
-    if records.values().any(|known| known.invitations.contains(invitation)) {
-        return Ok(None);
-    }
+) -> Result<BTreeMap<u64, Member>, OrderReply> {
+    let is_there = records.values().any(|known| known.invitations.contains(invitation));
     let mut changed = without(records, |one| Duration::from_secs(one.expires_s) <= now);
     let Some(own) = changed.get(&me).or_else(|| records.get(&me)) else {
         return Err(OrderReply::Later("the membership was just changed".into()));
     };
-    if own.invitations.len() >= INVITATION_COUNT_MAX {
+    if !is_there && own.invitations.len() >= INVITATION_COUNT_MAX {
         return Err(OrderReply::Refused(format!(
             "{INVITATION_COUNT_MAX} join tokens were given out that nobody has used: use them, wait \
              until they expire, or revoke them (diskstore token revoke-join)"
         )));
     }
-    let invitations = own.invitations.iter().chain([invitation]).cloned().collect();
+    let new = (!is_there).then_some(invitation);
+    let invitations = own.invitations.iter().chain(new).cloned().collect();
     let own = Member { invitations, ..own.clone() };
     changed.insert(me, own);
-    Ok(Some(changed))
+    Ok(changed)
 }
 
 #[cfg(test)]
@@ -231,10 +228,16 @@ mod tests {
     fn a_leader_notes_a_token_once_and_forgets_those_that_expired() {
         let new = invitation("new", 5000);
         let records = of(&[invitation("old", 1000), invitation("two", 2000)]);
-        let record = noted(&records, 2, &new, NOW).unwrap().unwrap().remove(&2).unwrap();
+        let record = noted(&records, 2, &new, NOW).unwrap().remove(&2).unwrap();
         assert_eq!(record.invitations[..], [invitation("two", 2000), new.clone()]);
-        let again = noted(&of(&record.invitations), 1, &new, NOW);
-        assert_eq!(again, Ok(None), "the leader has changed meanwhile");
+        let again = noted(&of(&record.invitations), 1, &new, NOW).unwrap();
+        let unchanged = BTreeMap::from([(1, Member::default())]);
+        assert_eq!(
+            again, unchanged,
+            "the leader has changed meanwhile, and commits it all the same"
+        );
+        let again = noted(&of(&record.invitations), 2, &new, NOW).unwrap();
+        assert_eq!(again, BTreeMap::from([(2, record)]));
         let full: Vec<Invitation> =
             (0..INVITATION_COUNT_MAX).map(|nth| invitation(&nth.to_string(), 2000)).collect();
         assert!(matches!(noted(&of(&full), 2, &new, NOW), Err(OrderReply::Refused(_))));
@@ -244,7 +247,7 @@ mod tests {
     fn expired_tokens_of_others_go_with_the_next_one_and_all_of_them_where_they_are_revoked() {
         let mut records = of(&[invitation("old", 1000), invitation("two", 2000)]);
         let new = invitation("new", 5000);
-        let changed = noted(&records, 1, &new, NOW).unwrap().unwrap();
+        let changed = noted(&records, 1, &new, NOW).unwrap();
         assert_eq!(changed[&1].invitations[..], [new]);
         assert_eq!(changed[&2].invitations[..], [invitation("two", 2000)]);
         records.extend(changed);

@@ -53,6 +53,8 @@ pub(crate) struct Requester {
     granted: Option<ClientRole>,
     /// Whether its answer is to wait, since it presented a wrong token.
     is_held: bool,
+    /// Whether the node stops.
+    is_stopping: bool,
 }
 
 impl Requester {
@@ -73,6 +75,7 @@ impl Requester {
             access,
             holder: None,
             is_held: false,
+            is_stopping: false,
         }
     }
 
@@ -175,6 +178,16 @@ impl Requester {
         if std::mem::take(&mut self.is_held) {
             sleep(WRONG_TOKEN_PAUSE).await;
         }
+    }
+
+    /// The node stops: nothing is begun any more that may take a while.
+    pub(crate) fn note_stopping(&mut self) {
+        self.is_stopping = true;
+    }
+
+    /// Whether the node stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping
     }
 
     /// The same, which wrote up to `index` before.

@@ -45,7 +45,7 @@ use crate::tls::Mode;
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long requests are still answered once the node stops, all of them by a refusal.
-const REFUSING_TIME: Duration = Duration::from_millis(200);
+pub(crate) const REFUSING_TIME: Duration = Duration::from_millis(200);
 
 /// How long a client may stay without the token that it needs; over HTTP the next response ends it then.
 pub(crate) const STRANGE_TIME_MAX: Duration = Duration::from_mins(1);
@@ -262,6 +262,7 @@ impl Session {
     /// Answers all that comes with the word that nothing was done, until the client goes elsewhere: what
     /// was under way when the node stops is not lost without an answer then.
     async fn refuse<D: Dialect>(&mut self, dialect: &mut D) -> io::Result<()> {
+        dialect.requester().note_stopping();
         loop {
             let (input, replies, _) = self.socket.turn_parts();
             let flow = turn::refuse(dialect, &self.server, input, replies).await;

@@ -13,6 +13,7 @@ mod local;
 mod refusals;
 mod removal;
 mod running;
+mod stopping;
 mod whole;
 
 use std::path::Path;

@@ -19,14 +19,14 @@ use crate::node::{self, Node, StartError};
 use crate::server::{Access, Server};
 
 /// Nothing that must come takes longer.
-const LONG: Duration = Duration::from_mins(1);
+pub(super) const LONG: Duration = Duration::from_mins(1);
 
 fn host(net: &LocalNet, disk: &SimDisk) -> Host {
     Host { disk: Arc::new(disk.clone()), net: Net::Local(net.clone()), ..Host::real() }
 }
 
 /// Starts node `nth` on a disk; all but the first join it.
-async fn start(net: &LocalNet, disk: &SimDisk, nth: u64) -> Arc<Node> {
+pub(super) async fn start(net: &LocalNet, disk: &SimDisk, nth: u64) -> Arc<Node> {
     start_on(&host(net, disk), nth).await.unwrap()
 }
 

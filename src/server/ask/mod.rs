@@ -172,6 +172,11 @@ impl Question {
         }
     }
 
+    /// Whether it has something done, which would be cut off where the node stops.
+    fn is_work(&self) -> bool {
+        matches!(self, Question::Order(_) | Question::Invite { .. } | Question::Checkpoint)
+    }
+
     /// The same as it stands in a transaction, which waits for nobody: WAIT tells how things are.
     pub(crate) fn at_once(self) -> Question {
         match self {
@@ -194,6 +199,9 @@ pub(crate) async fn answer(
     question: &Question,
 ) -> Result<Value, Complaint> {
     let node = &server.node;
+    if requester.is_stopping() && question.is_work() {
+        return Err(Failure::Stopping.into());
+    }
     Ok(match question {
         Question::ClientInfo => Value::Text(requester.client().line()),
         Question::ClientList { ids, listening } => {

@@ -60,9 +60,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::access::RequestKind;
+use super::session::REFUSING_TIME;
 use super::socket::UNTAKEN_TIME_MAX;
 use super::wire::{Unsent, Wire, until_ended};
 use crate::command::Failure;
@@ -180,12 +181,19 @@ where
 {
     let counters = seat.server.clients.counters_shared();
     let wire = Wire::new(before, stream, counters, Arc::clone(&seat.unsent), UNTAKEN_TIME_MAX);
-    let stopping = seat.stopping.clone();
+    let stopping = refused(seat.stopping.clone());
     let answered = move |request: Request| {
         let named = Named::of(&request);
         named.answered(answer(seat.clone(), request)).boxed()
     };
     serve_by(wire, HEAD_TIME_MAX, answered, stopping).await
+}
+
+/// Ends a while after the node began to stop: what came as it did is refused until then, so that no client
+/// has to guess what became of its request.
+pub(crate) async fn refused(stopping: impl Future<Output = ()>) {
+    stopping.await;
+    sleep(REFUSING_TIME).await;
 }
 
 /// As [`serve`], with what answers a request and the time that its head may take.
@@ -224,6 +232,9 @@ where
 /// The response to one request.
 async fn answer(seat: Seat, request: Request) -> Response {
     seat.unsent.wait_for_room().await;
+    if seat.is_stopping() {
+        return closing(Failure::Stopping.into());
+    }
     let is_asked_for_the_head = request.method() == Method::HEAD;
     if let Err(problem) = check(&request, seat.local, Some(&seat.server.access)) {
         return closing(problem);
@@ -237,16 +248,15 @@ async fn answer(seat: Seat, request: Request) -> Response {
         Ok(space) => space,
         Err(problem) => return closing(problem),
     };
-    let unsent = Arc::clone(&seat.unsent);
     let mut response = match KeyRequest::of(request.method(), request.uri()) {
         Some(asked) => permitted(&seat, asked.kind(), asked.handle(seat.clone(), request)).await,
-        None => routed(seat, request).await,
+        None => routed(seat.clone(), request).await,
     };
-    if is_last {
+    if is_last || seat.is_stopping() {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     if !is_asked_for_the_head {
-        count_unsent(&response, &unsent);
+        count_unsent(&response, &seat.unsent);
     }
     response
 }

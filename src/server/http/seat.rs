@@ -88,6 +88,11 @@ impl Seat {
         Seat { server, requester, local, scheme, stopping, unsent, strange_since }
     }
 
+    /// Whether the node stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.peek().is_some()
+    }
+
     /// Takes the token that a request presents, and forgets that of the request before it. A wrong one is
     /// answered late.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<(), Problem> {

@@ -3,6 +3,7 @@
 //! Called by the session. The ETag is the version of the key. There are no conditions: nothing is decided
 //! by what a key held before.
 
+use std::future::ready;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -23,10 +24,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::registrar::{Deleted, level};
 use super::{Port, RegisterServer, Stopping};
+use crate::command::Failure;
 use crate::leaderless::operation::Level;
 use crate::server::http::{
-    HEAD_TIME_MAX, Named, Problem, check, closing, count_unsent, json, names, one, reserve,
-    serve_by, tag, take_body,
+    HEAD_TIME_MAX, Named, Problem, check, closing, count_unsent, json, names, one, refused,
+    reserve, serve_by, tag, take_body,
 };
 use crate::server::socket::{Share, UNTAKEN_TIME_MAX};
 use crate::server::wire::{Unsent, Wire};
@@ -84,11 +86,15 @@ where
     let unsent = Arc::new(Unsent::new(Share::new(Arc::clone(&server.backlog))));
     let counters = Arc::clone(&server.counters);
     let wire = Wire::new(before, stream, counters, Arc::clone(&unsent), UNTAKEN_TIME_MAX);
+    let is_over = stopping.clone();
     let answered = move |request: Request| {
         let named = Named::of(&request);
+        if is_over.peek().is_some() {
+            return named.answered(ready(closing(Failure::Stopping.into()))).boxed();
+        }
         named.answered(respond(door.clone(), Arc::clone(&unsent), request)).boxed()
     };
-    serve_by(wire, HEAD_TIME_MAX, answered, stopping).await
+    serve_by(wire, HEAD_TIME_MAX, answered, refused(stopping)).await
 }
 
 async fn respond(door: HttpDoor, unsent: Arc<Unsent>, mut request: Request) -> Response {
