@@ -51,12 +51,18 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Asks at the addresses of `list`, and then every member that those who answered know of.
+    /// Asks at the addresses of `list`, and then every member that those who answered know of; nowhere
+    /// twice.
     ///
     /// # Errors
     /// Rubbish in the list.
     pub(super) fn of(list: &str, dialling: &Dialling) -> Result<Survey, ClientError> {
-        let typed = addresses_in(list)?.into_iter().map(str::to_owned).collect();
+        let mut typed: Vec<String> = Vec::new();
+        for address in addresses_in(list)? {
+            if !typed.iter().any(|known| known == address) {
+                typed.push(address.to_owned());
+            }
+        }
         let typed = visit_all(typed, dialling);
         let answers = typed.iter().filter_map(|visit| visit.outcome.as_ref().ok());
         // Who knows the newest membership: a member that was cut off has an old one.
@@ -64,11 +70,17 @@ impl Survey {
         let (cluster_id, members) = newest.map_or_else(Default::default, |seen| {
             (seen.status.cluster_id.clone(), seen.status.members.clone())
         });
-        let reached = |member: &&MemberStatus| !member.client.is_empty();
-        let addresses = members.iter().filter(reached).map(|member| member.client.clone());
-        let mut visits = visit_all(addresses.take(ASKED_COUNT_MAX).collect(), dialling).into_iter();
+        let known = |address: &str| typed.iter().find(|visit| visit.address == address);
+        let addresses = members.iter().map(|member: &MemberStatus| &member.client);
+        let is_new = |address: &&String| !address.is_empty() && known(address).is_none();
+        let addresses = addresses.filter(is_new).take(ASKED_COUNT_MAX).cloned().collect();
+        let mut visits = visit_all(addresses, dialling).into_iter();
         let with_visit = |member: MemberStatus| {
-            let visit = if member.client.is_empty() { None } else { visits.next() };
+            let visit = match known(&member.client) {
+                Some(visit) => Some(visit.clone()),
+                None if member.client.is_empty() => None,
+                None => visits.next(),
+            };
             (member, visit)
         };
         let members = members.into_iter().map(with_visit).collect();
@@ -196,6 +208,34 @@ mod tests {
         assert_eq!(names, ["b", "a"]);
         let seen = survey.typed[1].outcome.as_ref().unwrap();
         assert!(seen.own_wall_ms > 1_600_000_000_000 && seen.took_ms <= 3000, "{seen:?}");
+    }
+
+    #[test]
+    fn a_node_is_asked_once_however_often_it_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let json = format!(
+            r#"{{"name":"a","member_id":"1","members":[{{"name":"a","client":"{address}"}}]}}"#
+        );
+        let asked = std::thread::spawn(move || {
+            let mut count = 0;
+            for stream in listener.incoming() {
+                let (mut stream, mut first) = (stream.unwrap(), [0; 4096]);
+                let length = stream.read(&mut first).unwrap();
+                if first[..length].starts_with(b"END") {
+                    return count;
+                }
+                count += 1;
+                drop(write!(stream, "${}\r\n{json}\r\n", json.len()));
+            }
+            unreachable!("nobody shuts the listener")
+        });
+        let list = format!("{address},{address}");
+        let survey = Survey::of(&list, &Dialling::default()).unwrap();
+        assert_eq!((survey.typed.len(), survey.members.len()), (1, 1));
+        assert!(survey.members[0].1.as_ref().unwrap().outcome.is_ok());
+        std::net::TcpStream::connect(&address).unwrap().write_all(b"END").unwrap();
+        assert_eq!(asked.join().unwrap(), 1);
     }
 
     #[test]

@@ -41,10 +41,8 @@ pub struct Own {
 impl Own {
     /// What its record is to be, if it is not yet.
     fn wanted(&self, logged: &Member) -> Option<Member> {
-        let is_same = is_same(&logged.raft_address, &self.member.raft_address)
-            && is_same(&logged.client_address, &self.member.client_address)
-            && logged.room >= self.member.room;
-        (!is_same).then(|| self.record(logged))
+        let is_known = !has_moved(&self.member, logged) && logged.room >= self.member.room;
+        (!is_known).then(|| self.record(logged))
     }
 
     fn record(&self, logged: &Member) -> Member {
@@ -71,6 +69,12 @@ fn has_no_host(address: &str) -> bool {
 fn is_same(logged: &str, own: &str) -> bool {
     let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
     logged == own || has_no_host(own) && port(logged) == port(own)
+}
+
+/// Whether a member is at other addresses than the log has for it.
+fn has_moved(own: &Member, logged: &Member) -> bool {
+    !is_same(&logged.raft_address, &own.raft_address)
+        || !is_same(&logged.client_address, &own.client_address)
 }
 
 /// Why this process must not be the member, if it is only a copy (I1).
@@ -115,12 +119,17 @@ pub async fn keep_registered(cluster: Arc<Cluster>, own: Own, faults: Faults) {
         let reply = register(&cluster, &own, record).await;
         is_asked |= matches!(reply, JoinReply::Accepted { .. });
         if let (Some(wanted), Some(logged)) = (wanted, logged) {
-            let said = moved(&wanted, &logged, &reply);
+            let has_moved = has_moved(&own.member, &logged);
+            let said = if has_moved {
+                moved(&wanted, &logged, &reply)
+            } else {
+                has_room(&wanted, &logged, &reply)
+            };
             if said != told {
                 tracing::warn!("{said}");
                 told.clone_from(&said);
             }
-            cluster.note_moved(Some(said));
+            cluster.note_moved(has_moved.then_some(said));
         }
         if matches!(reply, JoinReply::Refused(_))
             && let Some(reason) = is_copy(consensus, &own).await
@@ -131,17 +140,35 @@ pub async fn keep_registered(cluster: Arc<Cluster>, own: Own, faults: Faults) {
     }
 }
 
-/// What is said of a member whose record is old.
+/// What is said of a member whose record has old addresses.
 fn moved(wanted: &Member, logged: &Member, reply: &JoinReply) -> String {
-    let answer = match reply {
-        JoinReply::Accepted { .. } => "it is being written there".to_owned(),
-        JoinReply::Later(reason) | JoinReply::Refused(reason) => reason.clone(),
-    };
     format!(
         "this member is at {} (clients: {}) now, and its cluster has it at {} (clients: {}); it asks \
-         for that to be changed: {answer}",
-        wanted.raft_address, wanted.client_address, logged.raft_address, logged.client_address
+         for that to be changed: {}",
+        wanted.raft_address,
+        wanted.client_address,
+        logged.raft_address,
+        logged.client_address,
+        answer_of(reply)
     )
+}
+
+/// What is said of a member that is where its record says, with room for more slots than that.
+fn has_room(wanted: &Member, logged: &Member, reply: &JoinReply) -> String {
+    format!(
+        "this member has room for {} slots now, and its cluster knows of {}; it asks for that to be \
+         changed: {}",
+        wanted.room,
+        logged.room,
+        answer_of(reply)
+    )
+}
+
+fn answer_of(reply: &JoinReply) -> &str {
+    match reply {
+        JoinReply::Accepted { .. } => "it is being written there",
+        JoinReply::Later(reason) | JoinReply::Refused(reason) => reason,
+    }
 }
 
 /// Asks for another record of this member once, wherever it may be heard.
@@ -212,6 +239,18 @@ mod tests {
         assert_eq!(own("0.0.0.0:1").wanted(&logged), None);
         assert!(own("0.0.0.0:1").is_open());
         assert!(own("0.0.0.0:2").wanted(&logged).is_some());
+    }
+
+    #[test]
+    fn a_member_with_more_room_is_not_said_to_be_elsewhere() {
+        let logged = Member { room: 64, ..own("h:1").member };
+        let roomier = Member { room: 128, ..logged.clone() };
+        let wanted = Own { member: roomier.clone(), targets: Vec::new() }.wanted(&logged).unwrap();
+        assert!(!has_moved(&roomier, &logged) && has_moved(&own("i:1").member, &logged));
+        let said = has_room(&wanted, &logged, &JoinReply::Later("nobody leads".into()));
+        let words = "this member has room for 128 slots now, and its cluster knows of 64; it asks for \
+                     that to be changed: nobody leads";
+        assert_eq!(said, words);
     }
 
     #[test]

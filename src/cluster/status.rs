@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{Cluster, refusals};
 use crate::metrics::Times;
-use crate::peer::Role;
-use crate::raft::{MemberView, View};
+use crate::peer::{Member, Role};
+use crate::raft::{MemberView, View, slot_count_of};
 use crate::status::{MemberStatus, NodeStatus, StageStatus, Status, SyncStatus};
 
 impl Cluster {
@@ -49,7 +49,11 @@ impl Cluster {
             checkpoint: view.checkpoint.unwrap_or_default().get(),
             purged: view.purged.unwrap_or_default().get(),
             readable_from: machine.readable_from(),
-            slots: limits.slot_count,
+            slots: if machine.paged().is_some() {
+                limits.slot_count
+            } else {
+                slots_of(limits.slot_count, view.members.values().map(|known| &known.member))
+            },
             value_size: limits.value_bytes_max,
             live: usage.live_count,
             disk_used_bytes: node.disk_used_bytes,
@@ -126,6 +130,12 @@ impl Cluster {
     }
 }
 
+/// How many slots the cluster of a member has whose own state has no room for slots that it could count: a
+/// logger was told how many there were when it came.
+fn slots_of<'a>(told: u64, members: impl IntoIterator<Item = &'a Member>) -> u64 {
+    if told == 0 { 0 } else { told.max(slot_count_of(members)) }
+}
+
 fn stage(name: &str, times: &Times) -> StageStatus {
     let mut buckets = times.spread().buckets.to_vec();
     let filled = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
@@ -140,5 +150,18 @@ fn role_of(view: &View, member_id: u64) -> &'static str {
         (false, true, Some(_)) => "follower",
         (false, true, None) => "candidate",
         (false, false, _) => "learner",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logger_tells_how_many_slots_there_are_now_and_not_when_it_came() {
+        let members = [0, 128].map(|slot_count| Member { slot_count, ..Member::default() });
+        assert_eq!(slots_of(64, &members), 128);
+        assert_eq!(slots_of(64, &members[..1]), 64, "there never were more");
+        assert_eq!(slots_of(0, &members[..1]), 0, "keys are no slots");
     }
 }

@@ -34,6 +34,7 @@ mod receipt;
 mod requester;
 mod resp;
 mod session;
+mod shaking;
 mod socket;
 mod turn;
 mod value;
@@ -62,6 +63,7 @@ use late::{ADMINISTRATION_TIME_MAX, FULL, Heard, STARTING, asks_about_the_node, 
 pub use leaderless::{Coordinator, Port, RegisterServer, Registrar};
 use original::Datagrams;
 use session::{Session, refuse};
+use shaking::Handshakes;
 use socket::{Backlog, ROOM_TIME_MAX};
 
 /// How long to wait after a connection could not be accepted: there may be no descriptor left.
@@ -70,8 +72,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Most clients that are being told so at once.
 const TOLD_COUNT_MAX: usize = 256;
-/// Most handshakes of TLS under way at once; others wait for their turn.
-const SHAKING_COUNT_MAX: usize = 1024;
 /// How long the sessions may take to answer what they have taken once the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -87,7 +87,7 @@ pub struct Server {
     /// Bytes that bodies of HTTP and messages of gRPC may still take.
     bodies: Arc<Semaphore>,
     /// Places for handshakes of TLS.
-    shaking: Semaphore,
+    shaking: Handshakes,
     /// Streams of gRPC that may still be begun, and those of its health.
     streams: Arc<Semaphore>,
     watching: Arc<Semaphore>,
@@ -108,7 +108,7 @@ impl Server {
             late: Places::default(),
             backlog: Arc::new(Backlog::new(ROOM_TIME_MAX)),
             bodies: Arc::new(Semaphore::new(http::BODY_BYTES_MAX_ALL)),
-            shaking: Semaphore::new(SHAKING_COUNT_MAX),
+            shaking: Handshakes::new(),
             streams: Arc::new(Semaphore::new(grpc::STREAM_COUNT_MAX_ALL)),
             watching: Arc::new(Semaphore::new(grpc::WATCH_COUNT_MAX_ALL)),
             datagrams: Datagrams::default(),

@@ -119,7 +119,7 @@ impl Session {
         };
         let mut place = None;
         if protocol == Protocol::Tls {
-            place = Some(server.shaking.acquire().await.ok()?); // I3
+            place = Some(server.shaking.place(self.peer.ip()).await); // I3
             self.socket = self.socket.under(tls, self.peer);
         }
         let standing = match self.socket.open().await {

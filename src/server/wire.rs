@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::Server;
 use super::counters::Counters;
@@ -30,12 +32,14 @@ use super::socket::{Patience, Share, UNTAKEN_TIME_MAX};
 pub(crate) struct Unsent {
     share: Mutex<Share>,
     taken: Notify,
+    /// How often something was taken.
+    taken_count: AtomicU64,
 }
 
 impl Unsent {
     /// Nothing yet.
     pub(crate) fn new(share: Share) -> Unsent {
-        Unsent { share: Mutex::new(share), taken: Notify::new() }
+        Unsent { share: Mutex::new(share), taken: Notify::new(), taken_count: AtomicU64::new(0) }
     }
 
     /// Waits until there is room for one more response (I1).
@@ -90,12 +94,52 @@ impl Unsent {
         Bytes::from_owner(Counted { bytes, reserved })
     }
 
+    /// Ends once something has waited for the client for so long, while nothing of all that waits was
+    /// taken. (I2, where the client says by itself how much it takes of each response.)
+    pub(crate) async fn untaken(&self, time_max: Duration) {
+        let mut before = self.look();
+        loop {
+            sleep(time_max).await;
+            let now = self.look();
+            if now.shows_nothing_taken_since(before) {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// Bytes that wait.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.share.lock().bytes()
+    }
+
+    fn look(&self) -> Look {
+        let taken_count = self.taken_count.load(Ordering::Relaxed);
+        Look { waits: self.share.lock().bytes() > 0, taken_count }
+    }
+
     fn remove(&self, bytes: usize) {
+        self.taken_count.fetch_add(1, Ordering::Relaxed);
         let mut share = self.share.lock();
         let waiting = share.bytes().saturating_sub(bytes);
         share.note(waiting);
         drop(share);
         self.taken.notify_waiters();
+    }
+}
+
+/// What waits for a client, at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    waits: bool,
+    taken_count: u64,
+}
+
+impl Look {
+    /// Whether something waited all the time.
+    fn shows_nothing_taken_since(self, before: Look) -> bool {
+        before.waits && self.waits && before.taken_count == self.taken_count
     }
 }
 
@@ -283,6 +327,27 @@ mod tests {
         drop(room);
         assert!(waits().is_some());
         assert_eq!(unsent.share.lock().bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_has_an_end_that_takes_nothing_of_all_that_waits() {
+        let unsent = unsent();
+        let mut before = unsent.look();
+        let mut is_untaken = || {
+            let now = unsent.look();
+            let is_untaken = now.shows_nothing_taken_since(before);
+            before = now;
+            is_untaken
+        };
+        assert!(!is_untaken(), "nothing waits");
+        let kept = unsent.counted(vec![7; 5].into());
+        assert!(!is_untaken(), "since when is not known");
+        drop(unsent.counted(vec![7; 5].into()));
+        assert!(!is_untaken(), "it takes something now and then");
+        assert!(is_untaken());
+        unsent.untaken(Duration::from_millis(1)).await;
+        drop(kept);
+        assert!(!is_untaken() && !is_untaken(), "it has taken all");
     }
 
     #[tokio::test]

@@ -217,9 +217,18 @@ pub fn write(
             Ok(()) | Err(_) => Err(error),
         };
     }
-    disk.rename(&new, &path_of(directory, log_id.index))?;
-    disk.sync_dir(directory)?;
-    Ok(crc)
+    let path = path_of(directory, log_id.index);
+    let was_there = disk.exists(&path)?;
+    disk.rename(&new, &path)?;
+    match disk.sync_dir(directory) {
+        Ok(()) => Ok(crc),
+        // A checkpoint may name the one that was there.
+        Err(error) if was_there => Err(error),
+        // No checkpoint names it, and the error that matters is the one that led here.
+        Err(error) => match disk.remove(&path) {
+            Ok(()) | Err(_) => Err(error),
+        },
+    }
 }
 
 /// Writes a file that may be there from an earlier attempt.
@@ -336,7 +345,7 @@ fn checksum(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{CrashMode, SimDisk};
+    use crate::disk::{CrashMode, OperationKind, SimDisk};
     use crate::identity;
 
     const CLUSTER: u128 = 0xc1;
@@ -486,6 +495,21 @@ mod tests {
         let error = write(&disk, place, CLUSTER, log_id(3), &full(3).encode_at(at(3))).unwrap_err();
         assert!(matches!(error, Error::NoSpace { .. }), "{error}");
         assert_eq!(disk.list(place).unwrap(), before);
+    }
+
+    #[test]
+    fn a_file_whose_name_is_not_synced_is_left_only_where_one_stood_before() {
+        let disk = SimDisk::new(1);
+        let place = directory(&disk);
+        let before = disk.list(place).unwrap();
+        let body = full(3).encode_at(at(3));
+        disk.fail_next(OperationKind::SyncDirectory, "node", 28);
+        write(&disk, place, CLUSTER, log_id(3), &body).unwrap_err();
+        assert_eq!(disk.list(place).unwrap(), before);
+        let crc = write(&disk, place, CLUSTER, log_id(3), &body).unwrap();
+        disk.fail_next(OperationKind::SyncDirectory, "node", 28);
+        write(&disk, place, CLUSTER, log_id(3), &body).unwrap_err();
+        assert_eq!(read(&disk, place, CLUSTER, log_id(3), crc).unwrap().count(), 3);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ratatui_core::terminal::Terminal as Drawing;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::survey::Survey;
@@ -65,27 +65,40 @@ pub(super) fn run(flags: &TopFlags) -> Result<(), ClientError> {
     }
     addresses_in(&flags.servers.list)?;
     let dialling = Dialling::of(&flags.servers)?;
+    let failed = |source| ClientError::local("drawing", source);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed)?;
+    // From here on no signal ends the program by itself: it would leave the terminal raw. // I2
+    let signals = runtime.block_on(async { Signals::new() }).map_err(failed)?;
     let raw = Raw::begin()?;
-    let drawn = draw_until_ended(flags, dialling);
-    drop(raw); // I2, before an error is told
-    drawn.map_err(|source| ClientError::local("drawing", source))
-}
-
-fn draw_until_ended(flags: &TopFlags, dialling: Dialling) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(draw(flags, dialling));
+    let drawn = runtime.block_on(draw(flags, dialling, signals));
     runtime.shutdown_background();
-    ended
+    drop(raw); // I2, before an error is told
+    drawn.map_err(failed)
 }
 
-async fn draw(flags: &TopFlags, dialling: Dialling) -> io::Result<()> {
-    let [mut interrupt, mut terminate, mut quit, mut hang_up, mut resized] = [
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::quit())?,
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::window_change())?,
-    ];
+/// What a terminal and its people tell the program.
+struct Signals {
+    /// Whatever else ends a program.
+    ends: [Signal; 4],
+    resized: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let ends = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::quit())?,
+            signal(SignalKind::hangup())?,
+        ];
+        Ok(Signals { ends, resized: signal(SignalKind::window_change())? })
+    }
+}
+
+async fn draw(flags: &TopFlags, dialling: Dialling, signals: Signals) -> io::Result<()> {
+    let Signals { ends: [mut interrupt, mut terminate, mut quit, mut hang_up], mut resized } =
+        signals;
     let is_paused = Arc::new(AtomicBool::new(false));
     let mut keys = read_keys()?;
     let mut looks = look(flags, dialling, Arc::clone(&is_paused))?;

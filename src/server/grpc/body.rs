@@ -6,6 +6,7 @@
 
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -24,6 +25,10 @@ use crate::server::wire::{Reserved, Unsent};
 
 /// Bytes before a message.
 const HEAD_BYTES: usize = 5;
+
+/// Bytes that are counted together: a slow client is seen to take something each time when it has taken so
+/// many.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// Room for a message, until its call is answered.
 pub(crate) type Held = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
@@ -145,6 +150,8 @@ where
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
     body: tonic::body::Body,
+    /// What is left of a frame, in order.
+    pieces: VecDeque<Bytes>,
     unsent: Arc<Unsent>,
     #[expect(dead_code, reason = "it ends with the body")]
     room: Option<Arc<Reserved>>,
@@ -157,7 +164,7 @@ impl ResponseBody {
         unsent: Arc<Unsent>,
         room: Option<Arc<Reserved>>,
     ) -> ResponseBody {
-        ResponseBody { body, unsent, room }
+        ResponseBody { body, pieces: VecDeque::new(), unsent, room }
     }
 }
 
@@ -169,29 +176,67 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let counted = |frame: Frame<Bytes>| frame.map_data(|data| self.unsent.counted(data));
-        Poll::Ready(frame.map(|frame| frame.map(counted)))
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+            let mut data = match frame.into_data() {
+                Ok(data) => data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            };
+            while !data.is_empty() {
+                let piece = data.split_to(data.len().min(PIECE_BYTES_MAX));
+                let piece = self.unsent.counted(piece);
+                self.pieces.push_back(piece);
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.pieces.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.pieces.is_empty() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
     use tonic::Code;
 
     use super::*;
+    use crate::server::socket::{Backlog, Share};
 
     fn messages(bytes_max: usize, room: usize) -> Messages {
         let bodies = Arc::new(Semaphore::new(room));
         RequestBody::new((), bytes_max, bodies).0.frames
+    }
+
+    #[tokio::test]
+    async fn what_goes_is_counted_in_pieces_that_a_slow_client_takes_one_by_one() {
+        let backlog = Arc::new(Backlog::new(Duration::from_hours(1)));
+        let unsent = Arc::new(Unsent::new(Share::new(backlog)));
+        let message = Bytes::from(vec![7; 3 * PIECE_BYTES_MAX + 1]);
+        let body = tonic::body::Body::new(axum::body::Body::from(message.clone()));
+        let mut body = ResponseBody::new(body, Arc::clone(&unsent), None);
+        let (mut taken, mut waiting) = (Vec::new(), Vec::new());
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            waiting.push(unsent.bytes());
+            taken.extend_from_slice(frame.unwrap().data_ref().unwrap());
+            assert_eq!(body.is_end_stream(), taken.len() == message.len());
+        }
+        let left = [3, 2, 1, 0].map(|count| count * PIECE_BYTES_MAX + 1);
+        assert_eq!(
+            (waiting, taken == message),
+            ([message.len(), left[1], left[2], left[3]].into(), true)
+        );
+        assert_eq!(unsent.bytes(), 0);
     }
 
     #[test]

@@ -56,6 +56,7 @@ use tonic_reflection::server::Builder;
 
 use super::access::RequestKind;
 use super::http::{BODY_BYTES_MAX, Named};
+use super::socket::UNTAKEN_TIME_MAX;
 use super::wire::{Reserved, Wire, until_ended};
 pub(crate) use body::{RequestBody, ResponseBody};
 pub(crate) use caller::{Caller, deadline_of};
@@ -149,13 +150,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let wire = Wire::of_counted(before, stream, &caller.server);
-    let stopping = caller.stopping.clone();
+    let (stopping, unsent) = (caller.stopping.clone(), Arc::clone(&caller.unsent));
     let caller = Arc::new(caller);
     let answered = move |request| {
         let named = Named::of(&request);
         named.answered(answer(Arc::clone(&caller), request))
     };
-    serve_by(wire, answered, stopping).await
+    tokio::select! {
+        served = serve_by(wire, answered, stopping) => served,
+        () = unsent.untaken(UNTAKEN_TIME_MAX) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// As [`serve`], with what answers a call.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use diskstore_proto::diskstore::{Item, ScanRequest, ScanResponse, scan_request};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::codegen::BoxStream;
 use tonic::codegen::tokio_stream::{self, StreamExt};
 use tonic::{Code, Status};
@@ -20,6 +21,7 @@ use crate::command::{Body, Command, Failure, Freshness, ReadLevel};
 use crate::server::access::RequestKind;
 use crate::server::requester::Requester;
 use crate::server::resp::lookup;
+use crate::server::socket::UNTAKEN_TIME_MAX;
 
 /// Keys that are looked for in one step.
 const STEP_COUNT_MAX: usize = 256;
@@ -115,8 +117,16 @@ async fn walk(
     let mut place = (wanted.first < keys.scan_end()).then_some(wanted.first);
     let mut is_told = false;
     while let Some(from) = place {
-        caller.unsent.wait_for_room().await;
-        let Ok(permit) = told.reserve().await else { return Ok(()) };
+        let room = async {
+            caller.unsent.wait_for_room().await;
+            told.reserve().await
+        };
+        let Ok(room) = timeout(UNTAKEN_TIME_MAX, room).await else {
+            let seconds = UNTAKEN_TIME_MAX.as_secs();
+            let message = format!("this client took nothing of the scan for {seconds} s");
+            return Err(Status::new(Code::Aborted, message));
+        };
+        let Ok(permit) = room else { return Ok(()) };
         requester.renew(); // its token may have been removed, or have expired
         requester.check(RequestKind::Read)?;
         let (found, next) = replica.scan(from, wanted.step_count).await?;

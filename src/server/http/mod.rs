@@ -250,7 +250,7 @@ async fn answer(seat: Seat, request: Request) -> Response {
     };
     let mut response = match KeyRequest::of(request.method(), request.uri()) {
         Some(asked) => permitted(&seat, asked.kind(), asked.handle(seat.clone(), request)).await,
-        None => routed(seat.clone(), request).await,
+        None => routed(seat.clone(), request).boxed().await, // else every request would carry its size
     };
     if is_last || seat.is_stopping() {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
