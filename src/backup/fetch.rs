@@ -33,8 +33,13 @@ const ADDRESS_COUNT_MAX: usize = 64;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to begin: an election, and what it has to apply first.
 const BEGIN_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long it may take for the next bytes.
+/// How long it may say nothing before it is asked whether it lives: it reads its data meanwhile, and where
+/// little has changed there is little to say.
 const IDLE_TIME_MAX: Duration = Duration::from_mins(1);
+/// How long it may say nothing while it lives.
+const SILENT_TIME_MAX: Duration = Duration::from_hours(1);
+/// How long it may take to say that it lives.
+const PULSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Most bytes of a refusal.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
@@ -58,6 +63,34 @@ impl Base {
     }
 }
 
+/// A node that gives a backup.
+#[derive(Debug)]
+struct Giving {
+    pulse: Pulse,
+    body: Incoming,
+}
+
+/// Whether a node lives that says nothing.
+#[derive(Debug)]
+struct Pulse {
+    dialling: Dialling,
+    address: Address,
+}
+
+impl Pulse {
+    async fn is_felt(&self) -> bool {
+        let asked = async {
+            let stream = self.dialling.dial(&self.address, CONNECT_TIME_MAX).await.ok()?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(connection); // ends with the response, or with the runtime
+            let request = Request::get("/livez").header(header::HOST, self.address.to_string());
+            let response = sender.send_request(request.body(Body::empty()).ok()?).await.ok()?;
+            (response.status() == StatusCode::OK).then_some(())
+        };
+        timeout(PULSE_TIME_MAX, asked).await.is_ok_and(|answer| answer.is_some())
+    }
+}
+
 /// A backup that was taken and checked.
 #[derive(Debug)]
 pub(super) struct Fetched {
@@ -75,8 +108,9 @@ pub(super) fn fetch(
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(local("starting"))?;
-    let (address, body) = runtime.block_on(begin(servers, base))?;
-    let stream = Taken { runtime: &runtime, body, left: Bytes::new(), out };
+    let Giving { pulse, body } = runtime.block_on(begin(servers, base))?;
+    let (address, idle_time_max) = (pulse.address.to_string(), IDLE_TIME_MAX);
+    let stream = Taken { runtime: &runtime, pulse, idle_time_max, body, left: Bytes::new(), out };
     let checked = follow(stream, &address);
     let (summary, bytes) = checked?;
     out.flush().map_err(local("writing the backup"))?;
@@ -84,7 +118,7 @@ pub(super) fn fetch(
 }
 
 /// Asks the nodes in turn until one answers; gives its stream.
-async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), ArchiveError> {
+async fn begin(servers: &Servers, base: Base) -> Result<Giving, ArchiveError> {
     let dialling = Dialling::of(servers)?;
     let list: Vec<&str> = servers.list.split(',').collect();
     if list.len() > ADDRESS_COUNT_MAX {
@@ -100,9 +134,12 @@ async fn begin(servers: &Servers, base: Base) -> Result<(String, Incoming), Arch
         })
         .collect::<Result<_, _>>()?;
     let mut tried = Vec::new();
-    for address in &parsed {
-        match dialling.dial(address, CONNECT_TIME_MAX).await {
-            Ok(stream) => return ask(address.to_string(), stream, base, &dialling).await,
+    for address in parsed {
+        match dialling.dial(&address, CONNECT_TIME_MAX).await {
+            Ok(stream) => {
+                let body = ask(address.to_string(), stream, base, &dialling).await?;
+                return Ok(Giving { pulse: Pulse { dialling, address }, body });
+            }
             Err(error) => tried.push(format!("{address}: {error}")),
         }
     }
@@ -114,7 +151,7 @@ async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     base: Base,
     dialling: &Dialling,
-) -> Result<(String, Incoming), ArchiveError> {
+) -> Result<Incoming, ArchiveError> {
     let foreign = || ArchiveError::Foreign { address: address.clone() };
     let mut request =
         Request::get(format!("/v1/backup{}", base.query())).header(header::HOST, &address);
@@ -130,7 +167,7 @@ async fn ask(
     let response = timeout(BEGIN_TIME_MAX, asked).await.map_err(|_| foreign())?;
     let response = response.map_err(|_| foreign())?;
     if response.status() == StatusCode::OK {
-        return Ok((address, response.into_body()));
+        return Ok(response.into_body());
     }
     let body = to_bytes(Body::new(response.into_body()), REFUSAL_BYTES_MAX).await;
     let message = body.ok().and_then(|body| message_of(&body)).ok_or_else(foreign)?;
@@ -196,6 +233,9 @@ fn bar(slot_count: u64) -> ProgressBar {
 /// The body of the response, every byte of which goes to `out` before it is read.
 struct Taken<'a> {
     runtime: &'a Runtime,
+    pulse: Pulse,
+    /// See [`IDLE_TIME_MAX`].
+    idle_time_max: Duration,
     body: Incoming,
     left: Bytes,
     out: &'a mut dyn Write,
@@ -217,10 +257,17 @@ impl Taken<'_> {
     /// The next bytes of the response; none at its end.
     fn next(&mut self) -> io::Result<Bytes> {
         let body = &mut self.body;
+        let silent_since = Instant::now();
         loop {
             let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
-            let frame = self.runtime.block_on(async { timeout(IDLE_TIME_MAX, frame).await });
-            let frame = frame.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            let frame = self.runtime.block_on(async { timeout(self.idle_time_max, frame).await });
+            let Ok(frame) = frame else {
+                let may_go_on = silent_since.elapsed() < SILENT_TIME_MAX;
+                if may_go_on && self.runtime.block_on(self.pulse.is_felt()) {
+                    continue;
+                }
+                return Err(io::ErrorKind::TimedOut.into());
+            };
             let Some(frame) = frame.transpose().map_err(io::Error::other)? else {
                 return Ok(Bytes::new());
             };
@@ -244,5 +291,68 @@ impl Read for Taken<'_> {
         let count = self.left.len().min(buffer.len());
         self.left.copy_to_slice(buffer.get_mut(..count).unwrap_or_default());
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Whoever connects next, once it has asked something; `None` if it says that all is over.
+    fn asked(listener: &TcpListener) -> Option<TcpStream> {
+        let ((mut stream, _), mut first) = (listener.accept().unwrap(), [0; 4096]);
+        let count = stream.read(&mut first).unwrap();
+        (!first[..count].starts_with(b"END")).then_some(stream)
+    }
+
+    /// What comes of a node behind `listener` that says nothing for a while.
+    fn taken(listener: &TcpListener) -> io::Result<Bytes> {
+        let list = listener.local_addr().unwrap().to_string();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let servers = Servers { list, token_file: None, tls: None };
+        let Giving { pulse, body } = runtime.block_on(begin(&servers, Base::default())).unwrap();
+        let idle_time_max = Duration::from_millis(1);
+        let (runtime, out) = (&runtime, &mut io::sink());
+        Taken { runtime, pulse, idle_time_max, body, left: Bytes::new(), out }.next()
+    }
+
+    #[test]
+    fn a_node_that_finds_nothing_to_say_is_waited_for_while_it_lives() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let came = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut giving = asked(&listener).unwrap();
+                write!(giving, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").unwrap();
+                let mut count = 0;
+                while let Some(mut pulse) = asked(&listener) {
+                    count += 1;
+                    if count == 2 {
+                        giving.write_all(b"more").unwrap();
+                    }
+                    write!(pulse, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+                }
+            });
+            let came = taken(&listener);
+            let mut last = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            last.write_all(b"END").unwrap();
+            came
+        });
+        assert_eq!(came.unwrap(), "more");
+    }
+
+    #[test]
+    fn a_node_that_lives_no_more_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let came = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut giving = asked(&listener).unwrap();
+                write!(giving, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").unwrap();
+                drop(asked(&listener)); // without an answer
+            });
+            taken(&listener)
+        });
+        assert_eq!(came.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
