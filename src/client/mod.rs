@@ -121,7 +121,7 @@ pub enum ClientError {
     Tls(#[from] TlsError),
     /// No node could be reached.
     #[error("no node answers ({}); is one running? Start one with: diskstore, or name another: \
-             -addr HOST:PORT, for program client svrIps in -config", tried.join("; "))]
+             -addr HOST:PORT (of the program client: svrIps in its -config)", tried.join("; "))]
     NoNode {
         /// Each address and why it did not answer.
         tried: Vec<String>,

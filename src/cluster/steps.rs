@@ -184,8 +184,9 @@ pub(super) fn find(view: &View, who: &str) -> Result<u64, OrderReply> {
     match *found {
         [id] => Ok(id),
         [] => {
-            let names: Vec<&str> =
+            let mut names: Vec<&str> =
                 view.members.values().map(|known| known.member.name.as_str()).collect();
+            names.sort_unstable();
             let reason = format!("no member is called `{who}`; there are {}", names.join(", "));
             Err(OrderReply::Absent(reason))
         }

@@ -1,5 +1,7 @@
 //! The reasons why a node does not start, each with what its operator can do.
 
+use std::io;
+
 use crate::cluster::JoinError;
 use crate::config::ConfigError;
 use crate::fault::{self, EXIT_DATA_LOST, EXIT_FAILURE};
@@ -17,16 +19,14 @@ pub enum StartError {
     #[error("{}", fault::chain(.0))]
     JoinToken(#[from] ConfigError),
     /// A port cannot be listened on.
-    #[error(
-        "cannot listen on {address} (-{flag}); choose another port or stop the program that has it"
-    )]
+    #[error("cannot listen on {address} (-{flag}); {}", way_to_listen(source))]
     Listen {
         /// The flag that named the address.
         flag: &'static str,
         /// The address.
         address: String,
         /// The operating system's word.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The directory is another node's, or of another geometry.
     #[error(
@@ -199,6 +199,17 @@ pub enum StartError {
     Random(String),
 }
 
+/// What to do where an address cannot be listened on.
+fn way_to_listen(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: give one that it has",
+        io::ErrorKind::PermissionDenied => {
+            "choose a port above 1023, or start it with the right to"
+        }
+        _ => "choose another port or stop the program that has it",
+    }
+}
+
 impl From<JournalError> for StartError {
     fn from(error: JournalError) -> StartError {
         match error {
@@ -237,5 +248,21 @@ impl StartError {
             StartError::Fault(fault) => fault.exit_code,
             _ => EXIT_FAILURE,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_another_machine_is_not_called_a_port_that_is_taken() {
+        let said = |kind: io::ErrorKind| {
+            let address = "10.0.0.1:11000".to_owned();
+            StartError::Listen { flag: "port", address, source: kind.into() }.to_string()
+        };
+        assert!(said(io::ErrorKind::AddrNotAvailable).contains("no such address"));
+        assert!(said(io::ErrorKind::AddrInUse).contains("choose another port"));
+        assert!(said(io::ErrorKind::PermissionDenied).contains("above 1023"));
     }
 }
