@@ -242,6 +242,31 @@ fn dependencies_are_the_ones_written_here() {
     assert_eq!(listed("monit/Cargo.toml"), MONIT_DEPENDENCIES);
 }
 
+/// No other step of the gate reads that file, and `scripts/fuzz` builds nothing with an old one.
+#[test]
+fn the_lock_file_of_the_fuzzers_knows_all_dependencies_of_ours() {
+    let lock: toml::Table = read(&root().join("fuzz/Cargo.lock")).text.parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let mut complaints = Vec::new();
+    for manifest in ["", "storage/", "proto/", "src/flags/", "src/profile/"] {
+        let manifest = format!("{manifest}Cargo.toml");
+        let table: toml::Table = read(&root().join(&manifest)).text.parse().unwrap();
+        let is_it = |package: &&toml::Value| package["name"] == table["package"]["name"];
+        let known = packages.iter().find(is_it).unwrap()["dependencies"].as_array().unwrap();
+        // A name, and behind it the version where there are several.
+        let known: Vec<_> = known.iter().map(|it| it.as_str().unwrap().split(' ').next()).collect();
+        let parts = ["dependencies", "build-dependencies"].map(|part| table.get(part));
+        for (name, of) in parts.into_iter().flatten().flat_map(|part| part.as_table().unwrap()) {
+            let is_optional = of.get("optional").is_some();
+            if !is_optional && !known.contains(&Some(name.as_str())) {
+                let what = "run `cargo metadata --manifest-path fuzz/Cargo.toml`";
+                complaints.push(format!("fuzz/Cargo.lock lacks {name} of {manifest}: {what}"));
+            }
+        }
+    }
+    assert_none(&complaints);
+}
+
 /// What is tested is what runs: a test gives smaller bounds from outside.
 #[test]
 fn no_bound_differs_under_test() {

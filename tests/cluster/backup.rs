@@ -28,7 +28,7 @@ const WRITES_MIN: usize = 60;
 
 /// Runs the program to its end.
 #[track_caller]
-fn run(words: &[&str]) -> Output {
+pub(crate) fn run(words: &[&str]) -> Output {
     let run = Command::new(PROGRAM).args(words).stdin(Stdio::null()).output().unwrap();
     let stderr = String::from_utf8_lossy(&run.stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");
@@ -281,7 +281,7 @@ fn of_one(program: &'static str, more: &[&str]) -> Cluster {
     cluster
 }
 
-const SMALL: [&str; 4] = ["-slots", "64", "-value-size", "64"];
+pub(crate) const SMALL: [&str; 4] = ["-slots", "64", "-value-size", "64"];
 
 #[test]
 fn others_join_a_restored_node_and_versions_go_on() {
@@ -437,26 +437,39 @@ fn deletes_that_are_forgotten_ask_for_a_full_backup() {
     }
 }
 
+/// Slots that hold more than the buffers between a node and a client take.
+pub(crate) const LARGE: [&str; 4] = ["-slots", "640", "-value-size", "65536"];
+
 /// A node with more than the buffers between it and a client take.
 #[track_caller]
 fn of_one_filled() -> Cluster {
-    let cluster = of_one(crate::nodes::DISKSTORE, &["-slots", "640", "-value-size", "65536"]);
-    let mut client = cluster.nodes[0].client().unwrap();
+    let cluster = of_one(crate::nodes::DISKSTORE, &LARGE);
+    fill_large(&cluster.nodes[0], &[]);
+    cluster
+}
+
+/// Sets all of [`LARGE`], behind some words.
+#[track_caller]
+pub(crate) fn fill_large(node: &Node, first: &[&str]) {
+    let mut client = node.client().unwrap();
     let value = "v".repeat(65_536);
+    if !first.is_empty() {
+        client.send(first).unwrap();
+        client.receive().unwrap();
+    }
     for slot in 0..640 {
         client.send(&["SET", &slot.to_string(), &value]).unwrap();
     }
     for _ in 0..640 {
         client.receive().unwrap();
     }
-    cluster
 }
 
 /// Asks for a backup and takes its first bytes only.
-fn begun(node: &Node) -> BufReader<TcpStream> {
+pub(crate) fn begun(node: &Node, header: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(node.client_address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"GET /v1/backup HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    write!(stream, "GET /v1/backup HTTP/1.1\r\nhost: localhost\r\n{header}\r\n").unwrap();
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
@@ -495,7 +508,7 @@ fn a_node_killed_in_the_middle_leaves_an_error_and_no_file() {
 fn a_member_writes_one_backup_at_a_time_and_only_as_fast_as_it_is_taken() {
     let cluster = of_one_filled();
     let node = &cluster.nodes[0];
-    let first = begun(node);
+    let first = begun(node, "");
     let second = ask(node, "GET", "/v1/backup", "", "");
     assert_eq!(second.status, 429, "{second:?}");
     assert!(second.body.contains("another backup already"), "{second:?}");
@@ -554,32 +567,4 @@ fn a_full_disk_is_told_by_whoever_takes_the_backup() {
     let words = String::from_utf8(backup.stderr).unwrap();
     assert_eq!(backup.status.code(), Some(1), "{words}");
     assert!(words.contains("No space left on device"), "{words}");
-}
-
-#[test]
-fn a_backup_takes_the_token_of_an_administrator() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let [tokens, file] = ["tokens.toml", "backup"].map(path);
-    let of_role = |role: &str| {
-        let token = done(&["token", role, "-role", role, "-tokens", &tokens]);
-        std::fs::write(path(role), token).unwrap();
-        path(role)
-    };
-    let [reader, administrator] = ["read", "admin"].map(of_role);
-    let mut cluster = Cluster::empty();
-    let more = [&SMALL[..], &["-tokens", &tokens]].concat();
-    cluster.add("node0", &more).start();
-    let address = cluster.nodes[0].client_address();
-    let words = |token: &str| {
-        let run = run(&["backup", "-addr", &address, "-token-file", token, "-o", &file]);
-        (run.status.code(), String::from_utf8(run.stderr).unwrap())
-    };
-    wait_until("a backup", || words(&administrator).0 == Some(0));
-    std::fs::remove_file(&file).unwrap();
-    let (exit_code, refusal) = words(&reader);
-    assert_eq!((exit_code, refusal.contains("says: ")), (Some(1), true), "{refusal}");
-    let refusal = refused(1, &["backup", "-addr", &address, "-o", &file]);
-    assert!(refusal.contains("says: "), "{refusal}");
-    assert!(!Path::new(&file).exists());
 }

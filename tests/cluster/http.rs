@@ -70,7 +70,13 @@ impl Http {
         self.send(method, path, &format!("if-match: {version}\r\n"), body)
     }
 
-    fn send(&mut self, method: &str, path: &str, more: &str, body: &str) -> io::Result<Response> {
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        more: &str,
+        body: &str,
+    ) -> io::Result<Response> {
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{more}\r\n{body}"

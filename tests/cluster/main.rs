@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "times and skips are for whoever reads along")]
 
 mod backup;
+mod backup_tokens;
 mod catch_up;
 mod client;
 mod crashes;
