@@ -261,7 +261,10 @@ pub(super) fn slot_areas() -> Vec<Vec<u8>> {
     put(&mut round, 16, &1_u64.to_le_bytes());
     put(&mut round, 40, &1_u32.to_le_bytes());
     round.extend([0; 8]);
+    let mut last = round.clone();
+    put(&mut last, 16, &u64::MAX.to_le_bytes()); // a sequence that none follows, found by libFuzzer
     vec![
+        [&[3], last.as_slice()].concat(),
         [&[0], slot.as_slice()].concat(),
         [&[1], slot.as_slice()].concat(),
         [&[2], round.as_slice()].concat(),

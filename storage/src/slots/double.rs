@@ -33,6 +33,9 @@ pub(crate) const MAGIC: [u8; 8] = *b"DSTDOUBL";
 /// Version of the file's format.
 pub(crate) const VERSION: u32 = 2;
 
+/// The highest number of a round or of a superblock that is believed: a file that is right has come to none of these, and
+/// others follow it.
+pub(crate) const SEQUENCE_MAX: u64 = 1 << 62;
 /// Bytes of the fields before the page list.
 const FIXED_BYTES: usize = 48;
 /// Bytes before the first page image: fields and page list, in whole blocks.
@@ -211,7 +214,8 @@ pub(crate) fn read(file: &dyn File, geometry: Geometry) -> Result<Round> {
     }
     let list = prefix.get(FIXED_BYTES..FIXED_BYTES + count * 8).unwrap_or_default();
     let pages: Vec<u64> = list.chunks_exact(8).map(|mut page| page.get_u64_le()).collect();
-    let plausible = pages.iter().all(|page| *page < geometry.page_count())
+    let plausible = sequence <= SEQUENCE_MAX
+        && pages.iter().all(|page| *page < geometry.page_count())
         && pages.is_sorted_by(|page, next| page < next);
     image.buffer.resize_zeroed(PREFIX_BYTES + count * PAGE);
     if count > 0 {
@@ -325,6 +329,16 @@ mod tests {
             image.buffer.as_slice()[PREFIX_BYTES..],
             example().buffer.as_slice()[PREFIX_BYTES..]
         );
+    }
+
+    #[test]
+    fn a_round_that_none_could_follow_is_not_believed() {
+        for (before, is_believed) in [(SEQUENCE_MAX - 1, true), (SEQUENCE_MAX, false)] {
+            let file = file();
+            Double::new(Arc::clone(&file), CLUSTER, before).write(&mut example()).unwrap();
+            let round = read(file.as_ref(), geometry()).unwrap();
+            assert_eq!(matches!(round, Round::Complete { .. }), is_believed, "{before}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::double::SEQUENCE_MAX;
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, File};
 use crate::slots::geometry::Geometry;
 use crate::state::{MEMBERSHIP_BYTES_MAX, Membership};
@@ -231,7 +232,7 @@ fn decode_body(bytes: &[u8]) -> Option<Superblock> {
     let length = usize::try_from(fixed.get_u32_le()).ok()?;
     let requests_crc = fixed.get_u32_le();
     let unknown_flags = flags & !(HAS_CHECKPOINT | HAS_MEMBERSHIP);
-    if length > MEMBERSHIP_BYTES_MAX || unknown_flags != 0 {
+    if length > MEMBERSHIP_BYTES_MAX || unknown_flags != 0 || sequence > SEQUENCE_MAX {
         return None;
     }
     let body = bytes.get(FIXED_BYTES..FIXED_BYTES + length)?;
