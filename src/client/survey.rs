@@ -218,14 +218,12 @@ mod tests {
             r#"{{"name":"a","member_id":"1","members":[{{"name":"a","client":"{address}"}}]}}"#
         );
         let asked = std::thread::spawn(move || {
-            let mut count = 0;
-            for stream in listener.incoming() {
+            for (count, stream) in listener.incoming().enumerate() {
                 let (mut stream, mut first) = (stream.unwrap(), [0; 4096]);
                 let length = stream.read(&mut first).unwrap();
                 if first[..length].starts_with(b"END") {
                     return count;
                 }
-                count += 1;
                 drop(write!(stream, "${}\r\n{json}\r\n", json.len()));
             }
             unreachable!("nobody shuts the listener")

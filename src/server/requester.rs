@@ -185,9 +185,12 @@ impl Requester {
         self.is_stopping = true;
     }
 
-    /// Whether the node stops.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.is_stopping
+    /// Checks that something may be begun, which takes a while if it is work.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub(crate) fn check_begins(&self, is_work: bool) -> Result<(), Complaint> {
+        if self.is_stopping && is_work { Err(Failure::Stopping.into()) } else { Ok(()) }
     }
 
     /// The same, which wrote up to `index` before.

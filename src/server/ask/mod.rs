@@ -199,9 +199,7 @@ pub(crate) async fn answer(
     question: &Question,
 ) -> Result<Value, Complaint> {
     let node = &server.node;
-    if requester.is_stopping() && question.is_work() {
-        return Err(Failure::Stopping.into());
-    }
+    requester.check_begins(question.is_work())?;
     Ok(match question {
         Question::ClientInfo => Value::Text(requester.client().line()),
         Question::ClientList { ids, listening } => {
