@@ -10,9 +10,8 @@
 //!   value of a megabyte written, and recorded as a whole. A command that is larger stands alone.
 
 use std::collections::HashSet;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 
-use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use crate::command::{Command, OPERATION_COUNT_MAX};
@@ -34,7 +33,7 @@ pub(super) struct Entries {
     /// Those of the entry that others may still join.
     open: Vec<Command>,
     /// Hashes of the keys that they name. Two keys with one hash only cost an entry.
-    keys: HashSet<u64, RandomState>,
+    keys: HashSet<u64>,
     hasher: RandomState,
     operation_count: usize,
     bytes: usize,
