@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -27,6 +28,8 @@ use crate::tls::{Credentials, Mode};
 const VARIABLE: &str = "DISKSTORE_TOKEN";
 /// Most bytes of a file with a token: some white space may stand around it.
 const FILE_BYTES_MAX: u64 = 4096;
+/// How long a connection says nothing before the system asks whether the other side is there.
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
 
 /// What nodes are dialled with: the token that is presented, and what TLS is spoken with, if any. By
 /// default neither.
@@ -86,11 +89,21 @@ impl Dialling {
         let connecting = TcpStream::connect((node.host.as_str(), node.port));
         let stream = timeout(time_max, connecting).await.map_err(late)??;
         stream.set_nodelay(true)?;
+        notice_loss(&stream)?;
         let Some(tls) = self.tls() else { return Ok(Box::new(stream)) };
         let name = ServerName::try_from(node.host.clone()).map_err(io::Error::other)?;
         let shaking = TlsConnector::from(tls.client_dial()).connect(name, stream);
         Ok(Box::new(timeout(time_max, shaking).await.map_err(late)??))
     }
+}
+
+/// Has the system ask now and then whether the node is still there, and whoever is between the two remember
+/// the connection: a node may say nothing for minutes, as for a backup of what has changed.
+fn notice_loss(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_PAUSE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_PAUSE)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 /// A connection to a node, plain or under TLS.

@@ -150,10 +150,17 @@ pub(super) fn segments() -> Vec<Vec<u8>> {
     let files: Vec<u8> =
         paths.iter().flat_map(|path| disk.read_file(path).unwrap_or_default()).collect();
     let first: Vec<u8> = files.iter().copied().take(SEGMENT_BYTES).collect();
-    [&files, &first]
+    let mut seeds: Vec<Vec<u8>> = [&files, &first]
         .iter()
         .flat_map(|files| [[&[0], files.as_slice()].concat(), [&[1], files.as_slice()].concat()])
-        .collect()
+        .collect();
+    // A segment that carries a state and says that nothing was before it, found by libFuzzer.
+    let mut alone: Vec<u8> = files[files.len() - SEGMENT_BYTES..][..BLOCK].to_vec();
+    for (at, number) in [(16, 1_u64), (32, 1), (40, 0), (48, 0)] {
+        put(&mut alone, at, &number.to_le_bytes());
+    }
+    seeds.push([&[1], alone.as_slice()].concat());
+    seeds
 }
 
 // ---- slots

@@ -375,6 +375,7 @@ impl Operation {
         let is_decided = self.phase == Phase::Asking
             || self.task.errand == Errand::Get
             || !self.storers.is_empty()
+            || !refusal.is_final()
             || self.refused.len() == self.task.replicas.len(); // else it may yet be certain
         if is_decided && self.task.replicas.len() - self.refused.len() < self.needed() {
             self.give_up(Failure::Refused(refusal), effects);

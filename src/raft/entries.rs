@@ -89,6 +89,16 @@ impl Entries {
     }
 }
 
+/// The entries that commands become which go out together. For benches, and for the test that counts what
+/// a write takes.
+pub fn entries_of(commands: Vec<Command>) -> Vec<Command> {
+    let mut entries = Entries::default();
+    for command in commands {
+        entries.push(command);
+    }
+    entries.finish().0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,6 +37,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use crate::peer::Zone;
+#[doc(hidden)]
+pub use entries::entries_of;
 use members::follow_applied;
 pub use members::{
     LogMember, MemberError, begin_log, begin_restored_log, members_in, slot_count_of,

@@ -1,4 +1,5 @@
-//! Makes parts of the protocols callable for the benches in `benches/`, and for nothing else.
+//! Makes parts of the protocols callable for the benches in `benches/` and the test that counts what a
+//! write takes, and for nothing else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +41,15 @@ pub struct Served {
 impl Served {
     /// A connection whose reads find `value`.
     pub fn new(value: Bytes) -> Served {
+        Served::with(Keys::new(0, 1 << 20, &[]), MachineKind::Memory, value)
+    }
+
+    /// A connection to a program of so many slots.
+    pub fn of_slots(slot_count: u64) -> Served {
+        Served::with(Keys::new(slot_count, 1 << 20, &[]), MachineKind::Slots, Bytes::new())
+    }
+
+    fn with(keys: Keys, machine: MachineKind, value: Bytes) -> Served {
         let client = Arc::new(Client::new(1, SocketAddr::from(([127, 0, 0, 1], 5))));
         let requester = Requester::new(
             client,
@@ -47,8 +57,13 @@ impl Served {
             Protocol::Resp,
             Arc::new(Access::free()),
         );
-        let keys = Arc::new(Keys::new(0, 1 << 20, &[]));
-        Served { dialect: RespDialect::new(keys, MachineKind::Memory, requester), value }
+        Served { dialect: RespDialect::new(Arc::new(keys), machine, requester), value }
+    }
+
+    /// The commands of all complete requests of `input`, as a turn gives them to the node.
+    pub fn commands(&mut self, input: &mut BytesMut) -> Vec<Command> {
+        let (mut errands, _) = gather(&mut self.dialect, input);
+        take_commands(&mut errands)
     }
 
     /// All that a turn does but for the node: takes requests off `input`, appends their replies.

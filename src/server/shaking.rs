@@ -2,8 +2,10 @@
 //!
 //! Called by sessions. Each handshake may take 64 KiB and some seconds, and nobody knows yet whose it is.
 //! Invariants:
-//! - I1: those under way are bounded, and so are those of one network: strangers in one place leave room for
-//!   everybody else. Whoever finds no place waits for one, for as long as a connection may say nothing.
+//! - I1: those under way are bounded, and once half of the places are taken so are those of one network:
+//!   strangers in one place leave room for everybody else, and clients that a proxy or a NAT shows as one
+//!   address have half of the places for themselves. Whoever finds no place waits for one, for as long as a
+//!   connection may say nothing.
 //! - I2: a network is remembered only while it has a handshake under way or waiting.
 
 use std::collections::HashMap;
@@ -15,7 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Most handshakes under way at once.
 const SHAKING_COUNT_MAX: usize = 1024;
-/// Most of them of one network.
+/// While so many are under way, no more of one network than the next number are begun.
+const SHAKING_COUNT_HALF: usize = SHAKING_COUNT_MAX / 2;
+/// Most of those of one network that were begun while half of the places were taken.
 const SHAKING_COUNT_MAX_EACH: usize = 128;
 
 /// Where a connection comes from: one address, or as many of IPv6 as one household is given.
@@ -61,6 +65,12 @@ impl Handshakes {
     pub(super) async fn place(&self, from: IpAddr) -> ShakingPlace<'_> {
         let network = Network::of(from);
         let mut place = ShakingPlace { handshakes: self, network, of_network: None, of_all: None };
+        if self.all.available_permits() > SHAKING_COUNT_HALF {
+            place.of_all = self.all.try_acquire().ok();
+            if place.of_all.is_some() {
+                return place;
+            }
+        }
         let each = {
             let mut networks = self.networks.lock();
             let new = || Arc::new(Semaphore::new(SHAKING_COUNT_MAX_EACH));
@@ -96,7 +106,7 @@ mod tests {
             ["2001:db8::1", "2001:db8::ffff:2"].map(|it| it.parse().unwrap());
         let mut held = Vec::new();
         let place = |from: IpAddr| handshakes.place(from).now_or_never();
-        for nth in 0..SHAKING_COUNT_MAX_EACH {
+        for nth in 0..SHAKING_COUNT_HALF + SHAKING_COUNT_MAX_EACH {
             held.push(place(stranger[nth % 2]).unwrap());
         }
         assert!(place(stranger[0]).is_none(), "it has as many as it may");
@@ -121,7 +131,10 @@ mod tests {
         };
         let mut held: Vec<_> = (0..SHAKING_COUNT_MAX).map(|nth| place(nth).unwrap()).collect();
         assert!(place(SHAKING_COUNT_MAX).is_none());
-        assert_eq!(handshakes.networks.lock().len(), SHAKING_COUNT_MAX / SHAKING_COUNT_MAX_EACH);
+        assert_eq!(
+            handshakes.networks.lock().len(),
+            (SHAKING_COUNT_MAX - SHAKING_COUNT_HALF) / SHAKING_COUNT_MAX_EACH
+        );
         held.pop();
         assert!(place(SHAKING_COUNT_MAX).is_some());
     }

@@ -5,6 +5,7 @@ calls are those of the README of leaderless-key-value-store, whose lines are typ
 """
 
 import sys
+import time
 
 import grpc
 import redis
@@ -202,6 +203,22 @@ def with_requests():
         expect((status["standing"], status["clashes"], len(status["peers"])), ("ready", 0, 2))
 
 
+def wait_until_ready():
+    """A cluster begins once its nodes have found each other; until then each says that it cannot."""
+    for node in NODES:
+        client = client_of(node, 2)
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                client.set("ready", node)
+                break
+            except redis.ResponseError as found:
+                assert time.monotonic() < deadline, found
+                time.sleep(0.05)
+        client.close()
+
+
+wait_until_ready()
 for protocol in [2, 3]:
     with_redis_py(protocol)
 with_grpcio()

@@ -355,14 +355,12 @@ impl Driver {
         if is_ready {
             self.drop_missing(source, range, (&records, floor));
         }
-        for Found { key, held: copied } in records {
-            let is_above = copied.version.moment() > floor;
-            if is_above || is_ready && copied.value.is_some() {
-                let held = self.held(&key);
-                self.clock.observe(self.now(), copied.version);
-                let effects = self.replica.copy(&key, &copied, &held, floor);
-                self.apply(effects);
-            }
+        for found in records.into_iter().filter(|found| is_taken(found, floor, is_ready)) {
+            let Found { key, held: copied } = found;
+            let held = self.held(&key);
+            self.clock.observe(self.now(), copied.version);
+            let effects = self.replica.copy(&key, &copied, &held, floor);
+            self.apply(effects);
         }
         self.ask_page();
     }
@@ -375,8 +373,7 @@ impl Driver {
         given: (&[Found], Moment),
     ) {
         let (records, floor) = given;
-        let named: BTreeMap<&[u8], Version> =
-            records.iter().map(|found| (&*found.key, found.held.version)).collect();
+        let named = named_in(records, floor);
         for (key, version) in self.store.old_keys(source, range, floor) {
             if named.get(&*key).is_none_or(|named| *named < version) {
                 self.store.drop_key(&key, version);
@@ -401,9 +398,40 @@ impl Driver {
     }
 }
 
+/// Whether a record of a page is taken. A delete at or below the floor is not: its source is about to forget it.
+fn is_taken(found: &Found, floor: Moment, is_ready: bool) -> bool {
+    found.held.version.moment() > floor || is_ready && found.held.value.is_some()
+}
+
+/// What a page of a source that holds all of it names, of that which is taken: an older record that is here
+/// is replaced by that. What a delete names that is not taken goes, as if the source had forgotten it already.
+fn named_in(records: &[Found], floor: Moment) -> BTreeMap<&[u8], Version> {
+    let taken = records.iter().filter(|found| is_taken(found, floor, true));
+    taken.map(|found| (&*found.key, found.held.version)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leaderless::message::Held;
+
+    /// V6: else the older record would stay, and come back once its source has forgotten the delete.
+    #[test]
+    fn a_delete_that_its_source_is_about_to_forget_keeps_nothing_older_here() {
+        let found = |key: &'static str, version: u64, value: Option<&'static str>| Found {
+            key: key.into(),
+            held: Held { version: Version::from_number(version), value: value.map(Into::into) },
+        };
+        let (old, new) = (1 << 40, 1 << 50);
+        let floor = Version::from_number(u64::midpoint(old, new)).moment();
+        let page = [
+            found("gone", old, None),
+            found("kept", old, Some("value")),
+            found("deleted later", new, None),
+        ];
+        let named: Vec<_> = named_in(&page, floor).into_keys().collect();
+        assert_eq!(named, [&b"deleted later"[..], b"kept"]);
+    }
 
     #[test]
     fn a_copy_knows_who_owes_it_an_answer() {

@@ -158,7 +158,8 @@ where
     };
     tokio::select! {
         served = serve_by(wire, answered, stopping) => served,
-        () = unsent.untaken(UNTAKEN_TIME_MAX) => Err(io::ErrorKind::TimedOut.into()),
+        // Streams end by themselves before, each with its word.
+        () = unsent.untaken(3 * UNTAKEN_TIME_MAX) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

@@ -154,7 +154,8 @@ impl RespSession {
         let mut expected = Expected { bytes: 0, is_foreign: false };
         if work.answers_values() {
             for key in work.keys() {
-                let held = self.server.registrar.value_bytes_here(key);
+                // One that is absent here may be at others, if this node was away.
+                let held = self.server.registrar.value_bytes_here(key).filter(|bytes| *bytes > 0);
                 expected.is_foreign |= held.is_none();
                 let bytes = held.unwrap_or(self.foreign.bytes);
                 expected.bytes = expected.bytes.saturating_add(bytes);
@@ -292,11 +293,19 @@ impl RespSession {
         let mut largest = None;
         while let Some(Finished { value, is_foreign }) = under_way.next().await {
             if is_foreign {
-                largest = largest.max(Some(value.byte_count()));
+                largest = largest.max(Some(largest_of(&value)));
             }
             Encoder::new(replies, self.agreed.encoding).answer(&value);
         }
         self.foreign.learn(largest);
+    }
+}
+
+/// Bytes of the largest value in a reply.
+fn largest_of(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => values.iter().map(Value::byte_count).max().unwrap_or_default(),
+        other => other.byte_count(),
     }
 }
 

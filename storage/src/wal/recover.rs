@@ -13,8 +13,7 @@
 //! - I4: a batch that no later batch claims durable may have reached the page cache only. So it is
 //!   written again, byte for byte, before it counts as durable; with the first batch of a segment
 //!   its header is too. Doing all this twice, or half and then again, has the same result.
-//! - I5: memory is bounded by the index, one batch, one piece of a segment, and the entries that
-//!   the caller who follows the recovery keeps.
+//! - I5: memory is bounded by the index, one batch, a piece of a segment, and what a follower keeps.
 //! - I6: a segment is removed from the log only after the state in its header (vote, purge point,
 //!   committed) is durable elsewhere. If a header is the only place, its segment stays, is written
 //!   again as under I4, and takes the next batch itself if there is no room for another segment.
@@ -32,8 +31,8 @@ use super::index::{Index, Segment};
 use super::record::{self, Entry, EntryRecord, Record};
 use super::scan::Window;
 use super::segment::{
-    Begun, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, id_of,
-    name_of, nonces_in, spare_id_of,
+    Begun, Carried, Follows, Life, Nonce, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader,
+    id_of, name_of, nonces_in, spare_id_of,
 };
 use crate::disk::{BLOCK_BYTES, Disk, File, WriteMode};
 use crate::{Error, LogId, Result};
@@ -341,6 +340,7 @@ impl Replay {
             let follower = chain.get(ordinal + 1).map(|(_, follower)| follower.follows.sequence);
             if header.reserved != 0
                 || header.carried != self.index.carried
+                || (header.follows == Follows::default() && header.carried != Carried::default())
                 || header.first_sequence != self.last.sequence + 1
             {
                 let what = "the segment does not go on where the one before it ends";
