@@ -415,7 +415,7 @@ mod tests {
     use super::*;
     use crate::leaderless::message::Held;
 
-    /// V6: else the older record would stay, and come back once its source has forgotten the delete.
+    /// V6 of `leaderless/replica.rs`: else the older record would stay, and come back once its source has forgotten the delete.
     #[test]
     fn a_delete_that_its_source_is_about_to_forget_keeps_nothing_older_here() {
         let found = |key: &'static str, version: u64, value: Option<&'static str>| Found {
