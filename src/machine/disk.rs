@@ -6,7 +6,8 @@
 //! - I1: every committed command has the same effect and reply on every replica: whether it is
 //!   refused depends on the command, the geometry and the command's own slots only.
 //! - I2: the locks of all slots of a command are held from its first write to its last.
-//! - I3: the slot rule is checked once per slot and entry, for all operations of the entry on it.
+//! - I3: the slot rule is checked once per slot and entry, for all operations of the entry on it. They
+//!   stand in one command: two of an entry name no common key (I2 of `raft/entries.rs`).
 //! - I4: damage changes no effect. A command is applied to a damaged slot only if it begins with a
 //!   full set, because then the lost value does not matter. Otherwise this member does not guess:
 //!   it gives the slot up, which then reads as damaged, and is sent to no other member, until a

@@ -1,4 +1,4 @@
-//! Groups the operations of one entry by their keys. Called by the machines; calls nothing.
+//! Groups the operations of one command by their keys. Called by the machines; calls nothing.
 
 use smallvec::{SmallVec, smallvec};
 

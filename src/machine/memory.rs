@@ -8,7 +8,8 @@
 //!   committed, it is applied. A deleted key has version 0, because a replica may have forgotten
 //!   that it ever existed.
 //! - I2: the locks of all keys of a command are held from its first write to its last.
-//! - I3: the slot rule is checked once per key and entry, for all operations of the entry on it.
+//! - I3: the slot rule is checked once per key and entry, for all operations of the entry on it, which
+//!   stand in one command (I2 of `raft/entries.rs`).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -57,7 +57,7 @@ use tonic_reflection::server::Builder;
 use super::access::RequestKind;
 use super::http::{BODY_BYTES_MAX, Named};
 use super::socket::UNTAKEN_TIME_MAX;
-use super::wire::{Reserved, Wire, until_ended};
+use super::wire::{Reserved, Unsent, Wire, until_ended};
 pub(crate) use body::{RequestBody, ResponseBody};
 pub(crate) use caller::{Caller, deadline_of};
 use konsen::Konsen;
@@ -156,18 +156,15 @@ where
         let named = Named::of(&request);
         named.answered(answer(Arc::clone(&caller), request))
     };
-    tokio::select! {
-        served = serve_by(wire, answered, stopping) => served,
-        // Streams end by themselves before, each with its word.
-        () = unsent.untaken(3 * UNTAKEN_TIME_MAX) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    serve_by(wire, answered, stopping, &unsent).await
 }
 
-/// As [`serve`], with what answers a call.
+/// As [`serve`], with what answers a call, and what waits for the client.
 pub(crate) async fn serve_by<S, A>(
     wire: Wire<S>,
     answered: impl Fn(Request<hyper::body::Incoming>) -> A,
     stopping: impl Future<Output = ()>,
+    unsent: &Unsent,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -191,7 +188,11 @@ where
         |connection, context| Pin::new(connection).poll(context),
         |connection| connection.graceful_shutdown(),
     );
-    ended.await.map_err(io::Error::other)
+    tokio::select! {
+        served = ended => served.map_err(io::Error::other),
+        // Streams end by themselves before, each with its word.
+        () = unsent.untaken(3 * UNTAKEN_TIME_MAX) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// The response to one call.

@@ -80,11 +80,12 @@ where
     let unsent = Arc::new(Unsent::new(Share::new(Arc::clone(&server.backlog))));
     let counters = Arc::clone(&server.counters);
     let wire = Wire::new(before, stream, counters, Arc::clone(&unsent), UNTAKEN_TIME_MAX);
+    let of_calls = Arc::clone(&unsent);
     let answered = move |request: Request<hyper::body::Incoming>| {
         let named = Named::of(&request);
-        named.answered(answer(Arc::clone(&server), Arc::clone(&unsent), request)).boxed()
+        named.answered(answer(Arc::clone(&server), Arc::clone(&of_calls), request)).boxed()
     };
-    serve_by(wire, answered, stopping).await
+    serve_by(wire, answered, stopping, &unsent).await
 }
 
 async fn answer(

@@ -363,25 +363,37 @@ fn of_several_writes_a_class_that_is_sent_again_says_that_nothing_was_stored() {
     assert_eq!(class(&[unavailable(), Ok(())]), Some(FailureClass::Unknown));
 }
 
-/// A node whose replies come in pieces while requests go on arriving.
-#[tokio::test]
-async fn every_reply_of_a_node_goes_to_the_request_that_it_answers() {
+/// A link to a node that answers each connection in this way, whose replies have at most so many bytes; and what
+/// says where the node is.
+async fn linked<F>(
+    answer: impl Fn(Stream, String) -> F + Send + 'static,
+    bytes_max: usize,
+) -> (Arc<link::Link>, watch::Sender<Option<String>>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let net = Net::Local(LocalNet::default());
     let listener = net.listen(ADDRESS).await.unwrap();
     let hash = layout_of_one().hash_text();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(trickle(stream, hash.clone()));
+            tokio::spawn(answer(stream, hash.clone()));
         }
     });
-    let (_address, place) = watch::channel(Some(ADDRESS.to_owned()));
+    let (address, place) = watch::channel(Some(ADDRESS.to_owned()));
     let (id, layout_hash) = ("1".to_owned(), layout_of_one().hash_text());
-    let terms = link::LinkTerms { net, id, layout_hash, bytes_max: 1 << 20 };
-    let link = Arc::new(link::Link::begin(&terms, &place));
+    let link = link::Link::begin(&link::LinkTerms { net, id, layout_hash, bytes_max }, &place);
     while link.state().open < 4 {
         sleep(Duration::from_millis(5)).await;
     }
+    (Arc::new(link), address)
+}
+
+/// A node whose replies come in pieces while requests go on arriving.
+#[tokio::test]
+async fn every_reply_of_a_node_goes_to_the_request_that_it_answers() {
+    let (link, _address) = linked(trickle, 1 << 20).await;
     let asked = (0..200).map(|step| {
         let link = Arc::clone(&link);
         tokio::spawn(async move {
@@ -421,22 +433,7 @@ async fn trickle(mut stream: Stream, hash: String) {
 /// coordinator has to read while it writes.
 #[tokio::test]
 async fn large_values_both_ways_do_not_wait_for_each_other() {
-    let net = Net::Local(LocalNet::default());
-    let listener = net.listen(ADDRESS).await.unwrap();
-    let hash = layout_of_one().hash_text();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(echo_in_order(stream, hash.clone()));
-        }
-    });
-    let (_address, place) = watch::channel(Some(ADDRESS.to_owned()));
-    let (id, layout_hash) = ("1".to_owned(), layout_of_one().hash_text());
-    let terms = link::LinkTerms { net, id, layout_hash, bytes_max: 1 << 24 };
-    let link = Arc::new(link::Link::begin(&terms, &place));
-    while link.state().open < 4 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let (link, _address) = linked(echo_in_order, 1 << 24).await;
     let asked = (0..24_u8).map(|nth| {
         let link = Arc::clone(&link);
         tokio::spawn(async move {
