@@ -204,9 +204,13 @@ def with_requests():
 
 
 def wait_until_ready():
-    """A cluster begins once its nodes have found each other; until then each says that it cannot."""
+    """A cluster begins once its nodes have found each other, and one that comes last first copies what it missed.
+
+    Until then each says that it cannot: a write that wants all of them waits for the last.
+    """
     for node in NODES:
         client = client_of(node, 2)
+        expect(client.execute_command("LEVEL", "all"), b"OK")
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             try:
