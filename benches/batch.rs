@@ -77,7 +77,7 @@ fn log(criterion: &mut Criterion) {
             let entry = |(index, entry): (u64, &Command)| Entry {
                 log_id: log_id(index),
                 kind: EntryKind::Normal,
-                payload: entry.bytes().clone(),
+                payload: entry.bytes().clone().into(),
             };
             wal.append((next..).zip(&entries).map(entry)).unwrap();
             next += entries.len() as u64;

@@ -35,7 +35,7 @@ fn entries(payload: &Bytes, first: u64) -> impl Iterator<Item = Entry> {
     (first..first + BATCH_ENTRIES).map(|index| Entry {
         log_id: LogId { term: Term::new(1), index },
         kind: EntryKind::Normal,
-        payload: payload.clone(),
+        payload: payload.clone().into(),
     })
 }
 

@@ -87,7 +87,7 @@ fn a_write_of_a_pipeline_takes_little_of_its_own() {
     let entry = |(index, entry): (u64, &Command)| Entry {
         log_id: LogId { term: Term::new(1), index },
         kind: EntryKind::Normal,
-        payload: entry.bytes().clone(),
+        payload: entry.bytes().clone().into(),
     };
     let fill = || wal.append((0..).zip(&entries).map(entry)).unwrap();
     let (_, taken_by_log) = taken(fill);

@@ -39,7 +39,7 @@ fn image(slot: u64, index: u64, value: Option<&'static str>) -> SlotImage {
 
 fn entry(index: u64, command: &Command) -> Entry {
     let log_id = LogId { term: Term::new(5), index };
-    Entry { log_id, kind: EntryKind::Normal, payload: command.bytes().clone() }
+    Entry { log_id, kind: EntryKind::Normal, payload: command.bytes().clone().into() }
 }
 
 fn set(slot: u64, value: &str) -> Command {

@@ -18,9 +18,14 @@ impl Cursor {
         Cursor { total: bytes.len(), rest: bytes }
     }
 
+    /// How many bytes were taken.
+    pub(crate) fn position(&self) -> usize {
+        self.total - self.rest.len()
+    }
+
     /// An error at the present position.
     pub(crate) fn error(&self, what: &'static str) -> DecodeError {
-        DecodeError { what, offset: self.total - self.rest.len() }
+        DecodeError { what, offset: self.position() }
     }
 
     fn need(&self, bytes: usize) -> Result<(), DecodeError> {

@@ -16,6 +16,7 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use diskstore_storage::summed::SummedBytes;
 
 use super::builder::{BuildError, CommandBuilder};
 use super::{
@@ -74,7 +75,7 @@ pub fn slot_of(key: &[u8]) -> Option<u64> {
 /// The payload of an entry of many commands is one too: its operations are those of all of them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
-    bytes: Bytes,
+    bytes: SummedBytes,
     operation_count: usize,
 }
 
@@ -84,12 +85,13 @@ impl Command {
     ///
     /// # Errors
     /// [`DecodeError`] for bytes that are no commands of this version, or beyond the limits.
-    pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
+    pub fn decode(bytes: impl Into<SummedBytes>) -> Result<Command, DecodeError> {
+        let bytes = bytes.into();
         let fail = |what, rest: &[u8]| DecodeError { what, offset: bytes.len() - rest.len() };
         if bytes.len() > COMMAND_BYTES_MAX {
             return Err(DecodeError { what: "command longer than allowed", offset: 0 });
         }
-        let mut rest = bytes.as_ref();
+        let mut rest: &[u8] = &bytes;
         let mut operation_count = 0;
         loop {
             let start = rest;
@@ -124,7 +126,7 @@ impl Command {
 
     /// A command of which so many operations were laid out in `bytes`.
     pub(super) fn laid_out(bytes: Bytes, operation_count: usize) -> Command {
-        Command { bytes, operation_count }
+        Command { bytes: bytes.into(), operation_count }
     }
 
     /// The bytes of a command, or of several, that this process has made or checked before: nothing of
@@ -132,7 +134,7 @@ impl Command {
     ///
     /// # Panics
     /// If they are none.
-    pub(crate) fn checked_before(bytes: Bytes) -> Command {
+    pub(crate) fn checked_before(bytes: SummedBytes) -> Command {
         let commands = Commands { rest: &bytes };
         let operation_count = commands.map(|operations| operations.len()).sum();
         Command { bytes, operation_count }
@@ -184,6 +186,11 @@ impl Command {
 
     /// The bytes as they go to wire and log.
     pub fn bytes(&self) -> &Bytes {
+        self.bytes.bytes()
+    }
+
+    /// The bytes, with their checksum where it is known.
+    pub(crate) fn payload(&self) -> &SummedBytes {
         &self.bytes
     }
 
@@ -223,7 +230,7 @@ impl Command {
         }
         let is_within = bytes.len() <= COMMAND_BYTES_MAX && operation_count <= OPERATION_COUNT_MAX;
         assert!(is_within && !commands.is_empty(), "an entry keeps the limits of a command");
-        Command { bytes: bytes.freeze(), operation_count }
+        Command { bytes: bytes.freeze().into(), operation_count }
     }
 
     /// Whether no other command may be in its entry (I4).
@@ -252,7 +259,7 @@ impl Command {
         if let Some(field) = bytes.get_mut(REQUEST_ID_OFFSET) {
             *field = length;
         }
-        Ok(Command { bytes: bytes.freeze(), ..*self })
+        Ok(Command { bytes: bytes.freeze().into(), ..*self })
     }
 
     /// The id of its request, if it has one.
@@ -284,7 +291,7 @@ impl Command {
 impl Default for Command {
     /// The command without operations.
     fn default() -> Command {
-        Command { bytes: Bytes::from_static(&EMPTY), operation_count: 0 }
+        Command { bytes: Bytes::from_static(&EMPTY).into(), operation_count: 0 }
     }
 }
 
@@ -627,7 +634,7 @@ mod tests {
             assert!(cut.is_err(), "cut at {end}");
         }
         expected.push(0);
-        assert!(Command::decode(expected.into()).is_err());
+        assert!(Command::decode(Bytes::from(expected)).is_err());
     }
 
     #[test]
@@ -642,9 +649,9 @@ mod tests {
         }
         let mut forged = [plain.bytes().as_ref(), &beyond].concat();
         forged[1] = 65;
-        assert!(Command::decode(forged.into()).is_err());
+        assert!(Command::decode(Bytes::from(forged)).is_err());
         for pair in [[command.bytes(), plain.bytes()], [plain.bytes(), command.bytes()]] {
-            assert!(Command::decode([pair[0].as_ref(), pair[1]].concat().into()).is_err());
+            assert!(Command::decode(Bytes::from([pair[0].as_ref(), pair[1]].concat())).is_err());
         }
         let none = Command::default().with_request_id(b"1").unwrap();
         assert!(Command::decode(none.bytes().clone()).is_err(), "there is nothing to repeat");
@@ -659,7 +666,7 @@ mod tests {
         let mut bytes = built(&operations[..1]).bytes().to_vec();
         bytes.extend_from_slice(built(&operations[1..4]).bytes());
         bytes.extend_from_slice(built(&operations[4..]).bytes());
-        let entry = Command::decode(bytes.clone().into()).unwrap();
+        let entry = Command::decode(Bytes::from(bytes.clone())).unwrap();
         assert_eq!(entry.operations().collect::<Vec<_>>(), operations);
         assert_eq!(entry.operation_count(), operations.len());
         assert_eq!(entry.bytes().as_ref(), bytes);
@@ -682,14 +689,14 @@ mod tests {
         let half = built(&vec![get; OPERATION_COUNT_MAX / 2]);
         let twice = [half.bytes().as_ref(), half.bytes()].concat();
         assert_eq!(
-            Command::decode(twice.clone().into()).unwrap().operation_count(),
+            Command::decode(Bytes::from(twice.clone())).unwrap().operation_count(),
             OPERATION_COUNT_MAX
         );
         let beyond = [&twice, built(&[get]).bytes().as_ref()].concat();
-        assert!(Command::decode(beyond.into()).is_err());
+        assert!(Command::decode(Bytes::from(beyond)).is_err());
         let empty = Command::default();
         for pair in [[empty.bytes(), half.bytes()], [half.bytes(), empty.bytes()]] {
-            assert!(Command::decode([pair[0].as_ref(), pair[1]].concat().into()).is_err());
+            assert!(Command::decode(Bytes::from([pair[0].as_ref(), pair[1]].concat())).is_err());
         }
     }
 
@@ -711,7 +718,7 @@ mod tests {
         }
         let mut longer = bytes.to_vec();
         longer.push(0);
-        assert!(Command::decode(longer.into()).is_err());
+        assert!(Command::decode(Bytes::from(longer)).is_err());
     }
 
     #[test]
@@ -721,7 +728,7 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = bytes.clone();
                 changed[position] ^= 1 << bit;
-                if let Ok(command) = Command::decode(changed.clone().into()) {
+                if let Ok(command) = Command::decode(Bytes::from(changed.clone())) {
                     let again = built(&command.operations().collect::<Vec<_>>());
                     assert_eq!(command.request_id(), None, "there is no byte left for one");
                     assert_eq!(again.bytes().as_ref(), changed, "byte {position} bit {bit}");
@@ -745,7 +752,7 @@ mod tests {
             if let Some(first) = bytes.first_mut() {
                 *first = VERSION;
             }
-            if let Ok(command) = Command::decode(bytes.into()) {
+            if let Ok(command) = Command::decode(Bytes::from(bytes)) {
                 assert_eq!(command.operations().count(), command.operation_count());
             }
         }

@@ -137,7 +137,7 @@ pub(super) fn segments() -> Vec<Vec<u8>> {
     for index in 0..12 {
         let payload = Bytes::from(vec![u8::try_from(index).unwrap_or(0); 1500]);
         let log_id = LogId { term: Term::new(1 + index / 4), index };
-        let entry = Entry { log_id, kind: EntryKind::Normal, payload };
+        let entry = Entry { log_id, kind: EntryKind::Normal, payload: payload.into() };
         wal.append([entry]).expect("invariant: entries follow each other");
         write();
     }
@@ -428,7 +428,8 @@ pub(super) fn backups() -> Vec<Vec<u8>> {
         file_bytes.extend(piece.unwrap_or_default());
         let log_id = LogId { term: Term::new(2), index: 11 };
         let payload = Bytes::from_static(b"entry");
-        let entries = writer.entries(&[Entry { log_id, kind: EntryKind::Normal, payload }]);
+        let entries =
+            writer.entries(&[Entry { log_id, kind: EntryKind::Normal, payload: payload.into() }]);
         file_bytes.extend(entries.unwrap_or_default());
         file_bytes.extend(writer.end().1);
         files.push([&[0], file_bytes.as_slice()].concat());

@@ -35,7 +35,7 @@ pub(super) fn decode_command(input: &[u8]) {
         assert_eq!(command.operations().count(), command.operation_count());
         let each = command.commands().map(|operations| operations.count());
         assert_eq!(each.sum::<usize>(), command.operation_count());
-        assert!(Command::checked_before(bytes.clone()) == command);
+        assert!(Command::checked_before(bytes.clone().into()) == command);
     }
     seen(decode_reply(bytes.clone()));
     seen(decode_result(&mut Cursor::new(bytes)));
@@ -82,7 +82,7 @@ pub(super) fn decode_frame(input: &[u8]) {
     match frame.kind {
         FrameKind::Hello => seen(Hello::decode(body)),
         FrameKind::Welcome => seen(Welcome::decode(body)),
-        FrameKind::Append => seen(Append::decode(body, Ok)),
+        FrameKind::Append => seen(Append::decode(body, &frame.summed, Ok)),
         FrameKind::AppendReply => seen(AppendReply::decode(body)),
         FrameKind::Request => {
             seen(read_request(body).map(|(_, method, body)| request(method, &body)));

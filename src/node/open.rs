@@ -339,7 +339,8 @@ mod tests {
         let options = wal::Options { segment_bytes: wal::SEGMENT_BYTES_MIN, ..options.clone() };
         let (wal, _) = Wal::open(Arc::new(disk.clone()), directory, aside, &options).unwrap();
         let log_id = LogId { term: Term::new(1), index: 0 };
-        wal.append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new() }]).unwrap();
+        wal.append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new().into() }])
+            .unwrap();
         wal.write(wal.seal().unwrap()).unwrap();
         disk.read_file(&directory.join("0000000000000001.segment")).unwrap()
     }

@@ -5,11 +5,12 @@
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
+use diskstore_storage::summed::{Stretch, SummedBytes};
 use diskstore_storage::{LogId, Vote, wal};
 
 use super::frames::{
-    FrameKind, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id, read_log_id_option,
-    read_vote,
+    FrameKind, put_frame, put_log_id, put_log_id_option, put_summed_frame, put_vote, read_log_id,
+    read_log_id_option, read_vote,
 };
 use crate::command::DecodeError;
 use crate::command::cursor::Cursor;
@@ -33,45 +34,43 @@ pub(crate) struct Append<E> {
 impl<E: ExactSizeIterator<Item = wal::Entry>> Append<E> {
     /// Appends the frame.
     pub(crate) fn put(self, out: &mut Vec<u8>) {
-        put_frame(out, FrameKind::Append, |out| {
+        put_summed_frame(out, FrameKind::Append, |out| {
             put_vote(out, &self.vote);
             put_log_id_option(out, self.prev.as_ref());
             put_log_id_option(out, self.committed.as_ref());
             let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
             out.put_u32_le(count);
-            for entry in self.entries {
-                put_entry(out, &entry);
-            }
+            self.entries.filter_map(|entry| put_entry(out, &entry)).collect()
         });
     }
 }
 
 impl<T> Append<Vec<T>> {
-    /// Reads the body of a frame, with every entry as `take` takes it. The bytes of entries are
-    /// shared with the frame.
+    /// Reads the body of a frame, of which `summed` was summed by itself, with every entry as `take` takes
+    /// it. The bytes of entries are shared with the frame.
     ///
     /// # Errors
     /// The bytes are not what they should be, the vote is not a leader's, entries do not follow each
     /// other or are of terms that cannot be, or `take` refuses one.
     pub(crate) fn decode(
         body: Bytes,
+        summed: &[Stretch],
         take: impl Fn(wal::Entry) -> Result<T, DecodeError>,
     ) -> Result<Append<Vec<T>>, DecodeError> {
-        let mut cursor = Cursor::new(body);
-        let vote = read_vote(&mut cursor)?;
+        let mut cursor = Cursor::new(body.clone());
+        let Start { vote, prev, committed, count } = read_start(&mut cursor)?;
         if !vote.committed {
             return Err(cursor.error("entries of somebody who does not lead"));
         }
-        let prev = read_log_id_option(&mut cursor)?;
-        let committed = read_log_id_option(&mut cursor)?;
-        let count = cursor.u32()? as usize;
-        if count > ENTRY_COUNT_MAX {
-            return Err(cursor.error("too many entries"));
-        }
+        let mut summed = summed.iter().peekable();
         let mut entries = Vec::with_capacity(count.min(4096));
         let mut last = prev;
         for _ in 0..count {
-            let entry = read_entry(&mut cursor)?;
+            let mut entry = read_entry(&mut cursor)?;
+            let start = cursor.position() - entry.payload.len();
+            if let Some(stretch) = summed.next_if(|stretch| stretch.start() == start) {
+                entry.payload = stretch.take(&body);
+            }
             let expected = last.map_or(Some(0), |last| last.index.checked_add(1));
             if Some(entry.log_id.index) != expected {
                 return Err(cursor.error("entries do not follow each other"));
@@ -90,7 +89,8 @@ impl<T> Append<Vec<T>> {
     }
 }
 
-fn put_entry(out: &mut Vec<u8>, entry: &wal::Entry) {
+/// Appends an entry; where its payload stands, if that was summed before.
+fn put_entry(out: &mut Vec<u8>, entry: &wal::Entry) -> Option<Stretch> {
     put_log_id(out, &entry.log_id);
     out.put_u8(match entry.kind {
         wal::EntryKind::Blank => 0,
@@ -98,7 +98,40 @@ fn put_entry(out: &mut Vec<u8>, entry: &wal::Entry) {
         wal::EntryKind::Membership => 2,
     });
     out.put_u32_le(u32::try_from(entry.payload.len()).expect("invariant: commands are bounded"));
+    let start = out.len();
     out.put_slice(&entry.payload);
+    entry.payload.stretch_at(start)
+}
+
+/// What stands before the entries.
+struct Start {
+    vote: Vote,
+    prev: Option<LogId>,
+    committed: Option<LogId>,
+    count: usize,
+}
+
+fn read_start(cursor: &mut Cursor) -> Result<Start, DecodeError> {
+    let vote = read_vote(cursor)?;
+    let prev = read_log_id_option(cursor)?;
+    let committed = read_log_id_option(cursor)?;
+    let count = cursor.u32()? as usize;
+    if count > ENTRY_COUNT_MAX {
+        return Err(cursor.error("too many entries"));
+    }
+    Ok(Start { vote, prev, committed, count })
+}
+
+/// Passes over long payloads in the body of a frame, whose checksum was not checked yet: that of the whole
+/// follows from theirs, and each keeps its own. Where the body is no append frame there are none.
+pub(super) fn sum_payloads(body: &Bytes) -> Vec<Stretch> {
+    let mut cursor = Cursor::new(body.clone());
+    let count = read_start(&mut cursor).map_or(0, |start| start.count);
+    let payloads = (0..count).map_while(|_| {
+        let payload = read_entry(&mut cursor).ok()?.payload;
+        Some(Stretch::of(body, cursor.position() - payload.len(), payload.len()))
+    });
+    payloads.flatten().collect()
 }
 
 fn read_entry(cursor: &mut Cursor) -> Result<wal::Entry, DecodeError> {
@@ -110,7 +143,7 @@ fn read_entry(cursor: &mut Cursor) -> Result<wal::Entry, DecodeError> {
         _ => return Err(cursor.error("unknown kind of entry")),
     };
     let length = cursor.u32()? as usize;
-    let payload = cursor.bytes(length)?;
+    let payload = SummedBytes::from(cursor.bytes(length)?);
     Ok(wal::Entry { log_id, kind, payload })
 }
 
@@ -158,5 +191,72 @@ impl AppendReply {
         };
         cursor.finish()?;
         Ok(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diskstore_storage::{MemberId, Term};
+
+    use super::super::frames::{HEADER_BYTES, Header};
+    use super::*;
+
+    fn append(payloads: &[SummedBytes]) -> Append<std::vec::IntoIter<wal::Entry>> {
+        let log_id = |index| LogId { term: Term::new(3), index };
+        let entry = |(payload, index): (&SummedBytes, u64)| wal::Entry {
+            log_id: log_id(index),
+            kind: wal::EntryKind::Normal,
+            payload: payload.clone(),
+        };
+        let vote = Vote { term: Term::new(3), node_id: MemberId::new(1), committed: true };
+        let entries: Vec<wal::Entry> = payloads.iter().zip(6..).map(entry).collect();
+        Append { vote, prev: Some(log_id(5)), committed: None, entries: entries.into_iter() }
+    }
+
+    fn put(payloads: &[SummedBytes]) -> Vec<u8> {
+        let mut out = b"before".to_vec();
+        append(payloads).put(&mut out);
+        out.split_off(b"before".len())
+    }
+
+    fn frame_of(bytes: &[u8]) -> Result<super::super::frames::Frame, DecodeError> {
+        let (head, body) = bytes.split_first_chunk::<HEADER_BYTES>().unwrap();
+        Header::decode(*head, body.len())?.with_body(Bytes::copy_from_slice(body))
+    }
+
+    /// Payloads, short ones among long ones.
+    fn payloads() -> Vec<SummedBytes> {
+        let payload = |bytes: usize| Bytes::from(vec![b'v'; bytes]).into();
+        [5, 40_000, 0, 20_000, 70_000].map(payload).into()
+    }
+
+    #[test]
+    fn a_frame_is_the_same_whatever_was_summed_before() {
+        let plain = put(&payloads());
+        let mut summed = payloads();
+        for payload in &mut summed {
+            payload.sum();
+        }
+        assert!(put(&summed) == plain);
+        let frame = frame_of(&plain).unwrap();
+        let read = Append::decode(frame.body, &frame.summed, Ok).unwrap();
+        assert!(read.entries.iter().map(|entry| &entry.payload).eq(&payloads()));
+        for (entry, expected) in read.entries.iter().zip(&summed) {
+            assert_eq!(entry.payload.stretch_at(0), expected.stretch_at(0));
+        }
+    }
+
+    /// Also one whose fields no longer lead to the payloads that were summed.
+    #[test]
+    fn a_frame_with_a_flipped_bit_is_refused() {
+        let plain = put(&payloads());
+        let fields = HEADER_BYTES..HEADER_BYTES + 130;
+        for at in fields.chain([20_000, 41_000, 70_000, plain.len() - 1]) {
+            for bit in 0..8 {
+                let mut bytes = plain.clone();
+                bytes[at] ^= 1 << bit;
+                assert_eq!(frame_of(&bytes).unwrap_err().what, "frame's checksum", "{at} {bit}");
+            }
+        }
     }
 }

@@ -156,8 +156,16 @@ impl FrameReader {
     /// # Errors
     /// As [`FrameReader::next`]; the stream ended, or the frame is another.
     pub async fn expect(&mut self, kind: FrameKind) -> io::Result<bytes::Bytes> {
+        Ok(self.expect_frame(kind).await?.body)
+    }
+
+    /// As [`FrameReader::expect`], with what was summed of the body.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn expect_frame(&mut self, kind: FrameKind) -> io::Result<Frame> {
         match self.next().await? {
-            Some(frame) if frame.kind == kind => Ok(frame.body),
+            Some(frame) if frame.kind == kind => Ok(frame),
             Some(frame) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("expected {kind:?}, got {:?}", frame.kind),

@@ -5,8 +5,10 @@
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};
+use diskstore_storage::summed::{Stretch, sum_with};
 use diskstore_storage::{LogId, MemberId, Term, Vote};
 
+use super::append::sum_payloads;
 use crate::command::cursor::Cursor;
 use crate::command::{COMMAND_BYTES_MAX, DecodeError};
 
@@ -80,31 +82,45 @@ pub struct Frame {
     pub kind: FrameKind,
     /// Its fields.
     pub body: Bytes,
+    /// What of the body was summed by itself, when the frame's checksum was checked.
+    pub(crate) summed: Vec<Stretch>,
 }
 
 /// Appends a frame to `out`.
 pub(crate) fn put_frame(out: &mut Vec<u8>, kind: FrameKind, body: impl FnOnce(&mut Vec<u8>)) {
+    put_summed_frame(out, kind, |out| {
+        body(out);
+        Vec::new()
+    });
+}
+
+/// Appends a frame to `out`; `body` says what of it was summed before, and where that stands in `out`.
+pub(super) fn put_summed_frame(
+    out: &mut Vec<u8>,
+    kind: FrameKind,
+    body: impl FnOnce(&mut Vec<u8>) -> Vec<Stretch>,
+) {
     let start = out.len();
     out.extend([0; HEADER_BYTES]);
-    body(out);
+    let summed = body(out).into_iter().map(|stretch| stretch.behind(start + HEADER_BYTES));
+    let summed: Vec<Stretch> = summed.collect();
     let Some((header, body)) =
         out.get_mut(start..).and_then(|frame| frame.split_first_chunk_mut::<HEADER_BYTES>())
     else {
         unreachable!("the header was just written");
     };
     let length = u32::try_from(body.len()).expect("invariant: bodies are bounded");
-    let crc = crc_of(kind, body);
+    let crc = crc_of(kind, body, &summed);
     let mut fields = header.as_mut_slice();
     fields.put_u32_le(length);
     fields.put_u32_le(crc);
     fields.put_u8(kind as u8);
 }
 
-fn crc_of(kind: FrameKind, body: &[u8]) -> u32 {
+fn crc_of(kind: FrameKind, body: &[u8], summed: &[Stretch]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[kind as u8]);
-    hasher.update(body);
-    hasher.finalize()
+    sum_with(hasher, body, summed)
 }
 
 /// What a header says.
@@ -145,10 +161,14 @@ impl Header {
     /// # Errors
     /// The body is not the one that was sent.
     pub(crate) fn with_body(self, body: Bytes) -> Result<Frame, DecodeError> {
-        if crc_of(self.kind, &body) != self.crc {
+        let summed = match self.kind {
+            FrameKind::Append => sum_payloads(&body),
+            _ => Vec::new(),
+        };
+        if crc_of(self.kind, &body, &summed) != self.crc {
             return Err(DecodeError { what: "frame's checksum", offset: 0 });
         }
-        Ok(Frame { kind: self.kind, body })
+        Ok(Frame { kind: self.kind, body, summed })
     }
 }
 

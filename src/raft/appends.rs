@@ -535,7 +535,7 @@ mod tests {
         pair.requests.send(with_commit(request(10, 12), 10)).unwrap();
         let frame = tokio::select! {
             answer = pair.answers.next() => panic!("nothing was answered: {answer:?}"),
-            frame = pair.member.0.expect(FrameKind::Append) => read_append(frame.unwrap()).unwrap(),
+            frame = pair.member.0.expect(FrameKind::Append) => read_append(frame.unwrap(), &[]).unwrap(),
         };
         assert_eq!((frame.entries.len(), frame.leader_commit), (2, Some(log_id(10))));
         pair.answer(12).await;
@@ -629,7 +629,7 @@ mod tests {
         let append = || {
             last.set(last.get() + 1);
             let last = last.get();
-            let payload = vec![7; 256 << 10].into();
+            let payload = bytes::Bytes::from(vec![7; 256 << 10]).into();
             let log_id = StoredLogId { term: Term::new(1), index: last };
             wal.append([StoredEntry { log_id, kind: EntryKind::Normal, payload }]).unwrap();
             wal.write(wal.seal().unwrap()).unwrap();

@@ -316,11 +316,8 @@ fn is_one_log(one: &LogId, other: &LogId) -> bool {
 
 /// The next append frame; the stream ends with the connection or a frame that must not be.
 async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<TypeConfig>> {
-    match reader
-        .expect(FrameKind::Append)
-        .await
-        .and_then(|body| read_append(body).map_err(bad_frame))
-    {
+    let frame = reader.expect_frame(FrameKind::Append).await;
+    match frame.and_then(|frame| read_append(frame.body, &frame.summed).map_err(bad_frame)) {
         Ok(request) => Some(request),
         Err(error) => {
             tracing::debug!(%error, "an append connection ended");

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes};
 use diskstore_storage::state::{self, MEMBERSHIP_BYTES_MAX};
+use diskstore_storage::summed::{Stretch, SummedBytes};
 use diskstore_storage::{LogId as StoredLogId, MemberId, Term, Vote as StoredVote, wal};
 use openraft::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::entry::{EntryPayload, RaftEntry};
@@ -76,10 +77,10 @@ pub(super) fn vote_to(vote: &Vote) -> StoredVote {
 pub(super) fn entry_to(entry: Entry) -> wal::Entry {
     let log_id = log_id_to(&entry.log_id());
     let (kind, payload) = match entry.payload {
-        EntryPayload::Blank => (wal::EntryKind::Blank, Bytes::new()),
-        EntryPayload::Normal(command) => (wal::EntryKind::Normal, command.bytes().clone()),
+        EntryPayload::Blank => (wal::EntryKind::Blank, SummedBytes::default()),
+        EntryPayload::Normal(command) => (wal::EntryKind::Normal, command.payload().clone()),
         EntryPayload::Membership(membership) => {
-            (wal::EntryKind::Membership, encode_membership(&membership))
+            (wal::EntryKind::Membership, encode_membership(&membership).into())
         }
     };
     wal::Entry { log_id, kind, payload }
@@ -265,12 +266,16 @@ pub(super) fn put_append(out: &mut Vec<u8>, request: AppendEntriesRequest<TypeCo
     append.put(out);
 }
 
-/// Reads the body of an append frame for openraft.
+/// Reads the body of an append frame for openraft, of which `summed` was summed.
 ///
 /// # Errors
 /// The bytes are not what they should be.
-pub(super) fn read_append(body: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
-    let Append { vote, prev, committed, entries } = Append::decode(body, entry_from)?;
+pub(super) fn read_append(
+    body: Bytes,
+    summed: &[Stretch],
+) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+    let append = Append::decode(body, summed, entry_from)?;
+    let Append { vote, prev, committed, entries } = append;
     Ok(AppendEntriesRequest {
         vote: vote_from(vote),
         prev_log_id: prev.map(log_id_from),

@@ -56,7 +56,7 @@ impl Committed {
         let payload = match kind {
             EntryKind::Blank => Payload::Blank,
             EntryKind::Normal => Payload::Command(Command::decode(payload)?),
-            EntryKind::Membership => Payload::Membership(payload),
+            EntryKind::Membership => Payload::Membership(payload.into_bytes()),
         };
         Ok(Committed { log_id, payload })
     }

@@ -468,7 +468,11 @@ mod tests {
 
     fn entry(index: u64) -> Entry {
         let log_id = LogId { term: Term::new(1), index };
-        Entry { log_id, kind: EntryKind::Normal, payload: b"value".as_slice().into() }
+        Entry {
+            log_id,
+            kind: EntryKind::Normal,
+            payload: bytes::Bytes::from_static(b"value").into(),
+        }
     }
 
     /// The last index that a power loss leaves.

@@ -17,6 +17,7 @@ mod report;
 pub mod requests;
 pub mod slots;
 pub mod state;
+pub mod summed;
 mod types;
 pub mod wal;
 

@@ -25,7 +25,11 @@ fn log_id(term: u64, index: u64) -> LogId {
 }
 
 fn entry(term: u64, index: u64, kind: EntryKind, payload: &'static str) -> Entry {
-    Entry { log_id: log_id(term, index), kind, payload: Bytes::from_static(payload.as_bytes()) }
+    Entry {
+        log_id: log_id(term, index),
+        kind,
+        payload: Bytes::from_static(payload.as_bytes()).into(),
+    }
 }
 
 fn sync(wal: &Wal) {

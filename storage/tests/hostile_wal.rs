@@ -27,7 +27,7 @@ fn open(disk: &SimDisk, options: &Options) -> Result<Wal> {
 }
 
 fn entry(index: u64, text: &str) -> Entry {
-    let payload = Bytes::from(text.to_owned());
+    let payload = Bytes::from(text.to_owned()).into();
     Entry { log_id: LogId { term: Term::new(TERM), index }, kind: EntryKind::Normal, payload }
 }
 

@@ -62,8 +62,11 @@ fn log() -> (SimDisk, PathBuf) {
     wal.save_vote(Vote { term: Term::new(2), node_id: MemberId::new(7), committed: true });
     sync(&wal);
     let payload = Bytes::from_static(b"hello");
-    let entry =
-        |index| Entry { log_id: log_id(index), kind: EntryKind::Normal, payload: payload.clone() };
+    let entry = |index| Entry {
+        log_id: log_id(index),
+        kind: EntryKind::Normal,
+        payload: payload.clone().into(),
+    };
     wal.append((0..3).map(entry)).unwrap();
     sync(&wal);
     wal.save_committed(log_id(1));

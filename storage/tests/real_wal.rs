@@ -17,7 +17,7 @@ fn open(directory: &Path) -> Wal {
 }
 
 fn entry(index: u64) -> Entry {
-    let payload = Bytes::from(format!("{index:>2000}"));
+    let payload = Bytes::from(format!("{index:>2000}")).into();
     Entry { log_id: LogId { term: Term::new(1), index }, kind: EntryKind::Normal, payload }
 }
 

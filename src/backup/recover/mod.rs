@@ -157,7 +157,7 @@ impl Survivor {
         let mut body = stored.body.clone();
         self.each_entry(self.tail(self.last), &mut |entry| {
             if entry.kind == EntryKind::Membership {
-                body = entry.payload.clone();
+                body = entry.payload.bytes().clone();
             }
             Ok(())
         })?;

@@ -47,11 +47,15 @@ fn membership(voters: &[u64], role: u8) -> Bytes {
 
 fn set(index: u64, slot: u64, value: &str) -> Entry {
     let command = Command::set(&slot_key(slot), value.as_bytes()).unwrap();
-    Entry { log_id: log_id(index), kind: EntryKind::Normal, payload: command.bytes().clone() }
+    Entry {
+        log_id: log_id(index),
+        kind: EntryKind::Normal,
+        payload: command.bytes().clone().into(),
+    }
 }
 
 fn members_entry(index: u64, body: Bytes) -> Entry {
-    Entry { log_id: log_id(index), kind: EntryKind::Membership, payload: body }
+    Entry { log_id: log_id(index), kind: EntryKind::Membership, payload: body.into() }
 }
 
 /// The log of the member. Slot 1 is set by entries 1, 6 and 8, slot 2 by 2, slot 3 by 7 and 9.
@@ -104,7 +108,7 @@ fn checkpoint(machine: &Machine, entries: &[Entry]) {
     for entry in entries.iter().filter(|entry| entry.log_id.index <= CHECKPOINT) {
         apply(machine, entry).unwrap();
     }
-    let body = entries[0].payload.clone();
+    let body = entries[0].payload.bytes().clone();
     let membership = Membership { log_id: Some(log_id(0)), body };
     let target = Target { log_id: log_id(CHECKPOINT), membership, requests_crc: 0 };
     machine.checkpoint(target, &mut || Ok(()), &false.into()).unwrap();

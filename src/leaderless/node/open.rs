@@ -252,7 +252,7 @@ impl Opening<'_> {
         if wal.state().last.is_none() {
             let mut payload = Vec::new();
             put_kept_record(&mut payload, &kept);
-            let (log_id, payload) = (log_id(1), payload.into());
+            let (log_id, payload) = (log_id(1), Bytes::from(payload).into());
             wal.append([wal::Entry { log_id, kind: wal::EntryKind::Normal, payload }])?;
             while let Some(batch) = wal.seal() {
                 wal.write(batch)?;
@@ -337,7 +337,7 @@ impl Replay<'_> {
             return;
         }
         self.bytes += entry.payload.len() as u64;
-        let mut cursor = Cursor::new(entry.payload);
+        let mut cursor = Cursor::new(entry.payload.into_bytes());
         loop {
             match read_record(&mut cursor) {
                 Ok(Some(Recorded::Holds { key, held })) => {

@@ -172,7 +172,7 @@ impl Store {
             return Ok(None);
         }
         self.last_index += 1;
-        let payload = Bytes::from(std::mem::take(&mut self.pending));
+        let payload = Bytes::from(std::mem::take(&mut self.pending)).into();
         let count = std::mem::take(&mut self.pending_count);
         let log_id = log_id(self.last_index);
         let position = self.wal.append([Entry { log_id, kind: EntryKind::Normal, payload }])?;

@@ -332,7 +332,7 @@ fn check(after: &SimDisk, applying: Applying, history: &History) -> Result<()> {
     for entry in entries {
         let index = entry.log_id.index;
         let proposed = &history.commands[usize::try_from(index).unwrap() - 1];
-        assert_eq!(&entry.payload, proposed.bytes(), "entry {index}");
+        assert_eq!(entry.payload.bytes(), proposed.bytes(), "entry {index}");
         machine.apply(index, &Command::decode(entry.payload).unwrap()).unwrap();
     }
     let expected = Model::after(&history.commands, usize::try_from(last).unwrap()).0;

@@ -128,5 +128,5 @@ fn log_id(index: u64) -> LogId {
 
 fn entry(index: u64, payload: Bytes) -> wal::Entry {
     let kind = if payload.is_empty() { EntryKind::Blank } else { EntryKind::Normal };
-    wal::Entry { log_id: log_id(index), kind, payload }
+    wal::Entry { log_id: log_id(index), kind, payload: payload.into() }
 }

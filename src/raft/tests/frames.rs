@@ -126,7 +126,7 @@ fn frames() -> Vec<Case> {
         }),
         Case::new(GOLDEN[24], &copy, put(|out| copy.put(out)), |body| shown(Welcome::decode(body))),
         Case::new(GOLDEN[2], append(), put(|out| put_append(out, append())), |body| {
-            shown(read_append(body))
+            shown(read_append(body, &[]))
         }),
         Case::new(
             GOLDEN[3],
@@ -455,7 +455,7 @@ fn entries_of_an_append_frame_that_leave_a_hole_are_refused() {
     };
     for entries in [vec![blank(3, 7)], vec![blank(3, 6), blank(3, 8)], vec![blank(3, 5)]] {
         let bytes = put(|out| put_append(out, append(entries)));
-        let error = read_append(Bytes::from(bytes).split_off(HEADER_BYTES)).unwrap_err();
+        let error = read_append(Bytes::from(bytes).split_off(HEADER_BYTES), &[]).unwrap_err();
         assert_eq!(error.what, "entries do not follow each other");
     }
 }
@@ -472,7 +472,7 @@ fn entries_of_an_append_frame_whose_terms_cannot_be_are_refused() {
             entries: entries.collect(),
         };
         let bytes = put(|out| put_append(out, append));
-        read_append(Bytes::from(bytes).split_off(HEADER_BYTES))
+        read_append(Bytes::from(bytes).split_off(HEADER_BYTES), &[])
     };
     for (prev, terms) in [(2, &[][..]), (2, &[2, 3]), (3, &[3]), (3, &[])] {
         read(stored_vote(), prev, terms).unwrap();
@@ -506,7 +506,7 @@ fn a_membership_without_room_is_refused_as_an_entry() {
             entries: vec![Entry::new_membership(log_id(3, 6), membership)],
         };
         let frame = put(|out| put_append(out, append));
-        (bytes, read_append(Bytes::from(frame).split_off(HEADER_BYTES)))
+        (bytes, read_append(Bytes::from(frame).split_off(HEADER_BYTES), &[]))
     };
     let most = (1..1000).find(|count| read(*count + 1).0 > MEMBERSHIP_BYTES_MAX).unwrap();
     read(most).1.unwrap();
@@ -545,7 +545,7 @@ fn an_index_that_no_log_can_reach_does_not_overflow() {
         entries: vec![blank(3, u64::MAX)],
     };
     let bytes = put(|out| put_append(out, append));
-    read_append(Bytes::from(bytes).split_off(HEADER_BYTES)).unwrap_err();
+    read_append(Bytes::from(bytes).split_off(HEADER_BYTES), &[]).unwrap_err();
 }
 
 /// An index that the log never reaches would keep the receiver from being read for ever.
@@ -712,7 +712,7 @@ async fn frames_within_a_value_stay_a_value() {
             client.write_all(piece).await.unwrap();
         }
     });
-    let read = read_append(reader.expect(FrameKind::Append).await.unwrap()).unwrap();
+    let read = read_append(reader.expect(FrameKind::Append).await.unwrap(), &[]).unwrap();
     assert_eq!(format!("{read:?}"), format!("{:?}", append()));
     let frame = reader.expect(FrameKind::SnapshotSlots).await.unwrap();
     assert_eq!(SnapshotSlots::decode(frame).unwrap(), slots);

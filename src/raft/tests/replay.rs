@@ -186,7 +186,12 @@ fn a_committed_entry_that_is_truncated_later_is_noticed() {
 fn an_entry_that_cannot_be_applied_is_told_and_ends_the_recovery_in_order() {
     let place = place(|wal| {
         let (log_id, kind) = (log_id_to(&log_id(1, 0)), EntryKind::Normal);
-        wal.append([wal::Entry { log_id, kind, payload: b"rubbish".as_slice().into() }]).unwrap();
+        wal.append([wal::Entry {
+            log_id,
+            kind,
+            payload: bytes::Bytes::from_static(b"rubbish").into(),
+        }])
+        .unwrap();
         for first in (1..200).step_by(10) {
             append(wal, (first..first + 10).map(|index| increment(1, index, 7)));
             commit(wal, 1, first + 9);

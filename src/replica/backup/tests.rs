@@ -69,7 +69,7 @@ impl Alone {
         let log_id = LogId { term: Term::new(1), index: 0 };
         alone
             .wal
-            .append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new() }])
+            .append([Entry { log_id, kind: EntryKind::Blank, payload: Bytes::new().into() }])
             .unwrap();
         alone
     }
@@ -83,7 +83,9 @@ impl Alone {
     fn apply(&self, index: u64, command: &Command) {
         let log_id = LogId { term: Term::new(1), index };
         let payload = command.bytes().clone();
-        self.wal.append([Entry { log_id, kind: EntryKind::Normal, payload }]).unwrap();
+        self.wal
+            .append([Entry { log_id, kind: EntryKind::Normal, payload: payload.into() }])
+            .unwrap();
         self.replica.machine.apply(index, command).unwrap();
         self.replica.set_applied(log_id, None);
     }

@@ -290,7 +290,7 @@ impl<'a> BackupReader<'a> {
             self.seen.last = LogId { term, index };
             self.seen.entry_count += 1;
             let payload = body.split_to(length);
-            entries.push(Entry { log_id: self.seen.last, kind, payload });
+            entries.push(Entry { log_id: self.seen.last, kind, payload: payload.into() });
         }
         (!entries.is_empty()).then_some(entries)
     }

@@ -37,7 +37,11 @@ fn key(key: &'static str, index: u64, value: Option<&'static str>) -> KeyImage {
 
 fn entry(term: u64, index: u64, payload: &'static str) -> Entry {
     let kind = if payload.is_empty() { EntryKind::Blank } else { EntryKind::Normal };
-    Entry { log_id: LogId { term: Term::new(term), index }, kind, payload: payload.into() }
+    Entry {
+        log_id: LogId { term: Term::new(term), index },
+        kind,
+        payload: Bytes::from(payload).into(),
+    }
 }
 
 /// The pieces of a backup of slots that was read while entries 21 to 23 were applied.

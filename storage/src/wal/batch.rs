@@ -16,6 +16,7 @@ use super::fields::Fields;
 use super::record;
 use super::segment::{Carried, Life, Nonce};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES};
+use crate::summed::{Stretch, sum_with};
 
 /// First bytes of every batch.
 pub(super) const BATCH_MAGIC: u64 = u64::from_le_bytes(*b"dstbatch");
@@ -104,7 +105,7 @@ pub(super) fn is_whole(batch: &[u8], life: Life) -> bool {
     BatchHeader::decode(batch).is_some_and(|header| {
         header.is_of(life)
             && header.batch_bytes() == Some(batch.len())
-            && crc_of(batch) == Some(header.crc)
+            && crc_of(batch, &[]) == Some(header.crc)
     })
 }
 
@@ -114,11 +115,12 @@ pub(super) fn records_of(batch: &[u8]) -> Option<&[u8]> {
     batch.get(BATCH_HEADER_BYTES..)?.get(..usize::try_from(header.records_bytes).ok()?)
 }
 
-fn crc_of(batch: &[u8]) -> Option<u32> {
+/// The CRC of a batch, of which `summed` was passed over before.
+fn crc_of(batch: &[u8], summed: &[Stretch]) -> Option<u32> {
     let mut crc = crc32fast::Hasher::new();
     crc.update(batch.get(..CRC_OFFSET)?);
-    crc.update(batch.get(CRC_OFFSET + 4..)?);
-    Some(crc.finalize())
+    crc.update(batch.get(CRC_OFFSET + 4..BATCH_HEADER_BYTES)?);
+    Some(sum_with(crc, batch.get(BATCH_HEADER_BYTES..)?, summed))
 }
 
 /// A batch that is being filled.
@@ -127,6 +129,8 @@ pub(super) struct OpenBatch {
     pub(super) sequence: u64,
     buffer: AlignedBuffer,
     record_count: u32,
+    /// Payloads whose checksum is known, and where they stand behind the header.
+    summed: Vec<Stretch>,
     /// It holds what must survive power loss whatever the mode.
     pub(super) must_sync: bool,
     /// Index of the highest entry in it, truncated meanwhile or not.
@@ -138,7 +142,14 @@ impl OpenBatch {
     pub(super) fn new(sequence: u64, mut buffer: AlignedBuffer) -> Self {
         buffer.clear();
         buffer.resize_zeroed(RECORDS_START);
-        OpenBatch { sequence, buffer, record_count: 0, must_sync: false, highest: None }
+        OpenBatch {
+            sequence,
+            buffer,
+            record_count: 0,
+            summed: Vec::new(),
+            must_sync: false,
+            highest: None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -154,6 +165,8 @@ impl OpenBatch {
     pub(super) fn push_entry(&mut self, entry: &record::Entry) -> u32 {
         let offset = self.buffer.len() - BLOCK_BYTES;
         record::encode_entry(&mut self.buffer, entry);
+        let payload_start = offset - BATCH_HEADER_BYTES + record::ENTRY_HEADER_BYTES;
+        self.summed.extend(entry.payload.stretch_at(payload_start));
         self.highest = self.highest.max(Some(entry.log_id.index));
         self.record_count += 1;
         u32::try_from(offset).expect("invariant: a batch is smaller than 4 GiB")
@@ -168,7 +181,7 @@ impl OpenBatch {
     /// Ends the batch. `carried` is the state of the log at its end.
     pub(super) fn seal(self, carried: Carried) -> SealedBatch {
         let records_bytes = self.records_bytes();
-        let OpenBatch { sequence, mut buffer, record_count, must_sync, highest } = self;
+        let OpenBatch { sequence, mut buffer, record_count, summed, must_sync, highest } = self;
         buffer.pad_to_block();
         SealedBatch {
             sequence,
@@ -178,6 +191,7 @@ impl OpenBatch {
             must_sync,
             highest,
             record_count,
+            summed,
             buffer,
         }
     }
@@ -196,6 +210,8 @@ pub struct SealedBatch {
     /// Index of the highest entry in it, truncated meanwhile or not.
     pub(super) highest: Option<u64>,
     record_count: u32,
+    /// Payloads whose checksum is known, and where they stand behind the header.
+    summed: Vec<Stretch>,
     buffer: AlignedBuffer,
 }
 
@@ -226,7 +242,7 @@ impl SealedBatch {
         put(batch, 32, &records_bytes.to_le_bytes());
         put(batch, 36, &self.record_count.to_le_bytes());
         put(batch, NONCE_OFFSET, &life.nonce.0.to_le_bytes());
-        let crc = crc_of(batch).expect("invariant: a batch has a header");
+        let crc = crc_of(batch, &self.summed).expect("invariant: a batch has a header");
         put(batch, CRC_OFFSET, &crc.to_le_bytes());
     }
 

@@ -241,7 +241,7 @@ impl Wal {
     /// # Panics
     /// If an index does not follow the one before.
     pub fn append(&self, entries: impl IntoIterator<Item = Entry>) -> Result<Position> {
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut entries: Vec<Entry> = entries.into_iter().collect();
         let payload_bytes_max = self.payload_bytes_max();
         for Entry { log_id, payload, .. } in &entries {
             if payload.len() > payload_bytes_max {
@@ -251,6 +251,9 @@ impl Wal {
                     bytes_max: payload_bytes_max,
                 });
             }
+        }
+        for entry in &mut entries {
+            entry.payload.sum(); // once, for its record, its batch and the frames that it goes into
         }
         let mut log = self.log.lock();
         for entry in entries {

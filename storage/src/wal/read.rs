@@ -195,7 +195,7 @@ fn decode(bytes: &[u8], index: u64, buffer: &Bytes) -> Option<Entry> {
     else {
         return None;
     };
-    Some(Entry { log_id, kind, payload: buffer.slice_ref(payload) })
+    Some(Entry { log_id, kind, payload: buffer.slice_ref(payload).into() })
 }
 
 #[cfg(test)]
@@ -217,7 +217,11 @@ mod tests {
         let (wal, _) = Wal::open(disk, Path::new("/wal"), Path::new("/tmp"), &options).unwrap();
         let entry = |index| {
             let log_id = LogId { term: Term::new(1), index };
-            Entry { log_id, kind: EntryKind::Normal, payload: Bytes::from_static(b"payload") }
+            Entry {
+                log_id,
+                kind: EntryKind::Normal,
+                payload: Bytes::from_static(b"payload").into(),
+            }
         };
         wal.append((0..count).map(entry)).unwrap();
         wal.write(wal.seal().unwrap()).unwrap();

@@ -7,10 +7,9 @@
 //! - I3: an entry carries a CRC of its own, so that a read need not fetch its whole batch.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
-use bytes::Bytes;
-
 use super::fields::Fields;
 use crate::disk::AlignedBuffer;
+use crate::summed::SummedBytes;
 use crate::{LogId, Vote};
 
 /// Bytes of every record but the entry, and of the part of an entry that its CRC follows.
@@ -63,7 +62,7 @@ pub struct Entry {
     /// What the payload is.
     pub kind: EntryKind,
     /// Opaque here.
-    pub payload: Bytes,
+    pub payload: SummedBytes,
 }
 
 /// An entry as it stands in a batch.
@@ -117,7 +116,10 @@ pub(super) fn encode_entry(out: &mut AlignedBuffer, entry: &Entry) {
         [entry.log_id.term.get(), entry.log_id.index],
     );
     out.extend_from_slice(&head);
-    out.extend_from_slice(&entry_crc(&head, &entry.payload).to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&head);
+    entry.payload.add_to(&mut crc);
+    out.extend_from_slice(&crc.finalize().to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&entry.payload);
     out.resize_zeroed(out.len().next_multiple_of(RECORD_ALIGN_BYTES));

@@ -484,7 +484,7 @@ fn seen(record: Record<'_>, batch: &Bytes) -> Option<Seen> {
         Record::Entry(EntryRecord { log_id, kind, payload, .. }) => {
             let is_small = payload.len() < COPIED_BYTES_MAX;
             let payload = if is_small { payload.to_vec().into() } else { batch.slice_ref(payload) };
-            Some(Seen::Entry(Entry { log_id, kind, payload }))
+            Some(Seen::Entry(Entry { log_id, kind, payload: payload.into() }))
         }
         Record::Committed(committed) => Some(Seen::Committed(committed)),
         Record::Truncate(last) => Some(Seen::Truncated(last)),

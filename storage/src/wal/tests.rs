@@ -41,7 +41,7 @@ fn log_id(term: u64, index: u64) -> LogId {
 
 fn entry(index: u64, payload_bytes: usize) -> Entry {
     let payload = Bytes::from(vec![index.to_le_bytes()[0]; payload_bytes]);
-    Entry { log_id: log_id(1, index), kind: EntryKind::Normal, payload }
+    Entry { log_id: log_id(1, index), kind: EntryKind::Normal, payload: payload.into() }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -103,7 +103,10 @@ fn records_have_the_documented_bytes() {
     let mut buffer = AlignedBuffer::with_capacity(100);
     let payload = Bytes::from_static(b"value");
     let kind = EntryKind::Membership;
-    record::encode_entry(&mut buffer, &Entry { log_id: log_id(7, 9), kind, payload });
+    record::encode_entry(
+        &mut buffer,
+        &Entry { log_id: log_id(7, 9), kind, payload: payload.into() },
+    );
     assert_eq!(
         hex(buffer.as_slice()),
         "010200000500000007000000000000000900000000000000541f29000000000076616c7565000000"
@@ -446,7 +449,7 @@ fn a_log_that_is_only_read_says_what_a_start_would_find_and_stays() {
     wal.save_committed(log_id(1, 30));
     wal.barrier();
     sync(&wal);
-    let payload = Bytes::from(vec![0xee; 6000]);
+    let payload = Bytes::from(vec![0xee; 6000]).into();
     wal.append([Entry { payload, ..entry(37, 0) }]).unwrap();
     sync(&wal);
     drop(wal);
@@ -475,4 +478,32 @@ fn a_log_that_is_only_read_says_what_a_start_would_find_and_stays() {
         (report.entries, report.batches, report.segments),
         (recovery.entries, recovery.batches, recovery.segments)
     );
+}
+
+/// Their payloads are summed once, and the checks of record and batch, which pass over all bytes, hold.
+#[test]
+fn a_batch_with_long_payloads_is_whole_and_not_after_any_flip() {
+    let (mut batch, mut lengths) = (OpenBatch::new(9, AlignedBuffer::with_capacity(1)), 0);
+    for (index, payload_bytes) in [(1, 5), (2, 40_000), (3, 0), (4, 16 << 10), (5, 100_001)] {
+        let mut entry = entry(index, payload_bytes);
+        entry.payload.sum();
+        batch.push_entry(&entry);
+        lengths += record::entry_bytes(payload_bytes);
+    }
+    let mut batch = batch.seal(Carried::default());
+    batch.finish(LIFE, 8);
+    let mut bytes = batch.as_slice().to_vec();
+    assert!(batch::is_whole(&bytes, LIFE));
+    let mut rest = batch::records_of(&bytes).unwrap();
+    assert_eq!(rest.len(), lengths);
+    while !rest.is_empty() {
+        let (Record::Entry(entry), count) = record::decode(rest).unwrap() else { unreachable!() };
+        assert!(entry.is_whole(), "{}", entry.log_id);
+        rest = &rest[count..];
+    }
+    for at in (0..bytes.len()).step_by(997) {
+        bytes[at] ^= 1;
+        assert!(!batch::is_whole(&bytes, LIFE), "byte {at}");
+        bytes[at] ^= 1;
+    }
 }

@@ -52,7 +52,11 @@ pub fn entry(term: u64, index: u64, payload_bytes: usize) -> Entry {
         1 => EntryKind::Membership,
         _ => EntryKind::Normal,
     };
-    Entry { log_id: LogId { term: Term::new(term), index }, kind, payload: Bytes::from(payload) }
+    Entry {
+        log_id: LogId { term: Term::new(term), index },
+        kind,
+        payload: Bytes::from(payload).into(),
+    }
 }
 
 /// What the log should say.
