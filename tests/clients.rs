@@ -78,6 +78,23 @@ impl Cluster {
         Cluster { nodes, places: places.into() }
     }
 
+    /// Three nodes without a leader, 1 to 3, which all hold every key.
+    fn leaderless() -> Cluster {
+        let places = [(); 3].map(|()| Place::new());
+        let listed =
+            (1..).zip(&places).map(|(id, place): (u32, _)| format!("{id}={}", place.client()));
+        let listed = listed.collect::<Vec<_>>().join(",");
+        let start = |(id, place): (u32, &Place)| {
+            let mut command = Command::new(LEADERLESS);
+            command.args(["-id", &id.to_string(), "-port", &place.client(), "-nodes", &listed]);
+            let mut node = Node::spawn(command.arg("-dir").arg(place.data()));
+            node.wait_for("next: ");
+            node
+        };
+        let nodes = (1..).zip(&places).map(start).collect();
+        Cluster { nodes, places: places.into() }
+    }
+
     /// Runs the suite of a client library against both programs, one cluster after the other.
     #[track_caller]
     fn run_suite(suite: impl Fn() -> Command) {
@@ -383,23 +400,11 @@ fn clients_of_three_protocols_find_registers_without_a_leader() {
         return;
     }
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let places = [(); 3].map(|()| Place::new());
-    let listed = (1..).zip(&places).map(|(id, place): (u32, _)| format!("{id}={}", place.client()));
-    let listed = listed.collect::<Vec<_>>().join(",");
-    let start = |(id, place): (u32, &Place)| {
-        let mut command = Command::new(LEADERLESS);
-        command.args(["-id", &id.to_string(), "-port", &place.client(), "-nodes", &listed]);
-        let mut node = Node::spawn(command.arg("-dir").arg(place.data()));
-        node.wait_for("next: ");
-        node
-    };
-    let nodes: Vec<Node> = (1..).zip(&places).map(start).collect();
-    suite.args(places.iter().map(Place::client));
+    let cluster = Cluster::leaderless();
+    suite.args(cluster.places.iter().map(Place::client));
     let output = suite.stdin(Stdio::null()).output().unwrap();
     assert_eq!(said(&output), "leaderless ok\n", "{}", stderr(&output));
-    for node in nodes {
-        node.stop();
-    }
+    cluster.stop();
 }
 
 #[test]
@@ -486,43 +491,50 @@ fn a_node_does_what_the_description_of_its_api_says() {
     node.stop();
 }
 
-/// Opens the console of one node, writes at another, kills the leader; see `console.mjs`.
-#[test]
-fn a_browser_shows_in_the_console_what_happens_to_the_cluster() {
+/// Runs a script in a browser at a cluster, and kills the node that it names.
+#[track_caller]
+fn browse(script: &str, name: &str, cluster: impl FnOnce() -> Cluster) {
     let chromium = var(CHROMIUM).unwrap_or_else(|_| "chromium".to_owned());
-    if node_suite("puppeteer-core", "console.mjs").is_none()
-        || !has("chromium", Command::new(&chromium).arg("--version"))
-    {
+    let Some(mut command) = node_suite("puppeteer-core", script) else { return };
+    if !has("chromium", Command::new(&chromium).arg("--version")) {
         return;
     }
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cluster = cluster();
+    command.arg(name).args(cluster.places.iter().map(Place::client)).env(CHROMIUM, &chromium);
+    let mut script = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(script.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(killed) = line.strip_prefix("kill ") {
+            cluster.nodes.remove(killed.parse().unwrap()).kill();
+            script.stdin.as_mut().unwrap().write_all(b"killed\n").unwrap();
+        }
+        said.push_str(&line);
+    }
+    let output = script.wait_with_output().unwrap();
+    let is_right = output.status.success() && said.ends_with("ok");
+    assert!(is_right, "{name}: {said} {}", stderr(&output));
+    cluster.stop();
+}
+
+/// Opens the console of one node, writes at another, kills the leader; see `console.mjs`.
+#[test]
+fn a_browser_shows_in_the_console_what_happens_to_the_cluster() {
     for (name, program, arguments) in
         [("diskstore", DISKSTORE, &SLOTS[..]), ("kvstore", KVSTORE, &[])]
     {
-        let mut cluster = Cluster::of(program, arguments);
-        let mut command = node_suite("puppeteer-core", "console.mjs").unwrap();
-        command.arg(name).args(cluster.places.iter().map(Place::client)).env(CHROMIUM, &chromium);
-        let mut script = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        for line in BufReader::new(script.stdout.take().unwrap()).lines() {
-            let line = line.unwrap();
-            if let Some(killed) = line.strip_prefix("kill ") {
-                cluster.nodes.remove(killed.parse().unwrap()).kill();
-                script.stdin.as_mut().unwrap().write_all(b"killed\n").unwrap();
-            }
-            said.push_str(&line);
-        }
-        let output = script.wait_with_output().unwrap();
-        assert!(
-            output.status.success() && said.ends_with("ok"),
-            "{name}: {said} {}",
-            stderr(&output)
-        );
-        cluster.stop();
+        browse("console.mjs", name, || Cluster::of(program, arguments));
     }
+}
+
+/// See `console_leaderless.mjs`.
+#[test]
+fn a_browser_shows_in_the_console_what_happens_without_a_leader() {
+    browse("console_leaderless.mjs", "leaderless", Cluster::leaderless);
 }

@@ -2,32 +2,14 @@
 // leader when it reads `kill NAME`. Ends with `ok` if everything was right.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
+import { browse } from "./browse.mjs";
 import { invocation } from "./expect.mjs";
 
-const PATIENCE_MS = 120_000;
 const { modules, program, nodes } = invocation();
-const puppeteer = createRequire(`${modules}/`)("puppeteer-core");
-// Puppeteer wants a path. `DISKSTORE_TEST_SHOTS` names a folder for pictures, for whoever wants to look.
-const chromium = process.env.DISKSTORE_TEST_CHROMIUM;
-const executablePath = chromium.includes("/") ? chromium : execFileSync("which", [chromium]).toString().trim();
-const shots = process.env.DISKSTORE_TEST_SHOTS;
 const url = (node, path) => `http://${node.host}:${node.port}${path}`;
 const json = async (node, path) => (await fetch(url(node, path))).json();
-
-const browser = await puppeteer.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
-const page = await browser.newPage();
-page.setDefaultTimeout(PATIENCE_MS);
-const complaints = [];
-page.on("pageerror", (error) => complaints.push(String(error)));
-page.on("console", (message) => { if (message.type() === "error") complaints.push(message.text()); });
-page.on("request", (request) => { if (!request.url().startsWith(url(nodes[0], "/")) && !request.url().startsWith("data:")) complaints.push(request.url()); });
-
-const says = (id, words) =>
-  page.waitForFunction((id, words) => document.getElementById(id).textContent.includes(words), {}, id, words);
-const shot = async (name) => { if (shots) await page.screenshot({ path: `${shots}/${program}-${name}.png`, fullPage: true }); };
+const { page, complaints, says, shot, close } = await browse(modules, program);
 
 // The page of a follower, so that it outlives the leader.
 let leader;
@@ -126,8 +108,7 @@ await page.waitForFunction((leader) => {
 await shot("killed");
 
 // Requests that ran into the election are answered with 503, which the browser notes as an error.
-const wrong = complaints.filter((words) => !/status of (404|429|503)/.test(words));
-assert.deepEqual(wrong, []);
-await browser.close();
+assert.deepEqual(complaints(/status of (404|429|503)/), []);
+await close();
 console.log("ok");
 process.exit(0);

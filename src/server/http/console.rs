@@ -1,8 +1,8 @@
 //! The console: a page at `/` that shows the node and its cluster to people, and what only it asks for:
 //! a picture of the slots, and keys by how they begin.
 //!
-//! Called by the router. The page is three files of the folder `console`, which are part of the
-//! program. Invariants:
+//! Called by the router. The page is the files of the folder `console`, which are part of the program; its
+//! style and `parts.js` are those of the page of a leaderless node, too. Invariants:
 //!
 //! - I1: the page asks this node alone, and runs no script but its own: `POLICY` has the browser hold
 //!   that.
@@ -31,11 +31,13 @@ use super::{Route, Seat};
 use crate::server::access::RequestKind;
 use crate::server::keys::decimal;
 
-const CSS: &str = "text/css; charset=utf-8";
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+pub(crate) const CSS: &str = "text/css; charset=utf-8";
+pub(crate) const HTML: &str = "text/html; charset=utf-8";
+pub(crate) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const PAGE: &str = include_str!("console/console.html");
-const STYLE: &str = include_str!("console/console.css");
-const SCRIPT: &str = include_str!("console/console.js");
+pub(crate) const STYLE: &str = include_str!("console/console.css");
+const SCRIPT: &str =
+    concat!(include_str!("console/parts.js"), "\n", include_str!("console/console.js"));
 /// What the page says of itself where it may write: a client on this machine.
 static WRITING_PAGE: LazyLock<String> =
     LazyLock::new(|| PAGE.replace("data-writes=\"no\"", "data-writes=\"yes\""));
@@ -76,10 +78,11 @@ async fn page(Extension(seat): Extension<Seat>) -> Response {
     } else {
         PAGE
     };
-    part("text/html; charset=utf-8", page)
+    part(HTML, page)
 }
 
-fn part(kind: &'static str, text: &'static str) -> Response {
+/// A file that a browser loads, under the policy of all pages (I1).
+pub(crate) fn part(kind: &'static str, text: &'static str) -> Response {
     let headers: [(HeaderName, &'static str); 5] = [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),

@@ -67,6 +67,7 @@ use super::session::REFUSING_TIME;
 use super::socket::UNTAKEN_TIME_MAX;
 use super::wire::{Unsent, Wire, until_ended};
 use crate::command::Failure;
+pub(crate) use console::{CSS, HTML, JAVASCRIPT, STYLE, part};
 pub(crate) use entry::{CLOSE, bearer, check, one};
 pub(crate) use json::json;
 pub(crate) use logged::Named;

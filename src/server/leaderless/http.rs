@@ -1,4 +1,4 @@
-//! HTTP of a leaderless node: `/v1/keys/{key}`, and what those who run it ask for.
+//! HTTP of a leaderless node: `/v1/keys/{key}`, the console, and what those who run it ask for.
 //!
 //! Called by the session. The ETag is the version of the key. There are no conditions: nothing is decided
 //! by what a key held before.
@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::registrar::{Deleted, level};
-use super::{Port, RegisterServer, Stopping};
+use super::{Port, RegisterServer, Stopping, console};
 use crate::command::Failure;
 use crate::leaderless::operation::Level;
 use crate::server::http::{
@@ -41,6 +41,7 @@ const DELETED: &str = "leaderless-deleted";
 
 static ROUTER: LazyLock<TowerToHyperService<Router>> = LazyLock::new(|| {
     let router = looks()
+        .merge(console::routes())
         .route("/v1/keys/{*key}", get(read).put(write).delete(erase))
         .fallback(async || Problem::no_such_path());
     TowerToHyperService::new(router)
@@ -110,6 +111,7 @@ async fn respond(door: HttpDoor, unsent: Arc<Unsent>, mut request: Request) -> R
     let is_head = *request.method() == Method::HEAD;
     let router = if door.at == Port::Node { &ROUTER } else { &LOOKS };
     request.extensions_mut().insert(door.server);
+    request.extensions_mut().insert(door.local);
     let Ok(mut response) = router.call(request).await;
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = response.headers_mut().remove(header::ALLOW);

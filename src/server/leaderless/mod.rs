@@ -12,6 +12,7 @@
 //! - I3: an operation whose outcome is unknown is never answered with an error that clients take for a no.
 
 mod commands;
+mod console;
 mod coordinator;
 mod grpc;
 mod http;

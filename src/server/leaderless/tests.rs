@@ -273,6 +273,31 @@ async fn who_runs_the_node_finds_out_how_it_is() {
     assert!(resp.contains("metrics alone"), "{resp}");
 }
 
+/// All that a browser loads, together.
+const CONSOLE_BYTES_MAX: usize = 30 << 10;
+
+#[tokio::test]
+async fn the_console_is_small_asks_this_node_alone_and_writes_only_from_this_machine() {
+    let served = serve().await;
+    let mut bytes = 0;
+    for path in ["/", "/console.css", "/console.js"] {
+        let Response { head, body } = served.response(&format!("GET {path}"), "").await;
+        let policy = "content-security-policy: default-src 'none'; script-src 'self';";
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains(policy), "{head}");
+        // The pages of other nodes are linked to, not loaded.
+        let elsewhere = body.replace("`http://${peer.address}/`", "");
+        assert!(!elsewhere.contains("http:") && !elsewhere.contains("https:"), "another host");
+        assert!(!body.contains("innerHTML") && !body.contains("<style"), "no markup of values");
+        // A pipe within this process has no address.
+        assert!(!body.contains("data-writes=\"yes\""), "read-only but from this machine");
+        bytes += body.len();
+    }
+    assert!(bytes < CONSOLE_BYTES_MAX, "{bytes}");
+    let page = served
+        .said_at("node:9001", b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(page.await.starts_with("HTTP/1.1 404"), "not at the port of metrics");
+}
+
 #[tokio::test]
 async fn a_coordinator_passes_operations_on_and_holds_no_keys() {
     use crate::leaderless::file::CoordinatorFile;

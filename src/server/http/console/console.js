@@ -1,8 +1,6 @@
-"use strict";
 // The console: what the node says at /status, /metrics and /v1/map, asked every two seconds while the
 // page can be seen. Everything that came from outside is set as text, never as markup.
 
-const EVERY_MS = 2000;
 const KEPT_MS = 15 * 60 * 1000;
 const RECENT_MS = 60 * 1000;
 const MAP_SLOTS = 1 << 20;
@@ -11,7 +9,6 @@ const KEYS_SHOWN = 200;
 const ORDER_MS = 130_000;
 const PROFILE_S = 10;
 
-const $ = (id) => document.getElementById(id);
 // Whether this page may write: yes, no, or as the token says that is entered here. It is kept until the
 // tab is closed, for this node alone, and goes into the header of requests, never into an address.
 const writes = document.body.dataset.writes;
@@ -23,27 +20,11 @@ const samples = [];
 let status = null;
 let map = { from: 0, states: new Uint8Array(0), side: 1, cursor: 0 };
 
-function element(name, text, parts = []) {
-  const made = document.createElement(name);
-  if (text !== undefined && text !== null) made.textContent = text;
-  made.append(...parts);
-  return made;
-}
-
 async function ask(path, more = {}) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000), headers, ...more });
   if (response.status === 401 && token) forgetToken("this token counts no longer, or never did");
   return response;
-}
-
-async function complaint(response) {
-  try {
-    const { error } = await response.json();
-    return `${response.status} ${error.code}: ${error.message}`;
-  } catch {
-    return `${response.status} ${response.statusText}`;
-  }
 }
 
 function showRights(words) {
@@ -83,22 +64,6 @@ $("token-form").addEventListener("submit", (event) => {
   look();
 });
 $("token-forget").addEventListener("click", () => { forgetToken(""); look(); });
-
-// Numbers for people.
-const count = (number) => number.toLocaleString("en-US", { maximumFractionDigits: number < 10 ? 1 : 0 });
-function bytes(number) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (number >= 1024 && unit < units.length - 1) { number /= 1024; unit += 1; }
-  return `${number.toFixed(unit && number < 100 ? 1 : 0)} ${units[unit]}`;
-}
-function time(seconds) {
-  if (!Number.isFinite(seconds)) return "-";
-  if (seconds < 0.001) return `${count(seconds * 1e6)} us`;
-  if (seconds < 1) return `${count(seconds * 1e3)} ms`;
-  if (seconds < 120) return `${count(seconds)} s`;
-  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
-}
 
 // Health: what this node knows. A follower does not hear from the others.
 function showHealth() {
@@ -330,35 +295,6 @@ function drawMap() {
   pen.putImageData(picture, 0, 0);
 }
 
-function showValue(place, title, response, buffer) {
-  const data = new Uint8Array(buffer);
-  const text = new TextDecoder().decode(data);
-  const shown = data.slice(0, 1024);
-  const lines = [];
-  for (let at = 0; at < shown.length; at += 16) {
-    const row = [...shown.slice(at, at + 16)];
-    const hex = row.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").padEnd(47);
-    lines.push(`${at.toString(16).padStart(4, "0")}  ${hex}  ${row.map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : ".")).join("")}`);
-  }
-  if (data.length > shown.length) lines.push(`... ${count(data.length - shown.length)} bytes more`);
-  const version = (response.headers.get("etag") ?? "").replaceAll('"', "");
-  place.replaceChildren(
-    element("h3", `${title}: ${count(data.length)} bytes, version ${version}`),
-    element("pre", text.slice(0, 2000)),
-    element("pre", lines.join("\n")),
-  );
-}
-
-async function show(place, title, path) {
-  try {
-    const response = await ask(path);
-    if (response.ok) return showValue(place, title, response, await response.arrayBuffer());
-    place.replaceChildren(element("h3", `${title}: ${await complaint(response)}`));
-  } catch (error) {
-    place.replaceChildren(element("h3", `${title}: ${error.message}`));
-  }
-}
-
 function showSlot(slot) {
   if (!(slot >= 0 && status && slot < status.slots)) return;
   $("slot").value = slot;
@@ -423,7 +359,6 @@ $("keys-form").addEventListener("submit", (event) => {
 });
 
 // Try it.
-const quoted = (text) => (/^[A-Za-z0-9_.:@%+=,/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 function showCommands() {
   const [verb, key, text] = [$("verb").value, $("key").value, $("text").value];
   const [host, port] = [location.hostname, location.port || "80"];
@@ -554,16 +489,9 @@ async function look() {
   }
 }
 
-async function keepLooking() {
-  for (;;) {
-    if (!document.hidden) await look();
-    await new Promise((done) => { setTimeout(done, EVERY_MS); });
-  }
-}
-
 showRights("");
 window.addEventListener("resize", drawCharts);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCharts(); drawMap(); });
 showCommands();
 drawCharts();
-keepLooking();
+keepLooking(look);
