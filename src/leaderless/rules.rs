@@ -39,6 +39,10 @@ pub enum Rule {
     LostDisk,
     /// What a replica said before it lost its disk counts no more, once it has copied.
     WordOfLost,
+    /// A cluster begins once all its nodes have been there at one time, each with a new directory.
+    FoundedByAll,
+    /// The directories that it began with are known by their random numbers, and not by their nodes alone.
+    FoundersByNumber,
     /// Two replicas tell each other their floors before they compare anything.
     FloorsFirst,
     /// A node confirms a moment only once every record up to it was exchanged with every other.

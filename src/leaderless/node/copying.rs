@@ -1,10 +1,7 @@
 //! What a node does that lacks what others hold: it is new, lost its disk, or was away while deletes were
 //! forgotten. It copies from the others before it answers anybody.
 //!
-//! A node with an empty directory cannot know whether it is new. So the start of a cluster is a rule of its own
-//! (*founding*): once every node has been there with an empty directory at one time, there was nothing to lose. Whoever sees
-//! that first notes the directories, by their random numbers; a node that finds its own directory in another
-//! node's note has lost nothing since.
+//! Whether it is new, and has nothing to copy, `founding` says.
 //!
 //! A copy goes over all records that a source and this node both hold, page by page, in the order of hashes, one source after the
 //! other, while stores go on. Called by `driver`; calls `replica`. Invariants:
@@ -23,6 +20,7 @@ use tokio::time::Instant;
 use super::driver::{Driver, Peer};
 use super::wire::PeerMessage;
 use crate::leaderless::clock::{Clock, Moment, NodeNumber, Version, Writer};
+use crate::leaderless::founding::{Directory, founders};
 use crate::leaderless::repair::Found;
 use crate::leaderless::replica::{Numbers, Standing};
 
@@ -146,29 +144,25 @@ impl Driver {
         if kept.numbers.lost.copied > 0 {
             return false;
         }
-        let (own, incarnation) = (self.own, kept.incarnation);
-        let is_named =
-            |founders: &BTreeMap<NodeNumber, u64>| founders.get(&own) == Some(&incarnation);
-        let gossips = || self.peers.values().filter_map(|peer| peer.gossip.as_ref());
-        let mut founders =
-            gossips().map(|gossip| &gossip.founders).find(|it| is_named(it)).cloned();
-        // Who holds something has met a node that was ready: the note of that one counts alone.
-        if founders.is_none() && self.store.is_empty() {
-            let is_new = |peer: &Peer| {
-                let gossip = peer.gossip.as_ref().filter(|_| peer.is_up(now))?;
-                let is_new = gossip.standing == Standing::Lost
-                    && gossip.numbers.lost.copied == 0
-                    && gossip.is_empty;
-                is_new.then_some(gossip.incarnation)
-            };
-            let mut all = BTreeMap::from([(own, incarnation)]);
-            for (number, peer) in &self.peers {
-                if let Some(incarnation) = is_new(peer) {
-                    all.insert(*number, incarnation);
-                }
-            }
-            founders = (all.len() == self.layout.nodes().len()).then_some(all);
-        }
+        let here = Directory {
+            is_new: self.store.is_empty(),
+            incarnation: kept.incarnation,
+            founders: BTreeMap::new(),
+        };
+        let directory = |peer: &Peer| {
+            let gossip = peer.gossip.as_ref()?;
+            let is_new = gossip.standing == Standing::Lost
+                && gossip.numbers.lost.copied == 0
+                && gossip.is_empty;
+            Some(Directory {
+                is_new: is_new && peer.is_up(now),
+                incarnation: gossip.incarnation,
+                founders: gossip.founders.clone(),
+            })
+        };
+        let heard = self.peers.iter().filter_map(|(at, peer)| Some((*at, directory(peer)?)));
+        let node_count = self.layout.nodes().len();
+        let founders = founders(self.own, &here, &heard.collect(), node_count, self.rules);
         let Some(founders) = founders else { return false };
         tracing::info!("this cluster begins: all its nodes were there, and empty");
         self.store.kept.founders = founders;

@@ -167,3 +167,25 @@ fn a_pull_before_the_floors_are_told_would_confirm_too_much() {
         world.flow("22 21 12")
     });
 }
+
+/// Node 1 loses its disk twice, and both losses are accepted. If the others have not heard of the first, the second is
+/// counted as the first was: node 1 is the same writer again, without its ceiling.
+#[test]
+fn an_accepted_loss_that_nobody_heard_of_would_give_a_version_twice() {
+    let schedule = |is_heard: bool| -> Outcome {
+        let world = &mut World::scripted(Rules::default());
+        world.lose_and_accept(1, 0)?;
+        if is_heard {
+            world.hear(2)?;
+        }
+        world.op(1, set("x"), Level::One)?;
+        world.flow("12 21")?;
+        world.lose_messages();
+        world.lose_and_accept(1, 1)?; // the next operation is a millisecond later
+        world.op(1, set("y"), Level::One)?;
+        world.flow(ALL)
+    };
+    assert_eq!(schedule(true), Ok(()));
+    let fault = schedule(false).unwrap_err();
+    assert!(fault.contains("is given to"), "{fault}");
+}

@@ -6,7 +6,8 @@
 //! - A read at ONE that began after an operation at ALL had ended has a version that is not lower.
 //! - One version is one value, and no value is read that nobody was about to write.
 //!
-//! A key that is not there has the version of the newest delete of it that was forgotten.
+//! A key that is not there has the version of the newest delete of it that was forgotten. Where somebody
+//! accepts that copies of a key are gone, nothing is expected of what was read or written before.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,8 @@ struct Known {
     ended_all: Version,
     /// The newest delete that a replica has forgotten.
     forgotten: Version,
+    /// How often copies of it were given up.
+    given_up: u64,
     values: BTreeMap<Version, Option<Bytes>>,
     /// What a node has put into its own copy alone. If it crashes before that is synced, it never was.
     own: BTreeMap<Version, Vec<Option<Bytes>>>,
@@ -38,8 +41,9 @@ struct Known {
 pub(super) struct Begun {
     pub(super) key: Bytes,
     pub(super) level: Level,
-    /// The least version that its outcome may have.
+    /// The least version that its outcome may have, unless copies were given up since.
     least: Version,
+    given_up: u64,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +59,15 @@ impl Checker {
     pub(super) fn begin(&mut self, key: &Bytes, level: Level) -> Begun {
         let known = self.known(key);
         let least = if level == Level::One { known.ended_all } else { known.ended };
-        Begun { key: key.clone(), level, least }
+        Begun { key: key.clone(), level, least, given_up: known.given_up }
+    }
+
+    /// Copies of this key are gone, and the others have to do: what was acknowledged may be missed.
+    pub(super) fn give_up(&mut self, key: &Bytes) {
+        let known = self.known(key);
+        (known.ended, known.ended_all) = (Version::NONE, Version::NONE);
+        known.forgotten = Version::NONE;
+        known.given_up += 1;
     }
 
     /// A write is about to store this in its node's own copy.
@@ -76,7 +88,7 @@ impl Checker {
 
     pub(super) fn written(&mut self, begun: &Begun, version: Version) -> Result<(), Fault> {
         // A write at ONE goes by its own clock, and promises no order.
-        if begun.level != Level::One && version <= begun.least {
+        if begun.level != Level::One && version <= self.least(begun) {
             return Err(format!("{begun:x?} wrote {version:x?}"));
         }
         self.end(begun, version);
@@ -94,7 +106,7 @@ impl Checker {
             return Err(format!("{begun:x?} read {held:x?}, which nobody wrote"));
         }
         let version = if is_there { held.version } else { known.forgotten };
-        if version < begun.least {
+        if version < self.least(begun) {
             return Err(format!("{begun:x?} read {held:x?}, as {version:x?}"));
         }
         if is_there || begun.level != Level::One {
@@ -103,8 +115,17 @@ impl Checker {
         Ok(())
     }
 
+    /// The least version that an outcome may have now.
+    fn least(&self, begun: &Begun) -> Version {
+        let is_known = |known: &&Known| known.given_up == begun.given_up;
+        self.keys.get(&begun.key).filter(is_known).map_or(Version::NONE, |_| begun.least)
+    }
+
     fn end(&mut self, begun: &Begun, version: Version) {
         let known = self.known(&begun.key);
+        if known.given_up > begun.given_up {
+            return; // it may rest on copies that are gone
+        }
         if begun.level != Level::One {
             known.ended = known.ended.max(version);
         }

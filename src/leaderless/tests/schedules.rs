@@ -58,10 +58,10 @@ fn no_schedule_breaks_a_promise() {
     }
     // What never happens proves nothing.
     let Counts { written, read, failed, unknown, crashes, lost_disks, .. } = counts;
-    let Counts { copied, confirmed, behind, forgotten, .. } = counts;
-    for count in
-        [written, read, failed, unknown, crashes, lost_disks, copied, confirmed, behind, forgotten]
-    {
+    let Counts { copied, confirmed, behind, forgotten, founded, accepted, .. } = counts;
+    let of_operations = [written, read, failed, unknown];
+    let of_nodes = [crashes, lost_disks, copied, confirmed, behind, forgotten, founded, accepted];
+    for count in of_operations.into_iter().chain(of_nodes) {
         assert!(count > SCHEDULES / 50, "{counts:?}");
     }
     assert_eq!(counts.clashes, 0, "every version was given once");
@@ -90,7 +90,7 @@ fn a_write_that_asked_nobody_would_be_lost_to_a_clock() {
 
 #[test]
 fn a_value_that_was_read_would_vanish_without_write_back() {
-    assert_needed(Rule::WriteBack, 2_000);
+    assert_needed(Rule::WriteBack, 5_000);
 }
 
 #[test]
@@ -111,4 +111,14 @@ fn a_replica_that_lost_its_disk_would_answer_that_there_is_nothing() {
 #[test]
 fn what_was_confirmed_without_an_exchange_would_be_missing() {
     assert_needed(Rule::ConfirmAfterExchange, 1_000);
+}
+
+#[test]
+fn a_cluster_that_began_without_all_would_begin_again_without_what_it_held() {
+    assert_needed(Rule::FoundedByAll, 10_000);
+}
+
+#[test]
+fn a_lost_disk_would_be_taken_for_the_one_that_the_cluster_began_with() {
+    assert_needed(Rule::FoundersByNumber, 10_000);
 }

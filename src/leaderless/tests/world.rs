@@ -8,6 +8,7 @@ use bytes::Bytes;
 use diskstore_storage::keys::mark_of;
 
 use super::super::clock::{Clock, Moment, NodeNumber, Version, Writer};
+use super::super::founding::{Directory, founders};
 use super::super::layout::{Described, Layout};
 use super::super::message::{Asker, Held, OperationId, Origin, Request, Response};
 use super::super::operation::{Errand, Level, Local, Operation, OperationEffect, Outcome, Task};
@@ -16,7 +17,7 @@ use super::super::repair::{
     Entry, Found, Hashed, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse, Sourced, Stamp,
     Sums, after_copy, bucket_of,
 };
-use super::super::replica::{Floor, Logged, Numbers, Replica, ReplicaEffect, Standing};
+use super::super::replica::{Floor, Logged, Lost, Numbers, Replica, ReplicaEffect, Standing};
 use super::super::rules::{Rule, Rules};
 use super::checker::{Begun, Checker, Fault};
 use super::random::Random;
@@ -27,6 +28,28 @@ const MESSAGES_MAX: usize = 300;
 const BEGIN_MS: u64 = 200_000_000_000;
 /// A node that was down so long may be left out of the floor.
 const LEFT_OUT_MS: u64 = 400;
+/// The directories that a cluster begins with have this number; those that come after a lost disk have others.
+const FIRST_DIRECTORY: u64 = 0;
+/// Who was heard so long ago counts as up.
+const HEARD_MS: u64 = 1_000;
+
+/// How many nodes there are, and replicas of each key.
+const SIZES: [(usize, u64); 14] = [
+    (3, 3),
+    (3, 3),
+    (3, 3),
+    (3, 3),
+    (3, 3),
+    (3, 3),
+    (4, 3),
+    (5, 3),
+    (5, 5),
+    (1, 1),
+    (3, 1),
+    (2, 2),
+    (3, 2),
+    (4, 4),
+];
 
 /// What is on its way.
 #[derive(Debug, Clone)]
@@ -62,6 +85,11 @@ struct Node {
     memory: BTreeMap<Bytes, Held>,
     disk: BTreeMap<Bytes, Held>,
     disk_numbers: Numbers,
+    /// The random number of its directory.
+    incarnation: u64,
+    /// The note of the directories that the cluster began with.
+    founders: BTreeMap<NodeNumber, u64>,
+    disk_founders: BTreeMap<NodeNumber, u64>,
     /// What was written and is not synced.
     log: VecDeque<Logged>,
     replica: Replica,
@@ -72,6 +100,14 @@ struct Node {
     sums: BTreeMap<NodeNumber, Sums>,
     /// What others said of themselves last.
     heard: BTreeMap<NodeNumber, Numbers>,
+    directories: BTreeMap<NodeNumber, HeardDirectory>,
+}
+
+/// What a node said of its directory, and when.
+#[derive(Debug)]
+struct HeardDirectory {
+    at: u64,
+    directory: Directory,
 }
 
 /// How often things happened.
@@ -89,6 +125,8 @@ pub(super) struct Counts {
     pub(super) forgotten: u64,
     pub(super) clashes: u64,
     pub(super) refused_ahead: u64,
+    pub(super) founded: u64,
+    pub(super) accepted: u64,
 }
 
 impl Counts {
@@ -105,6 +143,8 @@ impl Counts {
         self.forgotten += other.forgotten;
         self.clashes += other.clashes;
         self.refused_ahead += other.refused_ahead;
+        self.founded += other.founded;
+        self.accepted += other.accepted;
     }
 }
 
@@ -141,7 +181,18 @@ struct Mix {
     forgets: bool,
     /// It has operations at ONE and ALL, too.
     has_all_levels: bool,
-    loses_disks: bool,
+    lost_disks: LostDisks,
+}
+
+/// What becomes of disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LostDisks {
+    /// None is lost.
+    None,
+    /// Nodes that lost theirs copy from others.
+    Copied,
+    /// They may be started without.
+    Accepted,
 }
 
 /// The cluster.
@@ -176,6 +227,41 @@ fn at(number: NodeNumber) -> usize {
 }
 
 impl Node {
+    /// A node of a cluster that has begun, with its first directory.
+    fn new(own: NodeNumber, all: &[NodeNumber], rules: Rules, offset: i64) -> Self {
+        let founders: BTreeMap<_, _> = all.iter().map(|node| (*node, FIRST_DIRECTORY)).collect();
+        let lost = Lost { count: 1, copied: 1 };
+        let numbers = Numbers { lost, ..Numbers::default() };
+        Self {
+            number: own,
+            is_up: true,
+            down_since: 0,
+            offset,
+            memory: BTreeMap::new(),
+            disk: BTreeMap::new(),
+            disk_numbers: numbers.clone(),
+            incarnation: FIRST_DIRECTORY,
+            founders: founders.clone(),
+            disk_founders: founders,
+            log: VecDeque::new(),
+            replica: Replica::open(own, all, numbers, rules),
+            clock: Clock::open(Writer { node: own, losses: 1 }, Moment::default(), rules),
+            running: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            directories: BTreeMap::new(),
+        }
+    }
+
+    /// What it says of its directory.
+    fn directory(&self) -> Directory {
+        let is_new = self.replica.standing() == Standing::Lost
+            && self.replica.numbers().lost.copied == 0
+            && self.memory.is_empty();
+        Directory { is_new, incarnation: self.incarnation, founders: self.founders.clone() }
+    }
+
     fn now(&self, now_ms: u64) -> Moment {
         Moment::new(now_ms.saturating_add_signed(self.offset))
     }
@@ -225,28 +311,15 @@ fn merge(store: &mut BTreeMap<Bytes, Held>, key: &Bytes, held: &Held, rules: Rul
 impl World {
     pub(super) fn new(seed: u64, rules: Rules) -> Self {
         let mut random = Random::new(seed);
-        let (node_count, replica_count) =
-            random.pick(&[(3, 3), (3, 3), (3, 3), (4, 3), (5, 3), (5, 5)]);
+        let (node_count, replica_count) = random.pick(&SIZES);
         let described =
             |nth: usize| Described { id: nth.to_string(), address: None, weight: 1, zone: None };
         let layout =
             Layout::first(0, replica_count, (1..=node_count).map(described).collect()).unwrap();
         let numbers: Vec<_> = (1..=node_count).map(number).collect();
-        let nodes = numbers.iter().map(|own| Node {
-            number: *own,
-            is_up: true,
-            down_since: 0,
-            offset: i64::try_from(random.below(4_000)).unwrap() - 2_000,
-            memory: BTreeMap::new(),
-            disk: BTreeMap::new(),
-            disk_numbers: Numbers::default(),
-            log: VecDeque::new(),
-            replica: Replica::open(*own, &numbers, Numbers::default(), rules),
-            clock: Clock::open(Writer { node: *own, losses: 0 }, Moment::default(), rules),
-            running: BTreeMap::new(),
-            pulls: BTreeMap::new(),
-            sums: BTreeMap::new(),
-            heard: BTreeMap::new(),
+        let nodes = numbers.iter().map(|own| {
+            let offset = i64::try_from(random.below(4_000)).unwrap() - 2_000;
+            Node::new(*own, &numbers, rules, offset)
         });
         let nodes = nodes.collect();
         let keys: &[&'static [u8]] = if random.chance(500) { &[b"a"] } else { &[b"a", b"b"] };
@@ -261,7 +334,7 @@ impl World {
             .iter()
             .map(|(what, weight)| (*what, weight * factor(*what, &mut random)))
             .collect();
-        Self {
+        let mut world = Self {
             rules,
             now_ms: BEGIN_MS,
             nodes,
@@ -278,13 +351,33 @@ impl World {
             mix: Mix {
                 forgets,
                 has_all_levels: random.chance(500),
-                loses_disks: random.chance(500),
+                lost_disks: match random.below(10) {
+                    0..3 if replica_count > 1 => LostDisks::Copied,
+                    3..5 if replica_count > 1 => LostDisks::Accepted,
+                    _ => LostDisks::None,
+                },
             },
             counts: Counts::default(),
             is_scripted: false,
             layout,
             random,
+        };
+        if world.random.chance(200) {
+            world.renew();
         }
+        world
+    }
+
+    /// The cluster has yet to begin: all directories are new, and not all nodes are there.
+    fn renew(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.lose_disk(at);
+            self.start(at);
+            if self.random.chance(300) {
+                self.crash(at);
+            }
+        }
+        self.counts = Counts::default();
     }
 
     /// Runs this many steps, and then lets everything come to rest.
@@ -555,7 +648,9 @@ impl World {
     fn forget(&mut self, at: usize, floor: Moment) {
         let node = &mut self.nodes[at];
         let is_old = |held: &Held| held.value.is_none() && held.version.moment() <= floor;
-        node.disk.retain(|_, held| !is_old(held));
+        for (key, held) in node.disk.extract_if(.., |_, held| is_old(held)) {
+            self.checker.forget(&key, held.version); // what is newer here may be lost yet
+        }
         let old: Vec<(Bytes, Held)> = node
             .memory
             .iter()
@@ -595,7 +690,12 @@ impl World {
                 Some(Logged::Record { key, held }) => {
                     merge(&mut node.disk, &key, &held, self.rules);
                 }
-                Some(Logged::Numbers(numbers)) => node.disk_numbers = numbers,
+                Some(Logged::Numbers(numbers)) => {
+                    if numbers.lost.copied > 0 {
+                        node.disk_founders = node.founders.clone(); // written with them
+                    }
+                    node.disk_numbers = numbers;
+                }
                 None => {}
             }
         }
@@ -621,11 +721,8 @@ impl World {
         if down > self.layout.replica_count().div_ceil(2) {
             return;
         }
-        let has_lost = self.nodes.iter().any(|node| {
-            let Numbers { lost, .. } = &node.disk_numbers;
-            lost.copied < lost.count
-        });
-        let loses = self.mix.loses_disks && !has_lost && self.random.chance(300);
+        let loses =
+            self.mix.lost_disks != LostDisks::None && self.random.chance(300) && self.may_lose(at);
         self.crash(at);
         if loses {
             self.lose_disk(at);
@@ -635,6 +732,31 @@ impl World {
         }
     }
 
+    /// Whether nobody else has to copy. Before the cluster has begun there is nothing to lose; until a second node
+    /// has the note of that on its disk, it may not be lost.
+    fn may_lose(&self, at: usize) -> bool {
+        if self.may_begin() {
+            return true;
+        }
+        let is_founder = |node: &Node| {
+            let mut notes = self.nodes.iter().flat_map(|one| [&one.founders, &one.disk_founders]);
+            notes.any(|note| note.get(&node.number) == Some(&node.incarnation))
+        };
+        let is_whole = |node: &Node| {
+            let Numbers { lost, floor, confirmed, .. } = &node.disk_numbers;
+            let is_ready = lost.copied == lost.count && floor.moment <= *confirmed;
+            // Of copies that are given up too many could be gone at once.
+            if self.mix.lost_disks == LostDisks::Accepted {
+                is_ready
+            } else {
+                lost.copied == lost.count || is_founder(node)
+            }
+        };
+        let mut others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        let is_noted = others.clone().any(|(_, node)| !node.disk_founders.is_empty());
+        is_noted && is_whole(&self.nodes[at]) && others.all(|(_, node)| is_whole(node))
+    }
+
     fn crash(&mut self, at: usize) {
         self.counts.crashes += 1;
         let node = &mut self.nodes[at];
@@ -642,6 +764,8 @@ impl World {
         node.down_since = self.now_ms;
         node.running.clear();
         node.heard.clear();
+        node.directories.clear();
+        node.founders = node.disk_founders.clone();
         node.log.clear();
         node.pulls.clear();
         node.memory.clear();
@@ -653,7 +777,11 @@ impl World {
 
     fn lose_disk(&mut self, at: usize) {
         self.counts.lost_disks += 1;
+        self.next_operation += 1;
         let node = &mut self.nodes[at];
+        node.incarnation = self.next_operation;
+        node.founders.clear();
+        node.disk_founders.clear();
         node.memory.clear();
         node.sums.clear();
         node.disk.clear();
@@ -839,7 +967,21 @@ impl World {
             self.hear_floor(at, &floor)?;
             let numbers = self.nodes[from].replica.numbers().clone();
             let number = self.nodes[from].number;
+            if numbers.lost.count > 1 {
+                // One that was accepted is told in no other way.
+                let effects = self.nodes[at].replica.hear_loss(number, numbers.lost.count);
+                self.apply(at, effects)?;
+            }
             self.nodes[at].heard.insert(number, numbers);
+            let directory = self.nodes[from].directory();
+            let heard = HeardDirectory { at: self.now_ms, directory };
+            self.nodes[at].directories.insert(number, heard);
+        }
+        if self.nodes.len() == 1 {
+            // Nobody pulls from a node that is alone.
+            let fence = self.nodes[at].now(self.now_ms).earlier(LEFT_OUT_MS);
+            let effects = self.nodes[at].replica.raise_fence(fence);
+            self.apply(at, effects)?;
         }
         let gone: BTreeSet<NodeNumber> = self
             .nodes
@@ -860,8 +1002,16 @@ impl World {
         }
         let standing = self.nodes[at].replica.standing();
         let own = self.nodes[at].number;
-        if standing == Standing::Ready {
+        if standing == Standing::Ready || self.nodes[at].replica.is_ready_once_synced() {
             return Ok(());
+        }
+        if standing == Standing::Lost {
+            if self.found(at)? {
+                return Ok(());
+            }
+            if self.may_accept() {
+                return self.accept_loss(at);
+            }
         }
         let others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != at).collect();
         let is_source = |node: &Node| node.is_up && node.replica.standing() != Standing::Lost;
@@ -906,16 +1056,76 @@ impl World {
         self.sync_all(at)?;
         let node = &mut self.nodes[at];
         node.disk = node.memory.clone();
+        self.take_writer(at);
+        self.counts.copied += 1;
+        Ok(())
+    }
+
+    /// Whether the cluster began with this node's directory.
+    fn found(&mut self, at: usize) -> Result<bool, Fault> {
+        let node = &self.nodes[at];
+        if node.replica.numbers().lost.copied > 0 {
+            return Ok(false);
+        }
+        let heard = node.directories.iter().map(|(number, heard)| {
+            let is_up = heard.at + HEARD_MS > self.now_ms;
+            let is_new = heard.directory.is_new && is_up;
+            (*number, Directory { is_new, ..heard.directory.clone() })
+        });
+        let here = Directory { is_new: node.memory.is_empty(), ..node.directory() };
+        let count = self.nodes.len();
+        let Some(founders) = founders(node.number, &here, &heard.collect(), count, self.rules)
+        else {
+            return Ok(false);
+        };
+        self.counts.founded += 1;
+        self.nodes[at].founders = founders;
+        let effects = self.nodes[at].replica.nothing_was_lost();
+        self.apply(at, effects)?;
+        Ok(true)
+    }
+
+    /// Whoever runs a node that lost its disk may say that it copies nothing.
+    fn may_accept(&mut self) -> bool {
+        self.mix.lost_disks == LostDisks::Accepted && self.happens(600) && !self.may_begin()
+    }
+
+    fn accept_loss(&mut self, at: usize) -> Result<(), Fault> {
+        self.counts.accepted += 1;
+        let own = self.nodes[at].number;
+        for (key, replicas) in &self.replicas {
+            if replicas.contains(&own) {
+                self.checker.give_up(key);
+            }
+        }
+        let numbers =
+            self.nodes.iter().filter(|node| node.is_up).map(|node| node.replica.numbers());
+        let known = numbers.filter_map(|numbers| numbers.others_lost.get(&own)).max().copied();
+        let effects = self.nodes[at].replica.begin_copying(known.unwrap_or_default().max(1));
+        self.apply(at, effects)?;
+        let effects = self.nodes[at].replica.nothing_was_lost();
+        self.apply(at, effects)?;
+        self.sync_all(at)?;
+        self.take_writer(at);
+        Ok(())
+    }
+
+    /// Whether the cluster has not begun yet.
+    fn may_begin(&self) -> bool {
+        self.nodes.iter().all(|node| node.founders.is_empty() && node.disk_founders.is_empty())
+    }
+
+    /// Gives versions as the writer that it is after so many losses.
+    fn take_writer(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
         let Numbers { lost, ceiling, .. } = *node.replica.numbers();
-        let writer = Writer { node: own, losses: lost.count };
+        let writer = Writer { node: node.number, losses: lost.count };
         if node.clock.writer() != writer {
             node.clock = Clock::open(writer, ceiling, self.rules);
             for held in node.memory.values() {
                 node.clock.observe(node.now(self.now_ms), held.version);
             }
         }
-        self.counts.copied += 1;
-        Ok(())
     }
 
     /// Tells others of a lost disk. Returns those that have it on their disks.
@@ -926,7 +1136,7 @@ impl World {
         let known = others.iter().filter_map(|other| heard(&self.nodes[*other])).max();
         let has_told = known == Some(count) && self.nodes[at].heard.contains_key(&own);
         if !has_told {
-            let effects = self.nodes[at].replica.begin_copying(known.unwrap_or_default());
+            let effects = self.nodes[at].replica.begin_copying(known.unwrap_or_default().max(1));
             self.apply(at, effects)?;
             self.sync_all(at)?;
             let numbers = self.nodes[at].replica.numbers().clone();
@@ -977,7 +1187,7 @@ impl World {
     /// deletes are forgotten.
     fn rest(&mut self) -> Result<(), Fault> {
         self.messages.clear();
-        self.mix.loses_disks = false;
+        self.mix.lost_disks = LostDisks::None;
         let count = self.nodes.len();
         for at in 0..count {
             if !self.nodes[at].is_up {
@@ -985,7 +1195,8 @@ impl World {
             }
             self.nodes[at].offset = 0;
         }
-        for _ in 0..2 * count {
+        // Clocks may be ahead, by what a ceiling is: a few nodes need more rounds for that to pass.
+        for _ in 0..2 * count + 10 {
             if self.is_alike() && self.tombstones() == 0 {
                 break;
             }
@@ -1034,7 +1245,10 @@ impl World {
 impl World {
     /// Three nodes, one key that all of them hold, and clocks that are right.
     pub(super) fn scripted(rules: Rules) -> Self {
-        let fits = |world: &Self| world.nodes.len() == 3 && world.keys.len() == 1;
+        let fits = |world: &Self| {
+            let is_whole = world.nodes.len() == 3 && world.layout.replica_count() == 3;
+            is_whole && world.keys.len() == 1 && !world.may_begin()
+        };
         let mut world = (0..1_000).map(|seed| Self::new(seed, rules)).find(fits).unwrap();
         world.is_scripted = true;
         for node in &mut world.nodes {
@@ -1119,6 +1333,17 @@ impl World {
                 self.sync_all(at)?;
             }
         }
+        assert_eq!(self.nodes[node - 1].replica.standing(), Standing::Ready);
+        Ok(())
+    }
+
+    /// A node stops, starts with an empty disk and with a time of day that is so much earlier, and begins with nothing.
+    pub(super) fn lose_and_accept(&mut self, node: usize, ms: i64) -> Result<(), Fault> {
+        self.crash(node - 1);
+        self.lose_disk(node - 1);
+        self.nodes[node - 1].offset -= ms;
+        self.start(node - 1);
+        self.accept_loss(node - 1)?;
         assert_eq!(self.nodes[node - 1].replica.standing(), Standing::Ready);
         Ok(())
     }
