@@ -9,6 +9,7 @@ use crate::cluster;
 use crate::command::cursor::Cursor;
 use crate::command::{Action, Answer, Command, CommandBuilder, Condition, Operation, ReadLevel};
 use crate::command::{decode_reply, decode_result};
+use crate::leaderless::node::fuzzing as registers;
 use crate::peer::append::{Append, AppendReply};
 use crate::peer::frames::{BODY_BYTES_MAX, FrameKind, HEADER_BYTES, Header, put_frame};
 use crate::peer::requests::{read_request, read_response};
@@ -179,4 +180,33 @@ pub(super) fn orders() -> Vec<Vec<u8>> {
     methods
         .flat_map(|method| bodies.iter().map(move |body| [&[method], body.as_slice()].concat()))
         .collect()
+}
+
+/// A frame between the nodes of a cluster without a leader; the body alone where it is sealed.
+pub(super) fn decode_register_frame(input: &[u8]) {
+    let input = split_sealed(input);
+    registers::decode_frame(input.is_sealed, input.rest);
+}
+
+pub(super) fn register_frames() -> Vec<Vec<u8>> {
+    both_ways(&registers::frame_bodies())
+}
+
+/// What such a node hears first, or is answered.
+pub(super) fn decode_register_hello(input: &[u8]) {
+    let input = split_sealed(input);
+    registers::decode_hello(input.is_sealed, input.rest);
+}
+
+pub(super) fn register_hellos() -> Vec<Vec<u8>> {
+    both_ways(&registers::hello_bodies())
+}
+
+/// Each body sealed, and as it is under its header.
+fn both_ways(bodies: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let inputs = bodies.iter().map(|body| {
+        let plain = [&[0], registers::framed(body).as_slice()].concat();
+        [[&[1], body.as_slice()].concat(), plain]
+    });
+    inputs.flatten().collect()
 }

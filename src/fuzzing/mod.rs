@@ -14,6 +14,8 @@ mod files;
 mod frames;
 mod texts;
 
+use crate::leaderless::node::fuzzing as registers;
+
 /// One place where bytes come in.
 #[derive(Debug, Clone, Copy)]
 pub struct FuzzTarget {
@@ -51,6 +53,21 @@ pub const TARGETS: &[FuzzTarget] = &[
         seeds: texts::protobufs,
     },
     FuzzTarget { name: "record_decode", run: files::decode_record, seeds: files::records },
+    FuzzTarget {
+        name: "register_frame_decode",
+        run: frames::decode_register_frame,
+        seeds: frames::register_frames,
+    },
+    FuzzTarget {
+        name: "register_hello_decode",
+        run: frames::decode_register_hello,
+        seeds: frames::register_hellos,
+    },
+    FuzzTarget {
+        name: "register_record_decode",
+        run: registers::decode_record,
+        seeds: registers::records,
+    },
     FuzzTarget { name: "resp_decode", run: crate::server::fuzzing::resp, seeds: texts::resp },
     FuzzTarget { name: "slots_open", run: files::open_slots, seeds: files::slot_areas },
     FuzzTarget {

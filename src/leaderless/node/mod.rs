@@ -6,6 +6,8 @@
 mod copying;
 mod driver;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod links;
 mod open;
 mod operations;

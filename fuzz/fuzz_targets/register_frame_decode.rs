@@ -1,0 +1,2 @@
+#![no_main]
+diskstore_fuzz::fuzz!("register_frame_decode");
