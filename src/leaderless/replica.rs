@@ -508,6 +508,19 @@ impl Replica {
         self.write_numbers(numbers)
     }
 
+    /// This node is behind, and whoever started it says that nobody is left to be copied: what is here counts, up to the floor that it
+    /// has heard of. What was deleted and forgotten meanwhile is there again.
+    pub fn nothing_was_missed(&mut self) -> Vec<ReplicaEffect> {
+        let mut numbers = self.latest.clone();
+        let floor = numbers.floor.moment;
+        numbers.confirmed = numbers.confirmed.max(floor);
+        for other in &self.others {
+            let with = numbers.confirmed_with.entry(*other).or_default();
+            *with = floor.max(*with);
+        }
+        self.write_numbers(numbers)
+    }
+
     fn write_numbers(&mut self, numbers: Numbers) -> Vec<ReplicaEffect> {
         if numbers == self.latest {
             return Vec::new();

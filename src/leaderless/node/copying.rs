@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Peer};
@@ -27,7 +28,7 @@ use crate::leaderless::replica::{Numbers, Standing};
 /// A copy that got no answer for so long is given up, and begun anew.
 const COPY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a node hears others before it accepts its loss.
+/// How long a node finds too few others to copy before it accepts its loss.
 const LISTEN_FIRST: Duration = Duration::from_secs(2);
 
 /// A copy under way.
@@ -48,12 +49,19 @@ pub(super) struct Copying {
     at: Instant,
     /// The next page was not asked for, because there was no room for it.
     is_held_up: bool,
+    /// What the last page did not name is being dropped.
+    dropping: Option<Dropping>,
     /// The end is written, and waits for the disk: up to this write.
     ends_at: Option<u64>,
     has_begun: bool,
 }
 
 impl Copying {
+    /// Whether what a source with this floor sends is of this copy (I3).
+    fn is_of_floor(&self, floor: Moment) -> bool {
+        floor <= self.floor
+    }
+
     /// Who owes an answer.
     fn silent(&self) -> Vec<NodeNumber> {
         if self.has_begun {
@@ -62,6 +70,17 @@ impl Copying {
         let asked = self.asked.iter().copied();
         asked.filter(|node| !self.sources.contains_key(node)).collect()
     }
+}
+
+/// Drops what is here at or below the floor and not at a source that holds all of it, piece by piece: a page is bounded by what the
+/// source holds, and not by what is here.
+#[derive(Debug)]
+struct Dropping {
+    source: NodeNumber,
+    /// What is still to be looked at: from this hash up to before that one, if not to the end.
+    range: (u64, Option<u64>),
+    /// What the source names there.
+    named: BTreeMap<Bytes, Version>,
 }
 
 /// Who is copied.
@@ -79,14 +98,14 @@ impl Driver {
         }
         let standing = self.replica.standing();
         if standing == Standing::Ready {
-            self.copying = None;
+            (self.copying, self.lacks_since) = (None, None);
             self.waits_for.clear();
             return;
         }
         if self.replica.is_ready_once_synced() {
             return;
         }
-        if standing == Standing::Lost && (self.found(now) || self.accept_loss(now)) {
+        if standing == Standing::Lost && self.found(now) {
             return;
         }
         if let Some(copying) = &self.copying {
@@ -112,20 +131,27 @@ impl Driver {
         ids.collect::<Vec<_>>().join(", ")
     }
 
-    /// Whoever started the node says that nothing is to be copied. It listens first for what others know of its losses.
-    fn accept_loss(&mut self, now: Instant) -> bool {
-        if !self.config.accepts_loss || now.duration_since(self.started) < LISTEN_FIRST {
-            return false;
+    /// There are too few nodes that could be copied, and this is why. After a while in which nobody came, and it heard what others know of its
+    /// losses, a node goes by what it has, if whoever started it says so.
+    fn lack_sources(&mut self, standing: Standing, now: Instant, waits_for: String) {
+        let since = *self.lacks_since.get_or_insert(now);
+        if !self.config.accepts_loss || now.duration_since(since) < LISTEN_FIRST {
+            self.waits_for = waits_for;
+            return;
         }
         tracing::warn!("-accept-loss: this node copies nothing, and answers from what it has");
-        let known = self.known_losses();
-        let effects = self.replica.begin_copying(known);
-        self.apply(effects);
-        let effects = self.replica.nothing_was_lost();
-        self.apply(effects);
+        if standing == Standing::Lost {
+            let known = self.known_losses();
+            let effects = self.replica.begin_copying(known);
+            self.apply(effects);
+            let effects = self.replica.nothing_was_lost();
+            self.apply(effects);
+        } else {
+            let effects = self.replica.nothing_was_missed();
+            self.apply(effects);
+        }
         let numbers = self.store.kept.numbers.clone();
         self.take_writer(&numbers);
-        true
     }
 
     /// Gives versions as the writer that it is after so many losses.
@@ -181,7 +207,7 @@ impl Driver {
         let asked: Vec<NodeNumber> =
             self.peers.iter().filter(|(_, peer)| is_source(peer)).map(|(at, _)| *at).collect();
         if let Err(waits_for) = self.check_sources(standing, asked.len(), asked.len()) {
-            self.waits_for = waits_for;
+            self.lack_sources(standing, now, waits_for);
             return;
         }
         let mut losses = 0;
@@ -213,6 +239,7 @@ impl Driver {
             from: 0,
             at: now,
             is_held_up: false,
+            dropping: None,
             ends_at: None,
             has_begun: false,
         });
@@ -245,7 +272,7 @@ impl Driver {
         }
         if others - ready > replicas - 2 {
             return Err(format!(
-                "it has to copy, and {ready} of {others} other nodes are up and ready to be copied"
+                "it has to copy, and {ready} of {others} other nodes are up and ready to be copied. (If the others are gone for good: -accept-loss.)"
             ));
         }
         Ok(())
@@ -275,10 +302,11 @@ impl Driver {
         let ready = copying.sources.values().filter(|source| source.is_ready).count();
         let count = copying.sources.len();
         if let Err(waits_for) = self.check_sources(standing, count, ready) {
-            self.waits_for = waits_for;
             self.copying = None;
+            self.lack_sources(standing, Instant::now(), waits_for);
             return;
         }
+        self.lacks_since = None;
         tracing::info!(sources = count, "copying what other nodes hold");
         self.ask_page();
     }
@@ -321,22 +349,23 @@ impl Driver {
         self.end_copy();
     }
 
-    /// A page came.
+    /// A page came, from a source whose floor was `floor_now` when it was read.
     pub(super) fn copy_paged(
         &mut self,
         source: NodeNumber,
         range: (u64, Option<u64>),
+        floor_now: Moment,
         records: Vec<Found>,
     ) {
         let (from, next) = range;
-        let floor_now = self.peers.get(&source).and_then(|peer| peer.gossip.as_ref());
-        let floor_now = floor_now.map(|gossip| gossip.numbers.floor.moment).unwrap_or_default();
+        let is_too_large = records.iter().any(|found| !self.is_within_bounds(&found.held));
         let Some(copying) = &mut self.copying else { return };
         if copying.left.front() != Some(&source) || copying.from != from {
             return;
         }
-        if floor_now > copying.floor || next.is_some_and(|next| next <= from) {
-            self.copying = None; // I3
+        let is_strange = is_too_large || next.is_some_and(|next| next <= from);
+        if is_strange || !copying.is_of_floor(floor_now) {
+            self.copying = None;
             return;
         }
         copying.at = Instant::now();
@@ -346,9 +375,7 @@ impl Driver {
             copying.left.pop_front();
         }
         copying.from = next.unwrap_or_default();
-        if is_ready {
-            self.drop_missing(source, range, (&records, floor));
-        }
+        let named = is_ready.then(|| named_in(&records, floor));
         for found in records.into_iter().filter(|found| is_taken(found, floor, is_ready)) {
             let Found { key, held: copied } = found;
             let held = self.held(&key);
@@ -356,22 +383,39 @@ impl Driver {
             let effects = self.replica.copy(&key, &copied, &held, floor);
             self.apply(effects);
         }
-        self.ask_page();
+        match (&mut self.copying, named) {
+            (Some(copying), Some(named)) => {
+                copying.dropping = Some(Dropping { source, range, named });
+                self.drop_missing();
+            }
+            _ => self.ask_page(),
+        }
     }
 
-    /// Drops what is here at or below the floor and not at a source that holds all of it (I2).
-    fn drop_missing(
-        &mut self,
-        source: NodeNumber,
-        range: (u64, Option<u64>),
-        given: (&[Found], Moment),
-    ) {
-        let (records, floor) = given;
-        let named = named_in(records, floor);
-        for (key, version) in self.store.old_keys(source, range, floor) {
-            if named.get(&*key).is_none_or(|named| *named < version) {
-                self.store.drop_key(&key, version);
+    /// Drops some of what a page did not name, and asks for the next one when that is done. The rest waits for the ticks: a
+    /// mass deletion that this node slept through holds up nobody, and is more than one entry of the log.
+    pub(super) fn drop_missing(&mut self) {
+        let has_room = self.has_room();
+        let Some(copying) = &mut self.copying else { return };
+        let Some(mut dropping) = copying.dropping.take() else { return };
+        copying.at = Instant::now(); // nobody owes an answer
+        let floor = copying.floor;
+        if has_room {
+            let old = self.store.old_keys(dropping.source, dropping.range, floor);
+            for (key, version) in old.keys {
+                if dropping.named.get(&key).is_none_or(|named| *named < version) {
+                    self.store.drop_key(&key, version);
+                    self.append_if_full();
+                }
             }
+            let Some(next) = old.next else {
+                self.ask_page();
+                return;
+            };
+            dropping.range.0 = next;
+        }
+        if let Some(copying) = &mut self.copying {
+            copying.dropping = Some(dropping);
         }
     }
 
@@ -399,9 +443,9 @@ fn is_taken(found: &Found, floor: Moment, is_ready: bool) -> bool {
 
 /// What a page of a source that holds all of it names, of that which is taken: an older record that is here
 /// is replaced by that. What a delete names that is not taken goes, as if the source had forgotten it already.
-fn named_in(records: &[Found], floor: Moment) -> BTreeMap<&[u8], Version> {
+fn named_in(records: &[Found], floor: Moment) -> BTreeMap<Bytes, Version> {
     let taken = records.iter().filter(|found| is_taken(found, floor, true));
-    taken.map(|found| (&*found.key, found.held.version)).collect()
+    taken.map(|found| (found.key.clone(), found.held.version)).collect()
 }
 
 #[cfg(test)]
@@ -440,6 +484,7 @@ mod tests {
             from: 0,
             at: Instant::now(),
             is_held_up: false,
+            dropping: None,
             ends_at: None,
             has_begun: false,
         };
@@ -447,5 +492,7 @@ mod tests {
         copying.has_begun = true;
         copying.left = VecDeque::from([node(1), node(3)]);
         assert_eq!(copying.silent(), [node(1)], "whose page is awaited");
+        copying.floor = Moment::new(7);
+        assert!(copying.is_of_floor(Moment::new(7)) && !copying.is_of_floor(Moment::new(8)));
     }
 }

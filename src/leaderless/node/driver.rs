@@ -218,6 +218,8 @@ pub(super) struct Driver {
     pub(super) copying: Option<Copying>,
     /// It has counted its loss since the start.
     pub(super) has_counted: bool,
+    /// Since when there are too few nodes that it could copy.
+    pub(super) lacks_since: Option<Instant>,
     /// What a node waits for that is not ready.
     pub(super) waits_for: String,
     pub(super) counters: Counters,
@@ -320,6 +322,10 @@ impl Driver {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.heard_at = Some(Instant::now());
         for message in messages {
+            if self.is_floor_far(&message) {
+                self.refuse_floor_of(from);
+                continue;
+            }
             match message {
                 PeerMessage::Request(operation, request) => {
                     let asker = Asker { node: from, operation: OperationId(operation) };
@@ -345,9 +351,9 @@ impl Driver {
                 PeerMessage::CopyPage { attempt, from: hash } => {
                     self.copy_page(from, attempt, hash);
                 }
-                PeerMessage::CopyPaged { attempt, from: hash, next, records } => {
+                PeerMessage::CopyPaged { attempt, from: hash, next, floor, records } => {
                     if self.is_copying(attempt) {
-                        self.copy_paged(from, (hash, next), records);
+                        self.copy_paged(from, (hash, next), floor, records);
                     }
                 }
             }
@@ -374,9 +380,7 @@ impl Driver {
                 ReplicaEffect::Write(Logged::Record { key, held }) => {
                     self.written += 1;
                     self.store.put(&key, &held);
-                    if self.store.is_entry_full() {
-                        self.append();
-                    }
+                    self.append_if_full();
                 }
                 ReplicaEffect::Write(Logged::Numbers(numbers)) => {
                     self.written += 1;
@@ -397,6 +401,8 @@ impl Driver {
                 ReplicaEffect::Forget(floor) => {
                     self.store.forget(floor);
                     self.store.forget_some(); // all, as a rule; the rest with the ticks
+                    // The others are told at once: an answer does not count that knows less than this floor.
+                    self.gossiped_at = None;
                 }
             }
         }
@@ -428,15 +434,29 @@ impl Driver {
     }
 
     fn send_after_sync(&mut self) {
-        while let Some((_, to, message)) =
+        while let Some((_, to, mut message)) =
             self.after_sync.pop_front_if(|(position, ..)| *position <= self.synced)
         {
+            if let PeerMessage::CopyBegun { numbers, is_ready, .. } = &mut message {
+                **numbers = self.replica.numbers().clone(); // the floor may have moved meanwhile
+                *is_ready = self.replica.standing() == Standing::Ready;
+            }
             self.send(to, &message);
+        }
+    }
+
+    /// Ends the entry that is being filled, if it is large enough.
+    pub(super) fn append_if_full(&mut self) {
+        if self.store.is_entry_full() {
+            self.append();
         }
     }
 
     /// Gives the log what was written, and has the syncer say when it is synced.
     fn append(&mut self) {
+        if self.has_failed {
+            return; // nothing may stand behind what is missing
+        }
         let appended = match self.store.append() {
             Ok(Some(appended)) => appended,
             Ok(None) => return,

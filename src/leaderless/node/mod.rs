@@ -487,6 +487,7 @@ impl Making<'_> {
             pulls: HashMap::new(),
             copying: None,
             has_counted: false,
+            lacks_since: None,
             waits_for: String::new(),
             counters: Counters::default(),
             checkpoint: None,

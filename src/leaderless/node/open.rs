@@ -201,7 +201,8 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn check(&self, keys: &Keys, kept: &Kept) -> Result<(), RegistersStartError> {
+    /// Whether the directory is that of this node, in this layout (I1).
+    fn check_kept(&self, kept: &Kept) -> Result<(), RegistersStartError> {
         let layout = &self.config.layout;
         let (stored, given) = (kept.layout_hash, layout.hash());
         if stored != given {
@@ -218,6 +219,12 @@ impl Opening<'_> {
                 self.other(&format!("it belongs to node {id}, and not to {}", self.config.id))
             );
         }
+        Ok(())
+    }
+
+    fn check(&self, keys: &Keys, kept: &Kept) -> Result<(), RegistersStartError> {
+        self.check_kept(kept)?;
+        let layout = &self.config.layout;
         let header = keys.header();
         if header.cluster_id != cluster_id_of(layout) {
             return Err(self.other("its records belong to another cluster"));
@@ -249,6 +256,7 @@ impl Opening<'_> {
         };
         // In the log first: a log that is empty beside a snapshot.dat was lost.
         let kept = begun.unwrap_or(kept);
+        self.check_kept(&kept)?; // of a start that was cut off, maybe under another file
         if wal.state().last.is_none() {
             let mut payload = Vec::new();
             put_kept_record(&mut payload, &kept);

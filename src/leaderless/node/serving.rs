@@ -6,7 +6,7 @@
 
 use super::driver::Driver;
 use super::wire::PeerMessage;
-use crate::leaderless::message::{Asker, Refusal, Request, Response, Store};
+use crate::leaderless::message::{Asker, Held, Refusal, Request, Response, Store};
 use crate::leaderless::repair::{PullRequest, PullResponse};
 use crate::leaderless::replica::{ReplicaEffect, Standing};
 
@@ -25,7 +25,7 @@ impl Driver {
                 self.replica.ask(from, &key, &held, wants_value)
             }
             Request::Store(store) => {
-                if !self.is_within_bounds(&store) {
+                if !self.is_within_bounds(&store.held) {
                     return; // I1
                 }
                 if !self.has_room_for(&store) {
@@ -46,8 +46,9 @@ impl Driver {
         self.apply(effects);
     }
 
-    fn is_within_bounds(&self, store: &Store) -> bool {
-        let bytes = store.held.value.as_ref().map_or(0, bytes::Bytes::len);
+    /// Whether this node takes values that large, whoever sends them: an entry of the log holds no larger one.
+    pub(super) fn is_within_bounds(&self, held: &Held) -> bool {
+        let bytes = held.value.as_ref().map_or(0, bytes::Bytes::len);
         bytes <= self.config.value_bytes_max as usize
     }
 
@@ -118,6 +119,7 @@ impl Driver {
         }
         let page = self.store.page(other, from, RECORDS_BYTES_MAX);
         let (next, records) = (page.next, page.records);
-        self.send(other, &PeerMessage::CopyPaged { attempt, from, next, records });
+        let floor = self.replica.numbers().floor.moment;
+        self.send(other, &PeerMessage::CopyPaged { attempt, from, next, floor, records });
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use diskstore_storage::keys::{Changed, KeyImage, Keys, Walked, mark_of};
+use diskstore_storage::keys::{self, Changed, KeyImage, Keys, Walked, mark_of};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::wal::{Entry, EntryKind, Position, Wal};
 use diskstore_storage::{LogId, Term};
@@ -35,6 +35,8 @@ const BUCKET_SHIFT: u32 = 64 - BUCKET_COUNT.ilog2();
 /// What a record counts in a page beside its key and value, in bytes.
 const RECORD_BYTES: usize = 32;
 
+/// Bytes of records among which old keys are looked for at a time; more than a page of a copy has ([`Store::page`]).
+const OLD_KEYS_BYTES_MAX: usize = 2 << 20;
 /// Deletes that are forgotten at a time.
 pub(super) const FORGOTTEN_MAX: usize = 2048;
 
@@ -166,16 +168,16 @@ impl Store {
     /// Appends what was written since the last time.
     ///
     /// # Errors
-    /// The log takes no entry of that size, which the bounds of values exclude.
+    /// The log takes no entry of that size: bounds of values and [`Store::is_entry_full`] exclude that.
     pub(super) fn append(&mut self) -> diskstore_storage::Result<Option<Appended>> {
         if self.pending.is_empty() {
             return Ok(None);
         }
-        self.last_index += 1;
         let payload = Bytes::from(std::mem::take(&mut self.pending)).into();
         let count = std::mem::take(&mut self.pending_count);
-        let log_id = log_id(self.last_index);
+        let log_id = log_id(self.last_index + 1);
         let position = self.wal.append([Entry { log_id, kind: EntryKind::Normal, payload }])?;
+        self.last_index = log_id.index;
         self.wal.release(self.last_index);
         Ok(Some(Appended { position, count }))
     }
@@ -256,24 +258,25 @@ impl Store {
         SharedPage { records: shared.map(found).collect(), next: page.next }
     }
 
-    /// Keys from hash `from` up to before `until` that the other node holds, too, and whose versions are not above
+    /// Some of the keys from hash `from` on, up to before `until`, that the other node holds, too, and whose versions are not above
     /// a moment.
     pub(super) fn old_keys(
         &self,
         other: NodeNumber,
         range: (u64, Option<u64>),
         upto: Moment,
-    ) -> Vec<(Bytes, Version)> {
+    ) -> OldKeys {
         let (from, until) = range;
-        let last = until.map_or(u64::MAX, |until| until.saturating_sub(1));
-        let mut found = Vec::new();
-        self.keys.versions(from, last, &mut |at| {
-            let version = Version::from_number(at.index);
-            if version.moment() <= upto && self.layout.replicas(at.key).contains(&other) {
-                found.push((Bytes::copy_from_slice(at.key), version));
-            }
+        let page = self.keys.all_from(from, OLD_KEYS_BYTES_MAX);
+        let next = page.next.filter(|next| until.is_none_or(|until| *next < until));
+        let found = page.found.into_iter().filter_map(|image| {
+            let version = Version::from_number(image.index);
+            let is_old = version.moment() <= upto
+                && until.is_none_or(|until| keys::hash_of(&image.key) < until)
+                && self.layout.replicas(&image.key).contains(&other);
+            is_old.then_some((image.key, version))
         });
-        found
+        OldKeys { keys: found.collect(), next }
     }
 
     /// No key is there, deleted or not.
@@ -313,6 +316,15 @@ pub(super) struct Fetched {
     pub(super) count: usize,
     /// Their records.
     pub(super) records: Vec<Found>,
+}
+
+/// Keys with old versions.
+#[derive(Debug)]
+pub(super) struct OldKeys {
+    /// The keys, with their versions.
+    pub(super) keys: Vec<(Bytes, Version)>,
+    /// Where to go on; `None` at the end of the range.
+    pub(super) next: Option<u64>,
 }
 
 /// A page of records.

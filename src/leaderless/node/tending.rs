@@ -21,7 +21,7 @@ use super::wire::{Gossip, PeerMessage};
 use crate::leaderless::clock::{Moment, NodeNumber};
 use crate::leaderless::message::{Request, Response};
 use crate::leaderless::operation::Errand;
-use crate::leaderless::repair::{Found, LOOK_MS, Pull, PullEffect, PullResponse};
+use crate::leaderless::repair::{Found, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse};
 use crate::leaderless::replica::{Numbers, Standing};
 
 /// How often it says how it stands.
@@ -32,6 +32,9 @@ const FLOOR_EVERY: Duration = Duration::from_secs(1);
 const OTHERS_AWAITED: Duration = Duration::from_secs(2);
 /// A pull that got no answer for so long is given up.
 const PULL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How far ahead of this node's time a floor may be, in milliseconds. Floors come from fences, which are behind the time of day; but all clocks of a
+/// cluster may have been wrong once, and a floor never goes back.
+const FLOOR_AHEAD_MS_MAX: u64 = 24 * 3_600_000;
 /// Records that a peer may be sent in a second on account of reads.
 const MENDS_PER_SECOND: u32 = 100;
 
@@ -85,6 +88,7 @@ impl Driver {
         self.end_late(now);
         self.note_who_is_down(now);
         self.store.forget_some();
+        self.drop_missing();
         if self.has_room()
             && let Some(ceiling) = self.clock.ceiling_due(self.now())
         {
@@ -174,11 +178,40 @@ impl Driver {
 
     /// Another node says how it stands.
     pub(super) fn hear_gossip(&mut self, from: NodeNumber, gossip: Gossip) {
-        let floor = gossip.numbers.floor.clone();
+        let (floor, losses) = (gossip.numbers.floor.clone(), gossip.numbers.lost.count);
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.gossip = Some(gossip);
         }
         self.hear_floor(&floor);
+        // One that was accepted is told in no other way, and the next one has to be counted above it.
+        if losses > 1 && self.has_room() {
+            let effects = self.replica.hear_loss(from, losses);
+            self.apply(effects);
+        }
+    }
+
+    /// Whether a message has a floor that no right clock can have led to: whoever heard of it would have to copy for good, and so would
+    /// all who hear it from him.
+    pub(super) fn is_floor_far(&self, message: &PeerMessage) -> bool {
+        let floor = match message {
+            PeerMessage::Gossip(gossip) => &gossip.numbers.floor,
+            PeerMessage::Request(_, Request::Pull(PullRequest::Begin { floor, .. }))
+            | PeerMessage::Response(_, Response::Pulled(PullResponse::Begun { floor })) => floor,
+            PeerMessage::CopyBegun { numbers, .. } => &numbers.floor,
+            _ => return false,
+        };
+        floor.moment > self.now().later(FLOOR_AHEAD_MS_MAX)
+    }
+
+    /// Takes a node for one that is down.
+    pub(super) fn refuse_floor_of(&mut self, from: NodeNumber) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let words = "its floor is more than a day ahead of this node's time: one of the two clocks is wrong";
+        if peer.complaint.as_deref() != Some(words) {
+            tracing::warn!(node = peer.id, "{words}");
+            peer.complaint = Some(words.to_owned());
+        }
+        peer.gossip = None;
     }
 
     fn hear_floor(&mut self, floor: &crate::leaderless::replica::Floor) {
@@ -277,7 +310,11 @@ impl Driver {
                     self.send(from, &PeerMessage::Request(id, Request::Pull(request)));
                 }
                 PullEffect::HearFloor(floor) => self.hear_floor(&floor),
-                PullEffect::Copy { records, floor } => self.copy_records(records, floor),
+                PullEffect::Copy { records, floor } => {
+                    if !self.copy_records(records, floor) {
+                        self.pulls.remove(&id); // nothing is confirmed with such a node
+                    }
+                }
                 PullEffect::Wait => {
                     pulling.wakes = Some(Instant::now() + Duration::from_millis(LOOK_MS));
                 }
@@ -290,7 +327,11 @@ impl Driver {
         }
     }
 
-    fn copy_records(&mut self, records: Vec<Found>, floor: Moment) {
+    /// Takes what a pull brought; false if any of it is larger than this node takes.
+    fn copy_records(&mut self, records: Vec<Found>, floor: Moment) -> bool {
+        if records.iter().any(|found| !self.is_within_bounds(&found.held)) {
+            return false;
+        }
         for Found { key, held: copied } in records {
             let held = self.held(&key);
             self.clock.observe(self.now(), copied.version);
@@ -298,6 +339,7 @@ impl Driver {
             self.counters.mended += u64::from(!effects.is_empty());
             self.apply(effects);
         }
+        true
     }
 
     /// An answer that is of no operation: of a pull.

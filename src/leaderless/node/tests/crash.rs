@@ -125,9 +125,12 @@ fn carry_out(store: &mut Store, happening: Happening) -> diskstore_storage::Resu
 }
 
 fn open(disk: &SimDisk) -> Result<Store, RegistersStartError> {
+    open_as(disk, &Cluster::new(1))
+}
+
+fn open_as(disk: &SimDisk, cluster: &Cluster) -> Result<Store, RegistersStartError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let host = Host { disk, ..Host::real() };
-    let cluster = Cluster::new(1);
     let config = cluster.config(1);
     let own = NodeNumber::new(1).unwrap();
     let faults = Faults::new();
@@ -218,4 +221,27 @@ fn the_log_that_a_start_finds_counts_towards_its_checkpoint() {
     assert!(store.replayed_bytes > 0 && store.wal.log_bytes() == 0, "{}", store.replayed_bytes);
     assert!(store.checkpoint(&Arc::default()).is_some());
     assert_eq!(store.replayed_bytes, 0);
+}
+
+#[test]
+fn an_entry_that_the_log_refuses_leaves_no_gap() {
+    let mut store = open(&SimDisk::new(1)).unwrap();
+    store.pending = vec![0; store.wal.payload_bytes_max() + 1];
+    assert!(store.append().is_err());
+    store.put(&bytes("a"), &held_at(1, Some("x")));
+    let appended = store.append().unwrap().unwrap();
+    store.syncer.wait_blocking(appended.position).unwrap();
+    store.syncer.stop();
+}
+
+#[test]
+fn a_first_start_that_was_cut_off_is_of_its_cluster_too() {
+    let disk = SimDisk::new(1);
+    open(&disk).unwrap().syncer.stop();
+    let disk = disk.copy();
+    disk.remove(&PathBuf::from("/node/snapshot.dat")).unwrap();
+    let other = Cluster { layout: layout(1, 1, 7), ..Cluster::new(1) };
+    let error = open_as(&disk, &other).map(drop).unwrap_err().to_string();
+    assert!(error.contains("another layout"), "{error}");
+    open(&disk).unwrap().syncer.stop();
 }

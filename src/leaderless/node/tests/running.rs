@@ -1,7 +1,13 @@
 //! Operations, restarts, lost disks and deletes on running nodes.
 
 use super::*;
+use crate::leaderless::message::Request;
 use crate::leaderless::node::store::FORGOTTEN_MAX;
+use crate::leaderless::node::wire::{
+    FRAME_HEADER_BYTES, Gossip, PeerMessage, end_frame, put_message,
+};
+use crate::leaderless::repair::PullRequest;
+use crate::leaderless::replica::{Floor, Numbers};
 
 #[tokio::test]
 async fn what_one_node_writes_every_node_reads() {
@@ -173,6 +179,79 @@ async fn a_node_that_slept_through_a_delete_brings_nothing_back() {
         cluster.at(3).read(bytes("kept"), Level::All).await.unwrap().value,
         Some(bytes("x"))
     );
+}
+
+/// What a source names in a page says nothing of how much this node holds there.
+#[tokio::test]
+async fn a_node_that_slept_through_a_mass_deletion_drops_more_than_an_entry_takes() {
+    let mut cluster = Cluster::new(3);
+    cluster.forget_after = Duration::from_secs(1);
+    for node in 1..=3 {
+        cluster.start(node).await;
+    }
+    cluster.ready().await;
+    let key = |nth: usize| Bytes::from(format!("{nth:0>60000}"));
+    let count = 100; // keys of 6 MB; an entry takes 4 MiB with segments of 8 MiB
+    for nth in 0..count {
+        cluster.at(1).write(key(nth), Some(bytes("x")), Level::All).await.unwrap();
+    }
+    cluster.stop(3).await;
+    for nth in 1..count {
+        while cluster.at(1).write(key(nth), None, Level::Quorum).await.is_err() {}
+    }
+    cluster.wait("forgotten", |status| status.tombstones == 0 && status.keys == 1).await;
+    cluster.start(3).await;
+    cluster.ready().await;
+    cluster.wait("alike", |status| status.keys == 1 && status.tombstones == 0).await;
+    cluster.crash(3).await;
+    cluster.start(3).await;
+    cluster.ready().await;
+    assert_eq!(cluster.at(3).status().await.keys, 1, "it is in the log");
+}
+
+/// A floor that is known must not keep a node from what it was told to do.
+#[tokio::test]
+async fn a_loss_that_is_accepted_ends_though_a_floor_is_known() {
+    // Nodes, replicas, whose disk is lost, and who is gone for good.
+    for (count, replicas, lost, gone) in [(3, 1, 1, None), (3, 2, 1, Some(2)), (3, 3, 1, Some(2))] {
+        let mut cluster = Cluster::new(count);
+        cluster.layout = layout(count, replicas, 0);
+        for node in 1..=count {
+            cluster.start(node).await;
+        }
+        cluster.ready().await;
+        cluster.wait("a floor", |status| status.floor_ms > 0).await;
+        if let Some(gone) = gone {
+            cluster.stop(gone).await;
+        }
+        cluster.stop(lost).await;
+        cluster.disks.insert(lost, SimDisk::new(99));
+        cluster.accepts_loss = true;
+        cluster.start(lost).await;
+        cluster.ready().await;
+        let status = cluster.at(lost).status().await;
+        assert!(status.floor_ms > 0 && status.losses == 2, "{status:?}");
+        let written = cluster.at(lost).write(bytes("a"), Some(bytes("1")), Level::One).await;
+        written.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_loss_that_was_accepted_is_known_to_others_when_the_next_is_counted() {
+    let mut cluster = Cluster::new(3);
+    cluster.layout = layout(3, 1, 0); // so that nothing can be copied
+    for node in 1..=3 {
+        cluster.start(node).await;
+    }
+    cluster.ready().await;
+    cluster.accepts_loss = true;
+    for losses in 2..=4 {
+        cluster.stop(2).await;
+        cluster.disks.insert(2, SimDisk::new(100 + losses));
+        cluster.start(2).await;
+        cluster.ready().await;
+        assert_eq!(cluster.at(2).status().await.losses, losses);
+    }
 }
 
 #[tokio::test]
@@ -383,4 +462,59 @@ async fn many_deletes_are_forgotten_piece_by_piece() {
     assert!(!store.is_forgetting());
     assert_eq!(store.keys.deleted_count(), 10, "those above the floor stay");
     store.syncer.stop();
+}
+
+/// Sends messages to a node as another one that does not run.
+async fn send_as(cluster: &Cluster, from: usize, to: usize, messages: &[PeerMessage]) {
+    let number = |node: usize| NodeNumber::new(u16::try_from(node).unwrap()).unwrap();
+    let net = Net::Local(cluster.net.clone());
+    let host = Host { disk: Arc::new(SimDisk::new(7)), net, ..Host::real() };
+    let hello = RegistersHello {
+        cluster_id: cluster_id_of(&cluster.layout),
+        epoch: cluster.layout.epoch(),
+        layout_hash: cluster.layout.hash(),
+        from: number(from),
+        to: number(to),
+        value_bytes_max: cluster.value_bytes_max,
+        process: 1,
+    };
+    let (signals, mut linked) = mpsc::unbounded_channel();
+    let (_stop, stopping) = watch::channel(false);
+    let link = Link::start(Dial { host, address: address(to), hello }, signals, stopping);
+    while !matches!(linked.recv().await, Some(Event::Linked(_))) {}
+    let mut frame = vec![0; FRAME_HEADER_BYTES];
+    for message in messages {
+        put_message(&mut frame, message);
+    }
+    end_frame(&mut frame, 0);
+    link.send(frame);
+    tokio::time::sleep(Duration::from_millis(300)).await; // else the frame goes with the link
+}
+
+#[tokio::test]
+async fn a_floor_of_the_far_future_is_not_heard() {
+    let mut cluster = Cluster::begun(3).await;
+    cluster.stop(3).await;
+    let moment = moment_of(cluster.at(1).host()).later(25 * 3_600_000);
+    let floor = Floor { moment, ..Floor::default() };
+    let gossip = Gossip {
+        standing: Standing::Ready,
+        is_empty: true,
+        hears: true,
+        incarnation: 1,
+        founders: BTreeMap::new(),
+        numbers: Numbers { floor: floor.clone(), ..Numbers::default() },
+    };
+    let begin = PullRequest::Begin { floor, fence: Moment::default() };
+    let messages =
+        [PeerMessage::Gossip(Box::new(gossip)), PeerMessage::Request(1, Request::Pull(begin))];
+    send_as(&cluster, 3, 1, &messages).await;
+    // What it said before does not count any more either.
+    let is_unheard =
+        |status: &RegistersStatus| status.id != "1" || status.peers[1].standing.is_empty();
+    cluster.wait("without word of node 3", is_unheard).await;
+    assert_eq!(cluster.at(1).status().await.floor_ms, 0);
+    assert_eq!((cluster.at(1).standing(), cluster.at(2).standing()), ("ready", "ready"));
+    cluster.start(3).await;
+    cluster.ready().await;
 }

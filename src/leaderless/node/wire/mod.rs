@@ -119,6 +119,8 @@ pub(super) enum PeerMessage {
         from: u64,
         /// Where to go on; `None` at the end.
         next: Option<u64>,
+        /// The floor of who answers, synced: what it has forgotten is not higher.
+        floor: Moment,
         /// The records.
         records: Vec<Found>,
     },
@@ -190,12 +192,13 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &PeerMessage) {
             out.put_u64_le(*attempt);
             out.put_u64_le(*from);
         }
-        PeerMessage::CopyPaged { attempt, from, next, records } => {
+        PeerMessage::CopyPaged { attempt, from, next, floor, records } => {
             out.put_u8(COPY_PAGED);
             out.put_u64_le(*attempt);
             out.put_u64_le(*from);
             out.put_u8(u8::from(next.is_some()));
             out.put_u64_le(next.unwrap_or_default());
+            out.put_u64_le(floor.get());
             put_records(out, records);
         }
     }
@@ -241,8 +244,10 @@ fn read_message(cursor: &mut Cursor) -> Result<PeerMessage, DecodeError> {
         COPY_PAGED => {
             let (attempt, from) = (cursor.u64()?, cursor.u64()?);
             let (has_next, next) = (cursor.boolean()?, cursor.u64()?);
+            let next = has_next.then_some(next);
+            let floor = Moment::new(cursor.u64()?);
             let records = read_records(cursor)?;
-            PeerMessage::CopyPaged { attempt, from, next: has_next.then_some(next), records }
+            PeerMessage::CopyPaged { attempt, from, next, floor, records }
         }
         _ => return Err(cursor.error("unknown message")),
     })

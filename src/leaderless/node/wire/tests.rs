@@ -126,11 +126,18 @@ fn samples() -> Vec<PeerMessage> {
         PeerMessage::CopyBegin { attempt: 1, losses: 2 },
         PeerMessage::CopyBegun { attempt: 1, numbers: Box::new(numbers()), is_ready: true },
         PeerMessage::CopyPage { attempt: 1, from: 8 },
-        PeerMessage::CopyPaged { attempt: 1, from: 8, next: None, records: Vec::new() },
+        PeerMessage::CopyPaged {
+            attempt: 1,
+            from: 8,
+            next: None,
+            floor: Moment::new(7),
+            records: Vec::new(),
+        },
         PeerMessage::CopyPaged {
             attempt: 1,
             from: 8,
             next: Some(9),
+            floor: Moment::new(7),
             records: vec![Found { key, held: held(Some("v")) }],
         },
     ]);
