@@ -738,10 +738,6 @@ impl World {
         if self.may_begin() {
             return true;
         }
-        let is_founder = |node: &Node| {
-            let mut notes = self.nodes.iter().flat_map(|one| [&one.founders, &one.disk_founders]);
-            notes.any(|note| note.get(&node.number) == Some(&node.incarnation))
-        };
         let is_whole = |node: &Node| {
             let Numbers { lost, floor, confirmed, .. } = &node.disk_numbers;
             let is_ready = lost.copied == lost.count && floor.moment <= *confirmed;
@@ -749,7 +745,7 @@ impl World {
             if self.mix.lost_disks == LostDisks::Accepted {
                 is_ready
             } else {
-                lost.copied == lost.count || is_founder(node)
+                lost.copied == lost.count || self.is_founder(node)
             }
         };
         let mut others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
@@ -1009,7 +1005,7 @@ impl World {
             if self.found(at)? {
                 return Ok(());
             }
-            if self.may_accept() {
+            if self.may_accept(at) {
                 return self.accept_loss(at);
             }
         }
@@ -1086,8 +1082,15 @@ impl World {
     }
 
     /// Whoever runs a node that lost its disk may say that it copies nothing.
-    fn may_accept(&mut self) -> bool {
-        self.mix.lost_disks == LostDisks::Accepted && self.happens(600) && !self.may_begin()
+    fn may_accept(&mut self, at: usize) -> bool {
+        let has_lost = !self.is_founder(&self.nodes[at]);
+        self.mix.lost_disks == LostDisks::Accepted && has_lost && self.happens(600)
+    }
+
+    /// Whether the cluster began with the directory that this node has, as far as any note says.
+    fn is_founder(&self, node: &Node) -> bool {
+        let mut notes = self.nodes.iter().flat_map(|one| [&one.founders, &one.disk_founders]);
+        self.may_begin() || notes.any(|note| note.get(&node.number) == Some(&node.incarnation))
     }
 
     fn accept_loss(&mut self, at: usize) -> Result<(), Fault> {
