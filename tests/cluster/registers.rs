@@ -33,6 +33,11 @@ const REPLY_MAX: Duration = Duration::from_secs(1);
 /// How often connections between nodes are cut.
 const CUTS: usize = 20;
 const DELAY: Duration = Duration::from_millis(10);
+/// How many of a thousand pieces are lost between nodes, where any are.
+const LOST_OF_THOUSAND: u64 = 10;
+/// Operations that are acknowledged while all goes wrong together, and a while after each time.
+const ACKNOWLEDGED_IN_TROUBLE: u64 = 5;
+const ACKNOWLEDGED_AFTER_TROUBLE: u64 = 50;
 /// One node of four is ahead and one is behind, each within what the other two admit, and not each other.
 const CLOCKS_OFF_MS: [i64; 4] = [4000, 0, -4000, 0];
 const HOUR_MS: i64 = 3_600_000;
@@ -98,6 +103,19 @@ impl History {
             respects(operations, is_all, |later| is_one(later) && !later.is_write);
             // What one replica has acknowledged, all of them together do not miss.
             respects(operations, |_| true, is_all);
+        }
+    }
+
+    /// There are enough operations of each level for the history to say something.
+    #[track_caller]
+    fn has_all_kinds(&self) {
+        let of_kind = |level, is_write| {
+            let is_such = |it: &&Acknowledged| it.level == level && it.is_write == is_write;
+            self.acknowledged.values().flatten().filter(is_such).count()
+        };
+        for level in Level::MIXED {
+            let counts = [of_kind(level, false), of_kind(level, true)];
+            assert!(counts.iter().all(|count| *count >= ACKNOWLEDGED_OF_KIND_MIN), "{level:?}");
         }
     }
 
@@ -463,15 +481,50 @@ fn every_level_keeps_its_promise_over_bad_networks_and_with_bad_clocks() {
         registers.restart_at(3, 0);
         load.go_on();
     });
-    let history = load.check(&registers);
-    let of_kind = |level, is_write| {
-        let is_such = |it: &&Acknowledged| it.level == level && it.is_write == is_write;
-        history.acknowledged.values().flatten().filter(is_such).count()
-    };
-    for level in Level::MIXED {
-        let counts = [of_kind(level, false), of_kind(level, true)];
-        assert!(counts.iter().all(|count| *count >= ACKNOWLEDGED_OF_KIND_MIN), "{level:?}");
-    }
+    load.check(&registers).has_all_kinds();
+}
+
+/// Each of four nodes is killed while another one is frozen and a third hears less, with frames lost everywhere; it
+/// comes back with another clock. Once, all of them are killed.
+#[test]
+fn every_level_keeps_its_promise_when_all_goes_wrong_together() {
+    let mut registers = Registers::start_all(&CLOCKS_OFF_MS, true);
+    let load = Load::on(&registers, &Level::MIXED);
+    load.run_beside(|| {
+        let lose = |registers: &Registers, of_thousand| {
+            registers.ways.as_ref().unwrap().lose_all(of_thousand);
+        };
+        lose(&registers, LOST_OF_THOUSAND);
+        load.go_on_for(ACKNOWLEDGED_AFTER_TROUBLE);
+        for killed in 0..4 {
+            let [frozen, deaf, talker] = [1, 2, 3].map(|more| (killed + more) % 4);
+            let hold = |registers: &Registers, is_held| {
+                registers.ways.as_ref().unwrap().hold(talker, deaf, is_held);
+            };
+            hold(&registers, true);
+            registers.send(frozen, "STOP");
+            registers.kill(killed);
+            load.go_on_for(ACKNOWLEDGED_IN_TROUBLE);
+            registers.clocks_off_ms[killed] = CLOCKS_OFF_MS[frozen];
+            registers.start(killed);
+            load.go_on_for(ACKNOWLEDGED_IN_TROUBLE);
+            registers.send(frozen, "CONT");
+            hold(&registers, false);
+            wait_until("it is ready again", || registers.is_ready(killed));
+            load.go_on_for(ACKNOWLEDGED_AFTER_TROUBLE);
+        }
+        for node in 0..4 {
+            registers.kill(node);
+        }
+        for node in 0..4 {
+            registers.start(node);
+        }
+        registers.wait_ready();
+        load.go_on_for(ACKNOWLEDGED_AFTER_TROUBLE);
+        lose(&registers, 0);
+        load.go_on();
+    });
+    load.check(&registers).has_all_kinds();
 }
 
 #[test]

@@ -21,6 +21,10 @@ struct Way {
     delay_ms: AtomicU64,
     /// How often its connections were cut: what was under way is lost.
     cuts: AtomicU64,
+    /// How many of a thousand pieces are lost.
+    loses: AtomicU64,
+    /// How many pieces there were.
+    pieces: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -35,6 +39,20 @@ impl Way {
 
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// How much of the next piece passes: all of it, or less, and then the connection has to end, for TCP knows no
+    /// gaps.
+    fn passed(&self, bytes: usize) -> usize {
+        // SplitMix64 of the count, so that it is different from piece to piece.
+        let nth = self.pieces.fetch_add(1, Ordering::Relaxed);
+        let word = (nth + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = word ^ (word >> 27);
+        if word % 1000 >= self.loses.load(Ordering::Relaxed) {
+            return bytes;
+        }
+        usize::try_from(word >> 32).unwrap() % bytes
     }
 }
 
@@ -82,6 +100,14 @@ impl Ways {
     /// Ends the connections from one to the other, with what is under way there.
     pub(crate) fn cut(&self, from: usize, to: usize) {
         self.ways[from][to].cuts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many of a thousand pieces are lost from now on, everywhere, and all that follows them on their connections:
+    /// frames in flight, some of which are cut in the middle.
+    pub(crate) fn lose_all(&self, of_thousand: u64) {
+        for way in self.ways.iter().flatten() {
+            way.loses.store(of_thousand, Ordering::Relaxed);
+        }
     }
 
     /// How long each piece takes from now on, everywhere.
@@ -149,7 +175,8 @@ fn carry(mut source: &TcpStream, mut sink: &TcpStream, through: &Way, dialled: &
         while through.is_held() && !is_over() {
             std::thread::sleep(LOOK);
         }
-        if is_over() || sink.write_all(&chunk[..count]).is_err() {
+        let passed = through.passed(count);
+        if is_over() || sink.write_all(&chunk[..passed]).is_err() || passed < count {
             return;
         }
     }
