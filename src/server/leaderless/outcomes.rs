@@ -2,10 +2,12 @@
 //!
 //! Called by `resp`; calls the registrar.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::RegisterServer;
 use super::commands::{KeyValue, Work};
@@ -27,12 +29,38 @@ const REPLY_BYTES_MAX: usize = 64 << 20;
 const SCAN_BYTES_MAX: usize = 1 << 20;
 const SCAN_PAGE_COUNT: usize = 16;
 
-/// Carries out what a request came to.
-pub(super) async fn carry_out(server: &RegisterServer, at: Level, work: Work) -> Value {
-    answer(server, at, work).await.unwrap_or_else(Value::Complaint)
+/// What is known of values that are not held here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ForeignValues {
+    /// One of them is taken to have so many bytes.
+    pub(super) bytes: usize,
 }
 
-async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value, Complaint> {
+impl ForeignValues {
+    /// They are taken to be as large as the last were: at once if those were larger, step by step if smaller.
+    pub(super) fn learn(&mut self, largest: Option<usize>) {
+        if let Some(largest) = largest {
+            self.bytes = largest.max(self.bytes / 2);
+        }
+    }
+}
+
+/// Carries out what a request came to.
+pub(super) async fn carry_out(
+    server: &RegisterServer,
+    at: Level,
+    work: Work,
+    foreign: ForeignValues,
+) -> Value {
+    answer(server, at, work, foreign).await.unwrap_or_else(Value::Complaint)
+}
+
+async fn answer(
+    server: &RegisterServer,
+    at: Level,
+    work: Work,
+    foreign: ForeignValues,
+) -> Result<Value, Complaint> {
     let store = &server.registrar;
     Ok(match work {
         Work::Get(key) => value_of(store.read(key, at).await?),
@@ -46,10 +74,10 @@ async fn answer(server: &RegisterServer, at: Level, work: Work) -> Result<Value,
             store.write(key, Some(value), at).await?;
             Value::OK
         }
-        Work::GetAll(keys) => get_all(server, at, keys).await?,
+        Work::GetAll(keys) => get_all(server, at, keys, foreign).await?,
         Work::SetAll(pairs) => set_all(server, at, pairs).await?,
         Work::Delete(keys) => delete_all(server, at, keys).await?,
-        Work::Exists(keys) => Value::size(exists(server, at, keys).await?),
+        Work::Exists(keys) => Value::size(exists(server, at, keys, foreign).await?),
         Work::Read(key, level) => {
             let Held { version, value } = store.read(key, level).await?;
             let value = value.map(Value::Bytes);
@@ -109,12 +137,16 @@ fn scan(node: &Registers, cursor: u64, count: usize) -> KeysHere {
     found
 }
 
-async fn get_all(server: &RegisterServer, at: Level, keys: Vec<Bytes>) -> Result<Value, Complaint> {
-    let reads = keys.into_iter().map(|key| server.registrar.read(key, at));
-    let mut under_way = stream::iter(reads).buffered(OPERATIONS_AT_ONCE);
+async fn get_all(
+    server: &RegisterServer,
+    at: Level,
+    keys: Vec<Bytes>,
+    foreign: ForeignValues,
+) -> Result<Value, Complaint> {
     let (mut values, mut bytes) = (Vec::new(), 0);
-    while let Some(held) = under_way.next().await {
-        let value = value_of(held?);
+    let mut reads = Reads::of(server, at, keys, foreign);
+    while let Some(held) = reads.next().await? {
+        let value = value_of(held);
         bytes += value.byte_count();
         if bytes > REPLY_BYTES_MAX {
             let text = format!("the values are more than {REPLY_BYTES_MAX} bytes: ask for fewer");
@@ -125,14 +157,103 @@ async fn get_all(server: &RegisterServer, at: Level, keys: Vec<Bytes>) -> Result
     Ok(Value::Array(values))
 }
 
-async fn exists(server: &RegisterServer, at: Level, keys: Vec<Bytes>) -> Result<usize, Complaint> {
-    let reads = keys.into_iter().map(|key| server.registrar.read(key, at));
-    let mut under_way = stream::iter(reads).buffered(OPERATIONS_AT_ONCE);
+async fn exists(
+    server: &RegisterServer,
+    at: Level,
+    keys: Vec<Bytes>,
+    foreign: ForeignValues,
+) -> Result<usize, Complaint> {
+    let mut reads = Reads::of(server, at, keys, foreign);
     let mut count = 0;
-    while let Some(held) = under_way.next().await {
-        count += usize::from(held?.value.is_some());
+    while let Some(held) = reads.next().await? {
+        count += usize::from(held.value.is_some());
     }
     Ok(count)
+}
+
+/// Reads of the keys of one command, under way together only as far as their values may come to [`REPLY_BYTES_MAX`], by
+/// what this node holds of them, and by those before where it holds nothing.
+pub(super) struct Reads<'a> {
+    server: &'a RegisterServer,
+    at: Level,
+    keys: std::vec::IntoIter<Bytes>,
+    /// The next key, which had to wait, with what its value is taken to come to.
+    next: Option<Awaited>,
+    pub(super) under_way: FuturesOrdered<BoxFuture<'a, Result<Held, Complaint>>>,
+    /// What those under way are taken to come to.
+    expected: VecDeque<Expected>,
+    foreign: ForeignValues,
+}
+
+/// See there.
+struct Awaited {
+    key: Bytes,
+    expected: Expected,
+}
+
+/// What a value is taken to come to.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    bytes: usize,
+    /// The value is not held here.
+    is_foreign: bool,
+}
+
+impl<'a> Reads<'a> {
+    /// Nothing is begun yet.
+    pub(super) fn of(
+        server: &'a RegisterServer,
+        at: Level,
+        keys: Vec<Bytes>,
+        foreign: ForeignValues,
+    ) -> Reads<'a> {
+        Reads {
+            server,
+            at,
+            keys: keys.into_iter(),
+            next: None,
+            under_way: FuturesOrdered::new(),
+            expected: VecDeque::new(),
+            foreign,
+        }
+    }
+
+    /// Begins as many as may be under way. One goes alone, however large.
+    pub(super) fn begin(&mut self) {
+        let mut bytes: usize = self.expected.iter().map(|it| it.bytes).sum();
+        while self.under_way.len() < OPERATIONS_AT_ONCE {
+            let Some(Awaited { key, expected }) = self.next.take().or_else(|| self.awaited())
+            else {
+                return;
+            };
+            bytes = bytes.saturating_add(expected.bytes);
+            if bytes > REPLY_BYTES_MAX && !self.under_way.is_empty() {
+                self.next = Some(Awaited { key, expected });
+                return;
+            }
+            self.expected.push_back(expected);
+            self.under_way.push_back(self.server.registrar.read(key, self.at).boxed());
+        }
+    }
+
+    fn awaited(&mut self) -> Option<Awaited> {
+        let key = self.keys.next()?;
+        // One that is absent here may be at others, if this node was away.
+        let held = self.server.registrar.value_bytes_here(&key).filter(|bytes| *bytes > 0);
+        let expected =
+            Expected { bytes: held.unwrap_or(self.foreign.bytes), is_foreign: held.is_none() };
+        Some(Awaited { key, expected })
+    }
+
+    /// What the next key holds, in the order that was asked for; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Held>, Complaint> {
+        self.begin();
+        let Some(held) = self.under_way.next().await.transpose()? else { return Ok(None) };
+        if self.expected.pop_front().is_some_and(|expected| expected.is_foreign) {
+            self.foreign.learn(Some(held.value.as_ref().map_or(0, Bytes::len)));
+        }
+        Ok(Some(held))
+    }
 }
 
 async fn set_all(

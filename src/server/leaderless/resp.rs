@@ -23,7 +23,7 @@ use futures_util::stream::FuturesOrdered;
 
 use super::RegisterServer;
 use super::commands::{Agreed, Planned, Work, greeting, plan};
-use super::outcomes::carry_out;
+use super::outcomes::{ForeignValues, carry_out};
 use crate::leaderless::node::KEY_BYTES_MAX;
 use crate::leaderless::operation::Level;
 use crate::server::complaint::Complaint;
@@ -50,22 +50,6 @@ pub(super) struct RespSession {
     agreed: Agreed,
     decoder: Decoder,
     foreign: ForeignValues,
-}
-
-/// What is known of values that are not held here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ForeignValues {
-    /// One of them is taken to have so many bytes.
-    bytes: usize,
-}
-
-impl ForeignValues {
-    /// They are taken to be as large as the last were: at once if those were larger, step by step if smaller.
-    fn learn(&mut self, largest: Option<usize>) {
-        if let Some(largest) = largest {
-            self.bytes = largest.max(self.bytes / 2);
-        }
-    }
 }
 
 /// Keys of the operations that are under way.
@@ -213,13 +197,13 @@ impl RespSession {
     }
 
     async fn turn(&mut self, input: &mut BytesMut, replies: &mut BytesMut) -> Flow {
-        let server = Arc::clone(&self.server);
+        let (server, foreign) = (Arc::clone(&self.server), self.foreign);
         let mut under_way = FuturesOrdered::new();
         let mut load = Load::default();
         let run = async |pending| match pending {
             Pending::Ready(value) => Finished { value, is_foreign: false },
             Pending::Work { level, work, is_foreign } => {
-                Finished { value: carry_out(&server, level, work).await, is_foreign }
+                Finished { value: carry_out(&server, level, work, foreign).await, is_foreign }
             }
         };
         let flow = loop {

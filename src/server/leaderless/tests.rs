@@ -9,6 +9,7 @@ use crate::config::{Address, SyncPolicy};
 use crate::host::{Host, LocalNet, Net};
 use crate::leaderless::layout::{Described, Layout};
 use crate::leaderless::node::{Registers, RegistersConfig};
+use crate::server::leaderless::outcomes::{ForeignValues, Reads};
 use bytes::Bytes;
 
 const ADDRESS: &str = "node:8001";
@@ -489,4 +490,24 @@ async fn echo_in_order(mut stream: Stream, hash: String) {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn values_of_one_command_are_under_way_only_as_far_as_a_reply_may_have_them() {
+    let served = serve().await;
+    let server = RegisterServer::new(Registrar::Node(Arc::clone(&served.node)), Level::One);
+    let reads = |bytes| {
+        let keys = (0..200).map(|nth: usize| Bytes::from(nth.to_string())).collect();
+        Reads::of(&server, Level::One, keys, ForeignValues { bytes })
+    };
+    for (bytes, count) in [(16 << 20, 4), (usize::MAX, 1), (1, 128)] {
+        let mut reads = reads(bytes);
+        reads.begin();
+        assert_eq!(reads.under_way.len(), count, "values of {bytes} bytes");
+    }
+    let (mut reads, mut count) = (reads(16 << 20), 0);
+    while reads.next().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 200);
 }
