@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::PEER_PREFACE;
 use super::driver::Event;
 use super::wire::{
-    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES_MAX, RegistersHello, put_frame,
-    put_welcome, read_messages, read_welcome,
+    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES_MAX, RegistersHello,
+    WIRE_VERSION, other_version, put_frame, put_welcome, read_messages, read_welcome,
 };
 use crate::command::DecodeError;
 use crate::host::{Host, ReadHalf, Stream, WriteHalf};
@@ -165,7 +165,9 @@ impl Dial {
         put_frame(&mut out, |out| self.hello.put(out));
         write_all(&mut write, &out).await?;
         let mut reader = FrameSource { read, buffer: BytesMut::new(), bytes_max: HELLO_BYTES_MAX };
-        let body = reader.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let ended = "it ended the connection at the greeting: it may be of another build";
+        let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, ended);
+        let body = reader.next().await?.ok_or_else(ended)?;
         match read_welcome(body).map_err(no_frame)? {
             Some(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
             None => Ok(Halves { read: reader.read, write }),
@@ -255,9 +257,20 @@ impl Door {
             }
             let mut reader = FrameSource { read, buffer: came, bytes_max: HELLO_BYTES_MAX };
             let body = reader.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-            Ok((RegistersHello::decode(body).map_err(no_frame)?, reader))
+            Ok((body, reader))
         });
-        let (hello, mut reader) = shaken.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let (body, mut reader) = shaken.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        // The answer has the same form in all versions.
+        if let Some(version) = other_version(&body) {
+            let reason = format!(
+                "it speaks version {WIRE_VERSION} of the wire between nodes, and this node version {version}: all nodes of a cluster are of one build"
+            );
+            tracing::warn!(version, own = WIRE_VERSION, "a peer of another build was refused");
+            let mut out = Vec::new();
+            put_frame(&mut out, |out| put_welcome(out, Some(&reason)));
+            return write_all(&mut write, &out).await;
+        }
+        let hello = RegistersHello::decode(body).map_err(no_frame)?;
         let refused = self.refusal(&hello).or_else(|| self.enter(&hello));
         let mut out = Vec::new();
         put_frame(&mut out, |out| put_welcome(out, refused.as_deref()));

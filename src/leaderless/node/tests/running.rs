@@ -1,5 +1,7 @@
 //! Operations, restarts, lost disks and deletes on running nodes.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 use crate::leaderless::message::Request;
 use crate::leaderless::node::store::FORGOTTEN_MAX;
@@ -364,6 +366,20 @@ async fn nodes_that_take_values_of_other_sizes_refuse_each_other() {
         complaint.is_some_and(|it| it.contains("99 ") && it.contains("value_max"))
     };
     cluster.wait("refused", is_said).await;
+}
+
+#[tokio::test]
+async fn a_node_of_another_build_is_told_so() {
+    let cluster = Cluster::begun(1).await;
+    let mut stream = Net::Local(cluster.net.clone()).dial(&address(1)).await.unwrap();
+    let mut out = PEER_PREFACE.to_vec();
+    wire::put_frame(&mut out, |out| out.extend([99, 0, 1, 2, 3]));
+    stream.write_all(&out).await.unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.unwrap();
+    let body = Bytes::from(said).slice(wire::FRAME_HEADER_BYTES..);
+    let reason = wire::read_welcome(body).unwrap().expect("it is refused");
+    assert!(reason.contains("version 99") && reason.contains("one build"), "{reason}");
 }
 
 #[tokio::test]

@@ -91,6 +91,12 @@ impl FrameHeader {
     }
 }
 
+/// The version that a hello speaks, if it is another than this node's.
+pub(in crate::leaderless::node) fn other_version(hello: &Bytes) -> Option<u16> {
+    let version = Cursor::new(hello.clone()).u16().ok()?;
+    (version != WIRE_VERSION).then_some(version)
+}
+
 impl RegistersHello {
     /// Appends the body.
     pub(in crate::leaderless::node) fn put(&self, out: &mut Vec<u8>) {

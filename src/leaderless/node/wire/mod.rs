@@ -34,8 +34,8 @@ use fields::{
     read_losses, read_records, read_refusal, read_sums, refusal_byte,
 };
 pub(super) use frame::{
-    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES_MAX, RegistersHello, end_frame,
-    put_frame, put_welcome, read_welcome,
+    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES_MAX, RegistersHello,
+    WIRE_VERSION, end_frame, other_version, put_frame, put_welcome, read_welcome,
 };
 
 /// What a node says of itself, again and again.
