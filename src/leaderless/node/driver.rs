@@ -64,8 +64,8 @@ pub(super) enum Event {
     StoreHere { key: Bytes, value: Option<Bytes>, version: Option<Version>, reply: OutcomeSender },
     /// What the clock shows is asked for.
     Clock(oneshot::Sender<Version>),
-    /// A version was seen.
-    RaiseClock(Version),
+    /// The clock is to show this version at least. The answer is false if that is too far ahead.
+    RaiseClock { version: Version, reply: oneshot::Sender<bool> },
     /// How the node is, is asked for.
     Status(oneshot::Sender<RegistersStatus>),
     /// Messages came.
@@ -282,7 +282,7 @@ impl Driver {
                 self.store_here(key, value, version, reply);
             }
             Event::Clock(reply) => drop(reply.send(self.clock.shown(self.now()))),
-            Event::RaiseClock(version) => self.clock.observe(self.now(), version),
+            Event::RaiseClock { version, reply } => drop(reply.send(self.raise_clock(version))),
             Event::Status(reply) => drop(reply.send(self.status())),
             Event::Peer { from, messages } => self.hear(from, messages),
             Event::Linked(peer) => {
@@ -305,6 +305,12 @@ impl Driver {
                 self.checkpoint_again = (!is_there).then(|| Instant::now() + CHECKPOINT_PAUSE);
             }
         }
+    }
+
+    /// A client's clock shows a version. False if that is too far ahead for this one to follow.
+    fn raise_clock(&mut self, version: Version) -> bool {
+        self.clock.observe(self.now(), version);
+        self.clock.shown(self.now()) >= version
     }
 
     fn unlinked(&mut self, number: NodeNumber, reason: String) {

@@ -1,7 +1,7 @@
 //! Why an operation has no result, and why a node does not start.
 
 use super::KEY_BYTES_MAX;
-use crate::leaderless::clock::{SKEW_MS_MAX, Version};
+use crate::leaderless::clock::{OBSERVED_MS_MAX, SKEW_MS_MAX, Version};
 
 /// Why an operation has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,9 +47,17 @@ pub enum BadInput {
         /// What it may have.
         max: u32,
     },
-    /// A clock that is too far ahead.
-    #[error("the clock is more than {SKEW_MS_MAX} ms ahead of this node's time")]
+    /// A clock that this node's is to be raised to, and is too far ahead.
+    #[error("the clock is more than {OBSERVED_MS_MAX} ms ahead of this node's time")]
     ClockAhead,
+    /// A clock to store under, of a client of the original's API, that is too far ahead.
+    #[error(
+        "the clock is more than {SKEW_MS_MAX} ms ahead of this node's time, and more than one tick above what the key holds"
+    )]
+    StoredAhead,
+    /// Version 0.
+    #[error("a value cannot be stored under the clock 0, 0")]
+    NoClock,
 }
 
 /// Why a node does not start.

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 pub use error::{BadInput, RegisterError, RegistersStartError};
 pub use status::{PeerStatus, RegistersStatus};
 
-use super::clock::{Clock, Moment, NodeNumber, SKEW_MS_MAX, Version, Writer};
+use super::clock::{Clock, Moment, NodeNumber, Version, Writer};
 use super::layout::Layout;
 use super::message::Held;
 use super::operation::{Errand, Level};
@@ -284,13 +284,13 @@ impl Registers {
     /// Raises the clock of this node to a version; nothing happens if that is lower.
     ///
     /// # Errors
-    /// It is more than 5 s ahead of this node's time.
+    /// It is more than 2.5 s ahead of this node's time.
     pub async fn raise_clock(&self, version: Version) -> Result<(), RegisterError> {
-        if version.moment() > moment_of(&self.host).later(SKEW_MS_MAX) {
-            return Err(RegisterError::BadInput(BadInput::ClockAhead));
-        }
-        let told = self.clients.send(Event::RaiseClock(version)).await;
-        told.map_err(|_| stopping())
+        let (reply, raised) = oneshot::channel();
+        let told = self.clients.send(Event::RaiseClock { version, reply }).await;
+        told.map_err(|_| stopping())?;
+        let is_raised = raised.await.map_err(|_| stopping())?;
+        if is_raised { Ok(()) } else { Err(RegisterError::BadInput(BadInput::ClockAhead)) }
     }
 
     /// How it is.

@@ -136,7 +136,7 @@ fn old() -> Bytes {
 fn a_write_at_quorum_asks_a_majority_and_goes_above_it() {
     let (mut bench, effects) = begin(set(), Level::Quorum);
     assert_eq!(sent(&effects), "a1 a2 a3");
-    let ahead = Version::from_number(NOW.later(3_000).get() << 22);
+    let ahead = Version::from_number(NOW.later(2_000).get() << 22);
     assert_eq!(sent(&bench.hear(2, told(ahead))), "");
     let effects = bench.hear(1, nothing());
     assert_eq!(sent(&effects), "n1 n2 n3");
