@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::clock::{Moment, NodeNumber, Version, is_admitted};
+use super::clock::{CEILING_LEAD_MS, Moment, NodeNumber, SKEW_MS_MAX, Version, is_admitted};
 use super::message::{Answer, Asker, Content, Held, Losses, Origin, Refusal, Response, Store};
 use super::repair::PullResponse;
 use super::rules::{Rule, Rules};
@@ -41,6 +41,15 @@ pub struct Numbers {
     pub lost: Lost,
     /// How often others did, as far as this node was copied by them.
     pub others_lost: BTreeMap<NodeNumber, u64>,
+}
+
+impl Numbers {
+    /// Whether a replica with these numbers takes a new version of this moment, as far as they tell: its time may have gone on
+    /// since.
+    pub fn admit(&self, moment: Moment) -> bool {
+        let time = self.ceiling.earlier(CEILING_LEAD_MS);
+        self.fence < moment && moment <= time.later(SKEW_MS_MAX)
+    }
 }
 
 /// A moment up to which every record is at all its replicas. A delete that old is forgotten, and nothing
@@ -168,6 +177,14 @@ impl Replica {
         &self.durable
     }
 
+    /// This node's time, where the time of day is this. It never goes back: a clock that was ahead and was put right would
+    /// else propose below the fences that were put meanwhile, and refuse what other nodes propose that were ahead as well. What
+    /// it was is to be seen by the ceiling; and a fence was within the time when it was put.
+    pub fn time(&self, time_of_day: Moment) -> Moment {
+        let Numbers { ceiling, fence, .. } = &self.latest;
+        time_of_day.max(ceiling.earlier(CEILING_LEAD_MS)).max(fence.later(1))
+    }
+
     /// Whether it answers asks.
     pub fn standing(&self) -> Standing {
         // It is not ready before that is synced, and no more once anything says so.
@@ -240,7 +257,7 @@ impl Replica {
         self.once_durable(key, ReplicaEffect::Respond { to, response })
     }
 
-    /// Somebody wants a record stored. `now` is this node's time of day.
+    /// Somebody wants a record stored. `now` is this node's [time](Self::time).
     pub fn store(
         &mut self,
         to: Asker,

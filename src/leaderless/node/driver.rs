@@ -514,8 +514,13 @@ impl Driver {
         }
     }
 
-    /// The time of day.
+    /// The node's time: the time of day, unless that went back ([`Replica::time`]).
     pub(super) fn now(&self) -> Moment {
+        self.replica.time(self.time_of_day())
+    }
+
+    /// What the clock on the wall shows.
+    pub(super) fn time_of_day(&self) -> Moment {
         moment_of(&self.host)
     }
 

@@ -454,7 +454,8 @@ impl Making<'_> {
         let numbers = store.kept.numbers.clone();
         let writer = Writer { node: own, losses: numbers.lost.count };
         let mut clock = Clock::open(writer, numbers.ceiling, rules);
-        clock.observe(moment_of(host), store.highest);
+        let replica = Replica::open(own, &nodes, numbers, rules);
+        clock.observe(replica.time(moment_of(host)), store.highest);
         let mut peers = BTreeMap::new();
         for node in config.layout.nodes().iter().filter(|node| node.number != own) {
             let Some(address) = &node.address else { continue };
@@ -471,7 +472,7 @@ impl Making<'_> {
             own,
             layout: config.layout.clone(),
             rules,
-            replica: Replica::open(own, &nodes, numbers, rules),
+            replica,
             store,
             clock,
             signals: signals.clone(),

@@ -239,7 +239,7 @@ impl Driver {
             self.peers.iter().filter(|(_, peer)| is_gone(peer)).map(|(at, _)| *at).collect();
         if self.peers.is_empty() {
             // Nobody pulls from a node that is alone.
-            let fence = self.now().earlier(self.pace.fence_lag_ms());
+            let fence = self.time_of_day().earlier(self.pace.fence_lag_ms());
             let pause = u64::try_from(self.pace.pull_every.as_millis()).unwrap_or(u64::MAX);
             if self.replica.numbers().fence.later(pause) <= fence {
                 let effects = self.replica.raise_fence(fence);
@@ -291,7 +291,8 @@ impl Driver {
         }
         let id = self.next_id();
         let floor = self.replica.numbers().floor.clone();
-        let fence = self.now().earlier(self.pace.fence_lag_ms());
+        // And not by this node's time: others would refuse it while that is ahead, and it need not be high.
+        let fence = self.time_of_day().earlier(self.pace.fence_lag_ms());
         let (pull, effects) = Pull::begin(floor, fence, self.rules);
         self.pulls.insert(id, Pulling { pull, from, wakes: None, at: now });
         self.carry_out_pull(id, effects);

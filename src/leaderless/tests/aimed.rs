@@ -10,6 +10,45 @@ use super::world::World;
 
 type Outcome = Result<(), Fault>;
 
+/// All clocks are two hours ahead while there are writes, fences and restarts, and are then put right. Writes go on, through each
+/// node, also through one that is started again.
+#[test]
+fn clocks_that_were_ahead_and_are_put_right_stop_no_write() {
+    const AHEAD_MS: i64 = 7_200_000;
+    const FENCE_LAG_MS: i64 = 60_000;
+    for is_written in [true, false] {
+        let mut world = World::scripted(Rules::default());
+        let mut all = || -> Outcome {
+            world.set_clocks(AHEAD_MS);
+            for node in 1..=3 {
+                if is_written {
+                    world.op(node, set("x"), Level::Quorum)?;
+                    world.flow(ALL)?;
+                }
+            }
+            for (node, from) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
+                world.confirm(node, from)?;
+            }
+            world.set_clocks(FENCE_LAG_MS); // a fence is put behind the time
+            for node in 1..=3 {
+                world.raise_ceiling(node)?;
+            }
+            world.set_clocks(-AHEAD_MS);
+            let written = world.counts.written;
+            for node in 1..=3 {
+                world.op(node, set("y"), Level::All)?;
+                world.flow(ALL)?;
+                world.turn_back(node, 0);
+                world.op(node, set("z"), Level::All)?;
+                world.flow(ALL)?;
+            }
+            assert_eq!(world.counts.written, written + 6, "{:?}", world.counts);
+            Ok(())
+        };
+        assert_eq!(all(), Ok(()));
+    }
+}
+
 /// All pairs of nodes.
 const ALL: &str = "11 12 13 21 22 23 31 32 33";
 

@@ -26,6 +26,8 @@ use super::random::Random;
 const MESSAGES_MAX: usize = 300;
 /// Where time begins, in milliseconds since 2020.
 const BEGIN_MS: u64 = 200_000_000_000;
+/// How far ahead clocks are that are put right.
+const PUT_RIGHT_MS: i64 = 3_600_000;
 /// A node that was down so long may be left out of the floor.
 const LEFT_OUT_MS: u64 = 400;
 /// The directories that a cluster begins with have this number; those that come after a lost disk have others.
@@ -213,6 +215,8 @@ pub(super) struct World {
     weights: Vec<(Happening, u64)>,
     /// No message is lost or doubled, and nothing is left to chance.
     is_scripted: bool,
+    /// Clocks begin an hour ahead, and are put right one after the other.
+    is_put_right: bool,
     mix: Mix,
     pub(super) counts: Counts,
 }
@@ -263,7 +267,7 @@ impl Node {
     }
 
     fn now(&self, now_ms: u64) -> Moment {
-        Moment::new(now_ms.saturating_add_signed(self.offset))
+        self.replica.time(Moment::new(now_ms.saturating_add_signed(self.offset)))
     }
 
     fn held(&self, key: &Bytes) -> Held {
@@ -321,7 +325,13 @@ impl World {
             let offset = i64::try_from(random.below(4_000)).unwrap() - 2_000;
             Node::new(*own, &numbers, rules, offset)
         });
-        let nodes = nodes.collect();
+        let mut nodes: Vec<Node> = nodes.collect();
+        // Of a source of its own: the other schedules are as they would be without.
+        let mut of_clocks = Random::new(!seed);
+        let is_put_right = of_clocks.chance(200);
+        for node in nodes.iter_mut().filter(|_| is_put_right && of_clocks.chance(700)) {
+            node.offset += PUT_RIGHT_MS;
+        }
         let keys: &[&'static [u8]] = if random.chance(500) { &[b"a"] } else { &[b"a", b"b"] };
         // In some, floors move and nodes that were away meet them.
         let forgets = random.chance(400);
@@ -359,6 +369,7 @@ impl World {
             },
             counts: Counts::default(),
             is_scripted: false,
+            is_put_right,
             layout,
             random,
         };
@@ -426,7 +437,7 @@ impl World {
                 let jump = i64::try_from(self.random.below(3_000)).unwrap() - 1_500;
                 let offset = self.nodes[at].offset + jump;
                 self.nodes[at].offset = offset.clamp(-4_000, 4_000);
-                Ok(())
+                self.tend_ceiling(at)
             }
             Happening::TimeOut => self.time_out(at),
         }
@@ -609,9 +620,9 @@ impl World {
         }
         let at = at(to.node);
         let node = &mut self.nodes[at];
+        let now = node.now(self.now_ms);
         let Some(running) = node.running.get_mut(&to.operation) else { return Ok(()) };
         let held = node.memory.get(running.operation.key()).map_or(Version::NONE, |it| it.version);
-        let now = Moment::new(self.now_ms.saturating_add_signed(node.offset));
         let mut local = Local { now, clock: &mut node.clock, held };
         let effects = running.operation.response(&mut local, from, response);
         self.carry_out(at, to.operation, effects)
@@ -710,6 +721,15 @@ impl World {
         Ok(())
     }
 
+    /// The ceiling of a node's clock follows its time.
+    fn tend_ceiling(&mut self, at: usize) -> Result<(), Fault> {
+        let node = &mut self.nodes[at];
+        let now = node.now(self.now_ms);
+        let due = if node.is_up { node.clock.ceiling_due(now) } else { None };
+        let effects = due.map(|ceiling| node.replica.raise_ceiling(ceiling)).unwrap_or_default();
+        self.apply(at, effects)
+    }
+
     // -- nodes that stop and start
 
     fn crash_or_start(&mut self, at: usize) {
@@ -792,10 +812,11 @@ impl World {
         let all: Vec<_> = self.layout.nodes().iter().map(|node| node.number).collect();
         let writer = Writer { node: own, losses: numbers.lost.count };
         node.clock = Clock::open(writer, numbers.ceiling, self.rules);
-        for held in node.memory.values() {
-            node.clock.observe(node.now(self.now_ms), held.version);
-        }
         node.replica = Replica::open(own, &all, numbers, self.rules);
+        let now = node.now(self.now_ms);
+        for held in node.memory.values() {
+            node.clock.observe(now, held.version);
+        }
         node.is_up = true;
     }
 
@@ -1198,6 +1219,9 @@ impl World {
             }
             self.nodes[at].offset = 0;
         }
+        if self.is_put_right {
+            self.now_ms += PUT_RIGHT_MS.unsigned_abs(); // it has come up to what clocks had shown
+        }
         // Clocks may be ahead, by what a ceiling is: a few nodes need more rounds for that to pass.
         for _ in 0..2 * count + 10 {
             if self.is_alike() && self.tombstones() == 0 {
@@ -1325,6 +1349,13 @@ impl World {
         self.start(node - 1);
     }
 
+    /// The time of day of all nodes is so much later, or earlier.
+    pub(super) fn set_clocks(&mut self, ms: i64) {
+        for node in &mut self.nodes {
+            node.offset += ms;
+        }
+    }
+
     /// A node stops, starts with an empty disk, and copies what the others hold.
     pub(super) fn lose_and_copy(&mut self, node: usize) -> Result<(), Fault> {
         self.crash(node - 1);
@@ -1362,6 +1393,12 @@ impl World {
             self.flow(&pairs)?;
         }
         assert!(self.nodes[node - 1].pulls.is_empty());
+        self.sync_all(node - 1)
+    }
+
+    /// A node has the ceiling of its clock follow its time, as it does now and then.
+    pub(super) fn raise_ceiling(&mut self, node: usize) -> Result<(), Fault> {
+        self.tend_ceiling(node - 1)?;
         self.sync_all(node - 1)
     }
 
