@@ -47,6 +47,8 @@ const TICK: Duration = Duration::from_millis(25);
 const FRAME_BYTES: usize = 4 << 20;
 /// Before a checkpoint is tried again that found no room.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
+/// Messages to a peer that wait for the disk: a step of a pull and one of a copy, and what is left of those before.
+const HELD_MAX: usize = 8;
 /// A peer that was not heard for so long is down.
 pub(super) const DOWN_AFTER: Duration = Duration::from_secs(1);
 
@@ -434,7 +436,7 @@ impl Driver {
     pub(super) fn send_once_synced(&mut self, to: NodeNumber, message: PeerMessage) {
         if self.synced >= self.written {
             self.send(to, &message);
-        } else {
+        } else if self.after_sync.iter().filter(|(_, other, _)| *other == to).count() < HELD_MAX {
             self.after_sync.push_back((self.written, to, message));
         }
     }

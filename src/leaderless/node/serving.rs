@@ -3,6 +3,8 @@
 //! Called by `driver`; calls `replica`, `store`. Invariant:
 //!
 //! - I1: what cannot be carried out at all is not answered: whoever asked counts a replica less.
+//! - V3: records leave this node once they are synced: a version that is lost here may be given again (V1 of
+//!   `leaderless/clock.rs`), and is not to be at others by then.
 
 use super::driver::Driver;
 use super::wire::PeerMessage;
@@ -94,7 +96,7 @@ impl Driver {
             }
         };
         let response = Response::Pulled(response);
-        self.send(other, &PeerMessage::Response(from.operation.0, response));
+        self.send_once_synced(other, PeerMessage::Response(from.operation.0, response)); // V3
     }
 
     /// Another node wants to copy what this one holds.
@@ -120,6 +122,7 @@ impl Driver {
         let page = self.store.page(other, from, RECORDS_BYTES_MAX);
         let (next, records) = (page.next, page.records);
         let floor = self.replica.numbers().floor.moment;
-        self.send(other, &PeerMessage::CopyPaged { attempt, from, next, floor, records });
+        let paged = PeerMessage::CopyPaged { attempt, from, next, floor, records };
+        self.send_once_synced(other, paged); // V3
     }
 }
