@@ -170,7 +170,9 @@ pub enum Refusal {
     /// It is no version at all.
     #[error("there is no version 0")]
     NoVersion,
-    /// Its memory or its disk is full, or its disk is behind.
-    #[error("the replica has no room for it: full memory, a full disk, or one that is behind")]
+    /// Its memory or its disk is full, or its disk is behind; or too much waits to be sent to it.
+    #[error(
+        "there is no room for it: the replica's memory or disk is full, its disk is behind, or too much waits to be sent to it"
+    )]
     NoRoom,
 }

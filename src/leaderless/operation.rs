@@ -17,7 +17,8 @@
 //! - I2: an operation has one version. A store that was refused is not tried again under a higher
 //!   one: it may have been read meanwhile, and the value would then appear twice.
 //! - I3: the outcome is acknowledged, certainly not stored, or unknown. After the first store was sent
-//!   it is the second only where every replica has refused it for good: no link carries a message twice.
+//!   it is the second only where every replica has refused it for good, or could not be sent it: no link carries a
+//!   message twice.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -274,7 +275,7 @@ impl Operation {
                     }
                 }
             }
-            Response::Refused(refusal) => self.take_refusal(from, refusal, &mut effects),
+            Response::Refused(refusal) => self.take_refusal(local, from, refusal, &mut effects),
             Response::Pulled(_) => {} // of a pull
         }
         effects
@@ -357,12 +358,22 @@ impl Operation {
         }
     }
 
-    fn take_refusal(&mut self, from: NodeNumber, refusal: Refusal, effects: &mut Effects) {
+    fn take_refusal(
+        &mut self,
+        local: &Local<'_>,
+        from: NodeNumber,
+        refusal: Refusal,
+        effects: &mut Effects,
+    ) {
         let is_of_ask = refusal == Refusal::Copying; // the others are of stores
         if is_of_ask != (self.phase == Phase::Asking) {
             return;
         }
         self.refused.insert(from, refusal);
+        if self.phase == Phase::StoringOwn && from == self.task.own {
+            self.give_up(Failure::Refused(refusal), effects); // nobody else was sent anything
+            return;
+        }
         let is_one_read = self.phase == Phase::Asking && self.task.level == Level::One;
         if is_one_read && from == self.task.own {
             let others: Vec<_> =
@@ -375,6 +386,7 @@ impl Operation {
         let is_decided = self.phase == Phase::Asking
             || self.task.errand == Errand::Get
             || !self.storers.is_empty()
+            || local.held >= self.chosen.version // it waits for the disk of this node, and is there
             || !refusal.is_final()
             || self.refused.len() == self.task.replicas.len(); // else it may yet be certain
         if is_decided && self.task.replicas.len() - self.refused.len() < self.needed() {
@@ -535,7 +547,11 @@ impl Operation {
     }
 
     fn give_up(&mut self, failure: Failure, effects: &mut Effects) {
-        let is_sent = matches!(self.phase, Phase::StoringOwn | Phase::Storing);
+        let is_sent = match self.phase {
+            Phase::StoringOwn => !self.refused.contains_key(&self.task.own),
+            Phase::Storing => true,
+            Phase::Asking | Phase::AwaitsCeiling | Phase::Done => false,
+        };
         let is_refused = self.refused.len() == self.task.replicas.len()
             && self.refused.values().all(|refusal| refusal.is_final());
         let outcome = match self.phase {

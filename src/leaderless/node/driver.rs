@@ -82,11 +82,11 @@ pub(super) enum Event {
     Checkpointed { is_there: bool },
 }
 
-/// A message of this node to itself.
+/// A message of this node to itself, or in place of another one that it could not be sent to.
 #[derive(Debug)]
 pub(super) enum Local {
     Request(Asker, Request),
-    Response(OperationId, Response),
+    Response(NodeNumber, OperationId, Response),
 }
 
 /// Another node.
@@ -138,6 +138,11 @@ impl Peer {
     /// How it says it stands, if it is up.
     pub(super) fn standing(&self, now: Instant) -> Option<Standing> {
         self.gossip.as_ref().filter(|_| self.is_up(now)).map(|gossip| gossip.standing)
+    }
+
+    /// Whether more may wait for it.
+    pub(super) fn has_room(&self) -> bool {
+        self.link.queued() + self.out.len() <= QUEUE_BYTES_MAX
     }
 
     fn flush(&mut self) {
@@ -374,8 +379,8 @@ impl Driver {
         while let Some(local) = self.local.pop_front() {
             match local {
                 Local::Request(asker, request) => self.request(asker, request),
-                Local::Response(operation, response) => {
-                    self.response(self.own, operation.0, response);
+                Local::Response(from, operation, response) => {
+                    self.response(from, operation.0, response);
                 }
             }
         }
@@ -396,7 +401,7 @@ impl Driver {
                 }
                 ReplicaEffect::Respond { to, response } => {
                     if to.node == self.own {
-                        self.local.push_back(Local::Response(to.operation, response));
+                        self.local.push_back(Local::Response(self.own, to.operation, response));
                     } else {
                         let message = PeerMessage::Response(to.operation.0, response);
                         self.send(to.node, &message);
@@ -419,9 +424,13 @@ impl Driver {
     /// Sends a message to a peer, if there is room; says whether it did.
     pub(super) fn send(&mut self, to: NodeNumber, message: &PeerMessage) -> bool {
         let Some(peer) = self.peers.get_mut(&to) else { return false };
-        let is_gossip = matches!(message, PeerMessage::Gossip(_));
-        let is_full = peer.link.queued() + peer.out.len() > QUEUE_BYTES_MAX;
-        if !peer.is_linked || is_full && !is_gossip {
+        // Outcomes are as many as the peer passes on, and short, but for values that were read.
+        let is_short = match message {
+            PeerMessage::Gossip(_) => true,
+            PeerMessage::Forwarded(_, result) => !matches!(result, Ok(Done::Read(_))),
+            _ => false,
+        };
+        if !peer.is_linked || !peer.has_room() && !is_short {
             peer.dropped += u64::from(peer.is_linked);
             return false;
         }

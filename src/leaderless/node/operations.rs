@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::driver::{Driver, Local, OutcomeSender};
+use super::driver::{Driver, Local, OutcomeSender, Peer};
 use super::error::RegisterError;
 use super::wire::{Done, PeerMessage};
 use crate::leaderless::clock::{Moment, NoVersion, NodeNumber, SKEW_MS_MAX, Version};
@@ -101,17 +101,11 @@ impl Driver {
             Level::Quorum => count / 2 + 1,
             Level::All => count,
         };
-        let now = Instant::now();
-        let is_up = |node: &&NodeNumber| {
-            **node == self.own || self.peers.get(node).is_some_and(|peer| peer.is_up(now))
-        };
-        let up = replicas.iter().filter(is_up).count();
-        if up < needed {
-            let reason =
-                format!("{up} of {count} replicas of the key are up, and {needed} are needed");
-            self.reply(reply, not_stored(reason));
+        if let Some(refused) = self.too_few(&replicas, needed) {
+            self.reply(reply, Err(refused));
             return;
         }
+        let now = Instant::now();
         let id = self.next_id();
         let task = Task { errand, key, level, replicas, own: self.own };
         let held = self.store.version(&task.key);
@@ -123,6 +117,25 @@ impl Driver {
         self.jobs.insert(id, Job::Operation(Box::new(running)));
         self.deadlines.push_back((now + OPERATION_TIMEOUT, id));
         self.carry_out(id, effects);
+    }
+
+    /// Why an operation is not begun, if too few replicas can be sent anything.
+    fn too_few(&self, replicas: &[NodeNumber], needed: usize) -> Option<RegisterError> {
+        let now = Instant::now();
+        let is_up = |node: &&NodeNumber| {
+            **node == self.own || self.peers.get(node).is_some_and(|peer| peer.is_up(now))
+        };
+        let (up, count) = (replicas.iter().filter(is_up).count(), replicas.len());
+        if up < needed {
+            let reason =
+                format!("{up} of {count} replicas of the key are up, and {needed} are needed");
+            return Some(RegisterError::NotStored(reason));
+        }
+        let has_room = |node: &&NodeNumber| is_up(node) && self.has_room_to(**node);
+        (replicas.iter().filter(has_room).count() < needed).then(|| {
+            let words = "too much waits to be sent to the replicas of the key";
+            RegisterError::Busy(words.into())
+        })
     }
 
     /// Why nothing is begun here now, if so. Deletes go on in full memory: they free it.
@@ -251,19 +264,45 @@ impl Driver {
         }
     }
 
+    /// Whether a message can be sent to a replica, which may be this node.
+    fn has_room_to(&self, node: NodeNumber) -> bool {
+        let is_room = |peer: &Peer| peer.is_linked && peer.has_room();
+        node == self.own || self.peers.get(&node).is_some_and(is_room)
+    }
+
+    /// Whether the stores of a write can be sent to too few replicas: then they are sent to none, so that the
+    /// write is certainly not stored.
+    fn is_hopeless(&self, id: u64, effects: &[OperationEffect]) -> bool {
+        let Some(Job::Operation(running)) = self.jobs.get(&id) else { return false };
+        let stores = effects.iter().filter_map(|effect| match effect {
+            OperationEffect::Send { to, request: Request::Store(_) } => Some(*to),
+            _ => None,
+        });
+        stores.clone().count() == running.replicas
+            && stores.filter(|to| self.has_room_to(*to)).count() < running.needed
+    }
+
     /// Carries out what an operation wants.
     fn carry_out(&mut self, id: u64, effects: Vec<OperationEffect>) {
         let from = Asker { node: self.own, operation: OperationId(id) };
+        let is_hopeless = self.is_hopeless(id, &effects);
         for effect in effects {
             match effect {
                 OperationEffect::Send { to, request } => {
-                    let is_sent = if to == self.own {
+                    let is_store = matches!(request, Request::Store(_));
+                    let mut is_sent = true;
+                    if is_store && is_hopeless {
+                        is_sent = false;
+                    } else if to == self.own {
                         self.local.push_back(Local::Request(from, request));
-                        true
                     } else {
-                        self.send(to, &PeerMessage::Request(id, request))
-                    };
-                    self.count_unanswered(id, usize::from(is_sent));
+                        is_sent = self.send(to, &PeerMessage::Request(id, request));
+                    }
+                    if is_store && !is_sent {
+                        let refused = Response::Refused(Refusal::NoRoom);
+                        self.local.push_back(Local::Response(to, from.operation, refused));
+                    }
+                    self.count_unanswered(id, usize::from(is_sent || is_store));
                 }
                 OperationEffect::StoreHere(store) => {
                     self.count_unanswered(id, 1);
@@ -340,7 +379,12 @@ impl Driver {
         match to {
             ReplyTo::Here(reply) => drop(reply.send(result)), // whoever asked may have gone
             ReplyTo::Peer { node, id } => {
-                self.send(node, &PeerMessage::Forwarded(id, result));
+                let is_sent = self.send(node, &PeerMessage::Forwarded(id, result));
+                if !is_sent {
+                    let words = "too much waits to be sent to the node that passed this on";
+                    let busy = Err(RegisterError::Busy(words.into()));
+                    self.send(node, &PeerMessage::Forwarded(id, busy));
+                }
             }
         }
     }

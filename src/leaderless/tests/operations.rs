@@ -350,6 +350,40 @@ fn a_version_far_ahead_is_in_the_own_copy_before_others_see_it() {
     assert_eq!(outcome(&bench.stored(3, first)), Outcome::Written { version: first });
 }
 
+/// The own copy takes it not, and nobody else was sent anything.
+#[test]
+fn a_version_far_ahead_that_the_own_copy_refuses_is_certainly_not_stored() {
+    let bad = Version::from_number(NOW.later(SKEW_MS_MAX + 1).get() << 22);
+    for refusal in [Refusal::NoRoom, Refusal::Ahead] {
+        let (mut bench, _) = begin(set(), Level::Quorum);
+        bench.hear(1, nothing());
+        assert_eq!(sent(&bench.hear(2, told(bad))), "here");
+        let effects = bench.hear(1, Response::Refused(refusal));
+        assert_eq!(outcome(&effects), Outcome::Failed(Failure::Refused(refusal)));
+    }
+}
+
+/// Two replicas have no room. The own copy has taken the write, and waits for the disk: the outcome is decided.
+#[test]
+fn a_write_that_only_the_own_copy_takes_is_unknown_at_once() {
+    let (mut bench, _) = begin(set(), Level::Quorum);
+    bench.hear(1, nothing());
+    let version = proposed(&bench.hear(2, nothing())).version;
+    bench.held = version;
+    let refused = Response::Refused(Refusal::NoRoom);
+    assert_eq!(sent(&bench.hear(2, refused.clone())), "");
+    let effects = bench.hear(3, refused.clone());
+    assert_eq!(outcome(&effects), Outcome::Unknown { version, stored_by: 0 });
+    // If it has not, it may refuse as well.
+    let (mut bench, _) = begin(set(), Level::Quorum);
+    bench.hear(1, nothing());
+    bench.hear(2, nothing());
+    bench.hear(2, refused.clone());
+    assert_eq!(sent(&bench.hear(3, refused.clone())), "");
+    let effects = bench.hear(1, refused);
+    assert_eq!(outcome(&effects), Outcome::Failed(Failure::Refused(Refusal::NoRoom)));
+}
+
 /// A replica acknowledged, lost its disk and copied from the others, before these stored the write.
 #[test]
 fn what_a_replica_said_before_it_lost_its_disk_counts_no_more() {
