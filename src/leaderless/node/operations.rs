@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use super::driver::{Driver, Local, OutcomeSender, Peer};
 use super::error::RegisterError;
 use super::wire::{Done, PeerMessage};
-use crate::leaderless::clock::{Moment, NoVersion, NodeNumber, SKEW_MS_MAX, Version};
+use crate::leaderless::clock::{
+    CEILING_NEAR_MS, Moment, NoVersion, NodeNumber, SKEW_MS_MAX, Version,
+};
 use crate::leaderless::message::{
     Asker, Content, Held, OperationId, Origin, Refusal, Request, Response, Store,
 };
@@ -82,7 +84,11 @@ impl Driver {
         }
         let replicas = self.layout.replicas(&key);
         let is_ready = self.replica.standing() == Standing::Ready;
-        if !is_ready || !replicas.contains(&self.own) {
+        let is_better_elsewhere = matches!(reply, ReplyTo::Here(_))
+            && errand != Errand::Get
+            && !self.is_able(self.own, &replicas)
+            && self.able_peer(&replicas).is_some();
+        if !is_ready || !replicas.contains(&self.own) || is_better_elsewhere {
             self.forward(reply, (errand, key, level), &replicas);
             return;
         }
@@ -187,10 +193,8 @@ impl Driver {
             return;
         }
         let now = Instant::now();
-        let is_ready = |node: &&NodeNumber| {
-            self.peers.get(node).is_some_and(|peer| peer.standing(now) == Some(Standing::Ready))
-        };
-        let Some(to) = replicas.iter().find(is_ready).copied() else {
+        let able = if errand == Errand::Get { None } else { self.able_peer(replicas) };
+        let Some(to) = able.or_else(|| self.ready_peers(replicas).next()) else {
             self.reply(reply, not_stored("no replica of the key is up and ready"));
             return;
         };
@@ -208,6 +212,41 @@ impl Driver {
             let words = "too much waits for the replica that would run this";
             self.reply(reply, Err(RegisterError::Busy(words.into())));
         }
+    }
+
+    /// Those of the replicas of a key that answer, and are not this node.
+    fn ready_peers(&self, replicas: &[NodeNumber]) -> impl Iterator<Item = NodeNumber> {
+        let now = Instant::now();
+        let is_ready = move |node: &NodeNumber| {
+            self.peers.get(node).is_some_and(|peer| peer.standing(now) == Some(Standing::Ready))
+        };
+        replicas.iter().copied().filter(is_ready)
+    }
+
+    /// The first of them whose writes can succeed.
+    fn able_peer(&self, replicas: &[NodeNumber]) -> Option<NodeNumber> {
+        self.ready_peers(replicas).find(|node| self.is_able(*node, replicas))
+    }
+
+    /// Whether what a replica of a key proposes is taken by a majority of the key's replicas, itself among them, as far as
+    /// gossip tells. If not, its clock is far from those of the others, and its writes would end as unknown.
+    fn is_able(&self, node: NodeNumber, replicas: &[NodeNumber]) -> bool {
+        let numbers =
+            |node: &NodeNumber| self.peers.get(node)?.gossip.as_ref().map(|gossip| &gossip.numbers);
+        let moment = if node == self.own {
+            self.clock.shown(self.now()).moment()
+        } else {
+            numbers(&node).map_or(Moment::default(), |it| it.ceiling.earlier(CEILING_NEAR_MS))
+        };
+        let takes = |replica: &&NodeNumber| {
+            **replica == node
+                || if **replica == self.own {
+                    self.replica.numbers().admit(moment)
+                } else {
+                    numbers(replica).is_some_and(|numbers| numbers.admit(moment))
+                }
+        };
+        2 * replicas.iter().filter(takes).count() > replicas.len()
     }
 
     /// The outcome of an operation that was passed on.
