@@ -99,8 +99,9 @@ pub(super) struct Peer {
     out: Vec<u8>,
     pub(super) is_linked: bool,
     pub(super) heard_at: Option<Instant>,
-    /// What it said of itself last.
+    /// What it said of itself last, and when that was heard.
     pub(super) gossip: Option<Gossip>,
+    pub(super) gossip_at: Option<Instant>,
     pub(super) complaint: Option<String>,
     pub(super) dropped: u64,
     /// When a pull from it was begun last; none is due before it is up.
@@ -121,6 +122,7 @@ impl Peer {
             is_linked: false,
             heard_at: None,
             gossip: None,
+            gossip_at: None,
             complaint: None,
             dropped: 0,
             pulled_at: None,

@@ -10,11 +10,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Local, OutcomeSender, Peer};
-use super::error::RegisterError;
+use super::error::{BadInput, RegisterError};
 use super::wire::{Done, PeerMessage};
-use crate::leaderless::clock::{
-    CEILING_NEAR_MS, Moment, NoVersion, NodeNumber, SKEW_MS_MAX, Version,
-};
+use crate::leaderless::clock::{CEILING_NEAR_MS, Moment, NoVersion, NodeNumber, Version};
 use crate::leaderless::message::{
     Asker, Content, Held, OperationId, Origin, Refusal, Request, Response, Store,
 };
@@ -25,6 +23,8 @@ use crate::leaderless::replica::Standing;
 
 /// How long an operation may take.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How late an operation may come that was passed on, in milliseconds: gossip is a moment old, and a ceiling moves in steps.
+const LATE_MS_MAX: u64 = 5_000;
 /// Most operations under way that this node runs or passed on.
 const JOB_COUNT_MAX: usize = 1 << 16;
 
@@ -204,14 +204,23 @@ impl Driver {
         let replicas = replicas.len();
         self.jobs.insert(id, Job::Forwarded { to, reply, again, replicas });
         self.deadlines.push_back((now + OPERATION_TIMEOUT, id));
-        let timeout_ms = u64::try_from(OPERATION_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let until = self.now().later(timeout_ms);
+        let until = self.until(to, now);
         if !self.send(to, &PeerMessage::Forward { id, until, errand, key, level })
             && let Some(Job::Forwarded { reply, .. }) = self.jobs.remove(&id)
         {
             let words = "too much waits for the replica that would run this";
             self.reply(reply, Err(RegisterError::Busy(words.into())));
         }
+    }
+
+    /// Up to when a node may begin what is passed on to it now, by that node's own ceiling, which follows its time: no two clocks
+    /// are compared, however far apart they are.
+    fn until(&self, to: NodeNumber, now: Instant) -> Moment {
+        let peer = self.peers.get(&to);
+        let since = peer.and_then(|peer| peer.gossip_at).map_or(Duration::ZERO, |at| now - at);
+        let ceiling = peer.and_then(|peer| peer.gossip.as_ref()).map(|it| it.numbers.ceiling);
+        let ms = u64::try_from((since + OPERATION_TIMEOUT).as_millis()).unwrap_or(u64::MAX);
+        ceiling.unwrap_or_default().later(ms)
     }
 
     /// Those of the replicas of a key that answer, and are not this node.
@@ -266,7 +275,7 @@ impl Driver {
     }
 
     /// An operation that was passed on here. One that comes late is not begun: whoever asked for it has been told that its outcome
-    /// is unknown, and a write could go above newer ones.
+    /// is unknown, and a write could go above newer ones. A ceiling that does not move, for the disk is full, says nothing.
     pub(super) fn begin_forwarded(
         &mut self,
         reply: ReplyTo,
@@ -274,7 +283,8 @@ impl Driver {
         what: (Errand, Bytes, Level),
     ) {
         let (errand, key, level) = what;
-        if self.now() > until.later(SKEW_MS_MAX) {
+        let shown = self.now().min(self.replica.numbers().ceiling);
+        if shown > until.later(LATE_MS_MAX) {
             self.reply(reply, not_stored("it was under way for too long"));
             return;
         }
@@ -559,6 +569,8 @@ impl Driver {
             Response::Refused(refusal @ (Refusal::Copying | Refusal::NoRoom)) => {
                 Err(RegisterError::Busy(refusal.to_string()))
             }
+            Response::Refused(Refusal::Ahead) => Err(BadInput::StoredAhead.into()),
+            Response::Refused(Refusal::NoVersion) => Err(BadInput::NoClock.into()),
             Response::Refused(refusal) => not_stored(refusal.to_string()),
             Response::Pulled(_) => not_stored("no answer"),
         };

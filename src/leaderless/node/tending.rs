@@ -180,7 +180,7 @@ impl Driver {
     pub(super) fn hear_gossip(&mut self, from: NodeNumber, gossip: Gossip) {
         let (floor, losses) = (gossip.numbers.floor.clone(), gossip.numbers.lost.count);
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.gossip = Some(gossip);
+            (peer.gossip, peer.gossip_at) = (Some(gossip), Some(Instant::now()));
         }
         self.hear_floor(&floor);
         // One that was accepted is told in no other way, and the next one has to be counted above it.
