@@ -15,6 +15,14 @@ use super::{ClientError, addresses_in, bench, import, print};
 use crate::cli::{BenchFlags, RegisterAsked, RegisterBench, RegisterTask, Servers};
 use crate::leaderless::operation::Level;
 
+/// Clocks that are further apart, in milliseconds: each node refuses what the other one proposes that is ahead.
+const CLOCKS_APART_MS: i64 = 5_000;
+/// A version that was refused as too far ahead is spoken of for so long, in milliseconds.
+const AHEAD_TOLD_MS: u64 = 60_000;
+/// A time of day that went back by less, in milliseconds, is nothing to speak of.
+const STANDS_TOLD_MS: u64 = 1_000;
+/// Two nodes that are up compare what they hold every 10 s, up to a minute ago; in milliseconds.
+const UNCONFIRMED_MS: u64 = 300_000;
 /// What `status` exits with where something is not well.
 const EXIT_UNWELL: u8 = 3;
 
@@ -185,18 +193,66 @@ fn troubles(status: &Json) -> Vec<String> {
     if !busy.is_empty() {
         found.push(format!("it refuses writes: {busy}"));
     }
-    for peer in peers(status) {
-        if peer.get("is_up") == Some(&Json::Bool(false)) {
-            let (id, complaint) = (word(peer, "id"), word(peer, "complaint"));
-            let why = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
-            found.push(format!("node {id} is not heard{why}"));
-        }
+    if status.get("sees_majority") == Some(&Json::Bool(false)) && waits_for.is_empty() {
+        found.push("it sees no majority of the nodes: most operations fail here".to_owned());
     }
+    found.extend(troubles_with_clock(status));
+    found.extend(peers(status).filter_map(|peer| trouble_with(status, peer)));
     if status.get("clashes").and_then(Json::as_u64).is_some_and(|count| count > 0) {
         let clashes = word(status, "clashes");
         found.push(format!("{clashes} times two values had one version: two nodes run as one id"));
     }
     found
+}
+
+fn number(of: &Json, name: &str) -> u64 {
+    of.get(name).and_then(Json::as_u64).unwrap_or_default()
+}
+
+fn troubles_with_clock(status: &Json) -> Vec<String> {
+    let mut found = Vec::new();
+    let stands_ms = number(status, "stands_ms");
+    if stands_ms >= STANDS_TOLD_MS {
+        found.push(format!(
+            "its time of day went back: its time stands still for {} s",
+            stands_ms / 1000
+        ));
+    }
+    let ahead_since_ms = status.get("ahead_since_ms").and_then(Json::as_u64);
+    if ahead_since_ms.is_some_and(|ms| ms < AHEAD_TOLD_MS) {
+        found.push(
+            "it refused writes of other nodes within the last minute, as too far ahead of its clock"
+                .to_owned(),
+        );
+    }
+    found
+}
+
+/// What is not well between this node and another.
+fn trouble_with(status: &Json, peer: &Json) -> Option<String> {
+    let (id, complaint) = (word(peer, "id"), word(peer, "complaint"));
+    if peer.get("is_up") == Some(&Json::Bool(false)) {
+        let why = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
+        return Some(format!("node {id} is not heard{why}"));
+    }
+    let clock_ms = peer.get("clock_ms").and_then(Json::as_i64).unwrap_or_default();
+    if clock_ms.abs() > CLOCKS_APART_MS {
+        let (seconds, side) =
+            (clock_ms.abs() / 1000, if clock_ms > 0 { "ahead of" } else { "behind" });
+        return Some(format!(
+            "the clock of node {id} is about {seconds} s {side} this node's: each refuses new writes of the other that are too far ahead"
+        ));
+    }
+    if !complaint.is_empty() {
+        return Some(format!("node {id}: {complaint}"));
+    }
+    let is_ready = word(peer, "standing") == "ready" && word(status, "standing") == "ready";
+    let behind_ms = number(status, "time_ms").saturating_sub(number(peer, "confirmed_ms"));
+    let is_long = behind_ms > UNCONFIRMED_MS && number(status, "uptime_ms") > UNCONFIRMED_MS;
+    (is_ready && is_long).then(|| {
+        let minutes = behind_ms / 60_000;
+        format!("nothing was confirmed with node {id} for {minutes} min: deletes are not forgotten")
+    })
 }
 
 /// The status as text.
@@ -265,7 +321,39 @@ mod tests {
         assert!(text.contains("node      1 (ready), up 2 s\n"), "{text}");
         let mut well = status;
         well["peers"][0]["is_up"] = Json::Bool(true);
+        well["peers"][0]["complaint"] = Json::Null;
         assert!(render(&well).starts_with("health    well\n"), "{}", render(&well));
         assert!(troubles(&json!({})).is_empty(), "of another version");
+    }
+
+    #[test]
+    fn clocks_that_are_wrong_and_what_stands_still_are_no_well_being() {
+        let hour = 3_600_000;
+        let well = json!({
+            "id": "1", "standing": "ready", "sees_majority": true, "time_ms": 9 * hour, "uptime_ms": hour,
+            "stands_ms": 0, "ahead": 7, "ahead_since_ms": hour,
+            "peers": [{
+                "id": "2", "is_up": true, "standing": "ready", "clock_ms": -1200,
+                "confirmed_ms": 9 * hour - 70_000,
+            }],
+        });
+        assert!(troubles(&well).is_empty(), "{:?}", troubles(&well));
+        let told = |path: &str, value: Json| {
+            let mut status = well.clone();
+            *status.pointer_mut(path).unwrap() = value;
+            let troubles = troubles(&status);
+            assert_eq!(troubles.len(), 1, "{troubles:?}");
+            troubles[0].clone()
+        };
+        assert!(told("/sees_majority", json!(false)).contains("no majority"));
+        assert!(told("/stands_ms", json!(hour)).contains("stands still for 3600 s"));
+        assert!(told("/ahead_since_ms", json!(5_000)).contains("refused writes"));
+        let clock = told("/peers/0/clock_ms", json!(-6_000));
+        assert!(clock.contains("node 2 is about 6 s behind this node's"), "{clock}");
+        let still = told("/peers/0/confirmed_ms", json!(9 * hour - 420_000));
+        assert!(still.contains("with node 2 for 7 min"), "{still}");
+        let mut refused = well.clone();
+        refused["peers"][0]["complaint"] = json!("its clock is behind");
+        assert_eq!(troubles(&refused), ["node 2: its clock is behind"]);
     }
 }

@@ -34,7 +34,7 @@ use crate::fault::Faults;
 use crate::host::Host;
 use crate::leaderless::clock::{Clock, Moment, NodeNumber, Version};
 use crate::leaderless::layout::Layout;
-use crate::leaderless::message::{Asker, Held, OperationId, Request, Response};
+use crate::leaderless::message::{Asker, Held, OperationId, Refusal, Request, Response};
 use crate::leaderless::operation::{Errand, Level};
 use crate::leaderless::replica::{Logged, Replica, ReplicaEffect, Standing};
 use crate::leaderless::rules::Rules;
@@ -103,6 +103,8 @@ pub(super) struct Peer {
     pub(super) gossip: Option<Gossip>,
     pub(super) gossip_at: Option<Instant>,
     pub(super) complaint: Option<String>,
+    /// Why it refused this node's last pull, if it did.
+    pub(super) pull_refused: Option<Refusal>,
     pub(super) dropped: u64,
     /// When a pull from it was begun last; none is due before it is up.
     pub(super) pulled_at: Option<Instant>,
@@ -124,6 +126,7 @@ impl Peer {
             gossip: None,
             gossip_at: None,
             complaint: None,
+            pull_refused: None,
             dropped: 0,
             pulled_at: None,
             mends: 0,
@@ -246,6 +249,10 @@ pub(super) struct Driver {
     /// Since when its replica answers.
     pub(super) ready_since: Option<Instant>,
     pub(super) is_ready: Arc<AtomicBool>,
+    /// It and the nodes that it sees, ready ones, are a majority of all.
+    pub(super) sees_majority: Arc<AtomicBool>,
+    /// When it refused a version last that was too far ahead.
+    pub(super) ahead_at: Option<Instant>,
     /// How its replica stands, for whoever asks for nothing else ([`Standing`] as a number).
     pub(super) standing: Arc<AtomicU8>,
 }
@@ -494,7 +501,7 @@ impl Driver {
         });
     }
 
-    fn end_turn(&mut self) {
+    pub(super) fn end_turn(&mut self) {
         self.append();
         self.standing.store(self.replica.standing() as u8, Ordering::Relaxed);
         for peer in self.peers.values_mut() {

@@ -105,6 +105,7 @@ pub struct Registers {
     clients: mpsc::Sender<Event>,
     door: Door,
     is_ready: Arc<AtomicBool>,
+    sees_majority: Arc<AtomicBool>,
     /// As the driver shows it at the end of each turn.
     standing: Arc<AtomicU8>,
     stop: watch::Sender<bool>,
@@ -173,6 +174,7 @@ impl Registers {
         let first_id = u64::from_le_bytes(host.random.bytes()?) >> 1;
         let mut driver = making.driver(store, &signals, &stopping, is_ready.clone());
         driver.standing = standing.clone();
+        let sees_majority = driver.sees_majority.clone();
         driver.next_operation = first_id; // none is given again after a restart
         let inlets = Inlets {
             signals: signal_inlet,
@@ -191,6 +193,7 @@ impl Registers {
             clients,
             door,
             is_ready,
+            sees_majority,
             standing,
             stop,
             running,
@@ -316,6 +319,11 @@ impl Registers {
     /// for the others, too.
     pub fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Relaxed)
+    }
+
+    /// Whether it and the ready nodes that it sees are a majority of all nodes: without one, most operations at QUORUM and ALL fail here.
+    pub fn sees_majority(&self) -> bool {
+        self.sees_majority.load(Ordering::Relaxed)
     }
 
     /// Serves a connection that began with [`PEER_PREFACE`], until it ends. `came` is what was read
@@ -500,6 +508,8 @@ impl Making<'_> {
             floor_sought_at: None,
             ready_since: None,
             is_ready,
+            sees_majority: Arc::default(),
+            ahead_at: None,
             standing: Arc::default(),
         }
     }

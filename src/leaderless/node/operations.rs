@@ -148,6 +148,9 @@ impl Driver {
     pub(super) fn busy(&self, errand: &Errand) -> Option<String> {
         match errand {
             Errand::Get => None,
+            Errand::Set(_) if !self.has_memory() => Some(
+                "keys take more than the memory that they may (memory_mib), and what other nodes hold is not copied: delete some".into(),
+            ),
             Errand::Set(_) if self.store.keys.is_full() => {
                 Some("keys take all the memory that they may (memory_mib): delete some".into())
             }

@@ -6,6 +6,8 @@
 //! - V3: records leave this node once they are synced: a version that is lost here may be given again (V1 of
 //!   `leaderless/clock.rs`), and is not to be at others by then.
 
+use tokio::time::Instant;
+
 use super::driver::Driver;
 use super::wire::PeerMessage;
 use crate::leaderless::message::{Asker, Held, Refusal, Request, Response, Store};
@@ -38,7 +40,11 @@ impl Driver {
                 let now = self.now();
                 self.clock.observe(now, store.held.version);
                 let held = self.held(&store.key);
-                self.replica.store(from, &store, &held, now)
+                let effects = self.replica.store(from, &store, &held, now);
+                if is_refused_as_ahead(&effects) {
+                    self.ahead_at = Some(Instant::now());
+                }
+                effects
             }
             Request::Pull(request) => {
                 self.pulled(from, request);
@@ -55,24 +61,38 @@ impl Driver {
     }
 
     fn has_room_for(&self, store: &Store) -> bool {
-        let bytes = store.held.value.as_ref().map_or(0, bytes::Bytes::len);
-        let memory_bytes_max = self.config.memory_bytes_max;
-        // A coordinator begins nothing while its own memory is full; others may be a little ahead of it.
-        let has_memory =
-            bytes == 0 || self.store.keys.memory_bytes() < memory_bytes_max + memory_bytes_max / 4;
+        let has_memory = store.held.value.is_none() || self.has_memory(); // an empty value has a key
         let wal = &self.store.wal;
         let is_room = wal.has_next_segment() && wal.unsynced_bytes() < UNSYNCED_BYTES_MAX;
         has_memory && is_room
+    }
+
+    /// Whether values of other nodes are taken. A coordinator begins nothing while its own memory is full; others may be a little ahead
+    /// of it.
+    pub(super) fn has_memory(&self) -> bool {
+        let memory_bytes_max = self.config.memory_bytes_max;
+        self.store.keys.memory_bytes() < memory_bytes_max + memory_bytes_max / 4
     }
 
     /// Another node pulls from this one.
     fn pulled(&mut self, from: Asker, request: PullRequest) {
         let other = from.node;
         if let PullRequest::Begin { floor, fence } = request {
-            if fence > self.now() || !self.has_room() {
-                return; // a bad clock: with such a fence nothing could be written here for a while
-            }
-            let effects = self.replica.begin_pull(from, &floor, fence);
+            // With a fence of a bad clock nothing could be written here for a while.
+            let refusal = if fence > self.now() {
+                Some(Refusal::Ahead)
+            } else if !self.has_room() {
+                Some(Refusal::NoRoom)
+            } else {
+                None
+            };
+            let effects = match refusal {
+                Some(refusal) => {
+                    let response = Response::Refused(refusal);
+                    vec![ReplicaEffect::Respond { to: from, response }]
+                }
+                None => self.replica.begin_pull(from, &floor, fence),
+            };
             self.apply(effects);
             return;
         }
@@ -125,4 +145,11 @@ impl Driver {
         let paged = PeerMessage::CopyPaged { attempt, from, next, floor, records };
         self.send_once_synced(other, paged); // V3
     }
+}
+
+fn is_refused_as_ahead(effects: &[ReplicaEffect]) -> bool {
+    let is_it = |effect: &ReplicaEffect| {
+        matches!(effect, ReplicaEffect::Respond { response: Response::Refused(Refusal::Ahead), .. })
+    };
+    effects.iter().any(is_it)
 }

@@ -36,6 +36,12 @@ pub struct RegistersStatus {
     pub memory_bytes_max: u64,
     /// What its clock shows.
     pub clock: u64,
+    /// Its time, in milliseconds since 2020: the time of day, unless that went back.
+    pub time_ms: u64,
+    /// How far its time is ahead of the time of day, for that went back: it stands still for so long.
+    pub stands_ms: u64,
+    /// Whether it and the ready nodes that it sees are a majority of all nodes.
+    pub sees_majority: bool,
     /// Up to here (milliseconds since 2020) deletes are forgotten.
     pub floor_ms: u64,
     /// Up to here it has the same as all others.
@@ -48,6 +54,8 @@ pub struct RegistersStatus {
     pub clashes: u64,
     /// Versions that were refused because they were too far ahead of this node's time.
     pub ahead: u64,
+    /// Milliseconds since it refused one last; none if it never did.
+    pub ahead_since_ms: Option<u64>,
     /// How often it lost its disk.
     pub losses: u64,
     /// Operations since the start that were acknowledged, certainly not stored, and unknown.
@@ -83,6 +91,8 @@ pub struct PeerStatus {
     pub silent_ms: Option<u64>,
     /// Why it cannot be used, if so: refused by its hello, or not reached.
     pub complaint: Option<String>,
+    /// How far its clock is ahead of this node's, in milliseconds, give or take a second; none if it is not heard.
+    pub clock_ms: Option<i64>,
     /// Bytes that wait to be sent to it.
     pub queued_bytes: usize,
     /// Messages to it that were dropped because too many waited.

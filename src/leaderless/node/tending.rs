@@ -19,7 +19,7 @@ use super::open::{SEGMENT_BYTES, cluster_id_of};
 use super::status::{PeerStatus, RegistersStatus};
 use super::wire::{Gossip, PeerMessage};
 use crate::leaderless::clock::{Moment, NodeNumber};
-use crate::leaderless::message::{Request, Response};
+use crate::leaderless::message::{Refusal, Request, Response};
 use crate::leaderless::operation::Errand;
 use crate::leaderless::repair::{Found, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse};
 use crate::leaderless::replica::{Numbers, Standing};
@@ -132,6 +132,9 @@ impl Driver {
         {
             self.is_ready.store(is_ready, Ordering::Relaxed);
         }
+        let is_seen = |peer: &&Peer| peer.standing(now) == Some(Standing::Ready);
+        let seen = 1 + self.peers.values().filter(is_seen).count();
+        self.sees_majority.store(2 * seen > self.layout.nodes().len(), Ordering::Relaxed);
     }
 
     /// What was passed on to a node that is down now waits no longer.
@@ -298,9 +301,9 @@ impl Driver {
         self.carry_out_pull(id, effects);
     }
 
-    fn carry_out_pull(&mut self, id: u64, effects: Vec<PullEffect>) {
+    pub(super) fn carry_out_pull(&mut self, id: u64, effects: Vec<PullEffect>) {
         for effect in effects {
-            let is_room = self.has_room();
+            let (is_room, has_memory) = (self.has_room(), self.has_memory());
             let Some(pulling) = self.pulls.get_mut(&id) else { return };
             let from = pulling.from;
             match effect {
@@ -311,9 +314,12 @@ impl Driver {
                     self.send(from, &PeerMessage::Request(id, Request::Pull(request)));
                 }
                 PullEffect::HearFloor(floor) => self.hear_floor(&floor),
-                PullEffect::Copy { records, floor } => {
-                    if !self.copy_records(records, floor) {
-                        self.pulls.remove(&id); // nothing is confirmed with such a node
+                PullEffect::Copy { mut records, floor } => {
+                    if !has_memory {
+                        records.retain(|found| found.held.value.is_none()); // deletes free it
+                    }
+                    if !self.copy_records(records, floor) || !has_memory {
+                        self.pulls.remove(&id); // something is not here: nothing is confirmed
                     }
                 }
                 PullEffect::Wait => {
@@ -321,6 +327,9 @@ impl Driver {
                 }
                 PullEffect::Confirm(moment) => {
                     self.pulls.remove(&id);
+                    if let Some(peer) = self.peers.get_mut(&from) {
+                        peer.pull_refused = None;
+                    }
                     let effects = self.replica.confirm_with(from, moment);
                     self.apply(effects);
                 }
@@ -345,11 +354,21 @@ impl Driver {
 
     /// An answer that is of no operation: of a pull.
     pub(super) fn pull_response(&mut self, sender: NodeNumber, id: u64, response: Response) {
-        let Response::Pulled(response) = response else { return };
         let Some(from) = self.pulls.get(&id).map(|pulling| pulling.from) else { return };
         if from != sender {
             return;
         }
+        let response = match response {
+            Response::Pulled(response) => response,
+            Response::Refused(refusal) => {
+                self.pulls.remove(&id);
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.pull_refused = Some(refusal);
+                }
+                return;
+            }
+            Response::Answer(_) | Response::Stored { .. } => return,
+        };
         let listed = match &response {
             PullResponse::List { bucket, .. } => self.store.entries(from, *bucket),
             _ => Vec::new(),
@@ -391,12 +410,16 @@ impl Driver {
             memory_bytes: keys.memory_bytes(),
             memory_bytes_max: self.config.memory_bytes_max,
             clock: self.clock.shown(self.now()).get(),
+            time_ms: self.now().get(),
+            stands_ms: self.now().get().saturating_sub(self.time_of_day().get()),
+            sees_majority: self.sees_majority.load(Ordering::Relaxed),
             floor_ms: numbers.floor.moment.get(),
             confirmed_ms: numbers.confirmed.get(),
             fence_ms: numbers.fence.get(),
             left_out: numbers.floor.left_out.iter().map(id_of).collect(),
             clashes: self.replica.clashes(),
             ahead: self.replica.ahead().values().sum(),
+            ahead_since_ms: self.ahead_at.map(|at| ms(now.duration_since(at))),
             losses: numbers.lost.count,
             acknowledged: self.counters.acknowledged,
             failed: self.counters.failed,
@@ -411,8 +434,26 @@ impl Driver {
         }
     }
 
+    /// What a refused pull says of the node that refused it.
+    fn refused_pull(&self, refusal: Refusal) -> Option<String> {
+        match refusal {
+            Refusal::Ahead => Some(format!(
+                "its clock is more than {} s behind this node's, so it fences nothing, and no delete is forgotten",
+                self.pace.fence_lag.as_secs()
+            )),
+            Refusal::NoRoom => Some(
+                "it has no room to be compared with: a full disk, or one that is behind".into(),
+            ),
+            Refusal::Copying | Refusal::Fenced | Refusal::Forgotten | Refusal::NoVersion => None,
+        }
+    }
+
     fn peer_status(&self, number: NodeNumber, peer: &Peer, now: Instant) -> PeerStatus {
         let confirmed = self.replica.numbers().confirmed_with.get(&number);
+        let own = self.replica.numbers().ceiling.get();
+        let ceiling = peer.gossip.as_ref().filter(|_| peer.is_up(now));
+        let ahead_of = |ceiling: Moment| ceiling.get().cast_signed() - own.cast_signed();
+        let refused = peer.pull_refused.and_then(|refusal| self.refused_pull(refusal));
         PeerStatus {
             id: peer.id.clone(),
             number: number.get(),
@@ -421,7 +462,8 @@ impl Driver {
             standing: peer.gossip.as_ref().map_or("", |gossip| name_of(gossip.standing)).to_owned(),
             confirmed_ms: confirmed.map_or(0, |moment| moment.get()),
             silent_ms: peer.heard_at.map(|at| ms(now.duration_since(at))),
-            complaint: peer.complaint.clone(),
+            complaint: peer.complaint.clone().or(refused),
+            clock_ms: ceiling.map(|gossip| ahead_of(gossip.numbers.ceiling)),
             queued_bytes: peer.link.queued(),
             dropped: peer.dropped,
         }

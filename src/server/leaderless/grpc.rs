@@ -249,7 +249,7 @@ impl Node for Api {
         &self,
         _: tonic::Request<api::HealthRequest>,
     ) -> Result<tonic::Response<api::HealthResponse>, Status> {
-        let is_ready = self.0.registrar.is_ready();
+        let is_ready = self.0.is_ready();
         let status = if is_ready { api::Health::Online } else { api::Health::Default };
         Ok(tonic::Response::new(api::HealthResponse {
             node_id: self.0.registrar.id().to_owned(),
@@ -360,7 +360,7 @@ impl Health for Api {
         if !SERVICES.contains(&request.get_ref().service.as_str()) {
             return Err(Status::not_found("no such service"));
         }
-        let is_ready = self.0.registrar.is_ready();
+        let is_ready = self.0.is_ready();
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         Ok(tonic::Response::new(HealthCheckResponse { status: status.into() }))
     }

@@ -195,10 +195,15 @@ async fn erase(Extension(server): Door, request: Request) -> Result<Response, Pr
 }
 
 async fn readiness(Extension(server): Door) -> Result<Response, Problem> {
-    if server.registrar.is_ready() {
+    if server.is_ready() {
         return Ok("ready\n".into_response());
     }
-    let waits_for = server.registrar.status().await.waits_for;
+    let status = server.registrar.status().await;
+    let waits_for = if status.waits_for.is_empty() && !status.sees_majority {
+        "a majority of the nodes is not in sight".to_owned()
+    } else {
+        status.waits_for
+    };
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", waits_for))
 }
 

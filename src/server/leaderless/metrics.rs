@@ -150,11 +150,7 @@ pub(super) async fn render(server: &RegisterServer) -> String {
     let status = server.registrar.status().await;
     let up = status.peers.iter().filter(|peer| peer.is_up).count() as u64;
     let gauges = [
-        (
-            "leaderless_ready",
-            "1 while operations are taken.",
-            u64::from(server.registrar.is_ready()),
-        ),
+        ("leaderless_ready", "1 while operations are taken.", u64::from(server.is_ready())),
         ("leaderless_keys", "Keys held here that have a value.", status.keys),
         ("leaderless_tombstones", "Deleted keys that are remembered.", status.tombstones),
         ("leaderless_memory_bytes", "Memory that keys take.", status.memory_bytes),

@@ -235,6 +235,11 @@ impl RegisterServer {
         }
     }
 
+    /// Whether operations are taken at the level of those that ask for none.
+    fn is_ready(&self) -> bool {
+        self.registrar.is_ready(self.level)
+    }
+
     fn next_client_id(&self) -> u64 {
         self.last_client_id.fetch_add(1, Ordering::Relaxed) + 1
     }

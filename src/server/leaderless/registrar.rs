@@ -118,10 +118,13 @@ impl Registrar {
         }
     }
 
-    /// Whether it takes operations.
-    pub(super) fn is_ready(&self) -> bool {
+    /// Whether it takes operations at a level: its own replica answers, and unless one is enough, a majority of all nodes is in
+    /// sight.
+    pub(super) fn is_ready(&self, level: Level) -> bool {
         match self {
-            Registrar::Node(node) => node.is_ready(),
+            Registrar::Node(node) => {
+                node.is_ready() && (level == Level::One || node.sees_majority())
+            }
             Registrar::Coordinator(coordinator) => coordinator.is_ready(),
         }
     }

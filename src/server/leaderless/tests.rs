@@ -312,7 +312,7 @@ async fn a_coordinator_passes_operations_on_and_holds_no_keys() {
     let server = RegisterServer::new(registrar.clone(), Level::Quorum);
     let (_stop, stopping) = watch::channel(false);
     tokio::spawn(server.run(listener, Port::Node, stopping));
-    while !registrar.is_ready() {
+    while !registrar.is_ready(Level::Quorum) {
         sleep(Duration::from_millis(5)).await;
     }
     let lines =
@@ -345,7 +345,7 @@ async fn a_coordinator_that_would_place_keys_elsewhere_asks_a_node_nothing() {
     let own = file.layout.hash_text();
     let theirs = layout_of_one().hash_text();
     assert!(complaint.contains(&own) && complaint.contains(&theirs), "{complaint}");
-    assert!(!registrar.is_ready());
+    assert!(!registrar.is_ready(Level::Quorum));
     let key = Bytes::from_static(b"a");
     let refused = registrar.write(key.clone(), Some(key.clone()), Level::One).await;
     let class = refused.unwrap_err().class;

@@ -10,8 +10,10 @@ use crate::config::Address;
 use crate::host::{LocalNet, Net};
 use crate::leaderless::layout::Described;
 
+mod clocks;
 mod crash;
 mod running;
+mod turns;
 
 /// Repair that a test need not wait for.
 const PACE: Pace = Pace {
@@ -30,6 +32,8 @@ struct Cluster {
     memory_bytes_max: u64,
     value_bytes_max: u32,
     forget_after: Duration,
+    /// How wrong clocks are, in milliseconds.
+    clocks_off: BTreeMap<usize, i64>,
 }
 
 struct Node {
@@ -62,6 +66,7 @@ impl Cluster {
             memory_bytes_max: 1 << 30,
             value_bytes_max: 1 << 20,
             forget_after: Duration::from_hours(1),
+            clocks_off: BTreeMap::new(),
         }
     }
 
@@ -91,7 +96,11 @@ impl Cluster {
     async fn try_start(&mut self, node: usize) -> Result<(), RegistersStartError> {
         let disk = self.disks.entry(node).or_insert_with(|| SimDisk::new(node as u64)).clone();
         let disk: Arc<dyn Disk> = Arc::new(disk);
-        let host = Host { disk, net: Net::Local(self.net.clone()), ..Host::real() };
+        let clock = match self.clocks_off.get(&node) {
+            Some(ms) => crate::host::Clock::Off(*ms),
+            None => crate::host::Clock::System,
+        };
+        let host = Host { disk, net: Net::Local(self.net.clone()), clock, ..Host::real() };
         let listener = host.net.listen(&address(node)).await.unwrap();
         let registers = Registers::start_at(&host, self.config(node), PACE).await?;
         let served = registers.clone();

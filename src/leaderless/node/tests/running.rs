@@ -100,6 +100,8 @@ async fn a_minority_that_is_down_is_not_missed_and_catches_up() {
     );
     let held = cluster.at(1).read(bytes("a"), Level::One).await.unwrap();
     assert_eq!(held.version, version);
+    cluster.wait("without a majority", |status| !status.sees_majority).await;
+    assert!(!cluster.at(1).sees_majority());
     cluster.start(2).await;
     cluster.start(3).await;
     cluster.ready().await;
