@@ -107,6 +107,11 @@ impl Sums {
         &self.tops
     }
 
+    /// All sums together: nodes that hold the same of what both hold have the same.
+    pub fn digest(&self) -> u64 {
+        self.tops.iter().fold(0, |digest, top| digest ^ top)
+    }
+
     /// The sums of the buckets of a group; none if there is no such group.
     pub fn of_group(&self, top: usize) -> &[u64] {
         self.buckets.chunks(GROUP_COUNT).nth(top).unwrap_or_default()

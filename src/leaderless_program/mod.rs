@@ -55,7 +55,7 @@ async fn serve(resolved: Resolved) -> Result<u8, Failed> {
     let registrar = match resolved.role {
         Role::Node(config) => {
             let started = tokio::select! {
-                started = Registers::start(&host, config) => started,
+                started = Registers::start_faster(&host, config, resolved.pace_times) => started,
                 () = signals.next() => return Ok(0),
                 never = tell_starting(&listener, None, START_PATIENCE) => match never {},
             };

@@ -11,6 +11,7 @@ mod crashes;
 mod disks;
 mod first_steps;
 mod fixed;
+mod forgetting;
 mod freshness;
 mod growing;
 mod grpc;

@@ -20,6 +20,8 @@ use crate::resp::{Client, Failure, Value};
 const LEADERLESS: &str = env!("CARGO_BIN_EXE_leaderless");
 /// By how many milliseconds the clock of a node is wrong.
 const CLOCK_OFF: &str = "DISKSTORE_TEST_CLOCK_OFF_MS";
+/// How many times as often a node does what it does from time to time.
+const PACE: &str = "DISKSTORE_TEST_PACE_TIMES";
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const CLIENTS: u64 = 6;
 /// Operations that are acknowledged between two blows, and after the last.
@@ -172,24 +174,34 @@ fn respects(
 }
 
 /// The nodes, running or not.
-struct Registers {
-    addresses: Vec<String>,
+pub(crate) struct Registers {
+    pub(crate) addresses: Vec<String>,
     /// Between them, if not the bare network.
     ways: Option<Ways>,
     clocks_off_ms: Vec<i64>,
+    pace_times: u32,
     folder: tempfile::TempDir,
     nodes: Vec<Option<harness::Node>>,
 }
 
 impl Registers {
     fn start_all(clocks_off_ms: &[i64], is_relayed: bool) -> Registers {
+        Registers::start_at(clocks_off_ms, is_relayed, 1)
+    }
+
+    /// Nodes that forget in seconds what was deleted, and whoever is away.
+    pub(crate) fn start_fast(count: usize, pace_times: u32) -> Registers {
+        Registers::start_at(&vec![0; count], false, pace_times)
+    }
+
+    fn start_at(clocks_off_ms: &[i64], is_relayed: bool, pace_times: u32) -> Registers {
         let addresses: Vec<String> =
             clocks_off_ms.iter().map(|_| format!("{}:8001", host())).collect();
         let ways = is_relayed.then(|| Ways::between(&addresses));
         let nodes = addresses.iter().map(|_| None).collect();
         let folder = tempfile::tempdir().unwrap();
         let clocks_off_ms = clocks_off_ms.to_vec();
-        let mut registers = Registers { addresses, ways, clocks_off_ms, folder, nodes };
+        let mut registers = Registers { addresses, ways, clocks_off_ms, pace_times, folder, nodes };
         for node in 0..registers.nodes.len() {
             registers.start(node);
         }
@@ -197,11 +209,11 @@ impl Registers {
         registers
     }
 
-    fn directory(&self, node: usize) -> String {
+    pub(crate) fn directory(&self, node: usize) -> String {
         Path::new(self.folder.path()).join(node.to_string()).display().to_string()
     }
 
-    fn start(&mut self, node: usize) {
+    pub(crate) fn start(&mut self, node: usize) {
         let listed = |(to, address): (usize, &String)| {
             let dialled =
                 self.ways.as_ref().map_or(address.as_str(), |ways| ways.address(node, to));
@@ -212,7 +224,8 @@ impl Registers {
         command
             .args(["-id", &(node + 1).to_string(), "-port", &self.addresses[node]])
             .args(["-nodes", &listed.join(","), "-replicas", "3"])
-            .args(["-dir", &self.directory(node)])
+            .args(["-dir", &self.directory(node), "-forget-after", "10m"])
+            .env(PACE, self.pace_times.to_string())
             .env(CLOCK_OFF, self.clocks_off_ms[node].to_string());
         self.nodes[node] = Some(harness::Node::spawn(&mut command));
     }
@@ -225,7 +238,7 @@ impl Registers {
         wait_until("it is ready again", || self.is_ready(node));
     }
 
-    fn is_ready(&self, node: usize) -> bool {
+    pub(crate) fn is_ready(&self, node: usize) -> bool {
         let asked =
             Http::to(&self.addresses[node]).and_then(|mut http| http.ask("GET", "/readyz", "", ""));
         asked.is_ok_and(|response| response.status == 200)
@@ -237,7 +250,7 @@ impl Registers {
         }
     }
 
-    fn status(&self, node: usize) -> Json {
+    pub(crate) fn status(&self, node: usize) -> Json {
         let address = &self.addresses[node];
         let asked = || Http::to(address).ok()?.ask("GET", "/status", "", "").ok();
         serde_json::from_str(&wait_for("status", asked).body).unwrap()
@@ -250,7 +263,7 @@ impl Registers {
         peers.iter().filter(|peer| peer["is_up"] == true).count()
     }
 
-    fn kill(&mut self, node: usize) {
+    pub(crate) fn kill(&mut self, node: usize) {
         self.nodes[node].take().unwrap().kill();
     }
 

@@ -80,6 +80,8 @@ pub(super) enum Event {
     Synced(u64),
     /// A checkpoint ended; it is not there if the disk had no room for it.
     Checkpointed { is_there: bool },
+    /// The log goes on in new files, if the disk had room.
+    Renewed { is_there: bool },
 }
 
 /// A message of this node to itself, or in place of another one that it could not be sent to.
@@ -199,6 +201,8 @@ pub(super) struct Ended {
     pub(super) store: Store,
     /// A checkpoint that was told to end.
     pub(super) checkpoint: Option<JoinHandle<()>>,
+    /// The log lacks what is in memory.
+    pub(super) has_failed: bool,
 }
 
 /// See there.
@@ -285,7 +289,7 @@ impl Driver {
         }
         self.append();
         self.cancel.store(true, Ordering::Relaxed);
-        Ended { store: self.store, checkpoint: self.checkpoint }
+        Ended { store: self.store, checkpoint: self.checkpoint, has_failed: self.has_failed }
     }
 
     fn handle(&mut self, event: Event) {
@@ -319,6 +323,16 @@ impl Driver {
             Event::Checkpointed { is_there } => {
                 drop(self.checkpoint.take());
                 self.checkpoint_again = (!is_there).then(|| Instant::now() + CHECKPOINT_PAUSE);
+                if std::mem::take(&mut self.store.is_cleaning) && !is_there {
+                    self.store.note_forgotten();
+                }
+            }
+            Event::Renewed { is_there } => {
+                drop(self.checkpoint.take());
+                (self.store.is_renewed, self.store.is_cleaning) = (is_there, is_there);
+                if !is_there {
+                    self.store.note_forgotten();
+                }
             }
         }
     }
@@ -515,21 +529,36 @@ impl Driver {
             Some(at) if at <= Instant::now() => self.store.checkpoint(&self.cancel),
             _ => self.store.checkpoint_due(&self.cancel),
         };
-        let Some(job) = job else { return };
-        self.checkpoint_again = None;
+        if let Some(job) = job {
+            self.checkpoint_again = None;
+            self.begin_checkpoint(move || job.run(), |is_there| Event::Checkpointed { is_there });
+        } else if self.checkpoint_again.is_none()
+            && let Some(job) = self.store.renewal_due(self.pace.clean_after)
+        {
+            self.begin_checkpoint(move || job.run(), |is_there| Event::Renewed { is_there });
+        }
+    }
+
+    /// Begins a checkpoint, or what goes before it, on a thread of its own, which tells whether there was room for it.
+    fn begin_checkpoint(
+        &mut self,
+        run: impl FnOnce() -> diskstore_storage::Result<bool> + Send + 'static,
+        ended: impl FnOnce(bool) -> Event + Send + 'static,
+    ) {
         let (signals, faults) = (self.signals.clone(), self.faults.clone());
         let begun = self.host.threads.spawn("checkpoint", move || {
-            let is_there = job.run().unwrap_or_else(|error| {
+            let is_there = run().unwrap_or_else(|error| {
                 faults.report(format!("a checkpoint failed: {}", crate::fault::chain(&error)));
                 true // the node stops
             });
-            drop(signals.send(Event::Checkpointed { is_there }));
+            drop(signals.send(ended(is_there)));
         });
         match begun {
             Ok(thread) => self.checkpoint = Some(thread),
             Err(error) => {
                 tracing::warn!(%error, "no thread for a checkpoint: the log grows until there is");
                 self.checkpoint_again = Some(Instant::now() + CHECKPOINT_PAUSE);
+                self.store.note_forgotten();
             }
         }
     }

@@ -132,6 +132,21 @@ impl Registers {
         Self::start_at(host, config, Pace::default()).await
     }
 
+    /// As [`Registers::start`], for tests: what is done from time to time is done so many times as often, and so is what is put off
+    /// carried out.
+    ///
+    /// # Errors
+    /// As [`Registers::start`].
+    pub async fn start_faster(
+        host: &Host,
+        config: RegistersConfig,
+        times: u32,
+    ) -> Result<Arc<Registers>, RegistersStartError> {
+        let forget_after = config.forget_after / times.max(1);
+        let config = RegistersConfig { forget_after, ..config };
+        Self::start_at(host, config, Pace::default().faster(times.max(1))).await
+    }
+
     async fn start_at(
         host: &Host,
         config: RegistersConfig,
@@ -352,10 +367,15 @@ impl Registers {
         self.stop.send_replace(true);
         let Some(Lasting { driver, lock }) = self.running.lock().take() else { return };
         let stopped = async {
-            let Ended { store, checkpoint } = driver.await.map_err(std::io::Error::other)?;
+            let Ended { mut store, checkpoint, has_failed } =
+                driver.await.map_err(std::io::Error::other)?;
             let end = move || {
                 if checkpoint.is_some_and(|thread| thread.join().is_err()) {
                     tracing::error!("a checkpoint panicked");
+                }
+                if !has_failed && let Err(error) = store.clean_at_stop() {
+                    let error = crate::fault::chain(&error);
+                    tracing::warn!(error, "files may still have what was deleted and forgotten");
                 }
                 store.syncer.stop();
             };

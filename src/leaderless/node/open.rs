@@ -165,10 +165,16 @@ impl Opening<'_> {
             pending: Vec::new(),
             pending_count: 0,
             replayed_bytes: 0,
+            forgotten: None,
+            is_renewed: false,
+            is_cleaning: false,
         };
         store.forget(floor);
         while store.is_forgetting() {
             store.forget_some();
+        }
+        if last_index > 1 {
+            store.note_forgotten(); // what was forgotten before this start may be in files
         }
         Ok(store)
     }

@@ -58,6 +58,8 @@ pub struct RegistersStatus {
     pub ahead_since_ms: Option<u64>,
     /// How often it lost its disk.
     pub losses: u64,
+    /// Whether its files may still have keys that were deleted and forgotten.
+    pub has_forgotten_in_files: bool,
     /// Operations since the start that were acknowledged, certainly not stored, and unknown.
     pub acknowledged: u64,
     /// See there.
@@ -87,6 +89,9 @@ pub struct PeerStatus {
     pub standing: String,
     /// Up to here this node has confirmed with it.
     pub confirmed_ms: u64,
+    /// A sum over all that this node holds and the other one holds, too, in hexadecimal digits: both show the same of each other
+    /// once they hold the same.
+    pub digest: String,
     /// Milliseconds since it was heard; none if it never was.
     pub silent_ms: Option<u64>,
     /// Why it cannot be used, if so: refused by its hello, or not reached.

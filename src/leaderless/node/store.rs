@@ -7,16 +7,19 @@
 //! - I1: a record is in the log before, or with, everything that is written after it.
 //! - V8: sums change with the record.
 //! - I3: a checkpoint names an entry only if all of it is in memory, and has the numbers as of then.
+//! - I4: what was forgotten is in no file after a renewal of the log that began later, and the checkpoint that follows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use diskstore_storage::keys::{self, Changed, KeyImage, Keys, Walked, mark_of};
 use diskstore_storage::state::{Membership, Target};
 use diskstore_storage::wal::{Entry, EntryKind, Position, Wal};
-use diskstore_storage::{LogId, Term};
+use diskstore_storage::{Error, LogId, Term};
+use tokio::time::Instant;
 
 use super::records::{Kept, put_dropped, put_held, put_kept, put_kept_record};
 use crate::leaderless::clock::{Moment, NodeNumber, Version};
@@ -37,6 +40,10 @@ const RECORD_BYTES: usize = 32;
 
 /// Bytes of records among which old keys are looked for at a time; more than a page of a copy has ([`Store::page`]).
 const OLD_KEYS_BYTES_MAX: usize = 2 << 20;
+/// Times the pause after which files are cleaned of what was forgotten: they are then, even if there was no pause.
+const CLEAN_LATEST: u32 = 12;
+/// Most memory of keys with which a node that stops cleans its files, in bytes: it takes a second or so.
+const CLEANED_AT_STOP_BYTES_MAX: u64 = CHECKPOINT_BYTES;
 /// Deletes that are forgotten at a time.
 pub(super) const FORGOTTEN_MAX: usize = 2048;
 
@@ -66,6 +73,33 @@ pub(super) struct Store {
     pub(super) checkpoint_at: u64,
     /// Bytes that this start found in the log behind its last checkpoint, until the next one.
     pub(super) replayed_bytes: u64,
+    /// What was forgotten and may still be in files, if anything.
+    pub(super) forgotten: Option<Forgotten>,
+    /// The log goes on in new files: a checkpoint is due that lets the old ones go.
+    pub(super) is_renewed: bool,
+    /// That checkpoint, or the renewal before it, is not over yet.
+    pub(super) is_cleaning: bool,
+}
+
+/// When keys were forgotten that may still be in files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forgotten {
+    first: Instant,
+    last: Instant,
+}
+
+impl Forgotten {
+    fn now() -> Forgotten {
+        let now = Instant::now();
+        Forgotten { first: now, last: now }
+    }
+
+    /// Whether the files are to be cleaned of it: a while after the last of it, and not too long after the first.
+    fn is_due(self, clean_after: Duration) -> bool {
+        let now = Instant::now();
+        now.duration_since(self.last) >= clean_after
+            || now.duration_since(self.first) >= clean_after * CLEAN_LATEST
+    }
 }
 
 /// What was appended to the log.
@@ -121,6 +155,7 @@ impl Store {
         if let Some(changed) = self.keys.drop_register(key, upto.get()) {
             change_sums(&mut self.sums, &self.layout, key, changed);
             put_dropped(&mut self.pending, key, upto);
+            self.note_forgotten();
         }
     }
 
@@ -156,8 +191,48 @@ impl Store {
             }
             if let Some(changed) = self.keys.drop_register(&key, version) {
                 change_sums(&mut self.sums, &self.layout, &key, changed);
+                self.note_forgotten();
             }
         }
+    }
+
+    /// Whether files may still have keys that were deleted and forgotten.
+    pub(super) fn has_forgotten_in_files(&self) -> bool {
+        self.forgotten.is_some() || self.is_cleaning
+    }
+
+    /// Something was forgotten that files still have.
+    pub(super) fn note_forgotten(&mut self) {
+        self.forgotten.get_or_insert_with(Forgotten::now).last = Instant::now();
+    }
+
+    /// What has the log go on in new files, if files are to be cleaned of what was forgotten; a checkpoint of what is there
+    /// after that lets the old files go. Blocks.
+    pub(super) fn renewal_due(&mut self, clean_after: Duration) -> Option<RenewalJob> {
+        self.forgotten.filter(|forgotten| forgotten.is_due(clean_after))?;
+        // What is forgotten from now on may be in the new files.
+        (self.forgotten, self.is_cleaning) = (None, true);
+        Some(RenewalJob { wal: self.wal.clone(), syncer: self.syncer.clone() })
+    }
+
+    /// Cleans the files of a node that stops, if that takes not too long. Blocks.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(super) fn clean_at_stop(&mut self) -> diskstore_storage::Result<()> {
+        if self.is_cleaning {
+            self.note_forgotten(); // the stop came before its end
+        }
+        if !self.pending.is_empty() || self.keys.memory_bytes() > CLEANED_AT_STOP_BYTES_MAX {
+            return Ok(());
+        }
+        let Some(job) = self.renewal_due(Duration::ZERO) else { return Ok(()) };
+        if job.run()?
+            && let Some(job) = self.checkpoint(&Arc::default())
+        {
+            job.run()?;
+        }
+        Ok(())
     }
 
     /// Whether the entry that is being filled is large enough.
@@ -184,6 +259,14 @@ impl Store {
 
     /// The checkpoint that is due, if one is. Nothing may be pending (I3).
     pub(super) fn checkpoint_due(&mut self, cancel: &Arc<AtomicBool>) -> Option<CheckpointJob> {
+        if std::mem::take(&mut self.is_renewed) {
+            let job = self.checkpoint(cancel);
+            if job.is_none() {
+                self.is_cleaning = false;
+                self.note_forgotten(); // nothing was written since; another time
+            }
+            return job;
+        }
         let bytes = self.replayed_bytes + self.wal.log_bytes() - self.checkpoint_at;
         if bytes < CHECKPOINT_BYTES.max(self.keys.memory_bytes()) {
             return None;
@@ -304,8 +387,30 @@ impl CheckpointJob {
             return Ok(false);
         }
         self.wal.purge(log_id);
+        syncer.barrier_blocking()?; // only then do segments go
         self.syncer.kick_segments();
         Ok(true)
+    }
+}
+
+/// Has the log go on in new files.
+#[derive(Debug)]
+pub(super) struct RenewalJob {
+    wal: Arc<Wal>,
+    syncer: Arc<Syncer>,
+}
+
+impl RenewalJob {
+    /// Does so; false if there was no room. Blocks.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(super) fn run(self) -> diskstore_storage::Result<bool> {
+        self.syncer.barrier_blocking()?; // what was forgotten is in the old files
+        match self.wal.renew() {
+            Err(Error::NoSpace { .. }) => Ok(false),
+            renewed => renewed.map(|()| true),
+        }
     }
 }
 

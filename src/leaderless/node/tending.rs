@@ -21,7 +21,9 @@ use super::wire::{Gossip, PeerMessage};
 use crate::leaderless::clock::{Moment, NodeNumber};
 use crate::leaderless::message::{Refusal, Request, Response};
 use crate::leaderless::operation::Errand;
-use crate::leaderless::repair::{Found, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse};
+use crate::leaderless::repair::{
+    Found, LOOK_MS, Pull, PullEffect, PullRequest, PullResponse, Sums,
+};
 use crate::leaderless::replica::{Numbers, Standing};
 
 /// How often it says how it stands.
@@ -45,6 +47,8 @@ pub(super) struct Pace {
     pub(super) pull_every: Duration,
     /// How far behind the time of day a fence is put.
     pub(super) fence_lag: Duration,
+    /// How long after deletes were forgotten the files are cleaned of them.
+    pub(super) clean_after: Duration,
     /// Bytes of a segment of the log.
     pub(super) segment_bytes: u64,
 }
@@ -54,12 +58,23 @@ impl Default for Pace {
         Self {
             pull_every: Duration::from_secs(10),
             fence_lag: Duration::from_mins(1),
+            clean_after: Duration::from_mins(5),
             segment_bytes: SEGMENT_BYTES,
         }
     }
 }
 
 impl Pace {
+    /// The same, so many times as fast.
+    pub(super) fn faster(self, times: u32) -> Pace {
+        Pace {
+            pull_every: self.pull_every / times,
+            fence_lag: self.fence_lag / times,
+            clean_after: self.clean_after / times,
+            ..self
+        }
+    }
+
     /// See there.
     pub(super) fn fence_lag_ms(self) -> u64 {
         u64::try_from(self.fence_lag.as_millis()).unwrap_or(u64::MAX)
@@ -421,6 +436,7 @@ impl Driver {
             ahead: self.replica.ahead().values().sum(),
             ahead_since_ms: self.ahead_at.map(|at| ms(now.duration_since(at))),
             losses: numbers.lost.count,
+            has_forgotten_in_files: self.store.has_forgotten_in_files(),
             acknowledged: self.counters.acknowledged,
             failed: self.counters.failed,
             unknown: self.counters.unknown,
@@ -462,6 +478,7 @@ impl Driver {
             standing: peer.gossip.as_ref().map_or("", |gossip| name_of(gossip.standing)).to_owned(),
             confirmed_ms: confirmed.map_or(0, |moment| moment.get()),
             silent_ms: peer.heard_at.map(|at| ms(now.duration_since(at))),
+            digest: format!("{:016x}", self.store.sums_with(number).map_or(0, Sums::digest)),
             complaint: peer.complaint.clone().or(refused),
             clock_ms: ceiling.map(|gossip| ahead_of(gossip.numbers.ceiling)),
             queued_bytes: peer.link.queued(),

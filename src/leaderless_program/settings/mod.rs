@@ -33,6 +33,9 @@ const MEMORY_MIB_MAX: u64 = 1 << 24;
 const WEIGHT_MAX: u32 = crate::leaderless::layout::WEIGHT_MAX;
 /// For tests alone: by how many milliseconds a node's clock is wrong. Not in any help.
 const CLOCK_OFF: &str = "DISKSTORE_TEST_CLOCK_OFF_MS";
+const PACE_TIMES_MAX: u32 = 1000;
+/// For tests alone: how many times as often a node pulls, forgets and cleans its files. Not in any help.
+const PACE: &str = "DISKSTORE_TEST_PACE_TIMES";
 /// Files that the original's store, Badger, leaves in its folder.
 const BADGER_FILES: [&str; 3] = ["MANIFEST", "KEYREGISTRY", "DISCARD"];
 const BADGER_ENDINGS: [&str; 2] = ["vlog", "sst"];
@@ -124,6 +127,14 @@ pub enum SettingsError {
         /// Where it listens.
         listen: Address,
     },
+    /// A variable for tests at a node that others reach.
+    #[error(
+        "{name} is set, which is for tests: a node takes it only if all addresses of its cluster are of this machine (loopback)"
+    )]
+    ForTests {
+        /// Which one.
+        name: &'static str,
+    },
     /// The directory holds files of the original's store.
     #[error(
         "{} holds {file}, a file of Badger, the store of leaderless-key-value-store, whose files are not \
@@ -152,12 +163,26 @@ pub struct Resolved {
     pub level: Level,
     /// What it takes for the time of day.
     pub clock: Clock,
+    /// How many times as often it does what it does from time to time.
+    pub pace_times: u32,
     /// What is logged, and how.
     pub log: LogLevel,
     /// See there.
     pub log_format: LogFormat,
     /// What people should know of this start.
     pub notes: Vec<String>,
+}
+
+impl Resolved {
+    /// Whether nobody beyond this machine has to do with it.
+    fn is_on_one_machine(&self) -> bool {
+        let layout = match &self.role {
+            Role::Node(config) => &config.layout,
+            Role::Coordinator(file) => &file.layout,
+        };
+        let listed = layout.nodes().iter().filter_map(|node| node.address.as_ref());
+        listed.chain([&self.listen]).chain(&self.metrics).all(Address::is_loopback)
+    }
 }
 
 /// As what a program runs.
@@ -199,6 +224,17 @@ pub fn resolve(
         Given { node, shared } => node_of(&settings, node.as_ref(), shared, variable)?,
     };
     (resolved.log, resolved.log_format) = (log, log_format);
+    if let Some(name) = [CLOCK_OFF, PACE].into_iter().find(|name| variable(name).is_some())
+        && !resolved.is_on_one_machine()
+    {
+        return Err(SettingsError::ForTests { name });
+    }
+    if let Some(text) = variable(PACE) {
+        let times = text.parse().ok().filter(|times| (1..=PACE_TIMES_MAX).contains(times));
+        let times = times.ok_or_else(|| word(PACE, &text, "give 1 to 1000"))?;
+        resolved.pace_times = times;
+        resolved.notes.push(format!("{PACE}: this node repairs and forgets {times} times as fast"));
+    }
     if let Some(text) = variable(CLOCK_OFF) {
         let ms = text.parse().map_err(|_| word(CLOCK_OFF, &text, "give milliseconds"))?;
         resolved.clock = Clock::Off(ms);
@@ -307,6 +343,7 @@ fn coordinator(
         metrics,
         level: level(settings, file.level)?,
         clock: Clock::System,
+        pace_times: 1,
         log: LogLevel::Info,
         log_format: LogFormat::Text,
         notes: Vec::new(),
@@ -396,6 +433,7 @@ fn node_of(
         metrics,
         level,
         clock: Clock::System,
+        pace_times: 1,
         log: LogLevel::Info,
         log_format: LogFormat::Text,
         notes,

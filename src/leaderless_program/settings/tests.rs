@@ -178,4 +178,17 @@ fn a_clock_is_wrong_for_a_test_alone_and_says_so() {
     assert!(matches!(off.clock, Clock::Off(-8000)));
     assert!(off.notes.last().is_some_and(|note| note.contains("wrong by -8000 ms")));
     assert!(folder.resolve_with(line, &[(CLOCK_OFF, "1h")]).is_err());
+    assert_eq!(folder.resolve_with(line, &[(PACE, "100")]).unwrap().pace_times, 100);
+    assert!(folder.resolve_with(line, &[(PACE, "0")]).is_err());
+    for line in [
+        "-id 1 -nodes 1=h:8001 -replicas 1 -dir %d -port 0.0.0.0:8001 -insecure",
+        "-id 1 -nodes 1=localhost:8001,2=h:8001 -replicas 1 -dir %d",
+        "-id 1 -nodes 1=localhost:8001 -replicas 1 -dir %d -metrics h:9001 -insecure",
+    ] {
+        folder.resolve(line).unwrap();
+        for name in [CLOCK_OFF, PACE] {
+            let error = folder.resolve_with(line, &[(name, "7")]).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("loopback"), "{error}");
+        }
+    }
 }

@@ -519,6 +519,24 @@ impl Wal {
         }
     }
 
+    /// Has the next batch begin a segment of zeros, and all files of the log before that one removed once they are purged: what was written
+    /// up to now is then in no file of the log any more. Makes a segment, which takes long.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], and nothing has changed. After any other error of the disk, or [`Error::Poisoned`], the log writes
+    /// no more.
+    pub fn renew(&self) -> Result<()> {
+        self.check_poison()?;
+        match self.store.renew() {
+            Err(full @ Error::NoSpace { .. }) => return Err(full),
+            renewed => self.watch(renewed)?,
+        }
+        let mut writer = self.writer.lock();
+        self.watch(self.sync_current(&mut writer))?; // only the last segment may hold what is not synced
+        writer.current = None;
+        Ok(())
+    }
+
     /// Whether [`Wal::prepare`] has something to do.
     pub fn is_prepare_due(&self) -> bool {
         self.store.lacks_next()

@@ -7,6 +7,7 @@
 //!   it, so that a write into it changes no file metadata and cannot run out of space.
 //! - I2: a file gets a new id, durably, before it is used again, so nothing in it looks alive.
 //! - I3: ids only rise.
+//! - I5: bytes from before a renewal ([`Store::renew`]) are in no file that is made or kept after it.
 //! - I4: a segment that is no longer part of the log has a name of another kind until then, so that
 //!   no start reads it.
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Options;
-use super::segment::{name_of, spare_name_of};
+use super::segment::{id_of, name_of, spare_id_of, spare_name_of};
 use crate::Result;
 use crate::disk::{AlignedBuffer, Disk, File, WriteMode};
 
@@ -48,6 +49,8 @@ struct Spares {
     reusable: VecDeque<String>,
     /// The last attempt to make the next segment failed.
     is_refused: bool,
+    /// Segments with lower ids are removed, and not used again (I5).
+    kept_from: u64,
 }
 
 /// The directory of the log.
@@ -70,7 +73,13 @@ impl Store {
         next_id: u64,
         options: &Options,
     ) -> Self {
-        let spares = Spares { next: None, next_id, reusable: VecDeque::new(), is_refused: false };
+        let spares = Spares {
+            next: None,
+            next_id,
+            reusable: VecDeque::new(),
+            is_refused: false,
+            kept_from: 0,
+        };
         Store {
             disk,
             directory,
@@ -123,6 +132,30 @@ impl Store {
             }
             self.prepare(&mut |_, _| {})?;
         }
+    }
+
+    /// Makes a next segment of zeros in place of the one that is there, and removes what was kept to be used again; from now on the
+    /// segments before it are removed, too, once they are out of the log (I5).
+    pub(super) fn renew(&self) -> Result<()> {
+        let _making = self.making.lock();
+        let (id, mut old) = {
+            let mut spares = self.spares.lock();
+            spares.next_id += 1;
+            (spares.next_id - 1, std::mem::take(&mut spares.reusable))
+        };
+        for name in old.drain(..) {
+            self.disk.remove(&self.directory.join(name))?;
+        }
+        let made = self.make(id, &mut |_, _| {})?;
+        let replaced = {
+            let mut spares = self.spares.lock();
+            (spares.kept_from, spares.is_refused) = (id, false);
+            spares.next.replace(made)
+        };
+        if let Some(Prepared { id, .. }) = replaced {
+            self.disk.remove(&self.directory.join(name_of(id)))?;
+        }
+        self.disk.sync_dir(&self.directory)
     }
 
     fn reuse(&self, name: &str, id: u64) -> Result<Prepared> {
@@ -180,7 +213,11 @@ impl Store {
         let mut removed = false;
         for (name, bytes) in old {
             let path = self.directory.join(&name);
-            let may_keep = self.spares.lock().reusable.len() < self.recycle_count_max;
+            let may_keep = {
+                let spares = self.spares.lock();
+                let id = id_of(&name).or_else(|| spare_id_of(&name)).unwrap_or_default();
+                id >= spares.kept_from && spares.reusable.len() < self.recycle_count_max
+            };
             if bytes == self.segment_bytes && may_keep {
                 let spare = spare_name_of(&name);
                 if spare != name {

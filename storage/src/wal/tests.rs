@@ -14,7 +14,7 @@ use super::segment::{Begun, Carried, Follows, Life, Nonce, SegmentHeader, id_of,
 use super::store::Store;
 use super::tail::Tail;
 use super::{Entry, EntryKind, Nonces, Options, Position, Seen, StoppedWal, Wal};
-use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, SimDisk};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, CrashMode, Disk, SimDisk};
 use crate::{Error, LogId, MemberId, Term, Vote};
 
 const NONCE: Nonce = Nonce(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100);
@@ -506,4 +506,42 @@ fn a_batch_with_long_payloads_is_whole_and_not_after_any_flip() {
         assert!(!batch::is_whole(&bytes, LIFE), "byte {at}");
         bytes[at] ^= 1;
     }
+}
+
+#[test]
+fn after_a_renewal_no_file_has_what_was_purged() {
+    let disk = SimDisk::new(1);
+    let wal = open(&disk, &small());
+    let secret = b"what was deleted";
+    let append = |index: u64, payload: &[u8]| {
+        let payload = Bytes::copy_from_slice(payload).into();
+        wal.append([Entry { log_id: log_id(1, index), kind: EntryKind::Normal, payload }]).unwrap();
+        sync(&wal);
+    };
+    let names_with_it = || {
+        let has_it = |path: &std::path::PathBuf| {
+            let bytes = disk.read_file(path).unwrap();
+            bytes.windows(secret.len()).any(|window| window == secret)
+        };
+        disk.paths().into_iter().filter(has_it).count()
+    };
+    for index in 1..=20 {
+        append(index, &secret.repeat(500));
+        wal.prepare().unwrap();
+    }
+    wal.purge(log_id(1, 15));
+    sync(&wal);
+    assert!(wal.reclaim().unwrap() > 0);
+    wal.prepare().unwrap();
+    let is_spare = |path: &std::path::PathBuf| path.extension().is_some_and(|it| it == "spare");
+    assert!(disk.paths().iter().any(is_spare) && names_with_it() > 2, "some are to be used again");
+    wal.renew().unwrap();
+    append(21, b"later");
+    wal.purge(log_id(1, 20));
+    sync(&wal);
+    wal.reclaim().unwrap();
+    assert_eq!(names_with_it(), 0, "{:?}", disk.paths());
+    drop(wal);
+    let wal = open(&disk.crash(CrashMode::Lost), &small());
+    assert_eq!((wal.state().first_index, wal.state().last), (21, Some(log_id(1, 21))));
 }

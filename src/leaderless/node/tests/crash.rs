@@ -23,6 +23,8 @@ enum Happening {
     /// One key is written, and another is dropped.
     Drop(&'static str, u64),
     Checkpoint,
+    /// The log goes on in new files, and the old ones go with a checkpoint.
+    Clean,
 }
 
 const SCRIPT: [Happening; 14] = [
@@ -38,7 +40,7 @@ const SCRIPT: [Happening; 14] = [
     Happening::Put("a", 6, Some("again")),
     Happening::Checkpoint,
     Happening::Put("e", 7, None),
-    Happening::Checkpoint,
+    Happening::Clean,
     Happening::Put("f", 8, Some("last")),
 ];
 
@@ -67,7 +69,7 @@ impl Model {
                     model.put("dropped", held_at(ms, Some(key)));
                     model.keys.remove(key.as_bytes());
                 }
-                Happening::Checkpoint => {}
+                Happening::Checkpoint | Happening::Clean => {}
             }
         }
         model
@@ -106,6 +108,10 @@ fn carry_out(store: &mut Store, happening: Happening) -> diskstore_storage::Resu
         }
         Happening::Checkpoint => {
             return store.checkpoint(&Arc::default()).map_or(Ok(()), |job| job.run().map(drop));
+        }
+        Happening::Clean => {
+            store.note_forgotten();
+            return store.clean_at_stop();
         }
     }
     if let Some(appended) = store.append()? {
@@ -244,4 +250,35 @@ fn a_first_start_that_was_cut_off_is_of_its_cluster_too() {
     let error = open_as(&disk, &other).map(drop).unwrap_err().to_string();
     assert!(error.contains("another layout"), "{error}");
     open(&disk).unwrap().syncer.stop();
+}
+
+/// Names of files that have these bytes.
+fn names_with(disk: &SimDisk, bytes: &[u8]) -> Vec<PathBuf> {
+    let has_it = |path: &PathBuf| {
+        let found = disk.read_file(path).unwrap();
+        found.windows(bytes.len()).any(|window| window == bytes)
+    };
+    disk.paths().into_iter().filter(has_it).collect()
+}
+
+#[test]
+fn what_was_forgotten_is_in_no_file_of_a_node_that_stopped() {
+    let disk = SimDisk::new(1);
+    let mut store = open(&disk).unwrap();
+    carry_out(&mut store, Happening::Put("gone-key", 1, Some("gone-value"))).unwrap();
+    carry_out(&mut store, Happening::Put("kept-key", 1, Some("kept-value"))).unwrap();
+    carry_out(&mut store, Happening::Checkpoint).unwrap();
+    carry_out(&mut store, Happening::Put("gone-key", 2, None)).unwrap();
+    carry_out(&mut store, Happening::Floor(3)).unwrap();
+    store.forget_some();
+    assert!(store.has_forgotten_in_files() && names_with(&disk, b"gone-value").len() > 1);
+    store.clean_at_stop().unwrap();
+    store.syncer.stop();
+    for gone in ["gone-key", "gone-value"] {
+        assert_eq!(names_with(&disk, gone.as_bytes()), Vec::<PathBuf>::new(), "{gone}");
+    }
+    drop(store);
+    let store = open(&disk.crash(CrashMode::Lost)).unwrap();
+    assert_eq!(store.held(b"kept-key"), held_at(1, Some("kept-value")));
+    store.syncer.stop();
 }

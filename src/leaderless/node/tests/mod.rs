@@ -19,6 +19,7 @@ mod turns;
 const PACE: Pace = Pace {
     pull_every: Duration::from_millis(200),
     fence_lag: Duration::from_millis(500),
+    clean_after: Duration::from_mins(5),
     segment_bytes: 8 << 20,
 };
 

@@ -11,7 +11,7 @@ use crate::leaderless::clock::NodeNumber;
 use crate::leaderless::node::records::read_node;
 
 /// Version of these messages; a peer of another one is refused.
-pub(in crate::leaderless::node) const WIRE_VERSION: u16 = 2;
+pub(in crate::leaderless::node) const WIRE_VERSION: u16 = 3;
 /// Length u32, CRC-32 of the body u32.
 pub(in crate::leaderless::node) const FRAME_HEADER_BYTES: usize = 8;
 /// Most bytes of a frame's body: many messages, the last of which may have the largest value.

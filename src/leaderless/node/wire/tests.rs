@@ -228,7 +228,7 @@ fn frames_and_hellos_are_pinned_and_checked() {
     let mut out = Vec::new();
     put_frame(&mut out, |out| hello.put(out));
     let body = format!(
-        "0200{}{}{}{}{}{}",
+        "0300{}{}{}{}{}{}",
         "11000000000000000000000000000000",
         "0100000000000000",
         "ab".repeat(32),
