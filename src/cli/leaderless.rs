@@ -173,7 +173,8 @@ pub enum RegisterTask {
         #[command(flatten)]
         asked: RegisterAsked,
     },
-    /// Copies what a running leaderless-key-value-store holds: the newest of each key.
+    /// Copies what a running leaderless-key-value-store holds: the newest of each key. Repeated later, it brings back keys that
+    /// were deleted here meanwhile: a delete is remembered for a minute or so.
     #[command(args_override_self = true)]
     Import {
         /// Its storage nodes, with commas: the more, the newer is what is found.
