@@ -159,7 +159,13 @@ fn some_messages() -> Vec<PeerMessage> {
         PeerMessage::CopyBegin { attempt: 1, losses: 2 },
         PeerMessage::CopyBegun { attempt: 1, numbers, is_ready: true },
         PeerMessage::CopyPage { attempt: 1, from: 7 },
-        PeerMessage::CopyPaged { attempt: 1, from: 7, next: Some(9), records: vec![found] },
+        PeerMessage::CopyPaged {
+            attempt: 1,
+            from: 7,
+            next: Some(9),
+            floor: Moment::default(),
+            records: vec![found],
+        },
     ]);
     all
 }

@@ -176,6 +176,7 @@ async fn who_passed_a_read_on_hears_that_its_answer_is_too_much() {
             attempt: nth,
             from: 0,
             next: None,
+            floor: Moment::default(),
             records: vec![Found {
                 key: bytes("k"),
                 held: Held { version: Version::NONE, value: Some(Bytes::from(vec![1; 16 << 20])) },
