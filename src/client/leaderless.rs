@@ -193,8 +193,10 @@ fn troubles(status: &Json) -> Vec<String> {
     if !busy.is_empty() {
         found.push(format!("it refuses writes: {busy}"));
     }
-    if status.get("sees_majority") == Some(&Json::Bool(false)) && waits_for.is_empty() {
-        found.push("it sees no majority of the nodes: most operations fail here".to_owned());
+    if status.get("sees_quorum") == Some(&Json::Bool(false)) && waits_for.is_empty() {
+        found.push(
+            "it sees so few nodes that no key has a majority: operations fail here".to_owned(),
+        );
     }
     found.extend(troubles_with_clock(status));
     found.extend(peers(status).filter_map(|peer| trouble_with(status, peer)));
@@ -330,7 +332,7 @@ mod tests {
     fn clocks_that_are_wrong_and_what_stands_still_are_no_well_being() {
         let hour = 3_600_000;
         let well = json!({
-            "id": "1", "standing": "ready", "sees_majority": true, "time_ms": 9 * hour, "uptime_ms": hour,
+            "id": "1", "standing": "ready", "sees_quorum": true, "time_ms": 9 * hour, "uptime_ms": hour,
             "stands_ms": 0, "ahead": 7, "ahead_since_ms": hour,
             "peers": [{
                 "id": "2", "is_up": true, "standing": "ready", "clock_ms": -1200,
@@ -345,7 +347,7 @@ mod tests {
             assert_eq!(troubles.len(), 1, "{troubles:?}");
             troubles[0].clone()
         };
-        assert!(told("/sees_majority", json!(false)).contains("no majority"));
+        assert!(told("/sees_quorum", json!(false)).contains("no key has a majority"));
         assert!(told("/stands_ms", json!(hour)).contains("stands still for 3600 s"));
         assert!(told("/ahead_since_ms", json!(5_000)).contains("refused writes"));
         let clock = told("/peers/0/clock_ms", json!(-6_000));

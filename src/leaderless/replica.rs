@@ -531,6 +531,7 @@ impl Replica {
         let mut numbers = self.latest.clone();
         let floor = numbers.floor.moment;
         numbers.confirmed = numbers.confirmed.max(floor);
+        numbers.fence = numbers.fence.max(floor); // its time is above it, or its own writes were forgotten ones
         for other in &self.others {
             let with = numbers.confirmed_with.entry(*other).or_default();
             *with = floor.max(*with);

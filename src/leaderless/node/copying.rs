@@ -132,10 +132,11 @@ impl Driver {
     }
 
     /// There are too few nodes that could be copied, and this is why. After a while in which nobody came, and it heard what others know of its
-    /// losses, a node goes by what it has, if whoever started it says so.
+    /// losses, a node goes by what it has, if whoever started it says so and it has seen none since then.
     fn lack_sources(&mut self, standing: Standing, now: Instant, waits_for: String) {
         let since = *self.lacks_since.get_or_insert(now);
-        if !self.config.accepts_loss || now.duration_since(since) < LISTEN_FIRST {
+        let is_asked = self.config.accepts_loss && !self.saw_sources;
+        if !is_asked || now.duration_since(since) < LISTEN_FIRST {
             self.waits_for = waits_for;
             return;
         }
@@ -210,6 +211,7 @@ impl Driver {
             self.lack_sources(standing, now, waits_for);
             return;
         }
+        (self.saw_sources, self.lacks_since) = (true, None);
         let mut losses = 0;
         if standing == Standing::Lost {
             let known = self.known_losses();

@@ -236,6 +236,8 @@ pub(super) struct Driver {
     pub(super) has_counted: bool,
     /// Since when there are too few nodes that it could copy.
     pub(super) lacks_since: Option<Instant>,
+    /// There were enough nodes that could be copied, once since the start.
+    pub(super) saw_sources: bool,
     /// What a node waits for that is not ready.
     pub(super) waits_for: String,
     pub(super) counters: Counters,
@@ -254,7 +256,7 @@ pub(super) struct Driver {
     pub(super) ready_since: Option<Instant>,
     pub(super) is_ready: Arc<AtomicBool>,
     /// It and the nodes that it sees, ready ones, are a majority of all.
-    pub(super) sees_majority: Arc<AtomicBool>,
+    pub(super) sees_quorum: Arc<AtomicBool>,
     /// When it refused a version last that was too far ahead.
     pub(super) ahead_at: Option<Instant>,
     /// How its replica stands, for whoever asks for nothing else ([`Standing`] as a number).

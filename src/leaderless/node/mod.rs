@@ -105,7 +105,7 @@ pub struct Registers {
     clients: mpsc::Sender<Event>,
     door: Door,
     is_ready: Arc<AtomicBool>,
-    sees_majority: Arc<AtomicBool>,
+    sees_quorum: Arc<AtomicBool>,
     /// As the driver shows it at the end of each turn.
     standing: Arc<AtomicU8>,
     stop: watch::Sender<bool>,
@@ -189,7 +189,7 @@ impl Registers {
         let first_id = u64::from_le_bytes(host.random.bytes()?) >> 1;
         let mut driver = making.driver(store, &signals, &stopping, is_ready.clone());
         driver.standing = standing.clone();
-        let sees_majority = driver.sees_majority.clone();
+        let sees_quorum = driver.sees_quorum.clone();
         driver.next_operation = first_id; // none is given again after a restart
         let inlets = Inlets {
             signals: signal_inlet,
@@ -208,7 +208,7 @@ impl Registers {
             clients,
             door,
             is_ready,
-            sees_majority,
+            sees_quorum,
             standing,
             stop,
             running,
@@ -337,8 +337,8 @@ impl Registers {
     }
 
     /// Whether it and the ready nodes that it sees are a majority of all nodes: without one, most operations at QUORUM and ALL fail here.
-    pub fn sees_majority(&self) -> bool {
-        self.sees_majority.load(Ordering::Relaxed)
+    pub fn sees_quorum(&self) -> bool {
+        self.sees_quorum.load(Ordering::Relaxed)
     }
 
     /// Serves a connection that began with [`PEER_PREFACE`], until it ends. `came` is what was read
@@ -517,6 +517,7 @@ impl Making<'_> {
             copying: None,
             has_counted: false,
             lacks_since: None,
+            saw_sources: false,
             waits_for: String::new(),
             counters: Counters::default(),
             checkpoint: None,
@@ -528,7 +529,7 @@ impl Making<'_> {
             floor_sought_at: None,
             ready_since: None,
             is_ready,
-            sees_majority: Arc::default(),
+            sees_quorum: Arc::default(),
             ahead_at: None,
             standing: Arc::default(),
         }

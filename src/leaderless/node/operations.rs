@@ -278,7 +278,7 @@ impl Driver {
     }
 
     /// An operation that was passed on here. One that comes late is not begun: whoever asked for it has been told that its outcome
-    /// is unknown, and a write could go above newer ones. A ceiling that does not move, for the disk is full, says nothing.
+    /// is unknown, and a write could go above newer ones. Where the disk is full no ceiling moves, and `until` came of one: only it is compared then.
     pub(super) fn begin_forwarded(
         &mut self,
         reply: ReplyTo,
@@ -286,7 +286,8 @@ impl Driver {
         what: (Errand, Bytes, Level),
     ) {
         let (errand, key, level) = what;
-        let shown = self.now().min(self.replica.numbers().ceiling);
+        let (now, ceiling) = (self.now(), self.replica.numbers().ceiling);
+        let shown = if self.has_room() { now } else { now.min(ceiling) };
         if shown > until.later(LATE_MS_MAX) {
             self.reply(reply, not_stored("it was under way for too long"));
             return;

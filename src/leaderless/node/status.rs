@@ -40,8 +40,8 @@ pub struct RegistersStatus {
     pub time_ms: u64,
     /// How far its time is ahead of the time of day, for that went back: it stands still for so long.
     pub stands_ms: u64,
-    /// Whether it and the ready nodes that it sees are a majority of all nodes.
-    pub sees_majority: bool,
+    /// Whether it and the ready nodes that it sees are so many that some key has a majority of its replicas.
+    pub sees_quorum: bool,
     /// Up to here (milliseconds since 2020) deletes are forgotten.
     pub floor_ms: u64,
     /// Up to here it has the same as all others.

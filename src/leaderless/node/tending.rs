@@ -26,6 +26,9 @@ use crate::leaderless::repair::{
 };
 use crate::leaderless::replica::{Numbers, Standing};
 
+/// What is said of a node that is not heard for its floor.
+const FAR_FLOOR: &str =
+    "its floor is more than a day ahead of this node's time: one of the two clocks is wrong";
 /// How often it says how it stands.
 const GOSSIP_EVERY: Duration = Duration::from_millis(250);
 /// How often it looks for the floor.
@@ -149,7 +152,7 @@ impl Driver {
         }
         let is_seen = |peer: &&Peer| peer.standing(now) == Some(Standing::Ready);
         let seen = 1 + self.peers.values().filter(is_seen).count();
-        self.sees_majority.store(2 * seen > self.layout.nodes().len(), Ordering::Relaxed);
+        self.sees_quorum.store(seen > self.layout.replica_count() / 2, Ordering::Relaxed);
     }
 
     /// What was passed on to a node that is down now waits no longer.
@@ -199,6 +202,7 @@ impl Driver {
         let (floor, losses) = (gossip.numbers.floor.clone(), gossip.numbers.lost.count);
         if let Some(peer) = self.peers.get_mut(&from) {
             (peer.gossip, peer.gossip_at) = (Some(gossip), Some(Instant::now()));
+            peer.complaint.take_if(|complaint| complaint == FAR_FLOOR);
         }
         self.hear_floor(&floor);
         // One that was accepted is told in no other way, and the next one has to be counted above it.
@@ -211,23 +215,24 @@ impl Driver {
     /// Whether a message has a floor that no right clock can have led to: whoever heard of it would have to copy for good, and so would
     /// all who hear it from him.
     pub(super) fn is_floor_far(&self, message: &PeerMessage) -> bool {
+        let most = self.now().later(FLOOR_AHEAD_MS_MAX);
         let floor = match message {
             PeerMessage::Gossip(gossip) => &gossip.numbers.floor,
             PeerMessage::Request(_, Request::Pull(PullRequest::Begin { floor, .. }))
             | PeerMessage::Response(_, Response::Pulled(PullResponse::Begun { floor })) => floor,
+            PeerMessage::CopyBegun { numbers, .. } if numbers.fence > most => return true, // it would be this node's time
             PeerMessage::CopyBegun { numbers, .. } => &numbers.floor,
             _ => return false,
         };
-        floor.moment > self.now().later(FLOOR_AHEAD_MS_MAX)
+        floor.moment > most
     }
 
     /// Takes a node for one that is down.
     pub(super) fn refuse_floor_of(&mut self, from: NodeNumber) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        let words = "its floor is more than a day ahead of this node's time: one of the two clocks is wrong";
-        if peer.complaint.as_deref() != Some(words) {
-            tracing::warn!(node = peer.id, "{words}");
-            peer.complaint = Some(words.to_owned());
+        if peer.complaint.as_deref() != Some(FAR_FLOOR) {
+            tracing::warn!(node = peer.id, "{FAR_FLOOR}");
+            peer.complaint = Some(FAR_FLOOR.to_owned());
         }
         peer.gossip = None;
     }
@@ -427,7 +432,7 @@ impl Driver {
             clock: self.clock.shown(self.now()).get(),
             time_ms: self.now().get(),
             stands_ms: self.now().get().saturating_sub(self.time_of_day().get()),
-            sees_majority: self.sees_majority.load(Ordering::Relaxed),
+            sees_quorum: self.sees_quorum.load(Ordering::Relaxed),
             floor_ms: numbers.floor.moment.get(),
             confirmed_ms: numbers.confirmed.get(),
             fence_ms: numbers.fence.get(),

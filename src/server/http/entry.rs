@@ -32,6 +32,7 @@ pub(crate) fn check(
 ) -> Result<(), Problem> {
     check_form(request.version(), request.headers())?;
     check_length(request)?;
+    let local = local.to_canonical(); // one socket for both families has addresses of the older as of the newer
     let host = one(request.headers(), &HOST)?.ok_or_else(|| Problem::wrong("no Host header"))?;
     if local.is_loopback() && !is_local_host(host) {
         let message = "this address is asked by its number, or as localhost";

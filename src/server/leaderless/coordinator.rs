@@ -155,7 +155,7 @@ impl Coordinator {
         RegistersStatus {
             standing: COORDINATOR.to_owned(),
             waits_for: waits_for.to_owned(),
-            sees_majority: self.is_ready(),
+            sees_quorum: self.is_ready(),
             epoch: self.layout.epoch(),
             layout_hash: self.layout.hash_text(),
             replica_count: self.layout.replica_count(),

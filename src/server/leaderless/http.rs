@@ -199,8 +199,8 @@ async fn readiness(Extension(server): Door) -> Result<Response, Problem> {
         return Ok("ready\n".into_response());
     }
     let status = server.registrar.status().await;
-    let waits_for = if status.waits_for.is_empty() && !status.sees_majority {
-        "a majority of the nodes is not in sight".to_owned()
+    let waits_for = if status.waits_for.is_empty() && !status.sees_quorum {
+        "so few nodes are in sight that no key has a majority of its replicas".to_owned()
     } else {
         status.waits_for
     };

@@ -118,13 +118,11 @@ impl Registrar {
         }
     }
 
-    /// Whether it takes operations at a level: its own replica answers, and unless one is enough, a majority of all nodes is in
-    /// sight.
+    /// Whether it takes operations at a level: its own replica answers, and unless one is enough, so many nodes are in sight
+    /// that some key has a majority.
     pub(super) fn is_ready(&self, level: Level) -> bool {
         match self {
-            Registrar::Node(node) => {
-                node.is_ready() && (level == Level::One || node.sees_majority())
-            }
+            Registrar::Node(node) => node.is_ready() && (level == Level::One || node.sees_quorum()),
             Registrar::Coordinator(coordinator) => coordinator.is_ready(),
         }
     }

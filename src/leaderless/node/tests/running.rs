@@ -100,8 +100,8 @@ async fn a_minority_that_is_down_is_not_missed_and_catches_up() {
     );
     let held = cluster.at(1).read(bytes("a"), Level::One).await.unwrap();
     assert_eq!(held.version, version);
-    cluster.wait("without a majority", |status| !status.sees_majority).await;
-    assert!(!cluster.at(1).sees_majority());
+    cluster.wait("without a majority", |status| !status.sees_quorum).await;
+    assert!(!cluster.at(1).sees_quorum());
     cluster.start(2).await;
     cluster.start(3).await;
     cluster.ready().await;
@@ -482,8 +482,13 @@ async fn many_deletes_are_forgotten_piece_by_piece() {
     store.syncer.stop();
 }
 
-/// Sends messages to a node as another one that does not run.
-async fn send_as(cluster: &Cluster, from: usize, to: usize, messages: &[PeerMessage]) {
+/// Sends messages to a node as another one that does not run; the link lasts as long as what is given back.
+async fn send_as(
+    cluster: &Cluster,
+    from: usize,
+    to: usize,
+    messages: &[PeerMessage],
+) -> (Link, watch::Sender<bool>) {
     let number = |node: usize| NodeNumber::new(u16::try_from(node).unwrap()).unwrap();
     let net = Net::Local(cluster.net.clone());
     let host = Host { disk: Arc::new(SimDisk::new(7)), net, ..Host::real() };
@@ -497,7 +502,7 @@ async fn send_as(cluster: &Cluster, from: usize, to: usize, messages: &[PeerMess
         process: 1,
     };
     let (signals, mut linked) = mpsc::unbounded_channel();
-    let (_stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
     let link = Link::start(Dial { host, address: address(to), hello }, signals, stopping);
     while !matches!(linked.recv().await, Some(Event::Linked(_))) {}
     let mut frame = vec![0; FRAME_HEADER_BYTES];
@@ -506,7 +511,7 @@ async fn send_as(cluster: &Cluster, from: usize, to: usize, messages: &[PeerMess
     }
     end_frame(&mut frame, 0);
     link.send(frame);
-    tokio::time::sleep(Duration::from_millis(300)).await; // else the frame goes with the link
+    (link, stop)
 }
 
 #[tokio::test]
@@ -526,7 +531,7 @@ async fn a_floor_of_the_far_future_is_not_heard() {
     let begin = PullRequest::Begin { floor, fence: Moment::default() };
     let messages =
         [PeerMessage::Gossip(Box::new(gossip)), PeerMessage::Request(1, Request::Pull(begin))];
-    send_as(&cluster, 3, 1, &messages).await;
+    let _link = send_as(&cluster, 3, 1, &messages).await;
     // What it said before does not count any more either.
     let is_unheard =
         |status: &RegistersStatus| status.id != "1" || status.peers[1].standing.is_empty();

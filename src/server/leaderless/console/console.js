@@ -10,13 +10,30 @@ let status = null;
 
 const ask = (path, more = {}) => fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000), ...more });
 
-// As `leaderless status` says it.
+// What is not well between this node and another.
+function troubleWith(peer) {
+  if (!peer.is_up) return `is not heard${peer.complaint ? `: ${peer.complaint}` : ""}`;
+  if (Math.abs(peer.clock_ms ?? 0) > 5000) return `has a clock ${time(Math.abs(peer.clock_ms) / 1000)} ${peer.clock_ms > 0 ? "ahead of" : "behind"} this one's`;
+  if (peer.complaint) return `complains: ${peer.complaint}`;
+  const behind = status.time_ms - peer.confirmed_ms;
+  const isLong = Math.min(behind, status.uptime_ms) > 300000;
+  const isReady = peer.standing === "ready" && status.standing === "ready";
+  return isLong && isReady ? `confirmed nothing for ${time(behind / 1000)}: deletes are not forgotten` : "";
+}
+
+// What `leaderless status` says, too.
 function troubles() {
   const found = [];
   if (status.waits_for) found.push(`it takes no operations: it waits for ${status.waits_for}`);
   if (status.busy) found.push(`it refuses writes: ${status.busy}`);
-  for (const peer of status.peers.filter((one) => !one.is_up)) {
-    found.push(`node ${peer.id} is not heard${peer.complaint ? `: ${peer.complaint}` : ""}`);
+  if (!status.sees_quorum && !status.waits_for) found.push("it sees so few nodes that no key has a majority: operations fail here");
+  if (status.stands_ms >= 1000) found.push(`its time of day went back: its time stands still for ${time(status.stands_ms / 1000)}`);
+  if (status.ahead_since_ms !== null && status.ahead_since_ms < 60000) {
+    found.push("it refused writes of other nodes within the last minute, as too far ahead of its clock");
+  }
+  for (const peer of status.peers) {
+    const trouble = troubleWith(peer);
+    if (trouble) found.push(`node ${peer.id} ${trouble}`);
   }
   if (status.clashes) found.push(`${count(status.clashes)} times two values had one version: two nodes run as one id`);
   return found;
