@@ -42,6 +42,8 @@ const RECORD_BYTES: usize = 32;
 const OLD_KEYS_BYTES_MAX: usize = 2 << 20;
 /// Times the pause after which files are cleaned of what was forgotten: they are then, even if there was no pause.
 const CLEAN_LATEST: u32 = 12;
+/// Pause after each MiB of the segment that a renewal makes: a segment takes a second or so.
+const RENEWAL_REST: Duration = Duration::from_millis(10);
 /// Most memory of keys with which a node that stops cleans its files, in bytes: it takes a second or so.
 const CLEANED_AT_STOP_BYTES_MAX: u64 = CHECKPOINT_BYTES;
 /// Deletes that are forgotten at a time.
@@ -407,7 +409,8 @@ impl RenewalJob {
     /// Of the disk.
     pub(super) fn run(self) -> diskstore_storage::Result<bool> {
         self.syncer.barrier_blocking()?; // what was forgotten is in the old files
-        match self.wal.renew() {
+        // Writes go on meanwhile, to the same disk.
+        match self.wal.renew(&mut |_, _| std::thread::sleep(RENEWAL_REST)) {
             Err(Error::NoSpace { .. }) => Ok(false),
             renewed => renewed.map(|()| true),
         }

@@ -520,14 +520,14 @@ impl Wal {
     }
 
     /// Has the next batch begin a segment of zeros, and all files of the log before that one removed once they are purged: what was written
-    /// up to now is then in no file of the log any more. Makes a segment, which takes long.
+    /// up to now is then in no file of the log any more. Makes a segment, which takes long, and calls `rest` as [`Wal::prepare_resting`] says.
     ///
     /// # Errors
     /// [`Error::NoSpace`], and nothing has changed. After any other error of the disk, or [`Error::Poisoned`], the log writes
     /// no more.
-    pub fn renew(&self) -> Result<()> {
+    pub fn renew(&self, rest: &mut dyn FnMut(u64, u64)) -> Result<()> {
         self.check_poison()?;
-        match self.store.renew() {
+        match self.store.renew(rest) {
             Err(full @ Error::NoSpace { .. }) => return Err(full),
             renewed => self.watch(renewed)?,
         }

@@ -136,7 +136,7 @@ impl Store {
 
     /// Makes a next segment of zeros in place of the one that is there, and removes what was kept to be used again; from now on the
     /// segments before it are removed, too, once they are out of the log (I5).
-    pub(super) fn renew(&self) -> Result<()> {
+    pub(super) fn renew(&self, rest: Rest<'_>) -> Result<()> {
         let _making = self.making.lock();
         let (id, mut old) = {
             let mut spares = self.spares.lock();
@@ -146,7 +146,7 @@ impl Store {
         for name in old.drain(..) {
             self.disk.remove(&self.directory.join(name))?;
         }
-        let made = self.make(id, &mut |_, _| {})?;
+        let made = self.make(id, rest)?;
         let replaced = {
             let mut spares = self.spares.lock();
             (spares.kept_from, spares.is_refused) = (id, false);
