@@ -412,6 +412,12 @@ fn one_is_killed(example: &mut Example) {
     wait_until("a read without the node", || {
         example.resp(3, &["GET", "a"]).is_ok_and(|value| value.text().as_deref() == Some("without"))
     });
+    // A load waits for as many replicas as it is told to.
+    for (level, is_possible) in [("quorum", true), ("all", false)] {
+        let load = ["bench", "-yes", "-requests", "20", "-warm-up", "0s", "-level", level];
+        let ended = run(&[&load[..], &["-addr", &example.address(1)]].concat());
+        assert_eq!(ended.status.success(), is_possible, "{level}: {}", text(&ended.stderr));
+    }
     client.ask(&["LEVEL", "all"]).unwrap();
     let refused = client.ask(&["SET", "a", "everywhere"]).unwrap_err();
     assert!(

@@ -22,7 +22,7 @@ use crate::leaderless::operation::{
 use crate::leaderless::replica::Standing;
 
 /// How long an operation may take.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How late an operation may come that was passed on, in milliseconds: gossip is a moment old, and a ceiling moves in steps.
 const LATE_MS_MAX: u64 = 5_000;
 /// Most operations under way that this node runs or passed on.

@@ -1,9 +1,11 @@
 //! Operations, restarts, lost disks and deletes on running nodes.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::*;
 use crate::leaderless::message::Request;
+use crate::leaderless::node::operations::OPERATION_TIMEOUT;
 use crate::leaderless::node::store::FORGOTTEN_MAX;
 use crate::leaderless::node::wire::{
     FRAME_HEADER_BYTES, Gossip, PeerMessage, end_frame, put_message,
@@ -438,7 +440,9 @@ async fn a_write_whose_replicas_have_no_room_is_refused_by_them() {
     let mut stored_by_own = None;
     for nth in 0..30 {
         let written = cluster.at(1).write(bytes(&nth.to_string()), value.clone(), Level::Quorum);
-        if let Err(error) = written.await {
+        // Replicas that were silent would be waited for so long.
+        let written = timeout(OPERATION_TIMEOUT, written).await;
+        if let Err(error) = written.expect("they say that they have no room") {
             stored_by_own = Some(error);
             break;
         }
