@@ -207,6 +207,19 @@ fn a_pull_before_the_floors_are_told_would_confirm_too_much() {
     });
 }
 
+/// The others have the note that the cluster began with node 1, whose disk is another one now.
+#[test]
+fn a_lost_disk_would_be_taken_for_the_one_that_the_cluster_began_with() {
+    assert_aimed(Rule::FoundersByNumber, |world| {
+        world.op(2, set("x"), Level::Quorum)?;
+        world.flow("22 21 12")?;
+        world.lose_messages();
+        world.lose_and_copy(1)?;
+        world.op(3, Errand::Get, Level::Quorum)?;
+        world.flow("33 31 13")
+    });
+}
+
 /// Node 1 loses its disk twice, and both losses are accepted. If the others have not heard of the first, the second is
 /// counted as the first was: node 1 is the same writer again, without its ceiling.
 #[test]

@@ -117,8 +117,3 @@ fn what_was_confirmed_without_an_exchange_would_be_missing() {
 fn a_cluster_that_began_without_all_would_begin_again_without_what_it_held() {
     assert_needed(Rule::FoundedByAll, 10_000);
 }
-
-#[test]
-fn a_lost_disk_would_be_taken_for_the_one_that_the_cluster_began_with() {
-    assert_needed(Rule::FoundersByNumber, 10_000);
-}

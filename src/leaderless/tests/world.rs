@@ -1361,6 +1361,7 @@ impl World {
         self.crash(node - 1);
         self.lose_disk(node - 1);
         self.start(node - 1);
+        self.gossip(node - 1)?;
         for _ in 0..2 {
             self.catch_up(node - 1)?;
             for at in 0..self.nodes.len() {
