@@ -57,7 +57,8 @@ impl<T> Append<Vec<T>> {
         summed: &[Stretch],
         take: impl Fn(wal::Entry) -> Result<T, DecodeError>,
     ) -> Result<Append<Vec<T>>, DecodeError> {
-        let mut cursor = Cursor::new(body.clone());
+        let whole = body.clone();
+        let mut cursor = Cursor::new(body);
         let Start { vote, prev, committed, count } = read_start(&mut cursor)?;
         if !vote.committed {
             return Err(cursor.error("entries of somebody who does not lead"));
@@ -69,7 +70,7 @@ impl<T> Append<Vec<T>> {
             let mut entry = read_entry(&mut cursor)?;
             let start = cursor.position() - entry.payload.len();
             if let Some(stretch) = summed.next_if(|stretch| stretch.start() == start) {
-                entry.payload = stretch.take(&body);
+                entry.payload = stretch.take(&whole);
             }
             let expected = last.map_or(Some(0), |last| last.index.checked_add(1));
             if Some(entry.log_id.index) != expected {

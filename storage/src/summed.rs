@@ -49,7 +49,8 @@ impl SummedBytes {
     pub(crate) fn add_to(&self, hasher: &mut Hasher) {
         match self.crc {
             Some(crc) => {
-                hasher.combine(&Hasher::new_with_initial_len(crc, self.bytes.len() as u64))
+                let known = Hasher::new_with_initial_len(crc, self.bytes.len() as u64);
+                hasher.combine(&known);
             }
             None => hasher.update(&self.bytes),
         }
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     fn bytes(count: usize) -> Bytes {
-        (0..count).map(|nth| (nth * 31 % 251) as u8).collect::<Vec<_>>().into()
+        (0..=u8::MAX).cycle().take(count).collect::<Vec<_>>().into()
     }
 
     #[test]

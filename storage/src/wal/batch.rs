@@ -191,7 +191,7 @@ impl OpenBatch {
             must_sync,
             highest,
             record_count,
-            summed,
+            summed: summed.into(),
             buffer,
         }
     }
@@ -211,7 +211,7 @@ pub struct SealedBatch {
     pub(super) highest: Option<u64>,
     record_count: u32,
     /// Payloads whose checksum is known, and where they stand behind the header.
-    summed: Vec<Stretch>,
+    summed: Box<[Stretch]>,
     buffer: AlignedBuffer,
 }
 

@@ -381,7 +381,7 @@ async fn a_node_of_another_build_is_told_so() {
     stream.write_all(&out).await.unwrap();
     let mut said = Vec::new();
     stream.read_to_end(&mut said).await.unwrap();
-    let body = Bytes::from(said).slice(wire::FRAME_HEADER_BYTES..);
+    let body = Bytes::from(said).slice(FRAME_HEADER_BYTES..);
     let reason = wire::read_welcome(body).unwrap().expect("it is refused");
     assert!(reason.contains("version 99") && reason.contains("one build"), "{reason}");
 }
