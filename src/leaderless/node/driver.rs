@@ -149,7 +149,11 @@ impl Peer {
 
     /// Whether more may wait for it.
     pub(super) fn has_room(&self) -> bool {
-        self.link.queued() + self.out.len() <= QUEUE_BYTES_MAX
+        self.waiting_bytes() <= QUEUE_BYTES_MAX
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.link.queued() + self.out.len()
     }
 
     fn flush(&mut self) {
@@ -449,13 +453,15 @@ impl Driver {
     /// Sends a message to a peer, if there is room; says whether it did.
     pub(super) fn send(&mut self, to: NodeNumber, message: &PeerMessage) -> bool {
         let Some(peer) = self.peers.get_mut(&to) else { return false };
-        // Outcomes are as many as the peer passes on, and short, but for values that were read.
+        // Outcomes are as many as the peer passes on, and short, but for values that were read. A peer that passes on
+        // without end and takes nothing is bounded all the same.
         let is_short = match message {
             PeerMessage::Gossip(_) => true,
             PeerMessage::Forwarded(_, result) => !matches!(result, Ok(Done::Read(_))),
             _ => false,
         };
-        if !peer.is_linked || !peer.has_room() && !is_short {
+        let bytes_max = if is_short { 2 * QUEUE_BYTES_MAX } else { QUEUE_BYTES_MAX };
+        if !peer.is_linked || peer.waiting_bytes() > bytes_max {
             peer.dropped += u64::from(peer.is_linked);
             return false;
         }

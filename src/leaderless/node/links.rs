@@ -3,7 +3,7 @@
 //!
 //! Called by `mod` and the driver; calls `host`, `wire`. Invariants:
 //!
-//! - I1: what waits for a peer is bounded ([`QUEUE_BYTES_MAX`]). What does not fit, or cannot be sent, is
+//! - I1: what waits for a peer is bounded ([`QUEUE_BYTES_MAX`], and twice that with outcomes and gossip). What does not fit, or cannot be sent, is
 //!   dropped: repair finds it.
 //! - I2: nothing of a peer reaches the driver before its hello was checked.
 
