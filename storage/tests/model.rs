@@ -87,3 +87,27 @@ proptest! {
         }
     }
 }
+
+/// The segment of what was dropped is gone, and the next one begins with that.
+#[test]
+fn a_log_that_was_dropped_written_anew_and_purged_opens() {
+    let steps = [
+        Step::Append { count: 3, bytes: 9503 },
+        Step::Sync,
+        Step::Truncate { count: 3 },
+        Step::Append { count: 1, bytes: 8161 },
+        Step::Append { count: 13, bytes: 2151 },
+        Step::Purge { keep: 0 },
+        Step::Sync,
+        Step::Reclaim,
+    ];
+    let disk = SimDisk::new(0);
+    let mut driver = Driver::new(&disk, &options()).unwrap();
+    for &step in &steps {
+        driver.run(step).unwrap();
+        driver.check();
+    }
+    for mode in [CrashMode::Lost, CrashMode::All] {
+        check_after_crash(&disk.crash(mode), &driver.acknowledged, None);
+    }
+}

@@ -212,7 +212,8 @@ impl Index {
     /// Drops the entries behind `last`; none below the purge point.
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
         let last = last.max(self.carried.purged);
-        let from = last.map_or(self.first.unwrap_or(0), |last| last.index + 1);
+        // All of them may begin before what recovery has seen: their segments are gone, for a later purge covers them.
+        let from = last.map_or(0, |last| last.index + 1);
         let Some(next) = self.next().filter(|&next| from < next) else { return };
         for segment in self.segments.iter_mut().rev() {
             if !segment.offsets.is_empty() && segment.next_index() <= from {
