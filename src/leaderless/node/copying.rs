@@ -118,7 +118,8 @@ impl Driver {
             }
             let silent = self.names_of(&copying.silent());
             tracing::warn!(nodes = silent, "a copy got no answer, and begins anew");
-            self.copying = None;
+            // They were there a moment ago: what is missing now is missing since now.
+            (self.copying, self.lacks_since) = (None, None);
             self.begin_copy(standing, now, &silent);
             return;
         }
@@ -211,7 +212,6 @@ impl Driver {
             self.lack_sources(standing, now, waits_for);
             return;
         }
-        (self.saw_sources, self.lacks_since) = (true, None);
         let mut losses = 0;
         if standing == Standing::Lost {
             let known = self.known_losses();
@@ -308,7 +308,7 @@ impl Driver {
             self.lack_sources(standing, Instant::now(), waits_for);
             return;
         }
-        self.lacks_since = None;
+        (self.saw_sources, self.lacks_since) = (true, None);
         tracing::info!(sources = count, "copying what other nodes hold");
         self.ask_page();
     }

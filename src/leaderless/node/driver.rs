@@ -240,7 +240,7 @@ pub(super) struct Driver {
     pub(super) has_counted: bool,
     /// Since when there are too few nodes that it could copy.
     pub(super) lacks_since: Option<Instant>,
-    /// There were enough nodes that could be copied, once since the start.
+    /// There were enough nodes that could be copied and said so, once since the start.
     pub(super) saw_sources: bool,
     /// What a node waits for that is not ready.
     pub(super) waits_for: String,
@@ -259,7 +259,7 @@ pub(super) struct Driver {
     /// Since when its replica answers.
     pub(super) ready_since: Option<Instant>,
     pub(super) is_ready: Arc<AtomicBool>,
-    /// It and the nodes that it sees, ready ones, are a majority of all.
+    /// It and the ready nodes that it sees are so many that some key has a majority of its replicas.
     pub(super) sees_quorum: Arc<AtomicBool>,
     /// When it refused a version last that was too far ahead.
     pub(super) ahead_at: Option<Instant>,

@@ -336,7 +336,7 @@ impl Registers {
         self.is_ready.load(Ordering::Relaxed)
     }
 
-    /// Whether it and the ready nodes that it sees are a majority of all nodes: without one, most operations at QUORUM and ALL fail here.
+    /// Whether it and the ready nodes that it sees are so many that some key has a majority: else operations at QUORUM and ALL fail here.
     pub fn sees_quorum(&self) -> bool {
         self.sees_quorum.load(Ordering::Relaxed)
     }
