@@ -68,8 +68,12 @@ impl Cluster {
             let me = consensus.member_id();
             let holders = holders(&view, index, holds.then_some(me));
             let times = consensus.syncer().stages().of_entry(index);
-            let is_settled = times.is_none_or(|times| times.apply.is_some())
-                && (holds || !self.syncs_always())
+            let syncs = self.syncs_always();
+            // A sync is noted a moment after it made durable what it covers.
+            let is_timed =
+                |times: StageTimes| times.apply.is_some() && (times.sync.is_some() || !syncs);
+            let is_settled = times.is_none_or(is_timed)
+                && (holds || !syncs)
                 && has_majority(&view, &holders, me);
             if !is_settled && Instant::now() < deadline {
                 tokio::time::sleep(LOOK_PAUSE).await;

@@ -298,16 +298,10 @@ impl Syncer {
 }
 
 fn run_sync(shared: &SyncerShared) {
-    let syncs_batches = shared.wal.sync_mode() == SyncMode::Always;
     while let Some(work) = next_work(shared) {
-        let started = Instant::now();
-        let is_sync = syncs_batches || matches!(work, SyncWork::Sync);
-        if let Err(error) = carry_out(shared, work, started) {
+        if let Err(error) = carry_out(shared, work, Instant::now()) {
             fail(shared, &chain(&error));
             return;
-        }
-        if is_sync {
-            shared.stages.synced(shared.wal.durable(), started.elapsed());
         }
         if shared.wal.is_prepare_due() {
             shared.segments.lock().is_kicked = true;
@@ -322,11 +316,16 @@ fn carry_out(shared: &SyncerShared, work: SyncWork, started: Instant) -> Result<
         SyncWork::Write(batch) => {
             shared.written_bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
             let durable = shared.wal.write(batch)?;
+            if shared.wal.sync_mode() == SyncMode::Always {
+                // Before whoever waits is told, for a receipt says what its sync took.
+                shared.stages.synced(durable, started.elapsed());
+            }
             shared.state.lock().unsynced_since.get_or_insert(started);
             complete(shared, durable);
         }
         SyncWork::Sync => {
             shared.wal.sync()?;
+            shared.stages.synced(shared.wal.durable(), started.elapsed());
             shared.state.lock().unsynced_since = None;
         }
     }
@@ -479,6 +478,19 @@ mod tests {
     fn last_after_power_loss(disk: &SimDisk) -> Option<u64> {
         let disk = disk.crash(CrashMode::Lost);
         open(&disk, SyncMode::Always).state().last.map(|last| last.index)
+    }
+
+    #[tokio::test]
+    async fn what_a_sync_took_is_known_to_whoever_waited_for_it() {
+        let wal = open(&SimDisk::new(1), SyncMode::Always);
+        let syncer = Arc::new(Syncer::start(wal.clone(), &Threads::System, Faults::new()).unwrap());
+        let (seen, told) = oneshot::channel();
+        let of_callback = syncer.clone();
+        let position = wal.append([entry(0)]).unwrap();
+        syncer.complete_at(position, move |done| {
+            let _ = seen.send(done.map(|()| of_callback.stages().sync.count()));
+        });
+        assert_eq!(timeout(LONG, told).await.unwrap().unwrap().unwrap(), 1);
     }
 
     #[tokio::test]
