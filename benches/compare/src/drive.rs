@@ -8,7 +8,7 @@ use diskstore::load::{
     self, Distribution, Load, MakeCodec, Pace, Progress, Report, Resp, Workload,
 };
 
-use crate::rows::{Measured, Work};
+use crate::rows::{Kind, Measured, Work};
 use crate::servers::Used;
 
 /// Bytes of a value.
@@ -21,8 +21,13 @@ pub(crate) const KEYS_LONG: u64 = 1 << 20;
 pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A load on one server.
+/// A load on one server. Which command a write is, is the codec's.
 pub(crate) fn load_of(target: SocketAddr, work: Work, duration: Duration) -> Load {
+    let reads = match work.kind {
+        Kind::Reads => 100,
+        Kind::Mixed => 50,
+        Kind::Writes | Kind::Increments | Kind::SetsOfMany => 0,
+    };
     Load {
         targets: vec![target],
         answers: None,
@@ -31,7 +36,7 @@ pub(crate) fn load_of(target: SocketAddr, work: Work, duration: Duration) -> Loa
         threads: 1,
         pace: Pace::Closed,
         keys: if work.is_long { KEYS_LONG } else { KEYS },
-        workload: Workload::mixed(if work.is_read { 100 } else { 0 }, Distribution::Uniform),
+        workload: Workload::mixed(reads, Distribution::Uniform),
         think: Duration::ZERO..=Duration::ZERO,
         value_bytes: VALUE_BYTES..=VALUE_BYTES,
         duration: Some(duration),

@@ -9,9 +9,11 @@ use anyhow::{Context, Result};
 use diskstore::load::{Codec, Resp};
 use diskstore_process::Process;
 
+use crate::commands::Command;
 use crate::grpc::{Grpc, Service};
 use crate::nodes::Nodes;
 use crate::redis::SetAndWait;
+use crate::rows::Kind;
 use crate::servers::{Used, used_by, wait_until};
 use crate::zookeeper::{Write, ZooKeeper};
 
@@ -29,6 +31,8 @@ pub(crate) enum Engine {
     DiskstoreLease,
     /// Ours with `-read local`.
     DiskstoreLocal,
+    /// Ours whose log is applied to keys in memory.
+    Kvstore,
     /// Three members.
     Etcd,
     /// Three members.
@@ -40,7 +44,8 @@ pub(crate) enum Engine {
 }
 
 /// Every engine, in the order of a round.
-pub(crate) const ENGINES: [Engine; 7] = [
+pub(crate) const ENGINES: [Engine; 8] = [
+    Engine::Kvstore,
     Engine::Diskstore,
     Engine::Etcd,
     Engine::ZooKeeper,
@@ -65,6 +70,7 @@ impl Engine {
             Engine::Diskstore => "diskstore",
             Engine::DiskstoreLease => "diskstore-lease",
             Engine::DiskstoreLocal => "diskstore-local",
+            Engine::Kvstore => "kvstore",
             Engine::Etcd => "etcd",
             Engine::ZooKeeper => "zookeeper",
             Engine::Redis => "redis",
@@ -91,9 +97,10 @@ impl Engine {
     /// It does not come up.
     pub(crate) fn start(self, node: &Path, directory: &Path, keys: u64) -> Result<Running> {
         let started = match self {
-            Engine::Diskstore => start_diskstore(node, directory, "linearizable"),
-            Engine::DiskstoreLease => start_diskstore(node, directory, "lease"),
-            Engine::DiskstoreLocal => start_diskstore(node, directory, "local"),
+            Engine::Diskstore => start_ours(node, directory, "-read linearizable"),
+            Engine::DiskstoreLease => start_ours(node, directory, "-read lease"),
+            Engine::DiskstoreLocal => start_ours(node, directory, "-read local"),
+            Engine::Kvstore => start_ours(&node.with_file_name("kvstore"), directory, ""),
             Engine::Etcd => start_etcd(directory),
             Engine::ZooKeeper => start_zookeeper(directory, keys),
             Engine::Redis => start_redis(directory, 1),
@@ -105,13 +112,16 @@ impl Engine {
 }
 
 impl Running {
-    /// The protocol of a connection; `first` writes make what later ones overwrite.
-    pub(crate) fn codec(&self, first: bool) -> Box<dyn Codec> {
-        match self.engine {
-            Engine::Etcd => Box::new(Grpc::new(Service::Etcd)),
-            Engine::ZooKeeper if first => Box::new(ZooKeeper::new(Write::Create)),
-            Engine::ZooKeeper => Box::new(ZooKeeper::new(Write::Set)),
-            Engine::RedisReplicated => Box::new(SetAndWait::default()),
+    /// The protocol of a connection for a kind of load; without one, for the writes that make what
+    /// later ones overwrite.
+    pub(crate) fn codec(&self, kind: Option<Kind>) -> Box<dyn Codec> {
+        match (self.engine, kind) {
+            (Engine::Etcd, _) => Box::new(Grpc::new(Service::Etcd)),
+            (Engine::ZooKeeper, None) => Box::new(ZooKeeper::new(Write::Create)),
+            (Engine::ZooKeeper, Some(_)) => Box::new(ZooKeeper::new(Write::Set)),
+            (Engine::RedisReplicated, _) => Box::new(SetAndWait::default()),
+            (_, Some(Kind::Increments)) => Box::new(Command::Increment),
+            (_, Some(Kind::SetsOfMany)) => Box::new(Command::set_many()),
             _ => Box::new(Resp),
         }
     }
@@ -140,8 +150,8 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-fn start_diskstore(node: &Path, directory: &Path, read: &str) -> Result<Started> {
-    Nodes::start(node, directory, 3, &format!("-read {read}"))?.into_servers()
+fn start_ours(program: &Path, directory: &Path, flags: &str) -> Result<Started> {
+    Nodes::start(program, directory, 3, flags)?.into_servers()
 }
 
 fn start_etcd(directory: &Path) -> Result<Started> {

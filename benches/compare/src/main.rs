@@ -1,10 +1,11 @@
-//! Runs etcd, `ZooKeeper` and Redis beside diskstore, puts the same load on each in turn, A B A B, and
-//! prints the table of ratios: each row met, missed or not measured. `scripts/compare` runs it.
+//! Runs kvstore, etcd, `ZooKeeper` and Redis beside diskstore, puts the same load on each in turn, A B A B, and
+//! prints the table of ratios: each row met, missed, told or not measured. `scripts/compare` runs it.
 //!
 //! - I1: one engine runs at a time; each begins with an empty directory.
 //! - I2: no server outlives this program (see `diskstore_process`).
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
+mod commands;
 mod drive;
 mod engines;
 mod grpc;
@@ -47,7 +48,7 @@ fn main() -> Result<()> {
                 continue;
             }
             let directory = settings.data.join(format!("{}-{round}", engine.name()));
-            let outcome = turn(*engine, (&node, &directory), &settings, &mut results);
+            let outcome = turn(*engine, round, (&node, &directory), &settings, &mut results);
             finish(engine.name(), &directory, outcome, &mut failed)?;
         }
     }
@@ -55,6 +56,7 @@ fn main() -> Result<()> {
     table_rows.extend(try_all(&node, &settings, &mut failed)?);
     if settings.is_json {
         let runs = results.iter().map(|((engine, work), runs)| {
+            let runs: Vec<_> = runs.values().collect();
             serde_json::json!({ "engine": engine.name(), "load": work.describe(), "runs": runs })
         });
         let runs: Vec<_> = runs.collect();
@@ -102,6 +104,7 @@ fn finish<'a>(
 /// All loads of an engine, once.
 fn turn(
     engine: Engine,
+    round: u64,
     (node, directory): (&Path, &Path),
     settings: &Settings,
     results: &mut Results,
@@ -114,16 +117,16 @@ fn turn(
     let is_full = works.iter().any(|work| work.is_long);
     let keys = if is_full && engine == Engine::ZooKeeper { KEYS_LONG } else { KEYS };
     let running = engine.start(node, directory, keys)?;
-    run(&each_once(running.target, writes(256, 1), keys), &|| running.codec(true))?;
+    run(&each_once(running.target, writes(256, 1), keys), &|| running.codec(None))?;
     for work in works {
         let duration = if work.is_long { LONG } else { Duration::from_secs(settings.seconds) };
         let load = |duration| load_of(running.target, work, duration);
-        run(&load(WARM_UP), &|| running.codec(false))?;
+        run(&load(WARM_UP), &|| running.codec(Some(work.kind)))?;
         let before = running.used()?;
-        let report = run(&load(duration), &|| running.codec(false))?;
+        let report = run(&load(duration), &|| running.codec(Some(work.kind)))?;
         let measured = measured(&report, before, running.used()?, running.node_count());
         eprintln!("{} {}: {:.0}/s", engine.name(), work.describe(), measured.per_second);
-        results.entry((engine, work)).or_default().push(measured);
+        results.entry((engine, work)).or_default().insert(round, measured);
     }
     Ok(())
 }

@@ -13,14 +13,18 @@ pub(crate) const USAGE: &str = "Usage: scripts/compare [-seconds N] [-rounds N] 
                                 [-data DIR] [-away SECONDS] [-long] [-json]\n\n\
     -seconds  how long each load is measured [default: 3]\n\
     -rounds   how often every engine takes its turn [default: 2]\n\
-    -only     engines: diskstore, diskstore-lease, diskstore-local, etcd, zookeeper, redis,\n          \
-              redis-replicated; sustained (the long loads of all engines, or of those named);\n          \
+    -only     engines: diskstore, diskstore-lease, diskstore-local, kvstore, etcd, zookeeper,\n          \
+              redis, redis-replicated; sustained (the long loads of all engines, or of those\n          \
+              named, and what these are compared with);\n          \
               rows of diskstore alone: background, restart, catch-up, growth, nodes;\n          \
               of leaderless: leaderless-grpc, leaderless-sets, leaderless-kill, leaderless-return\n\
     -data     an empty directory for all data (scripts/compare makes one)\n\
     -away     how long a node of leaderless-return misses writes [default: 60, with -long 600]\n\
     -long     also the sustained loads, and the other rows in full length\n\
-    -json     prints JSON\n";
+    -json     prints JSON\n\n\
+    A row compares what was measured in the same round; of several rounds it shows medians. It is met or\n\
+    missed by its bound, and told if it has none; a horizon is what is wanted one day. SERVER US is CPU\n\
+    of all nodes, and WRITTEN KiB to the disk of each, for an operation: MSET of 16 keys is one.\n";
 /// The long loads, where a name is wanted.
 const SUSTAINED: &str = "sustained";
 
