@@ -243,6 +243,14 @@ impl WriteStages {
         let holds = |batch: &&Queued| (batch.first..=batch.last).contains(&index);
         let queue = queued.iter().rev().find(holds)?.took;
         let batch = covering(appended, |batch| batch.last < index);
+        let forgot_sync =
+            |batch: &Appended| has_forgotten(synced, |sync| sync.upto < batch.position);
+        if has_forgotten(appended, |batch| batch.last < index)
+            || has_forgotten(applied, |step| step.upto < index)
+            || batch.is_some_and(forgot_sync)
+        {
+            return None; // or whoever waits for all of its times would wait for ever
+        }
         let sync = batch.and_then(|batch| covering(synced, |sync| sync.upto < batch.position));
         let commit = covering(committed, |step| step.upto < index);
         let applied = covering(applied, |step| step.upto < index);
@@ -272,6 +280,11 @@ fn keep<T>(ring: &mut VecDeque<T>, one: T) {
 fn covering<T>(ring: &VecDeque<T>, is_before: impl FnMut(&T) -> bool) -> Option<&T> {
     let at = ring.partition_point(is_before);
     ring.get(at).filter(|_| at > 0 || ring.len() < TRAIL_COUNT_MAX)
+}
+
+/// Whether what is looked for may be among those that were forgotten.
+fn has_forgotten<T>(ring: &VecDeque<T>, is_before: impl FnMut(&T) -> bool) -> bool {
+    ring.len() >= TRAIL_COUNT_MAX && !ring.front().is_some_and(is_before)
 }
 
 #[cfg(test)]
@@ -350,6 +363,22 @@ mod tests {
         for index in 1..=2 * TRAIL_COUNT_MAX as u64 {
             stages.applied(index, took);
         }
-        assert_eq!(stages.of_entry(1).unwrap().apply, None);
+        assert_eq!(stages.of_entry(1), None);
+    }
+
+    /// A write without others beside it costs two syncs, so these are forgotten first.
+    #[test]
+    fn an_entry_of_which_one_stage_was_forgotten_is_long_ago() {
+        let (stages, took) = (WriteStages::default(), Duration::from_millis(1));
+        stages.queued(1, 2, took);
+        stages.appended(1, 1, Position(1), Instant::now());
+        stages.appended(2, 2, Position(3), Instant::now());
+        stages.applied(2, took);
+        for position in 1..=TRAIL_COUNT_MAX as u64 {
+            assert!(stages.of_entry(1).unwrap().apply.is_some(), "{position}");
+            stages.synced(Position(position), took);
+        }
+        assert_eq!(stages.of_entry(1), None);
+        assert_eq!(stages.of_entry(2).unwrap().sync, Some(took));
     }
 }

@@ -6,8 +6,9 @@
 //! - I1: the commands of all entries, one behind the other, are in the order in which they came.
 //! - I2: no two commands of one entry name the same key, so a version tells which command wrote it, and
 //!   the slot rule, which looks at the index alone, applies each of them once.
-//! - I3: an entry is bounded, in commands and bytes, and in what it may write: a short append may have a
-//!   value of a megabyte written, and recorded as a whole. A command that is larger stands alone.
+//! - I3: an entry is bounded, in commands and bytes, and in what it may write and answer: a short append
+//!   may have a value of a megabyte written, and recorded as a whole, and every member makes the answers of
+//!   an entry as one. A command that is larger stands alone.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +22,7 @@ const ENTRY_COMMAND_COUNT_MAX: usize = 512;
 /// Most bytes of an entry of several commands.
 const ENTRY_BYTES_MAX: usize = 512 << 10;
 
-/// Most operations in an entry of several commands that may write much more than they bring.
+/// Most operations in an entry of several commands that may write or answer much more than they bring.
 const LONG_COUNT_MAX: usize = 64;
 
 /// Commands on their way into entries.
@@ -37,7 +38,7 @@ pub(super) struct Entries {
     hasher: RandomState,
     operation_count: usize,
     bytes: usize,
-    /// Operations that may write much more than they bring.
+    /// Operations that may write or answer much more than they bring.
     long_count: usize,
 }
 
@@ -48,7 +49,8 @@ impl Entries {
         let mut long_count = 0;
         for operation in command.operations() {
             hashes.extend(operation.data_key().map(|key| self.hasher.hash_one(key)));
-            long_count += usize::from(operation.action.may_leave_more());
+            let action = operation.action;
+            long_count += usize::from(action.may_leave_more() || action.answers_a_value());
         }
         if !self.has_room(&command, long_count)
             || hashes.iter().any(|hash| self.keys.contains(hash))
@@ -187,5 +189,11 @@ mod tests {
         let mut appends: Vec<Command> = (0..=LONG_COUNT_MAX as u64).map(append).collect();
         appends.insert(1, set(1 << 20));
         assert_eq!(counts(appends), [LONG_COUNT_MAX + 1, 1]);
+        // Every member makes the answers of an entry, whoever waits for them.
+        let get = |slot| {
+            Command::single(&Operation { key: &slot_key(slot), action: Action::Get }).unwrap()
+        };
+        let gets = (0..=LONG_COUNT_MAX as u64).map(get).collect();
+        assert_eq!(counts(gets), [LONG_COUNT_MAX, 1]);
     }
 }

@@ -319,6 +319,14 @@ async fn next_append(reader: &mut FrameReader) -> Option<AppendEntriesRequest<Ty
     let frame = reader.expect_frame(FrameKind::Append).await;
     match frame.and_then(|frame| read_append(frame.body, &frame.summed).map_err(bad_frame)) {
         Ok(request) => Some(request),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            // If the leader sends it again and again, its memory or ours is damaged: nothing else says so.
+            tracing::warn!(
+                error = chain(&error),
+                "entries of the leader are refused: they are damaged"
+            );
+            None
+        }
         Err(error) => {
             tracing::debug!(%error, "an append connection ended");
             None

@@ -10,7 +10,7 @@ use diskstore::status::{MemberStatus, Status};
 use diskstore_process::Process;
 
 use crate::engines::{PORT, address, words};
-use crate::servers::{Used, used_by, wait_until};
+use crate::servers::{Resident, Used, resident, used_by, wait_until};
 
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long a node may take to end in order.
@@ -120,6 +120,14 @@ impl Nodes {
     /// One of them is gone.
     pub(crate) fn used(&self) -> Result<Used> {
         used_by(&self.servers)
+    }
+
+    /// What of a node is in memory now.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn resident(&self, number: usize) -> Result<Resident> {
+        resident(&self.servers[number])
     }
 
     /// A file of a node.

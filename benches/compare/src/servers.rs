@@ -20,6 +20,18 @@ pub(crate) struct Used {
     pub(crate) cpu_us: f64,
     /// Bytes handed to the disk.
     pub(crate) written_bytes: f64,
+    /// Bytes that came from the disk.
+    pub(crate) read_bytes: f64,
+}
+
+/// What of a process is in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Resident {
+    /// Bytes of its own: of a node, the pages of slots that changed since they were last written to their
+    /// file, and what is not slots.
+    pub(crate) own: f64,
+    /// Bytes of mapped files as the disk has them.
+    pub(crate) of_files: f64,
 }
 
 /// What some servers have used up to now, together.
@@ -32,8 +44,25 @@ pub(crate) fn used_by(servers: &[Process]) -> Result<Used> {
         let used = used(server).context("a node is gone")?;
         all.cpu_us += used.cpu_us;
         all.written_bytes += used.written_bytes;
+        all.read_bytes += used.read_bytes;
     }
     Ok(all)
+}
+
+/// What of a process is in memory now.
+///
+/// # Errors
+/// It is gone.
+pub(crate) fn resident(process: &Process) -> Result<Resident> {
+    resident_of(&fs::read_to_string(format!("/proc/{}/status", process.pid()))?)
+}
+
+fn resident_of(status: &str) -> Result<Resident> {
+    let bytes = |name: &str| -> Result<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no memory")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
+    };
+    Ok(Resident { own: bytes("RssAnon:")?, of_files: bytes("RssFile:")? })
 }
 
 /// What a process has used up to now; an error if it is gone.
@@ -45,9 +74,12 @@ fn used(process: &Process) -> Result<Used> {
     let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
     let ticks: f64 = ticks.sum::<Result<f64, _>>()?;
     let io = fs::read_to_string(format!("{folder}/io"))?;
-    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    let written_bytes = written.context("no write_bytes")?.parse()?;
-    Ok(Used { cpu_us: ticks * TICK_US, written_bytes })
+    let bytes = |name: &str| -> Result<f64> {
+        let found = io.lines().find_map(|line| line.strip_prefix(name));
+        Ok(found.with_context(|| format!("no {name}"))?.parse()?)
+    };
+    let (written_bytes, read_bytes) = (bytes("write_bytes: ")?, bytes("read_bytes: ")?);
+    Ok(Used { cpu_us: ticks * TICK_US, written_bytes, read_bytes })
 }
 
 /// Waits until `ready` gives something; a server that ends meanwhile ends the wait.
@@ -71,4 +103,17 @@ pub(crate) fn wait_until<T>(
         std::thread::sleep(POLL);
     }
     bail!("not ready within {} s", START_TIME_MAX.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_by_what_it_is_of() {
+        let status = "VmRSS:\t  12 kB\nRssAnon:\t       8 kB\nRssFile:\t       4 kB\n";
+        let resident = resident_of(status).unwrap();
+        assert_eq!(resident, Resident { own: 8192.0, of_files: 4096.0 });
+        assert!(resident_of("RssAnon:\t8 kB\n").is_err());
+    }
 }

@@ -89,9 +89,24 @@ fn measure(
     };
     let [warm_up, measured] = [place.seconds(3, 20), place.seconds(8, 60)].map(load);
     run_resp(&warm_up?)?;
-    let per_second = run_resp(&measured?)?.all.per_second;
-    eprintln!("growth: {slots} slots, {distribution:?}: {per_second:.0}/s");
-    Ok(per_second)
+    let before = nodes.used()?;
+    let all = run_resp(&measured?)?.all;
+    let used = nodes.used()?;
+    // What memory is used for, and what was not in it.
+    let kib = |bytes: f64| bytes / float(all.count * nodes.count() as u64) / 1024.0;
+    let follower = nodes.resident(nodes.count() - 1)?;
+    let gib = |bytes: f64| bytes / float(1 << 30);
+    eprintln!(
+        "growth: {slots} slots, {distribution:?}: {:.0}/s; a set and node: {:.1} KiB read, {:.1} KiB \
+         written; the last node holds {:.1} GiB of its own (pages changed since they were written) and \
+         {:.1} GiB of its files",
+        all.per_second,
+        kib(used.read_bytes - before.read_bytes),
+        kib(used.written_bytes - before.written_bytes),
+        gib(follower.own),
+        gib(follower.of_files),
+    );
+    Ok(all.per_second)
 }
 
 #[cfg(test)]
