@@ -28,6 +28,15 @@ fn settled(client: &mut Client, words: &[&str]) -> Value {
     })
 }
 
+/// A client of a node that serves by now: while it starts it answers all with LOADING.
+#[track_caller]
+fn served(node: &Node) -> Client {
+    wait_for("a client that is served", || {
+        let mut client = node.client().ok()?;
+        client.ask(&["PING"]).ok().map(|_| client)
+    })
+}
+
 /// Sets slots to their numbers, many at once.
 #[track_caller]
 fn set_together(client: &mut Client, slots: std::ops::Range<u64>) {
@@ -58,7 +67,7 @@ fn a_node_at_its_memory_budget_goes_on_and_stays_within_it() {
     let memory = BUDGET_MIB.to_string();
     let node = cluster.add("node0", &[&BUDGET[..], &["-memory-mib", &memory]].concat());
     node.start();
-    let mut client = wait_for("a client", || node.client().ok());
+    let mut client = served(node);
     // Just more than half of the budget, so that a checkpoint is due.
     set_together(&mut client, 0..2_100);
     wait_until("a checkpoint", || node.status().is_some_and(|status| status.checkpoint > 0));
@@ -76,7 +85,7 @@ fn a_node_at_its_memory_budget_goes_on_and_stays_within_it() {
     });
     node.kill();
     node.start();
-    let mut client = wait_for("a client", || node.client().ok());
+    let mut client = served(node);
     for batch in 0..32_768 / TOGETHER {
         let together = batch * TOGETHER..(batch + 1) * TOGETHER;
         let slots: Vec<String> = together.map(|slot| slot.to_string()).collect();
@@ -94,17 +103,22 @@ fn deleted_keys_alone_never_fill_a_store() {
     let node = cluster.add("node0", &["-memory-mib", "16"]);
     node.program = KVSTORE;
     node.start();
-    let mut client = wait_for("a client", || node.client().ok());
-    // Three times as much as memory holds.
-    for number in 0..12_000 {
-        let key = format!("{number:04096}");
-        assert_eq!(settled(&mut client, &["SET", &key, "v"]), ok());
-        assert_eq!(settled(&mut client, &["DEL", &key]), Value::Integer(1));
+    let mut client = served(node);
+    // Three times as much as memory holds, 50 at once.
+    for batch in 0..240 {
+        let keys: Vec<String> =
+            (batch * 50..batch * 50 + 50).map(|it| format!("{it:04096}")).collect();
+        let keys = keys.iter().map(String::as_str);
+        let sets: Vec<&str> =
+            std::iter::once("MSET").chain(keys.clone().flat_map(|key| [key, "v"])).collect();
+        assert_eq!(settled(&mut client, &sets), ok());
+        let deletes: Vec<&str> = std::iter::once("DEL").chain(keys).collect();
+        assert_eq!(settled(&mut client, &deletes), Value::Integer(50));
     }
     assert_eq!(settled(&mut client, &["DBSIZE"]), Value::Integer(0));
     node.kill();
     node.start();
-    let mut client = wait_for("a client", || node.client().ok());
+    let mut client = served(node);
     assert_eq!(settled(&mut client, &["SET", "a", "1"]), ok());
 }
 
@@ -114,7 +128,7 @@ fn a_delete_is_not_refused_because_a_set_beside_it_is() {
     let node = cluster.add("node0", &["-memory-mib", "16"]);
     node.program = KVSTORE;
     node.start();
-    let mut client = wait_for("a client", || node.client().ok());
+    let mut client = served(node);
     let value = "v".repeat(100_000);
     let refused = (0..1_000).find_map(|number| {
         client.ask(&["SET", &format!("key {number}"), &value]).err().map(|_| number)
