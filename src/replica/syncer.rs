@@ -488,7 +488,7 @@ mod tests {
         let of_callback = syncer.clone();
         let position = wal.append([entry(0)]).unwrap();
         syncer.complete_at(position, move |done| {
-            let _ = seen.send(done.map(|()| of_callback.stages().sync.count()));
+            drop(seen.send(done.map(|()| of_callback.stages().sync.count())));
         });
         assert_eq!(timeout(LONG, told).await.unwrap().unwrap().unwrap(), 1);
     }
