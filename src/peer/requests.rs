@@ -45,6 +45,8 @@ pub enum Method {
     Found = 13,
     /// Carry out this order of an operator.
     Order = 14,
+    /// Is the vote that I lead under still the last that you gave?
+    Backs = 15,
 }
 
 impl Method {
@@ -65,6 +67,7 @@ impl Method {
             Method::Whereabouts,
             Method::Found,
             Method::Order,
+            Method::Backs,
         ];
         methods.into_iter().find(|method| *method as u8 == byte)
     }

@@ -371,9 +371,11 @@ impl Verifier {
                 self.learn(member);
                 true
             }
-            Method::Vote | Method::PreVote | Method::TransferLeader | Method::Order => {
-                self.is_believed(member)
-            }
+            Method::Vote
+            | Method::PreVote
+            | Method::TransferLeader
+            | Method::Order
+            | Method::Backs => self.is_believed(member),
             Method::Write
             | Method::Read
             | Method::Holders

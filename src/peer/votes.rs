@@ -52,6 +52,24 @@ pub(crate) enum TransferReply {
     NotFlushed(Option<LogId>),
 }
 
+/// Lays out the body of [`Method::Backs`](super::Method::Backs): the vote that a leader leads under.
+pub(crate) fn encode_backs(vote: &Vote) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    put_vote(&mut out, vote);
+    out
+}
+
+/// Reads it back.
+///
+/// # Errors
+/// The bytes are not what they should be; so everywhere below.
+pub(crate) fn decode_backs(body: Bytes) -> Result<Vote, DecodeError> {
+    let mut cursor = Cursor::new(body);
+    let vote = read_vote(&mut cursor)?;
+    cursor.finish()?;
+    Ok(vote)
+}
+
 impl Ballot {
     /// Lays it out.
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -63,9 +81,6 @@ impl Ballot {
     }
 
     /// Reads it back.
-    ///
-    /// # Errors
-    /// The bytes are not what they should be; so everywhere below.
     pub(crate) fn decode(body: Bytes) -> Result<Ballot, DecodeError> {
         let mut cursor = Cursor::new(body);
         let vote = read_vote(&mut cursor)?;

@@ -60,7 +60,7 @@ use log_store::LogStore;
 use network::Network;
 use peers::Peers;
 use proposals::Proposals;
-use reads::ReadRounds;
+use reads::{ReadRounds, Round};
 use refusals::Refusals;
 use state_machine::{RaftApplier, StateMachine};
 use types::TypeConfig;
@@ -210,7 +210,14 @@ impl Consensus {
             heard,
         });
         let listener = Listener::new(caller.clone(), verifier, peers.clone(), faults.clone());
-        let reads = ReadRounds::start(raft.clone(), replica.clone(), timing);
+        let reads = ReadRounds::start(Round {
+            raft: raft.clone(),
+            wal: wal.clone(),
+            replica: replica.clone(),
+            network: network.clone(),
+            timing,
+            ways: Mutex::default(),
+        });
         let proposals = Proposals::start(raft.clone(), syncer.clone());
         let checkpointer = Checkpointer::new(replica.clone(), faults.clone());
         tokio::spawn(tell_checkpoints(raft.clone(), checkpointer.durable()));

@@ -36,7 +36,7 @@ use super::types::{
 };
 use super::{Heard, RaftHandle};
 use crate::fault::{EXIT_DATA_LOST, Faults, REPLACE_WITH_CARE, chain};
-use crate::peer::votes::{Ballot, Transfer};
+use crate::peer::votes::{Ballot, Transfer, decode_backs};
 use crate::peer::{
     Asker, FrameKind, FrameReader, FrameWriter, Hello, Method, Origin, Service, Verified, Verifier,
     bad_frame,
@@ -275,6 +275,10 @@ impl Service for Peers {
         let address = from.address;
         match method {
             Method::Vote | Method::PreVote => self.answer_vote(method, body, member?).await,
+            Method::Backs => {
+                let (asked, own) = (decode_backs(body).ok()?, self.wal.state().vote);
+                Some(vec![u8::from(own.is_some_and(|own| is_same_leader(&own, &asked)))])
+            }
             Method::TransferLeader => {
                 let request = transfer_from(&Transfer::decode(body).ok()?);
                 let _serving = self.in_service()?;
@@ -294,6 +298,11 @@ impl Service for Peers {
             }
         }
     }
+}
+
+/// Whether both are votes for one leader in one term, whether it was heard of as elected or not.
+fn is_same_leader(one: &StoredVote, other: &StoredVote) -> bool {
+    (one.term, one.node_id) == (other.term, other.node_id)
 }
 
 fn is_possible(wal: &Wal, vote: &Vote, from: u64) -> bool {

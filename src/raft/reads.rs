@@ -10,24 +10,43 @@
 //!   applied an entry of its own term, that has not begun to hand over (an heir is elected in spite
 //!   of the lease), and that a majority acknowledged within [`LEASE_SURE`], half of what the voters
 //!   promised. In every other case the read joins a round: no clock is asked then.
+//! - I4: a member that still has a leader's vote as its last backs it: no later leader was elected with it
+//!   up to then. If a majority of each configuration does, nothing was acknowledged under a later leader
+//!   before the round began; and what this one or earlier ones acknowledged is not behind what is committed
+//!   once that is an entry of its own term. (A leader that is started again never leads on in its old term,
+//!   see `timing.rs`.) Followers look at their vote alone, and wait for no disk.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use diskstore_storage::Vote as StoredVote;
+use diskstore_storage::wal::Wal;
+use futures_util::StreamExt;
+use futures_util::future::join;
+use futures_util::stream::FuturesUnordered;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, ReadPolicy, ServerState};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::network::Network;
 use super::timing::LEASE_SURE;
-use super::types::TypeConfig;
+use super::types::{Member, TypeConfig, log_id_to};
 use super::{ProposeError, RaftHandle, Timing};
 use crate::command::Failure;
+use crate::peer::votes::encode_backs;
+use crate::peer::{Channel, MEMBER_COUNT_MAX, Method};
 use crate::replica::Replica;
 
 /// Most reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
+/// How long a voter is not asked that gave no answer: one of an earlier version closes the connection.
+const REST: Duration = Duration::from_secs(1);
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
 
 /// The task that begins one round after the other.
@@ -37,10 +56,11 @@ pub(super) struct ReadRounds {
 }
 
 impl ReadRounds {
-    pub(super) fn start(raft: RaftHandle, replica: Arc<Replica>, timing: Timing) -> ReadRounds {
-        Self::start_with(timing.heartbeat(), move || {
-            let (raft, replica) = (raft.clone(), replica.clone());
-            async move { confirm(&raft, &replica, timing.silence()).await }
+    pub(super) fn start(round: Round) -> ReadRounds {
+        let round = Arc::new(round);
+        Self::start_with(round.timing.heartbeat(), move || {
+            let round = round.clone();
+            async move { round.confirm().await }
         })
     }
 
@@ -93,24 +113,139 @@ pub(super) fn is_lease_sure(metrics: &RaftMetrics<TypeConfig>, applied_term: Opt
         && metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < LEASE_SURE)
 }
 
-/// A leader that cannot confirm itself within `bound`, after which another leads, is none.
-async fn confirm(
-    raft: &RaftHandle,
-    replica: &Arc<Replica>,
-    bound: Duration,
-) -> Result<(), ProposeError> {
-    let deadline = Instant::now() + bound;
-    let linearizer = timeout_at(deadline, raft.get_read_linearizer(ReadPolicy::ReadIndex));
-    let index = match linearizer.await.map_err(|_| unconfirmed())? {
-        Ok(linearizer) => linearizer.read_log_id().index(),
-        Err(RaftError::APIError(error)) => return Err(refusal(error)),
-        Err(RaftError::Fatal(_)) => return Err(ProposeError::Failed(Failure::Stopping)),
-    };
-    let applied = timeout_at(deadline, replica.wait_applied(index)).await;
-    applied.map_err(|_| {
-        let reason = format!("entries up to {index} are not applied yet");
-        ProposeError::Failed(Failure::Busy { reason })
-    })
+/// What a round needs.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) raft: RaftHandle,
+    pub(super) wal: Arc<Wal>,
+    pub(super) replica: Arc<Replica>,
+    pub(super) network: Network,
+    pub(super) timing: Timing,
+    /// The ways to other voters: connections of their own, so that no vote waits behind reads.
+    pub(super) ways: Mutex<BTreeMap<u64, Way>>,
+}
+
+/// The way to a voter.
+#[derive(Debug)]
+pub(super) struct Way {
+    channel: Arc<Channel>,
+    /// It gave no answer lately, and is not asked before this moment.
+    rests_until: Option<Instant>,
+}
+
+impl Round {
+    /// A leader that cannot confirm itself within an election, after which another leads, is none.
+    async fn confirm(&self) -> Result<(), ProposeError> {
+        let deadline = Instant::now() + self.timing.silence();
+        let backed = timeout_at(deadline, self.backed_index()).await.map_err(|_| unconfirmed())?;
+        let index = match backed {
+            Some(index) => index,
+            None => self.index_of_openraft(deadline).await?,
+        };
+        let applied = timeout_at(deadline, self.replica.wait_applied(index)).await;
+        applied.map_err(|_| {
+            let reason = format!("entries up to {index} are not applied yet");
+            ProposeError::Failed(Failure::Busy { reason })
+        })
+    }
+
+    /// What is committed, if this member leads and a majority of each configuration still backs it (I4).
+    async fn backed_index(&self) -> Option<u64> {
+        let vote = self.wal.state().vote?;
+        let (configs, others) = self.voters_of(&vote)?;
+        // openraft's own state, for its metrics are a little older.
+        let committed =
+            self.raft.with_raft_state(|state| state.cluster_committed().map(|it| log_id_to(&it)));
+        let (is_backed, committed) = join(self.is_backed(&vote, &configs, others), committed).await;
+        let committed = committed.ok().flatten()?;
+        (is_backed && committed.term == vote.term).then_some(committed.index)
+    }
+
+    /// Asks the others, until a majority of each configuration backs this leader or none can any more.
+    async fn is_backed(
+        &self,
+        vote: &StoredVote,
+        configs: &[BTreeSet<u64>],
+        others: Vec<(u64, Member)>,
+    ) -> bool {
+        let (me, bound) = (vote.node_id.get(), self.timing.silence() / 2);
+        let asked = others.iter().filter_map(|(id, member)| Some((*id, self.way_to(*id, member)?)));
+        let asked: Vec<(u64, Arc<Channel>)> = asked.collect();
+        let mut possible: BTreeSet<u64> = asked.iter().map(|(id, _)| *id).chain([me]).collect();
+        let mut backers = BTreeSet::from([me]);
+        let question = Bytes::from(encode_backs(vote));
+        let ask = |(id, channel): (u64, Arc<Channel>)| {
+            let question = question.clone();
+            async move { (id, channel.call(Method::Backs, question, bound).await) }
+        };
+        let mut answers: FuturesUnordered<_> = asked.into_iter().map(ask).collect();
+        while !is_majority(configs, &backers) {
+            if !is_majority(configs, &possible) {
+                return false;
+            }
+            let Some((id, answer)) = answers.next().await else { return false };
+            if answer.as_ref().is_ok_and(|answer| answer[..] == [1]) {
+                backers.insert(id);
+                continue;
+            }
+            possible.remove(&id);
+            if answer.is_err()
+                && let Some(way) = self.ways.lock().get_mut(&id)
+            {
+                way.rests_until = Some(Instant::now() + REST);
+            }
+        }
+        true
+    }
+
+    /// The way to a voter, unless it rests.
+    fn way_to(&self, id: u64, member: &Member) -> Option<Arc<Channel>> {
+        let mut ways = self.ways.lock();
+        let known = ways.get(&id).filter(|way| way.channel.given_address() == member.raft_address);
+        if let Some(Way { channel, rests_until }) = known {
+            let rests = rests_until.is_some_and(|until| Instant::now() < until);
+            return (!rests).then(|| channel.clone());
+        }
+        if ways.len() >= MEMBER_COUNT_MAX {
+            ways.clear(); // of members that are long gone
+        }
+        let channel = Arc::new(self.network.channel(id, member));
+        ways.insert(id, Way { channel: channel.clone(), rests_until: None });
+        Some(channel)
+    }
+
+    /// The voters of each configuration, and those of them that are others than this member; `None` unless
+    /// this member leads under this vote.
+    fn voters_of(&self, vote: &StoredVote) -> Option<(Vec<BTreeSet<u64>>, Vec<(u64, Member)>)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (me, term) = (metrics.id, metrics.current_term);
+        let leads = metrics.state == ServerState::Leader
+            && (vote.term.get(), vote.node_id.get()) == (term, me);
+        if !leads {
+            return None;
+        }
+        let membership = metrics.membership_config.membership();
+        let others = membership.voter_ids().filter(|id| *id != me);
+        let others = others.filter_map(|id| Some((id, membership.get_node(&id)?.clone())));
+        Some((membership.get_joint_config().clone(), others.collect()))
+    }
+
+    /// The same as openraft finds it out: by heartbeats, which followers answer once their disks have all
+    /// that came before them.
+    async fn index_of_openraft(&self, deadline: Instant) -> Result<u64, ProposeError> {
+        let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match timeout_at(deadline, linearizer).await.map_err(|_| unconfirmed())? {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(error)) => Err(refusal(error)),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
+        }
+    }
+}
+
+/// Whether these are a majority of the voters of each configuration.
+fn is_majority(configs: &[BTreeSet<u64>], members: &BTreeSet<u64>) -> bool {
+    configs.iter().all(|voters| voters.intersection(members).count() > voters.len() / 2)
 }
 
 fn refusal(error: LinearizableReadError<TypeConfig>) -> ProposeError {
@@ -140,6 +275,22 @@ mod tests {
     use openraft::type_config::TypeConfigExt;
 
     use super::*;
+
+    /// I4
+    #[test]
+    fn a_majority_is_one_of_every_configuration() {
+        let of = |configs: &[&[u64]], members: &[u64]| {
+            let configs: Vec<_> = configs.iter().map(|it| it.iter().copied().collect()).collect();
+            is_majority(&configs, &members.iter().copied().collect())
+        };
+        assert!(
+            of(&[&[1]], &[1]) && of(&[&[1, 2, 3]], &[1, 3]) && of(&[&[1, 2, 3, 4]], &[1, 2, 4])
+        );
+        assert!(!of(&[&[1, 2, 3]], &[1]) && !of(&[&[1, 2, 3, 4]], &[1, 2]));
+        assert!(!of(&[&[2, 3]], &[1, 2]), "who asks may be no voter any more");
+        assert!(of(&[&[1, 2, 3], &[3, 4, 5]], &[1, 3, 4]));
+        assert!(!of(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 3]));
+    }
 
     /// I3, what of it openraft publishes.
     #[test]
@@ -207,9 +358,9 @@ mod tests {
                 finish.send(()).unwrap(); // by now the others have come
                 running.recv().await.unwrap().send(()).unwrap();
             };
-            futures_util::future::join(later, control).await.0
+            join(later, control).await.0
         };
-        let (first, later) = futures_util::future::join(rounds.join(LONG), others).await;
+        let (first, later) = join(rounds.join(LONG), others).await;
         assert!(first.is_ok() && later.iter().all(Result::is_ok));
         assert!(running.try_recv().is_err(), "two rounds are enough for all");
     }

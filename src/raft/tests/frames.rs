@@ -335,11 +335,12 @@ fn methods_keep_their_numbers() {
         Method::Whereabouts,
         Method::Found,
         Method::Order,
+        Method::Backs,
     ];
     for (byte, method) in (1..).zip(methods) {
         assert_eq!(Method::of(byte), Some(method));
     }
-    for byte in [0, 15, 255] {
+    for byte in [0, 16, 255] {
         assert_eq!(Method::of(byte), None);
     }
 }

@@ -1,5 +1,7 @@
 //! What a member that was let in may send: whatever it is, openraft does not panic.
 
+use std::time::Duration;
+
 use diskstore_storage::state;
 use diskstore_storage::{LogId as StoredLogId, MemberId, Term, Vote as StoredVote};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
@@ -8,7 +10,8 @@ use super::super::{blank, log_id, membership};
 use super::{BOUND, MEMBER, Started, heartbeat, is_vote_granted, start};
 use crate::peer::append::AppendReply;
 use crate::peer::requests::put_request;
-use crate::peer::{FrameKind, Method, Purpose};
+use crate::peer::votes::encode_backs;
+use crate::peer::{Channel, FrameKind, Method, Purpose};
 use crate::raft::types::{TypeConfig, ballot_to, encode_membership, put_append, vote_from};
 use crate::replica::snapshot_frames::{SnapshotBegin, SnapshotEnd};
 
@@ -50,6 +53,40 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
     }
     assert_eq!(started.consensus.wal().state().vote, before);
     assert!(is_vote_granted(&started, Method::Vote).await, "a possible one is answered");
+    assert_eq!(started.faults.current(), None);
+    started.consensus.stop().await;
+}
+
+/// I4 of `src/raft/reads.rs`: a later vote is noted before it is answered.
+#[tokio::test]
+async fn a_member_backs_the_leader_of_its_last_vote_and_nobody_else() {
+    let started = start_committed().await;
+    let vote = |term, node_id| StoredVote {
+        term: Term::new(term),
+        node_id: MemberId::new(node_id),
+        committed: true,
+    };
+    let channel = Channel::new(started.leader.clone(), started.route());
+    let ask = async |vote| {
+        let question = encode_backs(&vote).into();
+        channel.call(Method::Backs, question, BOUND).await.unwrap()
+    };
+    assert_eq!(ask(vote(1, 1)).await[..], [1]);
+    let unheard = StoredVote { committed: false, ..vote(1, 1) };
+    assert_eq!(ask(unheard).await[..], [1], "whether it won is nothing to this member");
+    for (term, node_id) in [(0, 1), (2, 1), (1, 3), (5, 1)] {
+        assert_eq!(ask(vote(term, node_id)).await[..], [0], "{term} {node_id}");
+    }
+    let granted = async {
+        while !is_vote_granted(&started, Method::Vote).await {
+            tokio::time::sleep(Duration::from_millis(50)).await; // it has heard its leader just now
+        }
+    };
+    tokio::time::timeout(BOUND, granted).await.expect("its lease runs out");
+    assert_eq!(ask(vote(1, 1)).await[..], [0]);
+    assert_eq!(ask(vote(5, 1)).await[..], [1]);
+    let garbage = channel.call(Method::Backs, vec![1; 3].into(), BOUND).await;
+    assert!(garbage.is_err());
     assert_eq!(started.faults.current(), None);
     started.consensus.stop().await;
 }
