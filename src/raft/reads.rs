@@ -133,6 +133,15 @@ pub(super) struct Way {
     rests_until: Option<Instant>,
 }
 
+/// Who has to agree.
+#[derive(Debug)]
+struct Voters {
+    /// The voters of each configuration.
+    configs: Vec<BTreeSet<u64>>,
+    /// Those of them that are others than this member.
+    others: Vec<(u64, Member)>,
+}
+
 impl Round {
     /// A leader that cannot confirm itself within an election, after which another leads, is none.
     async fn confirm(&self) -> Result<(), ProposeError> {
@@ -152,22 +161,16 @@ impl Round {
     /// What is committed, if this member leads and a majority of each configuration still backs it (I4).
     async fn backed_index(&self) -> Option<u64> {
         let vote = self.wal.state().vote?;
-        let (configs, others) = self.voters_of(&vote)?;
+        let voters = self.voters_of(&vote)?;
         // openraft's own state, for its metrics are a little older.
-        let committed =
-            self.raft.with_raft_state(|state| state.cluster_committed().map(|it| log_id_to(&it)));
-        let (is_backed, committed) = join(self.is_backed(&vote, &configs, others), committed).await;
+        let committed = self.raft.with_raft_state(|state| state.cluster_committed().map(log_id_to));
+        let (is_backed, committed) = join(self.is_backed(&vote, voters), committed).await;
         let committed = committed.ok().flatten()?;
         (is_backed && committed.term == vote.term).then_some(committed.index)
     }
 
     /// Asks the others, until a majority of each configuration backs this leader or none can any more.
-    async fn is_backed(
-        &self,
-        vote: &StoredVote,
-        configs: &[BTreeSet<u64>],
-        others: Vec<(u64, Member)>,
-    ) -> bool {
+    async fn is_backed(&self, vote: &StoredVote, Voters { configs, others }: Voters) -> bool {
         let (me, bound) = (vote.node_id.get(), self.timing.silence() / 2);
         let asked = others.iter().filter_map(|(id, member)| Some((*id, self.way_to(*id, member)?)));
         let asked: Vec<(u64, Arc<Channel>)> = asked.collect();
@@ -179,8 +182,8 @@ impl Round {
             async move { (id, channel.call(Method::Backs, question, bound).await) }
         };
         let mut answers: FuturesUnordered<_> = asked.into_iter().map(ask).collect();
-        while !is_majority(configs, &backers) {
-            if !is_majority(configs, &possible) {
+        while !is_majority(&configs, &backers) {
+            if !is_majority(&configs, &possible) {
                 return false;
             }
             let Some((id, answer)) = answers.next().await else { return false };
@@ -214,9 +217,8 @@ impl Round {
         Some(channel)
     }
 
-    /// The voters of each configuration, and those of them that are others than this member; `None` unless
-    /// this member leads under this vote.
-    fn voters_of(&self, vote: &StoredVote) -> Option<(Vec<BTreeSet<u64>>, Vec<(u64, Member)>)> {
+    /// The voters, unless this member does not lead under this vote.
+    fn voters_of(&self, vote: &StoredVote) -> Option<Voters> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let (me, term) = (metrics.id, metrics.current_term);
@@ -228,7 +230,7 @@ impl Round {
         let membership = metrics.membership_config.membership();
         let others = membership.voter_ids().filter(|id| *id != me);
         let others = others.filter_map(|id| Some((id, membership.get_node(&id)?.clone())));
-        Some((membership.get_joint_config().clone(), others.collect()))
+        Some(Voters { configs: membership.get_joint_config().clone(), others: others.collect() })
     }
 
     /// The same as openraft finds it out: by heartbeats, which followers answer once their disks have all
