@@ -200,6 +200,7 @@ async fn a_failure_while_the_next_segment_is_made_is_fatal_like_one_of_a_write()
         disk.fail_next(kind, path, EIO);
         drop(fill_a_segment(&mut stores).await);
         let fault = in_time(stores.faults.wait()).await;
+        let until_fault = disk.operations().len(); // batches went on until the log knew of the failure
         assert!(fault.reason.contains("the log cannot be written"), "{}", fault.reason);
         assert!(fault.reason.contains("os error 5"), "{}", fault.reason);
         in_time(waiting).await.unwrap().unwrap_err();
@@ -210,7 +211,9 @@ async fn a_failure_while_the_next_segment_is_made_is_fatal_like_one_of_a_write()
         stores.stop.0.stop();
         let operations = disk.operations();
         let failed = |of: &Operation| of.kind == kind && of.path.ends_with(path);
-        let after = &operations[operations.iter().rposition(failed).unwrap() + 1..];
+        assert!(operations[..until_fault].iter().any(failed), "{kind:?} was never tried");
+        let after = &operations[until_fault..];
+        assert!(!after.iter().any(failed), "{kind:?} is tried again: {after:?}");
         let written = after.iter().filter(|of| of.kind != OperationKind::Remove).count();
         assert!(written <= 1, "{kind:?}: one batch may have been in flight: {after:?}");
     }
