@@ -60,7 +60,7 @@ use log_store::LogStore;
 use network::Network;
 use peers::Peers;
 use proposals::Proposals;
-use reads::{ReadRounds, Round};
+use reads::{Leadership, ReadRounds};
 use refusals::Refusals;
 use state_machine::{RaftApplier, StateMachine};
 use types::TypeConfig;
@@ -210,14 +210,8 @@ impl Consensus {
             heard,
         });
         let listener = Listener::new(caller.clone(), verifier, peers.clone(), faults.clone());
-        let reads = ReadRounds::start(Round {
-            raft: raft.clone(),
-            wal: wal.clone(),
-            replica: replica.clone(),
-            network: network.clone(),
-            timing,
-            ways: Mutex::default(),
-        });
+        let leadership = Leadership::new(raft.clone(), &replica, &network, &wal, timing);
+        let reads = ReadRounds::start(leadership);
         let proposals = Proposals::start(raft.clone(), syncer.clone());
         let checkpointer = Checkpointer::new(replica.clone(), faults.clone());
         tokio::spawn(tell_checkpoints(raft.clone(), checkpointer.durable()));

@@ -56,11 +56,11 @@ pub(super) struct ReadRounds {
 }
 
 impl ReadRounds {
-    pub(super) fn start(round: Round) -> ReadRounds {
-        let round = Arc::new(round);
-        Self::start_with(round.timing.heartbeat(), move || {
-            let round = round.clone();
-            async move { round.confirm().await }
+    pub(super) fn start(leadership: Leadership) -> ReadRounds {
+        let leadership = Arc::new(leadership);
+        Self::start_with(leadership.timing.heartbeat(), move || {
+            let leadership = leadership.clone();
+            async move { leadership.confirm().await }
         })
     }
 
@@ -115,19 +115,19 @@ pub(super) fn is_lease_sure(metrics: &RaftMetrics<TypeConfig>, applied_term: Opt
 
 /// What a round needs.
 #[derive(Debug)]
-pub(super) struct Round {
-    pub(super) raft: RaftHandle,
-    pub(super) wal: Arc<Wal>,
-    pub(super) replica: Arc<Replica>,
-    pub(super) network: Network,
-    pub(super) timing: Timing,
+pub(super) struct Leadership {
+    raft: RaftHandle,
+    wal: Arc<Wal>,
+    replica: Arc<Replica>,
+    network: Network,
+    timing: Timing,
     /// The ways to other voters: connections of their own, so that no vote waits behind reads.
-    pub(super) ways: Mutex<BTreeMap<u64, Way>>,
+    ways: Mutex<BTreeMap<u64, Way>>,
 }
 
 /// The way to a voter.
 #[derive(Debug)]
-pub(super) struct Way {
+struct Way {
     channel: Arc<Channel>,
     /// It gave no answer lately, and is not asked before this moment.
     rests_until: Option<Instant>,
@@ -142,7 +142,18 @@ struct Voters {
     others: Vec<(u64, Member)>,
 }
 
-impl Round {
+impl Leadership {
+    pub(super) fn new(
+        raft: RaftHandle,
+        replica: &Arc<Replica>,
+        network: &Network,
+        wal: &Arc<Wal>,
+        timing: Timing,
+    ) -> Leadership {
+        let (wal, replica, network) = (wal.clone(), replica.clone(), network.clone());
+        Leadership { raft, wal, replica, network, timing, ways: Mutex::default() }
+    }
+
     /// A leader that cannot confirm itself within an election, after which another leads, is none.
     async fn confirm(&self) -> Result<(), ProposeError> {
         let deadline = Instant::now() + self.timing.silence();

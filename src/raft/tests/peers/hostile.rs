@@ -57,7 +57,9 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
     started.consensus.stop().await;
 }
 
-/// I4 of `src/raft/reads.rs`: a later vote is noted before it is answered.
+/// I4 of `raft/reads.rs`
+///
+/// A later vote is noted before it is answered.
 #[tokio::test]
 async fn a_member_backs_the_leader_of_its_last_vote_and_nobody_else() {
     let started = start_committed().await;
