@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Cluster, WIRE_BOUND};
 use crate::metrics::StageTimes;
 use crate::peer::Method;
-use crate::raft::View;
+use crate::raft::{View, is_majority};
 use crate::receipt::{ReceiptStages, WriteReceipt};
 
 /// How long a leader waits until it knows of a majority, and of its own sync and apply: all of that is done
@@ -134,8 +134,7 @@ fn holders(view: &View, index: u64, me: Option<u64>) -> BTreeSet<u64> {
 /// Whether they are a majority of the voters, of every configuration; this leader counts as one of them, for
 /// what its own disk holds is asked apart, and with another `-sync` it never says so.
 fn has_majority(view: &View, holders: &BTreeSet<u64>, me: u64) -> bool {
-    let holds = |id: &&u64| **id == me || holders.contains(*id);
-    view.configs.iter().all(|voters| voters.iter().filter(holds).count() > voters.len() / 2)
+    is_majority(&view.configs, |id| id == me || holders.contains(&id))
 }
 
 fn stages(times: StageTimes) -> ReceiptStages {

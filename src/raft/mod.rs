@@ -46,7 +46,7 @@ pub use members::{
 pub use peers::Incoming;
 pub use refusals::{Cause, Refusing};
 pub use timing::{ELECTION_MS_MIN, Timing};
-pub use view::{MemberView, View};
+pub use view::{MemberView, View, is_majority};
 
 use crate::command::{Command, Failure, Reply};
 use crate::fault::Faults;

@@ -73,6 +73,29 @@ impl Acknowledged {
     }
 }
 
+/// A way to each member, kept while the log has the same address for it.
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    members: Mutex<BTreeMap<u64, Arc<Channel>>>,
+}
+
+impl Channels {
+    /// The way to a member, which the network makes if there is none.
+    pub(super) fn to(&self, network: &Network, id: u64, member: &Member) -> Arc<Channel> {
+        let mut members = self.members.lock();
+        let known = members.get(&id).filter(|known| known.given_address() == member.raft_address);
+        if let Some(known) = known {
+            return known.clone();
+        }
+        let fresh = Arc::new(network.channel(id, member));
+        if members.len() >= MEMBER_COUNT_MAX {
+            members.clear(); // of members that are long gone
+        }
+        members.insert(id, fresh.clone());
+        fresh
+    }
+}
+
 /// Makes the connections of this member to the others.
 #[derive(Debug, Clone)]
 pub(super) struct Network {
@@ -84,7 +107,7 @@ pub(super) struct Network {
     silent: Arc<Mutex<BTreeSet<u64>>>,
     /// The way to each member for votes. It outlives a round, so that the next one has the connection
     /// which took this one too long.
-    ballots: Arc<Mutex<BTreeMap<u64, Arc<Channel>>>>,
+    ballots: Arc<Channels>,
     /// How long a vote may take: a little less than openraft waits for one.
     vote_bound: Duration,
 }
@@ -100,21 +123,6 @@ impl Network {
         let (acknowledged, silent, ballots) = (Arc::default(), Arc::default(), Arc::default());
         let vote_bound = timing.vote() * 9 / 10;
         Network { caller, book, acknowledged, sender, silent, ballots, vote_bound }
-    }
-
-    /// The way to another member for votes.
-    fn ballot_channel(&self, to: u64, member: &Member) -> Arc<Channel> {
-        let mut ballots = self.ballots.lock();
-        let known = ballots.get(&to).filter(|known| known.given_address() == member.raft_address);
-        if let Some(known) = known {
-            return known.clone();
-        }
-        let fresh = Arc::new(self.channel(to, member));
-        if ballots.len() >= MEMBER_COUNT_MAX {
-            ballots.clear(); // of members that are long gone
-        }
-        ballots.insert(to, fresh.clone());
-        fresh
     }
 
     /// The way to another member.
@@ -134,7 +142,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
         Peer {
-            channel: self.ballot_channel(target, member),
+            channel: self.ballots.to(self, target, member),
             network: self.clone(),
             target,
             route: Arc::new(self.route(target, member)),

@@ -34,13 +34,14 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::network::Network;
+use super::network::{Channels, Network};
 use super::timing::LEASE_SURE;
 use super::types::{Member, TypeConfig, log_id_to};
+use super::view::is_majority;
 use super::{ProposeError, RaftHandle, Timing};
 use crate::command::Failure;
 use crate::peer::votes::encode_backs;
-use crate::peer::{Channel, MEMBER_COUNT_MAX, Method};
+use crate::peer::{Channel, Method};
 use crate::replica::Replica;
 
 /// Most reads that wait for a round.
@@ -122,15 +123,9 @@ pub(super) struct Leadership {
     network: Network,
     timing: Timing,
     /// The ways to other voters: connections of their own, so that no vote waits behind reads.
-    ways: Mutex<BTreeMap<u64, Way>>,
-}
-
-/// The way to a voter.
-#[derive(Debug)]
-struct Way {
-    channel: Arc<Channel>,
-    /// It gave no answer lately, and is not asked before this moment.
-    rests_until: Option<Instant>,
+    channels: Channels,
+    /// Those that gave no answer lately are not asked before this moment.
+    resting: Mutex<BTreeMap<u64, Instant>>,
 }
 
 /// Who has to agree.
@@ -151,7 +146,15 @@ impl Leadership {
         timing: Timing,
     ) -> Leadership {
         let (wal, replica, network) = (wal.clone(), replica.clone(), network.clone());
-        Leadership { raft, wal, replica, network, timing, ways: Mutex::default() }
+        Leadership {
+            raft,
+            wal,
+            replica,
+            network,
+            timing,
+            channels: Channels::default(),
+            resting: Mutex::default(),
+        }
     }
 
     /// A leader that cannot confirm itself within an election, after which another leads, is none.
@@ -183,8 +186,12 @@ impl Leadership {
     /// Asks the others, until a majority of each configuration backs this leader or none can any more.
     async fn is_backed(&self, vote: &StoredVote, Voters { configs, others }: Voters) -> bool {
         let (me, bound) = (vote.node_id.get(), self.timing.silence() / 2);
-        let asked = others.iter().filter_map(|(id, member)| Some((*id, self.way_to(*id, member)?)));
-        let asked: Vec<(u64, Arc<Channel>)> = asked.collect();
+        let asked: Vec<(u64, Arc<Channel>)> = {
+            let (now, mut resting) = (Instant::now(), self.resting.lock());
+            resting.retain(|_, until| now < *until);
+            let awake = others.iter().filter(|(id, _)| !resting.contains_key(id));
+            awake.map(|(id, member)| (*id, self.channels.to(&self.network, *id, member))).collect()
+        };
         let mut possible: BTreeSet<u64> = asked.iter().map(|(id, _)| *id).chain([me]).collect();
         let mut backers = BTreeSet::from([me]);
         let question = Bytes::from(encode_backs(vote));
@@ -193,8 +200,8 @@ impl Leadership {
             async move { (id, channel.call(Method::Backs, question, bound).await) }
         };
         let mut answers: FuturesUnordered<_> = asked.into_iter().map(ask).collect();
-        while !is_majority(&configs, &backers) {
-            if !is_majority(&configs, &possible) {
+        while !is_majority(&configs, |id| backers.contains(&id)) {
+            if !is_majority(&configs, |id| possible.contains(&id)) {
                 return false;
             }
             let Some((id, answer)) = answers.next().await else { return false };
@@ -203,29 +210,11 @@ impl Leadership {
                 continue;
             }
             possible.remove(&id);
-            if answer.is_err()
-                && let Some(way) = self.ways.lock().get_mut(&id)
-            {
-                way.rests_until = Some(Instant::now() + REST);
+            if answer.is_err() {
+                self.resting.lock().insert(id, Instant::now() + REST);
             }
         }
         true
-    }
-
-    /// The way to a voter, unless it rests.
-    fn way_to(&self, id: u64, member: &Member) -> Option<Arc<Channel>> {
-        let mut ways = self.ways.lock();
-        let known = ways.get(&id).filter(|way| way.channel.given_address() == member.raft_address);
-        if let Some(Way { channel, rests_until }) = known {
-            let rests = rests_until.is_some_and(|until| Instant::now() < until);
-            return (!rests).then(|| channel.clone());
-        }
-        if ways.len() >= MEMBER_COUNT_MAX {
-            ways.clear(); // of members that are long gone
-        }
-        let channel = Arc::new(self.network.channel(id, member));
-        ways.insert(id, Way { channel: channel.clone(), rests_until: None });
-        Some(channel)
     }
 
     /// The voters, unless this member does not lead under this vote.
@@ -254,11 +243,6 @@ impl Leadership {
             Err(RaftError::Fatal(_)) => Err(ProposeError::Failed(Failure::Stopping)),
         }
     }
-}
-
-/// Whether these are a majority of the voters of each configuration.
-fn is_majority(configs: &[BTreeSet<u64>], members: &BTreeSet<u64>) -> bool {
-    configs.iter().all(|voters| voters.intersection(members).count() > voters.len() / 2)
 }
 
 fn refusal(error: LinearizableReadError<TypeConfig>) -> ProposeError {
@@ -293,8 +277,9 @@ mod tests {
     #[test]
     fn a_majority_is_one_of_every_configuration() {
         let of = |configs: &[&[u64]], members: &[u64]| {
-            let configs: Vec<_> = configs.iter().map(|it| it.iter().copied().collect()).collect();
-            is_majority(&configs, &members.iter().copied().collect())
+            let configs = configs.iter().map(|it| it.iter().copied().collect());
+            let configs: Vec<BTreeSet<u64>> = configs.collect();
+            is_majority(&configs, |id| members.contains(&id))
         };
         assert!(
             of(&[&[1]], &[1]) && of(&[&[1, 2, 3]], &[1, 3]) && of(&[&[1, 2, 3, 4]], &[1, 2, 4])

@@ -114,6 +114,12 @@ pub struct MemberView {
     pub silent_for: Option<Duration>,
 }
 
+/// Whether the voters that count are a majority of every configuration.
+pub fn is_majority(configs: &[BTreeSet<u64>], counts: impl Fn(u64) -> bool) -> bool {
+    let counted = |voters: &BTreeSet<u64>| voters.iter().filter(|id| counts(**id)).count();
+    configs.iter().all(|voters| counted(voters) > voters.len() / 2)
+}
+
 /// Waits until what is watched changes after now, or `bound` has passed.
 pub(super) async fn wait_for_change<W, T, R>(mut metrics: R, bound: Duration)
 where
