@@ -407,6 +407,28 @@ impl WriteHalf {
             WriteHalf::Tls(half) => half.write(bytes).await,
         }
     }
+
+    /// As [`WriteHalf::write`], of several pieces one behind the other. Where pieces are not taken only
+    /// the first one is written.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub async fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            WriteHalf::Tcp(half) => half.write_vectored(pieces).await,
+            WriteHalf::Local(half) => half.write_vectored(pieces).await,
+            WriteHalf::Tls(half) => half.write_vectored(pieces).await,
+        }
+    }
+
+    /// Whether several pieces go out together. Under TLS each would be a record of its own.
+    pub fn takes_pieces(&self) -> bool {
+        match self {
+            WriteHalf::Tcp(half) => half.is_write_vectored(),
+            WriteHalf::Local(half) => half.is_write_vectored(),
+            WriteHalf::Tls(half) => half.is_write_vectored(),
+        }
+    }
 }
 
 /// Pipes within this process, by the address that they lead to.

@@ -9,7 +9,7 @@ use diskstore_storage::summed::{Stretch, SummedBytes};
 use diskstore_storage::{LogId, Vote, wal};
 
 use super::frames::{
-    FrameKind, put_frame, put_log_id, put_log_id_option, put_summed_frame, put_vote, read_log_id,
+    Body, FrameKind, Space, put_frame, put_log_id, put_log_id_option, put_vote, read_log_id,
     read_log_id_option, read_vote,
 };
 use crate::command::DecodeError;
@@ -32,16 +32,16 @@ pub(crate) struct Append<E> {
 }
 
 impl<E: ExactSizeIterator<Item = wal::Entry>> Append<E> {
-    /// Appends the frame.
-    pub(crate) fn put(self, out: &mut Vec<u8>) {
-        put_summed_frame(out, FrameKind::Append, |out| {
+    /// Appends the frame; payloads whose checksum is known are not copied where they need not be.
+    pub(crate) fn put(self, space: Space<'_>) {
+        let body = Body::begin(space, FrameKind::Append).put(|out| {
             put_vote(out, &self.vote);
             put_log_id_option(out, self.prev.as_ref());
             put_log_id_option(out, self.committed.as_ref());
             let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
             out.put_u32_le(count);
-            self.entries.filter_map(|entry| put_entry(out, &entry)).collect()
         });
+        self.entries.fold(body, put_entry).finish();
     }
 }
 
@@ -90,18 +90,18 @@ impl<T> Append<Vec<T>> {
     }
 }
 
-/// Appends an entry; where its payload stands, if that was summed before.
-fn put_entry(out: &mut Vec<u8>, entry: &wal::Entry) -> Option<Stretch> {
-    put_log_id(out, &entry.log_id);
-    out.put_u8(match entry.kind {
-        wal::EntryKind::Blank => 0,
-        wal::EntryKind::Normal => 1,
-        wal::EntryKind::Membership => 2,
+fn put_entry(body: Body<'_>, entry: wal::Entry) -> Body<'_> {
+    let length = u32::try_from(entry.payload.len()).expect("invariant: commands are bounded");
+    let body = body.put(|out| {
+        put_log_id(out, &entry.log_id);
+        out.put_u8(match entry.kind {
+            wal::EntryKind::Blank => 0,
+            wal::EntryKind::Normal => 1,
+            wal::EntryKind::Membership => 2,
+        });
+        out.put_u32_le(length);
     });
-    out.put_u32_le(u32::try_from(entry.payload.len()).expect("invariant: commands are bounded"));
-    let start = out.len();
-    out.put_slice(&entry.payload);
-    entry.payload.stretch_at(start)
+    body.put_summed(entry.payload)
 }
 
 /// What stands before the entries.
@@ -199,7 +199,9 @@ impl AppendReply {
 mod tests {
     use diskstore_storage::{MemberId, Term};
 
-    use super::super::frames::{HEADER_BYTES, Header};
+    use std::collections::VecDeque;
+
+    use super::super::frames::{HEADER_BYTES, Header, Shared};
     use super::*;
 
     fn append(payloads: &[SummedBytes]) -> Append<std::vec::IntoIter<wal::Entry>> {
@@ -216,8 +218,22 @@ mod tests {
 
     fn put(payloads: &[SummedBytes]) -> Vec<u8> {
         let mut out = b"before".to_vec();
-        append(payloads).put(&mut out);
+        append(payloads).put(Space { out: &mut out, shared: None });
         out.split_off(b"before".len())
+    }
+
+    /// The frame whose long payloads were not copied, behind another one.
+    fn put_shared(payloads: &[SummedBytes]) -> (Vec<u8>, usize) {
+        let (mut out, mut shared) = (b"before".to_vec(), VecDeque::new());
+        append(payloads).put(Space { out: &mut out, shared: Some(&mut shared) });
+        let (mut whole, mut taken) = (Vec::new(), 0);
+        for Shared { place, bytes } in &shared {
+            whole.extend_from_slice(&out[taken..*place]);
+            whole.extend_from_slice(bytes);
+            taken = *place;
+        }
+        whole.extend_from_slice(&out[taken..]);
+        (whole.split_off(b"before".len()), shared.len())
     }
 
     fn frame_of(bytes: &[u8]) -> Result<super::super::frames::Frame, DecodeError> {
@@ -239,6 +255,8 @@ mod tests {
             payload.sum();
         }
         assert!(put(&summed) == plain);
+        assert!(put_shared(&summed) == (plain.clone(), 3), "the long ones");
+        assert!(put_shared(&payloads()) == (plain.clone(), 0), "none was summed");
         let frame = frame_of(&plain).unwrap();
         let read = Append::decode(frame.body, &frame.summed, Ok).unwrap();
         assert!(read.entries.iter().map(|entry| &entry.payload).eq(&payloads()));

@@ -4,15 +4,19 @@
 //! of their own. Every read and write has a deadline at its caller, or waits for as long as the
 //! kernel finds the other side alive (see `host/net.rs`).
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
 use tokio::time::timeout;
 
-use super::frames::{BODY_BYTES_MAX, Frame, FrameKind, HEADER_BYTES, HELLO_BYTES_MAX, Header};
+use super::frames::{
+    BODY_BYTES_MAX, Frame, FrameKind, HEADER_BYTES, HELLO_BYTES_MAX, Header, Shared, Space,
+};
 use super::hello::{Greeting, Hello, Welcome, Whoever};
 use crate::host::{Net, ReadHalf, Standing, Stream, WriteHalf};
 
@@ -24,6 +28,8 @@ pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// Most bytes of a foreign answer that an error repeats.
 const EXCERPT_BYTES_MAX: usize = 160;
+/// Most pieces that are written at once.
+const PIECES_MAX: usize = 16;
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -40,8 +46,10 @@ pub struct FrameReader {
 #[derive(Debug)]
 pub struct FrameWriter {
     half: WriteHalf,
-    /// Frames that wait for [`FrameWriter::send`].
+    /// Frames that wait for [`FrameWriter::send`], without what is shared.
     pub buffer: Vec<u8>,
+    /// Bytes that belong in between, their places ascending. None is empty.
+    shared: VecDeque<Shared>,
     /// Bytes at the front of `buffer` that [`FrameWriter::send_some`] has written.
     written: usize,
 }
@@ -76,7 +84,9 @@ pub fn split(stream: impl Into<Stream>) -> io::Result<(FrameReader, FrameWriter)
         body_bytes_max: HELLO_BYTES_MAX,
         received_bytes: Arc::default(),
     };
-    Ok((reader, FrameWriter { half: write, buffer: Vec::new(), written: 0 }))
+    let writer =
+        FrameWriter { half: write, buffer: Vec::new(), shared: VecDeque::new(), written: 0 };
+    Ok((reader, writer))
 }
 
 impl FrameReader {
@@ -189,7 +199,20 @@ impl FrameWriter {
 
     /// True while frames wait to be written.
     pub fn has_unsent(&self) -> bool {
-        self.written < self.buffer.len()
+        self.written < self.buffer.len() || !self.shared.is_empty()
+    }
+
+    /// So many bytes wait to be written.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        let shared: usize = self.shared.iter().map(|shared| shared.bytes.len()).sum();
+        self.buffer.len() - self.written + shared
+    }
+
+    /// Where an append frame goes: the buffer, and long bytes that are not copied, if the socket takes
+    /// pieces.
+    pub(crate) fn for_append(&mut self) -> Space<'_> {
+        let takes_pieces = self.half.takes_pieces();
+        Space { out: &mut self.buffer, shared: takes_pieces.then_some(&mut self.shared) }
     }
 
     /// Writes as much of the buffer as the socket takes. Cancelling it loses no bytes.
@@ -197,12 +220,22 @@ impl FrameWriter {
     /// # Errors
     /// Of the socket.
     pub async fn send_some(&mut self) -> io::Result<()> {
-        let rest = self.buffer.get(self.written..).unwrap_or_default();
-        let count = self.half.write(rest).await?;
-        if count == 0 && !rest.is_empty() {
-            return Err(io::ErrorKind::WriteZero.into());
+        if self.shared.is_empty() {
+            let rest = self.buffer.get(self.written..).unwrap_or_default();
+            let count = self.half.write(rest).await?;
+            if count == 0 && !rest.is_empty() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.written += count;
+        } else {
+            let pieces = pieces(&self.buffer, self.written, &self.shared);
+            let count = self.half.write_pieces(&pieces).await?;
+            drop(pieces);
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.pass(count);
         }
-        self.written += count;
         if self.has_unsent() {
             return Ok(());
         }
@@ -214,6 +247,22 @@ impl FrameWriter {
         Ok(())
     }
 
+    /// Passes over what was written of the pieces.
+    fn pass(&mut self, mut count: usize) {
+        while let Some(Shared { place, bytes }) = self.shared.front_mut() {
+            let own = count.min(*place - self.written);
+            let of_shared = (count - own).min(bytes.len());
+            self.written += own;
+            bytes.advance(of_shared);
+            count -= own + of_shared;
+            if !bytes.is_empty() {
+                return;
+            }
+            self.shared.pop_front();
+        }
+        self.written += count;
+    }
+
     /// As [`FrameWriter::send`], within [`WRITE_TIMEOUT`]. After an error the connection must go:
     /// half a frame may be written.
     ///
@@ -222,6 +271,24 @@ impl FrameWriter {
     pub(crate) async fn send_in_time(&mut self) -> io::Result<()> {
         in_time(self.send(), WRITE_TIMEOUT).await
     }
+}
+
+/// What is to be written next: the buffer from `at` on, and what belongs in between.
+fn pieces<'a>(
+    buffer: &'a [u8],
+    mut at: usize,
+    shared: &'a VecDeque<Shared>,
+) -> SmallVec<[IoSlice<'a>; PIECES_MAX]> {
+    let mut pieces = SmallVec::new();
+    for Shared { place, bytes } in shared.iter().take(PIECES_MAX / 2) {
+        pieces.push(IoSlice::new(buffer.get(at..*place).unwrap_or_default()));
+        pieces.push(IoSlice::new(bytes));
+        at = *place;
+    }
+    if shared.len() < PIECES_MAX / 2 {
+        pieces.push(IoSlice::new(buffer.get(at..).unwrap_or_default()));
+    }
+    pieces
 }
 
 /// A hello was refused.
@@ -304,4 +371,56 @@ fn foreign(answer: &[u8]) -> io::Error {
     let line = String::from_utf8_lossy(&line);
     let said = if line.is_empty() { "other bytes".into() } else { format!("`{}`", line.trim()) };
     io::Error::new(io::ErrorKind::InvalidData, format!("no member answers there, but {said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use diskstore_storage::summed::SummedBytes;
+    use futures_util::FutureExt;
+    use tokio::io::AsyncReadExt;
+
+    use super::super::frames::Body;
+    use super::*;
+
+    /// Appends a frame of short bytes and long ones.
+    fn put(space: Space<'_>, payloads: usize) {
+        let mut body = Body::begin(space, FrameKind::Response).put(|out| out.push(1));
+        for nth in 0..payloads {
+            let mut long = SummedBytes::from(Bytes::from(vec![7; 20_000 + nth]));
+            long.sum();
+            body = body.put_summed(long);
+            if nth % 3 == 0 {
+                body = body.put(|out| out.extend_from_slice(b"between"));
+            }
+        }
+        body.finish();
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_not_copied_arrive_in_their_places() {
+        for (room, payloads) in [(997, 3), (30_000, 30), (1 << 20, 30), (5, 1)] {
+            let (own, mut other) = tokio::io::duplex(room);
+            let (_reader, mut writer) = split(Stream::Local(own)).unwrap();
+            let mut expected = Vec::new();
+            for count in [payloads, 0, 2] {
+                put(Space { out: &mut expected, shared: None }, count);
+                put(writer.for_append(), count);
+                // Some of it is written before the next frame comes.
+                writer.send_some().now_or_never().unwrap_or(Ok(())).unwrap();
+            }
+            let mut received = vec![0; expected.len()];
+            let unsent = writer.unsent_bytes();
+            assert!(
+                writer.has_unsent() && unsent < expected.len(),
+                "{unsent} of {}",
+                expected.len()
+            );
+            let (sent, read) = tokio::join!(writer.send(), other.read_exact(&mut received));
+            sent.unwrap();
+            read.unwrap();
+            assert!(received == expected, "room for {room} bytes");
+            assert_eq!((writer.unsent_bytes(), writer.has_unsent()), (0, false));
+        }
+    }
 }

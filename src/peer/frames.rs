@@ -4,8 +4,11 @@
 //! body. Lengths are checked before memory is taken; a bad frame closes its connection.
 #![deny(clippy::indexing_slicing)]
 
+use std::collections::VecDeque;
+
 use bytes::{BufMut, Bytes};
-use diskstore_storage::summed::{Stretch, sum_with};
+use crc32fast::Hasher;
+use diskstore_storage::summed::{Stretch, SummedBytes, sum_with};
 use diskstore_storage::{LogId, MemberId, Term, Vote};
 
 use super::append::sum_payloads;
@@ -88,37 +91,92 @@ pub struct Frame {
 
 /// Appends a frame to `out`.
 pub(crate) fn put_frame(out: &mut Vec<u8>, kind: FrameKind, body: impl FnOnce(&mut Vec<u8>)) {
-    put_summed_frame(out, kind, |out| {
-        body(out);
-        Vec::new()
-    });
+    Body::begin(Space { out, shared: None }, kind).put(body).finish();
 }
 
-/// Appends a frame to `out`; `body` says what of it was summed before, and where that stands in `out`.
-pub(super) fn put_summed_frame(
-    out: &mut Vec<u8>,
+/// Bytes of a frame that are sent from where they are, and not copied: they belong before the byte at
+/// `place` of the buffer that holds the rest of the frame.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(super) place: usize,
+    pub(super) bytes: Bytes,
+}
+
+/// Where frames are appended.
+#[derive(Debug)]
+pub(crate) struct Space<'a> {
+    /// Bytes of frames, one behind the other.
+    pub(crate) out: &'a mut Vec<u8>,
+    /// Where bytes go that are not copied; `None` if all are.
+    pub(crate) shared: Option<&'a mut VecDeque<Shared>>,
+}
+
+/// The body of a frame that is being appended.
+pub(super) struct Body<'a> {
+    space: Space<'a>,
     kind: FrameKind,
-    body: impl FnOnce(&mut Vec<u8>) -> Vec<Stretch>,
-) {
-    let start = out.len();
-    out.extend([0; HEADER_BYTES]);
-    let summed = body(out).into_iter().map(|stretch| stretch.behind(start + HEADER_BYTES));
-    let summed: Vec<Stretch> = summed.collect();
-    let Some((header, body)) =
-        out.get_mut(start..).and_then(|frame| frame.split_first_chunk_mut::<HEADER_BYTES>())
-    else {
-        unreachable!("the header was just written");
-    };
-    let length = u32::try_from(body.len()).expect("invariant: bodies are bounded");
-    let crc = crc_of(kind, body, &summed);
-    let mut fields = header.as_mut_slice();
-    fields.put_u32_le(length);
-    fields.put_u32_le(crc);
-    fields.put_u8(kind as u8);
+    /// Where the frame begins.
+    start: usize,
+    /// All that belongs before this place is in the checksum.
+    summed_to: usize,
+    shared_bytes: usize,
+    hasher: Hasher,
+}
+
+impl<'a> Body<'a> {
+    /// Begins a frame.
+    pub(super) fn begin(space: Space<'a>, kind: FrameKind) -> Body<'a> {
+        let start = space.out.len();
+        space.out.extend([0; HEADER_BYTES]);
+        let mut hasher = Hasher::new();
+        hasher.update(&[kind as u8]);
+        Body { summed_to: space.out.len(), space, kind, start, shared_bytes: 0, hasher }
+    }
+
+    /// Appends what `put` appends.
+    pub(super) fn put(self, put: impl FnOnce(&mut Vec<u8>)) -> Body<'a> {
+        put(self.space.out);
+        self
+    }
+
+    /// Appends bytes, whose checksum may be known.
+    pub(super) fn put_summed(mut self, bytes: SummedBytes) -> Body<'a> {
+        if !bytes.is_summed() {
+            self.space.out.put_slice(&bytes);
+            return self;
+        }
+        self.sum_own();
+        bytes.add_to(&mut self.hasher);
+        if let Some(shared) = &mut self.space.shared {
+            self.shared_bytes += bytes.len();
+            shared.push_back(Shared { place: self.space.out.len(), bytes: bytes.into_bytes() });
+        } else {
+            self.space.out.put_slice(&bytes);
+            self.summed_to = self.space.out.len();
+        }
+        self
+    }
+
+    fn sum_own(&mut self) {
+        self.hasher.update(self.space.out.get(self.summed_to..).unwrap_or_default());
+        self.summed_to = self.space.out.len();
+    }
+
+    /// Completes the frame with its header.
+    pub(super) fn finish(mut self) {
+        self.sum_own();
+        let length = self.space.out.len() - self.start - HEADER_BYTES + self.shared_bytes;
+        let Some(mut header) = self.space.out.get_mut(self.start..) else {
+            unreachable!("the frame begins in its buffer");
+        };
+        header.put_u32_le(u32::try_from(length).expect("invariant: bodies are bounded"));
+        header.put_u32_le(self.hasher.finalize());
+        header.put_u8(self.kind as u8);
+    }
 }
 
 fn crc_of(kind: FrameKind, body: &[u8], summed: &[Stretch]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = Hasher::new();
     hasher.update(&[kind as u8]);
     sum_with(hasher, body, summed)
 }

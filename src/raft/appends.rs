@@ -286,7 +286,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         } else {
             self.send(request);
         }
-        let frame_bytes = self.writer.buffer.len();
+        let frame_bytes = self.writer.unsent_bytes();
         let is_full = entry_count >= APPEND_ENTRIES_MAX || frame_bytes >= FULL_BYTES;
         let rest = if is_full {
             self.catch_up(entry_count, frame_bytes as u64) // I5
@@ -332,7 +332,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             self.progress = Instant::now();
         }
         self.on_way.push_back(last);
-        put_append(&mut self.writer.buffer, request);
+        put_append(self.writer.for_append(), request);
     }
 }
 

@@ -19,6 +19,7 @@ use openraft::vote::{RaftLeaderId, RaftVote};
 use crate::command::cursor::Cursor;
 use crate::command::{Command, CommandResult, DecodeError};
 use crate::peer::append::{Append, AppendReply};
+use crate::peer::frames::Space;
 use crate::peer::votes::{Ballot, BallotReply, Transfer, TransferReply};
 use crate::peer::{MEMBER_COUNT_MAX, decode_member, encode_member};
 use crate::replica::{Committed, Payload};
@@ -256,14 +257,14 @@ pub(super) fn append_reply_to(outcome: &AppendOutcome) -> AppendReply {
 }
 
 /// Appends the frame of a request of openraft's.
-pub(super) fn put_append(out: &mut Vec<u8>, request: AppendEntriesRequest<TypeConfig>) {
+pub(super) fn put_append(space: Space<'_>, request: AppendEntriesRequest<TypeConfig>) {
     let append = Append {
         vote: vote_to(&request.vote),
         prev: request.prev_log_id.as_ref().map(log_id_to),
         committed: request.leader_commit.as_ref().map(log_id_to),
         entries: request.entries.into_iter().map(entry_to),
     };
-    append.put(out);
+    append.put(space);
 }
 
 /// Reads the body of an append frame for openraft, of which `summed` was summed.

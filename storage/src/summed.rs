@@ -45,8 +45,13 @@ impl SummedBytes {
         self.crc.map(|crc| Stretch { start, bytes: self.bytes.len(), crc })
     }
 
+    /// Whether their checksum is known.
+    pub fn is_summed(&self) -> bool {
+        self.crc.is_some()
+    }
+
     /// Continues a checksum with these bytes.
-    pub(crate) fn add_to(&self, hasher: &mut Hasher) {
+    pub fn add_to(&self, hasher: &mut Hasher) {
         match self.crc {
             Some(crc) => {
                 let known = Hasher::new_with_initial_len(crc, self.bytes.len() as u64);
@@ -109,12 +114,6 @@ impl Stretch {
     /// Where it begins.
     pub fn start(&self) -> usize {
         self.start
-    }
-
-    /// The same stretch in a buffer that lacks the first `bytes` bytes.
-    #[must_use]
-    pub fn behind(self, bytes: usize) -> Stretch {
-        Stretch { start: self.start - bytes, ..self }
     }
 }
 

@@ -23,7 +23,7 @@ use super::{blank, command, log_id, normal};
 use crate::command::{Action, DecodeError, Failure, ReadLevel, Reply};
 use crate::machine::Images;
 use crate::peer::append::AppendReply;
-use crate::peer::frames::{BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header};
+use crate::peer::frames::{BODY_BYTES_MAX, HEADER_BYTES, HELLO_BYTES_MAX, Header, Space};
 use crate::peer::requests::{
     decode_whereabouts, decode_whereabouts_reply, encode_whereabouts, encode_whereabouts_reply,
     put_request, put_response, read_request, read_response,
@@ -125,7 +125,7 @@ fn frames() -> Vec<Case> {
             shown(Welcome::decode(body))
         }),
         Case::new(GOLDEN[24], &copy, put(|out| copy.put(out)), |body| shown(Welcome::decode(body))),
-        Case::new(GOLDEN[2], append(), put(|out| put_append(out, append())), |body| {
+        Case::new(GOLDEN[2], append(), put(|out| put_append(copied(out), append())), |body| {
             shown(read_append(body, &[]))
         }),
         Case::new(
@@ -455,7 +455,7 @@ fn entries_of_an_append_frame_that_leave_a_hole_are_refused() {
         entries,
     };
     for entries in [vec![blank(3, 7)], vec![blank(3, 6), blank(3, 8)], vec![blank(3, 5)]] {
-        let bytes = put(|out| put_append(out, append(entries)));
+        let bytes = put(|out| put_append(copied(out), append(entries)));
         let error = read_append(Bytes::from(bytes).split_off(HEADER_BYTES), &[]).unwrap_err();
         assert_eq!(error.what, "entries do not follow each other");
     }
@@ -472,7 +472,7 @@ fn entries_of_an_append_frame_whose_terms_cannot_be_are_refused() {
             leader_commit: None,
             entries: entries.collect(),
         };
-        let bytes = put(|out| put_append(out, append));
+        let bytes = put(|out| put_append(copied(out), append));
         read_append(Bytes::from(bytes).split_off(HEADER_BYTES), &[])
     };
     for (prev, terms) in [(2, &[][..]), (2, &[2, 3]), (3, &[3]), (3, &[])] {
@@ -506,7 +506,7 @@ fn a_membership_without_room_is_refused_as_an_entry() {
             leader_commit: None,
             entries: vec![Entry::new_membership(log_id(3, 6), membership)],
         };
-        let frame = put(|out| put_append(out, append));
+        let frame = put(|out| put_append(copied(out), append));
         (bytes, read_append(Bytes::from(frame).split_off(HEADER_BYTES), &[]))
     };
     let most = (1..1000).find(|count| read(*count + 1).0 > MEMBERSHIP_BYTES_MAX).unwrap();
@@ -545,7 +545,7 @@ fn an_index_that_no_log_can_reach_does_not_overflow() {
         leader_commit: None,
         entries: vec![blank(3, u64::MAX)],
     };
-    let bytes = put(|out| put_append(out, append));
+    let bytes = put(|out| put_append(copied(out), append));
     read_append(Bytes::from(bytes).split_off(HEADER_BYTES), &[]).unwrap_err();
 }
 
@@ -687,6 +687,10 @@ const GOLDEN: [(&str, &str); 27] = [
     ("whereabouts reply", "0300 623a31"),
 ];
 
+fn copied(out: &mut Vec<u8>) -> Space<'_> {
+    Space { out, shared: None }
+}
+
 /// A client's value may hold whole frames of ours. It travels as bytes of a length that its own frame
 /// names, wherever the connection cuts the stream.
 #[tokio::test]
@@ -702,7 +706,7 @@ async fn frames_within_a_value_stay_a_value() {
     let images =
         Images::Slots(vec![SlotImage { slot: SlotIndex::new(1), index: LogIndex::new(4), value }]);
     let slots = SnapshotSlots { nth: 6, last_log: 9, images };
-    let mut sent = put(|out| put_append(out, append()));
+    let mut sent = put(|out| put_append(copied(out), append()));
     slots.put(&mut sent);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

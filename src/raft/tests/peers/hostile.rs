@@ -47,7 +47,7 @@ async fn a_vote_of_another_or_of_an_impossible_term_ends_its_connection_alone() 
         };
         let dialled = started.dial(&started.leader, Purpose::Append, None).await;
         let (mut reader, mut writer) = dialled.unwrap();
-        put_append(&mut writer.buffer, append);
+        put_append(writer.for_append(), append);
         writer.send().await.unwrap();
         assert!(reader.next().await.unwrap().is_none(), "it is closed");
     }
@@ -100,7 +100,7 @@ async fn start_committed() -> Started {
     let dialled = started.dial(&started.leader, Purpose::Append, None).await;
     let (mut reader, mut writer) = dialled.unwrap();
     let append = AppendEntriesRequest { leader_commit: Some(log_id(1, 2)), ..heartbeat(leads) };
-    put_append(&mut writer.buffer, append);
+    put_append(writer.for_append(), append);
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
     let applied = started.consensus.replica().wait_applied(2);
@@ -132,7 +132,7 @@ async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_conne
         let term = if prev == 0 { 1 } else { 5 };
         let prev_log_id = Some(log_id(term, prev));
         put_append(
-            &mut writer.buffer,
+            writer.for_append(),
             AppendEntriesRequest { prev_log_id, entries, ..heartbeat(vote) },
         );
         writer.send().await.unwrap();
@@ -141,13 +141,16 @@ async fn entries_and_snapshots_that_contradict_what_is_committed_end_their_conne
     // One of a vote that is no more is told so, for it may have what was never committed.
     let (mut reader, mut writer) =
         started.dial(&started.leader, Purpose::Append, None).await.unwrap();
-    put_append(&mut writer.buffer, AppendEntriesRequest { leader_commit: None, ..heartbeat(vote) });
+    put_append(
+        writer.for_append(),
+        AppendEntriesRequest { leader_commit: None, ..heartbeat(vote) },
+    );
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
     let old = StoredVote { term: Term::new(0), ..vote };
     let entries = vec![blank(0, 0), blank(0, 1), blank(0, 2)];
     put_append(
-        &mut writer.buffer,
+        writer.for_append(),
         AppendEntriesRequest { prev_log_id: None, entries, ..heartbeat(old) },
     );
     writer.send().await.unwrap();

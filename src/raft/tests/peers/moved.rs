@@ -111,7 +111,7 @@ async fn a_member_that_moved_twice_is_let_in_though_both_old_addresses_are_silen
     let leads = StoredVote { term: Term::new(2), node_id: MemberId::new(3), committed: true };
     let dialled = started.dial(&three, Purpose::Append, None).await;
     let (mut reader, mut writer) = dialled.unwrap();
-    put_append(&mut writer.buffer, heartbeat(leads));
+    put_append(writer.for_append(), heartbeat(leads));
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
     let second = saying(Whoever { process: 0x12, ..one }, None).await;
@@ -132,12 +132,12 @@ async fn a_member_that_moved_is_not_believed_while_another_leads() {
     let leads = StoredVote { term: Term::new(2), node_id: MemberId::new(3), committed: true };
     let connected = started.dial(&three, Purpose::Append, None).await;
     let (mut reader, mut writer) = connected.unwrap();
-    put_append(&mut writer.buffer, heartbeat(leads));
+    put_append(writer.for_append(), heartbeat(leads));
     writer.send().await.unwrap();
     reader.expect(FrameKind::AppendReply).await.unwrap();
     assert!(!is_believed(&started, &moved).await);
     let forged = StoredVote { term: Term::new(9), node_id: MemberId::new(1), committed: true };
-    put_append(&mut old_writer.buffer, heartbeat(forged));
+    put_append(old_writer.for_append(), heartbeat(forged));
     old_writer.send().await.unwrap();
     assert!(old_reader.next().await.unwrap().is_none(), "it is closed");
     assert_eq!(started.consensus.wal().state().vote, Some(leads));

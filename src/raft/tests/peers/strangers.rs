@@ -90,7 +90,7 @@ async fn the_first_comer_is_believed_no_more_once_the_log_names_others() {
             committed: true,
         });
         let append = AppendEntriesRequest { prev_log_id: None, entries, ..leads.clone() };
-        put_append(&mut writer.buffer, append);
+        put_append(writer.for_append(), append);
         writer.send().await.unwrap();
         reader.expect(FrameKind::AppendReply).await.unwrap();
         let known = async {
@@ -100,7 +100,7 @@ async fn the_first_comer_is_believed_no_more_once_the_log_names_others() {
         };
         tokio::time::timeout(BOUND, known).await.expect("its log names somebody");
         let prev_log_id = Some(log_id(1, 0));
-        put_append(&mut writer.buffer, AppendEntriesRequest { prev_log_id, ..leads });
+        put_append(writer.for_append(), AppendEntriesRequest { prev_log_id, ..leads });
         writer.send().await.unwrap();
         assert_eq!(reader.next().await.unwrap().is_some(), is_named);
         assert_eq!(is_believed(&started, &first).await, is_named);
