@@ -32,7 +32,7 @@ pub(crate) use any::AnyMachine;
 pub use any::{LiveKeys, Scanned};
 pub use capacity::Fullness;
 pub use disk::{ApplyError, DamageMet, DiskMachine};
-pub use journal::{JournalError, JournalMachine, JournalOptions};
+pub use journal::{JournalError, JournalMachine, JournalOptions, SYNC_BYTES_DEFAULT};
 pub use memory::MemoryMachine;
 pub use paged::Paged;
 pub use requests::RequestIds;

@@ -20,7 +20,9 @@ use super::start::Progress;
 use crate::cluster::CheckpointPolicy;
 use crate::config::{Config, SyncPolicy, checkpoint_bytes, row};
 use crate::host::{Host, Random};
-use crate::machine::{DiskMachine, JournalMachine, JournalOptions, Machine, MemoryMachine};
+use crate::machine::{
+    DiskMachine, JournalMachine, JournalOptions, Machine, MemoryMachine, SYNC_BYTES_DEFAULT,
+};
 use crate::oplog::Parts;
 use crate::raft;
 use crate::replica::{Applied, Bounds, ReplayAhead};
@@ -62,6 +64,7 @@ impl Plan {
                     directory: config.data_dir.clone(),
                     parts: Parts::of_node(disk, &folder, &config.id),
                     part_bytes_max: config.roll_bytes,
+                    sync_bytes: SYNC_BYTES_DEFAULT,
                     cluster_id,
                     slot_count: identity.slot_count,
                     value_bytes_max: value_bytes,

@@ -11,7 +11,7 @@ use diskstore_storage::slots::SlotImage;
 use diskstore_storage::state::{Checkpointed, Full, Target, Versioned};
 use smallvec::SmallVec;
 
-use super::{JournalMachine, JournalOptions, effect_of};
+use super::{JournalMachine, JournalOptions, effect_of, storage};
 use crate::command::{Command, Failure, Holder, Refusal, Reply};
 use crate::machine::any::{AnyMachine, LiveKeys, Scanned};
 use crate::machine::effect::{self, Draft, nothing, run};
@@ -154,12 +154,15 @@ impl AnyMachine for JournalMachine {
             Images::Slots(images) => {
                 images.iter().try_for_each(|SlotImage { slot, index, value }| {
                     self.merge_slot(*slot, *index, value.as_deref())
-                })
+                })?;
             }
-            Images::Keys(images) => images.iter().try_for_each(|KeyImage { key, index, value }| {
-                self.merge_value(key, *index, value.as_deref())
-            }),
+            Images::Keys(images) => {
+                images.iter().try_for_each(|KeyImage { key, index, value }| {
+                    self.merge_value(key, *index, value.as_deref())
+                })?;
+            }
         }
+        self.hand_on_records().map_err(storage)
     }
 
     /// All of the snapshot that began at index `begin` was merged.
@@ -184,6 +187,6 @@ impl AnyMachine for JournalMachine {
     }
 
     fn hand_on(&self) -> std::result::Result<(), ApplyError> {
-        Ok(self.shared.state.lock().log.hand_on()?)
+        Ok(self.hand_on_records()?)
     }
 }

@@ -35,6 +35,9 @@ use crate::oplog::{
 };
 use checkpoint::Checkpoint;
 
+/// Bytes of [`JournalOptions::sync_bytes`] that disturb nobody else on the disk.
+pub const SYNC_BYTES_DEFAULT: u64 = 1 << 20;
+
 /// What a journal is opened with.
 #[derive(Debug, Clone)]
 pub struct JournalOptions {
@@ -44,6 +47,8 @@ pub struct JournalOptions {
     pub parts: Parts,
     /// Bytes of one of their files.
     pub part_bytes_max: u64,
+    /// So many recorded bytes, of keys and values, are synced on the way to the next checkpoint.
+    pub sync_bytes: u64,
     /// The cluster.
     pub cluster_id: u128,
     /// Number of slots; 0 where keys are no slots.
@@ -80,6 +85,8 @@ struct JournalState {
     incoming: Incoming,
     /// Bytes recorded since the last checkpoint.
     dirty_bytes: u64,
+    /// Those of them that were synced on the way.
+    synced_bytes: u64,
 }
 
 /// What is known of a key.
@@ -125,6 +132,7 @@ impl JournalMachine {
             readable_from: durable.readable_from,
             incoming: Incoming::default(),
             dirty_bytes: 0,
+            synced_bytes: 0,
         };
         state.learn(&options)?;
         let (state, durable) = (Mutex::new(state), Mutex::new(durable));
@@ -177,6 +185,24 @@ impl JournalMachine {
     /// It cannot be written.
     fn merge_slot(&self, slot: SlotIndex, entry: LogIndex, value: Option<&[u8]>) -> Result<()> {
         self.merge_value(&slot_key(slot.get()), entry.get(), value)
+    }
+
+    /// Writes what was recorded, so that others can read it. A long run of it is synced, too, on the
+    /// thread that applies, for which nobody waits: a checkpoint, or the system, would give the disk all
+    /// of it at once, and whoever else uses the disk would wait for that.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn hand_on_records(&self) -> std::result::Result<(), OpLogError> {
+        let file = {
+            let state = &mut *self.shared.state.lock();
+            if state.dirty_bytes - state.synced_bytes < self.shared.options.sync_bytes {
+                return state.log.hand_on();
+            }
+            state.synced_bytes = state.dirty_bytes;
+            state.log.begin_sync()?
+        };
+        Ok(file.sync()?)
     }
 
     /// Makes what was recorded durable. Blocks. A later checkpoint stays.
@@ -365,7 +391,7 @@ impl JournalState {
         target: Target,
     ) -> Result<(Arc<dyn File>, Checkpoint)> {
         let file = self.log.begin_sync().map_err(storage)?;
-        self.dirty_bytes = 0;
+        (self.dirty_bytes, self.synced_bytes) = (0, 0);
         let checkpoint = Checkpoint {
             cluster_id: durable.cluster_id,
             end: self.log.position(),

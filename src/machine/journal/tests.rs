@@ -33,6 +33,7 @@ fn options(folder: &Path) -> JournalOptions {
         directory: folder.to_owned(),
         parts: Parts::of_node(Arc::new(RealDisk::new()), &folder.join("logs"), "log1"),
         part_bytes_max: 700,
+        sync_bytes: 200,
         cluster_id: 7,
         slot_count: SLOT_COUNT,
         value_bytes_max: VALUE_BYTES,

@@ -105,6 +105,7 @@ async fn request_ids_survive_a_checkpoint_of_the_same_entry() {
             directory: place.directory.clone(),
             parts: Parts::of_node(shared.clone(), &place.directory, "n"),
             part_bytes_max: 1 << 20,
+            sync_bytes: 1,
             cluster_id: CLUSTER,
             slot_count: SLOT_COUNT,
             value_bytes_max: VALUE_BYTES,

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FsWord, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -137,6 +138,8 @@ struct RealFile {
     /// Set when a direct write went through: from then on a refusal is a failure (I2).
     direct_proven: AtomicBool,
     poison: Poison,
+    /// Held from before a sync until its failure is known to all (I1).
+    syncing: Mutex<()>,
 }
 
 impl RealFile {
@@ -160,6 +163,7 @@ impl RealFile {
             direct_refused: AtomicBool::new(false),
             direct_proven: AtomicBool::new(false),
             poison: Poison::default(),
+            syncing: Mutex::default(),
         }))
     }
 
@@ -264,6 +268,9 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> Result<()> {
+        // The kernel tells a failure once: of two syncs at a time, one would take it, and the other
+        // call bytes durable that are lost.
+        let _syncing = self.syncing.lock();
         self.poison.check(&self.path)?;
         // fdatasync(2) writes the file's size and block map too: all that reading back needs.
         self.poison.watch(self.buffered.sync_data().map_err(self.error("sync", 0)))
