@@ -169,7 +169,7 @@ pub struct Settings {
     /// same on all members [default: 1500].
     #[arg(long, value_name = "MS")]
     pub election_ms: Option<Number>,
-    /// Log between two checkpoints, MiB [default: size of the data, 64 to 1024].
+    /// Log between two checkpoints, MiB [default: size of the data, 256 to 1024].
     #[arg(long, value_name = "N")]
     pub checkpoint_mib: Option<Number>,
     /// Log kept behind a checkpoint for members that lag, MiB [default: 64].

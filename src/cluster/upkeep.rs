@@ -27,8 +27,19 @@ const URGENT_PERIOD: Duration = Duration::from_secs(1);
 /// Where checkpoints come to nothing, for the disk has no room for them either, that time doubles, but
 /// to no more than this.
 const URGENT_PERIOD_MAX: Duration = Duration::from_secs(10);
+/// Pages that a step of learning reads.
+const LEARN_PAGES: u64 = 2048;
+/// Pages of a step where commands may need the disk, too, because memory has no room for all pages.
+const LEARN_PAGES_BESIDE: u64 = 128;
 /// The pause between two steps of learning, so that a start is not slowed down.
 const LEARN_PAUSE: Duration = Duration::from_millis(2);
+/// Where commands may need the disk, the pause is so many times as long as the step before it took, while
+/// entries are applied: commands have nine tenths of the disk.
+const LEARN_PAUSE_BESIDE: u32 = 9;
+/// Entries are applied until nothing was for so long.
+const LEARN_BESIDE_TIME: Duration = Duration::from_secs(1);
+/// The longest pause: so that even beside a disk that is busy for hours all is read some time.
+const LEARN_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// When checkpoints are due.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +104,8 @@ impl Upkeep {
         let is_running = consensus.checkpointer().is_running();
         let log_bytes = consensus.wal().log_bytes();
         let usage = machine.usage();
-        let checkpoint_bytes = checkpoint_bytes(self.policy.checkpoint_bytes, usage.data_bytes);
+        let asked = self.policy.checkpoint_bytes;
+        let checkpoint_bytes = checkpoint_bytes(asked, machine.kind(), usage.data_bytes);
         let age = self.then.elapsed();
         let is_moving = consensus.view().checkpoint != self.checkpoint_then;
         let is_urgent = self.is_urgent(lacks_space, is_moving)
@@ -145,14 +157,45 @@ async fn drop_clean(replica: Arc<Replica>) {
 /// damaged ones are known.
 pub(super) async fn learn_slots(replica: Arc<Replica>) {
     let machine = replica.machine.clone();
+    let has_the_disk = machine.paged().is_none_or(|paged| paged.fits_in_memory());
+    let (mut applied, mut applied_at) = (replica.applied_index(), None);
     // A file that was just made holds nothing to learn.
     let mut next = machine.usage().live_count.is_none().then_some(0);
     while let Some(from) = next {
-        let of_step = machine.clone();
-        let step = tokio::task::spawn_blocking(move || of_step.paged()?.learn(from));
+        let (of_step, begun) = (machine.clone(), Instant::now());
+        let applied_now = replica.applied_index();
+        if !has_the_disk && std::mem::replace(&mut applied, applied_now) != applied_now {
+            applied_at = Some(begun);
+        }
+        let is_beside = applied_at.is_some_and(|at| begun - at < LEARN_BESIDE_TIME);
+        let pages = if is_beside { LEARN_PAGES_BESIDE } else { LEARN_PAGES };
+        let step = tokio::task::spawn_blocking(move || of_step.paged()?.learn(from, pages));
         let Ok(then) = step.await else { return };
         next = then;
-        tokio::time::sleep(LEARN_PAUSE).await;
+        tokio::time::sleep(learn_pause(begun.elapsed(), is_beside)).await;
     }
     tracing::debug!(live = machine.usage().live_count, "all slots were read once");
+}
+
+/// How long learning rests after a step that took so long, beside commands or alone.
+fn learn_pause(step: Duration, is_beside: bool) -> Duration {
+    if is_beside {
+        (step * LEARN_PAUSE_BESIDE).clamp(LEARN_PAUSE, LEARN_PAUSE_MAX)
+    } else {
+        LEARN_PAUSE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learning_leaves_the_disk_to_commands_and_comes_to_an_end() {
+        let ms = Duration::from_millis;
+        assert_eq!(learn_pause(ms(10), false), LEARN_PAUSE);
+        assert_eq!(learn_pause(ms(10), true), ms(90));
+        assert_eq!(learn_pause(Duration::ZERO, true), LEARN_PAUSE);
+        assert_eq!(learn_pause(Duration::from_mins(1), true), LEARN_PAUSE_MAX);
+    }
 }

@@ -6,7 +6,7 @@ use diskstore_storage::identity::MachineKind;
 use diskstore_storage::keys::SNAPSHOT_FILE;
 use diskstore_storage::slots::SLOTS_FILE;
 
-use super::{KEY_VALUE_BYTES_DEFAULT, SLOT_COUNT_DEFAULT, VALUE_BYTES_DEFAULT};
+use super::{KEY_VALUE_BYTES_DEFAULT, MIB, SLOT_COUNT_DEFAULT, VALUE_BYTES_DEFAULT};
 use crate::oplog::{JOURNAL_FILE, KeyForm};
 
 /// A row: the program that runs such a machine.
@@ -27,6 +27,8 @@ pub struct KindRow {
     pub value_flag: &'static str,
     /// Most bytes of a value in a new cluster unless told otherwise.
     pub value_bytes_default: u32,
+    /// Least bytes of log between two checkpoints unless told otherwise.
+    pub checkpoint_bytes_min: u64,
     /// How keys stand in its application log; `None` if its records are its state.
     pub key_form: Option<KeyForm>,
     /// Flags of the other programs that it refuses, without their dash, and what to give instead.
@@ -42,6 +44,10 @@ pub struct ForeignFlag {
     pub reason: &'static str,
 }
 
+/// Where a checkpoint writes content: less would have little data written over and over, and a start
+/// after a crash reads so much log in half a second.
+const CONTENT_CHECKPOINT_BYTES_MIN: u64 = 256 * MIB;
+
 const NO_VALUE_MAX: ForeignFlag = ForeignFlag { flag: "value-max", reason: "give -value-size" };
 
 static SLOTS: KindRow = KindRow {
@@ -52,6 +58,7 @@ static SLOTS: KindRow = KindRow {
     slot_count_default: Some(SLOT_COUNT_DEFAULT),
     value_flag: "-value-size",
     value_bytes_default: VALUE_BYTES_DEFAULT,
+    checkpoint_bytes_min: CONTENT_CHECKPOINT_BYTES_MIN,
     key_form: Some(KeyForm::Slots),
     foreign_flags: &[NO_VALUE_MAX],
 };
@@ -64,6 +71,7 @@ static MEMORY: KindRow = KindRow {
     slot_count_default: None,
     value_flag: "-value-max",
     value_bytes_default: KEY_VALUE_BYTES_DEFAULT,
+    checkpoint_bytes_min: CONTENT_CHECKPOINT_BYTES_MIN,
     key_form: Some(KeyForm::Bytes),
     foreign_flags: &[
         ForeignFlag {
@@ -83,6 +91,7 @@ static JOURNAL: KindRow = KindRow {
     slot_count_default: None,
     value_flag: "-value-size",
     value_bytes_default: VALUE_BYTES_DEFAULT,
+    checkpoint_bytes_min: 64 * MIB, // it writes a few bytes, and frees log
     key_form: None,
     foreign_flags: &[NO_VALUE_MAX],
 };

@@ -68,8 +68,7 @@ const HEARTBEATS_MIN: u64 = 5;
 const MIB_MAX: u64 = 1 << 24;
 /// Size of a file of the application log unless told otherwise.
 const ROLL_MIB_DEFAULT: u64 = 256;
-/// Bounds of the default distance between two checkpoints.
-const CHECKPOINT_BYTES_MIN: u64 = 64 * MIB;
+/// The longest default distance between two checkpoints.
 const CHECKPOINT_BYTES_MAX: u64 = 1024 * MIB;
 /// Least memory that slots get by default.
 const MEMORY_BYTES_MIN: u64 = 256 * MIB;
@@ -460,8 +459,9 @@ fn check_program(kind: &KindRow, settings: &Settings) -> Result<(), ConfigError>
 /// Bytes of log between two checkpoints of data of this size, unless asked for otherwise: random
 /// writes dirty nearly every page, and keys in memory are written as a whole, so a short distance
 /// would write everything over and over.
-pub fn checkpoint_bytes(asked: Option<u64>, data_bytes: u64) -> u64 {
-    asked.unwrap_or_else(|| data_bytes.clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX))
+pub fn checkpoint_bytes(asked: Option<u64>, machine: MachineKind, data_bytes: u64) -> u64 {
+    let least = row(machine).checkpoint_bytes_min;
+    asked.unwrap_or_else(|| data_bytes.clamp(least, CHECKPOINT_BYTES_MAX))
 }
 
 /// Applies a check to a value that may be absent.

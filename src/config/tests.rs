@@ -277,15 +277,20 @@ fn joining_through_itself_alone_is_refused() {
 fn defaults_that_follow_the_data_file_stay_in_their_bounds() {
     let config = typed(&[]).unwrap();
     let mib = 1 << 20;
-    assert_eq!(checkpoint_bytes(config.checkpoint_bytes, mib), 64 * mib);
-    assert_eq!(checkpoint_bytes(config.checkpoint_bytes, 100 * mib), 100 * mib);
-    assert_eq!(checkpoint_bytes(config.checkpoint_bytes, 9000 * mib), 1024 * mib);
+    let distance =
+        |config: &Config, kind, data| checkpoint_bytes(config.checkpoint_bytes, kind, data);
+    for kind in [MachineKind::Slots, MachineKind::Memory] {
+        assert_eq!(distance(&config, kind, mib), 256 * mib);
+        assert_eq!(distance(&config, kind, 300 * mib), 300 * mib);
+        assert_eq!(distance(&config, kind, 9000 * mib), 1024 * mib);
+    }
+    assert_eq!(distance(&config, MachineKind::Journal, mib), 64 * mib);
     assert_eq!(config.memory_bytes_for(mib, 8192 * mib), 256 * mib);
     assert_eq!(config.memory_bytes_for(1000 * mib, 8192 * mib), 1000 * mib);
     assert_eq!(config.memory_bytes_for(9000 * mib, 8192 * mib), 2048 * mib);
     let asked = typed(&["-memory-mib", "20", "-checkpoint-mib", "2"]).unwrap();
     assert_eq!(asked.memory_bytes_for(9000 * mib, 8192 * mib), 20 * mib);
-    assert_eq!(checkpoint_bytes(asked.checkpoint_bytes, 9000 * mib), 2 * mib);
+    assert_eq!(distance(&asked, MachineKind::Slots, 9000 * mib), 2 * mib);
 }
 
 #[test]

@@ -11,8 +11,6 @@ use diskstore_storage::{LogIndex, Result, SlotIndex};
 use super::{DiskMachine, Images, LogDurable};
 use crate::command::Command;
 
-/// Pages that one step of [`Paged::learn`] reads.
-const LEARN_PAGES: u64 = 2048;
 /// Pages that a disk reads in their order in the time of one at random; few for most disks.
 const PAGES_A_RANDOM_READ: u64 = 16;
 
@@ -130,10 +128,10 @@ impl Paged<'_> {
 
 /// What the pages hold, and what of it is damaged.
 impl Paged<'_> {
-    /// Reads a bounded number of pages from `from_page` on, so that live keys are counted and damaged
-    /// ones are known. Returns where to go on.
-    pub fn learn(&self, from_page: u64) -> Option<u64> {
-        self.disk.slots().learn_pages(from_page, LEARN_PAGES).next_page
+    /// Reads so many pages from `from_page` on, so that live keys are counted and damaged ones are
+    /// known. Returns where to go on.
+    pub fn learn(&self, from_page: u64, pages: u64) -> Option<u64> {
+        self.disk.slots().learn_pages(from_page, pages).next_page
     }
 
     /// Slots that were found damaged since the start and still are. Reads them again.

@@ -191,7 +191,8 @@ fn log_options(config: &Config, machine: &Machine, random: &Random) -> wal::Opti
     let mut options = wal::Options { sync, ..wal::Options::new(nonces) };
     // What one checkpoint frees serves until the next: a new segment is written twice, with zeros
     // first, and removing many at once makes the disk busy with what it forgets.
-    let checkpoint_bytes = checkpoint_bytes(config.checkpoint_bytes, machine.usage().data_bytes);
+    let (asked, data_bytes) = (config.checkpoint_bytes, machine.usage().data_bytes);
+    let checkpoint_bytes = checkpoint_bytes(asked, machine.kind(), data_bytes);
     let segments = checkpoint_bytes / options.segment_bytes + 1;
     options.recycle_count_max = usize::try_from(segments).unwrap_or(usize::MAX);
     options

@@ -176,6 +176,13 @@ pub(crate) fn serves(number: usize) -> bool {
     answer.is_ok() && line.starts_with('$')
 }
 
+/// True if a node has counted its slots since it was started.
+pub(crate) fn has_counted(number: usize) -> bool {
+    let mut line = String::new();
+    let answer = ask(number, "DBSIZE").and_then(|mut stream| Ok(stream.read_line(&mut line)?));
+    answer.is_ok() && line.starts_with(':')
+}
+
 fn ask(number: usize, command: &str) -> Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect_timeout(&address(port_of(number)), ANSWER_TIME_MAX)?;
     stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;

@@ -40,6 +40,8 @@ use crate::raft::{LogMember, members_in, slot_count_of};
 
 /// Bytes of slots, keys or entries that are handled at once.
 const PIECE_BYTES: usize = 4 << 20;
+/// Pages that are read between two movements of the bar.
+const LEARN_PAGES: u64 = 2048;
 
 /// Which entries count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,7 +235,7 @@ impl Survivor {
         let bar = bar("reading", self.machine.usage().data_bytes);
         let mut page = Some(0);
         while let Some(from) = page {
-            page = paged.learn(from);
+            page = paged.learn(from, LEARN_PAGES);
             bar.set_position(page.unwrap_or_default() * PAGE_BYTES);
         }
         bar.finish_and_clear();

@@ -1,12 +1,14 @@
 //! Ten million slots against one million, and against what the disk's random writes allow. Three nodes
 //! where the disk has room for them, else one.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 use diskstore::load::{Distribution, Load, Workload};
 
 use super::{Found, Place, Trial};
 use crate::drive::{float, load_of, run_resp};
-use crate::nodes::{Nodes, serves};
+use crate::nodes::{Nodes, has_counted, serves};
 use crate::pages;
 use crate::rows::{Limit, writes};
 
@@ -19,6 +21,9 @@ pub(super) const TRIAL: Trial = Trial {
     run,
 };
 
+/// The longest that nodes may take to count their slots after a start.
+const COUNT_TIME_MAX: Duration = Duration::from_mins(15);
+const COUNT_POLL: Duration = Duration::from_millis(200);
 const SLOTS: [u64; 2] = [1_000_000, 10_000_000];
 /// Bytes of a node with so many slots: its data file, its log, and some room.
 const NODE_BYTES_MAX: u64 = 14 << 30;
@@ -74,6 +79,15 @@ fn filled(place: &Place<'_>, count: usize, slots: u64) -> Result<Nodes> {
     for number in 0..count {
         nodes.wait(|| serves(number).then_some(()))?;
     }
+    // A node that has just started reads its whole file once; what is measured is how it goes on.
+    let begin = Instant::now();
+    while !(0..count).all(has_counted) {
+        if begin.elapsed() > COUNT_TIME_MAX {
+            bail!("slots are still being counted after {} s", COUNT_TIME_MAX.as_secs());
+        }
+        std::thread::sleep(COUNT_POLL);
+    }
+    eprintln!("growth: {slots} slots of each node were read once within {:.0?}", begin.elapsed());
     Ok(nodes)
 }
 
