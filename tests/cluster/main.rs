@@ -5,6 +5,7 @@
 
 mod backup;
 mod backup_tokens;
+mod calls;
 mod catch_up;
 mod client;
 mod crashes;
