@@ -307,7 +307,8 @@ fn throughput_time(name: &str, variant: &Variant<'_>, count: u64) -> Figure {
     let more =
         if more > 0 { format!(" {more} further runs are in series.csv.") } else { String::new() };
     let caption = format!(
-        "Operations of each whole second; what happened on any node meanwhile is shaded and ends at a line.{more}"
+        "Operations of each whole second; what happened on any node meanwhile is shaded and ends at a line; \
+         what had not ended when the load did is not known.{more}"
     );
     Figure::new(name, &caption, grid.draw())
 }

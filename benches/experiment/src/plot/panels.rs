@@ -147,10 +147,12 @@ impl Grid {
             let Some(place) = self.x.place(tick.value) else { continue };
             let x = left + place * width;
             canvas.line("grid", [Spot::new(x, top), Spot::new(x, low)], pale);
+            // The label at the right edge keeps out of the panel beside.
             let half = width_of(&tick.label, 11.0) / 2.0;
-            if x - half > end + LABEL_GAP {
-                end = x + half;
-                let at = Spot::new(x, low + 16.0);
+            let middle = x.min(right + LABEL_GAP - half);
+            if middle - half > end + LABEL_GAP {
+                end = middle + half;
+                let at = Spot::new(middle, low + 16.0);
                 canvas.text("tick", at, Font::new(11.0, Anchor::Middle), &tick.label);
             }
         }
