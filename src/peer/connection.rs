@@ -416,7 +416,8 @@ mod tests {
                 "{unsent} of {}",
                 expected.len()
             );
-            let (sent, read) = tokio::join!(writer.send(), other.read_exact(&mut received));
+            let reading = in_time(other.read_exact(&mut received), WRITE_TIMEOUT);
+            let (sent, read) = tokio::join!(writer.send_in_time(), reading);
             sent.unwrap();
             read.unwrap();
             assert!(received == expected, "room for {room} bytes");
